@@ -1,0 +1,74 @@
+"""create_model and what can be asked of a network: registry + builder + weights."""
+
+import importlib
+from dataclasses import asdict
+
+from mobilenets_tf import registry
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.weights import catalog
+
+
+def create_model(name: str, *, alpha: float | None = None, resolution: int | None = None, **options):
+    """Build a registered network as a functional ``keras.Model``.
+
+    Args:
+        name: a registry name; ``list_models()`` has them all.
+        alpha: width multiplier, for networks that have one; left out, 1.0.
+        resolution: height and width in pixels of the input; left out, the published one. ``input_shape=`` is the long
+            form.
+        options: the builder's own: include_top, weights, pooling, classes, classifier_activation, dropout_rate, ...
+
+    Returns:
+        ``keras.Model``: (N, resolution, resolution, 3) float32 -> (N, classes).
+
+    Raises:
+        RequestError: unknown name or option, a value out of range, weights that are not to be found or do not fit.
+    """
+    network = registry.get(name)
+    registry.check_size(network, alpha, resolution)
+    if resolution is not None:
+        if "input_shape" in options:
+            raise RequestError("Give either resolution or input_shape, not both.")
+        options["input_shape"] = (resolution, resolution, 3)
+    if alpha is not None:
+        options["alpha"] = alpha
+    module, _, function = network.builder.partition(":")
+    builder = getattr(importlib.import_module(module), function)
+    try:
+        return builder(**options)
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise RequestError(f"{name}: {error}") from error
+        raise
+
+
+def model_info(name: str, *, alpha: float | None = None, resolution: int | None = None) -> dict:
+    """What is known of a network: figures counted from its graph, and its published weight sets.
+
+    Returns:
+        name, source, alpha, resolution (pixels), params_trainable, params_total, macs (multiply-adds of one image),
+        features (stride -> shape) and weights (one record a set, with its preprocessing and whether it is here).
+
+    Raises:
+        RequestError: unknown name, or a value out of range.
+    """
+    from mobilenets_tf import complexity
+    from mobilenets_tf.networks.features import features
+
+    network = registry.get(name)
+    model = create_model(name, alpha=alpha, resolution=resolution)
+    trainable, total = complexity.parameters(model)
+    return {
+        "name": name,
+        "source": network.source,
+        "alpha": (alpha or 1.0) if network.alphas else None,
+        "resolution": resolution or network.resolution,
+        "params_trainable": trainable,
+        "params_total": total,
+        "macs": complexity.multiply_adds(model),
+        "features": {stride: list(tensor.shape[1:]) for stride, tensor in features(model).items()},
+        "weights": [
+            asdict(record) | {"installed": catalog.locate(record) is not None}
+            for record in catalog.weight_sets(name)
+        ],
+    }

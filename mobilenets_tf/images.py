@@ -1,0 +1,147 @@
+"""Photographs on disk: find them, decode them, and know their labels."""
+
+import csv
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobilenets_tf.errors import RequestError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Files, and for each the index of its class where that is known (None: unlabelled)."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...] | None = None
+
+    def __len__(self):
+        return len(self.paths)
+
+    def sample(self, count: int | None, seed: int = 0) -> "ImageSet":
+        """``count`` of them, chosen with ``seed``, in their original order; all where there are not more."""
+        if count is None or count >= len(self):
+            return self
+        return self._pick(sorted(random.Random(seed).sample(range(len(self)), count)))
+
+    def without(self, other: "ImageSet") -> "ImageSet":
+        """Those whose file is not in ``other``."""
+        used = {path.resolve() for path in other.paths}
+        return self._pick([i for i, path in enumerate(self.paths) if path.resolve() not in used])
+
+    def _pick(self, indices: Sequence[int]) -> "ImageSet":
+        labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
+        return ImageSet(tuple(self.paths[i] for i in indices), labels)
+
+
+def find_images(source, class_names: Sequence[str] = ()) -> ImageSet:
+    """The images of a folder or a CSV.
+
+    A CSV has the columns ``file`` (relative to the CSV) and ``class_index``. A folder holds either images (unlabelled)
+    or one sub-folder a class: a sub-folder's class is its name's place in ``class_names`` when all of them are there,
+    else its place in alphabetical order.
+
+    Raises:
+        RequestError: nothing there, no image in it, or a CSV that is not of this form.
+    """
+    source = Path(source)
+    if source.is_dir():
+        found = _from_folder(source, class_names)
+    elif source.is_file() and source.suffix == ".csv":
+        found = _from_csv(source, len(class_names))
+    elif source.is_file():
+        raise RequestError(f"{source}: expected a folder of images or a .csv with the columns file and class_index.")
+    else:
+        raise RequestError(f"No such folder or CSV of images: {source}")
+    if not found.paths:
+        raise RequestError(f"{source} has no images in it (looked for {', '.join(SUFFIXES)}).")
+    return found
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and _images_in(path))
+    if len(classes) < 2 or any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+        return ImageSet(tuple(_images_in(folder)))
+    names = [path.name for path in classes]
+    known = {name: index for index, name in enumerate(class_names)}
+    if not set(names) <= set(known):
+        known = {name: index for index, name in enumerate(names)}
+    pairs = [(path, known[folder.name]) for folder in classes for path in _images_in(folder)]
+    return ImageSet(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
+
+
+def _from_csv(table: Path, classes: int) -> ImageSet:
+    try:
+        with open(table, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RequestError(f"{table} is not a CSV ({error}).") from error
+    if "file" not in columns or "class_index" not in columns:
+        raise RequestError(f"{table} has the columns {', '.join(columns)}; expected file and class_index.")
+    paths, labels = [], []
+    for line, row in enumerate(rows, 2):
+        path = table.parent / row["file"]
+        if not path.is_file():
+            raise RequestError(f"{table}, line {line}: no such image: {path}")
+        try:
+            label = int(row["class_index"])
+        except (TypeError, ValueError):
+            raise RequestError(f"{table}, line {line}: class_index {row['class_index']!r} is not a number.") from None
+        if label < 0 or (classes and label >= classes):
+            raise RequestError(f"{table}, line {line}: class_index {label} is not one of the model's {classes} classes.")
+        paths.append(path)
+        labels.append(label)
+    return ImageSet(tuple(paths), tuple(labels))
+
+
+def decode(path):
+    """A ``PIL.Image`` in RGB, upright as its Exif orientation says.
+
+    Raises:
+        RequestError: not an image, or a damaged one; the file is named.
+    """
+    return _open(path, None)
+
+
+def check(images: ImageSet) -> None:
+    """Read every file to its end, so that a broken one is named before the work begins rather than in its middle.
+
+    Raises:
+        RequestError: the first few broken files.
+    """
+
+    def problem(path):
+        try:
+            _open(path, (32, 32))
+        except RequestError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        problems = [text for text in pool.map(problem, images.paths) if text]
+    if problems:
+        more = f" ... and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise RequestError(" ".join(problems[:3]) + more + " Remove or replace it and run again.")
+
+
+def _open(path, draft: tuple[int, int] | None):
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if draft:
+                image.draft("RGB", draft)  # a JPEG is then decoded at an eighth of its size, but still to its end
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError as error:
+        raise RequestError(f"No such image: {path}") from error
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise RequestError(f"{path} is not a readable image ({error}).") from error

@@ -1,0 +1,149 @@
+"""The blocks that the networks are made of: plain functions on Keras tensors, stock Keras layers only.
+
+Layer names are a contract: ``stem_conv``, ``stage3_block2_expand_conv`` (also ``depthwise``, ``project``),
+``head_conv``, ``classifier``, each with its ``_bn`` beside it. Weight import (weights/spellings.py) and the features by
+stride read them.
+"""
+
+import keras
+from keras import layers
+
+from mobilenets_tf.conventions import Convention
+from mobilenets_tf.errors import RequestError
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """Round to a multiple of ``divisor`` that is not below 90 % of ``channels`` (arXiv 1801.04381, its code)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def conv_bn(
+    x,
+    filters: int | None,
+    kernel: int,
+    name: str,
+    convention: Convention,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    activation: str | None = "relu6",
+    depthwise: bool = False,
+):
+    """Convolution without bias, BatchNorm, activation. (N, H, W, C) -> (N, ceil(H/stride), ceil(W/stride), filters).
+
+    filters: None for a depthwise convolution, which keeps the channels.
+    activation: "relu6", "relu" or None (linear).
+    """
+    padding = "same"
+    if stride > 1 and convention.padding == "symmetric":
+        # XNNPACK folds a zero PAD into the convolution that follows it (benchmarks/padding.py), so this is free.
+        x = layers.ZeroPadding2D(dilation * (kernel - 1) // 2, name=f"{name}_pad")(x)
+        padding = "valid"
+    options = dict(
+        strides=stride, dilation_rate=dilation, padding=padding, use_bias=False, name=f"{name}_conv"
+    )  # fmt: skip
+    if depthwise:
+        x = layers.DepthwiseConv2D(kernel, **options)(x)
+    else:
+        x = layers.Conv2D(filters, kernel, **options)(x)
+    x = layers.BatchNormalization(epsilon=convention.batchnorm_epsilon, name=f"{name}_bn")(x)
+    if activation is None:
+        return x
+    return layers.ReLU(6.0 if activation == "relu6" else None, name=f"{name}_relu")(x)
+
+
+def inverted_residual(
+    x,
+    filters: int,
+    kernel: int,
+    expansion: int,
+    name: str,
+    convention: Convention,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    drop_rate: float = 0.0,
+):
+    """MobileNetV2's bottleneck: expand 1x1, depthwise, linear project 1x1 (arXiv 1801.04381, table 1).
+
+    With ``expansion`` 1 there is no expanding convolution. The input is added where stride is 1 and the channels agree;
+    ``drop_rate`` is then the chance, in training, that a sample skips the block (stochastic depth, arXiv 1603.09382).
+    """
+    shortcut = x
+    channels = x.shape[-1]
+    if expansion != 1:
+        x = conv_bn(x, channels * expansion, 1, f"{name}_expand", convention)
+    x = conv_bn(x, None, kernel, f"{name}_depthwise", convention, stride=stride, dilation=dilation, depthwise=True)
+    x = conv_bn(x, filters, 1, f"{name}_project", convention, activation=None)
+    if stride == 1 and channels == filters:
+        if drop_rate:
+            # Dropout whose mask is one value a sample: stochastic depth out of a stock layer.
+            x = layers.Dropout(drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
+        x = layers.Add(name=f"{name}_add")([shortcut, x])
+    return x
+
+
+class Dilator:
+    """Turns strides into dilation once the features are ``output_stride`` times smaller than the input.
+
+    A layer whose stride is taken away still sees its input at the spacing it was trained on; only the layers after it
+    are dilated. That is the rule of TensorFlow's slim ``mobilenet_base``, and it keeps trained weights valid.
+
+    Raises:
+        RequestError: ``output_stride`` is not 8, 16 or 32.
+    """
+
+    def __init__(self, output_stride: int):
+        if output_stride not in (8, 16, 32):
+            raise RequestError(f"output_stride={output_stride!r}: expected 8, 16 or 32.")
+        self._limit, self._stride, self._dilation = output_stride, 1, 1
+
+    def __call__(self, stride: int) -> dict[str, int]:
+        """The stride and dilation to use for the next layer, whose own stride is ``stride``."""
+        if self._stride * stride <= self._limit:
+            self._stride *= stride
+            return {"stride": stride, "dilation": self._dilation}
+        current = self._dilation
+        self._dilation *= stride
+        return {"stride": 1, "dilation": current}
+
+
+def image_input(input_shape, name: str = "image"):
+    """The network's input: (height, width, 3); height and width may be None when there is no need for a fixed size.
+
+    Raises:
+        RequestError: not three numbers, or a side below 32 pixels.
+    """
+    shape = tuple(input_shape)
+    if len(shape) != 3 or shape[2] is None or any(side is not None and side < 32 for side in shape[:2]):
+        raise RequestError(
+            f"input_shape={input_shape!r}: expected (height, width, channels) with both sides at least 32."
+        )
+    return keras.Input(shape, name=name)
+
+
+def top(x, include_top: bool, pooling: str | None, classes: int, activation: str | None, dropout_rate: float):
+    """The classifier, or the pooling that stands for it when ``include_top`` is False.
+
+    (N, H, W, C) -> (N, classes) with a top; (N, C) with pooling "avg" or "max"; x as it is otherwise.
+
+    Raises:
+        RequestError: pooling, classes or dropout_rate out of range.
+    """
+    if pooling not in (None, "avg", "max"):
+        raise RequestError(f"pooling={pooling!r}: expected None, 'avg' or 'max'.")
+    if not 0 <= dropout_rate < 1:
+        raise RequestError(f"dropout_rate={dropout_rate!r}: expected at least 0 and below 1.")
+    if not include_top:
+        if pooling is None:
+            return x
+        pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
+        return pool(name="pool")(x)
+    if not isinstance(classes, int) or classes < 1:
+        raise RequestError(f"classes={classes!r}: expected a whole number above 0.")
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    if dropout_rate:
+        x = layers.Dropout(dropout_rate, name="dropout")(x)
+    x = layers.Dense(classes, name="classifier")(x)
+    return layers.Activation(activation, name="predictions")(x) if activation else x

@@ -1,0 +1,93 @@
+"""The names of the networks and what is true of each before it is built. Importing this costs nothing."""
+
+import fnmatch
+import re
+from dataclasses import dataclass
+
+from mobilenets_tf.errors import RequestError, unknown
+
+
+@dataclass(frozen=True)
+class Network:
+    """One registered network.
+
+    name: the registry name, also the command line's.
+    builder: "module:function" of its Keras builder.
+    resolution: height and width in pixels of the published network's input.
+    alphas: the published width multipliers; empty where the network has none.
+    source: the paper or code that defines it.
+    """
+
+    name: str
+    builder: str
+    resolution: int
+    source: str
+    alphas: tuple[float, ...] = ()
+
+
+_LITE_SOURCE = "tensorflow/tpu, models/official/efficientnet/lite"
+_NETWORKS = {
+    network.name: network
+    for network in (
+        Network(
+            "mobilenet_v1", "mobilenets_tf.networks.mobilenet_v1:MobileNetV1", 224, "arXiv 1704.04861, table 1",
+            alphas=(0.25, 0.5, 0.75, 1.0),
+        ),
+        Network(
+            "mobilenet_v2", "mobilenets_tf.networks.mobilenet_v2:MobileNetV2", 224, "arXiv 1801.04381, table 2",
+            alphas=(0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
+        ),
+        *(
+            Network(
+                f"efficientnet_lite{size}",
+                f"mobilenets_tf.networks.efficientnet_lite:EfficientNetLite{size}",
+                resolution,
+                _LITE_SOURCE,
+            )
+            for size, resolution in enumerate((224, 240, 260, 280, 300))
+        ),
+    )
+}  # fmt: skip
+
+
+def _natural(name: str):
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the registered networks that match a shell wildcard, in natural order.
+
+    >>> list_models("mobilenet*")
+    ['mobilenet_v1', 'mobilenet_v2']
+    """
+    return sorted(fnmatch.filter(_NETWORKS, pattern), key=_natural)
+
+
+def get(name: str) -> Network:
+    """The record of one network.
+
+    Raises:
+        RequestError: no such network; the nearest name is given.
+    """
+    if name not in _NETWORKS:
+        raise unknown("model", name, list_models())
+    return _NETWORKS[name]
+
+
+def check_size(network: Network, alpha: float | None, resolution: int | None) -> None:
+    """Refuse a width multiplier or an input size that the network cannot have, before anything is built.
+
+    Raises:
+        RequestError: ``alpha`` is given for a network without a width multiplier or is not in (0, 4];
+            ``resolution`` is not in [32, 2048].
+    """
+    if alpha is not None:
+        if not network.alphas:
+            raise RequestError(f"{network.name} has no width multiplier; leave alpha out (received alpha={alpha!r}).")
+        if not 0 < alpha <= 4:
+            published = ", ".join(map(str, network.alphas))
+            raise RequestError(f"alpha={alpha!r} is out of range: above 0, at most 4 (published: {published}).")
+    if resolution is not None and not 32 <= resolution <= 2048:
+        raise RequestError(
+            f"resolution={resolution!r} is out of range: 32 to 2048 pixels (published: {network.resolution})."
+        )

@@ -1,0 +1,177 @@
+"""Find the weights that a builder was asked for, and put them into its layers."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
+from mobilenets_tf.weights.hdf5 import open_hdf5
+
+CLASSIFIER = "classifier"
+# Our variable name -> the source's, by the framework the file comes from.
+_PARAMETERS = {
+    "torch": {
+        "kernel": "weight", "bias": "bias",
+        "gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
+    },
+    "keras": {
+        "kernel": "kernel", "bias": "bias",
+        "gamma": "gamma", "beta": "beta", "moving_mean": "moving_mean", "moving_variance": "moving_variance",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights that were found and read: the convention to build with, and what fills a built model."""
+
+    convention: Convention
+    load_into: Callable
+
+
+def resolve(weights, network: str, *, alpha: float | None = None, convention: Convention | None = None) -> Source:
+    """Find and read weights before anything is built.
+
+    Args:
+        weights: None; a tag of the catalog; or a path: ``.weights.h5`` or ``.keras`` of this package's network,
+            ``.h5`` of keras.applications, ``.safetensors``, ``.pth`` or ``.pt`` with the names of timm, torchvision
+            or efficientnet-lite-pytorch.
+        network, alpha: which network the weights are for.
+        convention: what to build with; None takes the weight set's, for a file its framework's usual one.
+
+    Raises:
+        RequestError: no such tag or file, not installed (the one command is given), damaged, or refused.
+    """
+    if weights is None:
+        return Source(convention or TENSORFLOW, lambda model: None)
+    path = Path(weights)
+    if not path.is_file() and not path.suffix:
+        record = catalog.find(network, str(weights), alpha)
+        checkpoint = checkpoints.read(catalog.require(record))
+        spelling = spellings.SPELLINGS[record.spelling]
+        return Source(convention or record.convention, lambda model: _assign(model, checkpoint, spelling))
+    if not path.is_file():
+        raise RequestError(f"No such weight file: {path}")
+    if path.name.endswith(".weights.h5"):
+        open_hdf5(path, path).close()
+        return Source(convention or TENSORFLOW, lambda model: _load_keras_weights(model, path))
+    if path.suffix == ".keras":
+        saved = saved_models.load_model(path)
+        return Source(convention or _convention_of(saved), lambda model: _copy(model, saved, path))
+    checkpoint = checkpoints.read(path)
+    usual = PYTORCH if checkpoint.framework == "torch" else TENSORFLOW
+    return Source(convention or usual, lambda model: _assign(model, checkpoint, None))
+
+
+def _convention_of(saved) -> Convention:
+    """What a saved network of ours was built with, read off its layers."""
+    padded = any(type(layer).__name__ == "ZeroPadding2D" for layer in saved.layers)
+    epsilons = [layer.epsilon for layer in saved.layers if type(layer).__name__ == "BatchNormalization"]
+    return Convention("symmetric" if padded else "same", epsilons[0] if epsilons else TENSORFLOW.batchnorm_epsilon)
+
+
+def _load_keras_weights(model, path: Path):
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras raises what its reader happens to stumble over
+        raise RequestError(f"{path} does not fit {model.name}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _copy(model, saved, path: Path):
+    """From a model with the same layer names."""
+    tensors = {f"{layer.name}.{v.name}": np.asarray(v) for layer in saved.layers for v in layer.weights}
+    _fill(model, tensors, lambda layer, variable: f"{layer.name}.{variable.name}", lambda layer, value: value, path)
+
+
+def _assign(model, checkpoint, spelling):
+    """From another framework's or source's tensors; ``spelling`` None recognises it."""
+    layers = [layer.name for layer in model.layers if layer.weights]
+    if spelling is None:
+        table = spellings.recognise(checkpoint.tensors, layers)
+        if table is None:
+            sample = ", ".join(list(checkpoint.tensors)[:3])
+            known = ", ".join(spellings.SPELLINGS)
+            raise RequestError(
+                f"{checkpoint.path} does not look like {model.name}: its tensors are called {sample}, ... "
+                f"Known spellings: {known}."
+            )
+        spelling = spellings.SPELLINGS[table]
+    names = spellings.names(spelling, layers)
+    parameters = _PARAMETERS[checkpoint.framework]
+
+    def source_name(layer, variable):
+        name = names.get(layer.name, layer.name)
+        parameter = parameters[variable.name]
+        # Keras 2 called this one variable otherwise.
+        if f"{name}.depthwise_{parameter}" in checkpoint.tensors:
+            parameter = f"depthwise_{parameter}"
+        return f"{name}.{parameter}"
+
+    reorder = _reorder_torch if checkpoint.framework == "torch" else _reorder_keras
+    _fill(model, checkpoint.tensors, source_name, reorder, checkpoint.path)
+
+
+def _reorder_torch(layer, value: np.ndarray) -> np.ndarray:
+    """PyTorch's axes to Keras': (O, I, H, W) -> (H, W, I, O); depthwise (C, 1, H, W) -> (H, W, C, 1); (O, I) -> (I, O)."""
+    if value.ndim == 4:
+        depthwise = type(layer).__name__ == "DepthwiseConv2D"
+        return value.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
+    return value.T
+
+
+def _reorder_keras(layer, value: np.ndarray) -> np.ndarray:
+    """Keras' V1 keeps its classifier as a 1x1 convolution: (1, 1, I, O) -> (I, O)."""
+    return value[0, 0] if type(layer).__name__ == "Dense" and value.ndim == 4 else value
+
+
+def _fill(model, tensors: dict, source_name: Callable, reorder: Callable, path: Path):
+    """Assign every weight of ``model`` from ``tensors``, all or none; tell what does not fit.
+
+    A classifier of another size is left as it was initialised, with a warning: that is how transfer learning starts.
+
+    Raises:
+        RequestError: tensors missing, left over or of the wrong shape; each is listed.
+    """
+    assignments, missing, wrong, used, fresh_head = [], [], [], set(), None
+    for layer in model.layers:
+        for variable in layer.weights:
+            name = source_name(layer, variable)
+            if name not in tensors:
+                missing.append(f"{name} (for {layer.name}.{variable.name})")
+                continue
+            used.add(name)
+            value = reorder(layer, tensors[name])
+            if value.shape == tuple(variable.shape):
+                assignments.append((variable, value))
+            elif layer.name == CLASSIFIER:
+                fresh_head = value.shape[-1], variable.shape[-1]
+            else:
+                wrong.append(f"{name}: {value.shape}, {layer.name}.{variable.name} is {tuple(variable.shape)}")
+    has_top = any(layer.name == CLASSIFIER for layer in model.layers)
+    left = [
+        name
+        for name in tensors
+        if name not in used
+        and not name.endswith("num_batches_tracked")
+        and (has_top or not name.startswith(("classifier", "_fc", "predictions", "conv_preds")))
+    ]
+    problems = [
+        f"{label} ({len(items)}): {', '.join(items[:6])}{', ...' if len(items) > 6 else ''}"
+        for label, items in (("missing", missing), ("wrong shape", wrong), ("left over", left))
+        if items
+    ]
+    if problems:
+        raise RequestError(f"{path} does not fit {model.name}. " + ". ".join(problems) + ".")
+    for variable, value in assignments:
+        variable.assign(value)
+    if fresh_head:
+        warnings.warn(
+            f"{path.name} has {fresh_head[0]} classes and {model.name} was asked for {fresh_head[1]}: the backbone has "
+            "its weights, the classifier is fresh and has to be trained.",
+            stacklevel=4,
+        )
