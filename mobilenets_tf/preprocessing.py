@@ -1,23 +1,25 @@
 """From a decoded photograph to the tensor a network was trained on. NumPy and Pillow only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import RequestError, unknown
 
 RESAMPLING = ("nearest", "bilinear", "bicubic", "lanczos")
+CROPS = ("crop_then_resize", "resize_then_crop")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, centre crop, then ``(pixel - mean) / std`` on 0-255 RGB.
+    """Centre crop and resize, then ``(pixel - mean) / std`` on 0-255 RGB.
 
     size: height and width in pixels of the result.
-    resize: the shorter side in pixels before the centre crop of ``size``; ``resize == size`` crops nothing off the
-        shorter side.
+    resize: ``size / resize`` is the part of the shorter side that the crop keeps.
     resampling: "nearest", "bilinear", "bicubic" or "lanczos" (Pillow's, antialiased).
     mean, std: per RGB channel, in pixel values 0-255.
+    crop: "crop_then_resize" takes the square out of the photograph and scales it, as TensorFlow's networks were
+        evaluated; "resize_then_crop" scales the shorter side to ``resize`` first, as torchvision's were.
     """
 
     size: int = 224
@@ -25,10 +27,13 @@ class Preprocessing:
     resampling: str = "bilinear"
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    crop: str = "crop_then_resize"
 
     def __post_init__(self):
         if self.resampling not in RESAMPLING:
-            raise RequestError(f"resampling={self.resampling!r}: expected one of {', '.join(RESAMPLING)}.")
+            raise unknown("resampling", self.resampling, RESAMPLING)
+        if self.crop not in CROPS:
+            raise unknown("crop", self.crop, CROPS)
         if not 0 < self.size <= self.resize:
             raise RequestError(f"size={self.size} must be positive and at most resize={self.resize}.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -36,18 +41,25 @@ class Preprocessing:
 
     def at(self, size: int) -> "Preprocessing":
         """The same for another input size, the crop in proportion."""
-        return Preprocessing(size, round(self.resize * size / self.size), self.resampling, self.mean, self.std)
+        return replace(self, size=size, resize=round(self.resize * size / self.size))
 
-    def geometry(self, image):
+    def geometry(self, image) -> np.ndarray:
         """A ``PIL.Image`` of any size and mode -> uint8 array of shape (size, size, 3)."""
         from PIL import Image
 
         image = image.convert("RGB")
+        resampling = Image.Resampling[self.resampling.upper()]
+        if self.crop == "crop_then_resize":
+            # As in the reference code of EfficientNet, to the pixel.
+            side = max(1, int(self.size / self.resize * min(image.size)))
+            left, top = ((length - side + 1) // 2 for length in image.size)
+            box = (left, top, left + side, top + side)
+            return np.asarray(image.resize((self.size, self.size), resampling, box=box))
+        # As in torchvision, to the pixel: the longer side is cut to a whole number, the crop's offset rounded.
         scale = self.resize / min(image.size)
-        width, height = (max(self.size, round(side * scale)) for side in image.size)
+        width, height = (max(self.resize, int(length * scale)) for length in image.size)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        # reducing_gap would be faster and is not what the training pipelines did.
-        resized = image.resize((width, height), Image.Resampling[self.resampling.upper()])
+        resized = image.resize((width, height), resampling)
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:

@@ -62,7 +62,9 @@ def _lite_input(size: int) -> Preprocessing:
     return Preprocessing(size, size + 32, "bicubic", (127.0,) * 3, (128.0,) * 3)
 
 
-_TORCHVISION_INPUT = Preprocessing(224, 256, "bilinear", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_TORCHVISION_INPUT = Preprocessing(
+    224, 256, "bilinear", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "resize_then_crop"
+)
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 _LITE_SHA256 = {
     0: ("57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
