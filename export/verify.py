@@ -1,0 +1,135 @@
+"""Does the file do what the model does? Compared on real images, not assumed."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.progress import Report, silent, track
+from mobilenets_tf.runtime import Runner
+
+# Largest difference allowed between Keras and a float32 file, relative to the largest output.
+FLOAT_TOLERANCE = 1e-4
+# Half precision keeps 11 bits of each weight.
+HALF_TOLERANCE = 2e-2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate's outputs beside the reference's, on the same images.
+
+    images: how many. largest_difference: max |candidate - reference|, and relative_difference the same divided by
+        max |reference|.
+    snr_db: 10 log10(sum reference^2 / sum (candidate - reference)^2); infinite when they are equal.
+    top1_agreement: share of images with the same first answer; top5_agreement: share whose reference answer is among
+        the candidate's first five. ties: share of images where the candidate's highest value is shared by classes.
+    reference_top1, reference_top5, top1, top5: accuracies, where labels were given.
+    """
+
+    images: int
+    largest_difference: float
+    relative_difference: float
+    snr_db: float
+    top1_agreement: float
+    top5_agreement: float
+    ties: float
+    reference_top1: float | None = None
+    reference_top5: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+    def as_dict(self) -> dict:
+        """For the manifest; an infinite ratio (equal outputs) is None, as JSON has no infinity."""
+        values = asdict(self)
+        values["snr_db"] = None if np.isinf(self.snr_db) else self.snr_db
+        return values
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"largest difference  {self.largest_difference:.3g} ({self.relative_difference:.2g} of the largest output)",
+            f"signal to noise     {self.snr_db:.1f} dB",
+            f"same answer         {self.top1_agreement:.1%} of {self.images} images"
+            f" (among the first five: {self.top5_agreement:.1%}; tied: {self.ties:.1%})",
+        ]
+        if self.top1 is not None:
+            change = 100 * (self.top1 - self.reference_top1)
+            lines.append(
+                f"accuracy            top-1 {self.reference_top1:.1%} -> {self.top1:.1%} ({change:+.1f} points), "
+                f"top-5 {self.reference_top5:.1%} -> {self.top5:.1%}"
+            )
+        return lines
+
+
+def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Comparison:
+    """Compare two (images, classes) arrays of outputs; ``labels`` holds the right class of each image.
+
+    Outputs of any other shape are flattened; the agreement then means little, the differences mean all.
+
+    Raises:
+        RequestError: the shapes differ, or there are no images.
+    """
+    if len(reference) == 0:
+        raise RequestError("There are no images to verify with.")
+    if reference.shape != candidate.shape:
+        raise RequestError(f"The model's output is {reference.shape[1:]}, the file's is {candidate.shape[1:]}.")
+    reference = reference.reshape(len(reference), -1).astype(np.float64)
+    candidate = candidate.reshape(len(candidate), -1).astype(np.float64)
+    difference = np.abs(candidate - reference)
+    noise, signal = float((difference**2).sum()), float((reference**2).sum())
+    answers, five = reference.argmax(-1), _first_five(candidate)
+    accuracies = {}
+    if labels is not None:
+        labels = np.asarray(labels)
+        accuracies = {
+            "reference_top1": float((answers == labels).mean()),
+            "reference_top5": float((_first_five(reference) == labels[:, None]).any(-1).mean()),
+            "top1": float((candidate.argmax(-1) == labels).mean()),
+            "top5": float((five == labels[:, None]).any(-1).mean()),
+        }
+    return Comparison(
+        images=len(reference),
+        largest_difference=float(difference.max()),
+        relative_difference=float(difference.max() / max(np.abs(reference).max(), 1e-12)),
+        snr_db=float(10 * np.log10(signal / noise)) if noise and signal else float("inf"),
+        top1_agreement=float((candidate.argmax(-1) == answers).mean()),
+        top5_agreement=float((five == answers[:, None]).any(-1).mean()),
+        ties=float(((candidate == candidate.max(-1, keepdims=True)).sum(-1) > 1).mean()),
+        **accuracies,
+    )
+
+
+def _first_five(outputs: np.ndarray) -> np.ndarray:
+    # Stable, so that classes that tie come in the order of their index, as argmax has them.
+    return np.argsort(-outputs, axis=-1, kind="stable")[:, :5]
+
+
+def verify(file, model, images: Iterable, labels=None, *, threads: int = 2, report: Report = silent) -> Comparison:
+    """Compare a TFLite file with the Keras model that it was made from.
+
+    Args:
+        file: path or content of the ``.tflite`` file.
+        model: a ``keras.Model`` with one input.
+        images: preprocessed samples, each of the input's shape with or without a leading 1.
+        labels: the right class of each image, for accuracies.
+        threads: for LiteRT.
+
+    Raises:
+        RequestError: a file that cannot be run, no images, or shapes that do not fit.
+    """
+    runner = Runner(file, threads)
+    reference, candidate = [], []
+    for image in track(images, "verifying", report):
+        image = np.asarray(image, np.float32)
+        image = image if image.ndim == len(model.inputs[0].shape) else image[None]
+        candidate.append(runner(image)[0][0])
+        reference.append(keras_output(model, image)[0])
+    return compare(np.array(reference), np.array(candidate), labels)
+
+
+def keras_output(model, batch: np.ndarray) -> np.ndarray:
+    """The model's first output for a batch, at inference."""
+    import keras
+
+    return np.asarray(keras.tree.flatten(model(batch, training=False))[0])

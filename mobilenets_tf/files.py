@@ -1,0 +1,117 @@
+"""Output files: written whole or not at all, and never over something that is not ours."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from mobilenets_tf.errors import RequestError
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse an output folder that cannot be made or written to, before any work is done.
+
+    Raises:
+        RequestError: it is a file, or the system says no.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise RequestError(f"Cannot write into {folder}: {existing} is a file.")
+    # os.access says yes to root even on a read-only file system, so try.
+    with _explained(folder), tempfile.TemporaryFile(dir=existing):
+        pass
+
+
+def digests(contents: dict[str, bytes | str]) -> list[dict]:
+    """What a manifest says of the files it lists: name, size in bytes, sha256."""
+    encoded = {name: data.encode() if isinstance(data, str) else data for name, data in contents.items()}
+    return [
+        {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in encoded.items()
+    ]
+
+
+def check_replaceable(folder: Path, manifest: str, names: list[str], overwrite: bool) -> None:
+    """Refuse to write over files that are not, byte for byte, what the manifest in the folder says we wrote.
+
+    Raises:
+        RequestError: such a file is there and ``overwrite`` is False.
+    """
+    if overwrite:
+        return
+    try:
+        listed = json.loads((folder / manifest).read_text(encoding="utf-8"))["files"]
+        ours = {entry["file"]: entry["sha256"] for entry in listed} | {manifest: None}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = {}
+    for name in [*names, manifest]:
+        path = folder / name
+        if not path.exists():
+            continue
+        if name not in ours or (ours[name] and hashlib.sha256(path.read_bytes()).hexdigest() != ours[name]):
+            raise RequestError(
+                f"{path} is there and is not an earlier result of this command; move it away, choose another place, or "
+                "pass --overwrite (overwrite=True)."
+            )
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file through a temporary one beside it; after any failure the old content is still there.
+
+    Raises:
+        RequestError: the folder cannot be written, or the disk is full.
+    """
+    data = data.encode() if isinstance(data, str) else data
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
+    """Write several files of one result: all are on the disk before the first takes its name.
+
+    Raises:
+        RequestError: the folder cannot be written, or the disk is full; none of the files has changed then.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as staging:
+            for name, data in files.items():
+                write_whole(Path(staging, name), data)
+            for name in files:
+                os.replace(Path(staging, name), folder / name)
+
+
+@contextmanager
+def _explained(path: Path):
+    """Turn the system's refusal into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        remedy = {
+            errno.ENOSPC: "Free some space and run again.",
+            errno.EDQUOT: "Free some space and run again.",
+            errno.EROFS: "The file system is read-only; choose another --out.",
+            errno.EACCES: "Choose an --out that you may write to.",
+            errno.EPERM: "Choose an --out that you may write to.",
+        }.get(error.errno, "Choose another --out.")
+        raise RequestError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
+
+
+def to_json(document) -> str:
+    """The one way JSON is written here: sorted where order means nothing, readable, with a last newline."""
+    return json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"

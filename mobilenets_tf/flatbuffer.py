@@ -1,0 +1,107 @@
+"""TFLite files as objects: read, change, write. Everything here speaks the schema's own terms."""
+
+from collections import Counter
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from mobilenets_tf.errors import RequestError
+
+IDENTIFIER = b"TFL3"
+_OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+TYPES = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+
+
+def read(content: bytes) -> "schema.ModelT":
+    """A TFLite file's content as the schema's object tree.
+
+    Raises:
+        RequestError: it is not a TFLite file, or a damaged one.
+    """
+    if content[4:8] != IDENTIFIER:
+        raise RequestError("not a TFLite file (its identifier is not TFL3).")
+    try:
+        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    except Exception as error:  # offsets that lead outside the file
+        raise RequestError(f"a damaged TFLite file ({error}).") from error
+
+
+def write(model: "schema.ModelT") -> bytes:
+    """The file's content."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def operator_name(model, operator) -> str:
+    """The op's name in the schema, such as "CONV_2D"; a custom op's own name."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if number == schema.BuiltinOperator.CUSTOM:
+        return (code.customCode or b"CUSTOM").decode()
+    return _OPERATORS.get(number, f"BUILTIN_{number}")
+
+
+def operator_counts(model) -> dict[str, int]:
+    """How often each op occurs, the most frequent first."""
+    names = (operator_name(model, operator) for graph in model.subgraphs for operator in graph.operators)
+    return dict(Counter(names).most_common())
+
+
+def constant(model, index: int, graph: int = 0) -> np.ndarray | None:
+    """The float32 values of a constant tensor, or None if the tensor is computed or of another type."""
+    tensor = model.subgraphs[graph].tensors[index]
+    data = model.buffers[tensor.buffer].data
+    if index < 0 or data is None or len(data) == 0 or tensor.type != schema.TensorType.FLOAT32:
+        return None
+    return np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
+
+
+def replace_constant(model, operator, position: int, values: np.ndarray, graph: int = 0) -> None:
+    """Give one operator's constant input new float32 values.
+
+    The tensor and its buffer may serve other operators too (the converter merges equal ones), so both are made anew.
+    """
+    tensors = model.subgraphs[graph].tensors
+    old = tensors[operator.inputs[position]]
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.ascontiguousarray(values, np.float32).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape, tensor.type = old.name, old.shape, old.type
+    tensor.buffer = len(model.buffers) - 1
+    tensors.append(tensor)
+    operator.inputs = [int(index) for index in operator.inputs]
+    operator.inputs[position] = len(tensors) - 1
+
+
+def set_range(tensor, low: float, high: float) -> None:
+    """Write a calibrated range where the converter's quantiser looks for it."""
+    tensor.quantization = tensor.quantization or schema.QuantizationParametersT()
+    tensor.quantization.min, tensor.quantization.max = [float(low)], [float(high)]
+
+
+def set_signature(model, inputs: list[str], outputs: list[str]) -> None:
+    """Name the inputs and outputs, as tensors and in the one signature "serving_default"."""
+    graph = model.subgraphs[0]
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+    for attribute, indices, names in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
+        entries = []
+        for index, name in zip(indices, names, strict=True):
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = name.encode(), int(index)
+            graph.tensors[index].name = name.encode()
+            entries.append(entry)
+        setattr(signature, attribute, entries)
+    model.signatureDefs = [signature]
+
+
+def copy_signature(source, target) -> None:
+    """Carry the names of ``source``'s inputs and outputs over to a model that was made from it."""
+    (signature,) = source.signatureDefs
+    by_tensor = {entry.tensorIndex: entry.name.decode() for entry in [*signature.inputs, *signature.outputs]}
+    graph = source.subgraphs[0]
+    set_signature(target, [by_tensor[i] for i in graph.inputs], [by_tensor[i] for i in graph.outputs])

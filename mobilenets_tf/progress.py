@@ -1,0 +1,57 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere, nothing unless asked for."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+# Called with what is being done, how much of it is done and how much there is (None: not known).
+Report = Callable[[str, int, "int | None"], None]
+
+
+def silent(label: str, done: int, total: int | None) -> None:
+    """The default: report nothing."""
+
+
+def track(items: Iterable, label: str, report: Report, total: int | None = None) -> Iterator:
+    """Yield ``items`` and report after each."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    report(label, 0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        report(label, done, total)
+
+
+class Display:
+    """A ``Report`` for people, on standard error. Use as a context manager, so that the bar is taken down."""
+
+    SECONDS_BETWEEN_LINES = 5.0
+
+    def __init__(self):
+        self._bar, self._tasks = None, {}
+        self._label, self._next_line = None, 0.0
+
+    def __enter__(self):
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        if self._bar:
+            if label not in self._tasks:
+                self._tasks[label] = self._bar.add_task(label, total=total)
+            self._bar.update(self._tasks[label], completed=done, total=total)
+            return
+        now = time.monotonic()
+        if label != self._label or done == total or now >= self._next_line:
+            of = f" {done}/{total}" if total else (f" {done}" if done else "")
+            print(f"{label}{of}", file=sys.stderr, flush=True)
+            self._label, self._next_line = label, now + self.SECONDS_BETWEEN_LINES

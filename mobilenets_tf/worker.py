@@ -1,0 +1,141 @@
+"""A child process for work that may end the process it runs in.
+
+TensorFlow's converter is C++ that aborts on some graphs (LLVM ERROR), and a hostile file can crash the interpreter. In a
+child that becomes an exception that carries its last words. The child starts importing TensorFlow as soon as it is
+made, so a parent that has work of its own loses no time. In a process that is itself such a child, calls are made
+directly: one wall is enough.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+
+from mobilenets_tf.progress import Report, silent
+
+_inside = False
+
+
+class WorkerError(RuntimeError):
+    """The child process died. The message carries the last lines it wrote."""
+
+
+class Worker:
+    """Runs functions in a child process.
+
+    >>> with Worker() as worker:
+    ...     model = worker.call(convert_graph, graph, scheme)
+
+    A function must be importable by name, its arguments and result picklable. Its exceptions and warnings arrive here
+    as if it had been called here. If it has a parameter ``report``, its progress does too.
+    """
+
+    def __init__(self):
+        self._process = self._errors = self._folder = None
+        if not _inside:
+            self._folder = tempfile.TemporaryDirectory(prefix="mobilenets-tf-")
+            self._errors = tempfile.TemporaryFile()
+            # The child sees the modules that this process sees, whatever the working directory.
+            start = f"import sys; sys.path[:] = {sys.path!r}; from mobilenets_tf.worker import _serve; _serve()"
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", start],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                # Temporary files of the child go where this process removes them, however the child ends.
+                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "TMPDIR": self._folder.name},
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdin.close()
+            self._process.stdout.close()
+            self._errors.close()
+            self._folder.cleanup()
+
+    def call(self, function: Callable, *arguments, report: Report = silent):
+        """``function(*arguments)`` in the child.
+
+        Raises:
+            WorkerError: the child died.
+        """
+        reports = "report" in function.__code__.co_varnames[: function.__code__.co_argcount]
+        if not self._process:
+            return function(*arguments, report=report) if reports else function(*arguments)
+        try:
+            pickle.dump((function.__module__, function.__qualname__, arguments, reports), self._process.stdin)
+            self._process.stdin.flush()
+            while True:
+                kind, content = pickle.load(self._process.stdout)
+                if kind == "progress":
+                    report(*content)
+                elif kind == "warning":
+                    warnings.warn(content, stacklevel=2)
+                elif kind == "error":
+                    raise content
+                else:
+                    return content
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+            raise WorkerError(self._last_words()) from error
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        self._errors.seek(0)
+        lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
+        # A native stack trace follows the sentence that matters, so look for that first.
+        telling = [line for line in lines if "LLVM ERROR" in line or "Check failed" in line or "Error" in line]
+        return f"The child process ended with {cause}. Its last words: " + " | ".join((telling or lines)[-5:])
+
+
+def _serve() -> None:
+    """The child's side: answer calls until the parent closes the pipe."""
+    global _inside
+    _inside = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # whatever native code prints must not get between the answers
+
+    def answer(kind, content):
+        pickle.dump((kind, content), answers)
+        answers.flush()
+
+    def report(*progress):
+        answer("progress", progress)
+
+    def show_warning(message, category, *_, **__):
+        if issubclass(category, UserWarning):
+            answer("warning", str(message))
+
+    import tensorflow  # noqa: F401  (the slow part, done while the parent prepares its first call)
+
+    warnings.showwarning = show_warning
+    with contextlib.suppress(EOFError):
+        while True:
+            module, name, arguments, reports = pickle.load(requests)
+            try:
+                function = getattr(__import__(module, fromlist=[name]), name)
+                answer("result", function(*arguments, report=report) if reports else function(*arguments))
+            except Exception as error:
+                answer("error", _portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception itself if it survives pickling, else one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,191 @@
+"""Calibration data that cannot be got wrong quietly: normalised as the weights want it, looked at, and streamed."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mobilenets_tf import images as image_files
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.preprocessing import Preprocessing
+from mobilenets_tf.progress import Report, silent, track
+
+# ai-edge-quantizer's guide and the converter's documentation both say 100 to 500.
+RECOMMENDED = 100
+
+
+@dataclass
+class Findings:
+    """What was seen in calibration samples. ``low``, ``high``, ``mean`` are of the values that went in."""
+
+    samples: int = 0
+    low: float = float("inf")
+    high: float = float("-inf")
+    mean: float = 0.0
+    constant: int = 0
+    noise: int = 0
+    duplicates: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+class Calibration:
+    """A stream of samples for choosing activation ranges, checked as it goes by.
+
+    Memory does not grow with the number of samples. What is certainly wrong is refused: values that are not finite or
+    outside the range the model was trained on (normalised twice or not at all), a set that is mostly noise, constant
+    or copies. What is only doubtful is warned of: fewer than 100 samples, a few constant, noisy or equal ones.
+
+    Args:
+        samples: an array (N, ...) or an iterable of samples, each with or without a leading axis of 1; a tuple such as
+            tf.data's (image, label) counts as its first member; a dict holds one array for each input of the model.
+            Batches of a ``tf.data.Dataset`` are taken apart.
+        value_range: the lowest and highest value that correct samples can have; None where that is not known.
+        total: how many there are, for progress.
+        sources: where they come from, for the manifest.
+    """
+
+    def __init__(
+        self,
+        samples: Iterable,
+        value_range: tuple[float, float] | None = None,
+        total: int | None = None,
+        sources: Iterable[Path] = (),
+    ):
+        if isinstance(samples, (str, Path)):
+            raise RequestError(f"calibration={str(samples)!r} is a path; use Calibration.from_images(path, preprocessing).")
+        self._samples = samples
+        self._total = total if total is not None or not hasattr(samples, "__len__") else len(samples)
+        self.value_range = value_range
+        self.sources = tuple(sources)
+        self.findings = Findings()
+        self._seen: set[bytes] = set()
+
+    @classmethod
+    def from_images(cls, images, preprocessing: Preprocessing) -> "Calibration":
+        """From an ``ImageSet``, or a folder or CSV of images, normalised by ``preprocessing``."""
+        if not isinstance(images, image_files.ImageSet):
+            images = image_files.find_images(images)
+        stream = _Stream(lambda: (preprocessing(image_files.decode(path)) for path in images.paths))
+        return cls(stream, preprocessing.value_range, len(images), images.paths)
+
+    def batches(self, input_shapes: dict[str, tuple], report: Report = silent) -> Iterator[list[np.ndarray]]:
+        """Each sample as float arrays, one an input, in the order of ``input_shapes`` (name -> shape with a batch of 1).
+
+        Raises:
+            RequestError: a sample of the wrong shape or with impossible values, or a set that cannot be used.
+        """
+        self.findings = Findings()
+        self._seen.clear()
+        for sample in track(self._one_by_one(input_shapes), "calibrating", report, self._total):
+            arrays = [self._fit(name, sample, shape) for name, shape in input_shapes.items()]
+            for array in arrays:
+                self._look_at(array)
+            yield arrays
+        self._conclude()
+
+    def _one_by_one(self, input_shapes) -> Iterator:
+        rank = len(next(iter(input_shapes.values())))
+        for item in self._samples:
+            item = item[0] if isinstance(item, (tuple, list)) and len(input_shapes) == 1 else item
+            if not isinstance(item, dict) and len(input_shapes) == 1 and np.ndim(item) == rank:
+                yield from np.asarray(item)  # a batch
+            else:
+                yield item
+
+    def _fit(self, name: str, sample, shape: tuple) -> np.ndarray:
+        if isinstance(sample, dict):
+            if name not in sample:
+                raise RequestError(f"A calibration sample has no {name!r}; it has {', '.join(map(repr, sample))}.")
+            sample = sample[name]
+        array = np.asarray(sample)
+        if array.dtype == object or array.shape not in (shape, shape[1:]):
+            raise RequestError(f"A calibration sample for {name!r} has shape {array.shape}; the model takes {shape[1:]}.")
+        return array.reshape(shape).astype(np.float32, copy=False)
+
+    def _look_at(self, array: np.ndarray) -> None:
+        found = self.findings
+        found.samples += 1
+        low, high = float(array.min()), float(array.max())
+        if not np.isfinite(low + high):
+            raise RequestError(f"Calibration sample {found.samples} has values that are not finite (NaN or infinite).")
+        if self.value_range:
+            self._check_range(low, high)
+        found.low, found.high = min(found.low, low), max(found.high, high)
+        found.mean += (float(array.mean()) - found.mean) / found.samples
+        found.constant += low == high
+        found.noise += low != high and _is_noise(array)
+        digest = hashlib.blake2b(array.tobytes(), digest_size=16).digest()
+        found.duplicates += digest in self._seen
+        self._seen.add(digest)
+
+    def _check_range(self, low: float, high: float) -> None:
+        """A hint of which mistake it is helps more than the numbers."""
+        lowest, highest = self.value_range
+        slack = 0.01 * (highest - lowest)
+        if low < lowest - slack or high > highest + slack:
+            hint = " They look like pixels that were not normalised." if low >= 0 and high > 2 * abs(highest) else ""
+            raise RequestError(
+                f"Calibration sample {self.findings.samples} has values from {low:.4g} to {high:.4g}; this model's "
+                f"preprocessing gives {lowest:.4g} to {highest:.4g}.{hint}"
+            )
+
+    def _conclude(self) -> None:
+        found = self.findings
+        if found.samples == 0:
+            raise RequestError("There are no calibration samples.")
+        if self.value_range and found.samples > 1:
+            lowest, highest = self.value_range
+            if found.high - found.low < 0.05 * (highest - lowest):
+                raise RequestError(
+                    f"All calibration values lie between {found.low:.4g} and {found.high:.4g}, where preprocessing gives "
+                    f"{lowest:.4g} to {highest:.4g}: they look normalised twice."
+                )
+        for count, what in (
+            (found.constant, "constant (one value everywhere)"),
+            (found.noise, "noise (neighbouring pixels have nothing in common)"),
+            (found.duplicates, "copies of another"),
+        ):
+            if count > found.samples / 2:
+                raise RequestError(
+                    f"{count} of {found.samples} calibration samples are {what}. Ranges chosen from them would fit "
+                    "nothing a camera sees; use real images of the kind the app will meet."
+                )
+            if count:
+                found.warnings.append(f"{count} of {found.samples} calibration samples are {what}.")
+        if found.samples < RECOMMENDED:
+            found.warnings.append(
+                f"Only {found.samples} calibration samples: a real deployment wants {RECOMMENDED} to 500 images of the "
+                "kind the app will meet."
+            )
+        for text in found.warnings:
+            warnings.warn(text, stacklevel=2)
+
+    def manifest(self) -> dict:
+        """What went in, for the manifest: the findings and the files with their sha256."""
+        from mobilenets_tf.weights.catalog import sha256_of
+
+        files = [{"file": path.name, "sha256": sha256_of(path)} for path in self.sources]
+        return asdict(self.findings) | {"files": files}
+
+
+class _Stream:
+    """An iterable that starts anew each time, out of a function that makes an iterator."""
+
+    def __init__(self, start: Callable[[], Iterator]):
+        self._start = start
+
+    def __iter__(self):
+        return self._start()
+
+
+def _is_noise(array: np.ndarray) -> bool:
+    """Whether an image's neighbours are uncorrelated. Photographs have 0.8 and more, noise has 0."""
+    if array.ndim != 4 or min(array.shape[1:3]) < 8:
+        return False  # not an image
+    left, right = array[:, :, :-1].ravel(), array[:, :, 1:].ravel()
+    left, right = left - left.mean(), right - right.mean()
+    scale = float(np.sqrt(np.dot(left, left) * np.dot(right, right)))
+    return scale > 0 and float(np.dot(left, right)) / scale < 0.2

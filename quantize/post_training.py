@@ -1,0 +1,99 @@
+"""Post-training quantisation: a float TFLite model and calibration data in, a quantised TFLite model out.
+
+observe the activations -> correct the biases -> choose the ranges -> let the converter's quantiser write the integers.
+The converter quantises; which ranges and weights it quantises is decided here, because that is where the accuracy goes.
+"""
+
+import numpy as np
+
+from mobilenets_tf import flatbuffer
+from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.quantize import bias_correction, ranges, schemes
+from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.quantize.schemes import Scheme
+from mobilenets_tf.quantize.statistics import Statistics, observe
+from mobilenets_tf.worker import Worker
+
+# Ops whose output has a scale fixed by the runtime; what goes into them decides the answer.
+_FIXED_OUTPUT = {"SOFTMAX", "LOGISTIC", "TANH", "LOG_SOFTMAX"}
+
+
+def quantize_flatbuffer(
+    model: bytes, scheme, calibration: Calibration, worker: Worker, report: Report = silent
+) -> bytes:
+    """Quantise a float32 TFLite model.
+
+    Args:
+        model: the float file's content, every shape static.
+        scheme: a calibrated scheme ("int8", "int8_float_io", "int16x8") or its name.
+        calibration: the samples to choose ranges from.
+        worker: where the converter's quantiser runs.
+
+    Returns:
+        The quantised file's content, its signature as in the float file.
+
+    Raises:
+        RequestError: calibration data that cannot be used, or activations that are not finite.
+    """
+    scheme = schemes.get(scheme)
+    tree = flatbuffer.read(model)
+    graph = tree.subgraphs[0]
+    shapes = {graph.tensors[i].name.decode(): tuple(map(int, graph.tensors[i].shape)) for i in graph.inputs}
+    statistics = observe(model, calibration.batches(shapes, report))
+    if calibration.value_range:
+        # What pixels can be is known better than what these pixels were.
+        for index in map(int, graph.inputs):
+            statistics[index].low, statistics[index].high = calibration.value_range
+    corrected = flatbuffer.read(bias_correction.correct_biases(model, statistics))
+    for index, (low, high) in choose_ranges(tree, statistics, scheme).items():
+        flatbuffer.set_range(corrected.subgraphs[0].tensors[index], low, high)
+    report("quantising", 0, 1)
+    quantised = flatbuffer.read(worker.call(_write_integers, flatbuffer.write(corrected), scheme))
+    flatbuffer.copy_signature(tree, quantised)
+    report("quantising", 1, 1)
+    return flatbuffer.write(quantised)
+
+
+def choose_ranges(tree, statistics: dict[int, Statistics], scheme: Scheme) -> dict[int, tuple[float, float]]:
+    """The range of each observed tensor.
+
+    Eight bits: least mean-square error, but everything that was seen for the model's inputs and outputs and for what
+    a final softmax reads: clipping the largest logits makes classes tie. Sixteen bits: nothing needs clipping.
+    """
+    if scheme.activations == "int16":
+        return {index: ranges.symmetric(found) for index, found in statistics.items()}
+    unclipped = _ends(tree)
+    return {
+        index: ranges.min_max(found) if index in unclipped else ranges.mean_square_error(found)
+        for index, found in statistics.items()
+    }
+
+
+def _ends(tree) -> set[int]:
+    graph = tree.subgraphs[0]
+    ends = {int(index) for index in [*graph.inputs, *graph.outputs]}
+    for operator in graph.operators:
+        if flatbuffer.operator_name(tree, operator) in _FIXED_OUTPUT and ends & set(map(int, operator.outputs)):
+            ends |= set(map(int, operator.inputs))
+    return ends
+
+
+def _write_integers(model: bytes, scheme: Scheme) -> bytes:
+    """Runs in the worker: the converter's quantisers, on a float model whose tensors carry their ranges."""
+    import tensorflow as tf
+
+    io = tf.as_dtype(scheme.io)
+    if scheme.activations == "int8":
+        from tensorflow.lite.python.convert import mlir_quantize
+
+        return mlir_quantize(model, input_data_type=io, output_data_type=io)
+    # The newer quantiser writes 16-bit zero points that the kernels refuse; the older one knows 16 bits, and takes the
+    # ranges from the tensors when it is fed no data.
+    from tensorflow.lite.python.optimize.calibrator import Calibrator
+
+    allow_float, per_tensor, per_tensor_dense = False, False, False
+    wrapper = Calibrator(model)._calibrator
+    numbers = [np.dtype(name).num for name in (scheme.io, scheme.io, scheme.activations, "int64")]
+    return wrapper.QuantizeModel(
+        numbers[0], numbers[1], allow_float, numbers[2], numbers[3], per_tensor, per_tensor_dense
+    )
