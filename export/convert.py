@@ -73,7 +73,9 @@ def check_exportable(model) -> None:
         module = type(model).__module__
         if module.startswith(("tf_keras", "keras.src.engine")):
             raise RequestError("This is a Keras 2 (tf_keras) model; rebuild it with Keras 3 and load its weights.")
-        raise RequestError(f"Expected a functional or sequential keras.Model; received {module}.{type(model).__name__}.")
+        raise RequestError(
+            f"Expected a functional or sequential keras.Model; received {module}.{type(model).__name__}."
+        )
     if not model.built:
         raise RequestError(f"{model.name} has no input shape yet: give it a keras.Input or call it once.")
     for tensor in model.inputs:

@@ -54,7 +54,9 @@ def versions() -> dict[str, str]:
     return {"mobilenets-tf": __version__, "python": platform.python_version(), **found}
 
 
-def to_tflite(model, scheme="int8", calibration=None, path=None, *, overwrite=False, report: Report = silent) -> Exported:
+def to_tflite(
+    model, scheme="int8", calibration=None, path=None, *, overwrite=False, report: Report = silent
+) -> Exported:
     """Convert any functional or sequential Keras 3 model to a TFLite file of builtin ops, batch 1, static shapes.
 
     Args:

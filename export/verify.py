@@ -1,6 +1,6 @@
 """Does the file do what the model does? Compared on real images, not assumed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -120,16 +120,29 @@ def verify(file, model, images: Iterable, labels=None, *, threads: int = 2, repo
     """
     runner = Runner(file, threads)
     reference, candidate = [], []
-    for image in track(images, "verifying", report):
-        image = np.asarray(image, np.float32)
-        image = image if image.ndim == len(model.inputs[0].shape) else image[None]
-        candidate.append(runner(image)[0][0])
-        reference.append(keras_output(model, image)[0])
-    return compare(np.array(reference), np.array(candidate), labels)
+    for batch in in_batches(track(images, "verifying", report), len(model.inputs[0].shape)):
+        candidate += runner.first_outputs(batch)
+        reference.append(keras_outputs(model, batch))
+    if not reference:
+        raise RequestError("There are no images to verify with.")
+    return compare(np.concatenate(reference), np.array(candidate), labels)
 
 
-def keras_output(model, batch: np.ndarray) -> np.ndarray:
+def in_batches(samples: Iterable, rank: int = 4, size: int = 16) -> Iterator[np.ndarray]:
+    """Samples, each with or without a leading 1, as float32 batches of ``rank`` axes and at most ``size`` samples."""
+    batch = []
+    for sample in samples:
+        sample = np.asarray(sample, np.float32)
+        batch.append(sample[0] if sample.ndim == rank else sample)
+        if len(batch) == size:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)
+
+
+def keras_outputs(model, batch: np.ndarray) -> np.ndarray:
     """The model's first output for a batch, at inference."""
     import keras
 
-    return np.asarray(keras.tree.flatten(model(batch, training=False))[0])
+    return np.asarray(keras.tree.flatten(model.predict_on_batch(batch))[0])

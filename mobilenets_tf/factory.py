@@ -68,7 +68,6 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
         "macs": complexity.multiply_adds(model),
         "features": {stride: list(tensor.shape[1:]) for stride, tensor in features(model).items()},
         "weights": [
-            asdict(record) | {"installed": catalog.locate(record) is not None}
-            for record in catalog.weight_sets(name)
+            asdict(record) | {"installed": catalog.locate(record) is not None} for record in catalog.weight_sets(name)
         ],
     }

@@ -1,6 +1,7 @@
 """Photographs on disk: find them, decode them, and know their labels."""
 
 import csv
+import importlib.util
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,9 @@ def _from_csv(table: Path, classes: int) -> ImageSet:
         except (TypeError, ValueError):
             raise RequestError(f"{table}, line {line}: class_index {row['class_index']!r} is not a number.") from None
         if label < 0 or (classes and label >= classes):
-            raise RequestError(f"{table}, line {line}: class_index {label} is not one of the model's {classes} classes.")
+            raise RequestError(
+                f"{table}, line {line}: class_index {label} is not one of the model's {classes} classes."
+            )
         paths.append(path)
         labels.append(label)
     return ImageSet(tuple(paths), tuple(labels))
@@ -145,3 +148,21 @@ def _open(path, draft: tuple[int, int] | None):
         raise RequestError(f"No such image: {path}") from error
     except Exception as error:  # Pillow's decoders raise many kinds
         raise RequestError(f"{path} is not a readable image ({error}).") from error
+
+
+# The photographs among the sample images of scikit-image's wheel; the rest are textures, drawings, microscope slides.
+_DEMO = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "motorcycle_left.png", "rocket.jpg")
+
+
+def demo_photos() -> ImageSet:
+    """The few photographs that an installed scikit-image carries, for a first try without images of one's own.
+
+    Raises:
+        RequestError: scikit-image is not installed.
+    """
+    spec = importlib.util.find_spec("skimage")
+    folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
+    paths = tuple(folder / name for name in _DEMO if (folder / name).is_file()) if folder else ()
+    if not paths:
+        raise RequestError("The demo photographs come with scikit-image:  pip install scikit-image")
+    return ImageSet(paths)

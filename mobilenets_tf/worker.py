@@ -1,12 +1,13 @@
 """A child process for work that may end the process it runs in.
 
-TensorFlow's converter is C++ that aborts on some graphs (LLVM ERROR), and a hostile file can crash the interpreter. In a
-child that becomes an exception that carries its last words. The child starts importing TensorFlow as soon as it is
+TensorFlow's converter is C++ that aborts on some graphs (LLVM ERROR), and a hostile file can crash the interpreter. In
+a child that becomes an exception that carries its last words. The child starts importing TensorFlow as soon as it is
 made, so a parent that has work of its own loses no time. In a process that is itself such a child, calls are made
 directly: one wall is enough.
 """
 
 import contextlib
+import importlib
 import os
 import pickle
 import signal
@@ -33,15 +34,20 @@ class Worker:
 
     A function must be importable by name, its arguments and result picklable. Its exceptions and warnings arrive here
     as if it had been called here. If it has a parameter ``report``, its progress does too.
+
+    Args:
+        preload: a module that the child imports at once; "" for work that does not need TensorFlow.
     """
 
-    def __init__(self):
+    def __init__(self, preload: str = "tensorflow"):
         self._process = self._errors = self._folder = None
         if not _inside:
             self._folder = tempfile.TemporaryDirectory(prefix="mobilenets-tf-")
-            self._errors = tempfile.TemporaryFile()
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
             # The child sees the modules that this process sees, whatever the working directory.
-            start = f"import sys; sys.path[:] = {sys.path!r}; from mobilenets_tf.worker import _serve; _serve()"
+            start = (
+                f"import sys; sys.path[:] = {sys.path!r}; from mobilenets_tf.worker import _serve; _serve({preload!r})"
+            )
             self._process = subprocess.Popen(
                 [sys.executable, "-c", start],
                 stdin=subprocess.PIPE,
@@ -98,7 +104,7 @@ class Worker:
         return f"The child process ended with {cause}. Its last words: " + " | ".join((telling or lines)[-5:])
 
 
-def _serve() -> None:
+def _serve(preload: str) -> None:
     """The child's side: answer calls until the parent closes the pipe."""
     global _inside
     _inside = True
@@ -119,14 +125,14 @@ def _serve() -> None:
         if issubclass(category, UserWarning):
             answer("warning", str(message))
 
-    import tensorflow  # noqa: F401  (the slow part, done while the parent prepares its first call)
-
+    if preload:  # the slow part, done while the parent prepares its first call
+        importlib.import_module(preload)
     warnings.showwarning = show_warning
     with contextlib.suppress(EOFError):
         while True:
             module, name, arguments, reports = pickle.load(requests)
             try:
-                function = getattr(__import__(module, fromlist=[name]), name)
+                function = getattr(importlib.import_module(module), name)
                 answer("result", function(*arguments, report=report) if reports else function(*arguments))
             except Exception as error:
                 answer("error", _portable(error))

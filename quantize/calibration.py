@@ -55,7 +55,9 @@ class Calibration:
         sources: Iterable[Path] = (),
     ):
         if isinstance(samples, (str, Path)):
-            raise RequestError(f"calibration={str(samples)!r} is a path; use Calibration.from_images(path, preprocessing).")
+            raise RequestError(
+                f"calibration={str(samples)!r} is a path; use Calibration.from_images(path, preprocessing)."
+            )
         self._samples = samples
         self._total = total if total is not None or not hasattr(samples, "__len__") else len(samples)
         self.value_range = value_range
@@ -72,7 +74,7 @@ class Calibration:
         return cls(stream, preprocessing.value_range, len(images), images.paths)
 
     def batches(self, input_shapes: dict[str, tuple], report: Report = silent) -> Iterator[list[np.ndarray]]:
-        """Each sample as float arrays, one an input, in the order of ``input_shapes`` (name -> shape with a batch of 1).
+        """Each sample as float arrays, one an input, ordered as ``input_shapes`` (name -> shape with a batch of 1).
 
         Raises:
             RequestError: a sample of the wrong shape or with impossible values, or a set that cannot be used.
@@ -102,7 +104,9 @@ class Calibration:
             sample = sample[name]
         array = np.asarray(sample)
         if array.dtype == object or array.shape not in (shape, shape[1:]):
-            raise RequestError(f"A calibration sample for {name!r} has shape {array.shape}; the model takes {shape[1:]}.")
+            raise RequestError(
+                f"A calibration sample for {name!r} has shape {array.shape}; the model takes {shape[1:]}."
+            )
         return array.reshape(shape).astype(np.float32, copy=False)
 
     def _look_at(self, array: np.ndarray) -> None:
@@ -140,8 +144,8 @@ class Calibration:
             lowest, highest = self.value_range
             if found.high - found.low < 0.05 * (highest - lowest):
                 raise RequestError(
-                    f"All calibration values lie between {found.low:.4g} and {found.high:.4g}, where preprocessing gives "
-                    f"{lowest:.4g} to {highest:.4g}: they look normalised twice."
+                    f"All calibration values lie between {found.low:.4g} and {found.high:.4g}, where "
+                    f"preprocessing gives {lowest:.4g} to {highest:.4g}: they look normalised twice."
                 )
         for count, what in (
             (found.constant, "constant (one value everywhere)"),

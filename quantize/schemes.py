@@ -1,11 +1,11 @@
 """The quantisation schemes, as data. Their names are used everywhere: in Python, on the command line, in file names.
 
-    float32         nothing quantised; the reference
-    float16         weights stored in half precision, arithmetic in float (a GPU uses half precision throughout)
-    dynamic         weights int8, activations quantised on the fly; no calibration; convolutions may fall back to float
-    int8            weights and activations int8, input and output int8: for integer-only hardware
-    int8_float_io   the same inside, float input and output
-    int16x8         weights int8, activations int16, float input and output
+float32         nothing quantised; the reference
+float16         weights stored in half precision, arithmetic in float (a GPU uses half precision throughout)
+dynamic         weights int8, activations quantised on the fly; no calibration; convolutions may fall back to float
+int8            weights and activations int8, input and output int8: for integer-only hardware
+int8_float_io   the same inside, float input and output
+int16x8         weights int8, activations int16, float input and output
 """
 
 from dataclasses import dataclass

@@ -40,13 +40,12 @@ def conv_bn(
         # XNNPACK folds a zero PAD into the convolution that follows it (benchmarks/padding.py), so this is free.
         x = layers.ZeroPadding2D(dilation * (kernel - 1) // 2, name=f"{name}_pad")(x)
         padding = "valid"
-    options = dict(
-        strides=stride, dilation_rate=dilation, padding=padding, use_bias=False, name=f"{name}_conv"
-    )  # fmt: skip
+    options = {"strides": stride, "dilation_rate": dilation, "padding": padding, "use_bias": False}
     if depthwise:
-        x = layers.DepthwiseConv2D(kernel, **options)(x)
+        convolution = layers.DepthwiseConv2D(kernel, **options, name=f"{name}_conv")
     else:
-        x = layers.Conv2D(filters, kernel, **options)(x)
+        convolution = layers.Conv2D(filters, kernel, **options, name=f"{name}_conv")
+    x = convolution(x)
     x = layers.BatchNormalization(epsilon=convention.batchnorm_epsilon, name=f"{name}_bn")(x)
     if activation is None:
         return x

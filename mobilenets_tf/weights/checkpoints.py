@@ -73,7 +73,7 @@ def _read_h5(path: Path) -> dict[str, np.ndarray]:
     """keras.applications' layout: a group a layer, named in the ``layer_names`` attribute of the root."""
     tensors = {}
     with open_hdf5(path, path) as file:
-        root = file["model_weights"] if "model_weights" in file else file
+        root = file.get("model_weights", file)
         if "layer_names" not in root.attrs:
             raise RequestError(f"{path} is not a Keras weight file of layers (it has no 'layer_names' attribute).")
         for layer in _strings(root.attrs["layer_names"]):

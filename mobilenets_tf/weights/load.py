@@ -117,7 +117,7 @@ def _assign(model, checkpoint, spelling):
 
 
 def _reorder_torch(layer, value: np.ndarray) -> np.ndarray:
-    """PyTorch's axes to Keras': (O, I, H, W) -> (H, W, I, O); depthwise (C, 1, H, W) -> (H, W, C, 1); (O, I) -> (I, O)."""
+    """PyTorch's axes to Keras': OIHW -> HWIO; depthwise (C, 1, H, W) -> (H, W, C, 1); linear (O, I) -> (I, O)."""
     if value.ndim == 4:
         depthwise = type(layer).__name__ == "DepthwiseConv2D"
         return value.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))

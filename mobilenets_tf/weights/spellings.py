@@ -111,14 +111,14 @@ def names(spelling: Spelling, layers: Iterable[str]) -> dict[str, str]:
             table = spelling.inverted if block in inverted else spelling.separable
             pair = table.get(match[3]) if table else None
             n = index[block]
-            fields = dict(s=block[0] - 1, b=block[1] - 1, n=n, n1=n + 1)
+            fields = {"s": block[0] - 1, "b": block[1] - 1, "n": n, "n1": n + 1}
             kind = match[4]
         elif layer == "classifier":
             result[layer] = spelling.classifier
             continue
         else:
             part, _, kind = layer.rpartition("_")
-            pair, fields = whole.get(part), dict(last=len(blocks) + 1)
+            pair, fields = whole.get(part), {"last": len(blocks) + 1}
         if pair:
             result[layer] = pair[kind == "bn"].format(**fields)
     return result

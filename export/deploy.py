@@ -1,0 +1,223 @@
+"""The straight line: a model's name in, a folder with a verified TFLite file, its labels, manifest and report out."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mobilenets_tf import files, images
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export import report as report_file
+from mobilenets_tf.export.tflite import check_request, convert_model
+from mobilenets_tf.export.verify import FLOAT_TOLERANCE, HALF_TOLERANCE, Comparison, compare, keras_outputs
+from mobilenets_tf.images import ImageSet
+from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.preprocessing import Preprocessing
+from mobilenets_tf.progress import Report, silent, track
+from mobilenets_tf.quantize import schemes
+from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.runtime import Runner
+from mobilenets_tf.worker import Worker
+
+MANIFEST = "manifest.json"
+# Keras answers a tenth as fast as the file does, and a file that equals it on these equals it.
+PARITY_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class DeployRequest:
+    """Everything that decides the result; plain data.
+
+    source: the model. scheme: a name of ``quantize.SCHEMES``. out: the folder to write.
+    calibration: a folder or CSV of images, or "demo" for the photographs that scikit-image ships; calibration_count of
+        them are used, chosen with ``seed`` (None: all).
+    evaluate: labelled images (a CSV, or a folder with a sub-folder a class) to judge with; those used for calibration
+        are left out. None judges on the calibration images, without accuracies.
+    min_agreement: the share of images on which the file must give the float model's answer for the result to pass.
+    """
+
+    source: ModelSource
+    out: str
+    scheme: str = "int8"
+    calibration: str | None = None
+    calibration_count: int | None = None
+    evaluate: str | None = None
+    seed: int = 0
+    min_agreement: float = 0.5
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What was written and what was found. ``passed`` is False if a check failed; ``failures`` says which."""
+
+    folder: Path
+    model_file: Path
+    manifest: dict
+    parity: Comparison
+    comparison: Comparison | None
+    failures: tuple[str, ...]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the float file equals Keras and the quantised one agrees with it well enough."""
+        return not self.failures
+
+
+@dataclass
+class _Images:
+    calibration: ImageSet | None = None
+    judge: ImageSet = field(default_factory=lambda: ImageSet(()))
+    judged_on_calibration: bool = False
+
+
+def deploy(request: DeployRequest, report: Report = silent) -> Deployed:
+    """Build, convert, quantise, verify, write. TensorFlow runs in a child process only.
+
+    Raises:
+        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        ConversionError: the converter refused the model.
+    """
+    started = time.monotonic()
+    with Worker() as worker:  # starts importing TensorFlow while the request is checked
+        chosen = check(request)
+        content, manifest, parity, comparison = worker.call(_produce, request, chosen, report=report)
+    name = f"{request.source.name}_{request.scheme}.tflite"
+    failures = tuple(_failures(request, parity, comparison))
+    contents: dict[str, bytes | str] = {name: content}
+    if labels := request.source.label_names():
+        contents["labels.txt"] = "\n".join(labels) + "\n"
+    manifest |= {"passed": not failures, "failures": list(failures)}
+    contents["report.md"] = report_file.render(name, manifest)
+    manifest = {"files": files.digests(contents), **manifest}
+    folder = Path(request.out)
+    files.write_together(folder, contents | {MANIFEST: files.to_json(manifest)})
+    seconds = time.monotonic() - started
+    return Deployed(folder, folder / name, manifest, parity, comparison, failures, seconds)
+
+
+def check(request: DeployRequest) -> _Images:
+    """Everything that can be found wrong without TensorFlow; returns the images that will be used.
+
+    Raises:
+        RequestError: see there.
+    """
+    scheme = schemes.get(request.scheme)
+    request.source.check()
+    folder = Path(request.out)
+    files.check_folder(folder)
+    names = [f"{request.source.name}_{scheme.name}.tflite", "labels.txt", "report.md"]
+    files.check_replaceable(folder, MANIFEST, names, request.overwrite)
+    chosen = _Images()
+    if scheme.calibrated and request.calibration is None:
+        raise RequestError(
+            f"The scheme {scheme.name!r} needs --calibration: a folder or CSV with 100 to 500 images of the kind the "
+            "app will meet, or 'demo' for a first try."
+        )
+    if request.calibration is not None:
+        if request.calibration == "demo":
+            chosen.calibration = images.demo_photos()
+        else:
+            found = images.find_images(request.calibration)
+            chosen.calibration = found.sample(request.calibration_count, request.seed)
+        images.check(chosen.calibration)
+    if request.evaluate is not None:
+        found = images.find_images(request.evaluate, request.source.label_names())
+        if found.labels is None:
+            raise RequestError(
+                f"{request.evaluate} has no labels: give a CSV with file and class_index, or a sub-folder a class."
+            )
+        chosen.judge = found.without(chosen.calibration) if chosen.calibration else found
+        if not chosen.judge.paths:
+            raise RequestError("Every image of --evaluate was used for calibration; lower --calibration-count.")
+        images.check(chosen.judge)
+    elif chosen.calibration is not None:
+        chosen.judge, chosen.judged_on_calibration = chosen.calibration, True
+    else:
+        raise RequestError("Nothing to verify with: give --evaluate or --calibration images (or --calibration demo).")
+    return chosen
+
+
+def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
+    """Runs in the worker: everything that needs TensorFlow. Writes nothing."""
+    report("building", 0, 1)
+    model = request.source.build()
+    scheme = schemes.get(request.scheme)
+    preprocessing = request.source.preprocessing(model)
+    request.source.label_names(model.outputs[0].shape[-1])
+    report("building", 1, 1)
+    calibration = Calibration.from_images(chosen.calibration, preprocessing) if scheme.calibrated else None
+    check_request(model, scheme, calibration)
+    with Worker() as worker:
+        converted = convert_model(model, scheme, calibration, worker, report)
+    # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
+    parity_set = chosen.judge.sample(PARITY_IMAGES, request.seed)
+    batch = np.stack(list(_load(parity_set, preprocessing)))
+    float_runner = Runner(converted.float_content)
+    parity = compare(keras_outputs(model, batch), np.array(list(float_runner.first_outputs(batch))))
+    comparison = None
+    if scheme.name != "float32" or chosen.judge.labels is not None:
+        runner = Runner(converted.content)
+        pairs = [
+            (float_runner(image)[0][0], runner(image)[0][0])
+            for image in track(_load(chosen.judge, preprocessing), "verifying", report, len(chosen.judge))
+        ]
+        reference, candidate = map(np.array, zip(*pairs, strict=True))
+        comparison = compare(reference, candidate, chosen.judge.labels)
+    manifest = {
+        "model": request.source.facts(),
+        "options": {
+            "scheme": request.scheme,
+            "calibration": request.calibration,
+            "calibration_count": request.calibration_count,
+            "evaluate": request.evaluate,
+            "seed": request.seed,
+            "min_agreement": request.min_agreement,
+        },
+        "preprocessing": asdict(preprocessing),
+        **converted.facts(),
+        "inputs": [_describe(details) for details in Runner(converted.content).inputs],
+        "outputs": [_describe(details) for details in Runner(converted.content).outputs],
+        "parity": parity.as_dict(),
+        "comparison": comparison and comparison.as_dict(),
+        "judged_on_calibration_images": chosen.judged_on_calibration,
+    }
+    return converted.content, manifest, parity, comparison
+
+
+def _load(chosen: ImageSet, preprocessing: Preprocessing):
+    return (preprocessing(images.decode(path)) for path in chosen.paths)
+
+
+def _describe(details: dict) -> dict:
+    scale, zero_point = details["quantization"]
+    return {
+        "name": details["name"],
+        "shape": [int(side) for side in details["shape"]],
+        "dtype": np.dtype(details["dtype"]).name,
+        "scale": float(scale),
+        "zero_point": int(zero_point),
+    }
+
+
+def _failures(request: DeployRequest, parity: Comparison, comparison: Comparison | None):
+    if not parity.relative_difference <= FLOAT_TOLERANCE:
+        yield (
+            f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "
+            f"allowed is {FLOAT_TOLERANCE:.0e}."
+        )
+    if comparison is None or math.isnan(comparison.top1_agreement):
+        return
+    if request.scheme == "float16" and comparison.relative_difference > HALF_TOLERANCE:
+        yield (
+            f"The float16 file differs from the float32 file by {comparison.relative_difference:.2g} of the largest "
+            f"output; allowed is {HALF_TOLERANCE:.0e}."
+        )
+    if comparison.top1_agreement < request.min_agreement:
+        yield (
+            f"The {request.scheme} file gives the float model's answer on {comparison.top1_agreement:.1%} of the "
+            f"images; at least {request.min_agreement:.1%} was asked for."
+        )

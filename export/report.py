@@ -1,0 +1,73 @@
+"""report.md: what the conversion gave and what it cost, on one page, out of the manifest alone."""
+
+
+def render(file_name: str, manifest: dict) -> str:
+    """Markdown for one deployed file."""
+    return "\n".join([f"# {file_name}", "", _verdict(manifest), "", *_result(manifest), "", *_how(manifest), ""])
+
+
+def _verdict(manifest: dict) -> str:
+    if manifest["passed"]:
+        return "**Verified.** The float file equals Keras, and this file agrees with it as far as was asked."
+    return "**A check failed.** " + " ".join(manifest["failures"])
+
+
+def _result(manifest: dict) -> list[str]:
+    parity, comparison = manifest["parity"], manifest["comparison"]
+    size, float_size = manifest["bytes"], manifest["float32_bytes"]
+    lines = [
+        "| | float32 | " + manifest["scheme"] + " |",
+        "|---|---|---|",
+        f"| size | {float_size / 1e6:.2f} MB | {size / 1e6:.2f} MB ({float_size / size:.1f}x smaller) |",
+    ]
+    if comparison and comparison["top1"] is not None:
+        for key in ("top1", "top5"):
+            lines.append(
+                f"| {key[:3]}-{key[3]} accuracy | {comparison['reference_' + key]:.1%} | {comparison[key]:.1%} |"
+            )
+    if comparison:
+        snr = "exact" if comparison["snr_db"] is None else f"{comparison['snr_db']:.1f} dB"
+        lines += [
+            f"| same answer as float32 | | {comparison['top1_agreement']:.1%} of {comparison['images']} images |",
+            f"| float32's answer among the first five | | {comparison['top5_agreement']:.1%} |",
+            f"| first place shared by several classes | | {comparison['ties']:.1%} |",
+            f"| signal to noise | | {snr} |",
+        ]
+    lines.append(
+        f"\nKeras against the float32 file, {parity['images']} images: largest difference "
+        f"{parity['relative_difference']:.1g} of the largest output."
+    )
+    if manifest["judged_on_calibration_images"]:
+        lines.append(
+            "\nJudged on the images that were used for calibration, without labels: give `--evaluate` for more."
+        )
+    return lines
+
+
+def _how(manifest: dict) -> list[str]:
+    pre = manifest["preprocessing"]
+    operators = ", ".join(f"{count} {name}" for name, count in manifest["operators"].items())
+    lines = ["## What the app has to feed and read", ""]
+    for kind in ("inputs", "outputs"):
+        for tensor in manifest[kind]:
+            line = f"- {kind[:-1]} `{tensor['name']}`: {tensor['dtype']} {tensor['shape']}"
+            if tensor["scale"]:
+                line += f", real value = {tensor['scale']:.8g} x (q - {tensor['zero_point']})"
+            lines.append(line)
+    lines += [
+        f"- pixels: centre crop {pre['size'] / pre['resize']:.3f}, resize to {pre['size']}x{pre['size']} "
+        f"({pre['resampling']}), then (pixel - {pre['mean']}) / {pre['std']} on 0-255 RGB",
+        "",
+        "## How it was made",
+        "",
+        f"- model: {', '.join(f'{key} {value}' for key, value in manifest['model'].items())}",
+        f"- ops: {operators}",
+        f"- versions: {', '.join(f'{name} {version}' for name, version in manifest['versions'].items())}",
+    ]
+    if calibration := manifest["calibration"]:
+        lines.append(
+            f"- calibration: {calibration['samples']} images, values {calibration['low']:.3f} to "
+            f"{calibration['high']:.3f}, mean {calibration['mean']:.3f}"
+        )
+        lines += [f"- warning: {text}" for text in calibration["warnings"]]
+    return lines

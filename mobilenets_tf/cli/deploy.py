@@ -1,0 +1,124 @@
+"""mobilenets-tf deploy"""
+
+from pathlib import Path
+
+from mobilenets_tf import images
+from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, model_source
+from mobilenets_tf.errors import RequestError
+
+HELP = "Build, convert, quantise and verify a model; write the .tflite file, labels, manifest and report."
+EXAMPLE = (
+    "mobilenets-tf deploy efficientnet_lite0 --weights imagenet --scheme int8 \\\n"
+    "    --calibration photos/ --evaluate labels.csv --out build/"
+)
+
+
+def add_arguments(parser):
+    add_model(parser)
+    add_scheme(parser)
+    parser.add_argument(
+        "--evaluate", metavar="CSV_OR_DIR",
+        help="labelled images to judge with: a CSV with file and class_index, or a sub-folder a class",
+    )  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--classify", metavar="PHOTO", help="run the new file on a photograph ('demo' for a cat)")
+    parser.add_argument(
+        "--min-agreement", type=float, default=0.5, metavar="SHARE",
+        help="fail (exit 1) if the file gives the float model's answer on fewer images than this (default 0.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files in --out that are not from this command"
+    )
+    add_quiet(parser)
+
+
+def add_scheme(parser):
+    """The options of quantisation."""
+    parser.add_argument(
+        "--scheme", default="int8", help="float32, float16, dynamic, int8 (default), int8_float_io or int16x8"
+    )
+    parser.add_argument(
+        "--calibration", metavar="CSV_OR_DIR",
+        help="100 to 500 images of the kind the app will meet; 'demo' takes scikit-image's few for a first try",
+    )  # fmt: skip
+    parser.add_argument("--calibration-count", type=int, metavar="N", help="use N of them, chosen with --seed")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(chosen):
+    from mobilenets_tf.export.deploy import DeployRequest, deploy
+
+    if chosen.calibration_count is not None and chosen.calibration_count < 1:
+        raise RequestError(f"--calibration-count {chosen.calibration_count}: expected at least 1.")
+    photo = _photo(chosen.classify)
+    request = DeployRequest(
+        source=model_source(chosen),
+        out=chosen.out,
+        scheme=chosen.scheme,
+        calibration=chosen.calibration,
+        calibration_count=chosen.calibration_count,
+        evaluate=chosen.evaluate,
+        seed=chosen.seed,
+        min_agreement=chosen.min_agreement,
+        overwrite=chosen.overwrite,
+    )
+    with display(chosen) as report:
+        result = deploy(request, report)
+    _print(result, chosen)
+    if photo:
+        _classify(result, photo)
+    return 0 if result.passed else 1
+
+
+def _photo(classify):
+    """The photograph to classify, decoded before the long work so that a bad path costs nothing."""
+    if classify is None:
+        return None
+    path = classify
+    if classify == "demo":
+        path = next(path for path in images.demo_photos().paths if path.stem == "chelsea")
+    return Path(path), images.decode(path)
+
+
+def _print(result, chosen):
+    manifest, file = result.manifest, result.model_file
+    emit(f"{file}  {manifest['bytes'] / 1e6:.2f} MB ({manifest['float32_bytes'] / manifest['bytes']:.1f}x smaller than "
+         f"float32), {result.seconds:.0f} s")  # fmt: skip
+    parity = result.parity
+    differs = f"differs by {parity.relative_difference:.1g} of the largest output"
+    emit(f"  float32 against Keras, {parity.images} images: {differs}")
+    if result.comparison:
+        judged = "the calibration images" if manifest["judged_on_calibration_images"] else "the images of --evaluate"
+        emit(f"  {manifest['scheme']} against float32, on {judged}:")
+        for line in result.comparison.lines():
+            emit(f"    {line}")
+    for failure in result.failures:
+        emit(f"  FAILED: {failure}")
+    emit(f"Report: {result.folder / 'report.md'}")
+    emit("Next:")
+    model = f"--model {chosen.model}" + (f" --weights {chosen.weights}" if chosen.weights else "")
+    images_option = f"--images {chosen.evaluate or 'PHOTOS/'}"
+    emit(f"  mobilenets-tf verify {file} {model} {images_option}")
+    emit(f"  mobilenets-tf evaluate {file} --images {chosen.evaluate or 'labels.csv'}")
+    emit(f"  adb push {file} /data/local/tmp/")
+
+
+def _classify(result, photo):
+    from mobilenets_tf.worker import Worker
+
+    path, image = photo
+    with Worker(preload="") as worker:
+        scores = worker.call(_scores, str(result.model_file), result.manifest["preprocessing"], image)
+    labels_file = result.folder / "labels.txt"
+    labels = labels_file.read_text(encoding="utf-8").splitlines() if labels_file.is_file() else None
+    emit(f"{path.name}:")
+    for index in scores.argsort()[::-1][:3]:
+        emit(f"  {scores[index]:.1%}  {labels[index] if labels else f'class {index}'}")
+
+
+def _scores(file: str, preprocessing: dict, image):
+    """Runs in the worker."""
+    from mobilenets_tf.preprocessing import Preprocessing
+    from mobilenets_tf.runtime import Runner
+
+    return Runner(file)(Preprocessing(**preprocessing)(image))[0][0]

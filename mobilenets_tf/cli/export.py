@@ -1,0 +1,56 @@
+"""mobilenets-tf export"""
+
+from pathlib import Path
+
+from mobilenets_tf import images
+from mobilenets_tf.cli.deploy import add_scheme
+from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, model_source
+from mobilenets_tf.modelsource import ModelSource
+
+HELP = "Convert a model to one .tflite file and its manifest, without judging it (see deploy for that)."
+EXAMPLE = "mobilenets-tf export my_model.keras --mean 127.5 --std 127.5 --scheme float16 --out my_model.tflite"
+
+
+def add_arguments(parser):
+    add_model(parser)
+    add_scheme(parser)
+    parser.add_argument("--out", required=True, metavar="FILE", help="the .tflite file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not an earlier export")
+    add_quiet(parser)
+
+
+def run(chosen):
+    from mobilenets_tf import files
+    from mobilenets_tf.errors import RequestError
+    from mobilenets_tf.quantize import schemes
+    from mobilenets_tf.worker import Worker
+
+    scheme = schemes.get(chosen.scheme)
+    source = model_source(chosen)
+    source.check()
+    out = Path(chosen.out)
+    if out.suffix != ".tflite":
+        raise RequestError(f"--out {out}: expected a file that ends in .tflite.")
+    files.check_folder(out.parent)
+    files.check_replaceable(out.parent, out.name + ".json", [out.name], chosen.overwrite)
+    found = None
+    if chosen.calibration is not None:
+        found = images.demo_photos() if chosen.calibration == "demo" else images.find_images(chosen.calibration)
+        found = found.sample(chosen.calibration_count, chosen.seed)
+        images.check(found)
+    elif scheme.calibrated:
+        raise RequestError(f"The scheme {scheme.name!r} needs --calibration images.")
+    with Worker() as worker, display(chosen) as report:
+        manifest = worker.call(_export, source, scheme.name, found, str(out), chosen.overwrite, report=report)
+    emit(f"{out}  {manifest['bytes'] / 1e6:.2f} MB")
+    emit(f"Next:\n  mobilenets-tf verify {out} --model {chosen.model} --images PHOTOS/")
+
+
+def _export(source: ModelSource, scheme: str, found, out: str, overwrite: bool, report):
+    """Runs in the worker."""
+    from mobilenets_tf.export.tflite import to_tflite
+    from mobilenets_tf.quantize.calibration import Calibration
+
+    model = source.build()
+    calibration = Calibration.from_images(found, source.preprocessing(model)) if found else None
+    return to_tflite(model, scheme, calibration, out, overwrite=overwrite, report=report).manifest

@@ -1,0 +1,29 @@
+"""mobilenets-tf list"""
+
+from mobilenets_tf import registry
+from mobilenets_tf.cli.options import add_json, emit
+from mobilenets_tf.errors import unknown
+from mobilenets_tf.files import to_json
+from mobilenets_tf.weights import catalog
+
+HELP = "Show the registered networks and the weight sets there are for them."
+EXAMPLE = "mobilenets-tf list 'efficientnet*'"
+
+
+def add_arguments(parser):
+    parser.add_argument("pattern", nargs="?", default="*", help="a name with wildcards")
+    add_json(parser)
+
+
+def run(chosen):
+    names = registry.list_models(chosen.pattern)
+    if not names:
+        raise unknown("model", chosen.pattern, registry.list_models())
+    if chosen.json:
+        emit(to_json(names))
+        return
+    for name in names:
+        network = registry.get(name)
+        sets = {record.tag: catalog.locate(record) is not None for record in catalog.weight_sets(name)}
+        tags = ", ".join(tag + ("" if here else " (not on this machine)") for tag, here in sets.items())
+        emit(f"{name:<20} {network.resolution}x{network.resolution}  weights: {tags}")

@@ -1,0 +1,65 @@
+"""Options that several verbs share, and what they share in printing."""
+
+import sys
+from contextlib import nullcontext
+from dataclasses import fields
+
+from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.progress import Display, silent
+
+
+def add_model(parser, flag: str | None = None) -> None:
+    """The options of a ``ModelSource``; the model itself as ``flag``, or as the first argument."""
+    text = "a registered name (see: mobilenets-tf list), or a .keras or full-model .h5 file"
+    if flag:
+        parser.add_argument(flag, dest="model", required=True, help=text)
+    else:
+        parser.add_argument("model", help=text)
+    parser.add_argument("--weights", help="a tag such as imagenet, or a weight file; left out, random")
+    add_size(parser)
+    parser.add_argument("--classes", type=int, help="outputs of the classifier; left out, 1000")
+    add_input(parser)
+    parser.add_argument("--labels", metavar="FILE", help="class names, one a line, for a model that does not say")
+
+
+def add_input(parser) -> None:
+    """How pixels become the input, where neither the model nor a manifest says."""
+    parser.add_argument("--mean", type=float, nargs="+", help="of the input in pixel values 0-255, one or three")
+    parser.add_argument("--std", type=float, nargs="+", help="likewise; the input is (pixel - mean) / std")
+
+
+def add_size(parser) -> None:
+    """Width multiplier and input size."""
+    parser.add_argument("--alpha", type=float, help="width multiplier, for networks that have one")
+    parser.add_argument("--resolution", type=int, help="height and width of the input in pixels")
+
+
+def model_source(chosen) -> ModelSource:
+    """The ``ModelSource`` that the options describe."""
+    values = {field.name: getattr(chosen, field.name) for field in fields(ModelSource)}
+    for name in ("mean", "std"):
+        values[name] = values[name] and tuple(values[name])
+    return ModelSource(**values)
+
+
+def add_quiet(parser) -> None:
+    """--quiet."""
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def display(chosen):
+    """Progress on standard error, unless --quiet."""
+    return nullcontext(silent) if chosen.quiet else Display()
+
+
+def add_json(parser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output and nothing else")
+
+
+def emit(text: str) -> None:
+    """Print to standard output; a reader that went away (a pager, head) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = None

@@ -1,0 +1,160 @@
+"""The model that a command was asked to work on: a registered network or a file of the user's, and its input."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mobilenets_tf import registry
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.preprocessing import Preprocessing
+from mobilenets_tf.weights import catalog
+
+_FILES = (".keras", ".h5")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Plain data, so that it can be handed to a child process.
+
+    model: a registry name, or the path of a ``.keras`` or full-model ``.h5`` file.
+    weights, alpha, resolution, classes: for a registered network, as in ``create_model``.
+    mean, std: of the input, in pixel values 0-255, one number or three; for what a file does not say.
+    labels: a text file with one class name a line.
+    """
+
+    model: str
+    weights: str | None = None
+    alpha: float | None = None
+    resolution: int | None = None
+    classes: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    labels: str | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the model is a file rather than a registered network."""
+        return Path(self.model).suffix in _FILES
+
+    @property
+    def name(self) -> str:
+        """What the result's files are called after."""
+        name = Path(self.model).stem if self.is_file else self.model
+        return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
+
+    def check(self) -> None:
+        """Refuse what cannot be, without importing TensorFlow.
+
+        Raises:
+            RequestError: unknown name, a value out of range, a file or weight set that is not here.
+        """
+        if self.is_file:
+            if not Path(self.model).is_file():
+                raise RequestError(f"No such model file: {self.model}")
+            for option in ("weights", "alpha", "resolution", "classes"):
+                if getattr(self, option) is not None:
+                    raise RequestError(f"--{option} is for registered networks; {self.model} has its own.")
+        else:
+            registry.check_size(registry.get(self.model), self.alpha, self.resolution)
+            if self.weights is not None and not Path(self.weights).is_file():
+                if Path(self.weights).suffix:
+                    raise RequestError(f"No such weight file: {self.weights}")
+                catalog.require(self.weight_set())
+        if (self.mean is None) != (self.std is None):
+            raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")
+        if self.mean is not None:
+            Preprocessing(mean=triple(self.mean), std=triple(self.std))
+        if self.labels is not None and not Path(self.labels).is_file():
+            raise RequestError(f"No such labels file: {self.labels}")
+
+    def weight_set(self) -> catalog.WeightSet | None:
+        """The record of the tag in ``weights``; None for a path, a file or random weights.
+
+        Raises:
+            RequestError: no such tag.
+        """
+        if self.is_file or self.weights is None or Path(self.weights).suffix:
+            return None
+        alpha = self.alpha or (1.0 if registry.get(self.model).alphas else None)
+        return catalog.find(self.model, self.weights, alpha)
+
+    def build(self):
+        """The ``keras.Model``."""
+        if self.is_file:
+            from mobilenets_tf.weights.saved_models import load_model
+
+            return load_model(self.model)
+        from mobilenets_tf.factory import create_model
+
+        options = {} if self.classes is None else {"classes": self.classes}
+        return create_model(
+            self.model, alpha=self.alpha, resolution=self.resolution, weights=self.weights, **options
+        )  # fmt: skip
+
+    def preprocessing(self, model) -> Preprocessing:
+        """What the model's input wants, at its own size.
+
+        Raises:
+            RequestError: a file does not say, and neither does the request; or the input is not one square RGB image.
+        """
+        shape = model.inputs[0].shape
+        if len(model.inputs) != 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or shape[1] is None:
+            raise RequestError(
+                f"{self.name} takes {[tuple(tensor.shape) for tensor in model.inputs]}; this command feeds one square "
+                "RGB image of a fixed size. Use mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
+            )
+        sets = [] if self.is_file else catalog.weight_sets(self.model)
+        record = self.weight_set() or (sets[0] if sets else None)
+        if self.mean is None and record is None:
+            raise RequestError(
+                f"{self.model} does not say how its input is normalised. Pass --mean and --std in pixel values: "
+                "--mean 127.5 --std 127.5 for [-1, 1], --mean 0 --std 255 for [0, 1], --mean 0 --std 1 where the model "
+                "rescales by itself."
+            )
+        base = record.preprocessing if record else Preprocessing()
+        if self.mean is not None:
+            base = replace(base, mean=triple(self.mean), std=triple(self.std))
+        return base.at(shape[1])
+
+    def label_names(self, classes: int | None = None) -> list[str]:
+        """One name an output; empty where nothing says what they are.
+
+        Raises:
+            RequestError: their number is not ``classes``.
+        """
+        if self.labels is not None:
+            names = [
+                line.strip() for line in Path(self.labels).read_text(encoding="utf-8").splitlines() if line.strip()
+            ]
+        elif self.is_file or self.classes not in (None, 1000):
+            return []
+        else:
+            record = self.weight_set() or next(iter(catalog.weight_sets(self.model)), None)
+            names = record.labels if record else []
+        if classes is not None and names and len(names) != classes:
+            raise RequestError(
+                f"{self.labels or self.model} gives {len(names)} labels; the model has {classes} outputs."
+            )
+        return names
+
+    def facts(self) -> dict:
+        """For the manifest: what was asked for, and the sha256 of what was read."""
+        record = self.weight_set()
+        path = Path(self.model) if self.is_file else catalog.require(record) if record else self.weights
+        facts = {key: value for key, value in asdict(self).items() if value is not None}
+        if path:
+            facts["weights_sha256"] = catalog.sha256_of(Path(path))
+        if record:
+            facts |= {"weights_source": record.source, "weights_licence": record.licence}
+        return facts
+
+
+def triple(values: tuple[float, ...]) -> tuple[float, float, float]:
+    """One number for all channels, or one each.
+
+    Raises:
+        RequestError: another count.
+    """
+    values = tuple(float(value) for value in values)
+    if len(values) not in (1, 3):
+        raise RequestError(f"Expected one number or three (R, G, B); received {values}.")
+    return values * 3 if len(values) == 1 else values
