@@ -22,6 +22,7 @@ class Graph:
 
     content: a serialised GraphDef. inputs, outputs: node names, in the model's order.
     input_names, output_names: what the file's signature will call them.
+    layers: names of the model's layers, nested ones too, to say which one is at fault.
     """
 
     content: bytes
@@ -29,6 +30,7 @@ class Graph:
     outputs: tuple[str, ...]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    layers: tuple[str, ...]
 
 
 def freeze(model) -> Graph:
@@ -58,6 +60,7 @@ def freeze(model) -> Graph:
         outputs=tuple(tensor.op.name for tensor in frozen.outputs),
         input_names=tuple(tensor.name for tensor in functional.inputs),
         output_names=_unique(functional.output_names),
+        layers=tuple(layer.name for layer in model._flatten_layers(include_self=False)),
     )
 
 
@@ -144,7 +147,7 @@ def _reason(text: str, graph: Graph) -> str:
     places = []
     for name in dict.fromkeys(missing):
         op = name.removeprefix("Flex")
-        layers = sorted({_layer_of(node.name) for node in nodes if node.op == op})
+        layers = sorted({_layer_of(node.name, graph.layers) for node in nodes if node.op == op})
         places.append(f"{op} (in {', '.join(map(repr, layers[:5]))})" if layers else op)
     return (
         f"TFLite has no builtin op for {'; '.join(places)}. A phone would need the Flex runtime, which this exporter "
@@ -152,7 +155,10 @@ def _reason(text: str, graph: Graph) -> str:
     )
 
 
-def _layer_of(node: str) -> str:
-    """Keras scopes a layer's nodes "model_1/layer_1/Op"; the layer is the part before the op."""
-    parts = node.split("/")
-    return re.sub(r"_1$", "", parts[-2] if len(parts) > 1 else parts[0])
+def _layer_of(node: str, layers: tuple[str, ...]) -> str:
+    """Keras scopes a layer's nodes "model_1/layer_1/...": the innermost part that is a layer's name, "_1" taken off."""
+    for part in reversed(node.split("/")):
+        for name in (part, part.rsplit("_", 1)[0]):
+            if name in layers:
+                return name
+    return node

@@ -83,8 +83,7 @@ class Calibration:
         self._seen.clear()
         for sample in track(self._one_by_one(input_shapes), "calibrating", report, self._total):
             arrays = [self._fit(name, sample, shape) for name, shape in input_shapes.items()]
-            for array in arrays:
-                self._look_at(array)
+            self._look_at(arrays)
             yield arrays
         self._conclude()
 
@@ -109,21 +108,24 @@ class Calibration:
             )
         return array.reshape(shape).astype(np.float32, copy=False)
 
-    def _look_at(self, array: np.ndarray) -> None:
+    def _look_at(self, arrays: list[np.ndarray]) -> None:
         found = self.findings
         found.samples += 1
-        low, high = float(array.min()), float(array.max())
+        low, high = min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays)
         if not np.isfinite(low + high):
             raise RequestError(f"Calibration sample {found.samples} has values that are not finite (NaN or infinite).")
         if self.value_range:
             self._check_range(low, high)
         found.low, found.high = min(found.low, low), max(found.high, high)
-        found.mean += (float(array.mean()) - found.mean) / found.samples
-        found.constant += low == high
-        found.noise += low != high and _is_noise(array)
-        digest = hashlib.blake2b(array.tobytes(), digest_size=16).digest()
-        found.duplicates += digest in self._seen
-        self._seen.add(digest)
+        mean = sum(float(array.sum(dtype=np.float64)) for array in arrays) / sum(array.size for array in arrays)
+        found.mean += (mean - found.mean) / found.samples
+        found.constant += all(array.min() == array.max() for array in arrays)
+        found.noise += any(map(_is_noise, arrays))
+        digest = hashlib.blake2b(digest_size=16)
+        for array in arrays:
+            digest.update(array.tobytes())
+        found.duplicates += digest.digest() in self._seen
+        self._seen.add(digest.digest())
 
     def _check_range(self, low: float, high: float) -> None:
         """A hint of which mistake it is helps more than the numbers."""
@@ -140,13 +142,6 @@ class Calibration:
         found = self.findings
         if found.samples == 0:
             raise RequestError("There are no calibration samples.")
-        if self.value_range and found.samples > 1:
-            lowest, highest = self.value_range
-            if found.high - found.low < 0.05 * (highest - lowest):
-                raise RequestError(
-                    f"All calibration values lie between {found.low:.4g} and {found.high:.4g}, where "
-                    f"preprocessing gives {lowest:.4g} to {highest:.4g}: they look normalised twice."
-                )
         for count, what in (
             (found.constant, "constant (one value everywhere)"),
             (found.noise, "noise (neighbouring pixels have nothing in common)"),
@@ -159,6 +154,13 @@ class Calibration:
                 )
             if count:
                 found.warnings.append(f"{count} of {found.samples} calibration samples are {what}.")
+        if self.value_range and found.samples > 1:
+            lowest, highest = self.value_range
+            if found.high - found.low < 0.05 * (highest - lowest):
+                raise RequestError(
+                    f"All calibration values lie between {found.low:.4g} and {found.high:.4g}, where "
+                    f"preprocessing gives {lowest:.4g} to {highest:.4g}: they look normalised twice."
+                )
         if found.samples < RECOMMENDED:
             found.warnings.append(
                 f"Only {found.samples} calibration samples: a real deployment wants {RECOMMENDED} to 500 images of the "

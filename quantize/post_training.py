@@ -1,14 +1,17 @@
 """Post-training quantisation: a float TFLite model and calibration data in, a quantised TFLite model out.
 
-observe the activations -> correct the biases -> choose the ranges -> let the converter's quantiser write the integers.
+equalise the channels -> observe the activations -> correct the biases -> choose the ranges -> let the converter's
+quantiser write the integers.
 The converter quantises; which ranges and weights it quantises is decided here, because that is where the accuracy goes.
 """
+
+import itertools
 
 import numpy as np
 
 from mobilenets_tf import flatbuffer
 from mobilenets_tf.progress import Report, silent
-from mobilenets_tf.quantize import bias_correction, ranges, schemes
+from mobilenets_tf.quantize import bias_correction, equalize, ranges, schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.statistics import Statistics, observe
@@ -39,7 +42,10 @@ def quantize_flatbuffer(
     tree = flatbuffer.read(model)
     graph = tree.subgraphs[0]
     shapes = {graph.tensors[i].name.decode(): tuple(map(int, graph.tensors[i].shape)) for i in graph.inputs}
-    statistics = observe(model, calibration.batches(shapes, report))
+    batches = calibration.batches(shapes, report)
+    first = list(itertools.islice(batches, equalize.SAMPLES))
+    model = equalize.equalize(model, first)
+    statistics = observe(model, itertools.chain(first, batches))
     if calibration.value_range:
         # What pixels can be is known better than what these pixels were.
         for index in map(int, graph.inputs):

@@ -42,10 +42,12 @@ class Statistics:
         """Take in one sample's values, of any shape."""
         rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
         low, high = float(rows.min()), float(rows.max())
+        self.samples += 1
         self.low, self.high = min(self.low, low), max(self.high, high)
+        if not np.isfinite(low + high):
+            return  # observe tells whose fault it is
         # A product with ones is the fastest mean over rows that NumPy has.
         mean = np.ones(len(rows), np.float32) @ rows / len(rows)
-        self.samples += 1
         if self.channel_mean is None:
             self.channel_mean = np.zeros(rows.shape[-1])
         self.channel_mean += (mean - self.channel_mean) / self.samples

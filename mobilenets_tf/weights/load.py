@@ -10,7 +10,6 @@ import numpy as np
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
-from mobilenets_tf.weights.hdf5 import open_hdf5
 
 CLASSIFIER = "classifier"
 # Our variable name -> the source's, by the framework the file comes from.
@@ -57,35 +56,21 @@ def resolve(weights, network: str, *, alpha: float | None = None, convention: Co
         return Source(convention or record.convention, lambda model: _assign(model, checkpoint, spelling))
     if not path.is_file():
         raise RequestError(f"No such weight file: {path}")
-    if path.name.endswith(".weights.h5"):
-        open_hdf5(path, path).close()
-        return Source(convention or TENSORFLOW, lambda model: _load_keras_weights(model, path))
-    if path.suffix == ".keras":
-        saved = saved_models.load_model(path)
-        return Source(convention or _convention_of(saved), lambda model: _copy(model, saved, path))
+    if path.suffix == ".keras" or path.name.endswith(".weights.h5"):
+        saved = saved_models.read_weights(path)
+        return Source(convention or saved.convention, lambda model: _copy(model, saved.tensors, path))
     checkpoint = checkpoints.read(path)
     usual = PYTORCH if checkpoint.framework == "torch" else TENSORFLOW
     return Source(convention or usual, lambda model: _assign(model, checkpoint, None))
 
 
-def _convention_of(saved) -> Convention:
-    """What a saved network of ours was built with, read off its layers."""
-    padded = any(type(layer).__name__ == "ZeroPadding2D" for layer in saved.layers)
-    epsilons = [layer.epsilon for layer in saved.layers if type(layer).__name__ == "BatchNormalization"]
-    return Convention("symmetric" if padded else "same", epsilons[0] if epsilons else TENSORFLOW.batchnorm_epsilon)
+def _copy(model, tensors: dict, path: Path):
+    """From a file of Keras', whose tensors are known by their layer's name and their place in it."""
 
+    def source_name(layer, variable):
+        return f"{layer.name}.{[v is variable for v in layer.weights].index(True)}"
 
-def _load_keras_weights(model, path: Path):
-    try:
-        model.load_weights(path)
-    except Exception as error:  # Keras raises what its reader happens to stumble over
-        raise RequestError(f"{path} does not fit {model.name}: {str(error).strip().splitlines()[0]}") from error
-
-
-def _copy(model, saved, path: Path):
-    """From a model with the same layer names."""
-    tensors = {f"{layer.name}.{v.name}": np.asarray(v) for layer in saved.layers for v in layer.weights}
-    _fill(model, tensors, lambda layer, variable: f"{layer.name}.{variable.name}", lambda layer, value: value, path)
+    _fill(model, tensors, source_name, lambda layer, value: value, path)
 
 
 def _assign(model, checkpoint, spelling):

@@ -7,8 +7,12 @@ in it have had to be mended. So the configuration is read first and only stock l
 import io
 import json
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from mobilenets_tf.conventions import TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.weights.hdf5 import open_hdf5
 
@@ -46,6 +50,50 @@ def load_model(path):
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever Keras makes of a damaged file
         raise RequestError(f"{path} cannot be loaded: {_first_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class SavedWeights:
+    """Of one of this package's networks, out of a file of Keras': "layer.place in it" -> tensor."""
+
+    tensors: dict[str, np.ndarray]
+    convention: Convention
+
+
+def read_weights(path: Path) -> SavedWeights:
+    """The weights of a ``.weights.h5`` or ``.keras`` file, read without building the model in it.
+
+    A ``.weights.h5`` does not say its convention; TensorFlow's is assumed.
+
+    Raises:
+        RequestError: damaged, or not such a file.
+    """
+    if path.suffix != ".keras":
+        return SavedWeights(_tensors(path, path), TENSORFLOW)
+    config = _keras_config(path)
+    try:
+        layers = config["config"]["layers"]
+        padded = any(layer["class_name"] == "ZeroPadding2D" for layer in layers)
+        epsilons = [layer["config"]["epsilon"] for layer in layers if layer["class_name"] == "BatchNormalization"]
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"{path} does not hold a functional model.") from error
+    convention = Convention("symmetric" if padded else "same", float(epsilons[0]) if epsilons else 1e-3)
+    with zipfile.ZipFile(path) as archive:
+        return SavedWeights(_tensors(io.BytesIO(archive.read("model.weights.h5")), path), convention)
+
+
+def _tensors(source, path: Path) -> dict[str, np.ndarray]:
+    """Keras 3 numbers the groups by class and keeps each layer's own name in an attribute."""
+    tensors = {}
+    with open_hdf5(source, path) as file:
+        for group in file.get("layers", {}).values():
+            variables = group.get("vars", {})
+            name = variables.attrs.get("name") if len(variables) else None
+            if name is not None:
+                tensors |= {f"{name}.{place}": np.asarray(value) for place, value in variables.items()}
+    if not tensors:
+        raise RequestError(f"{path} has no layers with weights; expected a file of Keras 3's save_weights or save.")
+    return tensors
 
 
 def _first_line(error: Exception) -> str:

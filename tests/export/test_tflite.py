@@ -1,0 +1,236 @@
+"""The files: builtin ops, static shapes, one signature, the model's own numbers, the same bytes every time."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from mobilenets_tf import RequestError, export, flatbuffer
+from mobilenets_tf.export.convert import ConversionError, convert, freeze
+from mobilenets_tf.export.tflite import convert_model, to_tflite
+from mobilenets_tf.quantize import SCHEMES, Calibration
+from mobilenets_tf.runtime import Runner
+from mobilenets_tf.worker import Worker, WorkerError
+from tests.conftest import photographs
+
+
+def converted(model, scheme, worker, samples=None):
+    scheme = SCHEMES[scheme]
+    return convert_model(model, scheme, Calibration(samples) if scheme.calibrated else None, worker)
+
+
+@pytest.fixture(scope="module")
+def files(small, pictures, worker):
+    """Every scheme's file of the small network."""
+    return {name: converted(small, name, worker, pictures) for name in SCHEMES}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_file_is_lean(files, scheme):
+    tree = flatbuffer.read(files[scheme].content)
+    counts = flatbuffer.operator_counts(tree)
+    extra = {
+        "float16": {"DEQUANTIZE"},
+        "int8_float_io": {"QUANTIZE", "DEQUANTIZE"},
+        "int16x8": {"QUANTIZE", "DEQUANTIZE"},
+    }
+    network = {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED", "SOFTMAX"}
+    assert set(counts) == network | extra.get(scheme, set())
+    # 17 blocks of which 10 have a residual: no ADD, and no MUL at all, is left of a BatchNorm
+    assert (counts["CONV_2D"], counts["DEPTHWISE_CONV_2D"], counts["ADD"]) == (35, 17, 10)
+    for tensor in tree.subgraphs[0].tensors:
+        assert tensor.shapeSignature is None or -1 not in list(tensor.shapeSignature)
+    (signature,) = tree.signatureDefs
+    assert signature.signatureKey == b"serving_default"
+    assert [entry.name for entry in signature.inputs] == [b"image"]
+    assert [entry.name for entry in signature.outputs] == [b"predictions"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_types_at_both_ends_and_inside(files, scheme):
+    runner = Runner(files[scheme].content)
+    ends = {np.dtype(details["dtype"]).name for details in [*runner.inputs, *runner.outputs]}
+    assert ends == {SCHEMES[scheme].io}
+    tree = flatbuffer.read(files[scheme].content)
+    graph = tree.subgraphs[0]
+    activations = {flatbuffer.TYPES[graph.tensors[o].type] for op in graph.operators for o in op.outputs}
+    if scheme == "int8":
+        assert activations == {"INT8"}
+    if scheme == "int16x8":
+        assert activations == {"INT16", "FLOAT32"}
+
+
+# Smallest signal to noise in dB on the pictures, by a wide margin below what was measured (92, 51, 27, 24, 24, 28).
+@pytest.mark.parametrize(
+    ("scheme", "decibels"),
+    [("float32", 80), ("float16", 40), ("dynamic", 18), ("int8", 15), ("int8_float_io", 15), ("int16x8", 20)],
+)
+def test_the_file_does_what_the_model_does(files, small, pictures, scheme, decibels):
+    comparison = export.verify(files[scheme].content, small, photographs(40, seed=1))
+    assert comparison.images == 40
+    assert comparison.snr_db > decibels
+    if scheme == "float32":
+        assert comparison.relative_difference < 1e-4 and comparison.top1_agreement == 1
+
+
+def test_bias_correction_pays(small, pictures, worker, monkeypatch):
+    """Without it the same file is noisier: 2 dB and more on this network."""
+    from mobilenets_tf.quantize import bias_correction
+
+    def decibels():
+        content = converted(small, "int16x8", worker, pictures).content
+        return export.verify(content, small, photographs(40, seed=1)).snr_db
+
+    corrected = decibels()
+    monkeypatch.setattr(bias_correction, "correct_biases", lambda model, statistics: model)
+    assert corrected > decibels() + 1
+
+
+def test_same_inputs_same_bytes(files, small, pictures):
+    with Worker() as other:
+        assert converted(small, "int8", other, pictures).content == files["int8"].content
+
+
+def nested_model():
+    """What users have: models in models, rescaling, resizing, concatenation, two inputs and two outputs."""
+    backbone = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Rescaling(1 / 127.5, offset=-1),
+            layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+        ],
+        name="backbone",
+    )
+    photo, mask = keras.Input((32, 32, 3), name="photo"), keras.Input((16, 16, 1), name="mask")
+    x = layers.Multiply()([backbone(photo), mask])
+    up = layers.UpSampling2D(interpolation="bilinear")(x)
+    head = layers.Dense(3, activation="softmax", name="kind")(layers.Flatten()(layers.MaxPooling2D(4)(x)))
+    masks = layers.Conv2D(1, 1, activation="sigmoid", name="where")(layers.Concatenate()([up, photo]))
+    return keras.Model([photo, mask], [head, masks])
+
+
+@pytest.mark.parametrize("scheme", ["float32", "int8_float_io"])
+def test_a_users_nested_model(worker, scheme):
+    model = nested_model()
+    pictures = (photographs(100, size=32) + 1) * 127.5
+    samples = [{"photo": picture, "mask": np.full((16, 16, 1), 0.5 + i / 200)} for i, picture in enumerate(pictures)]
+    runner = Runner(converted(model, scheme, worker, samples).content)
+    assert [details["name"] for details in runner.inputs] == ["photo", "mask"]
+    assert [details["name"] for details in runner.outputs] == ["kind", "where"]
+    photo, mask = pictures[3], samples[3]["mask"].astype(np.float32)
+    for actual, expected in zip(runner(photo, mask), model([photo[None], mask[None]]), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-5 if scheme == "float32" else 0.1)
+
+
+def test_sequential_model_with_a_constant_output(worker):
+    model = keras.Sequential([keras.Input((16, 16, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
+    model.layers[-1].set_weights([np.zeros((784, 2)), np.array([1.0, -1.0])])
+    runner = Runner(converted(model, "int8", worker, photographs(100, size=16)).content)
+    np.testing.assert_allclose(runner(photographs(1, size=16)[0])[0], [[1, -1]], atol=0.02)
+
+
+def test_an_activation_that_is_not_finite_is_named(worker):
+    inputs = keras.Input((16, 16, 3), name="image")
+    model = keras.Model(inputs, layers.Conv2D(1, 1)(keras.ops.log(inputs)))
+    with pytest.raises(RequestError, match="NaN or infinite on calibration sample 1"):
+        converted(model, "int8", worker, photographs(100, size=16))
+
+
+def test_an_op_that_tflite_lacks_is_refused_with_its_layer(worker):
+    class Oddity(layers.Layer):
+        def call(self, x):
+            import tensorflow as tf
+
+            return tf.math.erfinv(tf.math.betainc(x, x, x))
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Oddity(name="my_oddity")(layers.Dense(3)(inputs)))
+    with pytest.raises(ConversionError, match=r"Betainc \(in 'my_oddity'\); Erfinv \(in 'my_oddity'\)"):
+        convert(freeze(model), SCHEMES["float32"], worker)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (lambda: keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(1, 1)]), "every side fixed"),
+        (lambda: keras.Sequential([layers.Dense(1)]), "no input shape"),
+        (lambda: "efficientnet_lite0", "received builtins.str"),
+    ],
+)
+def test_models_that_cannot_become_a_file(tmp_path, model, told):
+    with pytest.raises(RequestError, match=told):
+        to_tflite(model(), "float32", path=tmp_path / "x.tflite")
+
+
+def test_wrong_requests_write_nothing(small, tmp_path):
+    path = tmp_path / "x.tflite"
+    with pytest.raises(RequestError, match="Did you mean 'int8'"):
+        to_tflite(small, "int88", path=path)
+    with pytest.raises(RequestError, match="needs calibration images"):
+        to_tflite(small, "int8", path=path)
+    with pytest.raises(RequestError, match="is a file"):
+        (tmp_path / "taken").write_text("mine")
+        to_tflite(small, "float32", path=tmp_path / "taken" / "x.tflite")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_to_tflite_writes_file_and_manifest_and_spares_what_is_not_its_own(small, tmp_path):
+    path = tmp_path / "x.tflite"
+    path.write_bytes(b"mine")
+    with pytest.raises(RequestError, match="overwrite"):
+        to_tflite(small, "float16", path=path)
+    assert path.read_bytes() == b"mine"
+    path.unlink()
+    result = to_tflite(small, "float16", path=path)
+    manifest = json.loads((tmp_path / "x.tflite.json").read_text())
+    assert manifest == result.manifest and manifest["bytes"] == path.stat().st_size
+    again = to_tflite(small, "float16", path=path)  # its own earlier result may be replaced
+    assert again.manifest["sha256"] == manifest["sha256"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.tflite", "x.tflite.json"]
+
+
+def abort(words):
+    import os
+
+    os.write(2, f"LLVM ERROR: {words}\n".encode())
+    os.abort()
+
+
+def test_an_abort_in_native_code_becomes_an_exception():
+    with Worker(preload="") as worker, pytest.raises(WorkerError, match="SIGABRT.*LLVM ERROR: the last words"):
+        worker.call(abort, "the last words")
+
+
+def warn_and_print(value):
+    print("native code prints")
+    warnings.warn("take care", stacklevel=1)
+    return value
+
+
+def test_the_child_passes_on_results_warnings_and_errors():
+    with Worker(preload="") as worker:
+        with pytest.warns(UserWarning, match="take care"):
+            assert worker.call(warn_and_print, 3) == 3
+        with pytest.raises(RequestError, match="Unknown scheme"):
+            from mobilenets_tf.quantize import schemes
+
+            worker.call(schemes.get, "none")
+
+
+def test_exporting_from_a_script_without_a_main_guard(tmp_path, small):
+    """A child made by multiprocessing would run the script again; ours does not."""
+    small.save(tmp_path / "model.keras")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import keras\nfrom mobilenets_tf import export\nprint('once')\n"
+        "print(export.to_tflite(keras.models.load_model('model.keras'), 'float32').path)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["once", "mobilenet_v2_float32.tflite"], done.stderr

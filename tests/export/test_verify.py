@@ -1,0 +1,45 @@
+"""The measures of agreement, against outputs whose measures are known; and files that cannot be run."""
+
+import numpy as np
+import pytest
+
+from mobilenets_tf import RequestError, export
+from mobilenets_tf.runtime import Runner
+
+
+def test_compare_counts():
+    reference = np.eye(4, 8)[[0, 1, 2, 3]] + np.linspace(0, 0.07, 8)
+    candidate = reference.copy()
+    candidate[0, 5] = 2  # another answer, the right one still second
+    candidate[1, [1, 3]] = 1  # a tie, won by the lower index
+    found = export.compare(reference, candidate, labels=[0, 1, 2, 7])
+    assert (found.images, found.top1_agreement, found.top5_agreement, found.ties) == (4, 0.75, 1.0, 0.25)
+    assert (found.reference_top1, found.top1) == (0.75, 0.5)
+    assert found.reference_top5 == 1.0
+    difference = candidate - reference
+    assert found.largest_difference == pytest.approx(np.abs(difference).max())
+    assert found.snr_db == pytest.approx(10 * np.log10((reference**2).sum() / (difference**2).sum()))
+    assert "-25.0 points" in found.lines()[-1]
+
+
+def test_equal_outputs():
+    outputs = np.random.default_rng(0).normal(size=(3, 10))
+    found = export.compare(outputs, outputs)
+    assert found.largest_difference == 0 and found.snr_db == np.inf and found.as_dict()["snr_db"] is None
+    assert found.top1 is None and len(found.lines()) == 3
+
+
+def test_what_cannot_be_compared():
+    with pytest.raises(RequestError, match="no images"):
+        export.compare(np.zeros((0, 3)), np.zeros((0, 3)))
+    with pytest.raises(RequestError, match=r"\(3,\).*\(4,\)"):
+        export.compare(np.zeros((2, 3)), np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all", b"\x1c\x00\x00\x00TFL3" + b"\xff" * 64])
+def test_files_that_are_no_models(tmp_path, content):
+    (tmp_path / "x.tflite").write_bytes(content)
+    with pytest.raises(RequestError, match=r"x\.tflite cannot be run"):
+        Runner(tmp_path / "x.tflite")
+    with pytest.raises(RequestError, match="No such TFLite file"):
+        Runner(tmp_path / "y.tflite")

