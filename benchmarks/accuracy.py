@@ -1,0 +1,84 @@
+"""Accuracy of the networks with real weights, in float and after deploy to int8, on labelled images.
+
+    python benchmarks/accuracy.py --images ../shared/imagenet-samples/labels.csv [--check] [--seeds 0 1 2]
+
+Float top-1 is of all images; for int8, 128 of them (chosen with each seed) calibrate and the rest judge. ``--check``
+fails if a figure is under its gate: what a straightforward port of the weights reaches, less half a point, for float;
+for int8 the agreement with float and the points of top-1 lost, with the first seed.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from mobilenets_tf.export import DeployRequest, deploy
+from mobilenets_tf.modelsource import ModelSource
+
+# network: (least float top-1 on the 500 images, least int8 agreement, most points of top-1 lost; None: no gate)
+GATES = {
+    "efficientnet_lite0": (0.885, 0.98, 0.5),
+    "efficientnet_lite1": (0.870, 0.98, 0.5),
+    "efficientnet_lite2": (0.897, None, None),
+    "mobilenet_v2": (0.825, 0.91, None),
+}
+CALIBRATION = 128
+
+
+def float_top1(name: str, images: str) -> float:
+    """Through the command line, as a user would."""
+    command = [sys.executable, "-c", "import sys; from mobilenets_tf.cli import main; sys.exit(main())"]
+    command += ["evaluate", name, "--weights", "imagenet", "--images", images, "--json", "--quiet"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["top1"]
+
+
+def int8(name: str, images: str, seed: int):
+    """The comparison that deploy reports."""
+    source = ModelSource(name, weights="imagenet")
+    with tempfile.TemporaryDirectory() as folder:
+        request = DeployRequest(
+            source, folder, calibration=images, calibration_count=CALIBRATION, evaluate=images, seed=seed
+        )
+        return deploy(request).comparison
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, help="a labelled folder or CSV")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--models", nargs="+", default=list(GATES), choices=list(GATES))
+    parser.add_argument("--check", action="store_true", help="exit 1 if a gate is missed")
+    chosen = parser.parse_args()
+    missed = []
+    for name in chosen.models:
+        least, agreement, most_lost = GATES[name]
+        top1 = float_top1(name, chosen.images)
+        print(f"{name:<19} float32 top-1 {top1:.1%}", flush=True)
+        if top1 < least:
+            missed.append(f"{name}: float top-1 {top1:.1%}, the gate is {least:.1%}")
+        lost, agreed = [], []
+        for seed in chosen.seeds:
+            found = int8(name, chosen.images, seed)
+            lost.append(100 * (found.reference_top1 - found.top1))
+            agreed.append(found.top1_agreement)
+            print(
+                f"{'':<19} int8, seed {seed}: same answer {found.top1_agreement:.1%} of {found.images}, top-1 "
+                f"{found.reference_top1:.1%} -> {found.top1:.1%}, ties {found.ties:.1%}, {found.snr_db:.1f} dB",
+                flush=True,
+            )
+        if len(chosen.seeds) > 1:
+            means = f"same answer {statistics.mean(agreed):.1%}, lost {statistics.mean(lost):.2f} points"
+            print(f"{'':<19} int8, mean of {len(lost)} seeds: {means}")
+        if agreement and agreed[0] < agreement:
+            missed.append(f"{name}: int8 agreement {agreed[0]:.1%}, the gate is {agreement:.1%}")
+        if most_lost is not None and lost[0] > most_lost:
+            missed.append(f"{name}: int8 loses {lost[0]:.2f} points of top-1, the gate is {most_lost}")
+    for line in missed:
+        print(f"MISSED {line}")
+    return 1 if missed and chosen.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""The commands as a user types them: in a process of their own, right and wrong."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import pytest
+
+COMMAND = [sys.executable, "-c", "import sys; from mobilenets_tf.cli import main; sys.exit(main())"]
+
+
+def run(*arguments, cwd=None, **environment):
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {key: str(value) for key, value in environment.items()},
+    )
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory, small):
+    path = tmp_path_factory.mktemp("model") / "mine.keras"
+    small.save(path)
+    return path
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["deploy", "--help"], ["list"], ["--version"]])
+def test_light_commands_do_not_import_tensorflow(arguments):
+    script = f"""
+import sys
+from mobilenets_tf.cli import main
+try:
+    status = main({arguments!r})
+except SystemExit as exit:
+    status = exit.code
+heavy = sorted({{"tensorflow", "keras", "numpy.random"}} & set(sys.modules))
+print(status or 0, heavy, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    status, heavy = done.stderr.strip().split(" ", 1)
+    assert status == "0"
+    assert "tensorflow" not in heavy and "keras" not in heavy
+    assert done.stdout
+
+
+def test_help_begins_with_an_example():
+    assert run("--help").stdout.startswith("mobilenets-tf deploy efficientnet_lite0 --weights imagenet")
+    for verb in ("list", "info", "deploy", "export", "verify", "evaluate", "doctor"):
+        assert run(verb, "--help").stdout.startswith(f"mobilenets-tf {verb}")
+
+
+def test_list_and_info_print_one_json_document():
+    names = json.loads(run("list", "efficientnet*", "--json").stdout)
+    assert names == [f"efficientnet_lite{size}" for size in range(5)]
+    info = json.loads(run("info", "mobilenet_v1", "--alpha", 0.5, "--resolution", 160, "--json").stdout)
+    assert (info["params_trainable"], info["params_total"], info["macs"]) == (1331592, 1342536, 76524800)
+    assert "76,524,800" in run("info", "mobilenet_v1", "--alpha", 0.5, "--resolution", 160).stdout
+
+
+def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
+    options = ["--mean", 127.5, "--std", 127.5, "--labels", tmp_path / "names.txt"]
+    out = tmp_path / "out"
+    arguments = [model_file, *options, "--calibration", image_folder, "--calibration-count", 8, "--out", out]
+    arguments += ["--evaluate", image_folder, "--min-agreement", 0]
+    done = run("deploy", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in out.iterdir()) == [
+        "labels.txt", "manifest.json", "mine_int8.tflite", "report.md",
+    ]  # fmt: skip
+    assert "Only 8 calibration samples" in done.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["passed"] and manifest["scheme"] == "int8"
+    assert manifest["comparison"]["images"] == 2  # ten, less the eight that calibrated
+    assert manifest["parity"]["relative_difference"] < 1e-4
+    assert len(manifest["calibration"]["files"]) == 8
+    file = out / "mine_int8.tflite"
+    assert manifest["bytes"] == file.stat().st_size
+    assert str(file) in done.stdout and "mobilenets-tf verify" in done.stdout
+    assert "| same answer as float32 |" in (out / "report.md").read_text()
+
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert run("deploy", *arguments, "--quiet").returncode == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    verified = run(
+        "verify", file, "--model", model_file, *options, "--images", image_folder, "--json", "--min-agreement", 0
+    )
+    assert verified.returncode == 0, verified.stderr
+    assert json.loads(verified.stdout)["images"] == 10
+    evaluated = run("evaluate", file, "--images", image_folder, "--json")
+    assert json.loads(evaluated.stdout)["images"] == 10
+    keras_evaluated = run("evaluate", model_file, *options, "--images", image_folder, "--json")
+    assert 0 <= json.loads(keras_evaluated.stdout)["top5"] <= 1
+
+
+def test_a_failed_check_exits_with_1(model_file, image_folder, tmp_path):
+    options = ["--mean", 127.5, "--std", 127.5]
+    arguments = ["--calibration", image_folder, "--out", tmp_path / "out", "--min-agreement", 1.01]
+    done = run("deploy", model_file, *options, *arguments)
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout
+    assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["passed"]
+
+
+def test_export_writes_one_file_and_its_manifest(model_file, tmp_path):
+    done = run("export", model_file, "--scheme", "float16", "--out", tmp_path / "mine.tflite")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.tflite", "mine.tflite.json"]
+
+
+def test_doctor():
+    done = run("doctor")
+    assert done.returncode == 0 and "All good." in done.stdout and "tensorflow" in done.stdout
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def lambda_model():
+    return keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Lambda(lambda x: x)])
+
+
+@pytest.fixture
+def bad_files(tmp_path, image_folder, model_file):
+    """One of each kind of wrong input, in the working directory of the commands."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + b"\xff" * 99)
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
+    lambda_model().save(tmp_path / "lambda.keras")
+    (tmp_path / "taken").write_text("mine")
+    good = (image_folder / "a" / "0.png").read_bytes()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "good.png").write_bytes(good)
+    (tmp_path / "broken" / "cut.png").write_bytes(good[: len(good) // 2])
+    (tmp_path / "table.csv").write_text("file,class_index\nnowhere.png,0\n")
+    (tmp_path / "other.csv").write_text("path,label\nx.png,0\n")
+    (tmp_path / "mine.keras").write_bytes(model_file.read_bytes())
+    return tmp_path
+
+
+MINE = ["deploy", "mine.keras", "--mean", "127.5", "--std", "127.5"]
+PHOTOS = ["--calibration", "photos"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["deploy", "efficientnet_lit0", *PHOTOS], "Did you mean 'efficientnet_lite0'"),
+        (["deploy", "mobilenet_v2", *PHOTOS, "--scheme", "int9"], "Did you mean 'int8'"),
+        (["deploy", "mobilenet_v2", *PHOTOS, "--alpha", "9"], "alpha=9.0 is out of range"),
+        (["deploy", "mobilenet_v2", *PHOTOS, "--resolution", "7"], "resolution=7 is out of range"),
+        (["deploy", "mobilenet_v2", *PHOTOS, "--weights", "imagenett"], "Did you mean 'imagenet'"),
+        (["deploy", "mobilenet_v2", *PHOTOS, "--weights", "absent.pth"], "No such weight file: absent.pth"),
+        (["deploy", "mobilenet_v2", *PHOTOS, "--weights", "evil.pth"], "system, which is not needed"),
+        (["deploy", "absent.keras", *PHOTOS], "No such model file"),
+        (["deploy", "mine.keras", *PHOTOS], "Pass --mean and --std"),
+        (["deploy", "lambda.keras", *PHOTOS, "--mean", "0", "--std", "1"], "Lambda layer"),
+        ([*MINE], "needs --calibration"),
+        ([*MINE, "--calibration", "empty"], "empty has no images"),
+        ([*MINE, "--calibration", "absent"], "No such folder or CSV"),
+        ([*MINE, "--calibration", "broken"], "cut.png is not a readable image"),
+        ([*MINE, "--calibration", "table.csv"], "line 2: no such image"),
+        ([*MINE, "--calibration", "other.csv"], "expected file and class_index"),
+        ([*MINE, *PHOTOS, "--calibration-count", "0"], "--calibration-count 0"),
+        ([*MINE, *PHOTOS, "--evaluate", "broken"], "has no labels"),
+        ([*MINE, *PHOTOS, "--alpha", "0.5"], "--alpha is for registered networks"),
+        ([*MINE, *PHOTOS, "--labels", "taken"], "gives 1 labels; the model has 10"),
+        (
+            ["verify", "bad.tflite", "--model", "mine.keras", "--mean", "0", "--std", "1", "--images", "photos"],
+            "bad.tflite",
+        ),
+        (["verify", "absent.tflite", "--model", "mine.keras", "--images", "photos"], "No such TFLite file"),
+        (["evaluate", "bad.tflite", "--mean", "0", "--std", "1", "--images", "photos"], "bad.tflite cannot be run"),
+        (["info", "mobilenet_v9"], "Did you mean 'mobilenet_v"),
+        (["list", "resnet*"], "Unknown model 'resnet*'"),
+    ],
+)
+def test_wrong_requests(bad_files, arguments, told):
+    out = ["--out", "out"] if arguments[0] == "deploy" else []
+    done = run(*arguments, *out, cwd=bad_files)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (bad_files / "out").exists() and not (bad_files / "ran").exists()
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/deeper", "/proc/self/out"])
+def test_output_paths_that_cannot_be_written(bad_files, out):
+    done = run(*MINE, *PHOTOS, "--out", out, cwd=bad_files)
+    assert done.returncode == 2 and "Cannot write" in done.stderr, done.stderr
+    assert (bad_files / "taken").read_text() == "mine"
+
+
+def test_files_of_the_users_are_not_replaced(bad_files):
+    (bad_files / "out").mkdir()
+    (bad_files / "out" / "labels.txt").write_text("mine")
+    done = run(*MINE, *PHOTOS, "--out", "out", cwd=bad_files)
+    assert done.returncode == 2 and "--overwrite" in done.stderr
+    assert [path.name for path in (bad_files / "out").iterdir()] == ["labels.txt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("moment", ["building", "converting", "calibrating"])
+def test_ctrl_c_leaves_nothing_behind(bad_files, moment):
+    temporary = bad_files / "tmp"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [*COMMAND, *MINE, *PHOTOS, "--out", "out"],
+        cwd=bad_files,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        start_new_session=True,
+    )
+    for line in process.stderr:
+        if line.startswith(moment):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; nothing was written" in errors and "Traceback" not in errors
+    assert not (bad_files / "out").exists() and not any(temporary.iterdir())
+    time.sleep(0.1)
+    assert not _children_left(temporary)
+
+
+def _children_left(marker) -> list[str]:
+    """Processes that were started with this TMPDIR and still run."""
+    found = []
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        try:
+            with open(f"/proc/{entry}/environ", "rb") as stream:
+                if entry.isdigit() and str(marker).encode() in stream.read():
+                    found.append(entry)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_pipe_that_closes_is_no_error(tmp_path):
+    done = subprocess.run(
+        f"{sys.executable} -c 'import sys; from mobilenets_tf.cli import main; sys.exit(main())' list | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("mobilenet_v1") or done.stdout.startswith("efficientnet"), done
+    assert "Traceback" not in done.stderr
