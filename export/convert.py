@@ -1,5 +1,6 @@
 """Keras model -> float TFLite file: freeze the graph here, convert it in a child process."""
 
+import gc
 import os
 import re
 import tempfile
@@ -54,7 +55,7 @@ def freeze(model) -> Graph:
         return [tf.identity(tensor) for tensor in keras.tree.flatten(outputs)]
 
     frozen = convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=False)
-    return Graph(
+    graph = Graph(
         content=frozen.graph.as_graph_def().SerializeToString(),
         inputs=tuple(tensor.op.name for tensor in frozen.inputs),
         outputs=tuple(tensor.op.name for tensor in frozen.outputs),
@@ -62,6 +63,10 @@ def freeze(model) -> Graph:
         output_names=_unique(functional.output_names),
         layers=tuple(layer.name for layer in model._flatten_layers(include_self=False)),
     )
+    # What tracing leaves behind is several times the model's size, and cyclic: without this it stays.
+    del infer, frozen
+    gc.collect()
+    return graph
 
 
 def check_exportable(model) -> None:

