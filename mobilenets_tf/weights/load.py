@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
+from mobilenets_tf.conventions import TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
 
@@ -41,7 +41,8 @@ def resolve(weights, network: str, *, alpha: float | None = None, convention: Co
             ``.h5`` of keras.applications, ``.safetensors``, ``.pth`` or ``.pt`` with the names of timm, torchvision
             or efficientnet-lite-pytorch.
         network, alpha: which network the weights are for.
-        convention: what to build with; None takes the weight set's, for a file its framework's usual one.
+        convention: what to build with; None takes the weight set's. For a file it is its source's usual one, and
+            TensorFlow's if the file's name begins with "tf_" (timm's networks converted from TensorFlow).
 
     Raises:
         RequestError: no such tag or file, not installed (the one command is given), damaged, or refused.
@@ -60,8 +61,20 @@ def resolve(weights, network: str, *, alpha: float | None = None, convention: Co
         saved = saved_models.read_weights(path)
         return Source(convention or saved.convention, lambda model: _copy(model, saved.tensors, path))
     checkpoint = checkpoints.read(path)
-    usual = PYTORCH if checkpoint.framework == "torch" else TENSORFLOW
-    return Source(convention or usual, lambda model: _assign(model, checkpoint, None))
+    spelling = _recognise(checkpoint)
+    usual = TENSORFLOW if path.name.startswith("tf_") else spelling.convention
+    return Source(convention or usual, lambda model: _assign(model, checkpoint, spelling))
+
+
+def _recognise(checkpoint) -> spellings.Spelling:
+    table = spellings.recognise(checkpoint.tensors)
+    if table is None:
+        sample = ", ".join(list(checkpoint.tensors)[:3])
+        raise RequestError(
+            f"{checkpoint.path} is not of a source that is known here: its tensors are called {sample}, ... "
+            f"Known spellings: {', '.join(spellings.SPELLINGS)}."
+        )
+    return spellings.SPELLINGS[table]
 
 
 def _copy(model, tensors: dict, path: Path):
@@ -73,19 +86,9 @@ def _copy(model, tensors: dict, path: Path):
     _fill(model, tensors, source_name, lambda layer, value: value, path)
 
 
-def _assign(model, checkpoint, spelling):
-    """From another framework's or source's tensors; ``spelling`` None recognises it."""
+def _assign(model, checkpoint, spelling: spellings.Spelling):
+    """From another framework's or source's tensors."""
     layers = [layer.name for layer in model.layers if layer.weights]
-    if spelling is None:
-        table = spellings.recognise(checkpoint.tensors, layers)
-        if table is None:
-            sample = ", ".join(list(checkpoint.tensors)[:3])
-            known = ", ".join(spellings.SPELLINGS)
-            raise RequestError(
-                f"{checkpoint.path} does not look like {model.name}: its tensors are called {sample}, ... "
-                f"Known spellings: {known}."
-            )
-        spelling = spellings.SPELLINGS[table]
     names = spellings.names(spelling, layers)
     parameters = _PARAMETERS[checkpoint.framework]
 

@@ -10,13 +10,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
+
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """One source's names; None where its networks have no such part."""
+    """One source's names (None where its networks have no such part) and the convention its networks keep."""
 
+    convention: Convention
     stem: Pair
     separable: dict[str, Pair]
     classifier: str
@@ -26,6 +29,7 @@ class Spelling:
 
 SPELLINGS = {
     "timm": Spelling(
+        convention=PYTORCH,  # but its "tf_" networks, converted from TensorFlow, keep TensorFlow's
         stem=("conv_stem", "bn1"),
         separable={
             "depthwise": ("blocks.{s}.{b}.conv_dw", "blocks.{s}.{b}.bn1"),
@@ -40,6 +44,7 @@ SPELLINGS = {
         classifier="classifier",
     ),
     "torchvision_mobilenet_v2": Spelling(
+        convention=PYTORCH,
         stem=("features.0.0", "features.0.1"),
         separable={
             "depthwise": ("features.{n1}.conv.0.0", "features.{n1}.conv.0.1"),
@@ -54,6 +59,7 @@ SPELLINGS = {
         classifier="classifier.1",
     ),
     "efficientnet_lite_pytorch": Spelling(
+        convention=TENSORFLOW,
         stem=("_conv_stem", "_bn0"),
         separable={
             "depthwise": ("_blocks.{n}._depthwise_conv", "_blocks.{n}._bn1"),
@@ -68,6 +74,7 @@ SPELLINGS = {
         classifier="_fc",
     ),
     "keras_mobilenet_v1": Spelling(
+        convention=TENSORFLOW,
         stem=("conv1", "conv1_bn"),
         separable={
             "depthwise": ("conv_dw_{n1}", "conv_dw_{n1}_bn"),
@@ -76,6 +83,7 @@ SPELLINGS = {
         classifier="conv_preds",
     ),
     "keras_mobilenet_v2": Spelling(
+        convention=TENSORFLOW,
         stem=("Conv1", "bn_Conv1"),
         separable={
             "depthwise": ("expanded_conv_depthwise", "expanded_conv_depthwise_BN"),
@@ -124,10 +132,7 @@ def names(spelling: Spelling, layers: Iterable[str]) -> dict[str, str]:
     return result
 
 
-def recognise(keys: Iterable[str], layers: Iterable[str]) -> str | None:
-    """The name of the table that finds the most of ``layers`` among a file's tensor names; None if none finds any."""
-    keys, layers = list(keys), list(layers)
-    held = {key.rsplit(".", 1)[0] for key in keys}
-    found = {table: len(held & set(names(spelling, layers).values())) for table, spelling in SPELLINGS.items()}
-    best = max(found, key=found.get)
-    return best if found[best] else None
+def recognise(keys: Iterable[str]) -> str | None:
+    """The name of the table that a file's tensor names follow, told by its stem; None if it is none of these."""
+    parts = {key.rsplit(".", 1)[0] for key in keys}
+    return next((name for name, spelling in SPELLINGS.items() if set(spelling.stem) <= parts), None)

@@ -8,6 +8,7 @@ from mobilenets_tf import Convention, create_model, features
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW
 from mobilenets_tf.weights.checkpoints import Checkpoint
 from mobilenets_tf.weights.load import _assign
+from mobilenets_tf.weights.spellings import SPELLINGS
 from tests.make_goldens import GOLDENS, KERAS, SIZE, TIMM, generated, input_image, spread
 
 
@@ -38,7 +39,7 @@ def test_timm(goldens, name, alpha):
     key = f"timm/{name}/{alpha}"
     # timm's "tf_" networks keep TensorFlow's convention, its own have PyTorch's.
     model = build(name, alpha, TENSORFLOW if TIMM[name, alpha].startswith("tf_") else PYTORCH)
-    _assign(model, checkpoint(goldens, key, "torch"), None)
+    _assign(model, checkpoint(goldens, key, "torch"), SPELLINGS["timm"])
     outputs = {"logits": model.output} | {f"stride{s}": tensor for s, tensor in features(model).items()}
     answers = keras.Model(model.inputs, outputs)(input_image()[None], training=False)
     assert_close(np.ravel(answers["logits"]), goldens[f"{key}/logits"])
@@ -52,7 +53,7 @@ def test_timm(goldens, name, alpha):
 def test_keras_applications(goldens, name, alpha):
     key = f"keras/{name}/{alpha}"
     model = build(name, alpha, TENSORFLOW)
-    _assign(model, checkpoint(goldens, key, "keras"), None)
+    _assign(model, checkpoint(goldens, key, "keras"), SPELLINGS[f"keras_{name}"])
     assert_close(np.ravel(model(input_image()[None], training=False)), goldens[f"{key}/logits"])
 
 
@@ -60,6 +61,6 @@ def test_the_convention_matters(goldens):
     """With the other framework's padding the numbers are others: the tests above would see it."""
     key = "timm/mobilenet_v2/1.0"
     model = build("mobilenet_v2", 1.0, Convention("same", 1e-5))
-    _assign(model, checkpoint(goldens, key, "torch"), None)
+    _assign(model, checkpoint(goldens, key, "torch"), SPELLINGS["timm"])
     logits, expected = np.ravel(model(input_image()[None], training=False)), goldens[f"{key}/logits"]
     assert np.abs(logits - expected).max() > 1e-2 * np.abs(expected).max()
