@@ -5,19 +5,18 @@ import importlib
 _PUBLIC = {
     "to_tflite": "tflite",
     "Exported": "tflite",
-    "verify": "verify",
-    "compare": "verify",
-    "Comparison": "verify",
-    "deploy": "deploy",
-    "DeployRequest": "deploy",
+    "verify": "verification",
+    "compare": "verification",
+    "Comparison": "verification",
+    "deploy": "deployment",
+    "DeployRequest": "deployment",
     "ConversionError": "convert",
 }
 __all__ = list(_PUBLIC)
 
 
 def __getattr__(name):
+    # No module here may be called like a public name: importing it would put it in that name's place.
     if name in _PUBLIC:
-        value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-        globals()[name] = value  # else a submodule of the same name (verify, deploy) would take its place
-        return value
+        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -46,7 +46,7 @@ def add_scheme(parser):
 
 
 def run(chosen):
-    from mobilenets_tf.export.deploy import DeployRequest, deploy
+    from mobilenets_tf.export.deployment import DeployRequest, deploy
 
     if chosen.calibration_count is not None and chosen.calibration_count < 1:
         raise RequestError(f"--calibration-count {chosen.calibration_count}: expected at least 1.")

@@ -81,7 +81,7 @@ def _evaluate_tflite(file: str, preprocessing: Preprocessing, found, report):
 
 def _evaluate_keras(source, found, report):
     """Runs in the worker."""
-    from mobilenets_tf.export.verify import keras_outputs
+    from mobilenets_tf.export.verification import keras_outputs
 
     model = source.build()
     return _score(lambda batch: keras_outputs(model, batch), source.preprocessing(model), found, report)
@@ -90,7 +90,7 @@ def _evaluate_keras(source, found, report):
 def _score(predict, preprocessing, found, report) -> dict:
     import numpy as np
 
-    from mobilenets_tf.export.verify import compare, in_batches
+    from mobilenets_tf.export.verification import compare, in_batches
     from mobilenets_tf.progress import track
 
     loaded = (preprocessing(images.decode(path)) for path in track(found.paths, "evaluating", report))

@@ -52,7 +52,7 @@ def run(chosen):
 
 def _verify(file: str, source: ModelSource, found, threads: int, report):
     """Runs in the worker: a hostile file can take down no more than that."""
-    from mobilenets_tf.export.verify import verify
+    from mobilenets_tf.export.verification import verify
     from mobilenets_tf.runtime import Runner
 
     Runner(file)  # a file that cannot be run is refused before the model is built

@@ -11,7 +11,14 @@ from mobilenets_tf import files, images
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import report as report_file
 from mobilenets_tf.export.tflite import check_request, convert_model
-from mobilenets_tf.export.verify import FLOAT_TOLERANCE, HALF_TOLERANCE, Comparison, compare, in_batches, keras_outputs
+from mobilenets_tf.export.verification import (
+    FLOAT_TOLERANCE,
+    HALF_TOLERANCE,
+    Comparison,
+    compare,
+    in_batches,
+    keras_outputs,
+)
 from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.preprocessing import Preprocessing

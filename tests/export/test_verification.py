@@ -43,3 +43,12 @@ def test_files_that_are_no_models(tmp_path, content):
         Runner(tmp_path / "x.tflite")
     with pytest.raises(RequestError, match="No such TFLite file"):
         Runner(tmp_path / "y.tflite")
+
+
+def test_no_module_takes_the_place_of_a_public_name():
+    import importlib
+    import pkgutil
+
+    for module in pkgutil.iter_modules(export.__path__):
+        importlib.import_module(f"{export.__name__}.{module.name}")
+    assert all(not isinstance(getattr(export, name), type(importlib)) for name in export.__all__)
