@@ -55,7 +55,14 @@ def versions() -> dict[str, str]:
 
 
 def to_tflite(
-    model, scheme="int8", calibration=None, path=None, *, overwrite=False, report: Report = silent
+    model,
+    scheme="int8",
+    calibration=None,
+    path=None,
+    *,
+    overwrite: bool = False,
+    facts: dict | None = None,
+    report: Report = silent,
 ) -> Exported:
     """Convert any functional or sequential Keras 3 model to a TFLite file of builtin ops, batch 1, static shapes.
 
@@ -66,6 +73,7 @@ def to_tflite(
             wants them; needed for the calibrated schemes.
         path: where to write; left out, ``<model name>_<scheme>.tflite`` in the working directory.
         overwrite: replace a file that is there and is not an earlier export.
+        facts: a dict of what you know of the model, for the manifest.
         report: called with (what, done, total) as work goes on.
 
     Returns:
@@ -83,7 +91,7 @@ def to_tflite(
     files.check_replaceable(path.parent, manifest_path.name, [path.name], overwrite)
     with Worker() as worker:
         converted = convert_model(model, scheme, calibration, worker, report)
-    manifest = {"files": files.digests({path.name: converted.content}), **converted.facts()}
+    manifest = {"files": files.digests({path.name: converted.content}), **(facts or {}), **converted.facts()}
     files.write_together(path.parent, {path.name: converted.content, manifest_path.name: files.to_json(manifest)})
     return Exported(path, manifest)
 

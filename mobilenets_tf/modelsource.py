@@ -41,6 +41,11 @@ class ModelSource:
         name = Path(self.model).stem if self.is_file else self.model
         return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
 
+    @property
+    def says_its_input(self) -> bool:
+        """Whether it is known how pixels become the input."""
+        return self.mean is not None or not self.is_file
+
     def check(self) -> None:
         """Refuse what cannot be, without importing TensorFlow.
 

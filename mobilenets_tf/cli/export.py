@@ -1,5 +1,6 @@
 """mobilenets-tf export"""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from mobilenets_tf import images
@@ -52,5 +53,9 @@ def _export(source: ModelSource, scheme: str, found, out: str, overwrite: bool, 
     from mobilenets_tf.quantize.calibration import Calibration
 
     model = source.build()
-    calibration = Calibration.from_images(found, source.preprocessing(model)) if found else None
-    return to_tflite(model, scheme, calibration, out, overwrite=overwrite, report=report).manifest
+    facts, calibration = {"model": source.facts()}, None
+    if found is not None or source.says_its_input:
+        preprocessing = source.preprocessing(model)
+        facts["preprocessing"] = asdict(preprocessing)
+        calibration = Calibration.from_images(found, preprocessing) if found else None
+    return to_tflite(model, scheme, calibration, out, overwrite=overwrite, facts=facts, report=report).manifest

@@ -12,6 +12,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
 
 CLASSIFIER = "classifier"
+_CLASSIFIERS = tuple({f"{name}." for table in spellings.SPELLINGS.values() for name in (*table.classifier, CLASSIFIER)})
 # Our variable name -> the source's, by the framework the file comes from.
 _PARAMETERS = {
     "torch": {
@@ -89,7 +90,7 @@ def _copy(model, tensors: dict, path: Path):
 def _assign(model, checkpoint, spelling: spellings.Spelling):
     """From another framework's or source's tensors."""
     layers = [layer.name for layer in model.layers if layer.weights]
-    names = spellings.names(spelling, layers)
+    names = spellings.names(spelling, layers, checkpoint.tensors)
     parameters = _PARAMETERS[checkpoint.framework]
 
     def source_name(layer, variable):
@@ -146,7 +147,7 @@ def _fill(model, tensors: dict, source_name: Callable, reorder: Callable, path: 
         for name in tensors
         if name not in used
         and not name.endswith("num_batches_tracked")
-        and (has_top or not name.startswith(("classifier", "_fc", "predictions", "conv_preds")))
+        and (has_top or not name.startswith(_CLASSIFIERS))
     ]
     problems = [
         f"{label} ({len(items)}): {', '.join(items[:6])}{', ...' if len(items) > 6 else ''}"

@@ -22,7 +22,7 @@ class Spelling:
     convention: Convention
     stem: Pair
     separable: dict[str, Pair]
-    classifier: str
+    classifier: tuple[str, ...]  # the first of these that a file has
     inverted: dict[str, Pair] | None = None
     head: Pair | None = None
 
@@ -41,7 +41,7 @@ SPELLINGS = {
             "project": ("blocks.{s}.{b}.conv_pwl", "blocks.{s}.{b}.bn3"),
         },
         head=("conv_head", "bn2"),
-        classifier="classifier",
+        classifier=("classifier",),
     ),
     "torchvision_mobilenet_v2": Spelling(
         convention=PYTORCH,
@@ -56,7 +56,7 @@ SPELLINGS = {
             "project": ("features.{n1}.conv.2", "features.{n1}.conv.3"),
         },
         head=("features.{last}.0", "features.{last}.1"),
-        classifier="classifier.1",
+        classifier=("classifier.1",),
     ),
     "efficientnet_lite_pytorch": Spelling(
         convention=TENSORFLOW,
@@ -71,7 +71,7 @@ SPELLINGS = {
             "project": ("_blocks.{n}._project_conv", "_blocks.{n}._bn2"),
         },
         head=("_conv_head", "_bn1"),
-        classifier="_fc",
+        classifier=("_fc",),
     ),
     "keras_mobilenet_v1": Spelling(
         convention=TENSORFLOW,
@@ -80,7 +80,7 @@ SPELLINGS = {
             "depthwise": ("conv_dw_{n1}", "conv_dw_{n1}_bn"),
             "project": ("conv_pw_{n1}", "conv_pw_{n1}_bn"),
         },
-        classifier="conv_preds",
+        classifier=("conv_preds",),
     ),
     "keras_mobilenet_v2": Spelling(
         convention=TENSORFLOW,
@@ -95,19 +95,19 @@ SPELLINGS = {
             "project": ("block_{n}_project", "block_{n}_project_BN"),
         },
         head=("Conv_1", "Conv_1_bn"),
-        classifier="predictions",
+        classifier=("predictions", "Logits"),  # "Logits" in the published files, which are of 2018
     ),
 }
 
 _PART = re.compile(r"stage(\d+)_block(\d+)_(expand|depthwise|project)_(conv|bn)")
 
 
-def names(spelling: Spelling, layers: Iterable[str]) -> dict[str, str]:
-    """Our layer name -> the source's name, for every one of ``layers`` that holds weights.
+def names(spelling: Spelling, layers: Iterable[str], keys: Iterable[str]) -> dict[str, str]:
+    """Our layer name -> the source's name, for every one of ``layers``; ``keys`` are the file's tensor names.
 
     A layer for which the source has no name is left out; loading then lists it as missing.
     """
-    layers = list(layers)
+    layers, parts = list(layers), _parts(keys)
     blocks = list(dict.fromkeys((int(m[1]), int(m[2])) for m in map(_PART.fullmatch, layers) if m))
     inverted = {(int(m[1]), int(m[2])) for m in map(_PART.fullmatch, layers) if m and m[3] == "expand"}
     index = {block: n for n, block in enumerate(blocks)}
@@ -122,7 +122,7 @@ def names(spelling: Spelling, layers: Iterable[str]) -> dict[str, str]:
             fields = {"s": block[0] - 1, "b": block[1] - 1, "n": n, "n1": n + 1}
             kind = match[4]
         elif layer == "classifier":
-            result[layer] = spelling.classifier
+            result[layer] = next((name for name in spelling.classifier if name in parts), spelling.classifier[0])
             continue
         else:
             part, _, kind = layer.rpartition("_")
@@ -134,5 +134,9 @@ def names(spelling: Spelling, layers: Iterable[str]) -> dict[str, str]:
 
 def recognise(keys: Iterable[str]) -> str | None:
     """The name of the table that a file's tensor names follow, told by its stem; None if it is none of these."""
-    parts = {key.rsplit(".", 1)[0] for key in keys}
+    parts = _parts(keys)
     return next((name for name, spelling in SPELLINGS.items() if set(spelling.stem) <= parts), None)
+
+
+def _parts(keys: Iterable[str]) -> set[str]:
+    return {key.rsplit(".", 1)[0] for key in keys}

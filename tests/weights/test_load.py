@@ -53,6 +53,27 @@ def test_timms_conversions_from_tensorflow_take_tensorflows_convention(checkpoin
     assert model.get_layer("stem_conv").padding == "same"
 
 
+@pytest.mark.parametrize("classifier", ["predictions", "Logits"])
+def test_keras_applications_h5(tmp_path, classifier):
+    """The layout of the published files, whose V2 calls its classifier "Logits"."""
+    import h5py
+
+    goldens = np.load(GOLDENS)
+    names = goldens["keras/mobilenet_v2/0.35/names"].tolist()
+    shapes = [tuple(map(int, shape.split())) for shape in goldens["keras/mobilenet_v2/0.35/shapes"]]
+    with h5py.File(tmp_path / "v2.h5", "w") as file:
+        for name, shape in zip(names, shapes, strict=True):
+            layer, parameter = name.split(".")
+            layer = classifier if layer == "predictions" else layer
+            group = file.require_group(layer)
+            group[f"{layer}/{parameter}:0"] = generated(name, shape)
+            group.attrs["weight_names"] = [*group.attrs.get("weight_names", []), f"{layer}/{parameter}:0"]
+        file.attrs["layer_names"] = list(file)
+    model = build(tmp_path / "v2.h5", alpha=0.35)
+    np.testing.assert_array_equal(model.get_layer("classifier").bias, generated("predictions.bias", (1000,)))
+    assert build(tmp_path / "v2.h5", alpha=0.35, include_top=False).output.shape[-1] == 1280
+
+
 def test_an_unknown_source_is_said_so(tmp_path):
     from safetensors.numpy import save_file
 
