@@ -10,7 +10,7 @@ _PUBLIC = {
     "Comparison": "verification",
     "deploy": "deployment",
     "DeployRequest": "deployment",
-    "ConversionError": "convert",
+    "ConversionError": "tflite",
 }
 __all__ = list(_PUBLIC)
 

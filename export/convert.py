@@ -8,13 +8,9 @@ import warnings
 from dataclasses import dataclass
 
 from mobilenets_tf import flatbuffer
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.worker import Worker, WorkerError
-
-
-class ConversionError(RuntimeError):
-    """The converter could not make a file of the model. The message carries its reason and the layers concerned."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The straight line: a model's name in, a folder with a verified TFLite file, its labels, manifest and report out."""
 
-import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +27,6 @@ from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.runtime import Runner
 from mobilenets_tf.worker import Worker
 
-MANIFEST = "manifest.json"
 # Keras answers a tenth as fast as the file does, and a file that equals it on these equals it.
 PARITY_IMAGES = 16
 
@@ -60,8 +58,8 @@ class DeployRequest:
 class Deployed:
     """What was written and what was found. ``passed`` is False if a check failed; ``failures`` says which."""
 
-    folder: Path
-    model_file: Path
+    path: Path
+    labels: list[str]
     manifest: dict
     parity: Comparison
     comparison: Comparison | None
@@ -95,15 +93,16 @@ def deploy(request: DeployRequest, report: Report = silent) -> Deployed:
     name = f"{request.source.name}_{request.scheme}.tflite"
     failures = tuple(_failures(request, parity, comparison))
     contents: dict[str, bytes | str] = {name: content}
-    if labels := request.source.label_names():
+    labels = request.source.label_names()
+    if labels:
         contents["labels.txt"] = "\n".join(labels) + "\n"
     manifest |= {"passed": not failures, "failures": list(failures)}
-    contents["report.md"] = report_file.render(name, manifest)
+    contents[f"{name}.md"] = report_file.render(name, manifest)
     manifest = {"files": files.digests(contents), **manifest}
     folder = Path(request.out)
-    files.write_together(folder, contents | {MANIFEST: files.to_json(manifest)})
+    files.write_together(folder, contents | {f"{name}.json": files.to_json(manifest)})
     seconds = time.monotonic() - started
-    return Deployed(folder, folder / name, manifest, parity, comparison, failures, seconds)
+    return Deployed(folder / name, labels, manifest, parity, comparison, failures, seconds)
 
 
 def check(request: DeployRequest) -> _Images:
@@ -116,8 +115,8 @@ def check(request: DeployRequest) -> _Images:
     request.source.check()
     folder = Path(request.out)
     files.check_folder(folder)
-    names = [f"{request.source.name}_{scheme.name}.tflite", "labels.txt", "report.md"]
-    files.check_replaceable(folder, MANIFEST, names, request.overwrite)
+    name = f"{request.source.name}_{scheme.name}.tflite"
+    files.check_replaceable(folder, [name, f"{name}.json", f"{name}.md", "labels.txt"], request.overwrite)
     chosen = _Images()
     if scheme.calibrated and request.calibration is None:
         raise RequestError(
@@ -221,7 +220,7 @@ def _failures(request: DeployRequest, parity: Comparison, comparison: Comparison
             f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "
             f"allowed is {FLOAT_TOLERANCE:.0e}."
         )
-    if comparison is None or math.isnan(comparison.top1_agreement):
+    if comparison is None:
         return
     if request.scheme == "float16" and comparison.relative_difference > HALF_TOLERANCE:
         yield (

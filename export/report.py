@@ -55,8 +55,7 @@ def _how(manifest: dict) -> list[str]:
                 line += f", real value = {tensor['scale']:.8g} x (q - {tensor['zero_point']})"
             lines.append(line)
     lines += [
-        f"- pixels: centre crop {pre['size'] / pre['resize']:.3f}, resize to {pre['size']}x{pre['size']} "
-        f"({pre['resampling']}), then (pixel - {pre['mean']}) / {pre['std']} on 0-255 RGB",
+        f"- pixels: {_geometry(pre)}, then (pixel - {pre['mean']}) / {pre['std']} on 0-255 RGB",
         "",
         "## How it was made",
         "",
@@ -71,3 +70,12 @@ def _how(manifest: dict) -> list[str]:
         )
         lines += [f"- warning: {text}" for text in calibration["warnings"]]
     return lines
+
+
+def _geometry(pre: dict) -> str:
+    size = f"{pre['size']}x{pre['size']}"
+    if pre["crop"] == "resize_then_crop":
+        return f"resize the shorter side to {pre['resize']} ({pre['resampling']}), centre crop of {size}"
+    return (
+        f"centre crop of {pre['size'] / pre['resize']:.3f} of the shorter side, resize to {size} ({pre['resampling']})"
+    )

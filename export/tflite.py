@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets_tf import __version__, files, flatbuffer
-from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.convert import ConversionError, check_exportable, convert, freeze
+from mobilenets_tf.errors import ConversionError, RequestError
+from mobilenets_tf.export.convert import check_exportable, convert, freeze
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -88,7 +88,7 @@ def to_tflite(
     manifest_path = path.with_name(path.name + ".json")
     check_request(model, scheme, calibration)
     files.check_folder(path.parent)
-    files.check_replaceable(path.parent, manifest_path.name, [path.name], overwrite)
+    files.check_replaceable(path.parent, [path.name, manifest_path.name], overwrite)
     with Worker() as worker:
         converted = convert_model(model, scheme, calibration, worker, report)
     manifest = {"files": files.digests({path.name: converted.content}), **(facts or {}), **converted.facts()}

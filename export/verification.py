@@ -7,6 +7,7 @@ import numpy as np
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Report, silent, track
+from mobilenets_tf.quantize.calibration import one_by_one
 from mobilenets_tf.runtime import Runner
 
 # Largest difference allowed between Keras and a float32 file, relative to the largest output.
@@ -22,8 +23,9 @@ class Comparison:
     images: how many. largest_difference: max |candidate - reference|, and relative_difference the same divided by
         max |reference|.
     snr_db: 10 log10(sum reference^2 / sum (candidate - reference)^2); infinite when they are equal.
-    top1_agreement: share of images with the same first answer; top5_agreement: share whose reference answer is among
-        the candidate's first five. ties: share of images where the candidate's highest value is shared by classes.
+    top1_agreement: share of images with the same first answer (for a model with one output value: on the same side of
+        0.5); top5_agreement: share whose reference answer is among the candidate's first five.
+    ties: share of images where the candidate's highest value is shared by several classes.
     reference_top1, reference_top5, top1, top5: accuracies, where labels were given.
     """
 
@@ -68,7 +70,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Compar
     Outputs of any other shape are flattened; the agreement then means little, the differences mean all.
 
     Raises:
-        RequestError: the shapes differ, or there are no images.
+        RequestError: the shapes differ, there are no images, or an output is NaN or infinite.
     """
     if len(reference) == 0:
         raise RequestError("There are no images to verify with.")
@@ -76,25 +78,33 @@ def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Compar
         raise RequestError(f"The model's output is {reference.shape[1:]}, the file's is {candidate.shape[1:]}.")
     reference = reference.reshape(len(reference), -1).astype(np.float64)
     candidate = candidate.reshape(len(candidate), -1).astype(np.float64)
+    for outputs, whose in ((reference, "model"), (candidate, "file")):
+        if not np.isfinite(outputs).all():
+            broken = int((~np.isfinite(outputs)).any(-1).sum())
+            raise RequestError(f"The {whose} gives NaN or infinite values on {broken} of {len(outputs)} images.")
+    if reference.shape[1] == 1:  # one value, such as a sigmoid's: two classes
+        reference_answer, candidate_answer = (outputs[:, 0] > 0.5 for outputs in (reference, candidate))
+    else:
+        reference_answer, candidate_answer = reference.argmax(-1), candidate.argmax(-1)
     difference = np.abs(candidate - reference)
     noise, signal = float((difference**2).sum()), float((reference**2).sum())
-    answers, five = reference.argmax(-1), _first_five(candidate)
+    five = _first_five(candidate)
     accuracies = {}
     if labels is not None:
         labels = np.asarray(labels)
         accuracies = {
-            "reference_top1": float((answers == labels).mean()),
+            "reference_top1": float((reference_answer == labels).mean()),
             "reference_top5": float((_first_five(reference) == labels[:, None]).any(-1).mean()),
-            "top1": float((candidate.argmax(-1) == labels).mean()),
+            "top1": float((candidate_answer == labels).mean()),
             "top5": float((five == labels[:, None]).any(-1).mean()),
         }
     return Comparison(
         images=len(reference),
         largest_difference=float(difference.max()),
         relative_difference=float(difference.max() / max(np.abs(reference).max(), 1e-12)),
-        snr_db=float(10 * np.log10(signal / noise)) if noise and signal else float("inf"),
-        top1_agreement=float((candidate.argmax(-1) == answers).mean()),
-        top5_agreement=float((five == answers[:, None]).any(-1).mean()),
+        snr_db=float(10 * np.log10(max(signal, 1e-30) / noise)) if noise else float("inf"),
+        top1_agreement=float((candidate_answer == reference_answer).mean()),
+        top5_agreement=float((five == reference_answer[:, None]).any(-1).mean()) if five.shape[1] > 1 else 1.0,
         ties=float(((candidate == candidate.max(-1, keepdims=True)).sum(-1) > 1).mean()),
         **accuracies,
     )
@@ -110,8 +120,9 @@ def verify(file, model, images: Iterable, labels=None, *, threads: int = 2, repo
 
     Args:
         file: path or content of the ``.tflite`` file.
-        model: a ``keras.Model`` with one input.
-        images: preprocessed samples, each of the input's shape with or without a leading 1.
+        model: a ``keras.Model`` with one input; its first output is compared.
+        images: preprocessed samples in any form that calibration takes. A generator that calibration has used up is
+            empty here.
         labels: the right class of each image, for accuracies.
         threads: for LiteRT.
 
@@ -120,7 +131,9 @@ def verify(file, model, images: Iterable, labels=None, *, threads: int = 2, repo
     """
     runner = Runner(file, threads)
     reference, candidate = [], []
-    for batch in in_batches(track(images, "verifying", report), len(model.inputs[0].shape)):
+    samples = one_by_one(images, len(model.inputs[0].shape))
+    total = len(images) if hasattr(images, "__len__") else None
+    for batch in in_batches(track(samples, "verifying", report, total)):
         candidate += runner.first_outputs(batch)
         reference.append(keras_outputs(model, batch))
     if not reference:
@@ -128,12 +141,11 @@ def verify(file, model, images: Iterable, labels=None, *, threads: int = 2, repo
     return compare(np.concatenate(reference), np.array(candidate), labels)
 
 
-def in_batches(samples: Iterable, rank: int = 4, size: int = 16) -> Iterator[np.ndarray]:
-    """Samples, each with or without a leading 1, as float32 batches of ``rank`` axes and at most ``size`` samples."""
+def in_batches(samples: Iterable, size: int = 16) -> Iterator[np.ndarray]:
+    """Samples without a batch axis as float32 batches of at most ``size``."""
     batch = []
     for sample in samples:
-        sample = np.asarray(sample, np.float32)
-        batch.append(sample[0] if sample.ndim == rank else sample)
+        batch.append(np.asarray(sample, np.float32))
         if len(batch) == size:
             yield np.stack(batch)
             batch = []

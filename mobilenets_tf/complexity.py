@@ -4,7 +4,7 @@ import math
 
 # Keras 3's layer class -> the multiply-adds of one call, from the layer and the output's shape without the batch.
 # Convolutions, linear layers and matrix products count; BatchNorm, biases, activations, pooling do not. This is the
-# rule of ../shared papers' "MAdds" and of torch's FlopCounter // 2.
+# rule of the papers' "MAdds" and of torch's FlopCounter // 2.
 
 
 def _prod(shape) -> int:

@@ -16,3 +16,7 @@ def unknown(kind: str, received, known) -> RequestError:
     nearest = difflib.get_close_matches(str(received).lower(), known, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return RequestError(f"Unknown {kind} {received!r}.{hint} Known: {', '.join(known)}.")
+
+
+class ConversionError(RuntimeError):
+    """The converter could not make a file of the model. The message carries its reason and the layers concerned."""

@@ -35,28 +35,35 @@ def digests(contents: dict[str, bytes | str]) -> list[dict]:
     ]
 
 
-def check_replaceable(folder: Path, manifest: str, names: list[str], overwrite: bool) -> None:
-    """Refuse to write over files that are not, byte for byte, what the manifest in the folder says we wrote.
+def check_replaceable(folder: Path, names: list[str], overwrite: bool) -> None:
+    """Refuse to write over files that are not, byte for byte, what a manifest in the folder says we wrote.
 
     Raises:
         RequestError: such a file is there and ``overwrite`` is False.
     """
-    if overwrite:
-        return
-    try:
-        listed = json.loads((folder / manifest).read_text(encoding="utf-8"))["files"]
-        ours = {entry["file"]: entry["sha256"] for entry in listed} | {manifest: None}
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = {}
-    for name in [*names, manifest]:
-        path = folder / name
-        if not path.exists():
+    ours = {} if overwrite else _listed(folder)
+    for path in (folder / name for name in names):
+        if overwrite or not path.exists():
             continue
-        if name not in ours or (ours[name] and hashlib.sha256(path.read_bytes()).hexdigest() != ours[name]):
+        if path.name not in ours or hashlib.sha256(path.read_bytes()).hexdigest() not in ours[path.name]:
             raise RequestError(
                 f"{path} is there and is not an earlier result of this command; move it away, choose another place, or "
                 "pass --overwrite (overwrite=True)."
             )
+
+
+def _listed(folder: Path) -> dict[str, set[str]]:
+    """File name -> the sha256 that the manifests in a folder give for it; each manifest is ours by its form."""
+    listed: dict[str, set[str]] = {}
+    for manifest in folder.glob("*.tflite.json"):
+        try:
+            content = manifest.read_bytes()
+            entries = {entry["file"]: entry["sha256"] for entry in json.loads(content)["files"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        for name, digest in (entries | {manifest.name: hashlib.sha256(content).hexdigest()}).items():
+            listed.setdefault(name, set()).add(digest)
+    return listed
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
@@ -65,33 +72,37 @@ def write_whole(path: Path, data: bytes | str) -> None:
     Raises:
         RequestError: the folder cannot be written, or the disk is full.
     """
-    data = data.encode() if isinstance(data, str) else data
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        _write(path, data)
+
+
+def _write(path: Path, data: bytes | str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
     """Write several files of one result: all are on the disk before the first takes its name.
 
     Raises:
-        RequestError: the folder cannot be written, or the disk is full; none of the files has changed then.
+        RequestError: the folder cannot be written, or the disk is full; none of the files has changed then. (A name
+            that is taken by a folder is found out only when its turn comes.)
     """
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as staging:
             for name, data in files.items():
-                write_whole(Path(staging, name), data)
+                _write(Path(staging, name), data)
             for name in files:
                 os.replace(Path(staging, name), folder / name)
 
@@ -113,5 +124,5 @@ def _explained(path: Path):
 
 
 def to_json(document) -> str:
-    """The one way JSON is written here: sorted where order means nothing, readable, with a last newline."""
-    return json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+    """The one way JSON is written here: readable, nothing that is not JSON, with a last newline."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"

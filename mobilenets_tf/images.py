@@ -25,6 +25,8 @@ class ImageSet:
 
     def sample(self, count: int | None, seed: int = 0) -> "ImageSet":
         """``count`` of them, chosen with ``seed``, in their original order; all where there are not more."""
+        if count is not None and count < 1:
+            raise RequestError(f"Cannot take {count} images; expected at least 1.")
         if count is None or count >= len(self):
             return self
         return self._pick(sorted(random.Random(seed).sample(range(len(self)), count)))
@@ -44,7 +46,7 @@ def find_images(source, class_names: Sequence[str] = ()) -> ImageSet:
 
     A CSV has the columns ``file`` (relative to the CSV) and ``class_index``. A folder holds either images (unlabelled)
     or one sub-folder a class: a sub-folder's class is its name's place in ``class_names`` when all of them are there,
-    else its place in alphabetical order.
+    else, where their numbers agree or ``class_names`` is empty, its place in alphabetical order.
 
     Raises:
         RequestError: nothing there, no image in it, or a CSV that is not of this form.
@@ -73,7 +75,12 @@ def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
         return ImageSet(tuple(_images_in(folder)))
     names = [path.name for path in classes]
     known = {name: index for index, name in enumerate(class_names)}
-    if not set(names) <= set(known):
+    if strangers := sorted(set(names) - set(known)):
+        if class_names and len(names) != len(class_names):
+            raise RequestError(
+                f"{folder}: the sub-folders {', '.join(map(repr, strangers[:5]))} are none of the model's "
+                f"{len(class_names)} classes; name them as in its labels, or give a CSV with file and class_index."
+            )
         known = {name: index for index, name in enumerate(names)}
     pairs = [(path, known[folder.name]) for folder in classes for path in _images_in(folder)]
     return ImageSet(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
@@ -81,7 +88,7 @@ def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
 
 def _from_csv(table: Path, classes: int) -> ImageSet:
     try:
-        with open(table, newline="", encoding="utf-8") as stream:
+        with open(table, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             rows = list(reader)
             columns = reader.fieldnames or []
@@ -91,7 +98,7 @@ def _from_csv(table: Path, classes: int) -> ImageSet:
         raise RequestError(f"{table} has the columns {', '.join(columns)}; expected file and class_index.")
     paths, labels = [], []
     for line, row in enumerate(rows, 2):
-        path = table.parent / row["file"]
+        path = table.parent / (row["file"] or "")
         if not path.is_file():
             raise RequestError(f"{table}, line {line}: no such image: {path}")
         try:

@@ -1,5 +1,6 @@
 """The model that a command was asked to work on: a registered network or a file of the user's, and its input."""
 
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class ModelSource:
     @property
     def says_its_input(self) -> bool:
         """Whether it is known how pixels become the input."""
-        return self.mean is not None or not self.is_file
+        return self.mean is not None or self.weight_set() is not None
 
     def check(self) -> None:
         """Refuse what cannot be, without importing TensorFlow.
@@ -72,13 +73,16 @@ class ModelSource:
             raise RequestError(f"No such labels file: {self.labels}")
 
     def weight_set(self) -> catalog.WeightSet | None:
-        """The record of the tag in ``weights``; None for a path, a file or random weights.
+        """The record of the tag in ``weights``, or of the published file that it is; None for anything else.
 
         Raises:
             RequestError: no such tag.
         """
-        if self.is_file or self.weights is None or Path(self.weights).suffix:
+        if self.is_file or self.weights is None:
             return None
+        path = Path(self.weights)
+        if path.suffix or path.is_file():
+            return next((r for r in catalog.weight_sets(self.model) if r.filename == path.name), None)
         alpha = self.alpha or (1.0 if registry.get(self.model).alphas else None)
         return catalog.find(self.model, self.weights, alpha)
 
@@ -107,11 +111,13 @@ class ModelSource:
                 f"{self.name} takes {[tuple(tensor.shape) for tensor in model.inputs]}; this command feeds one square "
                 "RGB image of a fixed size. Use mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
             )
-        sets = [] if self.is_file else catalog.weight_sets(self.model)
-        record = self.weight_set() or (sets[0] if sets else None)
+        record = self.weight_set()
+        if record is None and not self.is_file and self.weights is None:
+            record = catalog.weight_sets(self.model)[0]  # random weights: any of its inputs will do
         if self.mean is None and record is None:
             raise RequestError(
-                f"{self.model} does not say how its input is normalised. Pass --mean and --std in pixel values: "
+                f"{self.weights or self.model} does not say how its input is normalised. Pass --mean and --std in "
+                "pixel values: "
                 "--mean 127.5 --std 127.5 for [-1, 1], --mean 0 --std 255 for [0, 1], --mean 0 --std 1 where the model "
                 "rescales by itself."
             )
@@ -141,10 +147,23 @@ class ModelSource:
             )
         return names
 
+    def options(self, flag: str = "") -> str:
+        """The command-line options that ask for this model again, the model itself after ``flag``."""
+        words = [flag, self.model] if flag else [self.model]
+        for name, value in asdict(self).items():
+            if name != "model" and value is not None:
+                words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+        return shlex.join(words)
+
     def facts(self) -> dict:
         """For the manifest: what was asked for, and the sha256 of what was read."""
         record = self.weight_set()
-        path = Path(self.model) if self.is_file else catalog.require(record) if record else self.weights
+        if self.is_file:
+            path = self.model
+        elif self.weights is None or Path(self.weights).is_file():
+            path = self.weights
+        else:
+            path = catalog.require(record)
         facts = {key: value for key, value in asdict(self).items() if value is not None}
         if path:
             facts["weights_sha256"] = catalog.sha256_of(Path(path))

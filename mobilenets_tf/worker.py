@@ -71,7 +71,8 @@ class Worker:
         if self._process:
             self._process.kill()
             self._process.wait()
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # what a dead child has not read
+                self._process.stdin.close()
             self._process.stdout.close()
             self._errors.close()
             self._folder.cleanup()
@@ -86,7 +87,8 @@ class Worker:
         if not self._process:
             return function(*arguments, report=report) if reports else function(*arguments)
         try:
-            pickle.dump((function.__module__, function.__qualname__, arguments, reports), self._process.stdin)
+            request = pickle.dumps((function.__module__, function.__qualname__, arguments, reports))
+            self._process.stdin.write(request)
             self._process.stdin.flush()
             while True:
                 kind, content = pickle.load(self._process.stdout)
@@ -102,6 +104,9 @@ class Worker:
             raise WorkerError(self._last_words()) from error
 
     def _last_words(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
+        self._process.kill()
         status = self._process.wait()
         cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         self._errors.seek(0)
@@ -122,7 +127,7 @@ def _serve(preload: str) -> None:
     os.dup2(2, 1)  # whatever native code prints must not get between the answers
 
     def answer(kind, content):
-        pickle.dump((kind, content), answers)
+        answers.write(pickle.dumps((kind, content)))  # whole or, where it cannot be pickled, not at all
         answers.flush()
 
     def report(*progress):

@@ -34,9 +34,10 @@ class Findings:
 class Calibration:
     """A stream of samples for choosing activation ranges, checked as it goes by.
 
-    Memory does not grow with the number of samples. What is certainly wrong is refused: values that are not finite or
-    outside the range the model was trained on (normalised twice or not at all), a set that is mostly noise, constant
-    or copies. What is only doubtful is warned of: fewer than 100 samples, a few constant, noisy or equal ones.
+    Memory does not grow with the number of samples (but for 16 bytes each, to find copies). What is certainly wrong is
+    refused: values that are not finite or outside the range the model was trained on (normalised twice or not at all),
+    a set that is mostly noise, constant or copies. What is only doubtful is warned of: fewer than 100 samples, a few
+    constant, noisy or equal ones.
 
     Args:
         samples: an array (N, ...) or an iterable of samples, each with or without a leading axis of 1; a tuple such as
@@ -81,20 +82,13 @@ class Calibration:
         """
         self.findings = Findings()
         self._seen.clear()
-        for sample in track(self._one_by_one(input_shapes), "calibrating", report, self._total):
+        rank = len(next(iter(input_shapes.values())))
+        samples = self._samples if len(input_shapes) > 1 else one_by_one(self._samples, rank)
+        for sample in track(samples, "calibrating", report, self._total):
             arrays = [self._fit(name, sample, shape) for name, shape in input_shapes.items()]
             self._look_at(arrays)
             yield arrays
         self._conclude()
-
-    def _one_by_one(self, input_shapes) -> Iterator:
-        rank = len(next(iter(input_shapes.values())))
-        for item in self._samples:
-            item = item[0] if isinstance(item, (tuple, list)) and len(input_shapes) == 1 else item
-            if not isinstance(item, dict) and len(input_shapes) == 1 and np.ndim(item) == rank:
-                yield from np.asarray(item)  # a batch
-            else:
-                yield item
 
     def _fit(self, name: str, sample, shape: tuple) -> np.ndarray:
         if isinstance(sample, dict):
@@ -175,6 +169,23 @@ class Calibration:
 
         files = [{"file": path.name, "sha256": sha256_of(path)} for path in self.sources]
         return asdict(self.findings) | {"files": files}
+
+    def __iter__(self) -> Iterator:
+        """The samples as they were given, unchecked."""
+        return iter(self._samples)
+
+
+def one_by_one(items: Iterable, rank: int) -> Iterator:
+    """Single samples out of what users pass for one input of ``rank`` axes (batch counted).
+
+    A tuple such as tf.data's (image, label) gives its first member; what has ``rank`` axes is a batch and taken apart.
+    """
+    for item in items:
+        item = item[0] if isinstance(item, (tuple, list)) else item
+        if not isinstance(item, dict) and np.ndim(item) == rank:
+            yield from np.asarray(item)
+        else:
+            yield item
 
 
 class _Stream:

@@ -10,6 +10,7 @@ import itertools
 import numpy as np
 
 from mobilenets_tf import flatbuffer
+from mobilenets_tf.errors import ConversionError
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import bias_correction, equalize, ranges, schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -37,6 +38,7 @@ def quantize_flatbuffer(
 
     Raises:
         RequestError: calibration data that cannot be used, or activations that are not finite.
+        ConversionError: an op that the converter cannot quantise to this scheme.
     """
     scheme = schemes.get(scheme)
     tree = flatbuffer.read(model)
@@ -49,12 +51,17 @@ def quantize_flatbuffer(
     if calibration.value_range:
         # What pixels can be is known better than what these pixels were.
         for index in map(int, graph.inputs):
-            statistics[index].low, statistics[index].high = calibration.value_range
+            if index in statistics:  # an integer input has no range to choose
+                statistics[index].low, statistics[index].high = calibration.value_range
     corrected = flatbuffer.read(bias_correction.correct_biases(model, statistics))
     for index, (low, high) in choose_ranges(tree, statistics, scheme).items():
         flatbuffer.set_range(corrected.subgraphs[0].tensors[index], low, high)
     report("quantising", 0, 1)
-    quantised = flatbuffer.read(worker.call(_write_integers, flatbuffer.write(corrected), scheme))
+    try:
+        quantised = flatbuffer.read(worker.call(_write_integers, flatbuffer.write(corrected), scheme))
+    except RuntimeError as error:  # WorkerError too
+        reason = (str(error).strip().splitlines() or ["it gives no reason"])[0]
+        raise ConversionError(f"The converter cannot quantise this model to {scheme.name}: {reason}") from error
     flatbuffer.copy_signature(tree, quantised)
     report("quantising", 1, 1)
     return flatbuffer.write(quantised)

@@ -5,6 +5,7 @@ output of the model, so that XNNPACK computes them all at full speed, and one pa
 channel means exactly, the distribution from a sample.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -54,8 +55,9 @@ class Statistics:
         self._widen(max(abs(low), abs(high)))
         flat = rows.ravel()
         step = max(1, flat.size // SAMPLED)
-        step += step % 2 == 0  # channel counts are even: an odd step visits every channel
-        bins = ((flat[::step] + self.limit) * (BINS / (2 * self.limit))).astype(np.int64)
+        while math.gcd(step, rows.shape[-1]) > 1:  # else the same few channels would be visited each time
+            step += 1
+        bins = ((flat[self.samples % step :: step] + self.limit) * (BINS / (2 * self.limit))).astype(np.int64)
         self.counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
 
     def _widen(self, magnitude: float) -> None:

@@ -44,15 +44,17 @@ def test_a_folder_that_cannot_be_written():
 
 
 def test_only_our_own_unchanged_files_are_replaced(tmp_path):
-    contents = {"model.tflite": b"abc"}
-    manifest = files.to_json({"files": files.digests(contents)})
-    files.check_replaceable(tmp_path, "m.json", ["model.tflite"], overwrite=False)
-    files.write_together(tmp_path, contents | {"m.json": manifest})
-    files.check_replaceable(tmp_path, "m.json", ["model.tflite"], overwrite=False)
-    (tmp_path / "model.tflite").write_bytes(b"changed by hand")
+    names = ["a.tflite", "a.tflite.json", "labels.txt"]
+    files.check_replaceable(tmp_path, names, overwrite=False)
+    for stem in "ab":  # two results that share a file
+        contents = {f"{stem}.tflite": stem, "labels.txt": "cat"}
+        manifest = files.to_json({"files": files.digests(contents)})
+        files.write_together(tmp_path, contents | {f"{stem}.tflite.json": manifest})
+    files.check_replaceable(tmp_path, names, overwrite=False)
+    (tmp_path / "a.tflite").write_bytes(b"changed by hand")
     with pytest.raises(RequestError, match="not an earlier result"):
-        files.check_replaceable(tmp_path, "m.json", ["model.tflite"], overwrite=False)
-    files.check_replaceable(tmp_path, "m.json", ["model.tflite"], overwrite=True)
-    (tmp_path / "m.json").write_text("{}")
-    with pytest.raises(RequestError):
-        files.check_replaceable(tmp_path, "m.json", [], overwrite=False)
+        files.check_replaceable(tmp_path, names, overwrite=False)
+    files.check_replaceable(tmp_path, names, overwrite=True)
+    (tmp_path / "a.tflite.json").write_text("{}")
+    with pytest.raises(RequestError, match=r"a\.tflite\.json"):
+        files.check_replaceable(tmp_path, ["a.tflite.json"], overwrite=False)

@@ -9,30 +9,23 @@ import os
 import sys
 import warnings
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import ConversionError, RequestError
+from mobilenets_tf.worker import WorkerError
 
 VERBS = ("list", "info", "deploy", "export", "verify", "evaluate", "doctor")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # quiet by default; set it to 0 to hear TensorFlow
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # quiet by default
     modules = {verb: importlib.import_module(f"mobilenets_tf.cli.{verb}") for verb in VERBS}
     chosen = _parser(modules).parse_args(arguments)
     warnings.showwarning = _show_warning
     try:
         return modules[chosen.verb].run(chosen) or 0
-    except RequestError as error:
+    except (RequestError, ConversionError, WorkerError) as error:
         print(f"mobilenets-tf: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        from mobilenets_tf.worker import WorkerError
-
-        # By name: importing export here would make every command pay for it.
-        if isinstance(error, WorkerError) or type(error).__name__ == "ConversionError":
-            print(f"mobilenets-tf: {error}", file=sys.stderr)
-            return 2
-        raise
     except KeyboardInterrupt:
         print("mobilenets-tf: interrupted; nothing was written.", file=sys.stderr)
         return 130

@@ -1,5 +1,6 @@
 """mobilenets-tf deploy"""
 
+import shlex
 from pathlib import Path
 
 from mobilenets_tf import images
@@ -64,7 +65,7 @@ def run(chosen):
     )
     with display(chosen) as report:
         result = deploy(request, report)
-    _print(result, chosen)
+    _print(result, request)
     if photo:
         _classify(result, photo)
     return 0 if result.passed else 1
@@ -80,8 +81,8 @@ def _photo(classify):
     return Path(path), images.decode(path)
 
 
-def _print(result, chosen):
-    manifest, file = result.manifest, result.model_file
+def _print(result, request):
+    manifest, file = result.manifest, result.path
     emit(f"{file}  {manifest['bytes'] / 1e6:.2f} MB ({manifest['float32_bytes'] / manifest['bytes']:.1f}x smaller than "
          f"float32), {result.seconds:.0f} s")  # fmt: skip
     parity = result.parity
@@ -94,13 +95,13 @@ def _print(result, chosen):
             emit(f"    {line}")
     for failure in result.failures:
         emit(f"  FAILED: {failure}")
-    emit(f"Report: {result.folder / 'report.md'}")
+    emit(f"Report: {file}.md")
     emit("Next:")
-    model = f"--model {chosen.model}" + (f" --weights {chosen.weights}" if chosen.weights else "")
-    images_option = f"--images {chosen.evaluate or 'PHOTOS/'}"
-    emit(f"  mobilenets-tf verify {file} {model} {images_option}")
-    emit(f"  mobilenets-tf evaluate {file} --images {chosen.evaluate or 'labels.csv'}")
-    emit(f"  adb push {file} /data/local/tmp/")
+    images_option = f"--images {shlex.quote(request.evaluate or 'PHOTOS/')}"
+    quoted = shlex.quote(str(file))
+    emit(f"  mobilenets-tf verify {quoted} {request.source.options('--model')} {images_option}")
+    emit(f"  mobilenets-tf evaluate {quoted} --images {shlex.quote(request.evaluate or 'labels.csv')}")
+    emit(f"  adb push {quoted} /data/local/tmp/")
 
 
 def _classify(result, photo):
@@ -108,9 +109,8 @@ def _classify(result, photo):
 
     path, image = photo
     with Worker(preload="") as worker:
-        scores = worker.call(_scores, str(result.model_file), result.manifest["preprocessing"], image)
-    labels_file = result.folder / "labels.txt"
-    labels = labels_file.read_text(encoding="utf-8").splitlines() if labels_file.is_file() else None
+        scores = worker.call(_scores, str(result.path), result.manifest["preprocessing"], image)
+    labels = result.labels
     emit(f"{path.name}:")
     for index in scores.argsort()[::-1][:3]:
         emit(f"  {scores[index]:.1%}  {labels[index] if labels else f'class {index}'}")

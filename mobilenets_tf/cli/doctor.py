@@ -12,8 +12,8 @@ from mobilenets_tf.weights import catalog
 HELP = "Show versions, which extras are installed and which weights are on this machine."
 EXAMPLE = "mobilenets-tf doctor"
 
-_REQUIRED = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow", "h5py", "safetensors", "flatbuffers")
-# extra: (what it is for, {distribution: module that must import})
+_REQUIRED = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow", "h5py", "safetensors", "flatbuffers", "rich")
+# extra: (what it is for, {distribution: its module})
 _EXTRAS = {
     "photos": ("the demo photographs", {"scikit-image": "skimage"}),
     "qat": ("quantisation-aware training", {"tensorflow-model-optimization": "tensorflow_model_optimization",
@@ -37,18 +37,19 @@ def run(chosen):
     for extra, (purpose, modules) in _EXTRAS.items():
         missing = [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
         remedy = f"pip install {' '.join(missing)}"
-        emit(f"  extra {extra:<10} {'works' if not missing else f'not installed ({remedy})'}: {purpose}")
+        emit(f"  extra {extra:<10} {'installed' if not missing else f'not installed ({remedy})'}: {purpose}")
     for network in registry.list_models():
         for record in catalog.weight_sets(network):
             label = network + (f" alpha={record.alpha}" if record.alpha not in (None, 1.0) else "")
             if path := catalog.locate(record):
                 intact = not record.sha256 or catalog.sha256_of(path) == record.sha256
+                broken += [] if intact else [str(path)]
                 emit(f"  weights {label} {record.tag}: {path}{'' if intact else '  DAMAGED (sha256 differs)'}")
             elif record.package:
                 emit(f"  weights {label} {record.tag}: not installed ({record.install})")
     emit(f"  other weight files are looked for in {catalog.cache_folder()}")
     if broken:
-        emit(f"Broken: {', '.join(broken)} missing. Install the package again: pip install .")
+        emit(f"Broken: {', '.join(broken)}. Install what is missing or damaged again.")
         return 1
     emit("All good.")
 

@@ -1,5 +1,6 @@
 """mobilenets-tf evaluate"""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from mobilenets_tf import images
 from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, model_source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import to_json
+from mobilenets_tf.modelsource import triple
 from mobilenets_tf.preprocessing import Preprocessing
 
 HELP = "Top-1 and top-5 accuracy of a model or a .tflite file on labelled images."
@@ -52,22 +54,20 @@ def run(chosen):
         emit(f"{chosen.model}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} of {result['images']} images")
 
 
-def _of_tflite(file: Path, source) -> tuple[Preprocessing | None, list[str]]:
-    """What a manifest beside the file says of its input and labels; --mean and --std where there is none."""
-    for manifest in (file.with_name(file.name + ".json"), file.with_name("manifest.json")):
-        if manifest.is_file():
-            try:
-                content = json.loads(manifest.read_text(encoding="utf-8"))
-                preprocessing = Preprocessing(**content["preprocessing"])
-            except (ValueError, KeyError, TypeError):
-                continue
-            labels = file.with_name("labels.txt")
-            return preprocessing, labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else []
-    if source.mean is None or source.std is None:
+def _of_tflite(file: Path, source) -> tuple[Preprocessing, list[str]]:
+    """Its preprocessing and labels: as the options say, else as the manifest beside it does."""
+    if (source.mean is None) != (source.std is None):
+        raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")
+    manifest, preprocessing = file.with_name(file.name + ".json"), None
+    if source.mean is not None:
+        preprocessing = Preprocessing(mean=triple(source.mean), std=triple(source.std))
+    elif manifest.is_file():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            preprocessing = Preprocessing(**json.loads(manifest.read_text(encoding="utf-8"))["preprocessing"])
+    if preprocessing is None:
         raise RequestError(f"No manifest beside {file} says how its input is normalised; pass --mean and --std.")
-    from mobilenets_tf.modelsource import triple
-
-    return Preprocessing(mean=triple(source.mean), std=triple(source.std)), []
+    labels = Path(source.labels) if source.labels else file.with_name("labels.txt")
+    return preprocessing, labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else []
 
 
 def _evaluate_tflite(file: str, preprocessing: Preprocessing, found, report):

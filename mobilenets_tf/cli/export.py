@@ -33,7 +33,7 @@ def run(chosen):
     if out.suffix != ".tflite":
         raise RequestError(f"--out {out}: expected a file that ends in .tflite.")
     files.check_folder(out.parent)
-    files.check_replaceable(out.parent, out.name + ".json", [out.name], chosen.overwrite)
+    files.check_replaceable(out.parent, [out.name, out.name + ".json"], chosen.overwrite)
     found = None
     if chosen.calibration is not None:
         found = images.demo_photos() if chosen.calibration == "demo" else images.find_images(chosen.calibration)
@@ -44,7 +44,7 @@ def run(chosen):
     with Worker() as worker, display(chosen) as report:
         manifest = worker.call(_export, source, scheme.name, found, str(out), chosen.overwrite, report=report)
     emit(f"{out}  {manifest['bytes'] / 1e6:.2f} MB")
-    emit(f"Next:\n  mobilenets-tf verify {out} --model {chosen.model} --images PHOTOS/")
+    emit(f"Next:\n  mobilenets-tf verify {out} {source.options('--model')} --images PHOTOS/")
 
 
 def _export(source: ModelSource, scheme: str, found, out: str, overwrite: bool, report):

@@ -24,6 +24,8 @@ def run(chosen):
         return
     for name in names:
         network = registry.get(name)
-        sets = {record.tag: catalog.locate(record) is not None for record in catalog.weight_sets(name)}
-        tags = ", ".join(tag + ("" if here else " (not on this machine)") for tag, here in sets.items())
-        emit(f"{name:<20} {network.resolution}x{network.resolution}  weights: {tags}")
+        emit(f"{name:<20} {network.resolution}x{network.resolution}")
+        for record in catalog.weight_sets(name):
+            width = "" if record.alpha is None else f" --alpha {record.alpha}"
+            here = "" if catalog.locate(record) else f"  (not on this machine; {record.install})"
+            emit(f"    --weights {record.tag}{width}{here}")

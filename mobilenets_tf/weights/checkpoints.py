@@ -180,9 +180,9 @@ def _decode(kind: str, raw: bytes, byte_order: str = "<") -> np.ndarray:
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded = _read_torch_zip(path) if zipfile.is_zipfile(path) else _read_torch_legacy(path)
+        return {name: tensor.array() for name, tensor in _state_dict(loaded).items()}
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from error
-    return {name: tensor.array() for name, tensor in _state_dict(loaded, path).items()}
 
 
 def _read_torch_zip(path: Path):
@@ -192,16 +192,15 @@ def _read_torch_zip(path: Path):
             if "constants.pkl" in entries or any(name.startswith("code/") for name in entries):
                 raise RequestError("a TorchScript archive, which is a program; save the state dict instead")
             raise RequestError("a zip file, but not one of torch.save")
+        # torch.save never compresses: a compressed entry may be a bomb.
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise RequestError("its entries are compressed, which torch.save never does")
         order = ">" if "byteorder" in entries and archive.read(entries["byteorder"]) == b"big" else "<"
         storages: dict[str, _Storage] = {}
 
         def load(kind, key, numel):
             if key not in storages:
-                info = archive.getinfo(entries[f"data/{key}"])
-                # torch.save never compresses: a compressed entry may be a bomb.
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise RequestError(f"stored values {key} are compressed, which torch.save never does")
-                data = _decode(kind, archive.read(info), order)
+                data = _decode(kind, archive.read(entries[f"data/{key}"]), order)
                 if len(data) < numel:
                     raise RequestError(f"stored values {key}: {len(data)} of {numel}; the file is cut short")
                 storages[key] = _Storage(kind, numel, data)
@@ -242,13 +241,13 @@ def _read_torch_legacy(path: Path):
         return loaded
 
 
-def _state_dict(loaded, path: Path) -> dict[str, _Tensor]:
+def _state_dict(loaded) -> dict[str, _Tensor]:
     """The tensors of a checkpoint: itself, or what it keeps under a training script's usual keys."""
     for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
             break
     if not isinstance(loaded, dict):
-        raise RequestError(f"{path} holds a {type(loaded).__name__}, not a state dict of named tensors.")
+        raise RequestError(f"it holds a {type(loaded).__name__}, not a state dict of named tensors")
     # DataParallel puts "module." before every name.
     return {str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, _Tensor)}

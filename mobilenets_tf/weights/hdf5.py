@@ -26,14 +26,22 @@ def open_hdf5(source, label):
     return file
 
 
-def _check(group, label):
+def _check(file, label):
     import h5py
 
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise RequestError(f"{label}: {group.name}/{name} is a link to elsewhere; such files are refused.")
-        node = group[name]
-        if isinstance(node, h5py.Group):
-            _check(node, label)
-        elif isinstance(node, h5py.Dataset) and (node.external or node.is_virtual):
-            raise RequestError(f"{label}: {node.name} keeps its values in another file; such files are refused.")
+    # Hard links may form cycles, so each object is visited once.
+    seen, waiting = set(), [file]
+    while waiting:
+        group = waiting.pop()
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise RequestError(f"{label}: {group.name}/{name} is a link to elsewhere; such files are refused.")
+            node = group[name]
+            address = h5py.h5o.get_info(node.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(node, h5py.Group):
+                waiting.append(node)
+            elif isinstance(node, h5py.Dataset) and (node.external or node.is_virtual):
+                raise RequestError(f"{label}: {node.name} keeps its values in another file; such files are refused.")

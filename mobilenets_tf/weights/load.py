@@ -63,7 +63,15 @@ def resolve(weights, network: str, *, alpha: float | None = None, convention: Co
         return Source(convention or saved.convention, lambda model: _copy(model, saved.tensors, path))
     checkpoint = checkpoints.read(path)
     spelling = _recognise(checkpoint)
-    usual = TENSORFLOW if path.name.startswith("tf_") else spelling.convention
+    published = [record.convention for record in catalog.weight_sets(network) if record.filename == path.name]
+    usual = published[0] if published else TENSORFLOW if path.name.startswith("tf_") else spelling.convention
+    if convention is None and not published and spelling is spellings.SPELLINGS["timm"] and "lite" in network:
+        # timm has this network in both conventions, with the same tensor names.
+        warnings.warn(
+            f"{path.name} is taken to keep {usual.padding!r} padding and BatchNorm epsilon {usual.batchnorm_epsilon}; "
+            "timm's tf_efficientnet_lite files keep 'same' and 1e-3: name the file tf_... or pass convention=.",
+            stacklevel=3,
+        )
     return Source(convention or usual, lambda model: _assign(model, checkpoint, spelling))
 
 

@@ -12,19 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf.conventions import TENSORFLOW, Convention
+from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.weights.hdf5 import open_hdf5
 
 # Where a configuration's classes may come from. keras.utils, say, is not here: it can fetch and unpack files.
-_MODULES = (
-    "keras.layers", "keras.src.layers", "keras.models", "keras.src.models", "keras.initializers",
-    "keras.src.initializers", "keras.regularizers", "keras.src.regularizers", "keras.constraints",
-    "keras.src.constraints", "keras.activations", "keras.src.activations", "keras.ops", "keras.src.ops",
-    "keras.dtype_policies", "keras.src.dtype_policies",
+_PACKAGES = (
+    "layers", "models", "initializers", "regularizers", "constraints", "activations", "ops", "dtype_policies",
 )  # fmt: skip
-# Stock classes that run code or files which the configuration names.
-_REFUSED = {"Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__"}
+# Stock classes that run code, call functions, or read files which the configuration names.
+_REFUSED = {
+    "Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer",
+    "StringLookup", "IntegerLookup", "TextVectorization", "HashedCrossing", "FeatureSpace",
+    "Switch", "Cond", "Map", "Scan", "AssociativeScan", "WhileLoop", "ForiLoop", "VectorizedMap", "CustomGradient",
+}  # fmt: skip
 _REMEDY = "Load the model in your own Python, where you trust its code, and call mobilenets_tf.export.to_tflite(model)."
 
 
@@ -63,13 +64,15 @@ class SavedWeights:
 def read_weights(path: Path) -> SavedWeights:
     """The weights of a ``.weights.h5`` or ``.keras`` file, read without building the model in it.
 
-    A ``.weights.h5`` does not say its convention; TensorFlow's is assumed.
+    A ``.weights.h5`` says its padding by its layers, and its BatchNorm epsilon is taken to be of the same convention.
 
     Raises:
         RequestError: damaged, or not such a file.
     """
     if path.suffix != ".keras":
-        return SavedWeights(_tensors(path, path), TENSORFLOW)
+        with open_hdf5(path, path) as file:
+            padded = "zero_padding2d" in file.get("layers", {})
+        return SavedWeights(_tensors(path, path), PYTORCH if padded else TENSORFLOW)
     config = _keras_config(path)
     try:
         layers = config["config"]["layers"]
@@ -121,23 +124,56 @@ def _h5_config(path: Path):
             raise RequestError(f"{path} is damaged: its model_config is not JSON ({error}).") from error
 
 
-def _check(node, path: Path):
-    """Walk the configuration and refuse whatever is not a stock class of Keras."""
+def _check(node, path: Path, root: bool = True):
+    """Walk the configuration and refuse whatever is not a stock class of Keras that only computes."""
     if isinstance(node, list):
         for item in node:
-            _check(item, path)
+            _check(item, path, root=False)
     if not isinstance(node, dict):
         return
     if "class_name" in node:
-        name, module = node["class_name"], node.get("module")
-        if name in _REFUSED:
-            raise RequestError(f"{path} has a {name} layer, which runs code from the file: refused. {_REMEDY}")
-        own = module is None or str(module).startswith(_MODULES) or module == "keras"
-        builtin = module == "builtins" and name in ("function", "slice", "__tuple__", "__tensor__")
-        if not (own or builtin):
-            raise RequestError(f"{path} needs {module}.{name}, which is not one of Keras' own layers. {_REMEDY}")
-        if module is None and node.get("registered_name"):
-            raise RequestError(f"{path} needs the custom class {node['registered_name']!r}. {_REMEDY}")
+        _check_class(node, path)
     for key, value in node.items():
-        if key not in ("compile_config", "build_config"):
-            _check(value, path)
+        # How the model was compiled is not loaded (compile=False), and it may name the user's own losses.
+        if not (root and key == "compile_config"):
+            _check(value, path, root=False)
+
+
+def _check_class(node: dict, path: Path):
+    name, module = node["class_name"], node.get("module")
+    if not isinstance(name, str) or not isinstance(module, (str, type(None))):
+        raise RequestError(f"{path} is damaged: a class is called {name!r:.40} of {module!r:.40}.")
+    if name in _REFUSED:
+        raise RequestError(
+            f"{path} has a {name} layer, which can run code or read files that the file names: refused. {_REMEDY}"
+        )
+    if name == "function":
+        import keras
+
+        # Keras looks such a name up and calls what it finds: an activation, and nothing else, is what it may find.
+        function = node.get("config")
+        known = isinstance(function, str) and callable(getattr(keras.activations, function, None))
+        if not known or not (module in (None, "builtins") or _is_keras(module, ("activations",))):
+            raise RequestError(
+                f"{path} names the function {module}.{function!r:.60}, not an activation of Keras': refused."
+            )
+        return
+    plain = module == "builtins" and name in ("slice", "__tuple__", "__tensor__")
+    top = module == "keras" and name in (
+        "Sequential",
+        "Functional",
+        "Model",
+        "InputLayer",
+        "DTypePolicy",
+        "DTypePolicyMap",
+    )
+    if not name.isidentifier() or not (module is None or plain or top or _is_keras(module, _PACKAGES)):
+        raise RequestError(f"{path} needs {module}.{name}, which is not one of Keras' own layers. {_REMEDY}")
+    if module is None and node.get("registered_name") not in (None, name):
+        raise RequestError(f"{path} needs the custom class {node['registered_name']!r}. {_REMEDY}")
+
+
+def _is_keras(module: str, packages: tuple[str, ...]) -> bool:
+    """Whether a module is inside one of those packages of Keras, under its public or its internal name."""
+    names = [name for name in module.split(".") if name != "src"]
+    return names[0] == "keras" and len(names) > 1 and names[1] in packages

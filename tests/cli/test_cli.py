@@ -73,10 +73,10 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     done = run("deploy", *arguments)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.iterdir()) == [
-        "labels.txt", "manifest.json", "mine_int8.tflite", "report.md",
+        "labels.txt", "mine_int8.tflite", "mine_int8.tflite.json", "mine_int8.tflite.md",
     ]  # fmt: skip
     assert "Only 8 calibration samples" in done.stderr
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = json.loads((out / "mine_int8.tflite.json").read_text())
     assert manifest["passed"] and manifest["scheme"] == "int8"
     assert manifest["comparison"]["images"] == 2  # ten, less the eight that calibrated
     assert manifest["parity"]["relative_difference"] < 1e-4
@@ -84,9 +84,13 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     file = out / "mine_int8.tflite"
     assert manifest["bytes"] == file.stat().st_size
     assert str(file) in done.stdout and "mobilenets-tf verify" in done.stdout
-    assert "| same answer as float32 |" in (out / "report.md").read_text()
+    assert "| same answer as float32 |" in (out / "mine_int8.tflite.md").read_text()
 
     before = {path.name: path.read_bytes() for path in out.iterdir()}
+    other = run("deploy", *arguments, "--quiet", "--scheme", "float16")  # a second scheme beside the first
+    assert other.returncode == 0, other.stderr
+    for path in out.glob("mine_float16*"):
+        path.unlink()
     assert run("deploy", *arguments, "--quiet").returncode == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
@@ -107,13 +111,18 @@ def test_a_failed_check_exits_with_1(model_file, image_folder, tmp_path):
     done = run("deploy", model_file, *options, *arguments)
     assert done.returncode == 1
     assert "FAILED" in done.stdout
-    assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["passed"]
+    assert not json.loads((tmp_path / "out" / "mine_int8.tflite.json").read_text())["passed"]
 
 
 def test_export_writes_one_file_and_its_manifest(model_file, tmp_path):
-    done = run("export", model_file, "--scheme", "float16", "--out", tmp_path / "mine.tflite")
+    done = run(
+        "export", model_file, "--mean", 127.5, "--std", 127.5, "--scheme", "float16", "--out", tmp_path / "mine.tflite"
+    )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.tflite", "mine.tflite.json"]
+    manifest = json.loads((tmp_path / "mine.tflite.json").read_text())
+    assert manifest["preprocessing"]["mean"] == [127.5] * 3
+    assert f"--model {model_file} --mean 127.5 --std 127.5" in done.stdout
 
 
 def test_doctor():
@@ -171,6 +180,11 @@ PHOTOS = ["--calibration", "photos"]
         ([*MINE, "--calibration", "broken"], "cut.png is not a readable image"),
         ([*MINE, "--calibration", "table.csv"], "line 2: no such image"),
         ([*MINE, "--calibration", "other.csv"], "expected file and class_index"),
+        (
+            ["evaluate", "mine.keras", "--mean", "0", "--std", "1", "--images", "photos", "--count", "-1"],
+            "take -1 images",
+        ),
+        (["deploy", "mobilenet_v2", *PHOTOS, "--evaluate", "photos"], "'a', 'b' are none of the model's 1000 classes"),
         ([*MINE, *PHOTOS, "--calibration-count", "0"], "--calibration-count 0"),
         ([*MINE, *PHOTOS, "--evaluate", "broken"], "has no labels"),
         ([*MINE, *PHOTOS, "--alpha", "0.5"], "--alpha is for registered networks"),

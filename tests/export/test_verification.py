@@ -52,3 +52,27 @@ def test_no_module_takes_the_place_of_a_public_name():
     for module in pkgutil.iter_modules(export.__path__):
         importlib.import_module(f"{export.__name__}.{module.name}")
     assert all(not isinstance(getattr(export, name), type(importlib)) for name in export.__all__)
+
+
+def test_one_output_value_is_two_classes():
+    reference = np.array([[0.9], [0.8], [0.2], [0.1]])
+    assert export.compare(reference, 1 - reference).top1_agreement == 0
+    found = export.compare(reference, reference * 0.6, labels=[1, 1, 0, 0])
+    assert (found.top1_agreement, found.reference_top1, found.top1) == (0.75, 1.0, 0.75)
+
+
+def test_outputs_that_are_not_finite_never_agree():
+    good, bad = np.ones((3, 4)), np.full((3, 4), np.nan)
+    for reference, candidate, whose in ((good, bad, "file"), (bad, good, "model")):
+        with pytest.raises(RequestError, match=f"{whose} gives NaN or infinite values on 3 of 3"):
+            export.compare(reference, candidate)
+
+
+def test_verify_takes_what_calibration_takes(small, worker):
+    from mobilenets_tf.export.convert import convert, freeze
+    from mobilenets_tf.quantize import SCHEMES, Calibration
+    from tests.conftest import photographs
+
+    content, pictures = convert(freeze(small), SCHEMES["float32"], worker), photographs(6)
+    forms = [pictures, Calibration(pictures), [pictures[:4], pictures[4:]], [(picture, 1) for picture in pictures]]
+    assert [export.verify(content, small, form).images for form in forms] == [6] * 4

@@ -97,3 +97,13 @@ def test_schemes():
     assert [s.name for s in schemes.SCHEMES.values() if s.calibrated] == ["int8", "int8_float_io", "int16x8"]
     with pytest.raises(RequestError, match="Unknown scheme 'int'.*Did you mean 'int8'"):
         schemes.get("int")
+
+
+def test_the_sampled_histogram_sees_every_channel():
+    """Sizes at which a plain stride would visit a third of the channels or fewer, always the same."""
+    for shape in ((1, 112, 112, 96), (1, 14, 14, 384), (1, 7, 7, 960)):
+        channels = np.broadcast_to(np.arange(1.0, shape[-1] + 1, dtype=np.float32), shape)
+        found = Statistics()
+        found.add(channels)
+        seen = np.unique(np.round(found.centres()[found.counts > 0]))
+        assert len(seen) > 0.95 * shape[-1]

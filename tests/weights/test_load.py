@@ -205,6 +205,41 @@ def test_configurations_that_name_other_things_are_refused(tmp_path, module, nam
         load_model(tmp_path / "model.keras")
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"class_name": "function", "module": "keras", "config": "config.set_floatx"},
+        {"class_name": "function", "module": "keras.layers", "config": "TFSMLayer"},
+        {"class_name": "function", "module": "builtins", "config": "eval"},
+        {"class_name": "Switch", "module": "keras.src.ops.core"},
+        {"class_name": "StringLookup", "module": "keras.layers", "config": {"vocabulary": "/etc/passwd"}},
+        {"class_name": "Layer", "module": "keras.layersevil"},
+        {"class_name": "ops.Cond", "module": "keras.ops"},
+        {"class_name": [], "module": "keras.layers"},
+        {"compile_config": {"loss": {"class_name": "Lambda", "module": "keras.layers"}}},
+    ],
+)
+def test_what_a_configuration_may_not_hide(tmp_path, node):
+    """Each was found to reach a function of the file's choosing, or to crash the reader."""
+    plain_model().save(tmp_path / "model.keras")
+    tamper(tmp_path / "model.keras", lambda config: config["config"]["layers"][1]["config"].update(hidden=[node]))
+    with pytest.raises(RequestError, match=r"refused|not one of Keras' own|damaged"):
+        load_model(tmp_path / "model.keras")
+
+
+def test_hdf5_with_a_cycle_is_read_to_its_end(tmp_path):
+    import h5py
+
+    plain_model().save(tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "a") as file:
+        file["model_weights/loop"] = file["model_weights"]
+        for level in range(40):  # two ways to each level: 2^40 paths
+            group = file.create_group(f"chain{level}")
+            if level:
+                file[f"chain{level - 1}/left"] = file[f"chain{level - 1}/right"] = group
+    assert load_model(tmp_path / "model.h5").count_params() == 112
+
+
 def test_files_that_are_no_models(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(RequestError, match="damaged or not a .keras file"):
