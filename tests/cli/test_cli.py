@@ -65,7 +65,7 @@ def test_list_and_info_print_one_json_document():
 
 
 def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_path):
-    (tmp_path / "names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
+    (tmp_path / "names.txt").write_text("\n".join(["a", "b", *(f"class {i}" for i in range(8))]))
     options = ["--mean", 127.5, "--std", 127.5, "--labels", tmp_path / "names.txt"]
     out = tmp_path / "out"
     arguments = [model_file, *options, "--calibration", image_folder, "--calibration-count", 8, "--out", out]

