@@ -39,10 +39,16 @@ LITE = {
 }
 
 
+def rows(name, multiply_adds, parameters):
+    """One test a row; those at neither the full width nor the full resolution are left to CI."""
+    for (alpha, resolution), macs in multiply_adds.items():
+        marks = [] if alpha == 1.0 or resolution == 224 else [pytest.mark.slow]
+        yield pytest.param(name, alpha, resolution, macs, parameters[alpha], marks=marks)
+
+
 @pytest.mark.parametrize(
     ("name", "alpha", "resolution", "macs", "parameters"),
-    [("mobilenet_v1", *key, macs, V1[key[0]]) for key, macs in V1_MACS.items()]
-    + [("mobilenet_v2", *key, macs, V2[key[0]]) for key, macs in V2_MACS.items()],
+    [*rows("mobilenet_v1", V1_MACS, V1), *rows("mobilenet_v2", V2_MACS, V2)],
 )
 def test_width_and_resolution(name, alpha, resolution, macs, parameters):
     info = model_info(name, alpha=alpha, resolution=resolution)
