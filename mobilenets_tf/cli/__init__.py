@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mobilenets-tf: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("mobilenets-tf: interrupted; nothing was written.", file=sys.stderr)
+        print("mobilenets-tf: interrupted; no file was left half-written.", file=sys.stderr)
         return 130
 
 

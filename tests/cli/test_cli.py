@@ -243,7 +243,7 @@ def test_ctrl_c_leaves_nothing_behind(bad_files, moment):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "interrupted; nothing was written" in errors and "Traceback" not in errors
+    assert "interrupted; no file was left half-written" in errors and "Traceback" not in errors
     assert not (bad_files / "out").exists() and not any(temporary.iterdir())
     time.sleep(0.1)
     assert not _children_left(temporary)
