@@ -66,31 +66,6 @@ def _listed(folder: Path) -> dict[str, set[str]]:
     return listed
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file through a temporary one beside it; after any failure the old content is still there.
-
-    Raises:
-        RequestError: the folder cannot be written, or the disk is full.
-    """
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, data)
-
-
-def _write(path: Path, data: bytes | str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data.encode() if isinstance(data, str) else data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
     """Write several files of one result: all are on the disk before the first takes its name.
 
@@ -102,7 +77,10 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as staging:
             for name, data in files.items():
-                _write(Path(staging, name), data)
+                with open(Path(staging, name), "wb") as stream:
+                    stream.write(data.encode() if isinstance(data, str) else data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
             for name in files:
                 os.replace(Path(staging, name), folder / name)
 

@@ -9,7 +9,6 @@ from mobilenets_tf.errors import RequestError
 
 IDENTIFIER = b"TFL3"
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-TYPES = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 
 
 def read(content: bytes) -> "schema.ModelT":

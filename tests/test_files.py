@@ -13,10 +13,10 @@ def full_disk(*_):
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    files.write_whole(tmp_path / "a.txt", "old")
+    files.write_together(tmp_path, {"a.txt": "old"})
     monkeypatch.setattr(files.os, "fsync", full_disk)
-    with pytest.raises(RequestError, match=r"a\.txt: No space left on device\. Free some space"):
-        files.write_whole(tmp_path / "a.txt", "new")
+    with pytest.raises(RequestError, match=rf"{tmp_path.name}: No space left on device\. Free some space"):
+        files.write_together(tmp_path, {"a.txt": "new"})
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 

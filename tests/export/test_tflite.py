@@ -58,7 +58,8 @@ def test_types_at_both_ends_and_inside(files, scheme):
     assert ends == {SCHEMES[scheme].io}
     tree = flatbuffer.read(files[scheme].content)
     graph = tree.subgraphs[0]
-    activations = {flatbuffer.TYPES[graph.tensors[o].type] for op in graph.operators for o in op.outputs}
+    types = {code: name for name, code in vars(flatbuffer.schema.TensorType).items() if isinstance(code, int)}
+    activations = {types[graph.tensors[o].type] for op in graph.operators for o in op.outputs}
     if scheme == "int8":
         assert activations == {"INT8"}
     if scheme == "int16x8":
