@@ -22,6 +22,7 @@ _PUBLIC = {
     "RequestError": "mobilenets_tf.errors",
     "MobileNetV1": "mobilenets_tf.networks.mobilenet_v1",
     "MobileNetV2": "mobilenets_tf.networks.mobilenet_v2",
+    **{f"MobileNetV3{size}": "mobilenets_tf.networks.mobilenet_v3" for size in ("Large", "Small")},
     **{f"EfficientNetLite{size}": "mobilenets_tf.networks.efficientnet_lite" for size in range(5)},
 }
 __all__ = ["__version__", *_PUBLIC]

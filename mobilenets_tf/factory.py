@@ -35,7 +35,7 @@ def create_model(name: str, *, alpha: float | None = None, resolution: int | Non
     module, _, function = network.builder.partition(":")
     builder = getattr(importlib.import_module(module), function)
     try:
-        return builder(**options)
+        return builder(**{**network.options, **options})
     except TypeError as error:
         if "unexpected keyword argument" in str(error):
             raise RequestError(f"{name}: {error}") from error

@@ -2,7 +2,8 @@
 
 import fnmatch
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mobilenets_tf.errors import RequestError, unknown
 
@@ -15,6 +16,7 @@ class Network:
     builder: "module:function" of its Keras builder.
     resolution: height and width in pixels of the published network's input.
     alphas: the published width multipliers; empty where the network has none.
+    options: what the builder is called with to be this network rather than another of its family.
     source: the paper or code that defines it.
     """
 
@@ -23,6 +25,7 @@ class Network:
     resolution: int
     source: str
     alphas: tuple[float, ...] = ()
+    options: Mapping = field(default_factory=dict)
 
 
 _LITE_SOURCE = "tensorflow/tpu, models/official/efficientnet/lite"
@@ -36,6 +39,18 @@ _NETWORKS = {
         Network(
             "mobilenet_v2", "mobilenets_tf.networks.mobilenet_v2:MobileNetV2", 224, "arXiv 1801.04381, table 2",
             alphas=(0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
+        ),
+        *(
+            Network(
+                f"mobilenet_v3_{size}{suffix}",
+                f"mobilenets_tf.networks.mobilenet_v3:MobileNetV3{size.capitalize()}",
+                224,
+                f"arXiv 1905.02244, table {table}",
+                alphas=(0.75, 1.0),
+                options={"minimalistic": True} if suffix else {},
+            )
+            for size, table in (("large", 1), ("small", 2))
+            for suffix in ("", "_minimalistic")
         ),
         *(
             Network(

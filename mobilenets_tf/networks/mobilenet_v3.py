@@ -1,0 +1,125 @@
+"""MobileNetV3: large, small, and both minimalistic (Howard et al. 2019, arXiv 1905.02244)."""
+
+import keras
+
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.networks.blocks import Dilator, conv_bn, image_input, inverted_residual, make_divisible, top
+from mobilenets_tf.weights.load import resolve
+
+# A stage is a list of blocks: (kernel, expansion, filters, squeeze-and-excite, activation, stride).
+# The paper prints expanded channels; its code multiplies the block's own input, which is what widths other than 1 need.
+_RE, _HS = "relu", "hard_swish"
+LARGE = (  # table 1
+    ((3, 1, 16, False, _RE, 1),),  # 112
+    ((3, 4, 24, False, _RE, 2), (3, 3, 24, False, _RE, 1)),  # 56
+    ((5, 3, 40, True, _RE, 2), (5, 3, 40, True, _RE, 1), (5, 3, 40, True, _RE, 1)),  # 28
+    (
+        (3, 6, 80, False, _HS, 2),  # 14
+        (3, 2.5, 80, False, _HS, 1),
+        (3, 2.3, 80, False, _HS, 1),
+        (3, 2.3, 80, False, _HS, 1),
+    ),
+    ((3, 6, 112, True, _HS, 1), (3, 6, 112, True, _HS, 1)),  # 14
+    ((5, 6, 160, True, _HS, 2), (5, 6, 160, True, _HS, 1), (5, 6, 160, True, _HS, 1)),  # 7
+)
+SMALL = (  # table 2
+    ((3, 1, 16, True, _RE, 2),),  # 56
+    ((3, 4.5, 24, False, _RE, 2), (3, 88 / 24, 24, False, _RE, 1)),  # 28
+    ((5, 4, 40, True, _HS, 2), (5, 6, 40, True, _HS, 1), (5, 6, 40, True, _HS, 1)),  # 14
+    ((5, 3, 48, True, _HS, 1), (5, 3, 48, True, _HS, 1)),  # 14
+    ((5, 6, 96, True, _HS, 2), (5, 6, 96, True, _HS, 1), (5, 6, 96, True, _HS, 1)),  # 7
+)
+# size: (stages, hidden units of the classifier). Small has 1024 in every code and set of weights, 1280 in table 2.
+SIZES = {"large": (LARGE, 1280), "small": (SMALL, 1024)}
+
+
+def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: str):
+    stages, published_units = SIZES[size]
+
+    def build(
+        input_shape=(224, 224, 3),
+        alpha=1.0,
+        include_top=True,
+        weights=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        dropout_rate=0.2,
+        name=None,
+        *,
+        minimalistic=False,
+        hidden_units=published_units,
+        output_stride=32,
+        convention=None,
+    ):
+        registered = f"mobilenet_v3_{size}" + ("_minimalistic" if minimalistic else "")
+        if not isinstance(hidden_units, int) or hidden_units < 1:
+            raise RequestError(f"hidden_units={hidden_units!r}: expected a whole number above 0.")
+        source = resolve(weights, registered, alpha=alpha, convention=convention)
+        outer = _RE if minimalistic else _HS
+        dilate = Dilator(output_stride)
+        inputs = x = image_input(input_shape)
+        # Neither end is narrowed: the stem keeps its 16 filters below alpha 1, the hidden layer its units.
+        x = conv_bn(
+            x, make_divisible(16 * max(1.0, alpha)), 3, "stem", source.convention, activation=outer, **dilate(2)
+        )
+        for stage, blocks in enumerate(stages, 1):
+            for block, (kernel, expansion, filters, squeeze, activation, stride) in enumerate(blocks, 1):
+                expanded = make_divisible(expansion * x.shape[-1])
+                x = inverted_residual(
+                    x,
+                    make_divisible(filters * alpha),
+                    3 if minimalistic else kernel,
+                    expanded,
+                    f"stage{stage}_block{block}",
+                    source.convention,
+                    activation=_RE if minimalistic else activation,
+                    squeezed=make_divisible(expanded / 4) if squeeze and not minimalistic else None,
+                    **dilate(stride),
+                )
+        # The last convolution is a stage: detection and segmentation heads read it, not the narrow bottleneck before.
+        last = f"stage{len(stages) + 1}_block1_pointwise"
+        x = conv_bn(x, make_divisible(6 * x.shape[-1]), 1, last, source.convention, activation=outer)
+        hidden = make_divisible(hidden_units * max(1.0, alpha))
+        x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate, hidden=hidden)
+        model = keras.Model(inputs, x, name=name or registered)
+        source.load_into(model)
+        return model
+
+    build.__name__ = build.__qualname__ = f"MobileNetV3{size.capitalize()}"
+    build.__doc__ = f"""MobileNetV3 {size} as a functional ``keras.Model``.
+
+    At alpha 1.0 {figures}; minimalistic {minimalistic_figures}.
+
+    Args:
+        input_shape: (height, width, 3), sides at least 32 or None.
+        alpha: width multiplier; ``make_divisible(filters * alpha, 8)``. Published: 0.75, 1.0.
+        include_top: end in the classifier. Without, the last layer is the {6 * stages[-1][-1][2]}-filter convolution.
+        weights: None (random), a tag ("imagenet"), or the path of a weight file; see ``weights.load.resolve``.
+        pooling: without the top: None, "avg" or "max".
+        classes: size of the classifier. Other than the weight set's: the backbone is kept, the head is fresh.
+        classifier_activation: "softmax", or None for logits.
+        dropout_rate: before the classifier, in training (the paper's 0.8 is the share that is kept).
+        minimalistic: no squeeze-and-excite, ReLU for hard-swish, 3x3 kernels only.
+        hidden_units: of the layer before the classifier{hidden_note}.
+        output_stride: 32; 16 or 8 trade strides for dilation.
+        convention: padding and BatchNorm epsilon; None takes the weight set's, else TensorFlow's.
+
+    Returns:
+        ``keras.Model``: (N, height, width, 3) -> (N, classes). What its input wants depends on the weight set:
+        ``model_info("mobilenet_v3_{size}")["weights"]``.
+
+    Raises:
+        RequestError: an argument out of range, or weights that are not to be found or do not fit.
+    """
+    return build
+
+
+MobileNetV3Large = _builder("large", "5,483,032 parameters, 216,589,760 multiply-adds", "3,924,288 and 209,136,704", "")
+MobileNetV3Small = _builder(
+    "small",
+    "2,542,856 parameters, 56,510,400 multiply-adds",
+    "2,044,736 and 52,288,448",
+    ": 1024 as in every code and weight set; table 2 of the paper prints 1280, and the 2.9 M parameters of its table 3 "
+    "hold with 1280 alone",
+)
