@@ -17,6 +17,7 @@ _PUBLIC = {
     "list_models": "mobilenets_tf.registry",
     "features": "mobilenets_tf.networks.features",
     "load_model": "mobilenets_tf.weights.saved_models",
+    "reparameterize": "mobilenets_tf.reparameterize",
     "Preprocessing": "mobilenets_tf.preprocessing",
     "Convention": "mobilenets_tf.conventions",
     "RequestError": "mobilenets_tf.errors",
@@ -24,6 +25,27 @@ _PUBLIC = {
     "MobileNetV2": "mobilenets_tf.networks.mobilenet_v2",
     **{f"MobileNetV3{size}": "mobilenets_tf.networks.mobilenet_v3" for size in ("Large", "Small")},
     **{f"EfficientNetLite{size}": "mobilenets_tf.networks.efficientnet_lite" for size in range(5)},
+    **{
+        f"MobileOne{size}": "mobilenets_tf.networks.mobileone"
+        for size in ("S0", "S1", "S2", "S3", "S4", "Mu0", "Mu1", "Mu2")
+    },
+    **{
+        f"MobileViT{size}": "mobilenets_tf.networks.mobilevit"
+        for size in (
+            "XXS",
+            "XS",
+            "S",
+            "V2_050",
+            "V2_075",
+            "V2_100",
+            "V3XXS",
+            "V3XS",
+            "V3S",
+            "V3_050",
+            "V3_075",
+            "V3_100",
+        )
+    },
 }
 __all__ = ["__version__", *_PUBLIC]
 

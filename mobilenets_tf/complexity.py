@@ -84,3 +84,13 @@ def parameters(model) -> tuple[int, int]:
     """(trainable, total) parameters; the total has BatchNorm's running mean and variance too (Keras' count_params)."""
     trainable = sum(_prod(variable.shape) for variable in model.trainable_variables)
     return trainable, model.count_params()
+
+
+def counts(model) -> dict[str, int]:
+    """Trainable and total parameters, and multiply-adds of one image.
+
+    Raises:
+        ValueError: a side of the input is None.
+    """
+    trainable, total = parameters(model)
+    return {"params_trainable": trainable, "params_total": total, "macs": multiply_adds(model)}

@@ -47,25 +47,26 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
 
     Returns:
         name, source, alpha, resolution (pixels), params_trainable, params_total, macs (multiply-adds of one image),
-        features (stride -> shape) and weights (one record a set, with its preprocessing and whether it is here).
+        features (stride -> shape), weights (one record a set, with its preprocessing and whether it is here), and for
+        a network that folds for inference, inference_form: the same counts of that form.
 
     Raises:
         RequestError: unknown name, or a value out of range.
     """
     from mobilenets_tf import complexity
     from mobilenets_tf.networks.features import features
+    from mobilenets_tf.reparameterize import reparameterize
 
     network = registry.get(name)
     model = create_model(name, alpha=alpha, resolution=resolution)
-    trainable, total = complexity.parameters(model)
+    folded = reparameterize(model)
     return {
         "name": name,
         "source": network.source,
         "alpha": (alpha or 1.0) if network.alphas else None,
         "resolution": resolution or network.resolution,
-        "params_trainable": trainable,
-        "params_total": total,
-        "macs": complexity.multiply_adds(model),
+        **complexity.counts(model),
+        "inference_form": None if folded is model else complexity.counts(folded),
         "features": {stride: list(tensor.shape[1:]) for stride, tensor in features(model).items()},
         "weights": [
             asdict(record) | {"installed": catalog.locate(record) is not None} for record in catalog.weight_sets(name)

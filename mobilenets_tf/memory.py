@@ -1,7 +1,7 @@
 """What a network's activations take: MobileNetV2's formulas on the graph, and the arena that TFLite makes for a file.
 
-Two kinds of figure. Those of a Keras model (arXiv 1801.04381, section 5.1) are in elements, to be multiplied by the bytes
-of the type (4 float32, 2 float16 and int16, 1 int8), for a batch of 1, and belong to no engine:
+Two kinds of figure. Those of a Keras model (arXiv 1801.04381, section 5.1) are in elements, to be multiplied by the
+bytes of the type (4 float32, 2 float16 and int16, 1 int8), for a batch of 1, and belong to no engine:
 
 * ``peak_activation``: the general formula, op by op in the graph's order: the largest sum of what an op reads, what it
   writes, and what is kept for later ops.
@@ -38,7 +38,7 @@ _ELEMENTWISE = _ACTIVATIONS | {
     "Subtract", "TrueDivide",
 }  # fmt: skip
 _CONVOLUTIONS = {"Conv2D", "DepthwiseConv2D", "SeparableConv2D"}
-_BLOCK = re.compile(r"(stage\d+_block\d+_)project_conv$")
+_PROJECT = re.compile(r"(stage\d+_block\d+)_project_conv$")
 _ARENA_ALIGNMENT = 64  # bytes; kDefaultTensorAlignment in LiteRT
 
 
@@ -79,9 +79,11 @@ class _Graph:
 def peak_activation(model) -> Peak:
     """The most elements that are live at once when the graph runs op by op in the model's order, and where.
 
-    ``max over ops of sum(live tensors)``, the live ones being the op's inputs and outputs and all that later ops, or the
-    caller, still read. TFLite keeps the model's input to the end besides, so that the arena of a file with fused
-    activations is this peak plus, where the input is no longer live there, the input (``arena_bytes``).
+    ``max over ops of sum(live tensors)``, the live ones being the op's inputs and outputs and all that later ops, or
+    the caller, still read. It is the least that this order, op by op, can do with. A file's arena (``arena_bytes``) has
+    the model's input on top, which TFLite keeps to the end; for MobileNetV1 and V2 of full width that is the whole
+    difference. LiteRT's own kernels take more where a PAD is not folded (torch's padding), where hard-swish or a
+    sigmoid writes a tensor of its own, and where im2col at the stem outweighs all else (narrow networks).
 
     Args:
         model: any functional or sequential Keras model with a fixed input size and the batch as each tensor's first
@@ -124,7 +126,7 @@ def bottleneck_split(model, parts: int | None = None) -> Peak:
 
 
 def largest_tensor(model) -> Peak:
-    """The largest tensor, and what writes it, with bottlenecks as one op (see ``bottleneck_split``), the input included.
+    """The largest tensor, the input included, and what writes it, with bottlenecks as one op (``bottleneck_split``).
 
     The max of arXiv 1801.04381, table 3, is this times 2 bytes: 1600K for MobileNetV1, 400K for MobileNetV2.
 
@@ -164,6 +166,8 @@ def _follow(functional, inputs, graph: _Graph) -> list[int]:
     for node in nodes:
         for tensor in node.input_tensors:
             readers[id(tensor)].add(type(node.operation).__name__)
+    for tensor in functional.outputs:
+        readers[id(tensor)].add("the caller")
     number = dict(zip(map(id, functional.inputs), inputs, strict=True))
     for node in nodes:
         if node.is_input:
@@ -200,30 +204,26 @@ def _peak(graph: _Graph) -> Peak:
 
 def _with_bottlenecks(graph: _Graph, parts: int | None) -> _Graph:
     """The graph with every bottleneck that can be split as one call, at the place of its project_conv."""
+    calls = {call: call for call in graph.calls}
+    for project in graph.calls:
+        if (match := _PROJECT.match(project.name)) and (chain := _inner_chain(graph, project, match[1])):
+            channels = graph.shapes[project.reads[0]][-1]
+            part = math.ceil(channels / min(parts or channels, channels))
+            inner = sum(graph.size(call.writes[0]) for call in chain if call.kind not in _ELEMENTWISE)
+            bottleneck = _Call(match[1], "Bottleneck", chain[-1].reads, project.writes, inner // channels * part)
+            calls |= dict.fromkeys(chain) | {project: bottleneck}
+    return _Graph([call for call in calls.values() if call], graph.shapes, graph.outputs)
+
+
+def _inner_chain(graph: _Graph, project: _Call, block: str) -> list[_Call]:
+    """What can be computed a few channels at a time before ``project``, the last call first; empty if nothing can."""
+    if any(call.kind in _ACTIVATIONS and call.name.startswith(f"{block}_project_") for call in graph.calls):
+        return []
     writer = {tensor: call for call in graph.calls for tensor in call.writes}
     readers = Counter(tensor for call in graph.calls for tensor in call.reads)
-    replaced = {}
-    for project in graph.calls:
-        if match := _BLOCK.search(project.name):
-            chain = _inner_chain(project, match[1], graph, writer, readers)
-            if chain:
-                channels = graph.shapes[project.reads[0]][-1]
-                part = math.ceil(channels / min(parts or channels, channels))
-                inner = sum(graph.size(call.writes[0]) for call in chain if call.kind not in _ELEMENTWISE)
-                replaced |= dict.fromkeys(chain)
-                name = match[1].removesuffix("_")
-                replaced[project] = _Call(name, "Bottleneck", chain[-1].reads, project.writes, inner // channels * part)
-    calls = [replaced.get(call, call) for call in graph.calls]
-    return _Graph([call for call in calls if call], graph.shapes, graph.outputs)
-
-
-def _inner_chain(project: _Call, block: str, graph: _Graph, writer, readers) -> list[_Call]:
-    """What can be computed a few channels at a time before ``project``, the last call first; empty if nothing can."""
-    if any(call.kind in _ACTIVATIONS and call.name.startswith(f"{block}project_") for call in graph.calls):
-        return []
     chain = []
     call = writer[project.reads[0]]
-    while call.name.startswith((block, "stem_")) and len(call.reads) == 1 and readers[call.writes[0]] == 1:
+    while call.name.startswith((f"{block}_", "stem_")) and len(call.reads) == 1 and readers[call.writes[0]] == 1:
         chain.append(call)
         call = writer[call.reads[0]]
     return chain if any(call.kind == "DepthwiseConv2D" for call in chain) else []
@@ -236,8 +236,8 @@ def arena_bytes(content: bytes) -> int:
     allocate_tensors, with one thread and without delegates: inputs (kept to the end), activations and the kernels'
     scratch, such as im2col patches, each at a multiple of 64 bytes. Not in it: weights, which stay where the file is;
     what kernels keep between calls (transposed or dequantised weights); tensors whose size only the run tells. This is
-    the reference figure, not what Android measures with XNNPACK, which has the graph to itself and a workspace of its
-    own: that never holds the PAD before a convolution, and packs a second copy of the weights.
+    the figure to compare files by. With XNNPACK, the default on a phone, the ops that it takes over keep their tensors
+    in a workspace of XNNPACK's instead, which this does not see.
 
     Args:
         content: a TFLite file. Its interpreter is native code: a file that is not trusted belongs in a ``Worker``.
@@ -257,9 +257,8 @@ def arena_bytes(content: bytes) -> int:
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise RequestError(f"The model cannot be run: {str(error).splitlines()[0]}") from error
-    stored = {
-        index for index, tensor in enumerate(tree.subgraphs[0].tensors) if tree.buffers[tensor.buffer].data is not None
-    }
+    filled = {number for number, buffer in enumerate(tree.buffers) if buffer.data is not None and len(buffer.data)}
+    stored = {index for index, tensor in enumerate(tree.subgraphs[0].tensors) if tensor.buffer in filled}
     places = {}
     for details in interpreter.get_tensor_details():  # the kernels' scratch tensors too, after those of the file
         index = details["index"]
@@ -279,11 +278,10 @@ def _span(places, within: int) -> int:
     The planner starts each tensor where another ends, rounded up to its alignment. Other blocks of memory (a second
     arena holds what persists) lie further off: at least their allocator's header and the arena's own slack.
     """
-    begin = end = None
-    for start, stop in sorted(places):
-        if end is None or start > math.ceil(end / _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT:
-            if begin is not None and begin <= within < end:
-                break
-            begin, end = start, stop
-        end = max(end, stop)
-    return end - begin
+    runs = []
+    for start, end in sorted(places):
+        if runs and start <= math.ceil(runs[-1][1] / _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT:
+            runs[-1][1] = max(runs[-1][1], end)
+        else:
+            runs.append([start, end])
+    return next(end - start for start, end in runs if start <= within < end)

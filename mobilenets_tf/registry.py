@@ -29,6 +29,7 @@ class Network:
 
 
 _LITE_SOURCE = "tensorflow/tpu, models/official/efficientnet/lite"
+_TRANSFORMER, _SEPARABLE = ("xxs", "xs", "s"), ("050", "075", "100")
 _NETWORKS = {
     network.name: network
     for network in (
@@ -60,6 +61,34 @@ _NETWORKS = {
                 _LITE_SOURCE,
             )
             for size, resolution in enumerate((224, 240, 260, 280, 300))
+        ),
+        *(
+            Network(
+                f"mobileone_{size}",
+                f"mobilenets_tf.networks.mobileone:MobileOne{size[0].upper()}{size[1:]}",
+                224,
+                "our fit to the counts in arXiv 2206.04040, table 13 (benchmarks/mobileone_micro.py)"
+                if size.startswith("mu")
+                else "arXiv 2206.04040, table 7, and apple/ml-mobileone",
+            )
+            for size in ("s0", "s1", "s2", "s3", "s4", "mu0", "mu1", "mu2")
+        ),
+        *(
+            Network(
+                f"mobilevit{version}_{size}{suffix}",
+                f"mobilenets_tf.networks.mobilevit:MobileViT{version.upper().lstrip('_')}"
+                + (f"_{size}" if size.isdigit() else size.upper()),
+                256,
+                f"arXiv {paper}, and {code}",
+                options={"stage4_depth": 2} if suffix else {},
+            )
+            for version, paper, code, sizes, suffixes in (
+                ("", "2110.02178", "apple/ml-cvnets", _TRANSFORMER, ("",)),
+                ("_v2", "2206.02680", "apple/ml-cvnets", _SEPARABLE, ("",)),
+                ("_v3", "2209.15159", "micronDLA/MobileViTv3", _TRANSFORMER + _SEPARABLE, ("", "_l2")),
+            )
+            for size in sizes
+            for suffix in suffixes
         ),
     )
 }  # fmt: skip

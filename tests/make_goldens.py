@@ -1,7 +1,7 @@
 """Make tests/goldens.npz: what the source frameworks answer with weights that anyone can generate.
 
     pip install torch torchvision timm tensorflow   # 2 GB and more, in an environment of its own
-    python tests/make_goldens.py
+    python -m tests.make_goldens
 
 Each network of timm and keras.applications gets the weights of ``generated`` (a seeded function of the tensor's name
 and shape; BatchNorm statistics far from trivial), sees ``input_image`` and has its logits and its features at every
@@ -27,12 +27,31 @@ TIMM = {
     ("efficientnet_lite2", None): "tf_efficientnet_lite2",
     ("efficientnet_lite3", None): "tf_efficientnet_lite3",
     ("efficientnet_lite4", None): "tf_efficientnet_lite4",
+    ("mobilenet_v3_large", 1.0): "mobilenetv3_large_100",
+    ("mobilenet_v3_large", 0.75): "tf_mobilenetv3_large_075",
+    ("mobilenet_v3_small", 1.0): "tf_mobilenetv3_small_100",
+    ("mobilenet_v3_small", 0.75): "mobilenetv3_small_075",
+    ("mobilenet_v3_large_minimalistic", 1.0): "tf_mobilenetv3_large_minimal_100",
+    ("mobilenet_v3_small_minimalistic", 1.0): "tf_mobilenetv3_small_minimal_100",
+    **{(f"mobileone_s{size}", None): f"mobileone_s{size}" for size in range(5)},
+    **{(f"mobilevit_{size}", None): f"mobilevit_{size}" for size in ("xxs", "xs", "s")},
+    **{(f"mobilevit_v2_{size}", None): f"mobilevitv2_{size}" for size in ("050", "075", "100")},
+}
+# From the published description (tests/mobilevit_v3_reference.py); those on v1 were trained on BGR.
+MOBILEVIT_V3 = {f"mobilevit_v3_{size}": size in ("xxs", "xs", "s") for size in ("xxs", "xs", "s", "050", "075", "100")}
+TORCHVISION = {
+    "mobilenet_v2": "mobilenet_v2",
+    "mobilenet_v3_large": "mobilenet_v3_large",
+    "mobilenet_v3_small": "mobilenet_v3_small",
 }
 KERAS = {
     ("mobilenet_v1", 1.0): "MobileNet",
     ("mobilenet_v1", 0.25): "MobileNet",
     ("mobilenet_v2", 1.0): "MobileNetV2",
     ("mobilenet_v2", 0.35): "MobileNetV2",
+    ("mobilenet_v3_large", 1.0): "MobileNetV3Large",
+    ("mobilenet_v3_small", 0.75): "MobileNetV3Small",
+    ("mobilenet_v3_small_minimalistic", 1.0): "MobileNetV3Small",
 }
 
 
@@ -64,29 +83,61 @@ def spread(feature: np.ndarray) -> np.ndarray:
     return flat[np.linspace(0, flat.size - 1, 64).astype(int)]
 
 
+def torch_golden(key: str, model, features: dict, bgr: bool = False) -> dict:
+    """What a PyTorch network answers with generated weights; ``features`` maps a stride to the module that gives it."""
+    import torch
+
+    state = model.eval().state_dict()
+    names = [name for name in state if not name.endswith("num_batches_tracked")]
+    model.load_state_dict(
+        {name: torch.from_numpy(generated(name, tuple(state[name].shape))) for name in names}, strict=False
+    )
+    goldens = {}
+    for stride, module in features.items():
+
+        def keep(module, inputs, output, stride=stride):
+            goldens[f"{key}/stride{stride}"] = spread(output[0].permute(1, 2, 0).numpy())
+
+        model.get_submodule(module).register_forward_hook(keep)
+    image = input_image()[..., ::-1].copy() if bgr else input_image()
+    with torch.no_grad():
+        goldens[f"{key}/logits"] = model(torch.from_numpy(image.transpose(2, 0, 1)[None]))[0].numpy()
+    # Names and shapes are all that a checkpoint needs to be made again in the tests.
+    goldens[f"{key}/names"] = np.array(names)
+    goldens[f"{key}/shapes"] = np.array([" ".join(map(str, state[name].shape)) for name in names])
+    return goldens
+
+
 def timm_goldens() -> dict:
     """Logits and features of timm's networks."""
     import timm
-    import torch
 
     goldens = {}
     for (name, alpha), source in TIMM.items():
-        model = timm.create_model(source).eval()
-        state = model.state_dict()
-        keys = [key for key in state if not key.endswith("num_batches_tracked")]
-        model.load_state_dict(
-            {key: torch.from_numpy(generated(key, tuple(state[key].shape))) for key in keys}, strict=False
-        )
-        extractor = timm.create_model(source, features_only=True).eval()
-        extractor.load_state_dict(model.state_dict(), strict=False)
-        image = torch.from_numpy(input_image().transpose(2, 0, 1)[None])
-        with torch.no_grad():
-            goldens[f"timm/{name}/{alpha}/logits"] = model(image)[0].numpy()
-            for feature, stride in zip(extractor(image), extractor.feature_info.reduction(), strict=True):
-                goldens[f"timm/{name}/{alpha}/stride{stride}"] = spread(feature[0].permute(1, 2, 0).numpy())
-        # Names and shapes are all that a checkpoint needs to be made again in the tests.
-        goldens[f"timm/{name}/{alpha}/names"] = np.array(keys)
-        goldens[f"timm/{name}/{alpha}/shapes"] = np.array([" ".join(map(str, state[key].shape)) for key in keys])
+        model = timm.create_model(source)
+        features = {entry["reduction"]: entry["module"] for entry in model.feature_info}
+        if "mobilevit" in name:
+            features[32] = "stages.4"  # timm reports the last convolution, which is part of the head here
+        goldens |= torch_golden(f"timm/{name}/{alpha}", model, features)
+    return goldens
+
+
+def torchvision_goldens() -> dict:
+    """Logits of torchvision's networks."""
+    import torchvision
+
+    models = {name: getattr(torchvision.models, source)() for name, source in TORCHVISION.items()}
+    return {k: v for name, model in models.items() for k, v in torch_golden(f"torchvision/{name}", model, {}).items()}
+
+
+def mobilevit_v3_goldens() -> dict:
+    """Logits and features of MobileViTv3."""
+    from tests import mobilevit_v3_reference
+
+    features = {2**stage: f"layer_{stage}" for stage in range(1, 6)}
+    goldens = {}
+    for name, bgr in MOBILEVIT_V3.items():
+        goldens |= torch_golden(f"cvnets/{name}", mobilevit_v3_reference.build(name), features, bgr)
     return goldens
 
 
@@ -97,7 +148,8 @@ def keras_goldens() -> dict:
     goldens = {}
     for (name, alpha), source in KERAS.items():
         builder = getattr(keras.applications, source)
-        model = builder((SIZE, SIZE, 3), alpha=alpha, weights=None, classifier_activation=None)
+        options = {"minimalistic": "minimalistic" in name, "include_preprocessing": False} if "V3" in source else {}
+        model = builder((SIZE, SIZE, 3), alpha=alpha, weights=None, classifier_activation=None, **options)
         names, shapes = [], []
         for layer in model.layers:
             for variable in layer.weights:
@@ -115,11 +167,17 @@ def keras_goldens() -> dict:
 if __name__ == "__main__":
     import sys
 
-    # torch and tensorflow need not be in one environment: "timm" or "keras" renews that half alone.
-    wanted = sys.argv[1:] or ["timm", "keras"]
+    makers = {
+        "timm": timm_goldens,
+        "torchvision": torchvision_goldens,
+        "cvnets": mobilevit_v3_goldens,
+        "keras": keras_goldens,
+    }
+    # torch and tensorflow need not be in one environment: "keras", say, renews that part alone.
+    wanted = sys.argv[1:] or list(makers)
     goldens = dict(np.load(GOLDENS)) if GOLDENS.is_file() else {}
     goldens = {key: value for key, value in goldens.items() if key.split("/")[0] not in wanted}
-    for source, make in (("timm", timm_goldens), ("keras", keras_goldens)):
+    for source, make in makers.items():
         if source in wanted:
             goldens |= make()
     np.savez_compressed(GOLDENS, **dict(sorted(goldens.items())))

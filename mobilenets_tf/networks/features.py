@@ -12,7 +12,7 @@ def features(model) -> dict:
     there. ``keras.Model(model.inputs, list(features(model).values()))`` is the extractor.
     """
     stride, last_of_block = {}, {}
-    for layer in model.layers:
+    for layer in model.operations:  # layers, and operations such as a product of two tensors
         inbound = layer._inbound_nodes[0].parent_nodes if layer._inbound_nodes else ()
         own = layer.strides[0] if hasattr(layer, "strides") else 1
         stride[layer.name] = own * max((stride[node.operation.name] for node in inbound), default=1)

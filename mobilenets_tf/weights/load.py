@@ -137,7 +137,12 @@ def _assign(model, checkpoint, spelling: spellings.Spelling):
             parameter = f"depthwise_{parameter}"
         return f"{name}.{parameter}"
 
-    reorder = _reorder_torch if checkpoint.framework == "torch" else lambda layer, value: value
+    axes = _reorder_torch if checkpoint.framework == "torch" else lambda layer, value: value
+
+    def reorder(layer, value):
+        value = axes(layer, value)
+        return value[:, :, ::-1] if spelling.bgr and layer.name == "stem_conv" else value
+
     heads = (*spelling.classifier, *filter(None, [spelling.layers.get("hidden")]))
     _fill(model, checkpoint.tensors, source_name, reorder, heads, checkpoint.path)
 

@@ -27,6 +27,7 @@ class Spelling:
     marks: a layer that a file of this source has, and of no other; one of them is enough.
     layers: layers outside of blocks. block: layers inside. separable: what is called otherwise in a block that has no
         expanding convolution. classifier: the first of these that a file has.
+    bgr: the network was trained on blue, green, red; its stem is turned round on loading, and takes RGB.
     """
 
     convention: Convention
@@ -34,6 +35,7 @@ class Spelling:
     layers: Mapping[str, str]
     block: Mapping[str, str]
     classifier: tuple[str, ...]
+    bgr: bool = False
     separable: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -102,6 +104,69 @@ SPELLINGS = {
         },
         classifier=("linear",),
     ),
+    **{
+        f"timm_mobilevit{version}": Spelling(
+            convention=PYTORCH,
+            marks=(f"stages.2.1.transformer.0.attn.{qkv}",),
+            layers=_pairs(stem="stem.conv stem.bn", head="final_conv.conv final_conv.bn"),
+            block={
+                **_pairs(
+                    expand="stages.{s}.{b}.conv1_1x1.conv stages.{s}.{b}.conv1_1x1.bn",
+                    depthwise="stages.{s}.{b}.conv2_kxk.conv stages.{s}.{b}.conv2_kxk.bn",
+                    project="stages.{s}.{b}.conv3_1x1.conv stages.{s}.{b}.conv3_1x1.bn",
+                    local="stages.{s}.{b}.conv_kxk.conv stages.{s}.{b}.conv_kxk.bn",
+                    **{"global": "stages.{s}.{b}.conv_proj.conv stages.{s}.{b}.conv_proj.bn"},
+                    fusion="stages.{s}.{b}.conv_fusion.conv stages.{s}.{b}.conv_fusion.bn",
+                ),
+                "embed_conv": "stages.{s}.{b}.conv_1x1",
+                "layer#_attention_norm": "stages.{s}.{b}.transformer.{i}.norm1",
+                "layer#_qkv": f"stages.{{s}}.{{b}}.transformer.{{i}}.attn.{qkv}",
+                "layer#_out": f"stages.{{s}}.{{b}}.transformer.{{i}}.attn.{out}",
+                "layer#_mlp_norm": "stages.{s}.{b}.transformer.{i}.norm2",
+                "layer#_mlp_expand": "stages.{s}.{b}.transformer.{i}.mlp.fc1",
+                "layer#_mlp_project": "stages.{s}.{b}.transformer.{i}.mlp.fc2",
+                "norm": "stages.{s}.{b}.norm",
+            },
+            classifier=("head.fc",),
+        )
+        for version, qkv, out in (("", "qkv", "proj"), ("_v2", "qkv_proj", "out_proj"))
+    },
+    # ml-cvnets and MobileViTv3, which calls its parts the same. Of v1, attention is made of linear layers, of v2 of
+    # convolutions, and only v2 was trained on RGB (ml-cvnets' own image readers).
+    **{
+        f"cvnets_mobilevit{version}": Spelling(
+            convention=PYTORCH,
+            marks=(f"layer_3.1.global_rep.0.{attention}.1.qkv_proj{conv}",),
+            bgr=not version,
+            layers=_pairs(
+                stem="conv_1.block.conv conv_1.block.norm",
+                head="conv_1x1_exp.block.conv conv_1x1_exp.block.norm",
+            ),
+            block={
+                **_pairs(
+                    expand="layer_{s1}.{b}.block.exp_1x1.block.conv layer_{s1}.{b}.block.exp_1x1.block.norm",
+                    depthwise="layer_{s1}.{b}.block.conv_3x3.block.conv layer_{s1}.{b}.block.conv_3x3.block.norm",
+                    project="layer_{s1}.{b}.block.red_1x1.block.conv layer_{s1}.{b}.block.red_1x1.block.norm",
+                    local=f"layer_{{s1}}.{{b}}.{local}.block.conv layer_{{s1}}.{{b}}.{local}.block.norm",
+                    **{"global": "layer_{s1}.{b}.conv_proj.block.conv layer_{s1}.{b}.conv_proj.block.norm"},
+                    fusion="layer_{s1}.{b}.fusion.block.conv layer_{s1}.{b}.fusion.block.norm",
+                ),
+                "embed_conv": f"layer_{{s1}}.{{b}}.{embed}.block.conv",
+                "layer#_attention_norm": f"layer_{{s1}}.{{b}}.global_rep.{{i}}.{attention}.0",
+                "layer#_qkv": f"layer_{{s1}}.{{b}}.global_rep.{{i}}.{attention}.1.qkv_proj{conv}",
+                "layer#_out": f"layer_{{s1}}.{{b}}.global_rep.{{i}}.{attention}.1.out_proj{conv}",
+                "layer#_mlp_norm": "layer_{s1}.{b}.global_rep.{i}.pre_norm_ffn.0",
+                "layer#_mlp_expand": f"layer_{{s1}}.{{b}}.global_rep.{{i}}.pre_norm_ffn.1{conv}",
+                "layer#_mlp_project": f"layer_{{s1}}.{{b}}.global_rep.{{i}}.pre_norm_ffn.{last}{conv}",
+                "norm": "layer_{s1}.{b}.global_rep.{depth}",
+            },
+            classifier=(classifier,),
+        )
+        for version, attention, conv, local, embed, last, classifier in (
+            ("", "pre_norm_mha", "", "local_rep.conv_3x3", "local_rep.conv_1x1", 4, "classifier.fc"),
+            ("_v2", "pre_norm_attn", ".block.conv", "local_rep.0", "local_rep.1", 3, "classifier.1"),
+        )
+    },
     "torchvision": Spelling(
         convention=PYTORCH,
         marks=("features.1.conv.0.0",),

@@ -1,0 +1,363 @@
+"""Latency of the networks' TFLite files, side by side with what other tools make of the same networks.
+
+    python benchmarks/latency.py                                       every network, float32 and int8
+    python benchmarks/latency.py 'mobilenet_v3*' --keep /tmp/peers     some; the peers' files are built only once
+    python benchmarks/latency.py --no-peers --check                    do ours keep the promises made for int8?
+
+The peers: keras.applications and kimm through the stock TFLiteConverter, timm through litert-torch with
+ai-edge-quantizer for int8. What is not installed is left out (`pip install -e '.[peers]'` has it all); keras-cv is not
+here because it fetches even a network without weights from Kaggle. No tool has MobileViTv3, so the MobileViT that
+each was made from stands beside it.
+
+All weights are random, all inputs are of our network's resolution and channels last. Each file is built in a process
+of its own (torch and TensorFlow cannot share one), then a network's files are timed here call by call in turn: LiteRT
+with XNNPACK, one thread, only the invocation. Printed are the 10th percentile and the median in ms, the median over
+that of our own float32 file, and how many partitions XNNPACK cut the graph into (--why: what it left outside). Look at
+the ratios; the milliseconds are the machine's.
+"""
+
+import argparse
+import contextlib
+import fnmatch
+import importlib.metadata
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from mobilenets_tf import registry
+
+SCHEMES = ("float32", "int8")
+WARM_UP = 5
+# The most that our int8 file may take, as a share of our float32 file's time.
+LIMITS = {"mobilenet_v3_large": 0.6, "mobilenet_v3_small": 0.8, "mobilevit_v3_*": 0.8}
+NOT_CONVOLUTIONAL = "mobilevit*"  # all others have to run as one partition in int8
+
+
+def pictures(resolution: int, count: int = 16) -> list[np.ndarray]:
+    """Smooth random pictures in [-1, 1]: our calibration refuses noise, for photographs are not noise."""
+    random = np.random.default_rng(0)
+    at = np.linspace(0, 1, resolution, dtype=np.float32)[:, None]
+    made = []
+    for _ in range(count):
+        rows, columns = (np.sin(at * random.uniform(3, 25, 3) + random.uniform(0, 6, 3)) for _ in range(2))
+        made.append((rows[:, None] * columns[None, :]).astype(np.float32))
+    return made
+
+
+# The builders. Each runs in a process of its own and returns {scheme: the file's content}.
+
+
+def build_ours(name: str, resolution: int, schemes: list[str]) -> dict[str, bytes]:
+    import keras
+
+    from mobilenets_tf import create_model
+    from mobilenets_tf.export.tflite import convert_model
+    from mobilenets_tf.quantize.schemes import get
+    from mobilenets_tf.worker import Worker
+
+    keras.utils.set_random_seed(0)
+    model = create_model(name, resolution=resolution)
+    with Worker() as worker:
+        return {scheme: convert_model(model, get(scheme), pictures(resolution), worker).content for scheme in schemes}
+
+
+def build_keras(name: str, resolution: int, schemes: list[str]) -> dict[str, bytes]:
+    import keras
+
+    name, _, minimalistic = name.partition("_")
+    # V3 would normalise its input in the graph, which no other file here does.
+    options = {"minimalistic": bool(minimalistic), "include_preprocessing": False} if "V3" in name else {}
+    inputs = keras.Input((resolution, resolution, 3), batch_size=1)
+    model = getattr(keras.applications, name)(weights=None, input_tensor=inputs, **options)
+    return convert_stock(model, resolution, schemes)
+
+
+def build_kimm(name: str, resolution: int, schemes: list[str]) -> dict[str, bytes]:
+    import keras
+    import kimm
+
+    inputs = keras.Input((resolution, resolution, 3), batch_size=1)
+    model = getattr(kimm.models, name)(weights=None, include_preprocessing=False, input_tensor=inputs)
+    if name.startswith("MobileOne"):
+        model = kimm.utils.get_reparameterized_model(model)
+    return convert_stock(model, resolution, schemes)
+
+
+def convert_stock(model, resolution: int, schemes: list[str]) -> dict[str, bytes]:
+    """A Keras model through TensorFlow's converter, as its documentation tells."""
+    import tensorflow as tf
+
+    contents = {}
+    for scheme in schemes:
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        if scheme == "int8":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([picture[None]] for picture in pictures(resolution))
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        contents[scheme] = converter.convert()
+    return contents
+
+
+def build_timm(name: str, resolution: int, schemes: list[str]) -> dict[str, bytes]:
+    import litert_torch
+    import timm
+    import torch
+    from ai_edge_quantizer import quantizer, recipe
+    from timm.utils.model import reparameterize_model
+
+    model = reparameterize_model(timm.create_model(name).eval())
+    sample = torch.zeros(1, resolution, resolution, 3)
+    converted = litert_torch.convert(litert_torch.to_channel_last_io(model, args=[0]), (sample,))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        converted.export(str(path))
+        contents = {"float32": path.read_bytes()}
+        if "int8" in schemes:
+            tool = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
+            # litert-torch names the signature and its input so.
+            samples = {"serving_default": [{"args_0": picture[None]} for picture in pictures(resolution)]}
+            contents["int8"] = bytes(tool.quantize(tool.calibrate(samples)).quantized_model)
+    return contents
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another way to a TFLite file. ``names``: a pattern for our name of a network -> the peer's."""
+
+    packages: tuple[str, ...]
+    build: Callable
+    names: dict[str, str]
+
+    def name(self, ours: str) -> str | None:
+        """What the peer calls our network; None if it has none."""
+        found = ((re.fullmatch(pattern, ours), name) for pattern, name in self.names.items())
+        return next((match.expand(name) for match, name in found if match), None)
+
+    def versions(self) -> str | None:
+        """The packages' versions, for a file's name; None if one is not installed."""
+        try:
+            return "-".join(f"{package}{importlib.metadata.version(package)}" for package in self.packages)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+
+PEERS = {
+    "keras": Peer(
+        ("keras", "tensorflow"),
+        build_keras,
+        {
+            "mobilenet_v1": "MobileNet",
+            "mobilenet_v2": "MobileNetV2",
+            "mobilenet_v3_large(_minimalistic)?": r"MobileNetV3Large\1",
+            "mobilenet_v3_small(_minimalistic)?": r"MobileNetV3Small\1",
+        },
+    ),
+    "litert-torch": Peer(
+        ("litert-torch", "timm", "ai-edge-quantizer"),
+        build_timm,
+        {
+            "mobilenet_v([12])": r"mobilenetv\1_100",
+            "mobilenet_v3_(large|small)": r"mobilenetv3_\1_100",
+            "mobilenet_v3_(large|small)_minimalistic": r"tf_mobilenetv3_\1_minimal_100",
+            "efficientnet_lite(.)": r"tf_efficientnet_lite\1",
+            "(mobileone_s.)": r"\1",
+            "mobilevit_(?:v3_)?(xxs|xs|s)": r"mobilevit_\1",
+            "mobilevit_v[23]_(050|075|100)": r"mobilevitv2_\1",
+        },
+    ),
+    "kimm": Peer(  # its MobileNetV3 cannot be built without downloading weights
+        ("kimm", "tensorflow"),
+        build_kimm,
+        {
+            "mobilenet_v2": "MobileNetV2W100",
+            "efficientnet_lite(.)": r"EfficientNetLiteB\1",
+            "mobileone_s([0-3])": r"MobileOneS\1",
+            "mobilevit_(?:v3_)?xxs": "MobileViTXXS",
+            "mobilevit_(?:v3_)?xs": "MobileViTXS",
+            "mobilevit_(?:v3_)?s": "MobileViTS",
+            "mobilevit_v[23]_(050|075|100)": r"MobileViTV2W\1",
+        },
+    ),
+}
+
+
+def in_child(build: Callable, *arguments) -> dict[str, bytes]:
+    """``build(*arguments)`` in a fresh process, without its chatter.
+
+    Raises:
+        RuntimeError: it failed or died.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_silence) as pool:
+        return pool.submit(_attempt, build, *arguments).result()  # BrokenProcessPool is a RuntimeError
+
+
+def _silence():
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+def _attempt(build: Callable, *arguments) -> dict[str, bytes]:
+    try:
+        return build(*arguments)
+    except Exception as error:  # of any package, and perhaps not to be pickled
+        raise RuntimeError(" ".join(f"{type(error).__name__}: {error}".split())[:300]) from None
+
+
+def collect(network, peers: dict[str, Peer], schemes: list[str], folder: Path) -> dict[tuple[str, str], Path]:
+    """(maker, scheme) -> file, for our network and all peers that have it and can convert it.
+
+    Ours are always built anew, since they are what is being worked on.
+
+    Raises:
+        RuntimeError: ours cannot be built.
+    """
+    files = {}
+    ours = sorted({"float32", *schemes})  # the ratios are to our float32 file
+    for scheme, content in in_child(build_ours, network.name, network.resolution, ours).items():
+        files["ours", scheme] = folder / f"ours-{network.name}-{scheme}.tflite"
+        files["ours", scheme].write_bytes(content)
+    for tool, peer in peers.items():
+        if not (name := peer.name(network.name)):
+            continue
+        label = f"{name}-{network.resolution}-{peer.versions()}"
+        paths = {scheme: folder / f"{label}-{scheme}.tflite" for scheme in schemes}
+        if not all(path.exists() for path in paths.values()):
+            try:
+                contents = in_child(peer.build, name, network.resolution, schemes)
+            except RuntimeError as error:
+                print(f"  {tool}: {name} is left out, for it cannot be converted: {error}")
+                continue
+            for scheme, path in paths.items():
+                path.write_bytes(contents[scheme])
+        files |= {(f"{tool} {name}", scheme): path for scheme, path in paths.items()}
+    return files
+
+
+def execution_plan(interpreter) -> Counter:
+    """How often each op runs; every "DELEGATE" is a partition of XNNPACK.
+
+    LiteRT lists the ops that a delegate took over as well, ahead of the delegate. So the last node listed for a tensor
+    is the one that computes it, and what runs is what can be reached from the outputs.
+    """
+    producers = {int(tensor): node for node in interpreter._get_ops_details() for tensor in node["outputs"]}
+    reached, tensors = {}, [details["index"] for details in interpreter.get_output_details()]
+    while tensors:
+        node = producers.get(int(tensors.pop()))
+        if node and node["index"] not in reached:
+            reached[node["index"]] = node["op_name"]
+            tensors += list(node["inputs"])
+    return Counter(reached.values())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file's figures. ``ratio``: its median over our float32 file's. ``outside``: ops that XNNPACK does not run."""
+
+    network: str
+    maker: str
+    scheme: str
+    p10: float
+    median: float
+    ratio: float
+    partitions: int
+    outside: dict[str, int]
+
+
+def measure(network, files: dict[tuple[str, str], Path], calls: int) -> list[Row]:
+    """Time the files in turn, call by call."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    picture = pictures(network.resolution, 1)[0]
+    interpreters, times = {}, {key: [] for key in files}
+    for key, path in files.items():
+        interpreters[key] = interpreter = Interpreter(str(path), num_threads=1)
+        interpreter.allocate_tensors()
+        (details,) = interpreter.get_input_details()
+        values = picture if details["dtype"] == np.float32 else picture * 127
+        interpreter.set_tensor(details["index"], values[None].astype(details["dtype"]))
+    for call in range(WARM_UP + calls):
+        for key, interpreter in interpreters.items():
+            started = time.perf_counter()
+            interpreter.invoke()
+            if call >= WARM_UP:
+                times[key].append(1e3 * (time.perf_counter() - started))
+    base = np.median(times["ours", "float32"])
+    rows = []
+    for (maker, scheme), taken in times.items():
+        outside = execution_plan(interpreters[maker, scheme])
+        partitions = outside.pop("DELEGATE", 0)
+        p10, median = float(np.percentile(taken, 10)), float(np.median(taken))
+        rows.append(Row(network.name, maker, scheme, p10, median, float(median / base), partitions, dict(outside)))
+    return sorted(rows, key=lambda row: row.scheme)
+
+
+def broken_promises(rows: list[Row]) -> list[str]:
+    """What our int8 files of the networks measured should do and do not."""
+    broken = []
+    for row in rows:
+        if (row.maker, row.scheme) != ("ours", "int8"):
+            continue
+        if row.partitions != 1 and not fnmatch.fnmatch(row.network, NOT_CONVOLUTIONAL):
+            broken.append(f"{row.network}: int8 runs in {row.partitions} partitions, not in one")
+        for pattern, limit in LIMITS.items():
+            if fnmatch.fnmatch(row.network, pattern) and row.ratio > limit:
+                broken.append(f"{row.network}: int8 takes {row.ratio:.2f} of float32's time, not {limit}")
+    return broken
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=["*"], help="networks, or wildcards for them")
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=SCHEMES)
+    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--why", action="store_true", help="show the ops that XNNPACK does not run")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--keep", metavar="FOLDER", help="keep all files there; peers' found there are not built again")
+    parser.add_argument("--check", action="store_true", help="exit 1 unless our int8 files keep their promises")
+    chosen = parser.parse_args()
+    if chosen.check and "int8" not in chosen.schemes:
+        parser.error("--check is about int8")
+    names = list(dict.fromkeys(name for pattern in chosen.names for name in registry.list_models(pattern)))
+    if not names:
+        parser.error(f"no network is called {' or '.join(chosen.names)}")
+    peers = {tool: peer for tool, peer in PEERS.items() if chosen.peers and peer.versions()}
+    if chosen.peers and (missing := PEERS.keys() - peers):
+        print(f"Left out, not installed: {', '.join(sorted(missing))}. To have them: pip install -e '.[peers]'")
+    rows, failed = [], []
+    with contextlib.ExitStack() as stack:
+        folder = Path(chosen.keep or stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            network = registry.get(name)
+            print(f"{name:<48} {'10 %':>7} {'median':>7}  {'ratio':>5}  partitions", flush=True)
+            try:
+                files = collect(network, peers, list(chosen.schemes), folder)
+            except RuntimeError as error:
+                failed.append(f"{name}: {error}")
+                continue
+            for row in measure(network, files, chosen.calls):
+                rows.append(row)
+                print(f"  {row.scheme:<8}{row.maker:<38} {row.p10:7.2f} {row.median:7.2f}", end="  ")
+                print(f"{row.ratio:5.2f}  {row.partitions:10}", f" {row.outside}" if chosen.why and row.outside else "")
+    if chosen.json:
+        Path(chosen.json).write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    problems = failed + (broken_promises(rows) if chosen.check else [])
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""MobileOne: branches in training that fold into one convolution each (Vasu et al. 2022, arXiv 2206.04040).
+
+S0-S4 are table 7 of the paper and apple/ml-mobileone (mobileone.py), which the published weights belong to. Where they
+disagree the code is followed: the stem has min(64, 64 x width) filters, and one branch in every size.
+mu0-mu2 are our fit: their widths were never published, their counts were (table 13), and benchmarks/mobileone_micro.py
+shows the search. The paper's accuracies of them are not these networks'.
+"""
+
+from dataclasses import dataclass
+
+import keras
+from keras import layers
+
+from mobilenets_tf.conventions import PYTORCH, Convention
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.networks.blocks import Dilator, activate, image_input, squeeze_excite, top
+from mobilenets_tf.reparameterize import reparameterize
+from mobilenets_tf.weights.load import resolve
+
+# (filters before the width multiplier, blocks): the code's stages; the paper's stages 4 and 5 are one here.
+STAGES = (
+    (64, 2),  # 56
+    (128, 8),  # 28
+    (256, 10),  # 14
+    (512, 1),  # 7
+)
+SQUEEZE_RATIO = 1 / 16
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width multiplier of each stage, branches of each convolution, and how many last blocks of each stage have SE."""
+
+    widths: tuple[float, float, float, float]
+    branches: int = 1
+    squeezed: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+SIZES = {
+    "s0": Size((0.75, 1.0, 1.0, 2.0), branches=4),
+    "s1": Size((1.5, 1.5, 2.0, 2.5)),
+    "s2": Size((1.5, 2.0, 2.5, 4.0)),
+    "s3": Size((2.0, 2.5, 3.0, 4.0)),
+    "s4": Size((3.0, 3.5, 3.5, 4.0), squeezed=(0, 0, 5, 1)),
+    # Multiples of 8 filters: 24, 48, 136, 312; 32, 88, 184, 480; 32, 112, 240, 504. Branches as in S0.
+    "mu0": Size((0.375, 0.375, 0.53125, 0.609375), branches=4),
+    "mu1": Size((0.5, 0.6875, 0.71875, 0.9375), branches=4),
+    "mu2": Size((0.5, 0.875, 0.9375, 0.984375), branches=4),
+}
+
+
+def unit(
+    x,
+    filters: int | None,
+    kernel: int,
+    name: str,
+    convention: Convention,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    branches: int = 1,
+    squeeze: bool = False,
+    folded: bool = False,
+):
+    """One convolution of MobileOne (figure 3), depthwise if ``filters`` is None, with its ReLU.
+
+    In the training form the sum of ``branches`` convolutions, a 1x1 convolution where ``kernel`` is larger, and the
+    input where the shape stays, each with a BatchNorm of its own. ``folded`` is the inference form: one convolution
+    with a bias. The layer names say which branch is which, and ``reparameterize`` goes by them.
+    """
+    depthwise = filters is None
+    padded, padding = x, "same"
+    if stride > 1 and convention.padding == "symmetric":
+        padded, padding = layers.ZeroPadding2D(dilation * (kernel - 1) // 2, name=f"{name}_pad")(x), "valid"
+
+    def convolution(x, kernel, name, padding="same", dilation=1, use_bias=False):
+        options = {"strides": stride, "dilation_rate": dilation, "padding": padding, "use_bias": use_bias}
+        if depthwise:
+            return layers.DepthwiseConv2D(kernel, **options, name=f"{name}_conv")(x)
+        return layers.Conv2D(filters, kernel, **options, name=f"{name}_conv")(x)
+
+    def normalise(x, name):
+        return layers.BatchNormalization(momentum=0.9, epsilon=convention.batchnorm_epsilon, name=f"{name}_bn")(x)
+
+    if folded:
+        y = convolution(padded, kernel, name, padding, dilation, use_bias=True)
+    else:
+        terms = []
+        for branch in (f"{name}_branch{number}" for number in range(1, branches + 1)):
+            terms.append(normalise(convolution(padded, kernel, branch, padding, dilation), branch))
+        if kernel > 1:
+            terms.append(normalise(convolution(x, 1, f"{name}_scale"), f"{name}_scale"))
+        if stride == 1 and filters in (None, x.shape[-1]):
+            terms.append(normalise(x, f"{name}_skip"))
+        y = layers.Add(name=f"{name}_sum")(terms) if len(terms) > 1 else terms[0]
+    if squeeze:
+        y = squeeze_excite(y, int(y.shape[-1] * SQUEEZE_RATIO), "sigmoid", name)
+    return activate(y, "relu", name)
+
+
+def _builder(size: str, folded_figures: str, training_figures: str):
+    plan = SIZES[size]
+    label = size[0].upper() + size[1:]
+    fit = "\n    Our fit to the published counts; the authors' widths, depths and branches are not known.\n"
+    registered = f"mobileone_{size}"
+
+    def build(
+        input_shape=(224, 224, 3),
+        include_top=True,
+        weights=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        dropout_rate=0.0,
+        name=registered,
+        *,
+        reparameterized=False,
+        branches=plan.branches,
+        output_stride=32,
+        convention=None,
+    ):
+        if not isinstance(branches, int) or branches < 1:
+            raise RequestError(f"branches={branches!r}: expected a whole number above 0.")
+        source = resolve(weights, registered, convention=convention, default=PYTORCH)
+        weights_are_folded = source.holds("stem_conv")
+        if weights_are_folded and not reparameterized:
+            raise RequestError(
+                f"{weights} holds the inference form of {registered}, which cannot be unfolded; "
+                "pass reparameterized=True."
+            )
+        # Weights of the training form are folded after they are loaded.
+        folded = reparameterized and (weights is None or weights_are_folded)
+        dilate = Dilator(output_stride)
+        form = {"convention": source.convention, "folded": folded}
+        inputs = x = image_input(input_shape)
+        x = unit(x, min(64, int(64 * plan.widths[0])), 3, "stem", **form, **dilate(2))
+        for stage, ((filters, blocks), width, squeezed) in enumerate(
+            zip(STAGES, plan.widths, plan.squeezed, strict=True), 1
+        ):
+            for block in range(1, blocks + 1):
+                position = f"stage{stage}_block{block}"
+                options = {**form, "branches": branches, "squeeze": block > blocks - squeezed}
+                x = unit(x, None, 3, f"{position}_depthwise", **options, **dilate(2 if block == 1 else 1))
+                x = unit(x, int(filters * width), 1, f"{position}_project", **options)
+        x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)
+        model = keras.Model(inputs, x, name=name)
+        source.load_into(model)
+        return reparameterize(model) if reparameterized else model
+
+    build.__name__ = build.__qualname__ = f"MobileOne{label}"
+    build.__doc__ = f"""MobileOne-{label} as a functional ``keras.Model``.
+{fit if size.startswith("mu") else ""}
+    Inference form: {folded_figures}. Training form: {training_figures}.
+
+    Args:
+        input_shape: (height, width, 3), sides at least 32 or None.
+        include_top: end in the classifier.
+        weights: None (random), a tag ("imagenet"), or the path of a weight file; see ``weights.load.resolve``.
+        pooling: without the top: None, "avg" or "max".
+        classes: size of the classifier. Other than the weight set's: the backbone is kept, the head is fresh.
+        classifier_activation: "softmax", or None for logits.
+        dropout_rate: before the classifier, in training (the paper has none).
+        reparameterized: build the inference form; weights of either form are taken. Left False, train, then call
+            ``reparameterize`` (exporting does it by itself).
+        branches: over-parameterised branches of each convolution behind the stem, in training.
+        output_stride: 32; 16 or 8 trade strides for dilation.
+        convention: padding and BatchNorm epsilon; None takes the weight set's, else PyTorch's.
+
+    Returns:
+        ``keras.Model``: (N, height, width, 3) -> (N, classes). Published weights want ImageNet's mean and std.
+
+    Raises:
+        RequestError: an argument out of range, or weights that are not to be found or do not fit.
+    """
+    return build
+
+
+MobileOneS0 = _builder(
+    "s0", "2,078,504 parameters, 275,110,400 multiply-adds", "5,293,272 parameters, 1,051,935,232 multiply-adds"
+)
+MobileOneS1 = _builder(
+    "s1", "4,764,840 parameters, 825,057,024 multiply-adds", "4,825,192 parameters, 830,062,080 multiply-adds"
+)
+MobileOneS2 = _builder(
+    "s2", "7,808,168 parameters, 1,298,426,496 multiply-adds", "7,884,648 parameters, 1,304,027,392 multiply-adds"
+)
+MobileOneS3 = _builder(
+    "s3", "10,078,312 parameters, 1,895,790,592 multiply-adds", "10,170,600 parameters, 1,902,112,768 multiply-adds"
+)
+MobileOneS4 = _builder(
+    "s4", "14,838,352 parameters, 2,979,269,760 multiply-adds", "14,951,248 parameters, 2,986,802,432 multiply-adds"
+)
+MobileOneMu0 = _builder(
+    "mu0", "567,792 parameters, 67,785,000 multiply-adds", "1,357,808 parameters, 247,410,376 multiply-adds"
+)
+MobileOneMu1 = _builder(
+    "mu1", "979,672 parameters, 139,206,840 multiply-adds", "2,513,304 parameters, 525,137,112 multiply-adds"
+)
+MobileOneMu2 = _builder(
+    "mu2", "1,303,360 parameters, 213,895,472 multiply-adds", "3,747,112 parameters, 824,057,584 multiply-adds"
+)

@@ -1,0 +1,190 @@
+"""MobileViT: inverted residuals, and blocks that attend over the whole feature map.
+
+v3 (Wadekar and Chaurasia 2022, arXiv 2209.15159) in both of its kinds, on v1 (XXS, XS, S) and on v2 (0.5, 0.75, 1.0);
+and what it is measured against: v1 (Mehta and Rastegari 2021, arXiv 2110.02178), v2 (2022, arXiv 2206.02680).
+Tables and blocks are those of micronDLA/MobileViTv3 and apple/ml-cvnets, which the published weights belong to.
+"""
+
+from dataclasses import dataclass, replace
+
+import keras
+from keras import layers
+
+from mobilenets_tf.conventions import PYTORCH, Convention
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.networks.attention import fold, norm, resize_corners_aligned, transformer_layer, unfold
+from mobilenets_tf.networks.blocks import Dilator, conv_bn, image_input, inverted_residual, make_divisible, top
+from mobilenets_tf.weights.load import resolve
+
+DEPTHS = (2, 4, 3)  # transformer layers in the blocks of stages 3, 4 and 5
+HEADS = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """One network.
+
+    filters: of the stem and the five stages. dims: transformer width in stages 3, 4, 5. expansion: of the inverted
+    residuals. stage2: blocks in it. head: filters of the last convolution; None for none. v2: separable attention.
+    v3: depthwise local convolution, the local feature fused instead of the input, a sum around the block.
+    dropout: in the transformer. classifier_dropout: before the classifier.
+    """
+
+    filters: tuple[int, int, int, int, int, int]
+    dims: tuple[int, int, int]
+    expansion: int
+    stage2: int = 3
+    head: int | None = None
+    v2: bool = False
+    v3: bool = False
+    dropout: float = 0.0
+    classifier_dropout: float = 0.1
+
+
+def _v2(width: float) -> Size:
+    stem = make_divisible(min(max(32 * width, 16), 64))
+    filters = (stem, make_divisible(64 * width, 16), *(make_divisible(c * width) for c in (128, 256, 384, 512)))
+    dims = tuple(make_divisible(c * width) for c in (128, 192, 256))
+    return Size(filters, dims, 2, stage2=2, v2=True, classifier_dropout=0.0)
+
+
+_XXS = Size((16, 16, 24, 48, 64, 80), (64, 80, 96), 2, head=320, dropout=0.05)
+_XS = Size((16, 32, 48, 64, 80, 96), (96, 120, 144), 4, head=384, dropout=0.1)
+_S = Size((16, 32, 64, 96, 128, 160), (144, 192, 240), 4, head=640, dropout=0.1)
+_WIDTHS = {"050": _v2(0.5), "075": _v2(0.75), "100": _v2(1.0)}
+SIZES = {
+    "mobilevit_xxs": _XXS,
+    "mobilevit_xs": _XS,
+    "mobilevit_s": _S,
+    **{f"mobilevit_v2_{width}": size for width, size in _WIDTHS.items()},
+    # v3 widens stages 3 to 5 of v1; the last convolution is four times as wide, 960 at most (the paper prints 1280).
+    "mobilevit_v3_xxs": replace(_XXS, filters=(16, 16, 24, 64, 80, 128), head=512, v3=True),
+    "mobilevit_v3_xs": replace(_XS, filters=(16, 32, 48, 96, 160, 160), head=640, v3=True),
+    "mobilevit_v3_s": replace(_S, filters=(16, 32, 64, 128, 256, 320), head=960, v3=True),
+    **{f"mobilevit_v3_{width}": replace(size, v3=True) for width, size in _WIDTHS.items()},
+}
+
+
+def mobilevit_block(x, dim: int, depth: int, size: Size, name: str, convention: Convention, dilation: int = 1):
+    """Local convolution, transformer over the patches, fusion with what is local.
+
+    (N, H, W, C) -> the same; with separable attention an odd side grows by one, as in the published code.
+    """
+    height, width, channels = x.shape[1:]
+    even = height + height % 2, width + width % 2
+    if size.v2 and even != (height, width):
+        x = resize_corners_aligned(x, *even, f"{name}_even")
+    shortcut = x
+    depthwise = size.v2 or size.v3
+    local = conv_bn(
+        x, None if depthwise else channels, 3, f"{name}_local", convention,
+        dilation=dilation, activation="silu", depthwise=depthwise,
+    )  # fmt: skip
+    local = layers.Conv2D(dim, 1, use_bias=False, name=f"{name}_embed_conv")(local)
+    y = local
+    resized = not size.v2 and even != (height, width)
+    if resized:
+        y = layers.Resizing(*even, name=f"{name}_even")(y)
+    y = unfold(y, name)
+    for layer in range(1, depth + 1):
+        y = transformer_layer(y, None if size.v2 else HEADS, f"{name}_layer{layer}", size.dropout)
+    y = fold(norm(y, not size.v2, f"{name}_norm"), *even, name)
+    if resized:
+        y = layers.Resizing(height, width, name=f"{name}_odd")(y)
+    if size.v2:
+        if size.v3:
+            y = layers.Concatenate(name=f"{name}_concat")([y, local])
+        y = conv_bn(y, channels, 1, f"{name}_global", convention, activation=None)
+    else:
+        y = conv_bn(y, channels, 1, f"{name}_global", convention, activation="silu")
+        y = layers.Concatenate(name=f"{name}_concat")([local, y] if size.v3 else [shortcut, y])
+        y = conv_bn(y, channels, 1 if size.v3 else 3, f"{name}_fusion", convention, activation="silu")
+    return layers.Add(name=f"{name}_add")([shortcut, y]) if size.v3 else y
+
+
+def _builder(registered: str, label: str, figures: str):
+    size = SIZES[registered]
+
+    def build(
+        input_shape=(256, 256, 3),
+        include_top=True,
+        weights=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        dropout_rate=size.classifier_dropout,
+        name=registered,
+        *,
+        stage4_depth=DEPTHS[1],
+        output_stride=32,
+        convention=None,
+    ):
+        if not isinstance(stage4_depth, int) or stage4_depth < 1:
+            raise RequestError(f"stage4_depth={stage4_depth!r}: expected a whole number above 0.")
+        inputs = x = image_input(input_shape)
+        if None in inputs.shape[1:]:
+            raise RequestError(
+                f"input_shape={input_shape!r}: attention is laid out for one size; give all three numbers."
+            )
+        source = resolve(weights, registered, convention=convention, default=PYTORCH)
+        convention = source.convention
+        dilate = Dilator(output_stride)
+
+        def residual(x, filters, position, stride):
+            expanded = make_divisible(size.expansion * x.shape[-1])
+            options = dilate(stride)
+            return inverted_residual(x, filters, 3, expanded, position, convention, activation="silu", **options)
+
+        stem, *filters = size.filters
+        x = conv_bn(x, stem, 3, "stem", convention, activation="silu", **dilate(2))
+        x = residual(x, filters[0], "stage1_block1", 1)
+        for block in range(1, size.stage2 + 1):
+            x = residual(x, filters[1], f"stage2_block{block}", 2 if block == 1 else 1)
+        for stage, dim, depth in zip((3, 4, 5), size.dims, (DEPTHS[0], stage4_depth, DEPTHS[2]), strict=True):
+            x = residual(x, filters[stage - 1], f"stage{stage}_block1", 2)
+            # The published v1 code dilates the inverted residuals alone, the v2 code this convolution too.
+            dilation = dilate(1)["dilation"] if size.v2 else 1
+            x = mobilevit_block(x, dim, depth, size, f"stage{stage}_block2", convention, dilation)
+        if size.head and include_top:
+            x = conv_bn(x, size.head, 1, "head", convention, activation="silu")
+        x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)
+        model = keras.Model(inputs, x, name=name)
+        source.load_into(model)
+        return model
+
+    build.__name__ = build.__qualname__ = label
+    build.__doc__ = f"""{label} as a functional ``keras.Model``. {figures}.
+
+    Args:
+        input_shape: (height, width, 3), sides at least 32, all fixed; they need not be multiples of the patch.
+        include_top: end in the classifier. Without, the last layer is stage 5, which detection and segmentation read.
+        weights: None (random), a tag ("imagenet"), or the path of a weight file; see ``weights.load.resolve``.
+        pooling: without the top: None, "avg" or "max".
+        classes: size of the classifier. Other than the weight set's: the backbone is kept, the head is fresh.
+        classifier_activation: "softmax", or None for logits.
+        dropout_rate: before the classifier, in training.
+        stage4_depth: transformer layers in stage 4: 4, or 2 for the "-L2" networks of arXiv 2209.15159.
+        output_stride: 32; 16 or 8 trade strides for dilation.
+        convention: padding and BatchNorm epsilon; None takes the weight set's, else PyTorch's.
+
+    Returns:
+        ``keras.Model``: (N, height, width, 3) -> (N, classes). The published weights want pixels / 255.
+
+    Raises:
+        RequestError: an argument out of range, or weights that are not to be found or do not fit.
+    """
+    return build
+
+
+MobileViTXXS = _builder("mobilevit_xxs", "MobileViTXXS", "1,272,024 parameters, 407,364,096 multiply-adds")
+MobileViTXS = _builder("mobilevit_xs", "MobileViTXS", "2,317,848 parameters, 1,025,911,808 multiply-adds")
+MobileViTS = _builder("mobilevit_s", "MobileViTS", "5,578,632 parameters, 2,000,831,488 multiply-adds")
+MobileViTV2_050 = _builder("mobilevit_v2_050", "MobileViTV2_050", "1,370,593 parameters, 464,594,944 multiply-adds")
+MobileViTV2_075 = _builder("mobilevit_v2_075", "MobileViTV2_075", "2,866,009 parameters, 1,027,980,288 multiply-adds")
+MobileViTV2_100 = _builder("mobilevit_v2_100", "MobileViTV2_100", "4,901,841 parameters, 1,812,090,880 multiply-adds")
+MobileViTV3XXS = _builder("mobilevit_v3_xxs", "MobileViTV3XXS", "1,249,448 parameters, 332,163,072 multiply-adds")
+MobileViTV3XS = _builder("mobilevit_v3_xs", "MobileViTV3XS", "2,490,360 parameters, 966,618,112 multiply-adds")
+MobileViTV3S = _builder("mobilevit_v3_s", "MobileViTV3S", "5,763,912 parameters, 1,832,711,680 multiply-adds")
+MobileViTV3_050 = _builder("mobilevit_v3_050", "MobileViTV3_050", "1,429,985 parameters, 479,799,296 multiply-adds")
+MobileViTV3_075 = _builder("mobilevit_v3_075", "MobileViTV3_075", "2,999,641 parameters, 1,062,190,080 multiply-adds")
+MobileViTV3_100 = _builder("mobilevit_v3_100", "MobileViTV3_100", "5,139,409 parameters, 1,872,908,288 multiply-adds")
