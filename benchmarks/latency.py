@@ -9,15 +9,14 @@ ai-edge-quantizer for int8. What is not installed is left out (`pip install -e '
 here because it fetches even a network without weights from Kaggle. No tool has MobileViTv3, so the MobileViT that
 each was made from stands beside it.
 
-All weights are random, all inputs are of our network's resolution and channels last. Each file is built in a process
-of its own (torch and TensorFlow cannot share one), then a network's files are timed here call by call in turn: LiteRT
+All weights are random, all inputs are of our network's resolution and channels last. Each maker works in a process of
+its own (torch and TensorFlow cannot share one), then a network's files are timed here call by call in turn: LiteRT
 with XNNPACK, one thread, only the invocation. Printed are the 10th percentile and the median in ms, the median over
 that of our own float32 file, and how many partitions XNNPACK cut the graph into (--why: what it left outside). Look at
 the ratios; the milliseconds are the machine's.
 """
 
 import argparse
-import contextlib
 import fnmatch
 import importlib.metadata
 import json
@@ -27,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -37,7 +36,6 @@ import numpy as np
 
 from mobilenets_tf import registry
 
-SCHEMES = ("float32", "int8")
 WARM_UP = 5
 # The most that our int8 file may take, as a share of our float32 file's time.
 LIMITS = {"mobilenet_v3_large": 0.6, "mobilenet_v3_small": 0.8, "mobilevit_v3_*": 0.8}
@@ -48,14 +46,11 @@ def pictures(resolution: int, count: int = 16) -> list[np.ndarray]:
     """Smooth random pictures in [-1, 1]: our calibration refuses noise, for photographs are not noise."""
     random = np.random.default_rng(0)
     at = np.linspace(0, 1, resolution, dtype=np.float32)[:, None]
-    made = []
-    for _ in range(count):
-        rows, columns = (np.sin(at * random.uniform(3, 25, 3) + random.uniform(0, 6, 3)) for _ in range(2))
-        made.append((rows[:, None] * columns[None, :]).astype(np.float32))
-    return made
+    waves = [np.sin(at * random.uniform(3, 25, 3) + random.uniform(0, 6, 3)) for _ in range(2 * count)]
+    return [(a[:, None] * b).astype(np.float32) for a, b in zip(waves[::2], waves[1::2], strict=True)]
 
 
-# The builders. Each runs in a process of its own and returns {scheme: the file's content}.
+# The makers: (name of the network, resolution, schemes) -> {scheme: the file's content}.
 
 
 def build_ours(name: str, resolution: int, schemes: list[str]) -> dict[str, bytes]:
@@ -67,7 +62,7 @@ def build_ours(name: str, resolution: int, schemes: list[str]) -> dict[str, byte
     from mobilenets_tf.worker import Worker
 
     keras.utils.set_random_seed(0)
-    model = create_model(name, resolution=resolution)
+    model = create_model(name)
     with Worker() as worker:
         return {scheme: convert_model(model, get(scheme), pictures(resolution), worker).content for scheme in schemes}
 
@@ -117,12 +112,10 @@ def build_timm(name: str, resolution: int, schemes: list[str]) -> dict[str, byte
     from ai_edge_quantizer import quantizer, recipe
     from timm.utils.model import reparameterize_model
 
-    model = reparameterize_model(timm.create_model(name).eval())
-    sample = torch.zeros(1, resolution, resolution, 3)
-    converted = litert_torch.convert(litert_torch.to_channel_last_io(model, args=[0]), (sample,))
+    model = litert_torch.to_channel_last_io(reparameterize_model(timm.create_model(name).eval()), args=[0])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
-        converted.export(str(path))
+        litert_torch.convert(model, (torch.zeros(1, resolution, resolution, 3),)).export(str(path))
         contents = {"float32": path.read_bytes()}
         if "int8" in schemes:
             tool = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
@@ -134,10 +127,10 @@ def build_timm(name: str, resolution: int, schemes: list[str]) -> dict[str, byte
 
 @dataclass(frozen=True)
 class Peer:
-    """Another way to a TFLite file. ``names``: a pattern for our name of a network -> the peer's."""
+    """Another maker of files. ``names``: a pattern for our name of a network -> the peer's."""
 
-    packages: tuple[str, ...]
     build: Callable
+    packages: tuple[str, ...]
     names: dict[str, str]
 
     def name(self, ours: str) -> str | None:
@@ -153,43 +146,34 @@ class Peer:
             return None
 
 
+KERAS = {
+    "mobilenet_v1": "MobileNet",
+    "mobilenet_v2": "MobileNetV2",
+    "mobilenet_v3_large(_minimalistic)?": r"MobileNetV3Large\1",
+    "mobilenet_v3_small(_minimalistic)?": r"MobileNetV3Small\1",
+}
+TIMM = {
+    "mobilenet_v([12])": r"mobilenetv\1_100",
+    "mobilenet_v3_(large|small)": r"mobilenetv3_\1_100",
+    "mobilenet_v3_(large|small)_minimalistic": r"tf_mobilenetv3_\1_minimal_100",
+    "efficientnet_lite(.)": r"tf_efficientnet_lite\1",
+    "(mobileone_s.)": r"\1",
+    "mobilevit_(?:v3_)?(xxs|xs|s)": r"mobilevit_\1",
+    "mobilevit_v[23]_(050|075|100)": r"mobilevitv2_\1",
+}
+KIMM = {  # its MobileNetV3 cannot be built without downloading weights
+    "mobilenet_v2": "MobileNetV2W100",
+    "efficientnet_lite(.)": r"EfficientNetLiteB\1",
+    "mobileone_s([0-3])": r"MobileOneS\1",
+    "mobilevit_(?:v3_)?xxs": "MobileViTXXS",
+    "mobilevit_(?:v3_)?xs": "MobileViTXS",
+    "mobilevit_(?:v3_)?s": "MobileViTS",
+    "mobilevit_v[23]_(050|075|100)": r"MobileViTV2W\1",
+}
 PEERS = {
-    "keras": Peer(
-        ("keras", "tensorflow"),
-        build_keras,
-        {
-            "mobilenet_v1": "MobileNet",
-            "mobilenet_v2": "MobileNetV2",
-            "mobilenet_v3_large(_minimalistic)?": r"MobileNetV3Large\1",
-            "mobilenet_v3_small(_minimalistic)?": r"MobileNetV3Small\1",
-        },
-    ),
-    "litert-torch": Peer(
-        ("litert-torch", "timm", "ai-edge-quantizer"),
-        build_timm,
-        {
-            "mobilenet_v([12])": r"mobilenetv\1_100",
-            "mobilenet_v3_(large|small)": r"mobilenetv3_\1_100",
-            "mobilenet_v3_(large|small)_minimalistic": r"tf_mobilenetv3_\1_minimal_100",
-            "efficientnet_lite(.)": r"tf_efficientnet_lite\1",
-            "(mobileone_s.)": r"\1",
-            "mobilevit_(?:v3_)?(xxs|xs|s)": r"mobilevit_\1",
-            "mobilevit_v[23]_(050|075|100)": r"mobilevitv2_\1",
-        },
-    ),
-    "kimm": Peer(  # its MobileNetV3 cannot be built without downloading weights
-        ("kimm", "tensorflow"),
-        build_kimm,
-        {
-            "mobilenet_v2": "MobileNetV2W100",
-            "efficientnet_lite(.)": r"EfficientNetLiteB\1",
-            "mobileone_s([0-3])": r"MobileOneS\1",
-            "mobilevit_(?:v3_)?xxs": "MobileViTXXS",
-            "mobilevit_(?:v3_)?xs": "MobileViTXS",
-            "mobilevit_(?:v3_)?s": "MobileViTS",
-            "mobilevit_v[23]_(050|075|100)": r"MobileViTV2W\1",
-        },
-    ),
+    "keras": Peer(build_keras, ("keras", "tensorflow"), KERAS),
+    "litert-torch": Peer(build_timm, ("litert-torch", "timm", "ai-edge-quantizer"), TIMM),
+    "kimm": Peer(build_kimm, ("kimm", "keras", "tensorflow"), KIMM),
 }
 
 
@@ -197,18 +181,16 @@ def in_child(build: Callable, *arguments) -> dict[str, bytes]:
     """``build(*arguments)`` in a fresh process, without its chatter.
 
     Raises:
-        RuntimeError: it failed or died.
+        RuntimeError: it failed, or the process died.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_silence) as pool:
-        return pool.submit(_attempt, build, *arguments).result()  # BrokenProcessPool is a RuntimeError
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_in_silence, build, *arguments).result()
 
 
-def _silence():
+def _in_silence(build: Callable, *arguments) -> dict[str, bytes]:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-
-
-def _attempt(build: Callable, *arguments) -> dict[str, bytes]:
+        os.dup2(nowhere, stream)
     try:
         return build(*arguments)
     except Exception as error:  # of any package, and perhaps not to be pickled
@@ -237,7 +219,7 @@ def collect(network, peers: dict[str, Peer], schemes: list[str], folder: Path) -
             try:
                 contents = in_child(peer.build, name, network.resolution, schemes)
             except RuntimeError as error:
-                print(f"  {tool}: {name} is left out, for it cannot be converted: {error}")
+                print(f"  {tool} cannot convert {name}: {error}")
                 continue
             for scheme, path in paths.items():
                 path.write_bytes(contents[scheme])
@@ -279,14 +261,14 @@ def measure(network, files: dict[tuple[str, str], Path], calls: int) -> list[Row
     """Time the files in turn, call by call."""
     from ai_edge_litert.interpreter import Interpreter
 
-    picture = pictures(network.resolution, 1)[0]
-    interpreters, times = {}, {key: [] for key in files}
-    for key, path in files.items():
-        interpreters[key] = interpreter = Interpreter(str(path), num_threads=1)
+    (picture,) = pictures(network.resolution, 1)
+    interpreters = {key: Interpreter(str(path), num_threads=1) for key, path in files.items()}
+    for interpreter in interpreters.values():
         interpreter.allocate_tensors()
         (details,) = interpreter.get_input_details()
-        values = picture if details["dtype"] == np.float32 else picture * 127
+        values = picture if details["dtype"] == np.float32 else 127 * picture
         interpreter.set_tensor(details["index"], values[None].astype(details["dtype"]))
+    times = {key: [] for key in files}
     for call in range(WARM_UP + calls):
         for key, interpreter in interpreters.items():
             started = time.perf_counter()
@@ -303,24 +285,21 @@ def measure(network, files: dict[tuple[str, str], Path], calls: int) -> list[Row
     return sorted(rows, key=lambda row: row.scheme)
 
 
-def broken_promises(rows: list[Row]) -> list[str]:
-    """What our int8 files of the networks measured should do and do not."""
-    broken = []
+def broken_promises(rows: list[Row]) -> Iterator[str]:
+    """What our int8 files should do and do not."""
     for row in rows:
-        if (row.maker, row.scheme) != ("ours", "int8"):
-            continue
-        if row.partitions != 1 and not fnmatch.fnmatch(row.network, NOT_CONVOLUTIONAL):
-            broken.append(f"{row.network}: int8 runs in {row.partitions} partitions, not in one")
-        for pattern, limit in LIMITS.items():
-            if fnmatch.fnmatch(row.network, pattern) and row.ratio > limit:
-                broken.append(f"{row.network}: int8 takes {row.ratio:.2f} of float32's time, not {limit}")
-    return broken
+        if (row.maker, row.scheme) == ("ours", "int8"):
+            if row.partitions != 1 and not fnmatch.fnmatch(row.network, NOT_CONVOLUTIONAL):
+                yield f"{row.network}: int8 runs in {row.partitions} partitions, not in one"
+            for pattern, limit in LIMITS.items():
+                if fnmatch.fnmatch(row.network, pattern) and row.ratio > limit:
+                    yield f"{row.network}: int8 takes {row.ratio:.2f} of float32's time, more than {limit}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["*"], help="networks, or wildcards for them")
-    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=SCHEMES)
+    parser.add_argument("--schemes", nargs="+", choices=("float32", "int8"), default=["float32", "int8"])
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--why", action="store_true", help="show the ops that XNNPACK does not run")
@@ -330,32 +309,31 @@ def main():
     chosen = parser.parse_args()
     if chosen.check and "int8" not in chosen.schemes:
         parser.error("--check is about int8")
-    names = list(dict.fromkeys(name for pattern in chosen.names for name in registry.list_models(pattern)))
+    names = dict.fromkeys(name for pattern in chosen.names for name in registry.list_models(pattern))
     if not names:
         parser.error(f"no network is called {' or '.join(chosen.names)}")
     peers = {tool: peer for tool, peer in PEERS.items() if chosen.peers and peer.versions()}
-    if chosen.peers and (missing := PEERS.keys() - peers):
-        print(f"Left out, not installed: {', '.join(sorted(missing))}. To have them: pip install -e '.[peers]'")
-    rows, failed = [], []
-    with contextlib.ExitStack() as stack:
-        folder = Path(chosen.keep or stack.enter_context(tempfile.TemporaryDirectory()))
+    if chosen.peers and (missing := [tool for tool in PEERS if tool not in peers]):
+        print(f"Not installed, so left out: {', '.join(missing)}. To have them: pip install -e '.[peers]'")
+    rows, failures = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(chosen.keep or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            network = registry.get(name)
-            print(f"{name:<48} {'10 %':>7} {'median':>7}  {'ratio':>5}  partitions", flush=True)
+        for network in map(registry.get, names):
+            print(f"{network.name:<48} {'10 %':>7} {'median':>7}  {'ratio':>5}  partitions", flush=True)
             try:
-                files = collect(network, peers, list(chosen.schemes), folder)
+                files = collect(network, peers, chosen.schemes, folder)
             except RuntimeError as error:
-                failed.append(f"{name}: {error}")
+                failures.append(f"{network.name} cannot be built: {error}")
                 continue
             for row in measure(network, files, chosen.calls):
                 rows.append(row)
-                print(f"  {row.scheme:<8}{row.maker:<38} {row.p10:7.2f} {row.median:7.2f}", end="  ")
-                print(f"{row.ratio:5.2f}  {row.partitions:10}", f" {row.outside}" if chosen.why and row.outside else "")
+                outside = f"  {row.outside}" if chosen.why and row.outside else ""
+                figures = f"{row.p10:7.2f} {row.median:7.2f}  {row.ratio:5.2f}  {row.partitions:10}"
+                print(f"  {row.scheme:<8}{row.maker:<38} {figures}{outside}", flush=True)
     if chosen.json:
         Path(chosen.json).write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    problems = failed + (broken_promises(rows) if chosen.check else [])
-    if problems:
+    if problems := failures + (list(broken_promises(rows)) if chosen.check else []):
         sys.exit("\n".join(problems))
 
 

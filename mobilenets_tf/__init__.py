@@ -17,7 +17,7 @@ _PUBLIC = {
     "list_models": "mobilenets_tf.registry",
     "features": "mobilenets_tf.networks.features",
     "load_model": "mobilenets_tf.weights.saved_models",
-    "reparameterize": "mobilenets_tf.reparameterize",
+    "reparameterize": "mobilenets_tf.reparameterization",
     "Preprocessing": "mobilenets_tf.preprocessing",
     "Convention": "mobilenets_tf.conventions",
     "RequestError": "mobilenets_tf.errors",

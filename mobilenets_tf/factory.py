@@ -55,7 +55,7 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
     """
     from mobilenets_tf import complexity
     from mobilenets_tf.networks.features import features
-    from mobilenets_tf.reparameterize import reparameterize
+    from mobilenets_tf.reparameterization import reparameterize
 
     network = registry.get(name)
     model = create_model(name, alpha=alpha, resolution=resolution)

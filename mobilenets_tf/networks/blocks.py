@@ -159,12 +159,12 @@ def top(
     classes: int,
     activation: str | None,
     dropout_rate: float,
-    hidden: int | None = None,
+    hidden: tuple[int, str] | None = None,
 ):
     """The classifier, or the pooling that stands for it when ``include_top`` is False.
 
     (N, H, W, C) -> (N, classes) with a top; (N, C) with pooling "avg" or "max"; x as it is otherwise.
-    hidden: units of a hard-swish layer between pooling and classifier (MobileNetV3's); None for none.
+    hidden: units and activation of a layer between pooling and classifier (MobileNetV3's); None for none.
 
     Raises:
         RequestError: pooling, classes or dropout_rate out of range.
@@ -182,7 +182,8 @@ def top(
         raise RequestError(f"classes={classes!r}: expected a whole number above 0.")
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     if hidden:
-        x = activate(layers.Dense(hidden, name="hidden")(x), "hard_swish", "hidden")
+        units, hidden_activation = hidden
+        x = activate(layers.Dense(units, name="hidden")(x), hidden_activation, "hidden")
     if dropout_rate:
         x = layers.Dropout(dropout_rate, name="dropout")(x)
     x = layers.Dense(classes, name="classifier")(x)

@@ -80,7 +80,7 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
         # The last convolution is a stage: detection and segmentation heads read it, not the narrow bottleneck before.
         last = f"stage{len(stages) + 1}_block1_pointwise"
         x = conv_bn(x, make_divisible(6 * x.shape[-1]), 1, last, source.convention, activation=outer)
-        hidden = make_divisible(hidden_units * max(1.0, alpha))
+        hidden = make_divisible(hidden_units * max(1.0, alpha)), outer
         x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate, hidden=hidden)
         model = keras.Model(inputs, x, name=name or registered)
         source.load_into(model)

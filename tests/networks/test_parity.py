@@ -1,15 +1,18 @@
-"""The same weights give the same numbers as timm and keras.applications (tests/make_goldens.py)."""
+"""The same weights give the same numbers as timm, torchvision, keras.applications and a MobileViTv3 written apart.
+
+What they answered is in tests/goldens.npz (tests/make_goldens.py).
+"""
 
 import keras
 import numpy as np
 import pytest
 
-from mobilenets_tf import Convention, create_model, features
+from mobilenets_tf import Convention, create_model, features, reparameterize
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW
 from mobilenets_tf.weights.checkpoints import Checkpoint
 from mobilenets_tf.weights.load import _assign
-from mobilenets_tf.weights.spellings import SPELLINGS
-from tests.make_goldens import GOLDENS, KERAS, SIZE, TIMM, generated, input_image, spread
+from mobilenets_tf.weights.spellings import SPELLINGS, recognise
+from tests.make_goldens import GOLDENS, KERAS, MOBILEVIT_V3, SIZE, TIMM, TORCHVISION, generated, input_image, spread
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +29,26 @@ def checkpoint(goldens, key, framework):
     return Checkpoint("golden", "", framework, tensors)
 
 
-def build(name, alpha, convention):
-    return create_model(name, alpha=alpha, resolution=SIZE, classifier_activation=None, convention=convention)
+def loaded(goldens, key, name, spelling, convention=None, alpha=None, framework="torch"):
+    """Our network with the source's weights."""
+    weights = checkpoint(goldens, key, framework)
+    assert recognise(weights.tensors) == spelling
+    convention = convention or SPELLINGS[spelling].convention
+    model = create_model(name, alpha=alpha, resolution=SIZE, classifier_activation=None, convention=convention)
+    _assign(model, weights, SPELLINGS[spelling])
+    return model
 
 
-def assert_close(actual, expected):
-    assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
+def logits(model):
+    return np.ravel(model(input_image()[None], training=False))
 
 
-@pytest.mark.parametrize(("name", "alpha"), TIMM)
-def test_timm(goldens, name, alpha):
-    key = f"timm/{name}/{alpha}"
-    # timm's "tf_" networks keep TensorFlow's convention, its own have PyTorch's.
-    model = build(name, alpha, TENSORFLOW if TIMM[name, alpha].startswith("tf_") else PYTORCH)
-    _assign(model, checkpoint(goldens, key, "torch"), SPELLINGS["timm"])
+def assert_close(actual, expected, tolerance=1e-4):
+    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def assert_same(model, goldens, key):
+    """Logits, and the features of all five strides."""
     outputs = {"logits": model.output} | {f"stride{s}": tensor for s, tensor in features(model).items()}
     answers = keras.Model(model.inputs, outputs)(input_image()[None], training=False)
     assert_close(np.ravel(answers["logits"]), goldens[f"{key}/logits"])
@@ -49,18 +58,47 @@ def test_timm(goldens, name, alpha):
         assert_close(spread(np.asarray(answers[stride])[0]), goldens[f"{key}/{stride}"])
 
 
+def timm_spelling(name):
+    if name.startswith("mobilevit"):
+        return "timm_mobilevit_v2" if "_v2_" in name else "timm_mobilevit"
+    return "timm_mobileone" if name.startswith("mobileone") else "timm"
+
+
+@pytest.mark.parametrize(("name", "alpha"), TIMM)
+def test_timm(goldens, name, alpha):
+    # timm's "tf_" networks keep TensorFlow's convention, its own have PyTorch's.
+    convention = TENSORFLOW if TIMM[name, alpha].startswith("tf_") else PYTORCH
+    key = f"timm/{name}/{alpha}"
+    model = loaded(goldens, key, name, timm_spelling(name), convention, alpha)
+    assert_same(model, goldens, key)
+    if name.startswith("mobileone"):  # the inference form gives timm's numbers too
+        assert_close(logits(reparameterize(model)), goldens[f"{key}/logits"])
+
+
+@pytest.mark.parametrize("name", MOBILEVIT_V3)
+def test_mobilevit_v3(goldens, name):
+    spelling = "cvnets_mobilevit" if MOBILEVIT_V3[name] else "cvnets_mobilevit_v2"
+    key = f"cvnets/{name}"
+    assert_same(loaded(goldens, key, name, spelling), goldens, key)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision(goldens, name):
+    spelling = "torchvision_mobilenet_v3" if "v3" in name else "torchvision"
+    key = f"torchvision/{name}"
+    assert_close(logits(loaded(goldens, key, name, spelling, alpha=1.0)), goldens[f"{key}/logits"])
+
+
 @pytest.mark.parametrize(("name", "alpha"), KERAS)
 def test_keras_applications(goldens, name, alpha):
     key = f"keras/{name}/{alpha}"
-    model = build(name, alpha, TENSORFLOW)
-    _assign(model, checkpoint(goldens, key, "keras"), SPELLINGS[f"keras_{name}"])
-    assert_close(np.ravel(model(input_image()[None], training=False)), goldens[f"{key}/logits"])
+    spelling = "keras_mobilenet_v3" if "v3" in name else f"keras_{name}"
+    assert_close(logits(loaded(goldens, key, name, spelling, alpha=alpha, framework="keras")), goldens[f"{key}/logits"])
 
 
 def test_the_convention_matters(goldens):
     """With the other framework's padding the numbers are others: the tests above would see it."""
     key = "timm/mobilenet_v2/1.0"
-    model = build("mobilenet_v2", 1.0, Convention("same", 1e-5))
-    _assign(model, checkpoint(goldens, key, "torch"), SPELLINGS["timm"])
-    logits, expected = np.ravel(model(input_image()[None], training=False)), goldens[f"{key}/logits"]
-    assert np.abs(logits - expected).max() > 1e-2 * np.abs(expected).max()
+    answer = logits(loaded(goldens, key, "mobilenet_v2", "timm", Convention("same", 1e-5), 1.0))
+    expected = goldens[f"{key}/logits"]
+    assert np.abs(answer - expected).max() > 1e-2 * np.abs(expected).max()
