@@ -28,14 +28,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from ai_edge_litert.interpreter import Interpreter
 
 from mobilenets_tf import registry
 
+SCHEMES = ("float32", "int8")
 WARM_UP = 5
 # The most that our int8 file may take, as a share of our float32 file's time.
 LIMITS = {"mobilenet_v3_large": 0.6, "mobilenet_v3_small": 0.8, "mobilevit_v3_*": 0.8}
@@ -177,54 +180,69 @@ PEERS = {
 }
 
 
-def in_child(build: Callable, *arguments) -> dict[str, bytes]:
-    """``build(*arguments)`` in a fresh process, without its chatter.
+def in_child(function: Callable, *arguments):
+    """``function(*arguments)`` in a fresh process, without its chatter.
 
     Raises:
         RuntimeError: it failed, or the process died.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_in_silence, build, *arguments).result()
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(_in_silence, function, *arguments).result()
+    except BrokenProcessPool:
+        raise RuntimeError(f"{function.__name__}({arguments[0]}) aborted") from None
 
 
-def _in_silence(build: Callable, *arguments) -> dict[str, bytes]:
+def _in_silence(function: Callable, *arguments):
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
     try:
-        return build(*arguments)
+        return function(*arguments)
     except Exception as error:  # of any package, and perhaps not to be pickled
         raise RuntimeError(" ".join(f"{type(error).__name__}: {error}".split())[:300]) from None
 
 
-def collect(network, peers: dict[str, Peer], schemes: list[str], folder: Path) -> dict[tuple[str, str], Path]:
-    """(maker, scheme) -> file, for our network and all peers that have it and can convert it.
+def collect(network, peers: dict[str, Peer], schemes: list[str], folder: Path) -> tuple[dict, dict[str, str]]:
+    """{(maker, scheme): file}, ours and those of all peers that have the network, and {maker: why it failed}.
 
     Ours are always built anew, since they are what is being worked on.
-
-    Raises:
-        RuntimeError: ours cannot be built.
     """
-    files = {}
-    ours = sorted({"float32", *schemes})  # the ratios are to our float32 file
-    for scheme, content in in_child(build_ours, network.name, network.resolution, ours).items():
-        files["ours", scheme] = folder / f"ours-{network.name}-{scheme}.tflite"
-        files["ours", scheme].write_bytes(content)
+    makers = {"ours": (build_ours, network.name, "ours")}
     for tool, peer in peers.items():
-        if not (name := peer.name(network.name)):
-            continue
-        label = f"{name}-{network.resolution}-{peer.versions()}"
-        paths = {scheme: folder / f"{label}-{scheme}.tflite" for scheme in schemes}
-        if not all(path.exists() for path in paths.values()):
-            try:
-                contents = in_child(peer.build, name, network.resolution, schemes)
-            except RuntimeError as error:
-                print(f"  {tool} cannot convert {name}: {error}")
-                continue
+        if name := peer.name(network.name):
+            makers[f"{tool} {name}"] = peer.build, name, peer.versions()
+    files, failures = {}, {}
+    for maker, (build, name, versions) in makers.items():
+        # The ratios are to our float32 file.
+        wanted = [scheme for scheme in SCHEMES if scheme in schemes or (maker, scheme) == ("ours", "float32")]
+        paths = {scheme: folder / f"{name}-{network.resolution}-{versions}-{scheme}.tflite" for scheme in wanted}
+        try:
+            if maker == "ours" or not all(path.exists() for path in paths.values()):
+                contents = in_child(build, name, network.resolution, wanted)
+                for scheme, path in paths.items():
+                    path.write_bytes(contents[scheme])
             for scheme, path in paths.items():
-                path.write_bytes(contents[scheme])
-        files |= {(f"{tool} {name}", scheme): path for scheme, path in paths.items()}
-    return files
+                in_child(run_once, path)  # LiteRT aborts on some files; that must not end the comparison
+                files[maker, scheme] = path
+        except RuntimeError as error:
+            failures[maker] = str(error)
+    return files, failures
+
+
+def load(path: Path) -> Interpreter:
+    """An interpreter with a picture at its input."""
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    (details,) = interpreter.get_input_details()
+    (picture,) = pictures(details["shape"][1], 1)
+    values = picture if details["dtype"] == np.float32 else 127 * picture
+    interpreter.set_tensor(details["index"], values[None].astype(details["dtype"]))
+    return interpreter
+
+
+def run_once(path: Path) -> None:
+    load(path).invoke()
 
 
 def execution_plan(interpreter) -> Counter:
@@ -243,31 +261,9 @@ def execution_plan(interpreter) -> Counter:
     return Counter(reached.values())
 
 
-@dataclass(frozen=True)
-class Row:
-    """One file's figures. ``ratio``: its median over our float32 file's. ``outside``: ops that XNNPACK does not run."""
-
-    network: str
-    maker: str
-    scheme: str
-    p10: float
-    median: float
-    ratio: float
-    partitions: int
-    outside: dict[str, int]
-
-
-def measure(network, files: dict[tuple[str, str], Path], calls: int) -> list[Row]:
-    """Time the files in turn, call by call."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    (picture,) = pictures(network.resolution, 1)
-    interpreters = {key: Interpreter(str(path), num_threads=1) for key, path in files.items()}
-    for interpreter in interpreters.values():
-        interpreter.allocate_tensors()
-        (details,) = interpreter.get_input_details()
-        values = picture if details["dtype"] == np.float32 else 127 * picture
-        interpreter.set_tensor(details["index"], values[None].astype(details["dtype"]))
+def measure(files: dict[tuple[str, str], Path], calls: int) -> list[dict]:
+    """Each file's figures, timed in turn, call by call."""
+    interpreters = {key: load(path) for key, path in files.items()}
     times = {key: [] for key in files}
     for call in range(WARM_UP + calls):
         for key, interpreter in interpreters.items():
@@ -277,29 +273,37 @@ def measure(network, files: dict[tuple[str, str], Path], calls: int) -> list[Row
                 times[key].append(1e3 * (time.perf_counter() - started))
     base = np.median(times["ours", "float32"])
     rows = []
-    for (maker, scheme), taken in times.items():
-        outside = execution_plan(interpreters[maker, scheme])
-        partitions = outside.pop("DELEGATE", 0)
-        p10, median = float(np.percentile(taken, 10)), float(np.median(taken))
-        rows.append(Row(network.name, maker, scheme, p10, median, float(median / base), partitions, dict(outside)))
-    return sorted(rows, key=lambda row: row.scheme)
+    for maker, scheme in sorted(files, key=lambda key: key[1]):
+        taken, outside = times[maker, scheme], execution_plan(interpreters[maker, scheme])
+        rows.append(
+            {
+                "maker": maker,
+                "scheme": scheme,
+                "p10": float(np.percentile(taken, 10)),
+                "median": float(np.median(taken)),
+                "ratio": float(np.median(taken) / base),
+                "partitions": outside.pop("DELEGATE", 0),
+                "outside": dict(outside),
+            }
+        )
+    return rows
 
 
-def broken_promises(rows: list[Row]) -> Iterator[str]:
-    """What our int8 files should do and do not."""
+def broken_promises(name: str, rows: list[dict]) -> Iterator[str]:
+    """What our int8 file of a network should do and does not."""
     for row in rows:
-        if (row.maker, row.scheme) == ("ours", "int8"):
-            if row.partitions != 1 and not fnmatch.fnmatch(row.network, NOT_CONVOLUTIONAL):
-                yield f"{row.network}: int8 runs in {row.partitions} partitions, not in one"
+        if (row["maker"], row["scheme"]) == ("ours", "int8"):
+            if row["partitions"] != 1 and not fnmatch.fnmatch(name, NOT_CONVOLUTIONAL):
+                yield f"{name}: int8 runs in {row['partitions']} partitions, not in one"
             for pattern, limit in LIMITS.items():
-                if fnmatch.fnmatch(row.network, pattern) and row.ratio > limit:
-                    yield f"{row.network}: int8 takes {row.ratio:.2f} of float32's time, more than {limit}"
+                if fnmatch.fnmatch(name, pattern) and row["ratio"] > limit:
+                    yield f"{name}: int8 takes {row['ratio']:.2f} of float32's time, more than {limit}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["*"], help="networks, or wildcards for them")
-    parser.add_argument("--schemes", nargs="+", choices=("float32", "int8"), default=["float32", "int8"])
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=SCHEMES)
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--why", action="store_true", help="show the ops that XNNPACK does not run")
@@ -315,25 +319,29 @@ def main():
     peers = {tool: peer for tool, peer in PEERS.items() if chosen.peers and peer.versions()}
     if chosen.peers and (missing := [tool for tool in PEERS if tool not in peers]):
         print(f"Not installed, so left out: {', '.join(missing)}. To have them: pip install -e '.[peers]'")
-    rows, failures = [], []
+    results, problems = {}, []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(chosen.keep or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for network in map(registry.get, names):
-            print(f"{network.name:<48} {'10 %':>7} {'median':>7}  {'ratio':>5}  partitions", flush=True)
-            try:
-                files = collect(network, peers, chosen.schemes, folder)
-            except RuntimeError as error:
-                failures.append(f"{network.name} cannot be built: {error}")
+        for name in names:
+            print(f"{name:<56} {'10 %':>7} {'median':>7}  {'ratio':>5}  partitions", flush=True)
+            files, failures = collect(registry.get(name), peers, chosen.schemes, folder)
+            for maker, reason in failures.items():
+                print(f"  {maker} failed: {reason}", flush=True)
+            if "ours" in failures:
+                problems.append(f"{name} failed: {failures['ours']}")
+            if ("ours", "float32") not in files:
                 continue
-            for row in measure(network, files, chosen.calls):
-                rows.append(row)
-                outside = f"  {row.outside}" if chosen.why and row.outside else ""
-                figures = f"{row.p10:7.2f} {row.median:7.2f}  {row.ratio:5.2f}  {row.partitions:10}"
-                print(f"  {row.scheme:<8}{row.maker:<38} {figures}{outside}", flush=True)
+            results[name] = measure(files, chosen.calls)
+            for row in results[name]:
+                outside = f"  {row['outside']}" if chosen.why and row["outside"] else ""
+                figures = f"{row['p10']:7.2f} {row['median']:7.2f}  {row['ratio']:5.2f}  {row['partitions']:10}"
+                print(f"  {row['scheme']:<8}{row['maker']:<46} {figures}{outside}", flush=True)
+            if chosen.check:
+                problems += broken_promises(name, results[name])
     if chosen.json:
-        Path(chosen.json).write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    if problems := failures + (list(broken_promises(rows)) if chosen.check else []):
+        Path(chosen.json).write_text(json.dumps(results, indent=1) + "\n")
+    if problems:
         sys.exit("\n".join(problems))
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from mobilenets_tf import __version__, files, flatbuffer
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.export.convert import check_exportable, convert, freeze
+from mobilenets_tf.export.normalization import with_lean_norms
+from mobilenets_tf.lean import lean
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import quantize_flatbuffer
+from mobilenets_tf.reparameterization import reparameterize
 from mobilenets_tf.worker import Worker
 
 
@@ -108,10 +111,10 @@ def check_request(model, scheme, calibration) -> None:
 
 
 def convert_model(model, scheme, calibration, worker: Worker, report: Report = silent) -> Conversion:
-    """The conversion itself, nothing written: freeze, convert, and for a calibrated scheme quantise."""
+    """The conversion itself, nothing written: fold, freeze, convert, and for a calibrated scheme quantise."""
     report("converting", 0, 1)
-    graph = freeze(model)
-    float_content = convert(graph, schemes.SCHEMES["float32"], worker)
+    graph = freeze(with_lean_norms(reparameterize(model)))
+    float_content = lean(convert(graph, schemes.SCHEMES["float32"], worker))
     if scheme.name == "float32":
         content = float_content
     elif not scheme.calibrated:

@@ -1,6 +1,6 @@
 """TFLite files as objects: read, change, write. Everything here speaks the schema's own terms."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -49,31 +49,95 @@ def operator_counts(model) -> dict[str, int]:
     return dict(Counter(names).most_common())
 
 
-def constant(model, index: int, graph: int = 0) -> np.ndarray | None:
+def constant(model, index: int) -> np.ndarray | None:
     """The float32 values of a constant tensor, or None if the tensor is computed or of another type."""
-    tensor = model.subgraphs[graph].tensors[index]
+    tensor = model.subgraphs[0].tensors[index]
     data = model.buffers[tensor.buffer].data
     if index < 0 or data is None or len(data) == 0 or tensor.type != schema.TensorType.FLOAT32:
         return None
     return np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
 
 
-def replace_constant(model, operator, position: int, values: np.ndarray, graph: int = 0) -> None:
+def replace_constant(model, operator, position: int, values: np.ndarray) -> None:
     """Give one operator's constant input new float32 values.
 
     The tensor and its buffer may serve other operators too (the converter merges equal ones), so both are made anew.
     """
-    tensors = model.subgraphs[graph].tensors
-    old = tensors[operator.inputs[position]]
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(np.ascontiguousarray(values, np.float32).tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensor = schema.TensorT()
-    tensor.name, tensor.shape, tensor.type = old.name, old.shape, old.type
-    tensor.buffer = len(model.buffers) - 1
-    tensors.append(tensor)
+    name = model.subgraphs[0].tensors[operator.inputs[position]].name.decode()
     operator.inputs = [int(index) for index in operator.inputs]
-    operator.inputs[position] = len(tensors) - 1
+    operator.inputs[position] = add_constant(model, name, values)
+
+
+def add_constant(model, name: str, values: np.ndarray, dtype=np.float32) -> int:
+    """A new constant tensor in the first graph; its index."""
+    values = np.ascontiguousarray(values, dtype)
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    kind = {"float32": schema.TensorType.FLOAT32, "int32": schema.TensorType.INT32}[values.dtype.name]
+    return add_tensor(model, name, values.shape, kind, len(model.buffers) - 1)
+
+
+def add_tensor(model, name: str, shape, kind: int = schema.TensorType.FLOAT32, buffer: int = 0) -> int:
+    """A new tensor in the first graph, computed unless it has a buffer; its index."""
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape, tensor.type, tensor.buffer = name.encode(), list(map(int, shape)), kind, buffer
+    model.subgraphs[0].tensors.append(tensor)
+    return len(model.subgraphs[0].tensors) - 1
+
+
+def make_operator(model, name: str, inputs: list[int], outputs: list[int], options=None):
+    """A new operator of the first graph, which the caller puts in its place; ``options`` is a schema object."""
+    number = getattr(schema.BuiltinOperator, name)
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    if number not in codes:
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
+        model.operatorCodes.append(code)
+        codes.append(number)
+    operator = schema.OperatorT()
+    operator.opcodeIndex, operator.inputs, operator.outputs = codes.index(number), inputs, outputs
+    if options is not None:
+        operator.builtinOptions = options
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+    return operator
+
+
+class Graph:
+    """Who writes and who reads each tensor of a model's first graph. To be made anew when operators change."""
+
+    def __init__(self, model):
+        self.model, self.graph = model, model.subgraphs[0]
+        self.writer, self.readers = {}, defaultdict(list)
+        for operator in self.graph.operators:
+            for index in operator.outputs:
+                self.writer[int(index)] = operator
+            for index in operator.inputs:
+                self.readers[int(index)].append(operator)
+
+    def name(self, operator) -> str:
+        """The op's name in the schema."""
+        return operator_name(self.model, operator)
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """A tensor's shape."""
+        return tuple(map(int, self.graph.tensors[index].shape))
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """A constant's float32 values; None if the tensor is computed."""
+        return constant(self.model, index)
+
+    def integers(self, index: int) -> np.ndarray | None:
+        """A constant's int32 values, such as axes; None if the tensor is computed."""
+        tensor = self.graph.tensors[index]
+        data = self.model.buffers[tensor.buffer].data
+        if data is None or len(data) == 0 or tensor.type != schema.TensorType.INT32:
+            return None
+        return np.frombuffer(bytes(data), np.int32)
+
+    def is_output(self, index: int) -> bool:
+        """Whether the model gives this tensor out."""
+        return index in map(int, self.graph.outputs)
 
 
 def set_range(tensor, low: float, high: float) -> None:

@@ -6,11 +6,13 @@ is a 1x1 kernel of ones (Ding et al. 2021, arXiv 2101.03697, section 3.3; Vasu e
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.rewriting import rebuild
 
 _MEMBER = re.compile(r"(?P<unit>.+)_(?P<branch>branch\d+|scale|skip)_(?P<kind>conv|bn)")
 
@@ -30,58 +32,37 @@ def reparameterize(model):
         RequestError: units inside something that is no functional or sequential model (a subclassed model, a wrapper
             layer), or a unit that has been taken apart.
     """
-    return _rebuild(model) if _has_units(model) else model
+    if not _has_units(model):
+        return model
+    return rebuild(model, _plan)
 
 
 def _has_units(layer) -> bool:
-    inside = getattr(layer, "_flatten_layers", tuple)()
-    return any(_MEMBER.fullmatch(inner.name) for inner in inside)
+    return any(_MEMBER.fullmatch(inner.name) for inner in layer._flatten_layers())
 
 
-def _rebuild(model):
+def _plan(model) -> dict:
+    """A unit's layers pass on what they are given; the last one applies the fused convolution to it."""
     import keras
 
-    if isinstance(model, keras.Sequential):
-        first = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
-        return keras.Sequential([first, *map(_copy, model.layers)], name=model.name)
-    if not isinstance(model, keras.src.models.Functional):
-        raise RequestError(
-            f"{model.name!r} is a {type(model).__name__}; only functional and sequential models can be rebuilt. Fold "
-            "the backbone before you put it there: reparameterize(backbone)."
-        )
-    units = _units(model)
-    members = {id(layer) for unit in units for layer in unit.layers}
-    fused = {id(unit.last): unit.fuse(model) for unit in units}
-
-    def call(layer, *args, **kwargs):
-        # The layers of a unit pass on what they are given; the last one applies the fused convolution to it.
-        if id(layer) in fused:
-            return fused[id(layer)](_first(args[0]))
-        return _first(args[0]) if id(layer) in members else layer(*args, **kwargs)
-
-    return keras.models.clone_model(
-        model, clone_function=lambda layer: layer if id(layer) in members else _copy(layer), call_function=call
-    )
+    for layer in model.layers:
+        if not isinstance(layer, (keras.Sequential, keras.src.models.Functional)) and any(
+            _MEMBER.fullmatch(inner.name) for inner in layer._flatten_layers(include_self=False)
+        ):
+            raise RequestError(
+                f"The units inside {layer.name!r}, a {type(layer).__name__}, cannot be reached. Fold the backbone "
+                "before you put it there: reparameterize(backbone)."
+            )
+    replacements = {}
+    for unit in _units(model):
+        replacements |= dict.fromkeys(unit.layers, _first)
+        replacements[unit.last] = unit.fuse(model)
+    return replacements
 
 
 def _first(tensors):
     """A sum's first term is the first branch, which reads the padded input where there is one."""
     return tensors[0] if isinstance(tensors, (list, tuple)) else tensors
-
-
-def _copy(layer):
-    """A layer of its own with the same weights."""
-    import keras
-
-    if isinstance(layer, (keras.Sequential, keras.src.models.Functional)) or _has_units(layer):
-        return _rebuild(layer)
-    if not isinstance(layer, keras.Layer):  # an operation, which has no state
-        return layer
-    copy = type(layer).from_config(layer.get_config())
-    if layer.weights:
-        copy.build_from_config(layer.get_build_config())
-        copy.set_weights(layer.get_weights())
-    return copy
 
 
 @dataclass
@@ -102,8 +83,8 @@ class _Unit:
         """The layer whose output is the unit's."""
         return self.total or self.norms["branch1"]
 
-    def fuse(self, model):
-        """One convolution with a bias that does what the unit does at inference."""
+    def fuse(self, model) -> Callable:
+        """One convolution with a bias that does what the unit does at inference, for the call of the last layer."""
         main = self.convolutions["branch1"]
         kernel, bias = 0.0, 0.0
         for branch, norm in self.norms.items():
@@ -116,7 +97,7 @@ class _Unit:
         fused = type(main).from_config(config)
         fused.build_from_config(main.get_build_config())
         fused.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
-        return fused
+        return lambda tensors: fused(_first(tensors))
 
     def _embed(self, kernel: np.ndarray, model) -> np.ndarray:
         """A 1x1 kernel as one of the unit's size: alone at the tap that looks at the same pixel."""

@@ -6,8 +6,6 @@ are scaled back. The activations then use all of the 256 levels in every channel
 scales for nothing. ReLU6 outputs are left alone: they are bounded already, and scaling would move the bound.
 """
 
-from collections import defaultdict
-
 import numpy as np
 
 from mobilenets_tf import flatbuffer
@@ -38,44 +36,30 @@ def equalize(model: bytes, batches: list[list[np.ndarray]]) -> bytes:
     return flatbuffer.write(tree)
 
 
-class _Graph:
-    """Who writes and who reads each tensor."""
-
-    def __init__(self, tree):
-        self.tree, self.graph = tree, tree.subgraphs[0]
-        self.writer, self.readers = {}, defaultdict(list)
-        for operator in self.graph.operators:
-            for index in operator.outputs:
-                self.writer[int(index)] = operator
-            for index in operator.inputs:
-                self.readers[int(index)].append(operator)
-
-    def _name(self, operator) -> str:
-        return flatbuffer.operator_name(self.tree, operator)
+class _Graph(flatbuffer.Graph):
+    """The linear tensors of a graph, and how to scale them."""
 
     def _is_linear(self, index: int) -> bool:
         """Written by a convolution or sum without activation, read only by convolutions and sums."""
         writer = self.writer[index]
-        if index in map(int, self.graph.outputs) or not self.readers[index]:
+        if self.is_output(index) or not self.readers[index]:
             return False
-        if self._name(writer) not in ("CONV_2D", "ADD") or writer.builtinOptions.fusedActivationFunction != 0:
+        if self.name(writer) not in ("CONV_2D", "ADD") or writer.builtinOptions.fusedActivationFunction != 0:
             return False
-        if self._name(writer) == "CONV_2D" and not self._adjustable(writer, bias=True):
+        if self.name(writer) == "CONV_2D" and not self._adjustable(writer, bias=True):
             return False
         return all(
-            self._name(reader) == "ADD" or (self._name(reader) == "CONV_2D" and self._adjustable(reader, bias=False))
+            self.name(reader) == "ADD" or (self.name(reader) == "CONV_2D" and self._adjustable(reader, bias=False))
             for reader in self.readers[index]
         )
 
     def _adjustable(self, convolution, bias: bool) -> bool:
         """Its weights are constants over all input channels, and so is its bias where that matters."""
-        weights = flatbuffer.constant(self.tree, convolution.inputs[1])
+        weights = self.constant(convolution.inputs[1])
         channels = self.graph.tensors[convolution.inputs[0]].shape[-1]
         if weights is None or weights.shape[-1] != channels:
             return False
-        return not bias or (
-            len(convolution.inputs) > 2 and flatbuffer.constant(self.tree, convolution.inputs[2]) is not None
-        )
+        return not bias or (len(convolution.inputs) > 2 and self.constant(convolution.inputs[2]) is not None)
 
     def linear_groups(self) -> list[list[int]]:
         """Sets of linear tensors that have to have one scale, because sums connect them."""
@@ -83,7 +67,7 @@ class _Graph:
         group_of = {index: {index} for index in linear}
         spoilt = set()
         for operator in self.graph.operators:
-            if self._name(operator) != "ADD":
+            if self.name(operator) != "ADD":
                 continue
             members = [int(index) for index in [*operator.inputs, *operator.outputs]]
             shapes = {tuple(self.graph.tensors[index].shape) for index in members}
@@ -99,17 +83,17 @@ class _Graph:
     def scale_output(self, index: int, scale: np.ndarray) -> None:
         """Multiply a convolution's output channels; a sum's follow from its terms."""
         writer = self.writer[index]
-        if self._name(writer) == "CONV_2D":
-            weights, bias = (flatbuffer.constant(self.tree, writer.inputs[i]) for i in (1, 2))
-            flatbuffer.replace_constant(self.tree, writer, 1, weights * scale[:, None, None, None])
-            flatbuffer.replace_constant(self.tree, writer, 2, bias * scale)
+        if self.name(writer) == "CONV_2D":
+            weights, bias = (self.constant(writer.inputs[i]) for i in (1, 2))
+            flatbuffer.replace_constant(self.model, writer, 1, weights * scale[:, None, None, None])
+            flatbuffer.replace_constant(self.model, writer, 2, bias * scale)
 
     def scale_readers(self, index: int, scale: np.ndarray) -> None:
         """Multiply the input channels of the convolutions that read a tensor."""
         for reader in self.readers[index]:
-            if self._name(reader) == "CONV_2D":
-                weights = flatbuffer.constant(self.tree, reader.inputs[1])
-                flatbuffer.replace_constant(self.tree, reader, 1, weights * scale)
+            if self.name(reader) == "CONV_2D":
+                weights = self.constant(reader.inputs[1])
+                flatbuffer.replace_constant(self.model, reader, 1, weights * scale)
 
 
 def _channel_reach(model: bytes, indices: list[int], batches) -> dict[int, np.ndarray]:

@@ -1,6 +1,6 @@
 """Post-training quantisation: a float TFLite model and calibration data in, a quantised TFLite model out.
 
-equalise the channels -> observe the activations -> correct the biases -> choose the ranges -> let the converter's
+integer forms -> equalise the channels -> observe the activations -> correct the biases -> choose the ranges -> let the converter's
 quantiser write the integers.
 The converter quantises; which ranges and weights it quantises is decided here, because that is where the accuracy goes.
 """
@@ -14,6 +14,7 @@ from mobilenets_tf.errors import ConversionError
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import bias_correction, equalize, ranges, schemes
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.quantize.integer_forms import integer_forms
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.statistics import Statistics, observe
 from mobilenets_tf.worker import Worker
@@ -41,6 +42,7 @@ def quantize_flatbuffer(
         ConversionError: an op that the converter cannot quantise to this scheme.
     """
     scheme = schemes.get(scheme)
+    model = integer_forms(model)
     tree = flatbuffer.read(model)
     graph = tree.subgraphs[0]
     shapes = {graph.tensors[i].name.decode(): tuple(map(int, graph.tensors[i].shape)) for i in graph.inputs}

@@ -40,7 +40,7 @@ def test_folded_is_the_same_function_and_the_inference_form(name):
 
 
 def test_after_training_has_moved_the_statistics():
-    model = create_model("mobileone_s0", resolution=32, classes=3)
+    model = create_model("mobileone_mu0", resolution=32, classes=3)
     before = np.array(model.get_layer("stem_branch1_bn").moving_mean)
     model.compile("sgd", "sparse_categorical_crossentropy")
     images = np.random.default_rng(0).uniform(0, 4, (8, 32, 32, 3))
@@ -97,8 +97,11 @@ def test_what_cannot_be_folded_is_refused():
             return self.backbone(x)
 
     backbone = create_model("mobileone_mu0", resolution=32, include_top=False)
-    with pytest.raises(RequestError, match=r"'detector' is a Detector; .* reparameterize\(backbone\)"):
+    with pytest.raises(RequestError, match="'detector' is a Detector; only functional"):
         reparameterize(Detector(backbone))
+    wrapped = keras.Sequential([keras.Input((4, 32, 32, 3)), layers.TimeDistributed(backbone)])
+    with pytest.raises(RequestError, match=r"a TimeDistributed, cannot be reached. .* reparameterize\(backbone\)"):
+        reparameterize(wrapped)
     branches = [backbone.get_layer(f"stem_{branch}_bn").output for branch in ("branch1", "scale")]
     with pytest.raises(RequestError, match="'stem' of .* is not whole"):
         reparameterize(keras.Model(backbone.input, branches))
