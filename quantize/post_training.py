@@ -14,6 +14,7 @@ from mobilenets_tf.errors import ConversionError
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import bias_correction, equalize, ranges, schemes
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.quantize.float_islands import float_islands
 from mobilenets_tf.quantize.integer_forms import integer_forms
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.statistics import Statistics, observe
@@ -56,17 +57,29 @@ def quantize_flatbuffer(
             if index in statistics:  # an integer input has no range to choose
                 statistics[index].low, statistics[index].high = calibration.value_range
     corrected = flatbuffer.read(bias_correction.correct_biases(model, statistics))
+    islands = float_islands(corrected) if scheme.activations == "int8" else []
+    inner = _inner_tensors(corrected, islands)
     for index, (low, high) in choose_ranges(tree, statistics, scheme).items():
-        flatbuffer.set_range(corrected.subgraphs[0].tensors[index], low, high)
+        if index not in inner:
+            flatbuffer.set_range(corrected.subgraphs[0].tensors[index], low, high)
     report("quantising", 0, 1)
+    tensors = corrected.subgraphs[0].tensors
+    keep_float = [tensors[out].name.decode() for operator in islands for out in operator.outputs]
     try:
-        quantised = flatbuffer.read(worker.call(_write_integers, flatbuffer.write(corrected), scheme))
+        quantised = flatbuffer.read(worker.call(_write_integers, flatbuffer.write(corrected), scheme, keep_float))
     except RuntimeError as error:  # WorkerError too
         reason = (str(error).strip().splitlines() or ["it gives no reason"])[0]
         raise ConversionError(f"The converter cannot quantise this model to {scheme.name}: {reason}") from error
     flatbuffer.copy_signature(tree, quantised)
     report("quantising", 1, 1)
     return flatbuffer.write(quantised)
+
+
+def _inner_tensors(tree, islands: list) -> set[int]:
+    """What float ops write for float ops alone: no range, so no integers in between."""
+    graph, members = flatbuffer.Graph(tree), {id(operator) for operator in islands}
+    written = {int(out) for operator in islands for out in operator.outputs}
+    return {index for index in written if all(id(reader) in members for reader in graph.readers[index])}
 
 
 def choose_ranges(tree, statistics: dict[int, Statistics], scheme: Scheme) -> dict[int, tuple[float, float]]:
@@ -93,15 +106,18 @@ def _ends(tree) -> set[int]:
     return ends
 
 
-def _write_integers(model: bytes, scheme: Scheme) -> bytes:
-    """Runs in the worker: the converter's quantisers, on a float model whose tensors carry their ranges."""
+def _write_integers(model: bytes, scheme: Scheme, keep_float: list[str]) -> bytes:
+    """Runs in the worker: the converter's quantisers, on a float model whose tensors carry their ranges.
+
+    keep_float: names of the tensors whose ops are not to be quantised.
+    """
     import tensorflow as tf
 
     io = tf.as_dtype(scheme.io)
     if scheme.activations == "int8":
         from tensorflow.lite.python.convert import mlir_quantize
 
-        return mlir_quantize(model, input_data_type=io, output_data_type=io)
+        return mlir_quantize(model, input_data_type=io, output_data_type=io, denylisted_nodes=keep_float or None)
     # The newer quantiser writes 16-bit zero points that the kernels refuse; the older one knows 16 bits, and takes the
     # ranges from the tensors when it is fed no data.
     from tensorflow.lite.python.optimize.calibrator import Calibrator
