@@ -39,8 +39,8 @@ def _replacement(layer):
     gamma = np.asarray(layer.gamma) if layer.scale else None
     beta = np.asarray(layer.beta) if layer.center else None
 
-    # A layer, not bare operations: the graph's names, and with them the file's bytes, are then this layer's name and not
-    # how many operations Keras has counted so far.
+    # A layer, not bare operations: the graph's names, and with them the file's bytes, then come from this layer's name
+    # and not from how many operations Keras has counted so far.
     class Normalise(keras.layers.Layer):
         def call(self, x):
             centred = ops.subtract(x, ops.mean(x, axes, keepdims=True))

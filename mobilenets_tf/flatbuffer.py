@@ -26,9 +26,14 @@ def read(content: bytes) -> "schema.ModelT":
 
 
 def write(model: "schema.ModelT") -> bytes:
-    """The file's content."""
+    """The file's content, without the codes of ops that no operator has any more: readers may refuse what is listed."""
     import flatbuffers
 
+    used = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            operator.opcodeIndex = used.index(operator.opcodeIndex)
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())

@@ -91,6 +91,8 @@ class _Push:
                 moved = axes is None or (axes[-1] != last if name == "TRANSPOSE" else {last, -1} & set(axes.tolist()))
                 keeps = keeps and not moved
             return inputs[0] == index and keeps and self.through(out, scale, shift)
+        if name == "ADD" and not reader.builtinOptions.fusedActivationFunction:
+            return self._into_other_term(reader, index, scale) and self.through(out, scale, shift)
         if name == "CONCATENATION" and inputs.count(index) == 1:
             axis = reader.builtinOptions.axis % len(graph.shape(out))
             if axis != len(graph.shape(out)) - 1 or reader.builtinOptions.fusedActivationFunction:
@@ -106,6 +108,29 @@ class _Push:
             self._products.append(reader)
             return graph.shape(out)[-1] == channels and self.through(out, scale, shift)
         return False
+
+    def _into_other_term(self, add, index: int, scale) -> bool:
+        """Whether the other term of a sum can be divided by the scale: x s + y = s (x + y / s).
+
+        It can if a convolution without activation writes it for this sum alone.
+        """
+        graph = self._graph
+        others = [int(i) for i in add.inputs if int(i) != index]
+        writer = graph.writer.get(others[0]) if len(others) == 1 else None
+        if writer is None or graph.name(writer) != "CONV_2D" or writer.builtinOptions.fusedActivationFunction:
+            return False
+        weights, bias = (graph.constant(int(i)) for i in writer.inputs[1:3])
+        alone = len(graph.readers[others[0]]) == 1 and not graph.is_output(others[0])
+        if not alone or weights is None or bias is None or len(weights) != len(scale) or not scale.all():
+            return False
+
+        def edit():  # reads them anew: another edit may have changed them
+            weights, bias = (graph.constant(int(i)) for i in writer.inputs[1:3])
+            flatbuffer.replace_constant(graph.model, writer, 1, weights / scale[:, None, None, None])
+            flatbuffer.replace_constant(graph.model, writer, 2, bias / scale)
+
+        self.edits.append(edit)
+        return True
 
     def _into_weights(self, reader, name: str, scale, shift) -> bool:
         graph, inputs = self._graph, list(map(int, reader.inputs))
@@ -124,8 +149,10 @@ class _Push:
             return False
 
         def edit():
+            weights = graph.constant(int(reader.inputs[1]))
             flatbuffer.replace_constant(graph.model, reader, 1, weights * scale)
             if shift.any():
+                bias = graph.constant(int(reader.inputs[2]))
                 axes = {"CONV_2D": (1, 2, 3), "DEPTHWISE_CONV_2D": (0, 1, 2), "FULLY_CONNECTED": -1}[name]
                 flatbuffer.replace_constant(graph.model, reader, 2, bias + (weights * shift).sum(axis=axes))
 

@@ -1,7 +1,7 @@
 """Post-training quantisation: a float TFLite model and calibration data in, a quantised TFLite model out.
 
-integer forms -> equalise the channels -> observe the activations -> correct the biases -> choose the ranges -> let the converter's
-quantiser write the integers.
+integer forms -> equalise the channels -> observe the activations -> correct the biases -> choose the ranges -> let the
+converter's quantiser write the integers, but for islands that stay float.
 The converter quantises; which ranges and weights it quantises is decided here, because that is where the accuracy goes.
 """
 
@@ -18,6 +18,7 @@ from mobilenets_tf.quantize.float_islands import float_islands
 from mobilenets_tf.quantize.integer_forms import integer_forms
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.statistics import Statistics, observe
+from mobilenets_tf.runtime import Runner
 from mobilenets_tf.worker import Worker
 
 # Ops whose output has a scale fixed by the runtime; what goes into them decides the answer.
@@ -71,8 +72,37 @@ def quantize_flatbuffer(
         reason = (str(error).strip().splitlines() or ["it gives no reason"])[0]
         raise ConversionError(f"The converter cannot quantise this model to {scheme.name}: {reason}") from error
     flatbuffer.copy_signature(tree, quantised)
+    _settle_order(quantised)
+    content = flatbuffer.write(quantised)
+    try:
+        Runner(content).invoke(*first[0])
+    except RuntimeError as error:  # the quantiser writes some ops that there is no kernel for
+        raise ConversionError(f"This model cannot run as {scheme.name}: {str(error).splitlines()[0]}") from error
     report("quantising", 1, 1)
-    return flatbuffer.write(quantised)
+    return content
+
+
+def _settle_order(tree) -> None:
+    """Order neighbouring DEQUANTIZE ops by what they read: the quantiser leaves their order, and outputs, to chance."""
+    graph = tree.subgraphs[0]
+    for kind, run in itertools.groupby(graph.operators, lambda operator: flatbuffer.operator_name(tree, operator)):
+        run = list(run)
+        if kind != "DEQUANTIZE" or len(run) == 1:
+            continue
+        ordered = sorted(run, key=lambda operator: int(operator.inputs[0]))
+        places = sorted(int(operator.outputs[0]) for operator in run)
+        # The names and (empty) buffers stay at their places; what the tensors are moves with the ops.
+        labels = sorted((graph.tensors[place].name, graph.tensors[place].buffer) for place in places)
+        tensors = [graph.tensors[operator.outputs[0]] for operator in ordered]
+        moved = {int(operator.outputs[0]): place for operator, place in zip(ordered, places, strict=True)}
+        for place, tensor, label in zip(places, tensors, labels, strict=True):
+            graph.tensors[place] = tensor
+            tensor.name, tensor.buffer = label
+        for operator in graph.operators:
+            operator.inputs = [moved.get(int(index), int(index)) for index in operator.inputs]
+            operator.outputs = [moved.get(int(index), int(index)) for index in operator.outputs]
+        start = next(i for i, operator in enumerate(graph.operators) if operator is run[0])
+        graph.operators[start : start + len(run)] = ordered
 
 
 def _inner_tensors(tree, islands: list) -> set[int]:
