@@ -101,7 +101,7 @@ def _natural(name: str):
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the registered networks that match a shell wildcard, in natural order.
 
-    >>> list_models("mobilenet*")
+    >>> list_models("mobilenet_v[12]")
     ['mobilenet_v1', 'mobilenet_v2']
     """
     return sorted(fnmatch.filter(_NETWORKS, pattern), key=_natural)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilenets_tf import model_info
+from mobilenets_tf import complexity, create_model, model_info
 
 # alpha: (trainable, total)
 V1 = {1.0: (4231976, 4253864), 0.75: (2585560, 2601976), 0.5: (1331592, 1342536), 0.25: (470072, 475544)}
@@ -37,6 +37,53 @@ LITE = {
     3: (8197096, 8273768, 1383321872),
     4: (13006568, 13118936, 2553034336),
 }
+# (network, alpha): (trainable, total, multiply-adds at 224)
+V3 = {
+    ("mobilenet_v3_large", 1.0): (5483032, 5507432, 216589760),
+    ("mobilenet_v3_large", 0.75): (3993528, 4012616, 154560624),
+    ("mobilenet_v3_large_minimalistic", 1.0): (3924288, 3948688, 209136704),
+    ("mobilenet_v3_large_minimalistic", 0.75): (3050312, 3069400, None),
+    ("mobilenet_v3_small", 1.0): (2542856, 2554968, 56510400),
+    ("mobilenet_v3_small", 0.75): (2041872, 2051552, 43399344),
+    ("mobilenet_v3_small_minimalistic", 1.0): (2044736, 2056848, 52288448),
+    ("mobilenet_v3_small_minimalistic", 0.75): (1732512, 1742192, None),
+}
+# alpha: (trainable, total, multiply-adds) with the paper's 1280 units in the head
+V3_SMALL_1280 = {1.0: (2946568, 2958680, 56913856), 0.75: (2408720, 2418400, 43765936)}
+# size: (inference parameters, inference multiply-adds, trainable, total, multiply-adds of the training form)
+MOBILEONE = {
+    "s0": (2078504, 275110400, 5293272, 5381464, 1051935232),
+    "s1": (4764840, 825057024, 4825192, 4893544, 830062080),
+    "s2": (7808168, 1298426496, 7884648, 7971688, 1304027392),
+    "s3": (10078312, 1895790592, 10170600, 10275304, 1902112768),
+    "s4": (14838352, 2979269760, 14951248, 15078992, 2986802432),
+}
+# size: published parameters and multiply-adds in millions, which our fit has to meet within 2 %
+MOBILEONE_MICRO = {"mu0": (0.57, 68), "mu1": (0.98, 139), "mu2": (1.3, 214)}
+# network: (trainable, total, multiply-adds at 256)
+MOBILEVIT = {
+    "mobilevit_xxs": (1272024, None, 407364096),
+    "mobilevit_xs": (2317848, None, 1025911808),
+    "mobilevit_s": (5578632, None, 2000831488),
+    "mobilevit_v2_050": (1370593, None, 464594944),
+    "mobilevit_v2_075": (2866009, None, 1027980288),
+    "mobilevit_v2_100": (4901841, None, 1812090880),
+    "mobilevit_v3_xxs": (1249448, 1254840, 332163072),
+    "mobilevit_v3_xs": (2490360, 2502520, 966618112),
+    "mobilevit_v3_s": (5763912, 5781928, 1832711680),
+    "mobilevit_v3_xxs_l2": (1145288, 1150680, 300705792),
+    "mobilevit_v3_xs_l2": (2257320, 2269480, 899771392),
+    "mobilevit_v3_s_l2": (5169864, 5187880, 1669133824),
+    "mobilevit_v3_050": (1429985, 1437761, 479799296),
+    "mobilevit_v3_075": (2999641, 3011305, 1062190080),
+    "mobilevit_v3_100": (5139409, 5154961, 1872908288),
+}
+
+
+def assert_counts(counts, expected):
+    """None in ``expected`` is a figure that has no source."""
+    found = (counts["params_trainable"], counts["params_total"], counts["macs"])
+    assert found == tuple(f if e is None else e for f, e in zip(found, expected, strict=True))
 
 
 def rows(name, multiply_adds, parameters):
@@ -67,11 +114,40 @@ def test_efficientnet_lite_at_timms_resolution(size, resolution, macs):
     assert model_info(f"efficientnet_lite{size}", resolution=resolution)["macs"] == macs
 
 
+@pytest.mark.parametrize(("name", "alpha"), V3)
+def test_mobilenet_v3(name, alpha):
+    assert_counts(model_info(name, alpha=alpha), V3[name, alpha])
+
+
+@pytest.mark.parametrize("alpha", V3_SMALL_1280)
+def test_mobilenet_v3_small_with_the_papers_head(alpha):
+    model = create_model("mobilenet_v3_small", alpha=alpha, hidden_units=1280)
+    assert_counts(complexity.counts(model), V3_SMALL_1280[alpha])
+
+
+@pytest.mark.parametrize("size", MOBILEONE)
+def test_mobileone(size):
+    info = model_info(f"mobileone_{size}")
+    parameters, macs, *training = MOBILEONE[size]
+    assert_counts(info, training)
+    assert_counts(info["inference_form"], (parameters, parameters, macs))
+
+
+@pytest.mark.parametrize("size", MOBILEONE_MICRO)
+def test_mobileone_micro_is_within_two_percent_of_the_published_figures(size):
+    counts = complexity.counts(create_model(f"mobileone_{size}", reparameterized=True))
+    for found, published in zip((counts["params_trainable"], counts["macs"]), MOBILEONE_MICRO[size], strict=True):
+        assert abs(found / 1e6 / published - 1) < 0.02
+
+
+@pytest.mark.parametrize("name", MOBILEVIT)
+def test_mobilevit(name):
+    assert_counts(model_info(name), MOBILEVIT[name])
+
+
 def test_multiply_adds_of_nested_and_shared_layers():
     import keras
     from keras import layers
-
-    from mobilenets_tf.complexity import multiply_adds
 
     shared = layers.Dense(5)
     inner = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(6, 3, groups=2, padding="same")])
@@ -79,4 +155,4 @@ def test_multiply_adds_of_nested_and_shared_layers():
     x = layers.GlobalAveragePooling2D()(inner(inputs))
     outputs = layers.Add()([shared(x), shared(x)])
     # grouped 3x3: 64 positions x 6 filters x 9 x (4 / 2); the shared layer counts twice
-    assert multiply_adds(keras.Model(inputs, outputs)) == 64 * 6 * 9 * 2 + 2 * 6 * 5
+    assert complexity.multiply_adds(keras.Model(inputs, outputs)) == 64 * 6 * 9 * 2 + 2 * 6 * 5

@@ -2,17 +2,30 @@
 
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
-from mobilenets_tf import RequestError, create_model, features, list_models
+from mobilenets_tf import RequestError, create_model, export, features, flatbuffer, list_models, load_model
+from mobilenets_tf.export.tflite import convert_model
+from mobilenets_tf.quantize import SCHEMES, Calibration
+from tests.conftest import partitions, photographs
+from tests.make_goldens import generated
 
 NAMES = list_models()
 
 
-@pytest.mark.parametrize("name", NAMES)
+# One of each kind in the plain run; CI takes them all.
+PLAIN = {
+    "mobilenet_v1", "mobilenet_v2", "efficientnet_lite0", "mobilenet_v3_small", "mobilenet_v3_large_minimalistic",
+    "mobileone_mu0", "mobilevit_xxs", "mobilevit_v3_xxs", "mobilevit_v3_050",
+}  # fmt: skip
+EACH = [pytest.param(name, marks=[] if name in PLAIN else [pytest.mark.slow]) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_contract(name, tmp_path):
     model = create_model(name, resolution=64, classes=7, classifier_activation=None)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
@@ -24,24 +37,86 @@ def test_contract(name, tmp_path):
     assert [tensor.shape[1] for tensor in by_stride.values()] == [32, 16, 8, 4, 2]
 
     model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")  # the strict loader, which lets stock layers through alone
     np.testing.assert_array_equal(loaded(images, training=False), answer)
     assert {k: t.shape for k, t in features(loaded).items()} == {k: t.shape for k, t in by_stride.items()}
 
     before = [np.array(weight) for weight in model.trainable_variables]
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
     loss = model.train_on_batch(images, np.array([0, 1]))
     assert np.isfinite(loss)
     moved = sum(bool(np.any(a != np.array(b))) for a, b in zip(before, model.trainable_variables, strict=True))
     assert moved > 0.9 * len(before)
 
     headless = create_model(name, resolution=96, include_top=False)
-    assert headless.output.shape[1:3] == (3, 3)
+    assert headless.output.shape[1] == features(headless)[32].shape[1] in (3, 4)  # v2 MobileViTs make odd sides even
     pooled = create_model(name, resolution=64, include_top=False, pooling="max")
     assert pooled.output.shape == (None, headless.output.shape[-1])
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0"])
+# What a graph with dynamic shapes, a spelled-out softmax or a BatchNorm left over would have.
+WASTE = {"SHAPE", "PACK", "STRIDED_SLICE", "BROADCAST_TO", "SELECT", "SELECT_V2", "EXP", "FILL", "CAST", "DIV"}
+CONVOLUTIONAL = {"CONV_2D", "DEPTHWISE_CONV_2D", "PAD", "ADD", "MEAN", "FULLY_CONNECTED", "SOFTMAX"}
+MAY_USE = {
+    "mobilenet_v1": CONVOLUTIONAL - {"ADD"},
+    "mobilenet_v2": CONVOLUTIONAL,
+    "efficientnet_lite": CONVOLUTIONAL,
+    "mobilenet_v3": CONVOLUTIONAL | {"MUL", "HARD_SWISH"},
+    "mobileone_s4": CONVOLUTIONAL - {"ADD"} | {"MUL", "LOGISTIC"},
+    "mobileone": CONVOLUTIONAL - {"ADD"},
+    "mobilevit": CONVOLUTIONAL | {
+        "MUL", "LOGISTIC", "RESHAPE", "TRANSPOSE", "SUB", "SQUARED_DIFFERENCE", "RSQRT", "CONCATENATION",
+        "SPLIT", "BATCH_MATMUL", "SUM", "RELU",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_exports_lean_and_in_one_piece(name, worker):
+    """Float32 and int8: builtin ops, static shapes, one signature, Keras' numbers, one partition of XNNPACK."""
+    model = create_model(name, resolution=64, classes=7, classifier_activation=None)
+    for layer in model.layers:  # gamma, beta, mean and variance that folding must not lose
+        for variable in layer.weights:
+            if "norm" in layer.name or layer.name.endswith("_bn"):
+                variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
+    pictures = photographs(20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 20 calibration pictures are few
+        converted = convert_model(model, SCHEMES["int8"], Calibration(pictures), worker)
+    allowed = MAY_USE[max((key for key in MAY_USE if name.startswith(key)), key=len)]
+    for content in (converted.float_content, converted.content):
+        tree = flatbuffer.read(content)
+        counts = set(flatbuffer.operator_counts(tree))
+        islands = {"QUANTIZE", "DEQUANTIZE"} if "mobilevit" in name and content is converted.content else set()
+        assert counts <= allowed | islands and not counts & WASTE
+        assert all(tensor.shapeSignature is None for tensor in tree.subgraphs[0].tensors)
+        (signature,) = tree.signatureDefs
+        assert [entry.name for entry in signature.inputs] == [b"image"]
+        assert [entry.name for entry in signature.outputs] == [b"classifier"]
+        assert partitions(content) == {"DELEGATE": 1}
+    if "mobilevit" not in name:
+        types = {tensor.type for tensor in flatbuffer.read(converted.content).subgraphs[0].tensors}
+        assert flatbuffer.schema.TensorType.FLOAT32 not in types
+    assert export.verify(converted.float_content, model, pictures[:4]).relative_difference < 1e-4
+    # With weights nobody trained, int8 need only be the same function: no channel dead, nothing saturated.
+    assert export.verify(converted.content, model, pictures[:4]).snr_db > 8
+
+
+@pytest.mark.parametrize(
+    ("family", "softmaxes", "transposes"), [("mobilevit_v3_xxs", 9, 24), ("mobilevit_v3_050", 9, 6)]
+)
+def test_attention_is_a_handful_of_ops(family, softmaxes, transposes, worker):
+    """One SOFTMAX a transformer layer; one TRANSPOSE to unfold and one to fold each block, two for a layer's heads."""
+    model = create_model(family, resolution=128, classes=7, classifier_activation=None)
+    counts = flatbuffer.operator_counts(flatbuffer.read(convert_model(model, SCHEMES["float32"], None, worker).content))
+    assert (counts["SOFTMAX"], counts["TRANSPOSE"]) == (softmaxes, transposes)
+    # 21 normalisations of seven ops: MEAN, SUB, SQUARED_DIFFERENCE, MEAN, ADD, RSQRT, MUL; and the pooling's MEAN.
+    assert (counts["RSQRT"], counts["SUB"], counts["MEAN"]) == (21, 21, 43)
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "mobilenet_v3_small", "mobileone_mu0", "mobilevit_xxs", "mobilevit_v3_050"]
+)
 def test_saved_file_loads_where_this_package_is_not(name, tmp_path):
     model = create_model(name, resolution=64, classes=7)
     model.save(tmp_path / "model.keras")
@@ -62,7 +137,10 @@ print("loaded", len(model.layers))
 
 
 @pytest.mark.parametrize(("output_stride", "strides"), [(16, [2, 4, 8, 16]), (8, [2, 4, 8])])
-@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenet_v1", "mobilenet_v2", "efficientnet_lite0", "mobilenet_v3_small", "mobileone_mu0", "mobilevit_v3_050"],
+)
 def test_output_stride(name, output_stride, strides):
     model = create_model(name, resolution=64, include_top=False, output_stride=output_stride)
     assert list(features(model)) == strides
@@ -95,7 +173,11 @@ def test_stochastic_depth_skips_whole_samples():
 @pytest.mark.parametrize(
     ("wrong", "quoted"),
     [
-        ({"name": "mobilenet_v3_large"}, "'mobilenet_v"),
+        ({"name": "mobilenet_v4_large"}, "Did you mean 'mobilenet_v3_large'"),
+        ({"name": "mobilenet_v3_small", "hidden_units": 0}, "hidden_units=0"),
+        ({"name": "mobileone_s0", "branches": 0}, "branches=0"),
+        ({"name": "mobilevit_s", "stage4_depth": 0}, "stage4_depth=0"),
+        ({"name": "mobilevit_s", "input_shape": (None, 224, 3)}, "attention is laid out for one size"),
         ({"name": "efficientnet_lite5"}, "Did you mean 'efficientnet_lite"),
         ({"name": "mobilenet_v2", "alpha": 0}, "alpha=0"),
         ({"name": "mobilenet_v2", "alpha": -1.0}, "alpha=-1.0"),
@@ -118,6 +200,7 @@ def test_wrong_requests_are_quoted(wrong, quoted):
 
 
 def test_list_models_wildcards_and_order():
-    assert list_models("mobilenet*") == ["mobilenet_v1", "mobilenet_v2"]
+    assert list_models("mobilenet_v[12]") == ["mobilenet_v1", "mobilenet_v2"]
+    assert list_models("mobileone_s*") == [f"mobileone_s{size}" for size in range(5)]
     assert list_models("*lite*") == [f"efficientnet_lite{size}" for size in range(5)]
     assert list_models("resnet*") == []
