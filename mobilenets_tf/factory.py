@@ -48,12 +48,15 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
     Returns:
         name, source, alpha, resolution (pixels), params_trainable, params_total, macs (multiply-adds of one image),
         features (stride -> shape), weights (one record a set, with its preprocessing and whether it is here), and for
-        a network that folds for inference, inference_form: the same counts of that form.
+        a network that folds for inference, inference_form: the same counts of that form. The memory of activations, of
+        the inference form and in elements (times 4 bytes in float32, 1 in int8): peak_activation op by op,
+        largest_tensor with each bottleneck as one op, and bottleneck_split, the peak with each bottleneck computed in
+        t parts ("n": as many as it has inner channels); see ``mobilenets_tf.memory``.
 
     Raises:
         RequestError: unknown name, or a value out of range.
     """
-    from mobilenets_tf import complexity
+    from mobilenets_tf import complexity, memory
     from mobilenets_tf.networks.features import features
     from mobilenets_tf.reparameterization import reparameterize
 
@@ -67,6 +70,11 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
         "resolution": resolution or network.resolution,
         **complexity.counts(model),
         "inference_form": None if folded is model else complexity.counts(folded),
+        "peak_activation": asdict(memory.peak_activation(folded)),
+        "largest_tensor": asdict(memory.largest_tensor(folded)),
+        "bottleneck_split": {
+            str(parts or "n"): memory.bottleneck_split(folded, parts).elements for parts in (1, 2, 4, None)
+        },
         "features": {stride: list(tensor.shape[1:]) for stride, tensor in features(model).items()},
         "weights": [
             asdict(record) | {"installed": catalog.locate(record) is not None} for record in catalog.weight_sets(name)

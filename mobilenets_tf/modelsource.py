@@ -112,9 +112,10 @@ class ModelSource:
                 "RGB image of a fixed size. Use mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
             )
         record = self.weight_set()
-        if record is None and not self.is_file and self.weights is None:
-            record = catalog.weight_sets(self.model)[0]  # random weights: any of its inputs will do
-        if self.mean is None and record is None:
+        random = not self.is_file and self.weights is None
+        if random:  # any of the network's inputs will do
+            record = next(iter(catalog.weight_sets(self.model)), None)
+        if self.mean is None and record is None and not random:
             raise RequestError(
                 f"{self.weights or self.model} does not say how its input is normalised. Pass --mean and --std in "
                 "pixel values: "

@@ -69,7 +69,7 @@ _NETWORKS = {
                 224,
                 "our fit to the counts in arXiv 2206.04040, table 13 (benchmarks/mobileone_micro.py)"
                 if size.startswith("mu")
-                else "arXiv 2206.04040, table 7, and apple/ml-mobileone",
+                else "arXiv 2206.04040, table 7; apple/ml-mobileone",
             )
             for size in ("s0", "s1", "s2", "s3", "s4", "mu0", "mu1", "mu2")
         ),
@@ -79,7 +79,7 @@ _NETWORKS = {
                 f"mobilenets_tf.networks.mobilevit:MobileViT{version.upper().lstrip('_')}"
                 + (f"_{size}" if size.isdigit() else size.upper()),
                 256,
-                f"arXiv {paper}, and {code}",
+                f"arXiv {paper}; {code}",
                 options={"stage4_depth": 2} if suffix else {},
             )
             for version, paper, code, sizes, suffixes in (

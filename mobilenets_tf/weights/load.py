@@ -66,8 +66,7 @@ def resolve(
     if not path.is_file() and not path.suffix:
         record = catalog.find(network, str(weights), alpha)
         checkpoint = checkpoints.read(catalog.require(record))
-        spelling = spellings.SPELLINGS[record.spelling]
-        return _from_checkpoint(checkpoint, spelling, convention or record.convention)
+        return _from_checkpoint(checkpoint, _recognise(checkpoint), convention or record.convention)
     if not path.is_file():
         raise RequestError(f"No such weight file: {path}")
     if path.suffix == ".keras" or path.name.endswith(".weights.h5"):

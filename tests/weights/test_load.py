@@ -1,6 +1,7 @@
 """Weights into networks: every kind of file, and everything that can be wrong with one."""
 
 import json
+import re
 import zipfile
 
 import keras
@@ -72,6 +73,126 @@ def test_keras_applications_h5(tmp_path, classifier):
     model = build(tmp_path / "v2.h5", alpha=0.35)
     np.testing.assert_array_equal(model.get_layer("classifier").bias, generated("predictions.bias", (1000,)))
     assert build(tmp_path / "v2.h5", alpha=0.35, include_top=False).output.shape[-1] == 1280
+
+
+def test_keras_published_mobilenet_v3_files(tmp_path):
+    """They are of Keras 2, which had "/" in layer names."""
+    import h5py
+
+    from tests.make_goldens import SIZE, input_image
+
+    key = "keras/mobilenet_v3_small/0.75"
+    goldens = np.load(GOLDENS)
+    names, shapes = goldens[f"{key}/names"].tolist(), goldens[f"{key}/shapes"]
+    with h5py.File(tmp_path / "v3.h5", "w") as file:
+        order = []
+        for name, shape in zip(names, shapes, strict=True):
+            layer, parameter = name.split(".")
+            old = re.sub(r"_(expand|depthwise|project|squeeze_excite)", r"/\1", layer).replace("_bn", "/BatchNorm")
+            old = re.sub(r"^conv|(?<=squeeze_excite)_conv", lambda m: m[0].replace("_", "/").replace("c", "C"), old)
+            old = old.replace("logits", "Logits")
+            group = file.require_group(old)
+            group[f"{old}/{parameter}:0"] = generated(name, tuple(map(int, shape.split())))
+            group.attrs["weight_names"] = [*group.attrs.get("weight_names", []), f"{old}/{parameter}:0"]
+            order += [old] if old not in order else []
+        published = {
+            "Conv",
+            "Conv/BatchNorm",
+            "expanded_conv/squeeze_excite/Conv_1",
+            "expanded_conv_3/expand",
+            "Conv_2",
+        }
+        assert published <= set(order)
+        file.attrs["layer_names"] = order
+    model = create_model(
+        "mobilenet_v3_small", alpha=0.75, resolution=SIZE, weights=tmp_path / "v3.h5", classifier_activation=None
+    )
+    logits, expected = np.ravel(model(input_image()[None], training=False)), goldens[f"{key}/logits"]
+    assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def apple_checkpoint(folded):
+    """MobileOne-S4's tensors as apple/ml-mobileone calls them, made of that repository's names alone."""
+
+    def batchnorm(name, channels):
+        return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
+
+    def unit(name, inputs, outputs, kernel, stride, groups, squeezed):
+        shapes, fan_in = {}, inputs // groups
+        if folded:
+            shapes |= {
+                f"{name}.reparam_conv.weight": (outputs, fan_in, kernel, kernel),
+                f"{name}.reparam_conv.bias": (outputs,),
+            }
+        else:
+            shapes |= {f"{name}.rbr_conv.0.conv.weight": (outputs, fan_in, kernel, kernel)}
+            shapes |= batchnorm(f"{name}.rbr_conv.0.bn", outputs)
+            if kernel > 1:
+                shapes |= {f"{name}.rbr_scale.conv.weight": (outputs, fan_in, 1, 1)}
+                shapes |= batchnorm(f"{name}.rbr_scale.bn", outputs)
+            if stride == 1 and inputs == outputs:
+                shapes |= batchnorm(f"{name}.rbr_skip", outputs)
+        if squeezed:
+            for part, (rows, columns) in (("reduce", (outputs // 16, outputs)), ("expand", (outputs, outputs // 16))):
+                shapes |= {f"{name}.se.{part}.weight": (rows, columns, 1, 1), f"{name}.se.{part}.bias": (rows,)}
+        return shapes
+
+    shapes, width = unit("stage0", 3, 64, 3, 2, 1, False), 64
+    for stage, (outputs, blocks, with_se) in enumerate(((192, 2, 0), (448, 8, 0), (896, 10, 5), (2048, 1, 1)), 1):
+        for block in range(blocks):
+            squeezed = block >= blocks - with_se
+            stride = 2 if block == 0 else 1
+            shapes |= unit(f"stage{stage}.{2 * block}", width, width, 3, stride, width, squeezed)
+            shapes |= unit(f"stage{stage}.{2 * block + 1}", width, outputs, 1, 1, 1, squeezed)
+            width = outputs
+    shapes |= {"linear.weight": (1000, 2048), "linear.bias": (1000,)}
+    return {name: generated(name, shape) for name, shape in shapes.items()}
+
+
+def test_apples_mobileone_in_both_forms(tmp_path):
+    from safetensors.numpy import save_file
+
+    for folded in (False, True):
+        tensors = apple_checkpoint(folded)
+        save_file(tensors, tmp_path / "s4.safetensors")
+        model = create_model("mobileone_s4", resolution=32, weights=tmp_path / "s4.safetensors", reparameterized=folded)
+        assert model.get_layer("stem_pad").padding == ((1, 1), (1, 1))
+        part, source = ("conv", "reparam_conv") if folded else ("scale_conv", "rbr_scale.conv")
+        np.testing.assert_array_equal(
+            model.get_layer(f"stage3_block10_depthwise_{part}").kernel,
+            tensors[f"stage3.18.{source}.weight"].transpose(2, 3, 0, 1),
+        )
+        np.testing.assert_array_equal(
+            model.get_layer("stage4_block1_project_squeeze_conv").bias, tensors["stage4.1.se.reduce.bias"]
+        )
+    with pytest.raises(RequestError, match="reparameterized=True"):
+        create_model("mobileone_s4", resolution=32, weights=tmp_path / "s4.safetensors")
+
+
+def test_networks_trained_on_bgr_take_rgb(tmp_path):
+    from safetensors.numpy import save_file
+
+    goldens = np.load(GOLDENS)
+    names, shapes = goldens["cvnets/mobilevit_v3_xxs/names"].tolist(), goldens["cvnets/mobilevit_v3_xxs/shapes"]
+    tensors = {n: generated(n, tuple(map(int, s.split()))) for n, s in zip(names, shapes, strict=True)}
+    save_file(tensors, tmp_path / "checkpoint_ema_best.safetensors")
+    model = create_model("mobilevit_v3_xxs", resolution=64, weights=tmp_path / "checkpoint_ema_best.safetensors")
+    stem = tensors["conv_1.block.conv.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(model.get_layer("stem_conv").kernel, stem[:, :, ::-1])
+
+
+def test_without_the_top_mobilenet_v3s_hidden_layer_is_not_left_over(tmp_path):
+    from safetensors.numpy import save_file
+
+    goldens = np.load(GOLDENS)
+    key = "torchvision/mobilenet_v3_small"
+    names, shapes = goldens[f"{key}/names"].tolist(), goldens[f"{key}/shapes"]
+    tensors = {n: generated(n, tuple(map(int, s.split()))) for n, s in zip(names, shapes, strict=True)}
+    save_file(tensors, tmp_path / "v3.safetensors")
+    options = {"resolution": 64, "weights": tmp_path / "v3.safetensors"}
+    assert create_model("mobilenet_v3_small", include_top=False, **options).output.shape[-1] == 576
+    with pytest.raises(RequestError, match="does not fit mobilenet_v3_large"):
+        create_model("mobilenet_v3_large", **options)
 
 
 def test_an_unknown_source_is_said_so(tmp_path):
