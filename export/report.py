@@ -61,6 +61,7 @@ def _how(manifest: dict) -> list[str]:
         "",
         f"- model: {', '.join(f'{key} {value}' for key, value in manifest['model'].items())}",
         f"- ops: {operators}",
+        *_left_in_float(manifest),
         f"- versions: {', '.join(f'{name} {version}' for name, version in manifest['versions'].items())}",
     ]
     if calibration := manifest["calibration"]:
@@ -70,6 +71,14 @@ def _how(manifest: dict) -> list[str]:
         )
         lines += [f"- warning: {text}" for text in calibration["warnings"]]
     return lines
+
+
+def _left_in_float(manifest: dict) -> list[str]:
+    """Attention and normalisation, which integer-only hardware would have to leave to the processor."""
+    if not manifest["float_operators"]:
+        return []
+    counts = ", ".join(f"{count} {name}" for name, count in manifest["float_operators"].items())
+    return [f"- left in float, being faster and more exact so: {counts}"]
 
 
 def _geometry(pre: dict) -> str:

@@ -37,6 +37,7 @@ class Conversion:
             "sha256": hashlib.sha256(self.content).hexdigest(),
             "float32_bytes": len(self.float_content),
             "operators": flatbuffer.operator_counts(tree),
+            "float_operators": flatbuffer.float_operator_counts(tree) if self.calibration else None,
             "calibration": self.calibration,
             "versions": versions(),
         }

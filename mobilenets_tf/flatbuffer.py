@@ -54,6 +54,17 @@ def operator_counts(model) -> dict[str, int]:
     return dict(Counter(names).most_common())
 
 
+def float_operator_counts(model) -> dict[str, int]:
+    """How often each op occurs whose result is float32: in an integer file, what was left in float."""
+    counts = Counter()
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if any(graph.tensors[out].type == schema.TensorType.FLOAT32 for out in operator.outputs):
+                counts[operator_name(model, operator)] += 1
+    counts.pop("DEQUANTIZE", None)
+    return dict(counts.most_common())
+
+
 def constant(model, index: int) -> np.ndarray | None:
     """The float32 values of a constant tensor, or None if the tensor is computed or of another type."""
     tensor = model.subgraphs[0].tensors[index]
