@@ -25,7 +25,6 @@ import re
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -37,6 +36,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from mobilenets_tf import registry
+from mobilenets_tf.runtime import execution_plan
 
 SCHEMES = ("float32", "int8")
 WARM_UP = 5
@@ -245,22 +245,6 @@ def run_once(path: Path) -> None:
     load(path).invoke()
 
 
-def execution_plan(interpreter) -> Counter:
-    """How often each op runs; every "DELEGATE" is a partition of XNNPACK.
-
-    LiteRT lists the ops that a delegate took over as well, ahead of the delegate. So the last node listed for a tensor
-    is the one that computes it, and what runs is what can be reached from the outputs.
-    """
-    producers = {int(tensor): node for node in interpreter._get_ops_details() for tensor in node["outputs"]}
-    reached, tensors = {}, [details["index"] for details in interpreter.get_output_details()]
-    while tensors:
-        node = producers.get(int(tensors.pop()))
-        if node and node["index"] not in reached:
-            reached[node["index"]] = node["op_name"]
-            tensors += list(node["inputs"])
-    return Counter(reached.values())
-
-
 def measure(files: dict[tuple[str, str], Path], calls: int) -> list[dict]:
     """Each file's figures, timed in turn, call by call."""
     interpreters = {key: load(path) for key, path in files.items()}
@@ -283,7 +267,7 @@ def measure(files: dict[tuple[str, str], Path], calls: int) -> list[dict]:
                 "median": float(np.median(taken)),
                 "ratio": float(np.median(taken) / base),
                 "partitions": outside.pop("DELEGATE", 0),
-                "outside": dict(outside),
+                "outside": outside,
             }
         )
     return rows

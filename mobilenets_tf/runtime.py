@@ -1,5 +1,6 @@
 """Run a TFLite file as the phone would, with LiteRT."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -77,10 +78,28 @@ class Runner:
         """A view of a tensor's memory; valid until the next call, and not to be kept."""
         return self._interpreter.tensor(index)()
 
+    def execution_plan(self) -> dict[str, int]:
+        """How often each op runs; every "DELEGATE" is one partition of the graph that XNNPACK took over."""
+        return execution_plan(self._interpreter)
+
     def first_outputs(self, samples: Iterable) -> Iterator[np.ndarray]:
         """The first output for each sample, without its batch axis."""
         for sample in samples:
             yield self(sample)[0][0]
+
+
+def execution_plan(interpreter) -> dict[str, int]:
+    """See ``Runner.execution_plan``."""
+    # LiteRT lists the ops that a delegate took over as well, ahead of the delegate. So the last node listed for a
+    # tensor is the one that computes it, and what runs is what can be reached from the outputs.
+    writers = {int(tensor): node for node in interpreter._get_ops_details() for tensor in node["outputs"]}
+    running, waiting = {}, [details["index"] for details in interpreter.get_output_details()]
+    while waiting:
+        node = writers.get(int(waiting.pop()))
+        if node and node["index"] not in running:
+            running[node["index"]] = node["op_name"]
+            waiting += list(node["inputs"])
+    return dict(Counter(running.values()))
 
 
 def _quantise(array: np.ndarray, details: dict) -> np.ndarray:

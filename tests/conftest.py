@@ -2,8 +2,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections import Counter
-
 import numpy as np
 import pytest
 
@@ -39,23 +37,6 @@ def photographs(count, size=64, seed=0):
     rows = coarse[:, cell] * (1 - part)[:, None, None] + coarse[:, cell + 1] * part[:, None, None]
     part = part[:, None]
     return rows[:, :, cell] * (1 - part) + rows[:, :, cell + 1] * part
-
-
-def partitions(content):
-    """What LiteRT runs, op by op: {"DELEGATE": 1} is everything in one partition of XNNPACK."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=content, num_threads=1)
-    interpreter.allocate_tensors()
-    # Ops that a delegate took over are listed too, ahead of it: the last one listed for a tensor is the one that runs.
-    writers = {int(tensor): node for node in interpreter._get_ops_details() for tensor in node["outputs"]}
-    running, waiting = {}, [details["index"] for details in interpreter.get_output_details()]
-    while waiting:
-        node = writers.get(int(waiting.pop()))
-        if node and node["index"] not in running:
-            running[node["index"]] = node["op_name"]
-            waiting += list(node["inputs"])
-    return dict(Counter(running.values()))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ import pytest
 from mobilenets_tf import RequestError, create_model, export, features, flatbuffer, list_models, load_model
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.quantize import SCHEMES, Calibration
-from tests.conftest import partitions, photographs
+from mobilenets_tf.runtime import Runner
+from tests.conftest import photographs
 from tests.make_goldens import generated
 
 NAMES = list_models()
@@ -98,7 +99,7 @@ def test_exports_lean_and_in_one_piece(name, worker):
         (signature,) = tree.signatureDefs
         assert [entry.name for entry in signature.inputs] == [b"image"]
         assert [entry.name for entry in signature.outputs] == [b"classifier"]
-        assert partitions(content) == {"DELEGATE": 1}
+        assert Runner(content).execution_plan() == {"DELEGATE": 1}
     if "mobilevit" not in name:
         types = {tensor.type for tensor in flatbuffer.read(converted.content).subgraphs[0].tensors}
         assert flatbuffer.schema.TensorType.FLOAT32 not in types
