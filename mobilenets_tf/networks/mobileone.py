@@ -73,7 +73,7 @@ def unit(
     if stride > 1 and convention.padding == "symmetric":
         padded, padding = layers.ZeroPadding2D(dilation * (kernel - 1) // 2, name=f"{name}_pad")(x), "valid"
 
-    def convolution(x, kernel, name, padding="same", dilation=1, use_bias=False):
+    def convolution(x, kernel, name, stride, padding="same", dilation=1, use_bias=False):
         options = {"strides": stride, "dilation_rate": dilation, "padding": padding, "use_bias": use_bias}
         if depthwise:
             return layers.DepthwiseConv2D(kernel, **options, name=f"{name}_conv")(x)
@@ -83,13 +83,16 @@ def unit(
         return layers.BatchNormalization(momentum=0.9, epsilon=convention.batchnorm_epsilon, name=f"{name}_bn")(x)
 
     if folded:
-        y = convolution(padded, kernel, name, padding, dilation, use_bias=True)
+        y = convolution(padded, kernel, name, stride, padding, dilation, use_bias=True)
     else:
         terms = []
         for branch in (f"{name}_branch{number}" for number in range(1, branches + 1)):
-            terms.append(normalise(convolution(padded, kernel, branch, padding, dilation), branch))
+            terms.append(normalise(convolution(padded, kernel, branch, stride, padding, dilation), branch))
         if kernel > 1:
-            terms.append(normalise(convolution(x, 1, f"{name}_scale"), f"{name}_scale"))
+            # Sampled first: the gradient of a strided 1x1 convolution of three channels, the stem's, writes out of
+            # bounds in TensorFlow 2.21 (oneDNN).
+            sampled = layers.MaxPooling2D(1, stride, name=f"{name}_sample")(x) if stride > 1 else x
+            terms.append(normalise(convolution(sampled, 1, f"{name}_scale", 1), f"{name}_scale"))
         if stride == 1 and filters in (None, x.shape[-1]):
             terms.append(normalise(x, f"{name}_skip"))
         y = layers.Add(name=f"{name}_sum")(terms) if len(terms) > 1 else terms[0]
