@@ -10,13 +10,13 @@ from keras import layers
 from mobilenets_tf import MobileOneMu0, export, reparameterize
 from mobilenets_tf.complexity import counts
 
-backbone = MobileOneMu0(input_shape=(96, 96, 3), include_top=False, pooling="avg")
-inputs = keras.Input((96, 96, 3), name="photo")
+backbone = MobileOneMu0(input_shape=(64, 64, 3), include_top=False, pooling="avg", branches=2)
+inputs = keras.Input((64, 64, 3), name="photo")
 model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="kind")(backbone(inputs)), name="my_model")
 
 # A few steps, so that the BatchNorm statistics are no longer those of a new model.
 random = np.random.default_rng(0)
-photos, kinds = random.uniform(-1, 1, (16, 96, 96, 3)).astype(np.float32), random.integers(0, 3, 16)
+photos, kinds = random.uniform(-1, 1, (16, 64, 64, 3)).astype(np.float32), random.integers(0, 3, 16)
 model.compile("adam", "sparse_categorical_crossentropy")
 model.fit(photos, kinds, epochs=2, batch_size=8, verbose=0)
 

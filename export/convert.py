@@ -69,7 +69,8 @@ def check_exportable(model) -> None:
     """Refuse what cannot become a file with static shapes.
 
     Raises:
-        RequestError: not a functional or sequential Keras 3 model, or its input has a side that is not fixed.
+        RequestError: not a functional or sequential Keras 3 model, not in float32, or its input has a side that is not
+            fixed.
     """
     import keras
 
@@ -82,6 +83,12 @@ def check_exportable(model) -> None:
         )
     if not model.built:
         raise RequestError(f"{model.name} has no input shape yet: give it a keras.Input or call it once.")
+    for layer in model._flatten_layers():
+        if layer.compute_dtype not in ("float32", None) and layer.weights:
+            raise RequestError(
+                f"The layer {layer.name!r} computes in {layer.compute_dtype}. Build the model under the float32 policy "
+                "and give it the same weights: keras.config.set_dtype_policy('float32'), then set_weights()."
+            )
     for tensor in model.inputs:
         if None in tensor.shape[1:]:
             raise RequestError(

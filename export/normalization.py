@@ -6,36 +6,32 @@ ops. Here it is seven, and gamma and beta stand last, where ``lean.fold_affines`
 
 import numpy as np
 
-from mobilenets_tf.rewriting import rebuild
+from mobilenets_tf.rewriting import reachable_layers, rebuild
 
 
 def with_lean_norms(model):
-    """The same function with every such layer replaced; the model itself if there is none."""
-    if not any(_axes(layer) for layer in model._flatten_layers()):
+    """The same function with every such layer replaced; the model itself if there is none. Shares its other layers."""
+    if not any(_is_normalisation(layer) for layer in reachable_layers(model)):
         return model
-    return rebuild(model, lambda part: {layer: _replacement(layer) for layer in part.layers if _axes(layer)})
+    return rebuild(
+        model, lambda part: {layer: _lean(layer) for layer in part.layers if _is_normalisation(layer)}, share=True
+    )
 
 
-def _axes(layer) -> tuple[int, ...] | None:
-    """The axes that a layer normalises over together; None if it is not one of those."""
+def _is_normalisation(layer) -> bool:
+    """Over the last axis, or over all at once, with one gamma and beta a channel."""
     import keras
 
     if isinstance(layer, keras.layers.LayerNormalization):
-        rank = len(layer.input.shape)
-        axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-        # gamma and beta have the normalised axes' shape: one value a channel only if that is the last one.
-        return (rank - 1,) if [axis % rank for axis in axes] == [rank - 1] and not layer.rms_scaling else None
-    if isinstance(layer, keras.layers.GroupNormalization) and layer.groups == 1:
-        rank = len(layer.input.shape)
-        return tuple(range(1, rank)) if layer.axis % rank == rank - 1 else None
-    return None
+        return layer.axis in (-1, [-1], (-1,)) and not layer.rms_scaling
+    return isinstance(layer, keras.layers.GroupNormalization) and layer.groups == 1 and layer.axis == -1
 
 
-def _replacement(layer):
+def _lean(layer):
     import keras
     from keras import ops
 
-    axes = _axes(layer)
+    each_position = isinstance(layer, keras.layers.LayerNormalization)
     gamma = np.asarray(layer.gamma) if layer.scale else None
     beta = np.asarray(layer.beta) if layer.center else None
 
@@ -43,6 +39,7 @@ def _replacement(layer):
     # and not from how many operations Keras has counted so far.
     class Normalise(keras.layers.Layer):
         def call(self, x):
+            axes = -1 if each_position else tuple(range(1, len(x.shape)))
             centred = ops.subtract(x, ops.mean(x, axes, keepdims=True))
             variance = ops.mean(ops.square(centred), axes, keepdims=True)
             x = ops.multiply(centred, ops.rsqrt(variance + layer.epsilon))

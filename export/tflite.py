@@ -15,13 +15,15 @@ from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import quantize_flatbuffer
-from mobilenets_tf.reparameterization import reparameterize
+from mobilenets_tf.reparameterization import fold
 from mobilenets_tf.worker import Worker
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a model: the file's content, and the float32 file that it was made from (the same for float32)."""
+    """What became of a model: the file's content, and its float32 file: the same, or what a calibrated scheme was made
+    from, or (float16, dynamic, whose weights the converter compresses) made of the same graph beside it.
+    """
 
     scheme: str
     content: bytes
@@ -114,7 +116,7 @@ def check_request(model, scheme, calibration) -> None:
 def convert_model(model, scheme, calibration, worker: Worker, report: Report = silent) -> Conversion:
     """The conversion itself, nothing written: fold, freeze, convert, and for a calibrated scheme quantise."""
     report("converting", 0, 1)
-    graph = freeze(with_lean_norms(reparameterize(model)))
+    graph = freeze(with_lean_norms(fold(model, share=True)))
     float_content = lean(convert(graph, schemes.SCHEMES["float32"], worker))
     if scheme.name == "float32":
         content = float_content

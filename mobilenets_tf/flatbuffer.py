@@ -26,9 +26,21 @@ def read(content: bytes) -> "schema.ModelT":
 
 
 def write(model: "schema.ModelT") -> bytes:
-    """The file's content, without the codes of ops that no operator has any more: readers may refuse what is listed."""
+    """The file's content, without what edits have left behind.
+
+    Codes of ops that no operator has any more go, since readers may refuse what is listed, and so do the values of
+    constants that none reads.
+    """
     import flatbuffers
 
+    kept = {entry.buffer for entry in model.metadata or ()}
+    for graph in model.subgraphs:
+        ends = [*graph.inputs, *graph.outputs]
+        read = {int(i) for operator in graph.operators for i in [*operator.inputs, *operator.outputs]}
+        kept |= {graph.tensors[index].buffer for index in read.union(map(int, ends)) if index >= 0}
+    for index, buffer in enumerate(model.buffers):
+        if index not in kept:
+            buffer.data = None
     used = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
     for graph in model.subgraphs:
         for operator in graph.operators:
@@ -84,20 +96,20 @@ def replace_constant(model, operator, position: int, values: np.ndarray) -> None
     operator.inputs[position] = add_constant(model, name, values)
 
 
-def add_constant(model, name: str, values: np.ndarray, dtype=np.float32) -> int:
-    """A new constant tensor in the first graph; its index."""
-    values = np.ascontiguousarray(values, dtype)
+def add_constant(model, name: str, values: np.ndarray) -> int:
+    """A new float32 constant in the first graph; its index."""
+    values = np.ascontiguousarray(values, np.float32)
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(values.tobytes(), np.uint8)
     model.buffers.append(buffer)
-    kind = {"float32": schema.TensorType.FLOAT32, "int32": schema.TensorType.INT32}[values.dtype.name]
-    return add_tensor(model, name, values.shape, kind, len(model.buffers) - 1)
+    return add_tensor(model, name, values.shape, len(model.buffers) - 1)
 
 
-def add_tensor(model, name: str, shape, kind: int = schema.TensorType.FLOAT32, buffer: int = 0) -> int:
-    """A new tensor in the first graph, computed unless it has a buffer; its index."""
+def add_tensor(model, name: str, shape, buffer: int = 0) -> int:
+    """A new float32 tensor in the first graph, computed unless it has a buffer; its index."""
     tensor = schema.TensorT()
-    tensor.name, tensor.shape, tensor.type, tensor.buffer = name.encode(), list(map(int, shape)), kind, buffer
+    tensor.name, tensor.shape, tensor.buffer = name.encode(), list(map(int, shape)), buffer
+    tensor.type = schema.TensorType.FLOAT32
     model.subgraphs[0].tensors.append(tensor)
     return len(model.subgraphs[0].tensors) - 1
 

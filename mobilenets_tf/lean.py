@@ -121,7 +121,9 @@ class _Push:
             return False
         weights, bias = (graph.constant(int(i)) for i in writer.inputs[1:3])
         alone = len(graph.readers[others[0]]) == 1 and not graph.is_output(others[0])
-        if not alone or weights is None or bias is None or len(weights) != len(scale) or not scale.all():
+        # Far apart, the scales would leave the sum's channels with ranges that no common int8 scale fits.
+        uneven = np.abs(scale).min() < np.abs(scale).max() / 16
+        if not alone or weights is None or bias is None or len(weights) != len(scale) or uneven:
             return False
 
         def edit():  # reads them anew: another edit may have changed them
@@ -172,7 +174,8 @@ def split_convolutions(tree) -> None:
             continue
         sizes = [graph.shape(int(out))[-1] for out in split.outputs]
         weights, bias = (graph.constant(int(index)) for index in convolution.inputs[1:3])
-        if graph.is_output(source) or sum(sizes) != graph.shape(source)[-1] or weights is None or bias is None:
+        grouped = weights is None or weights.shape[-1] != graph.shape(int(convolution.inputs[0]))[-1]
+        if grouped or graph.is_output(source) or sum(sizes) != graph.shape(source)[-1] or bias is None:
             continue
         operators = tree.subgraphs[0].operators
         ends = np.cumsum(sizes)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.rewriting import rebuild
+from mobilenets_tf.rewriting import reachable_layers, rebuild
 
+_FIRST = re.compile(r"(?P<unit>.+)_branch1_conv")  # what makes it a unit; users may have a "skip_bn" of their own
 _MEMBER = re.compile(r"(?P<unit>.+)_(?P<branch>branch\d+|scale|skip)_(?P<kind>conv|bn)")
 
 
@@ -30,29 +31,27 @@ def reparameterize(model):
 
     Raises:
         RequestError: units inside something that is no functional or sequential model (a subclassed model, a wrapper
-            layer), or a unit that has been taken apart.
+            layer), a unit that has been taken apart, or a layer of yours that cannot be copied.
     """
-    if not _has_units(model):
+    return fold(model, share=False)
+
+
+def fold(model, *, share: bool):
+    """``reparameterize``; with ``share``, the layers that stay are the model's own (see ``rewriting.rebuild``)."""
+    units = {match["unit"] for layer in model._flatten_layers() if (match := _FIRST.fullmatch(layer.name))}
+    if not units:
         return model
-    return rebuild(model, _plan)
-
-
-def _has_units(layer) -> bool:
-    return any(_MEMBER.fullmatch(inner.name) for inner in layer._flatten_layers())
+    reachable = {match["unit"] for layer in reachable_layers(model) if (match := _FIRST.fullmatch(layer.name))}
+    if hidden := sorted(units - reachable):
+        raise RequestError(
+            f"{model.name!r} has MobileOne units where they cannot be reached ({hidden[0]!r}, ...): in a subclassed "
+            "model or a wrapper layer. Fold the backbone before you put it there: reparameterize(backbone)."
+        )
+    return rebuild(model, _plan, share=share)
 
 
 def _plan(model) -> dict:
     """A unit's layers pass on what they are given; the last one applies the fused convolution to it."""
-    import keras
-
-    for layer in model.layers:
-        if not isinstance(layer, (keras.Sequential, keras.src.models.Functional)) and any(
-            _MEMBER.fullmatch(inner.name) for inner in layer._flatten_layers(include_self=False)
-        ):
-            raise RequestError(
-                f"The units inside {layer.name!r}, a {type(layer).__name__}, cannot be reached. Fold the backbone "
-                "before you put it there: reparameterize(backbone)."
-            )
     replacements = {}
     for unit in _units(model):
         replacements |= dict.fromkeys(unit.layers, _first)
@@ -113,20 +112,32 @@ def _units(model) -> list[_Unit]:
     """The units at the top level of a functional model.
 
     Raises:
-        RequestError: one of them is not whole.
+        RequestError: one of them is not whole, or something else reads its insides.
     """
-    units: dict[str, _Unit] = {}
+    names = [match["unit"] for layer in model.layers if (match := _FIRST.fullmatch(layer.name))]
+    units = {name: _Unit(name) for name in names}
     for layer in model.layers:
-        if match := _MEMBER.fullmatch(layer.name):
-            unit = units.setdefault(match["unit"], _Unit(match["unit"]))
+        if (match := _MEMBER.fullmatch(layer.name)) and (unit := units.get(match["unit"])):
             (unit.convolutions if match["kind"] == "conv" else unit.norms)[match["branch"]] = layer
     sums = {layer.name: layer for layer in model.layers if layer.name.endswith("_sum")}
     for unit in units.values():
         unit.total = sums.get(f"{unit.name}_sum")
-        whole = "branch1" in unit.convolutions and set(unit.norms) - {"skip"} == set(unit.convolutions)
-        if not whole or (len(unit.norms) > 1) != (unit.total is not None):
-            raise RequestError(f"The unit {unit.name!r} of {model.name!r} is not whole, so it cannot be folded.")
+        whole = set(unit.norms) - {"skip"} == set(unit.convolutions)
+        if not whole or (len(unit.norms) > 1) != (unit.total is not None) or _read_inside(model, unit):
+            raise RequestError(
+                f"The unit {unit.name!r} of {model.name!r} is not whole, or something reads its insides: it cannot be "
+                "folded. Fold the backbone before you take it apart: reparameterize(backbone)."
+            )
     return list(units.values())
+
+
+def _read_inside(model, unit: _Unit) -> bool:
+    """Whether anything but the unit itself reads what one of its layers gives on the way."""
+    members = {id(layer) for layer in unit.layers}
+    inner = members - {id(unit.last)}
+    nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
+    outside = [tensor for node in nodes if id(node.operation) not in members for tensor in node.input_tensors]
+    return any(id(tensor._keras_history.operation) in inner for tensor in [*outside, *model.outputs])
 
 
 def _affine(norm) -> tuple[np.ndarray, np.ndarray]:

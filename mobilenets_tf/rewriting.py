@@ -1,65 +1,73 @@
-"""Rebuild a Keras model with some of its layers' calls replaced; the model itself is left as it is."""
+"""Rebuild a Keras model with some of its layers' calls replaced."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mobilenets_tf.errors import RequestError
 
 Plan = Callable[[object], dict[object, Callable]]
 
 
-def rebuild(model, plan: Plan):
-    """A copy of a functional or sequential model, models inside it too, in which some calls are others.
+def reachable_layers(model) -> Iterator:
+    """The layers that ``rebuild`` can replace: the model's own, and those of functional or sequential models inside."""
+    for layer in model.layers if _is_graph(model) else ():
+        yield layer
+        yield from reachable_layers(layer)
+
+
+def rebuild(model, plan: Plan, *, share: bool = False):
+    """A functional or sequential model, models inside it too, in which some calls are others.
 
     Args:
         model: the ``keras.Model``.
         plan: given a functional model, for each layer of its own whose call is to be replaced, the function that takes
             its place: called with the layer's symbolic tensors (not with keywords such as training).
+        share: use the very layers that are not replaced, for a result that is soon thrown away. Otherwise they are
+            copied with their weights, and the model is left as it is.
 
     Returns:
-        A functional model of the same name, inputs and outputs. Layers that are not replaced are copied with their
-        weights; layers whose output nothing reads any more are gone.
+        A functional model of the same name, inputs and outputs. Layers whose output nothing reads any more are gone.
 
     Raises:
-        RequestError: not a functional or sequential model.
+        RequestError: not a functional or sequential model, or a layer that cannot be copied.
     """
     import keras
 
-    if isinstance(model, keras.Sequential):
-        model = _as_functional(model)
-    if not isinstance(model, keras.src.models.Functional):
+    if not _is_graph(model):
         raise RequestError(
             f"{model.name!r} is a {type(model).__name__}; only functional and sequential models can be rebuilt."
         )
+    if isinstance(model, keras.Sequential):  # its graph, under its name
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
     replacements = {id(layer): function for layer, function in plan(model).items()}
+    copied = []
+
+    def copy(layer):
+        if id(layer) in replacements:
+            return layer
+        if _is_graph(layer):
+            return rebuild(layer, plan, share=share)
+        if share or not isinstance(layer, keras.Layer):  # a bare operation has no state
+            return layer
+        try:
+            copied.append((layer, type(layer).from_config(layer.get_config())))
+        except Exception as error:  # whatever the layer's own code makes of it
+            raise RequestError(
+                f"The layer {layer.name!r} ({type(layer).__name__}) cannot be copied: {str(error).splitlines()[0]}"
+            ) from error
+        return copied[-1][1]
 
     def call(layer, *args, **kwargs):
         if replacement := replacements.get(id(layer)):
             return replacement(*args)
         return layer(*args, **kwargs)
 
-    return keras.models.clone_model(
-        model,
-        clone_function=lambda layer: layer if id(layer) in replacements else _copy(layer, plan),
-        call_function=call,
-    )
+    rebuilt = keras.models.clone_model(model, clone_function=copy, call_function=call)
+    for layer, twin in copied:  # calling them has built them
+        twin.set_weights(layer.get_weights())
+    return rebuilt
 
 
-def _as_functional(sequential):
-    """The graph that a sequential model keeps inside, under the model's name."""
+def _is_graph(layer) -> bool:
     import keras
 
-    return keras.Model(sequential.inputs, sequential.outputs, name=sequential.name)
-
-
-def _copy(layer, plan: Plan):
-    import keras
-
-    if isinstance(layer, (keras.Sequential, keras.src.models.Functional)):
-        return rebuild(layer, plan)
-    if not isinstance(layer, keras.Layer):  # an operation, which has no state
-        return layer
-    copy = type(layer).from_config(layer.get_config())
-    if layer.weights:
-        copy.build_from_config(layer.get_build_config())
-        copy.set_weights(layer.get_weights())
-    return copy
+    return isinstance(layer, (keras.Sequential, keras.src.models.Functional))

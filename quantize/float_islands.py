@@ -1,9 +1,9 @@
 """Which ops of a float model stay float in its int8 file, because that is faster and keeps the accuracy.
 
-XNNPACK has no integer kernel for a softmax, a product of two activations, a reciprocal square root or a squared
-difference: in int8 each of them falls out of the accelerated graph, and eight bits are too few for a variance or for
-the scores of hundreds of positions. Between a DEQUANTIZE and a QUANTIZE, which XNNPACK does have, they run in float and
-nothing falls out. A convolutional network has none of them and stays integer throughout.
+XNNPACK has no integer kernel for a softmax, a matrix product of two activations, a reciprocal square root or a
+squared difference: in int8 each of them falls out of the accelerated graph, and eight bits are too few for a variance
+or for the scores of hundreds of positions. Between a DEQUANTIZE and a QUANTIZE, which XNNPACK does have, they run in
+float and nothing falls out. A convolutional network has none of them and stays integer throughout.
 """
 
 from mobilenets_tf import flatbuffer
@@ -30,7 +30,8 @@ def float_islands(tree) -> list:
     }
     for operator in operators:
         if graph.name(operator) == "RSQRT":
-            island |= {id(reader) for reader in readers(operator) if graph.name(reader) == "MUL"}
+            products = [reader for reader in readers(operator) if graph.name(reader) == "MUL"]
+            island |= {id(product) for product in products if not _ends(graph, product)}
     # From the end, so that of a chain the last is judged first.
     for operator in reversed(operators):
         read_by = {id(reader) for reader in readers(operator)}

@@ -47,6 +47,11 @@ def quantize_flatbuffer(
     model = integer_forms(model)
     tree = flatbuffer.read(model)
     graph = tree.subgraphs[0]
+    if scheme.activations == "int16" and float_islands(tree):
+        raise ConversionError(
+            f"{scheme.name} is not for models with attention or normalisation layers: their ops have no 16-bit "
+            "kernels. Use int8, which leaves them in float."
+        )
     shapes = {graph.tensors[i].name.decode(): tuple(map(int, graph.tensors[i].shape)) for i in graph.inputs}
     batches = calibration.batches(shapes, report)
     first = list(itertools.islice(batches, equalize.SAMPLES))
@@ -71,8 +76,8 @@ def quantize_flatbuffer(
     except RuntimeError as error:  # WorkerError too
         reason = (str(error).strip().splitlines() or ["it gives no reason"])[0]
         raise ConversionError(f"The converter cannot quantise this model to {scheme.name}: {reason}") from error
-    flatbuffer.copy_signature(tree, quantised)
     _settle_order(quantised)
+    flatbuffer.copy_signature(tree, quantised)
     content = flatbuffer.write(quantised)
     try:
         Runner(content).invoke(*first[0])
@@ -101,6 +106,7 @@ def _settle_order(tree) -> None:
         for operator in graph.operators:
             operator.inputs = [moved.get(int(index), int(index)) for index in operator.inputs]
             operator.outputs = [moved.get(int(index), int(index)) for index in operator.outputs]
+        graph.outputs = [moved.get(int(index), int(index)) for index in graph.outputs]
         start = next(i for i, operator in enumerate(graph.operators) if operator is run[0])
         graph.operators[start : start + len(run)] = ordered
 

@@ -125,7 +125,7 @@ def _builder(size: str, folded_figures: str, training_figures: str):
         if not isinstance(branches, int) or branches < 1:
             raise RequestError(f"branches={branches!r}: expected a whole number above 0.")
         source = resolve(weights, registered, convention=convention, default=PYTORCH)
-        weights_are_folded = source.holds("stem_conv")
+        weights_are_folded = source.has_bias("stem_conv")  # only the inference form has biases
         if weights_are_folded and not reparameterized:
             raise RequestError(
                 f"{weights} holds the inference form of {registered}, which cannot be unfolded; "

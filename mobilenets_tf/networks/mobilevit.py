@@ -113,7 +113,7 @@ def _builder(registered: str, label: str, figures: str):
         classes=1000,
         classifier_activation="softmax",
         dropout_rate=size.classifier_dropout,
-        name=registered,
+        name=None,
         *,
         stage4_depth=DEPTHS[1],
         output_stride=32,
@@ -126,7 +126,8 @@ def _builder(registered: str, label: str, figures: str):
             raise RequestError(
                 f"input_shape={input_shape!r}: attention is laid out for one size; give all three numbers."
             )
-        source = resolve(weights, registered, convention=convention, default=PYTORCH)
+        network = f"{registered}_l2" if size.v3 and stage4_depth == 2 else registered
+        source = resolve(weights, network, convention=convention, default=PYTORCH)
         convention = source.convention
         dilate = Dilator(output_stride)
 
@@ -148,7 +149,7 @@ def _builder(registered: str, label: str, figures: str):
         if size.head and include_top:
             x = conv_bn(x, size.head, 1, "head", convention, activation="silu")
         x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)
-        model = keras.Model(inputs, x, name=name)
+        model = keras.Model(inputs, x, name=name or network)
         source.load_into(model)
         return model
 

@@ -12,7 +12,8 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
 
 CLASSIFIER = "classifier"
-_HEAD = (CLASSIFIER, "hidden")  # what a network without its top does not have
+# What a network without its top may not have (MobileNetV2 keeps its head_conv, MobileViT does not).
+_HEAD = (CLASSIFIER, "hidden", "head_conv", "head_bn")
 # Our variable name -> the source's, by the framework the file comes from.
 _PARAMETERS = {
     "torch": {
@@ -30,12 +31,12 @@ _PARAMETERS = {
 class Source:
     """Weights that were found and read: the convention to build with, and what fills a built model.
 
-    holds: whether there are weights for a layer, by our name of it.
+    has_bias: whether there is a bias for a layer, by our name of it.
     """
 
     convention: Convention
     load_into: Callable = lambda model: None
-    holds: Callable[[str], bool] = lambda layer: False
+    has_bias: Callable[[str], bool] = lambda layer: False
 
 
 def resolve(
@@ -74,7 +75,7 @@ def resolve(
         return Source(
             convention or saved.convention,
             lambda model: _copy(model, saved.tensors, path),
-            lambda layer: f"{layer}.0" in saved.tensors,
+            lambda layer: f"{layer}.1" in saved.tensors,
         )
     checkpoint = checkpoints.read(path)
     spelling = _recognise(checkpoint)
@@ -95,11 +96,10 @@ def _both_in_timm(network: str) -> bool:
 
 
 def _from_checkpoint(checkpoint, spelling: spellings.Spelling, convention: Convention) -> Source:
-    def holds(layer):
-        name = spellings.names(spelling, [layer], checkpoint.tensors).get(layer)
-        return any(key.rpartition(".")[0] == name for key in checkpoint.tensors)
+    def has_bias(layer):
+        return f"{spellings.names(spelling, [layer], checkpoint.tensors).get(layer)}.bias" in checkpoint.tensors
 
-    return Source(convention, lambda model: _assign(model, checkpoint, spelling), holds)
+    return Source(convention, lambda model: _assign(model, checkpoint, spelling), has_bias)
 
 
 def _recognise(checkpoint) -> spellings.Spelling:
@@ -142,7 +142,7 @@ def _assign(model, checkpoint, spelling: spellings.Spelling):
         value = axes(layer, value)
         return value[:, :, ::-1] if spelling.bgr and layer.name == "stem_conv" else value
 
-    heads = (*spelling.classifier, *filter(None, [spelling.layers.get("hidden")]))
+    heads = (*spelling.classifier, *(spelling.layers[name] for name in _HEAD if name in spelling.layers))
     _fill(model, checkpoint.tensors, source_name, reorder, heads, checkpoint.path)
 
 

@@ -97,6 +97,43 @@ def test_same_inputs_same_bytes(files, small, pictures):
         assert converted(small, "int8", other, pictures).content == files["int8"].content
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int8_float_io", "int16x8"])
+def test_outputs_keep_their_order_and_names(scheme, worker):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3), name="photo")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(inputs))
+    outputs = [
+        layers.Softmax(name="b")(layers.Dense(4)(x)),
+        layers.Activation("sigmoid", name="a")(layers.Dense(4)(x)),
+        layers.Dense(2, name="c")(x) * 20,
+    ]
+    model = keras.Model(inputs, outputs)
+    pictures = photographs(20, 16)
+    content = converted(model, scheme, worker, pictures).content
+    for expected, actual in zip(model(pictures[:1]), Runner(content)(pictures[0]), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=0.05 * np.abs(expected).max())
+    (signature,) = flatbuffer.read(content).signatureDefs
+    order = list(map(int, flatbuffer.read(content).subgraphs[0].outputs))
+    names = [entry.name.decode() for entry in sorted(signature.outputs, key=lambda e: order.index(e.tensorIndex))]
+    assert names[:2] == ["b", "a"]
+
+
+def test_a_model_that_ends_in_a_normalisation_is_integer_at_its_ends(worker):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, layers.LayerNormalization(center=False, scale=False)(layers.Conv2D(8, 1)(inputs)))
+    runner = Runner(converted(model, "int8", worker, photographs(20, 8)).content)
+    assert [np.dtype(d["dtype"]).name for d in [*runner.inputs, *runner.outputs]] == ["int8", "int8"]
+    with pytest.raises(ConversionError, match="int16x8 is not for models with attention or normalisation"):
+        converted(model, "int16x8", worker, photographs(20, 8))
+
+
+def test_half_precision_models_are_refused_with_the_remedy():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, layers.Conv2D(8, 1, dtype="mixed_float16", name="half")(inputs))
+    with pytest.raises(RequestError, match="'half' computes in float16. .*set_dtype_policy"):
+        to_tflite(model, "float32")
+
+
 def nested_model():
     """What users have: models in models, rescaling, resizing, concatenation, two inputs and two outputs."""
     keras.utils.set_random_seed(0)

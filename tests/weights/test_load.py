@@ -195,6 +195,36 @@ def test_without_the_top_mobilenet_v3s_hidden_layer_is_not_left_over(tmp_path):
         create_model("mobilenet_v3_large", **options)
 
 
+def test_mobilevit_without_its_top_takes_files_that_have_one(tmp_path):
+    from safetensors.numpy import save_file
+
+    goldens = np.load(GOLDENS)
+    key = "timm/mobilevit_xxs/None"
+    tensors = {
+        name: generated(name, tuple(map(int, shape.split())))
+        for name, shape in zip(goldens[f"{key}/names"].tolist(), goldens[f"{key}/shapes"], strict=True)
+    }
+    save_file(tensors, tmp_path / "timm.safetensors")
+    options = {"resolution": 64, "include_top": False}
+    timms = create_model("mobilevit_xxs", weights=tmp_path / "timm.safetensors", **options)
+    create_model("mobilevit_xxs", resolution=64, weights=tmp_path / "timm.safetensors").save(tmp_path / "own.keras")
+    ours = create_model("mobilevit_xxs", weights=tmp_path / "own.keras", **options)
+    for first, second in zip(timms.weights, ours.weights, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_each_network_asks_for_its_own_weights():
+    with pytest.raises(RequestError, match="mobilevitv3_XXS_L2_e300_7023"):
+        create_model("mobilevit_v3_xxs_l2", weights="imagenet")
+    assert create_model("mobilevit_v3_050_l2", resolution=32).name == "mobilevit_v3_050_l2"
+    assert create_model("mobilenet_v3_small_minimalistic", resolution=32).name == "mobilenet_v3_small_minimalistic"
+
+
+def test_a_file_of_another_network_is_told_by_its_tensors(checkpoint_file):
+    with pytest.raises(RequestError, match="does not fit mobileone_s0"):
+        create_model("mobileone_s0", resolution=32, weights=checkpoint_file)
+
+
 def test_an_unknown_source_is_said_so(tmp_path):
     from safetensors.numpy import save_file
 
