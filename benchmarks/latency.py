@@ -66,6 +66,11 @@ def build_ours(name: str, resolution: int, schemes: list[str]) -> dict[str, byte
 
     keras.utils.set_random_seed(0)
     model = create_model(name)
+    # BatchNorm statistics of the pictures, so that activations are about as large as a trained network's.
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(np.stack(pictures(resolution, 4)), training=True)
     with Worker() as worker:
         return {scheme: convert_model(model, get(scheme), pictures(resolution), worker).content for scheme in schemes}
 

@@ -127,10 +127,31 @@ def choose_ranges(tree, statistics: dict[int, Statistics], scheme: Scheme) -> di
     if scheme.activations == "int16":
         return {index: ranges.symmetric(found) for index, found in statistics.items()}
     unclipped = _ends(tree)
-    return {
+    chosen = {
         index: ranges.min_max(found) if index in unclipped else ranges.mean_square_error(found)
         for index, found in statistics.items()
     }
+    _fit_sums(tree, chosen)
+    return chosen
+
+
+def _fit_sums(tree, chosen: dict[int, tuple[float, float]]) -> None:
+    """Widen ranges where the terms and the result of a sum are of very different size, as in untrained networks.
+
+    XNNPACK adds 8-bit numbers whose scales are between 2^-10 and 2^8 of the result's; beyond, the op falls out of the
+    accelerated graph, and far beyond LiteRT's own kernel aborts the process.
+    """
+    graph = flatbuffer.Graph(tree)
+    # From the end: what is widened for the sums that read a tensor is then seen by the sum that writes it.
+    for operator in reversed(graph.graph.operators):
+        if graph.name(operator) not in ("ADD", "SUB"):
+            continue
+        (out,) = map(int, operator.outputs)
+        for index in (index for index in map(int, operator.inputs) if index in chosen):
+            width, result = (high - low for low, high in (chosen[index], chosen[out]))
+            for tensor, factor in ((index, result / width / 1000), (out, width / result / 250)):
+                if factor > 1:
+                    chosen[tensor] = tuple(factor * end for end in chosen[tensor])
 
 
 def _ends(tree) -> set[int]:

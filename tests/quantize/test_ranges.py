@@ -7,6 +7,7 @@ from mobilenets_tf import RequestError
 from mobilenets_tf.quantize import ranges, schemes
 from mobilenets_tf.quantize.bias_correction import _output_shift, round_weights
 from mobilenets_tf.quantize.statistics import BINS, Statistics
+from tests.conftest import photographs
 
 
 def statistics_of(values, parts=4):
@@ -107,3 +108,25 @@ def test_the_sampled_histogram_sees_every_channel():
         found.add(channels)
         seen = np.unique(np.round(found.centres()[found.counts > 0]))
         assert len(seen) > 0.95 * shape[-1]
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
+def test_sums_of_very_different_terms_stay_in_the_accelerated_graph(size, worker):
+    import keras
+    from keras import layers
+
+    from mobilenets_tf.export.tflite import convert_model
+    from mobilenets_tf.quantize import SCHEMES, Calibration
+    from mobilenets_tf.runtime import Runner
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    small = layers.Conv2D(8, 3, kernel_initializer=keras.initializers.RandomNormal(stddev=0.2 * size))(inputs)
+    x = layers.Conv2D(8, 1)(layers.Activation("hard_swish")(small)) + layers.Conv2D(8, 3)(inputs)
+    model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
+    content = convert_model(model, SCHEMES["int8"], Calibration(photographs(20, 16)), worker).content
+    runner = Runner(content)
+    assert runner.execution_plan() == {"DELEGATE": 1}
+    picture = photographs(1, 16)[0]
+    expected = np.asarray(model(picture[None]))
+    assert np.abs(runner(picture)[0] - expected).max() < 0.1 * np.abs(expected).max()
