@@ -120,7 +120,12 @@ def build_timm(name: str, resolution: int, schemes: list[str]) -> dict[str, byte
     from ai_edge_quantizer import quantizer, recipe
     from timm.utils.model import reparameterize_model
 
-    model = litert_torch.to_channel_last_io(reparameterize_model(timm.create_model(name).eval()), args=[0])
+    model = timm.create_model(name).eval()
+    # timm starts the last BatchNorm of a residual block at zero, and the converter would leave out the whole block.
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    model = litert_torch.to_channel_last_io(reparameterize_model(model), args=[0])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
         litert_torch.convert(model, (torch.zeros(1, resolution, resolution, 3),)).export(str(path))
