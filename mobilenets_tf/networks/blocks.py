@@ -27,6 +27,14 @@ def activate(x, activation: str | None, name: str):
     return layers.Activation(activation, name=f"{name}_{activation}")(x)
 
 
+def pad(x, kernel: int, name: str, convention: Convention, stride: int, dilation: int):
+    """The input of a convolution, padded where "same" would not do it as ``convention`` wants; and the padding left."""
+    if stride == 1 or convention.padding == "same":
+        return x, "same"
+    # XNNPACK folds a zero PAD into the convolution that follows it (benchmarks/padding.py), so this is free.
+    return layers.ZeroPadding2D(dilation * (kernel - 1) // 2, name=f"{name}_pad")(x), "valid"
+
+
 def conv_bn(
     x,
     filters: int | None,
@@ -44,11 +52,7 @@ def conv_bn(
     filters: None for a depthwise convolution, which keeps the channels.
     activation: "relu6", or as in ``activate``.
     """
-    padding = "same"
-    if stride > 1 and convention.padding == "symmetric":
-        # XNNPACK folds a zero PAD into the convolution that follows it (benchmarks/padding.py), so this is free.
-        x = layers.ZeroPadding2D(dilation * (kernel - 1) // 2, name=f"{name}_pad")(x)
-        padding = "valid"
+    x, padding = pad(x, kernel, name, convention, stride, dilation)
     options = {"strides": stride, "dilation_rate": dilation, "padding": padding, "use_bias": False}
     if depthwise:
         convolution = layers.DepthwiseConv2D(kernel, **options, name=f"{name}_conv")

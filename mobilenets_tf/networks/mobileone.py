@@ -13,7 +13,7 @@ from keras import layers
 
 from mobilenets_tf.conventions import PYTORCH, Convention
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.networks.blocks import Dilator, activate, image_input, squeeze_excite, top
+from mobilenets_tf.networks.blocks import Dilator, activate, image_input, pad, squeeze_excite, top
 from mobilenets_tf.reparameterization import reparameterize
 from mobilenets_tf.weights.load import resolve
 
@@ -69,9 +69,7 @@ def unit(
     with a bias. The layer names say which branch is which, and ``reparameterize`` goes by them.
     """
     depthwise = filters is None
-    padded, padding = x, "same"
-    if stride > 1 and convention.padding == "symmetric":
-        padded, padding = layers.ZeroPadding2D(dilation * (kernel - 1) // 2, name=f"{name}_pad")(x), "valid"
+    padded, padding = pad(x, kernel, name, convention, stride, dilation)
 
     def convolution(x, kernel, name, stride, padding="same", dilation=1, use_bias=False):
         options = {"strides": stride, "dilation_rate": dilation, "padding": padding, "use_bias": use_bias}
