@@ -72,7 +72,7 @@ def main():
             content = convert(freeze(stack(form)), schemes.get("float32"), worker)
             contents[form, "float32"] = content
             varied = [sample * scale for scale in np.linspace(0.5, 1, 100)]
-            contents[form, "int8"] = quantize_flatbuffer(content, "int8", Calibration(varied), worker)
+            contents[form, "int8"] = quantize_flatbuffer(content, "int8", Calibration(varied))
     for scheme in ("float32", "int8"):
         runners = {form: Runner(content, threads=1) for (form, kind), content in contents.items() if kind == scheme}
         times = {form: [] for form in runners}

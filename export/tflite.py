@@ -127,7 +127,7 @@ def convert_model(model, scheme, calibration, worker: Worker, report: Report = s
     if scheme.calibrated:
         if not isinstance(calibration, Calibration):
             calibration = Calibration(calibration)
-        content = quantize_flatbuffer(float_content, scheme, calibration, worker, report)
+        content = quantize_flatbuffer(float_content, scheme, calibration, report=report)
         manifest = calibration.manifest()
     _refuse_foreign_ops(content)
     return Conversion(scheme.name, content, float_content, manifest)

@@ -1,5 +1,6 @@
 """TFLite files as objects: read, change, write. Everything here speaks the schema's own terms."""
 
+import copy
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -26,7 +27,7 @@ def read(content: bytes) -> "schema.ModelT":
 
 
 def write(model: "schema.ModelT") -> bytes:
-    """The file's content, without what edits have left behind.
+    """The file's content, without what edits have left behind; the model stays as it is.
 
     Codes of ops that no operator has any more go, since readers may refuse what is listed, and so do the values of
     constants that none reads.
@@ -38,22 +39,40 @@ def write(model: "schema.ModelT") -> bytes:
         ends = [*graph.inputs, *graph.outputs]
         read = {int(i) for operator in graph.operators for i in [*operator.inputs, *operator.outputs]}
         kept |= {graph.tensors[index].buffer for index in read.union(map(int, ends)) if index >= 0}
-    for index, buffer in enumerate(model.buffers):
-        if index not in kept:
-            buffer.data = None
     used = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            operator.opcodeIndex = used.index(operator.opcodeIndex)
-    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    lean = copy.copy(model)
+    lean.buffers = [buffer if index in kept else schema.BufferT() for index, buffer in enumerate(model.buffers)]
+    lean.operatorCodes = [model.operatorCodes[index] for index in used]
+    lean.subgraphs = [
+        _with(graph, operators=[_with(op, opcodeIndex=used.index(op.opcodeIndex)) for op in graph.operators])
+        for graph in model.subgraphs
+    ]
     builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), IDENTIFIER)
+    builder.Finish(lean.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
+
+
+def part(model: "schema.ModelT", places: list[int], inputs: list[int], outputs: list[int]) -> bytes:
+    """The content of a file with some of a model's operators alone, by their places in the first graph."""
+    graph = model.subgraphs[0]
+    graph = _with(graph, operators=[graph.operators[place] for place in places], inputs=inputs, outputs=outputs)
+    return write(_with(model, subgraphs=[graph], signatureDefs=[]))
+
+
+def _with(table, **fields):
+    """A shallow copy of one of the schema's objects, with other values in some fields."""
+    table = copy.copy(table)
+    vars(table).update(fields)
+    return table
 
 
 def operator_name(model, operator) -> str:
     """The op's name in the schema, such as "CONV_2D"; a custom op's own name."""
-    code = model.operatorCodes[operator.opcodeIndex]
+    return code_name(model.operatorCodes[operator.opcodeIndex])
+
+
+def code_name(code) -> str:
+    """The name of the op that an entry of the model's ``operatorCodes`` stands for."""
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     if number == schema.BuiltinOperator.CUSTOM:
         return (code.customCode or b"CUSTOM").decode()
@@ -97,12 +116,16 @@ def replace_constant(model, operator, position: int, values: np.ndarray) -> None
 
 
 def add_constant(model, name: str, values: np.ndarray) -> int:
-    """A new float32 constant in the first graph; its index."""
-    values = np.ascontiguousarray(values, np.float32)
+    """A new constant in the first graph, of the values' type (float64 becomes float32); its index."""
+    values = np.ascontiguousarray(values)
+    if values.dtype == np.float64:
+        values = values.astype(np.float32)
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(values.tobytes(), np.uint8)
     model.buffers.append(buffer)
-    return add_tensor(model, name, values.shape, len(model.buffers) - 1)
+    index = add_tensor(model, name, values.shape, len(model.buffers) - 1)
+    model.subgraphs[0].tensors[index].type = getattr(schema.TensorType, values.dtype.name.upper())
+    return index
 
 
 def add_tensor(model, name: str, shape, buffer: int = 0) -> int:
@@ -163,15 +186,18 @@ class Graph:
             return None
         return np.frombuffer(bytes(data), np.int32)
 
+    def activations(self, indices) -> list[int]:
+        """Those of some tensors that are float32 and computed (or fed)."""
+        tensors = self.graph.tensors
+        return [
+            int(index)
+            for index in indices
+            if index >= 0 and tensors[index].type == schema.TensorType.FLOAT32 and self.constant(index) is None
+        ]
+
     def is_output(self, index: int) -> bool:
         """Whether the model gives this tensor out."""
         return index in map(int, self.graph.outputs)
-
-
-def set_range(tensor, low: float, high: float) -> None:
-    """Write a calibrated range where the converter's quantiser looks for it."""
-    tensor.quantization = tensor.quantization or schema.QuantizationParametersT()
-    tensor.quantization.min, tensor.quantization.max = [float(low)], [float(high)]
 
 
 def set_signature(model, inputs: list[str], outputs: list[str]) -> None:

@@ -12,8 +12,8 @@ _FLOAT_ONLY = {"SOFTMAX", "BATCH_MATMUL", "RSQRT", "SQUARED_DIFFERENCE"}
 _JOINS = {"ADD", "SUB", "MUL", "MEAN", "SQUARE"}
 
 
-def float_islands(tree) -> list:
-    """The operators to keep in float, in the graph's order.
+def float_islands(tree) -> list[int]:
+    """Places of the operators to keep in float, in the graph's order.
 
     The ops above, but not a softmax that ends the model, whose answer is to be integers; the product that applies a
     reciprocal square root; and the sums, products and means that only such ops read: the rest of a normalisation, and
@@ -37,7 +37,7 @@ def float_islands(tree) -> list:
         read_by = {id(reader) for reader in readers(operator)}
         if graph.name(operator) in _JOINS and read_by and read_by <= island and not _ends(graph, operator):
             island.add(id(operator))
-    return [operator for operator in operators if id(operator) in island]
+    return [place for place, operator in enumerate(operators) if id(operator) in island]
 
 
 def _ends(graph, operator) -> bool:

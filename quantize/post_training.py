@@ -1,147 +1,188 @@
 """Post-training quantisation: a float TFLite model and calibration data in, a quantised TFLite model out.
 
-integer forms -> equalise the channels -> observe the activations -> correct the biases -> choose the ranges -> let the
-converter's quantiser write the integers, but for islands that stay float.
-The converter quantises; which ranges and weights it quantises is decided here, because that is where the accuracy goes.
+integer forms -> equalise the channels -> observe the activations -> choose the ranges -> round the weights -> correct
+the biases -> write the integers, but for islands that stay float. Each step is a module of its own; ``Recipe`` says
+which are taken.
 """
 
 import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from mobilenets_tf import flatbuffer
-from mobilenets_tf.errors import ConversionError
+from mobilenets_tf.errors import ConversionError, unknown
 from mobilenets_tf.progress import Report, silent
-from mobilenets_tf.quantize import bias_correction, equalize, ranges, schemes
+from mobilenets_tf.quantize import equalize, integers, ranges, rounding, schemes
+from mobilenets_tf.quantize.bias_correction import correct_biases
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.quantize.effects import Effects
 from mobilenets_tf.quantize.float_islands import float_islands
 from mobilenets_tf.quantize.integer_forms import integer_forms
+from mobilenets_tf.quantize.ranges import Range
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.statistics import Statistics, observe
 from mobilenets_tf.runtime import Runner
-from mobilenets_tf.worker import Worker
 
-# Ops whose output has a scale fixed by the runtime; what goes into them decides the answer.
-_FIXED_OUTPUT = {"SOFTMAX", "LOGISTIC", "TANH", "LOG_SOFTMAX"}
+_KEPT = 128  # samples that are kept for the steps that run the model more than once; the rest pass by
 
 
-def quantize_flatbuffer(
-    model: bytes, scheme, calibration: Calibration, worker: Worker, report: Report = silent
-) -> bytes:
-    """Quantise a float32 TFLite model.
+@dataclass(frozen=True)
+class Recipe:
+    """The steps of post-training quantisation. The default is what measured best (benchmarks/post_training.py).
+
+    equalize: let channels share scales evenly (equalize.py).
+    ranges: "least_output_error", or an estimator by its name: "min_max", "percentile", "entropy", "mean_square_error".
+    rounding: "learned" or "nearest" (rounding.py).
+    correct_biases: take off the shift that rounding the weights causes (bias_correction.py).
+    per_tensor: one scale for all channels of a layer's weights, for hardware that has no more.
+
+    Raises:
+        RequestError: a name that is none of these.
+    """
+
+    equalize: bool = True
+    ranges: str = "least_output_error"
+    rounding: str = "learned"
+    correct_biases: bool = True
+    per_tensor: bool = False
+
+    def __post_init__(self):
+        if self.ranges != "least_output_error":
+            ranges.estimator(self.ranges)
+        if self.rounding not in ("learned", "nearest"):
+            raise unknown("rounding", self.rounding, ("learned", "nearest"))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float model ready to be written in integers; see ``Prepared.write``.
+
+    model: the float file's content, its biases corrected. original: as it was given, for its signature's names.
+    ranges: of every activation. rounded: the layers' integer weights, by place among the operators. islands: places of
+    the operators that stay float whatever is asked. samples: some of the calibration data.
+    """
+
+    model: bytes
+    original: bytes
+    scheme: Scheme
+    ranges: dict[int, Range]
+    rounded: dict[int, integers.Rounded]
+    islands: frozenset[int]
+    samples: list[list[np.ndarray]]
+
+    def plan(self, keep_float: Iterable[int] = ()) -> integers.Plan:
+        """What will be integer, if the operators at those places are not to be."""
+        return integers.plan(flatbuffer.read(self.model), self.ranges, self.scheme, {*self.islands, *keep_float})
+
+    def write(self, keep_float: Iterable[int] = ()) -> bytes:
+        """The quantised file's content, its signature as in the float file.
+
+        Raises:
+            ConversionError: LiteRT cannot run it.
+        """
+        tree = flatbuffer.read(self.model)
+        integers.write(tree, self.plan(keep_float), self.scheme, self.rounded)
+        flatbuffer.copy_signature(flatbuffer.read(self.original), tree)
+        content = flatbuffer.write(tree)
+        try:
+            Runner(content).invoke(*self.samples[0])
+        except RuntimeError as error:
+            raise ConversionError(
+                f"This model cannot run as {self.scheme.name}: {str(error).splitlines()[0]}"
+            ) from error
+        return content
+
+
+def prepare(
+    model: bytes, scheme, calibration: Calibration, recipe: Recipe | None = None, report: Report = silent
+) -> Prepared:
+    """Everything that is decided before integers are written.
 
     Args:
         model: the float file's content, every shape static.
         scheme: a calibrated scheme ("int8", "int8_float_io", "int16x8") or its name.
         calibration: the samples to choose ranges from.
-        worker: where the converter's quantiser runs.
-
-    Returns:
-        The quantised file's content, its signature as in the float file.
+        recipe: the steps to take; None for the default.
 
     Raises:
         RequestError: calibration data that cannot be used, or activations that are not finite.
-        ConversionError: an op that the converter cannot quantise to this scheme.
     """
-    scheme = schemes.get(scheme)
-    model = integer_forms(model)
-    tree = flatbuffer.read(model)
-    graph = tree.subgraphs[0]
-    if scheme.activations == "int16" and float_islands(tree):
-        raise ConversionError(
-            f"{scheme.name} is not for models with attention or normalisation layers: their ops have no 16-bit "
-            "kernels. Use int8, which leaves them in float."
-        )
+    scheme, recipe = schemes.get(scheme), recipe or Recipe()
+    original, model = model, integer_forms(model)
+    graph = flatbuffer.read(model).subgraphs[0]
     shapes = {graph.tensors[i].name.decode(): tuple(map(int, graph.tensors[i].shape)) for i in graph.inputs}
     batches = calibration.batches(shapes, report)
-    first = list(itertools.islice(batches, equalize.SAMPLES))
-    model = equalize.equalize(model, first)
-    statistics = observe(model, itertools.chain(first, batches))
+    samples = list(itertools.islice(batches, _KEPT))
+    if recipe.equalize:
+        model = equalize.equalize(model, samples)
+    statistics = observe(model, itertools.chain(samples, batches))
     if calibration.value_range:
         # What pixels can be is known better than what these pixels were.
         for index in map(int, graph.inputs):
             if index in statistics:  # an integer input has no range to choose
                 statistics[index].low, statistics[index].high = calibration.value_range
-    corrected = flatbuffer.read(bias_correction.correct_biases(model, statistics))
-    islands = float_islands(corrected) if scheme.activations == "int8" else []
-    inner = _inner_tensors(corrected, islands)
-    for index, (low, high) in choose_ranges(tree, statistics, scheme).items():
-        if index not in inner:
-            flatbuffer.set_range(corrected.subgraphs[0].tensors[index], low, high)
-    report("quantising", 0, 1)
-    tensors = corrected.subgraphs[0].tensors
-    keep_float = [tensors[out].name.decode() for operator in islands for out in operator.outputs]
-    try:
-        quantised = flatbuffer.read(worker.call(_write_integers, flatbuffer.write(corrected), scheme, keep_float))
-    except RuntimeError as error:  # WorkerError too
-        reason = (str(error).strip().splitlines() or ["it gives no reason"])[0]
-        raise ConversionError(f"The converter cannot quantise this model to {scheme.name}: {reason}") from error
-    _settle_order(quantised)
-    flatbuffer.copy_signature(tree, quantised)
-    content = flatbuffer.write(quantised)
-    try:
-        Runner(content).invoke(*first[0])
-    except RuntimeError as error:  # the quantiser writes some ops that there is no kernel for
-        raise ConversionError(f"This model cannot run as {scheme.name}: {str(error).splitlines()[0]}") from error
-    report("quantising", 1, 1)
-    return content
+    islands = frozenset(float_islands(flatbuffer.read(model)))
+    chosen = choose_ranges(model, statistics, scheme, recipe, islands, samples, report)
+    round_all = rounding.learned if recipe.rounding == "learned" else rounding.nearest
+    arguments = (samples[:64], recipe.per_tensor, report) if recipe.rounding == "learned" else (recipe.per_tensor,)
+    rounded = round_all(model, *arguments)
+    if recipe.correct_biases:
+        model = correct_biases(model, rounded, statistics)
+    return Prepared(model, original, scheme, chosen, rounded, islands, samples)
 
 
-def _settle_order(tree) -> None:
-    """Order neighbouring DEQUANTIZE ops by what they read: the quantiser leaves their order, and outputs, to chance."""
-    graph = tree.subgraphs[0]
-    for kind, run in itertools.groupby(graph.operators, lambda operator: flatbuffer.operator_name(tree, operator)):
-        run = list(run)
-        if kind != "DEQUANTIZE" or len(run) == 1:
-            continue
-        ordered = sorted(run, key=lambda operator: int(operator.inputs[0]))
-        places = sorted(int(operator.outputs[0]) for operator in run)
-        # The names and (empty) buffers stay at their places; what the tensors are moves with the ops.
-        labels = sorted((graph.tensors[place].name, graph.tensors[place].buffer) for place in places)
-        tensors = [graph.tensors[operator.outputs[0]] for operator in ordered]
-        moved = {int(operator.outputs[0]): place for operator, place in zip(ordered, places, strict=True)}
-        for place, tensor, label in zip(places, tensors, labels, strict=True):
-            graph.tensors[place] = tensor
-            tensor.name, tensor.buffer = label
-        for operator in graph.operators:
-            operator.inputs = [moved.get(int(index), int(index)) for index in operator.inputs]
-            operator.outputs = [moved.get(int(index), int(index)) for index in operator.outputs]
-        graph.outputs = [moved.get(int(index), int(index)) for index in graph.outputs]
-        start = next(i for i, operator in enumerate(graph.operators) if operator is run[0])
-        graph.operators[start : start + len(run)] = ordered
-
-
-def _inner_tensors(tree, islands: list) -> set[int]:
-    """What float ops write for float ops alone: no range, so no integers in between."""
-    graph, members = flatbuffer.Graph(tree), {id(operator) for operator in islands}
-    written = {int(out) for operator in islands for out in operator.outputs}
-    return {index for index in written if all(id(reader) in members for reader in graph.readers[index])}
-
-
-def choose_ranges(tree, statistics: dict[int, Statistics], scheme: Scheme) -> dict[int, tuple[float, float]]:
+def choose_ranges(
+    model: bytes,
+    statistics: dict[int, Statistics],
+    scheme: Scheme,
+    recipe: Recipe,
+    islands: frozenset[int],
+    samples: list[list[np.ndarray]],
+    report: Report = silent,
+) -> dict[int, Range]:
     """The range of each observed tensor.
 
-    Eight bits: least mean-square error, but everything that was seen for the model's inputs and outputs and for what
-    a final softmax reads: clipping the largest logits makes classes tie. Sixteen bits: nothing needs clipping.
+    Sixteen bits: nothing needs clipping. Eight bits: as the recipe says, but everything that was seen for the model's
+    inputs and outputs, and what a final softmax reads in its own way (``ranges.softmax_scores``).
     """
     if scheme.activations == "int16":
         return {index: ranges.symmetric(found) for index, found in statistics.items()}
-    unclipped = _ends(tree)
+    tree = flatbuffer.read(model)
+    graph = flatbuffer.Graph(tree)
+    searched = recipe.ranges == "least_output_error"
+    estimate = ranges.estimator("mean_square_error" if searched else recipe.ranges)
+    extremes = {index: ranges.min_max(found) for index, found in statistics.items()}
+    ends = {*map(int, graph.graph.inputs), *map(int, graph.graph.outputs)}
+    effects = Effects(model, samples)
+    scores = {target.index for target in effects.targets if target.is_scores}
     chosen = {
-        index: ranges.min_max(found) if index in unclipped else ranges.mean_square_error(found)
-        for index, found in statistics.items()
+        index: extremes[index] if index in ends | scores else estimate(found) for index, found in statistics.items()
     }
-    _fit_sums(tree, chosen)
-    return chosen
+    if searched:
+        roots = set(integers.plan(tree, chosen, scheme, islands).roots.values())
+        inner = {index: chosen[index] for index in sorted(roots - ends - scores)}
+        chosen |= ranges.least_output_error(effects, inner, statistics, report)
+        for index in scores & roots:
+            chosen[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
+    _fit_sums(graph, chosen)
+    given = set(map(int, graph.graph.inputs))
+    return {index: found if index in given else _settled(*found) for index, found in chosen.items()}
 
 
-def _fit_sums(tree, chosen: dict[int, tuple[float, float]]) -> None:
+def _settled(low: float, high: float) -> Range:
+    """Rounded to about a thousandth, so that the last bits of another processor's activations do not matter."""
+    step = 2.0 ** (np.floor(np.log2(high - low)) - 10)
+    return float(np.round(low / step) * step), float(np.round(high / step) * step)
+
+
+def _fit_sums(graph: flatbuffer.Graph, chosen: dict[int, Range]) -> None:
     """Widen ranges where the terms and the result of a sum are of very different size, as in untrained networks.
 
     XNNPACK adds 8-bit numbers whose scales are between 2^-10 and 2^8 of the result's; beyond, the op falls out of the
     accelerated graph, and far beyond LiteRT's own kernel aborts the process.
     """
-    graph = flatbuffer.Graph(tree)
     # From the end: what is widened for the sums that read a tensor is then seen by the sum that writes it.
     for operator in reversed(graph.graph.operators):
         if graph.name(operator) not in ("ADD", "SUB"):
@@ -154,34 +195,13 @@ def _fit_sums(tree, chosen: dict[int, tuple[float, float]]) -> None:
                     chosen[tensor] = tuple(factor * end for end in chosen[tensor])
 
 
-def _ends(tree) -> set[int]:
-    graph = tree.subgraphs[0]
-    ends = {int(index) for index in [*graph.inputs, *graph.outputs]}
-    for operator in graph.operators:
-        if flatbuffer.operator_name(tree, operator) in _FIXED_OUTPUT and ends & set(map(int, operator.outputs)):
-            ends |= set(map(int, operator.inputs))
-    return ends
+def quantize_flatbuffer(
+    model: bytes, scheme, calibration: Calibration, recipe: Recipe | None = None, report: Report = silent
+) -> bytes:
+    """Quantise a float32 TFLite model: ``prepare`` and ``Prepared.write``.
 
-
-def _write_integers(model: bytes, scheme: Scheme, keep_float: list[str]) -> bytes:
-    """Runs in the worker: the converter's quantisers, on a float model whose tensors carry their ranges.
-
-    keep_float: names of the tensors whose ops are not to be quantised.
+    Raises:
+        RequestError: calibration data that cannot be used, or activations that are not finite.
+        ConversionError: LiteRT cannot run the result.
     """
-    import tensorflow as tf
-
-    io = tf.as_dtype(scheme.io)
-    if scheme.activations == "int8":
-        from tensorflow.lite.python.convert import mlir_quantize
-
-        return mlir_quantize(model, input_data_type=io, output_data_type=io, denylisted_nodes=keep_float or None)
-    # The newer quantiser writes 16-bit zero points that the kernels refuse; the older one knows 16 bits, and takes the
-    # ranges from the tensors when it is fed no data.
-    from tensorflow.lite.python.optimize.calibrator import Calibrator
-
-    allow_float, per_tensor, per_tensor_dense = False, False, False
-    wrapper = Calibrator(model)._calibrator
-    numbers = [np.dtype(name).num for name in (scheme.io, scheme.io, scheme.activations, "int64")]
-    return wrapper.QuantizeModel(
-        numbers[0], numbers[1], allow_float, numbers[2], numbers[3], per_tensor, per_tensor_dense
-    )
+    return prepare(model, scheme, calibration, recipe, report).write()

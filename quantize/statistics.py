@@ -39,6 +39,13 @@ class Statistics:
         """The middle of each histogram bin."""
         return (np.arange(BINS) + 0.5) * (2 * self.limit / BINS) - self.limit
 
+    @property
+    def deviation(self) -> float:
+        """The standard deviation, out of the histogram."""
+        shares = self.counts / max(self.counts.sum(), 1)
+        mean = shares @ self.centres()
+        return float(np.sqrt(shares @ (self.centres() - mean) ** 2))
+
     def add(self, values: np.ndarray) -> None:
         """Take in one sample's values, of any shape."""
         rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)

@@ -1,0 +1,442 @@
+"""Write the integers: a float TFLite graph and a range for each activation in, the quantised graph out.
+
+Where integers begin and end is decided here and nowhere else, in two steps: ``plan`` says which ops compute in integers
+and with which scale and zero point each activation is stored; ``write`` makes the file. Quantisation-aware training
+places its fake-quantisation by the same plan, so that a trained model and its file cannot disagree.
+
+The rules are those of the TFLite 8-bit quantisation specification (ai.google.dev/edge/litert, "quantization_spec"):
+activations with one scale and zero point a tensor, weights symmetric with one scale an output channel, biases in the
+product of the two scales, and for 16-bit activations zero points of 0.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mobilenets_tf import flatbuffer
+from mobilenets_tf.flatbuffer import schema
+from mobilenets_tf.quantize.schemes import Scheme
+
+# Op -> places of its data, weights and bias among the inputs, and the weights' axis of output channels.
+WEIGHTED = {
+    "CONV_2D": (0, 1, 2, 0),  # OHWI
+    "DEPTHWISE_CONV_2D": (0, 1, 2, 3),  # 1HWO
+    "FULLY_CONNECTED": (0, 1, 2, 0),  # OI
+    "TRANSPOSE_CONV": (2, 1, 3, 0),  # OHWI
+}
+# Ops whose output keeps the scale of their input: they move, pick or average values.
+_SAME_SCALE = {
+    "AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "BROADCAST_TO", "CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER",
+    "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MIRROR_PAD", "PACK", "PAD", "PADV2", "REDUCE_MAX", "REDUCE_MIN", "RESHAPE",
+    "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "SLICE", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPLIT",
+    "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK",
+}  # fmt: skip
+# Ops whose output has the scale and zero point that the runtime demands: (int8, int16).
+_FIXED_SCALE = {
+    "SOFTMAX": ((1 / 256, -128), (1 / 32768, 0)),
+    "LOGISTIC": ((1 / 256, -128), (1 / 32768, 0)),
+    "TANH": ((1 / 128, 0), (1 / 32768, 0)),
+    "LOG_SOFTMAX": ((16 / 256, 127), None),
+    "L2_NORMALIZATION": ((1 / 128, 0), None),
+}
+# Ops with integer kernels and an output scale of their own; what no table lists computes in float.
+_OWN_SCALE = {
+    "int8": {
+        "ADD", "SUB", "MUL", "MEAN", "SUM", "BATCH_MATMUL", "SQUARED_DIFFERENCE", "RSQRT", "ABS", "PRELU", "LEAKY_RELU",
+        "ELU", "GELU", "HARD_SWISH", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1",
+    },
+    "int16": {"ADD", "SUB", "MUL", "MEAN", "SUM", "BATCH_MATMUL", "LEAKY_RELU", "RELU", "RELU6"},
+}  # fmt: skip
+_NO_INT16 = {"BATCH_TO_SPACE_ND", "BROADCAST_TO", "DEPTH_TO_SPACE", "REVERSE_V2", "SPACE_TO_DEPTH", "TILE"}
+# Versions of the ops' integer forms, as TensorFlow's op_version.cc numbers them: an old runtime must be able to say
+# that it does not know them. Every other op's integer form is version 2.
+_VERSIONS = {
+    "int8": {
+        "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "TRANSPOSE_CONV": 3, "RESHAPE": 1, "SQUEEZE": 1,
+        "EXPAND_DIMS": 1, "ELU": 1, "HARD_SWISH": 1, "PRELU": 1, "LEAKY_RELU": 1, "BROADCAST_TO": 3, "TILE": 3,
+        "REVERSE_V2": 3, "RELU_0_TO_1": 1, "RELU_N1_TO_1": 1,
+    },
+    "int16": {
+        "CONV_2D": 4, "DEPTHWISE_CONV_2D": 5, "FULLY_CONNECTED": 7, "TRANSPOSE_CONV": 3, "RESHAPE": 1, "SQUEEZE": 1,
+        "EXPAND_DIMS": 1, "LEAKY_RELU": 2, "ADD": 3, "SUB": 5, "MUL": 4, "MEAN": 3, "SUM": 2, "BATCH_MATMUL": 3,
+        "RELU": 3, "RELU6": 3, "SOFTMAX": 3, "LOGISTIC": 3, "TANH": 3, "AVERAGE_POOL_2D": 3, "MAX_POOL_2D": 3,
+        "CONCATENATION": 3, "GATHER": 4, "MAXIMUM": 4, "MINIMUM": 4, "MIRROR_PAD": 3, "PACK": 3, "PAD": 3, "PADV2": 3,
+        "REDUCE_MAX": 3, "REDUCE_MIN": 3, "RESIZE_BILINEAR": 4, "RESIZE_NEAREST_NEIGHBOR": 4, "SLICE": 4,
+        "SPACE_TO_BATCH_ND": 4, "SPLIT": 4, "SPLIT_V": 1, "STRIDED_SLICE": 4, "TRANSPOSE": 5, "UNPACK": 4,
+    },
+}  # fmt: skip
+_LIMITS = {"int8": (-128, 127), "int16": (-32768, 32767)}
+LARGEST_WEIGHT = 127  # symmetric: -127 to 127
+_SMALLEST_SCALE = 1e-9  # of weights that are all zero
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a tensor's integers stand for real values: real = scale x (integer - zero_point)."""
+
+    scale: float
+    zero_point: int
+
+    @classmethod
+    def spanning(cls, low: float, high: float, dtype: str) -> "Form":
+        """The form whose integers reach from ``low`` to ``high``, zero exactly representable.
+
+        Eight bits use all 256 levels, so one end moves by less than half a step to make zero exact; sixteen bits are
+        symmetric around zero, as their kernels require.
+        """
+        low, high = min(low, 0.0), max(high, 0.0)
+        lowest, highest = _LIMITS[dtype]
+        if dtype == "int16":
+            return cls(float(np.float32(max(-low, high) / highest)), 0)
+        scale = np.float32((high - low) / (highest - lowest))
+        return cls(float(scale), int(np.clip(np.round(lowest - low / scale), lowest, highest)))
+
+    def integers(self, values: np.ndarray, dtype: str) -> np.ndarray:
+        """Real values as integers, out of range clipped."""
+        return np.clip(np.round(values / self.scale) + self.zero_point, *_LIMITS[dtype]).astype(dtype)
+
+    def rounded(self, values: np.ndarray, dtype: str) -> np.ndarray:
+        """The real values that come back when float32 values are stored so."""
+        lowest, highest = ((limit - self.zero_point) * self.scale for limit in _LIMITS[dtype])
+        return np.clip(np.round(values / np.float32(self.scale)) * np.float32(self.scale), lowest, highest)
+
+
+@dataclass
+class Plan:
+    """What becomes of each op and activation of a float graph.
+
+    dtype: of the activations, "int8" or "int16".
+    integer: places, in the graph's order, of the operators that compute in integers.
+    forms: activation tensor -> its integer form. A tensor that only float ops write and read has none.
+    roots: activation tensor -> the one whose range decides its form, mostly itself; none where the runtime decides.
+    demanded: (operator, input) places -> the form in which that operator wants that input, where the tensor's own is
+        another: a QUANTIZE op in between changes it.
+    """
+
+    dtype: str
+    integer: set[int] = field(default_factory=set)
+    forms: dict[int, Form] = field(default_factory=dict)
+    roots: dict[int, int] = field(default_factory=dict)
+    demanded: dict[tuple[int, int], Form] = field(default_factory=dict)
+
+
+def plan(tree, ranges: Mapping[int, tuple[float, float]], scheme: Scheme, keep_float: Collection[int] = ()) -> Plan:
+    """Decide which ops of a float graph compute in integers, and the form of every activation.
+
+    Args:
+        tree: the float model.
+        ranges: (low, high) of activation tensors, by index. An op whose result has none stays float.
+        scheme: a calibrated scheme.
+        keep_float: places of the operators that are to stay float, in the graph's order.
+    """
+    return _Planner(tree, ranges, scheme, set(keep_float)).plan()
+
+
+class _Planner(flatbuffer.Graph):
+    def __init__(self, tree, ranges, scheme: Scheme, keep_float: set[int]):
+        super().__init__(tree)
+        self._ranges, self._scheme, self._dtype = ranges, scheme, scheme.activations
+        self._operators = list(self.graph.operators)
+        self._place = {id(operator): place for place, operator in enumerate(self._operators)}
+        self._integer = {
+            place
+            for place, operator in enumerate(self._operators)
+            if place not in keep_float and self._has_integer_form(operator)
+        }
+        self._leave_movers_between_float_ops()
+        # Tensors of one scale: a forest of indices, in which a tree's root has the range of all.
+        self._parent: dict[int, int] = {}
+        self._fixed: dict[int, Form] = {}
+        self._wanted: dict[tuple[int, int], int] = {}
+
+    def plan(self) -> Plan:
+        for place in sorted(self._integer):
+            self._unite(place, self._operators[place])
+        made = Plan(self._dtype, self._integer)
+        for place in sorted(self._integer):
+            operator = self._operators[place]
+            for index in (*self.activations(operator.inputs), *self.activations(operator.outputs)):
+                made.forms[index] = self._form(index)
+        if self._scheme.io != "float32":
+            for index in (*self.activations(self.graph.inputs), *self.activations(self.graph.outputs)):
+                made.forms[index] = self._form(index)
+        made.demanded = {key: self._form(index) for key, index in self._wanted.items()}
+        made.roots = {index: root for index in made.forms if (root := self._root(index)) not in self._fixed}
+        return made
+
+    def _has_integer_form(self, operator) -> bool:
+        name, sixteen = self.name(operator), self._dtype == "int16"
+        data, results = self.activations(operator.inputs), self.activations(operator.outputs)
+        if not data or (not results and name not in ("ARG_MAX", "ARG_MIN")):
+            return False
+        if name in _SAME_SCALE:
+            return not (sixteen and name in _NO_INT16)
+        if name in _FIXED_SCALE:
+            return _FIXED_SCALE[name][sixteen] is not None
+        if not all(index in self._ranges for index in results):
+            return False
+        if name in WEIGHTED:
+            _, weights, bias, _ = WEIGHTED[name]
+            constants = [index for index in (weights, bias) if index < len(operator.inputs)]
+            return all(
+                operator.inputs[place] < 0 or self.constant(operator.inputs[place]) is not None for place in constants
+            )
+        return name in _OWN_SCALE[self._dtype] or not results
+
+    def _leave_movers_between_float_ops(self) -> None:
+        """What only moves values from float ops to float ops had better move floats."""
+        integer = self._integer
+
+        def is_float(operator):
+            return operator is not None and self._place[id(operator)] not in integer
+
+        changed = True
+        while changed:
+            changed = False
+            for place in sorted(integer):
+                operator = self._operators[place]
+                if self.name(operator) not in _SAME_SCALE:
+                    continue
+                writers = [self.writer.get(index) for index in self.activations(operator.inputs)]
+                results = [int(index) for index in operator.outputs]
+                readers = [reader for index in results for reader in self.readers[index]]
+                if all(map(is_float, writers + readers)) and not any(map(self.is_output, results)):
+                    integer.remove(place)
+                    changed = True
+
+    def _root(self, index: int) -> int:
+        while index in self._parent:
+            index = self._parent[index]
+        return index
+
+    def _join(self, root: int, index: int) -> None:
+        """Give a tensor's group the scale of another's."""
+        index = self._root(index)
+        if index != root:
+            self._parent[index] = root
+
+    def _unite(self, place: int, operator) -> None:
+        """What an op demands of its tensors' scales."""
+        name = self.name(operator)
+        if name in _FIXED_SCALE:
+            self._fixed[int(operator.outputs[0])] = Form(*_FIXED_SCALE[name][self._dtype == "int16"])
+        if name not in _SAME_SCALE:
+            return
+        data, results = self.activations(operator.inputs), self.activations(operator.outputs)
+        roots = {self._root(index) for index in data}
+        forms = {self._fixed.get(root) for root in roots}
+        if len(roots) == 1 or (len(forms) == 1 and None not in forms):
+            for index in (*data, *results):
+                self._join(self._root(data[0]), index)
+            return
+        # Several inputs of different scales, such as a concatenation's: the result's scale is everyone's. An input
+        # that nothing else reads is written with that scale at once; others are changed to it in between.
+        (result,) = results
+        for position, index in enumerate(map(int, operator.inputs)):
+            if index in data:
+                if self._only_leads_to(self._root(index), operator):
+                    self._join(result, index)
+                else:
+                    self._wanted[place, position] = result
+
+    def _only_leads_to(self, root: int, operator) -> bool:
+        if root in self._fixed or root in map(int, self.graph.inputs):
+            return False
+        members = [index for index in range(len(self.graph.tensors)) if self._root(index) == root]
+        inner = {id(operator)} | {
+            id(reader)
+            for index in members
+            for reader in self.readers[index]
+            if self._place[id(reader)] in self._integer
+            and self.name(reader) in _SAME_SCALE
+            and self._root(int(reader.outputs[0])) == root
+        }
+        return all(
+            not self.is_output(index) and all(id(reader) in inner for reader in self.readers[index])
+            for index in members
+        )
+
+    def _form(self, index: int) -> Form:
+        root = self._root(index)
+        return self._fixed.get(root) or Form.spanning(*self._ranges[root], self._dtype)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Symmetric int8 weights: the integers, and the scale of each output channel, or one alone for all."""
+
+    integers: np.ndarray
+    scale: np.ndarray
+
+    def values(self, axis: int) -> np.ndarray:
+        """The real values, ``axis`` being that of the output channels."""
+        return (self.integers * _along(self.scale, axis, self.integers.ndim)).astype(np.float32)
+
+
+def round_weights(weights: np.ndarray, axis: int | None, least_scale: float | np.ndarray = _SMALLEST_SCALE) -> Rounded:
+    """Each weight to the nearest integer, with a scale for each channel along ``axis``, or one if that is None."""
+    others = tuple(i for i in range(weights.ndim) if i != axis)
+    scale = np.maximum(np.abs(weights).max(axis=others) / LARGEST_WEIGHT, least_scale).astype(np.float32).reshape(-1)
+    steps = np.round(weights / _along(scale, axis or 0, weights.ndim))
+    return Rounded(np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scale)
+
+
+def _along(scale: np.ndarray, axis: int, ndim: int) -> np.ndarray:
+    return scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
+
+
+def write(tree, made: Plan, scheme: Scheme, rounded: Mapping[int, Rounded]) -> None:
+    """Turn the float model into its quantised form, in place.
+
+    rounded: the weights of the layers that have them, by the layer's place among the operators.
+    """
+    _Writer(tree, made, scheme, rounded).write()
+
+
+class _Writer(flatbuffer.Graph):
+    def __init__(self, tree, made: Plan, scheme: Scheme, rounded: Mapping[int, Rounded]):
+        super().__init__(tree)
+        self._plan, self._scheme, self._rounded = made, scheme, rounded
+        self._activation = getattr(schema.TensorType, made.dtype.upper())
+        inputs = set(self.activations(self.graph.inputs)) if scheme.io != "float32" else set()
+        self._home_is_integer = inputs | {
+            int(index)
+            for place, operator in enumerate(self.graph.operators)
+            if place in made.integer
+            for index in self.activations(operator.outputs)
+        }
+        self._others: dict[tuple, int] = {}  # (tensor, form or None for float) -> the tensor that holds it so
+        self._written: list = []
+
+    def write(self) -> None:
+        for place, operator in enumerate(list(self.graph.operators)):
+            convert = self._integer_operator if place in self._plan.integer else self._float_operator
+            convert(place, operator)
+            self._written.append(operator)
+        integer_ends = self._scheme.io != "float32"
+        self.graph.outputs = [
+            index if index not in self._plan.forms and not self._is_float(index)
+            else self._in_form(index, self._plan.forms[index]) if integer_ends
+            else self._in_float(index)
+            for index in map(int, self.graph.outputs)
+        ]  # fmt: skip
+        self.graph.operators = self._written
+        for index in self._home_is_integer:
+            self._store(index, self._plan.forms[index])
+
+    def _is_float(self, index: int) -> bool:
+        return self.graph.tensors[index].type == schema.TensorType.FLOAT32
+
+    def _store(self, index: int, form: Form, dtype: int | None = None) -> None:
+        tensor = self.graph.tensors[index]
+        tensor.type = self._activation if dtype is None else dtype
+        tensor.quantization = _parameters([form.scale], [form.zero_point])
+
+    def _in_form(self, index: int, form: Form) -> int:
+        """The tensor that holds an activation as integers of that form; the op that makes it, if one is needed."""
+        at_home = index in self._home_is_integer
+        if at_home and form == self._plan.forms[index]:
+            return index
+        if (index, form) not in self._others:
+            other = self._twin(index, self._plan.dtype)
+            self._store(other, form)
+            self._others[index, form] = other
+            self._written.append(flatbuffer.make_operator(self.model, "QUANTIZE", [index], [other]))
+            self._version("QUANTIZE", 2 if self._plan.dtype == "int16" else 1)
+        return self._others[index, form]
+
+    def _in_float(self, index: int) -> int:
+        """The tensor that holds an activation as float32; the op that makes it, if one is needed."""
+        if index not in self._home_is_integer:
+            return index
+        if (index, None) not in self._others:
+            self._others[index, None] = other = self._twin(index, "float32")
+            self._written.append(flatbuffer.make_operator(self.model, "DEQUANTIZE", [index], [other]))
+            self._version("DEQUANTIZE", 3 if self._plan.dtype == "int16" else 2)
+        return self._others[index, None]
+
+    def _twin(self, index: int, kind: str) -> int:
+        tensor = self.graph.tensors[index]
+        return flatbuffer.add_tensor(self.model, f"{tensor.name.decode()}/{kind}", tensor.shape)
+
+    def _float_operator(self, place: int, operator) -> None:
+        operator.inputs = [int(index) if index < 0 else self._in_float(int(index)) for index in operator.inputs]
+
+    def _integer_operator(self, place: int, operator) -> None:
+        name, dtype = self.name(operator), self._plan.dtype
+        activations = set(self.activations(operator.inputs))
+        inputs = []
+        for position, index in enumerate(map(int, operator.inputs)):
+            if index in activations:
+                form = self._plan.demanded.get((place, position), self._plan.forms[index])
+                index = self._in_form(index, form)
+            inputs.append(index)
+        if name in WEIGHTED:
+            self._weights(self._rounded[place], operator, inputs, *WEIGHTED[name])
+        else:
+            for position, index in enumerate(inputs):
+                values = self.constant(index) if index >= 0 and index not in activations else None
+                if values is not None:
+                    low_high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+                    form = self._constant_form(name, operator, low_high)
+                    inputs[position] = self._constant(index, form.integers(values, dtype), form)
+        operator.inputs = inputs
+        if name in ("ADD", "SUB"):
+            operator.builtinOptions.potScaleInt16 = dtype != "int16"  # general scales, not powers of two
+        self._version(name, _VERSIONS[dtype].get(name, 2))
+
+    def _constant_form(self, name: str, operator, low_high: tuple[float, float]) -> Form:
+        if name in _SAME_SCALE:
+            return self._plan.forms[int(operator.outputs[0])]
+        low, high = low_high
+        return Form.spanning(low, high if high > low else low + 1.0, self._plan.dtype)
+
+    def _constant(self, index: int, values: np.ndarray, form: Form) -> int:
+        """A quantised copy of a constant; the original may serve other operators."""
+        copy = flatbuffer.add_constant(self.model, self.graph.tensors[index].name.decode(), values)
+        self._store(copy, form)
+        return copy
+
+    def _weights(self, rounded: Rounded, operator, inputs: list[int], data: int, weights: int, bias: int, axis: int):
+        source = np.float32(self._plan.forms[int(operator.inputs[data])].scale)
+        terms = None
+        if bias < len(inputs) and inputs[bias] >= 0:
+            terms = self.constant(inputs[bias]).astype(np.float64)
+            rounded = self._wide_enough(rounded, terms / source, self.constant(inputs[weights]), axis)
+        scale = rounded.scale
+        inputs[weights] = flatbuffer.add_constant(self.model, self._name(inputs[weights]), rounded.integers)
+        self.graph.tensors[inputs[weights]].quantization = _parameters(scale, [0] * len(scale), axis)
+        if terms is not None:
+            wide = np.int32 if self._plan.dtype == "int8" else np.int64
+            integers = np.round(terms / (source * scale)).astype(wide)
+            inputs[bias] = flatbuffer.add_constant(self.model, self._name(inputs[bias]), integers)
+            self.graph.tensors[inputs[bias]].quantization = _parameters(source * scale, [0] * len(scale))
+
+    def _wide_enough(self, rounded: Rounded, terms: np.ndarray, weights: np.ndarray, axis: int) -> Rounded:
+        """Where weights are next to nothing beside the bias, it would not fit into 32 bits: a coarser scale then."""
+        least = np.abs(terms) / 2**30
+        channels = len(rounded.scale) > 1
+        narrow = rounded.scale < (least if channels else least.max())
+        if self._plan.dtype == "int16" or not narrow.any():
+            return rounded
+        coarse = round_weights(weights, axis if channels else None, least if channels else least.max())
+        kept = _along(narrow, axis, weights.ndim)
+        return Rounded(np.where(kept, coarse.integers, rounded.integers), np.where(narrow, coarse.scale, rounded.scale))
+
+    def _name(self, index: int) -> str:
+        return self.graph.tensors[index].name.decode()
+
+    def _version(self, name: str, version: int) -> None:
+        """Ask for at least that version of an op."""
+        for code in self.model.operatorCodes:
+            if flatbuffer.code_name(code) == name:
+                code.version = max(code.version, version)
+
+
+def _parameters(scale, zero_point, axis: int = 0):
+    parameters = schema.QuantizationParametersT()
+    parameters.scale = [float(value) for value in scale]
+    parameters.zeroPoint = [int(value) for value in zero_point]
+    parameters.quantizedDimension = axis
+    return parameters
