@@ -68,7 +68,7 @@ _VERSIONS = {
 }  # fmt: skip
 _LIMITS = {"int8": (-128, 127), "int16": (-32768, 32767)}
 LARGEST_WEIGHT = 127  # symmetric: -127 to 127
-_SMALLEST_SCALE = 1e-9  # of weights that are all zero
+SMALLEST_SCALE = 1e-9  # of weights that are all zero
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ class Rounded:
         return (self.integers * _along(self.scale, axis, self.integers.ndim)).astype(np.float32)
 
 
-def round_weights(weights: np.ndarray, axis: int | None, least_scale: float | np.ndarray = _SMALLEST_SCALE) -> Rounded:
+def round_weights(weights: np.ndarray, axis: int | None, least_scale: float | np.ndarray = SMALLEST_SCALE) -> Rounded:
     """Each weight to the nearest integer, with a scale for each channel along ``axis``, or one if that is None."""
     others = tuple(i for i in range(weights.ndim) if i != axis)
     scale = np.maximum(np.abs(weights).max(axis=others) / LARGEST_WEIGHT, least_scale).astype(np.float32).reshape(-1)

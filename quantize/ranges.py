@@ -176,8 +176,8 @@ def _try_ranges(cut: Cut, present: Range, extremes: Range) -> Range:
     return best
 
 
-# What narrowing the range of a softmax's scores may cost its probabilities: nats, a tenth of what int8 costs altogether.
-_NATS = 3e-3
+# What narrowing the range of a softmax's scores may cost its probabilities, in nats: a tenth of what int8 costs in all.
+_NATS = 1e-3
 
 
 def softmax_scores(scores: list[np.ndarray], extremes: Range) -> Range:

@@ -83,7 +83,7 @@ class _Layer:
         return self.name == "DEPTHWISE_CONV_2D"
 
     def patches(self, values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Some patches of the layer's input: (patches, inputs of one output), for depthwise (channels, patches, taps)."""
+        """Some patches of its input: (patches, inputs of one output), for a depthwise one (channels, patches, taps)."""
         options = self.operator.builtinOptions
         height, width = self.weights.shape[1:3]
         strides, dilations = (
@@ -148,8 +148,8 @@ def _second_moments(model: bytes, layers: list[_Layer], samples, report: Report)
 
 
 def _round_in_turn(weights: np.ndarray, moments: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Integers for weights (problems, outputs, inputs) under second moments (problems, inputs, inputs), with a scale for
-    each output (problems, outputs).
+    """Integers for weights (problems, outputs, inputs) under second moments (problems, inputs, inputs), with a scale
+    for each output (problems, outputs).
 
     Inputs are taken in the order of falling power, so that the large errors come first and find help. With U the upper
     Cholesky factor of the inverse of the moments, the error e of input i (in units of U[i, i]) is taken back by

@@ -8,7 +8,7 @@ Tables and blocks are those of micronDLA/MobileViTv3 and apple/ml-cvnets, which 
 from dataclasses import dataclass, replace
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from mobilenets_tf.conventions import PYTORCH, Convention
 from mobilenets_tf.errors import RequestError
@@ -84,13 +84,14 @@ def mobilevit_block(x, dim: int, depth: int, size: Size, name: str, convention: 
     y = local
     resized = not size.v2 and even != (height, width)
     if resized:
-        y = layers.Resizing(*even, name=f"{name}_even")(y)
+        # Not layers.Resizing, which takes "training" for true where nothing is said of it, and tells the layers behind.
+        y = ops.image.resize(y, even)
     y = unfold(y, name)
     for layer in range(1, depth + 1):
         y = transformer_layer(y, None if size.v2 else HEADS, f"{name}_layer{layer}", size.dropout)
     y = fold(norm(y, not size.v2, f"{name}_norm"), *even, name)
     if resized:
-        y = layers.Resizing(height, width, name=f"{name}_odd")(y)
+        y = ops.image.resize(y, (height, width))
     if size.v2:
         if size.v3:
             y = layers.Concatenate(name=f"{name}_concat")([y, local])

@@ -1,0 +1,269 @@
+"""A float TFLite graph as a tf_keras model: one layer an op, the same weights, any batch size.
+
+Quantisation-aware training works on the graph that becomes the file, not on the Keras model that it came from: which
+ops are fused, which sums and products are left and where integers begin and end is then the same in both, whatever
+network it is.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from mobilenets_tf import flatbuffer
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.flatbuffer import schema
+from mobilenets_tf.quantize.integers import WEIGHTED
+
+_ACTIVATIONS = {
+    schema.ActivationFunctionType.NONE: "linear",
+    schema.ActivationFunctionType.RELU: "relu",
+    schema.ActivationFunctionType.RELU6: "relu6",
+    schema.ActivationFunctionType.TANH: "tanh",
+}
+
+
+class Operation(tf_keras.layers.Layer):
+    """A TFLite op without trainable weights.
+
+    Args:
+        op: its name in the schema. options: what it needs to know, plain data.
+        constants: place among the inputs -> values, where an input is constant.
+    """
+
+    def __init__(self, op: str, options: dict | None = None, constants: dict | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.op, self.options = op, options or {}
+        self.constants = {int(place): np.asarray(values, np.float32) for place, values in (constants or {}).items()}
+
+    def call(self, inputs):
+        waiting = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        count = len(waiting) + len(self.constants)
+        tensors = [self.constants[i] if i in self.constants else waiting.pop(0) for i in range(count)]
+        result = _OPERATIONS[self.op](*tensors, **self.options)
+        return tf_keras.activations.get(self.options.get("activation", "linear"))(result)
+
+    def get_config(self):
+        constants = {str(place): values.tolist() for place, values in self.constants.items()}
+        return super().get_config() | {"op": self.op, "options": self.options, "constants": constants}
+
+
+def _pool(function):
+    def pool(x, size, strides, padding, activation=None):
+        return function(x, size, strides, padding.upper())
+
+    return pool
+
+
+def _resize(operation):
+    def resize(x, size, align_corners, half_pixel_centers):
+        return operation(
+            images=x, size=size, align_corners=align_corners, half_pixel_centers=half_pixel_centers
+        )  # fmt: skip
+
+    return resize
+
+
+def _plain(function):
+    return lambda *tensors, activation=None: function(*tensors)
+
+
+_OPERATIONS: dict[str, Callable] = {
+    "ADD": _plain(tf.add),
+    "SUB": _plain(tf.subtract),
+    "MUL": _plain(tf.multiply),
+    "DIV": _plain(tf.divide),
+    "MAXIMUM": _plain(tf.maximum),
+    "MINIMUM": _plain(tf.minimum),
+    "SQUARED_DIFFERENCE": _plain(tf.math.squared_difference),
+    "RSQRT": _plain(tf.math.rsqrt),
+    "SQRT": _plain(tf.sqrt),
+    "SQUARE": _plain(tf.square),
+    "EXP": _plain(tf.exp),
+    "NEG": _plain(tf.negative),
+    "ABS": _plain(tf.abs),
+    "RELU": _plain(tf.nn.relu),
+    "RELU6": _plain(tf.nn.relu6),
+    "TANH": _plain(tf.tanh),
+    "LOGISTIC": _plain(tf.sigmoid),
+    "ELU": _plain(tf.nn.elu),
+    "HARD_SWISH": _plain(lambda x: x * tf.nn.relu6(x + 3.0) / 6.0),
+    "GELU": lambda x, approximate: tf.nn.gelu(x, approximate),
+    "LEAKY_RELU": lambda x, alpha: tf.nn.leaky_relu(x, alpha),
+    "SOFTMAX": lambda x, beta: tf.nn.softmax(beta * x),
+    "MEAN": lambda x, axes, keep_dims: tf.reduce_mean(x, axes, keep_dims),
+    "SUM": lambda x, axes, keep_dims: tf.reduce_sum(x, axes, keep_dims),
+    "REDUCE_MAX": lambda x, axes, keep_dims: tf.reduce_max(x, axes, keep_dims),
+    "PAD": lambda x, paddings: tf.pad(x, paddings),
+    "RESHAPE": lambda x, shape: tf.reshape(x, shape),
+    "TRANSPOSE": lambda x, order: tf.transpose(x, order),
+    "CONCATENATION": lambda *tensors, axis, activation=None: tf.concat(tensors, axis),
+    "BATCH_MATMUL": lambda x, y, adj_x, adj_y: tf.matmul(x, y, transpose_a=adj_x, transpose_b=adj_y),
+    "AVERAGE_POOL_2D": _pool(tf.nn.avg_pool2d),
+    "MAX_POOL_2D": _pool(tf.nn.max_pool2d),
+    "RESIZE_BILINEAR": _resize(tf.raw_ops.ResizeBilinear),
+    "RESIZE_NEAREST_NEIGHBOR": _resize(tf.raw_ops.ResizeNearestNeighbor),
+    "SPLIT_PART": lambda x, axis, start, size: tf.gather(x, tf.range(start, start + size), axis=axis),
+    "IDENTITY": lambda x: x,
+}
+_SUPPORTED = sorted({*_OPERATIONS, *WEIGHTED, "SPLIT", "SPLIT_V", "SQUEEZE", "EXPAND_DIMS"} - {"IDENTITY", "SPLIT_PART"})
+
+
+class Interpreter:
+    """Makes layers of the operators of a float graph; the caller connects them.
+
+    Args:
+        tree: the float model, batch 1.
+        layer_names: for each operator, by place, what to call its layer; made unique here.
+    """
+
+    def __init__(self, tree, layer_names: list[str]):
+        self.tree, self.graph = tree, flatbuffer.Graph(tree)
+        self._layer_names, self._used = layer_names, {}
+        self._refuse_unknown()
+
+    def _refuse_unknown(self) -> None:
+        for place, operator in enumerate(self.graph.graph.operators):
+            name = self.graph.name(operator)
+            if name not in _SUPPORTED:
+                raise RequestError(
+                    f"Quantisation-aware training does not know what the layer {self._layer_names[place]!r} becomes: "
+                    f"{name}. Replace the layer by one made of these ops, or quantise after training "
+                    f"(to_tflite(..., scheme='int8')), which leaves it in float: {', '.join(_SUPPORTED)}."
+                )
+
+    def name(self, place: int) -> str:
+        """A unique name for the layer of an operator."""
+        return self.unique(self._layer_names[place])
+
+    def unique(self, name: str) -> str:
+        """That name, with a number if it is taken."""
+        count = self._used[name] = self._used.get(name, -1) + 1
+        return f"{name}_{count}" if count else name
+
+    def layers(self, place: int) -> list[tuple["tf_keras.layers.Layer", list[np.ndarray], int]]:
+        """For each output of an operator: the layer that computes it, its weights, and the output's tensor."""
+        operator = self.graph.graph.operators[place]
+        op, outputs = self.graph.name(operator), list(map(int, operator.outputs))
+        if op in ("SPLIT", "SPLIT_V"):
+            return self._split(place, operator, outputs)
+        (output,) = outputs
+        if op in WEIGHTED and self._weights(operator, op) is not None:
+            return [(*self._weighted(place, operator, op), output)]
+        return [(self._operation(place, operator, op, output), [], output)]
+
+    def _weights(self, operator, op: str) -> np.ndarray | None:
+        return self.graph.constant(int(operator.inputs[WEIGHTED[op][1]]))
+
+    def _weighted(self, place: int, operator, op: str):
+        weights = self._weights(operator, op)
+        bias = WEIGHTED[op][2]
+        has_bias = bias < len(operator.inputs) and operator.inputs[bias] >= 0
+        kernel = to_keras_kernel(op, weights)
+        terms = [self.graph.constant(int(operator.inputs[bias]))] if has_bias else []
+        options = operator.builtinOptions
+        common = {
+            "name": self.name(place),
+            "use_bias": has_bias,
+            "activation": _activation(options),
+        }
+        if op == "FULLY_CONNECTED":
+            return tf_keras.layers.Dense(kernel.shape[-1], **common), [kernel, *terms]
+        common |= {
+            "padding": _padding(options),
+            "strides": (options.strideH, options.strideW),
+        }
+        size = kernel.shape[:2]
+        if op == "TRANSPOSE_CONV":
+            return tf_keras.layers.Conv2DTranspose(kernel.shape[2], size, **common), [kernel, *terms]
+        common["dilation_rate"] = (options.dilationHFactor, options.dilationWFactor)
+        if op == "DEPTHWISE_CONV_2D":
+            channels = self.graph.shape(int(operator.inputs[0]))[-1]
+            kernel = kernel.reshape(*size, channels, -1)
+            return tf_keras.layers.DepthwiseConv2D(size, depth_multiplier=kernel.shape[-1], **common), [kernel, *terms]
+        groups = self.graph.shape(int(operator.inputs[0]))[-1] // kernel.shape[2]
+        return tf_keras.layers.Conv2D(kernel.shape[3], size, groups=groups, **common), [kernel, *terms]
+
+    def _split(self, place: int, operator, outputs: list[int]):
+        data = 1 if self.graph.name(operator) == "SPLIT" else 0
+        axis_input = 0 if data else 2
+        (axis,) = self.graph.integers(int(operator.inputs[axis_input]))
+        parts, start = [], 0
+        for output in outputs:
+            size = self.graph.shape(output)[axis]
+            options = {"axis": int(axis), "start": start, "size": size}
+            parts.append((Operation("SPLIT_PART", options, name=self.name(place)), [], output))
+            start += size
+        return parts
+
+    def _operation(self, place: int, operator, op: str, output: int) -> Operation:
+        constants = {}
+        for position, index in enumerate(map(int, operator.inputs)):
+            values = self.graph.constant(index) if index >= 0 else None
+            if values is not None:
+                constants[position] = values
+        made, options = self._options(operator, op, output)
+        return Operation(made, options, constants, name=self.name(place))
+
+    def _options(self, operator, op: str, output: int) -> tuple[str, dict]:
+        """The op that ``Operation`` knows, and its options."""
+        given = operator.builtinOptions
+        integers = [self.graph.integers(int(i)) for i in operator.inputs[1:]]
+        shape = self.graph.shape(output)
+        if op in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
+            # The file's batch of 1 is the outermost part of the first side, so that -1 takes any batch.
+            return "RESHAPE", {"shape": [-1, *shape[1:]]}
+        if op in ("MEAN", "SUM", "REDUCE_MAX"):
+            axes = sorted(int(axis) % len(self.graph.shape(int(operator.inputs[0]))) for axis in integers[0])
+            return op, {"axes": axes, "keep_dims": bool(given.keepDims)}
+        if op == "PAD":
+            return op, {"paddings": integers[0].reshape(-1, 2).tolist()}
+        if op == "TRANSPOSE":
+            return op, {"order": integers[0].tolist()}
+        if op == "SOFTMAX":
+            return op, {"beta": float(given.beta)}
+        if op == "GELU":
+            return op, {"approximate": bool(given.approximate)}
+        if op == "LEAKY_RELU":
+            return op, {"alpha": float(given.alpha)}
+        if op == "BATCH_MATMUL":
+            return op, {"adj_x": bool(given.adjX), "adj_y": bool(given.adjY)}
+        if op == "CONCATENATION":
+            return op, {"axis": int(given.axis), "activation": _activation(given)}
+        if op in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):
+            centres = {"align_corners": bool(given.alignCorners), "half_pixel_centers": bool(given.halfPixelCenters)}
+            return op, {"size": list(shape[1:3]), **centres}
+        if op in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
+            size, strides = [given.filterHeight, given.filterWidth], [given.strideH, given.strideW]
+            return op, {"size": size, "strides": strides, "padding": _padding(given), "activation": _activation(given)}
+        return op, {"activation": _activation(given)} if hasattr(given, "fusedActivationFunction") else {}
+
+
+def to_keras_kernel(op: str, weights: np.ndarray) -> np.ndarray:
+    """TFLite's weights as tf_keras' kernel; a depthwise one still has its channels in one axis of outputs."""
+    if op == "FULLY_CONNECTED":
+        return weights.T
+    if op == "DEPTHWISE_CONV_2D":
+        return weights[0]
+    return weights.transpose(1, 2, 0, 3) if op == "TRANSPOSE_CONV" else weights.transpose(1, 2, 3, 0)
+
+
+def to_tflite_weights(op: str, kernel: np.ndarray) -> np.ndarray:
+    """The inverse, from the layer's own kernel."""
+    if op == "FULLY_CONNECTED":
+        return kernel.T
+    if op == "DEPTHWISE_CONV_2D":
+        return kernel.reshape(1, *kernel.shape[:2], -1)
+    return kernel.transpose(2, 0, 1, 3) if op == "TRANSPOSE_CONV" else kernel.transpose(3, 0, 1, 2)
+
+
+def _activation(options) -> str:
+    kind = options.fusedActivationFunction
+    if kind not in _ACTIVATIONS:
+        raise RequestError(f"Quantisation-aware training does not know the fused activation {kind}.")
+    return _ACTIVATIONS[kind]
+
+
+def _padding(options) -> str:
+    return "same" if options.padding == schema.Padding.SAME else "valid"
