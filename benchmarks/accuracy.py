@@ -17,12 +17,13 @@ import tempfile
 from mobilenets_tf.export import DeployRequest, deploy
 from mobilenets_tf.modelsource import ModelSource
 
+# One image is 0.27 points, and another processor's last bits move two or three of them: the gates leave room for that.
 # network: (least float top-1 on the 500 images, least int8 agreement, most points of top-1 lost; None: no gate)
 GATES = {
-    "efficientnet_lite0": (0.885, 0.98, 0.5),
-    "efficientnet_lite1": (0.870, 0.98, 0.5),
-    "efficientnet_lite2": (0.897, None, None),
-    "mobilenet_v2": (0.825, 0.91, None),
+    "efficientnet_lite0": (0.885, 0.98, 1.1),
+    "efficientnet_lite1": (0.870, 0.98, 1.1),
+    "efficientnet_lite2": (0.897, 0.98, 1.1),
+    "mobilenet_v2": (0.825, 0.955, 1.1),
 }
 CALIBRATION = 128
 

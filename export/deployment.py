@@ -162,13 +162,13 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
     # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
     parity_set = chosen.judge.sample(PARITY_IMAGES, request.seed)
     float_runner = Runner(converted.float_content)
-    parity = compare(*_both(model, float_runner, _load(parity_set, preprocessing)))
+    parity = compare(*both(model, float_runner, load(parity_set, preprocessing)))
     comparison = None
     if scheme.name != "float32" or chosen.judge.labels is not None:
         runner = Runner(converted.content)
         pairs = [
             (float_runner(image)[0][0], runner(image)[0][0])
-            for image in track(_load(chosen.judge, preprocessing), "verifying", report, len(chosen.judge))
+            for image in track(load(chosen.judge, preprocessing), "verifying", report, len(chosen.judge))
         ]
         reference, candidate = map(np.array, zip(*pairs, strict=True))
         comparison = compare(reference, candidate, chosen.judge.labels)
@@ -184,8 +184,8 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
         },
         "preprocessing": asdict(preprocessing),
         **converted.facts(),
-        "inputs": [_describe(details) for details in Runner(converted.content).inputs],
-        "outputs": [_describe(details) for details in Runner(converted.content).outputs],
+        "inputs": [describe(details) for details in Runner(converted.content).inputs],
+        "outputs": [describe(details) for details in Runner(converted.content).outputs],
         "parity": parity.as_dict(),
         "comparison": comparison and comparison.as_dict(),
         "judged_on_calibration_images": chosen.judged_on_calibration,
@@ -193,17 +193,17 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
     return converted.content, manifest, parity, comparison
 
 
-def _both(model, runner: Runner, samples) -> tuple[np.ndarray, np.ndarray]:
+def both(model, runner: Runner, samples) -> tuple[np.ndarray, np.ndarray]:
     """Keras' outputs and a file's, for the same samples."""
     pairs = [(keras_outputs(model, batch), list(runner.first_outputs(batch))) for batch in in_batches(samples, size=4)]
     return tuple(np.concatenate(outputs) for outputs in zip(*pairs, strict=True))
 
 
-def _load(chosen: ImageSet, preprocessing: Preprocessing):
+def load(chosen: ImageSet, preprocessing: Preprocessing):
     return (preprocessing(images.decode(path)) for path in chosen.paths)
 
 
-def _describe(details: dict) -> dict:
+def describe(details: dict) -> dict:
     scale, zero_point = details["quantization"]
     return {
         "name": details["name"],

@@ -3,7 +3,8 @@
 
 def render(file_name: str, manifest: dict) -> str:
     """Markdown for one deployed file."""
-    return "\n".join([f"# {file_name}", "", _verdict(manifest), "", *_result(manifest), "", *_how(manifest), ""])
+    body = [*_result(manifest), *_tuning(manifest), "", *_how(manifest), ""]
+    return "\n".join([f"# {file_name}", "", _verdict(manifest), "", *body])
 
 
 def _verdict(manifest: dict) -> str:
@@ -42,6 +43,25 @@ def _result(manifest: dict) -> list[str]:
             "\nJudged on the images that were used for calibration, without labels: give `--evaluate` for more."
         )
     return lines
+
+
+def _tuning(manifest: dict) -> list[str]:
+    """What quantisation-aware fine-tuning bought."""
+    if "fine_tuning" not in manifest:
+        return []
+    tuning, tuned = manifest["fine_tuning"], manifest["comparison"]
+    usual = tuning["post_training"]
+    accuracies = ", ".join(f"{value:.1%}" for value in tuning["validation_accuracies"])
+    return [
+        "",
+        "| | float32 | post-training | fine-tuned |",
+        "|---|---|---|---|",
+        f"| top-1 accuracy | {tuned['reference_top1']:.1%} | {usual['top1']:.1%} | {tuned['top1']:.1%} |",
+        f"| same answer as float32 | | {usual['top1_agreement']:.1%} | {tuned['top1_agreement']:.1%} |",
+        "",
+        f"Fine-tuned on {tuning['training_images']} images; accuracy on the validation images before training and "
+        f"after each epoch: {accuracies}; the weights of epoch {tuning['best_epoch']} were kept.",
+    ]
 
 
 def _how(manifest: dict) -> list[str]:

@@ -3,4 +3,22 @@
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.schemes import SCHEMES
 
-__all__ = ["SCHEMES", "Calibration"]
+__all__ = ["SCHEMES", "Aware", "Calibration", "FineTuning", "fine_tune", "quantize_aware"]
+
+_LATER = {"Aware": "aware", "quantize_aware": "aware", "FineTuning": "fine_tuning", "fine_tune": "fine_tuning"}
+
+
+def __getattr__(name):
+    """What needs TensorFlow and the extra "qat" is imported when it is asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("tf_keras", "tensorflow_model_optimization"):
+            raise
+        raise ImportError(
+            f"Quantisation-aware training needs {error.name}:  pip install 'mobilenets-tf[qat]'"
+        ) from error

@@ -1,21 +1,33 @@
 """Quantisation-aware fine-tuning: train with the file's rounding in place, then write the file.
 
-A Keras 3 model becomes the float TFLite graph that post-training quantisation starts from; that graph becomes a tf_keras
-model; tensorflow-model-optimization puts fake-quantisation where the plan of the integer file has its forms (Jacob et
-al. 2018, arXiv 1712.05877, section 3). Because both come from one plan, what the trained model answers is what the file
-answers. BatchNormalization is folded into the weights from the start, which is what freezing it means (Krishnamoorthi
-2018, arXiv 1806.08342, section 3.2.2).
+A Keras 3 model becomes the float TFLite graph that post-training quantisation starts from; that graph becomes a
+tf_keras model; tensorflow-model-optimization puts fake-quantisation where the plan of the integer file has its forms
+(Jacob et al. 2018, arXiv 1712.05877, section 3). Because both come from one plan, what the trained model answers is
+what the file answers. BatchNormalization is folded into the weights from the start: it is frozen in the sense of
+Krishnamoorthi 2018 (arXiv 1806.08342, section 3.2.2) before the first step.
 """
 
+import re
 from dataclasses import replace
 
+import keras
+import numpy as np
 import tf_keras
 
 from mobilenets_tf import flatbuffer
-from mobilenets_tf.quantize import rounding, tfmot_scheme
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.convert import float_tflite
+from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.quantize import rounding, schemes, tfmot_scheme
+from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.quantize.keras_graph import Interpreter, Operation, to_tflite_weights
-from mobilenets_tf.quantize.post_training import Prepared
+from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
+from mobilenets_tf.quantize.trained_weights import give_back, without_bias
+from mobilenets_tf.reparameterization import fold
+from mobilenets_tf.rewriting import rebuild
+from mobilenets_tf.runtime import Runner
+from mobilenets_tf.worker import Worker
 
 _LOWEST, _HIGHEST = -128, 127
 # Ops of one scale whose results are values of their input; the others of integers._SAME_SCALE average or mix.
@@ -23,21 +35,59 @@ _EXACT = {"PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D"
 
 
 class Aware:
-    """A model in training for int8.
+    """A model in training for int8; ``quantize_aware`` makes it.
 
-    float_model: the tf_keras model, nothing rounded.
-    model: the same with fake-quantisation; compile and fit this one.
+    float_model: the tf_keras model, nothing rounded; its outputs are the Keras 3 model's.
+    model: the same with fake-quantisation. Compile and fit this one, or call ``fine_tune``.
+    float_content, post_training: the float file, and what post-training quantisation makes of it, for comparison.
     """
 
-    def __init__(self, prepared: Prepared, layer_names: list[str], per_tensor: bool):
-        self._prepared, self._per_tensor = prepared, per_tensor
-        self.float_model = _Builder(prepared, layer_names, per_tensor).float_model()
-        builder = _Builder(prepared, layer_names, per_tensor)
-        self.model, self._ranges = builder.aware_model()
+    def __init__(self, source, prepared: Prepared, post_training: bytes, per_tensor: bool):
+        self._source, self._prepared, self._per_tensor = source, prepared, per_tensor
+        self.post_training = post_training
+        self.float_content = prepared.uncorrected
+        names = layer_names(flatbuffer.read(prepared.model), {layer.name for layer in source._flatten_layers()})
+        biasless = without_bias(source, prepared.model)
+        self.float_model = _Builder(prepared, names, biasless, per_tensor).float_model()
+        builder = _Builder(prepared, names, biasless, per_tensor)
+        self.model, self._factors = builder.aware_model()
         self._weighted = builder.weighted
+        graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
+        writer = graph.writer.get(int(graph.graph.outputs[0]))
+        self.ends_in_softmax = writer is not None and graph.name(writer) == "SOFTMAX"
 
-    def trained(self) -> Prepared:
-        """The float graph with the weights and ranges as training has left them, ready to be written."""
+    def to_tflite(self) -> bytes:
+        """The integer file's content, with the weights and ranges as training has left them.
+
+        Raises:
+            ConversionError: LiteRT cannot run it.
+        """
+        model, ranges = self._trained_graph(), dict(self._prepared.ranges)
+        for root, factors in self._factors.items():
+            low, high = ranges[root]
+            ranges[root] = low * float(factors["low"].numpy()), high * float(factors["high"].numpy())
+        rounded = rounding.nearest(model, self._per_tensor)
+        return replace(self._prepared, model=model, ranges=ranges, rounded=rounded).write()
+
+    def to_keras(self):
+        """The Keras 3 model (MobileOne: its inference form) with the weights as training has left them.
+
+        Raises:
+            RequestError: weights that cannot be traced back to a layer.
+        """
+        model = rebuild(self._source, lambda part: {})
+        trained = self._trained_graph()
+        give_back(model, self._prepared.model, trained)
+        sample = self._prepared.samples[0]
+        found, wanted = keras.tree.flatten(model.predict_on_batch(sample))[0], Runner(trained)(*sample)[0]
+        if not np.allclose(found, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max()):
+            raise RequestError(
+                "The weights that were brought back do not give the trained model's outputs; the trained file is not "
+                "affected. Please report the model."
+            )
+        return model
+
+    def _trained_graph(self) -> bytes:
         tree = flatbuffer.read(self._prepared.model)
         graph = flatbuffer.Graph(tree)
         for place, name in self._weighted.items():
@@ -47,24 +97,53 @@ class Aware:
             flatbuffer.replace_constant(tree, operator, WEIGHTED[op][1], to_tflite_weights(op, kernel))
             if bias:
                 flatbuffer.replace_constant(tree, operator, WEIGHTED[op][2], bias[0])
-        model = flatbuffer.write(tree)
-        ranges = dict(self._prepared.ranges)
-        for root, factors in self._ranges.items():
-            low, high = ranges[root]
-            ranges[root] = low * float(factors["low"].numpy()), high * float(factors["high"].numpy())
-        return replace(self._prepared, model=model, ranges=ranges, rounded=rounding.nearest(model, self._per_tensor))
+        return flatbuffer.write(tree)
 
     def _weights(self, name: str) -> list:
-        wrapper = self.model.get_layer(f"quant_{name}")
+        """Kernel and bias of a layer; float islands have layers that are not wrapped."""
+        try:
+            wrapper = self.model.get_layer(f"quant_{name}")
+        except ValueError:
+            return self.model.get_layer(name).get_weights()
         ((kernel, _, _),) = wrapper._weight_vars  # the layer's own attribute holds what it was rounded to
         return [kernel.numpy(), *([wrapper.layer.bias.numpy()] if wrapper.layer.use_bias else [])]
+
+
+def quantize_aware(model, calibration, scheme="int8", *, per_tensor: bool = False, report: Report = silent) -> Aware:
+    """Prepare a Keras 3 model for quantisation-aware fine-tuning.
+
+    Args:
+        model: any functional or sequential Keras 3 model that ``to_tflite`` converts; nested models are fine, and
+            MobileOne's training form is folded first.
+        calibration: a ``Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model wants
+            them; the ranges that training begins with come from it.
+        scheme: "int8" or "int8_float_io".
+        per_tensor: one scale for all channels of a layer's weights, for chips that have no more.
+
+    Raises:
+        RequestError: a model or calibration data that cannot be used, or an op that training does not know; the layer
+            is named.
+        ConversionError: the converter refused the model.
+    """
+    scheme = schemes.get(scheme)
+    if scheme.activations != "int8":
+        raise RequestError(f"Quantisation-aware training is for int8 and int8_float_io; received {scheme.name!r}.")
+    if not isinstance(calibration, Calibration):
+        calibration = Calibration(calibration)
+    source = fold(model, share=True)
+    with Worker() as worker:
+        content = float_tflite(source, worker)
+    usual = prepare(content, scheme, calibration, Recipe(per_tensor=per_tensor), report)
+    # Trained weights are rounded to the nearest, as the fake-quantisation does, and their own biases are learned.
+    prepared = replace(usual, model=usual.uncorrected, rounded=rounding.nearest(usual.uncorrected, per_tensor))
+    return Aware(source, prepared, usual.write(), per_tensor)
 
 
 class _Builder:
     """Connects the layers of a prepared model's graph, as they are or annotated for tfmot."""
 
-    def __init__(self, prepared: Prepared, layer_names: list[str], per_tensor: bool):
-        self._interpreter = Interpreter(flatbuffer.read(prepared.model), layer_names)
+    def __init__(self, prepared: Prepared, names: list[str], biasless: set[int], per_tensor: bool):
+        self._interpreter = Interpreter(flatbuffer.read(prepared.model), names, biasless)
         self._graph = self._interpreter.graph
         self._plan, self._prepared, self._per_tensor = prepared.plan(), prepared, per_tensor
         self.weighted: dict[int, str] = {}  # place of an operator with weights -> its layer's name
@@ -152,3 +231,19 @@ class _Builder:
         low, high = self._prepared.ranges[root]
         given = root in map(int, self._graph.graph.inputs)
         return {"low": low, "high": high, "group": str(root), "trainable": not given}
+
+
+def layer_names(tree, known: set[str]) -> list[str]:
+    """For each operator of a converted model, the Keras layer that its result belongs to.
+
+    The converter calls a tensor "model/layer_1/Relu6;model/other_1/Conv2D;...", Keras having put the "_1" there; the
+    first part is the last of the layers that were fused. What is in no layer's scope is called by its own name.
+    """
+    tensors = tree.subgraphs[0].tensors
+    names = []
+    for operator in tree.subgraphs[0].operators:
+        parts = tensors[operator.outputs[0]].name.decode().split(";")[0].split("/")
+        candidates = [name for part in reversed(parts) for name in (part, re.sub(r"_\d+$", "", part))]
+        name = next((name for name in candidates if name in known), candidates[0])
+        names.append(re.sub(r"[^A-Za-z0-9_.]", "_", name) or "op")
+    return names

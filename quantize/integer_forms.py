@@ -10,18 +10,27 @@ from mobilenets_tf import flatbuffer
 from mobilenets_tf.flatbuffer import schema
 from mobilenets_tf.lean import fold_affines
 
+_RECTIFIERS = {"RELU": schema.ActivationFunctionType.RELU, "RELU6": schema.ActivationFunctionType.RELU6}
+# Ops that take a rectifier along.
+_CARRIERS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL"}
+
 
 def integer_forms(model: bytes) -> bytes:
-    """A float model of the same function whose hard-swishes are sums and products.
+    """A float model of the same function whose hard-swishes are sums and products, and whose rectifiers other ops
+    take along.
 
     hard_swish(x) = x * relu6(x + 3) / 6. The ADD takes the relu6 along, and the 1/6 goes into the weights that follow,
-    through a squeeze-and-excite where there is one: two cheap ops remain.
+    through a squeeze-and-excite where there is one: two cheap ops remain. A ReLU or ReLU6 that is still an op of its
+    own (the converter fuses most) goes into the op before it, or into a product with 1 where that has other readers.
     """
     tree = flatbuffer.read(model)
     operators = tree.subgraphs[0].operators
     for place in reversed(range(len(operators))):
-        if flatbuffer.operator_name(tree, operators[place]) == "HARD_SWISH":
+        name = flatbuffer.operator_name(tree, operators[place])
+        if name == "HARD_SWISH":
             operators[place : place + 1] = _hard_swish(tree, operators[place])
+        elif name in _RECTIFIERS:
+            operators[place : place + 1] = _rectifier(tree, operators[place], _RECTIFIERS[name])
     fold_affines(tree)
     return flatbuffer.write(tree)
 
@@ -41,3 +50,17 @@ def _hard_swish(tree, operator) -> list:
         flatbuffer.make_operator(tree, "MUL", [x, gate], [product], schema.MulOptionsT()),
         flatbuffer.make_operator(tree, "MUL", [product, sixth], [out], schema.MulOptionsT()),
     ]
+
+
+def _rectifier(tree, operator, activation: int) -> list:
+    (x,), (out,) = map(int, operator.inputs), map(int, operator.outputs)
+    graph = flatbuffer.Graph(tree)
+    writer = graph.writer.get(x)
+    alone = len(graph.readers[x]) == 1 and not graph.is_output(x)
+    if alone and writer and graph.name(writer) in _CARRIERS and not writer.builtinOptions.fusedActivationFunction:
+        writer.builtinOptions.fusedActivationFunction, writer.outputs = activation, [out]
+        return []
+    options = schema.MulOptionsT()
+    options.fusedActivationFunction = activation
+    one = flatbuffer.add_constant(tree, f"{tree.subgraphs[0].tensors[out].name.decode()}/one", np.array(1.0))
+    return [flatbuffer.make_operator(tree, "MUL", [x, one], [out], options)]

@@ -414,11 +414,13 @@ class _Writer(flatbuffer.Graph):
             self.graph.tensors[inputs[bias]].quantization = _parameters(source * scale, [0] * len(scale))
 
     def _wide_enough(self, rounded: Rounded, terms: np.ndarray, weights: np.ndarray, axis: int) -> Rounded:
-        """Where weights are next to nothing beside the bias, it would not fit into 32 bits: a coarser scale then."""
-        least = np.abs(terms) / 2**30
+        """Where weights are next to nothing beside the bias, it would not fit into 32 bits; with 16-bit activations the
+        factor from its scale to the output's would be below 2^-32, which counts as zero. A coarser scale then.
+        """
+        least = np.abs(terms) / (2**30 if self._plan.dtype == "int8" else 2**32)
         channels = len(rounded.scale) > 1
         narrow = rounded.scale < (least if channels else least.max())
-        if self._plan.dtype == "int16" or not narrow.any():
+        if not narrow.any():
             return rounded
         coarse = round_weights(weights, axis if channels else None, least if channels else least.max())
         kept = _along(narrow, axis, weights.ndim)

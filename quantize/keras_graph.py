@@ -5,7 +5,7 @@ ops are fused, which sums and products are left and where integers begin and end
 network it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import tensorflow as tf
@@ -107,7 +107,9 @@ _OPERATIONS: dict[str, Callable] = {
     "SPLIT_PART": lambda x, axis, start, size: tf.gather(x, tf.range(start, start + size), axis=axis),
     "IDENTITY": lambda x: x,
 }
-_SUPPORTED = sorted({*_OPERATIONS, *WEIGHTED, "SPLIT", "SPLIT_V", "SQUEEZE", "EXPAND_DIMS"} - {"IDENTITY", "SPLIT_PART"})
+_SUPPORTED = sorted(
+    {*_OPERATIONS, *WEIGHTED, "SPLIT", "SPLIT_V", "SQUEEZE", "EXPAND_DIMS"} - {"IDENTITY", "SPLIT_PART"}
+)
 
 
 class Interpreter:
@@ -116,10 +118,11 @@ class Interpreter:
     Args:
         tree: the float model, batch 1.
         layer_names: for each operator, by place, what to call its layer; made unique here.
+        without_bias: places of the operators whose bias is to stay zero.
     """
 
-    def __init__(self, tree, layer_names: list[str]):
-        self.tree, self.graph = tree, flatbuffer.Graph(tree)
+    def __init__(self, tree, layer_names: list[str], without_bias: Collection[int] = ()):
+        self.tree, self.graph, self._without_bias = tree, flatbuffer.Graph(tree), without_bias
         self._layer_names, self._used = layer_names, {}
         self._refuse_unknown()
 
@@ -159,7 +162,7 @@ class Interpreter:
     def _weighted(self, place: int, operator, op: str):
         weights = self._weights(operator, op)
         bias = WEIGHTED[op][2]
-        has_bias = bias < len(operator.inputs) and operator.inputs[bias] >= 0
+        has_bias = bias < len(operator.inputs) and operator.inputs[bias] >= 0 and place not in self._without_bias
         kernel = to_keras_kernel(op, weights)
         terms = [self.graph.constant(int(operator.inputs[bias]))] if has_bias else []
         options = operator.builtinOptions

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mobilenets_tf import flatbuffer
-from mobilenets_tf.errors import ConversionError, unknown
+from mobilenets_tf.errors import ConversionError, RequestError, unknown
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import equalize, integers, ranges, rounding, schemes
 from mobilenets_tf.quantize.bias_correction import correct_biases
@@ -59,12 +59,14 @@ class Recipe:
 class Prepared:
     """A float model ready to be written in integers; see ``Prepared.write``.
 
-    model: the float file's content, its biases corrected. original: as it was given, for its signature's names.
+    model: the float file's content, its biases corrected; uncorrected: without that, its outputs those of the model
+    that was given. original: as it was given, for its signature's names.
     ranges: of every activation. rounded: the layers' integer weights, by place among the operators. islands: places of
     the operators that stay float whatever is asked. samples: some of the calibration data.
     """
 
     model: bytes
+    uncorrected: bytes
     original: bytes
     scheme: Scheme
     ranges: dict[int, Range]
@@ -83,16 +85,27 @@ class Prepared:
             ConversionError: LiteRT cannot run it.
         """
         tree = flatbuffer.read(self.model)
-        integers.write(tree, self.plan(keep_float), self.scheme, self.rounded)
+        made = self.plan(keep_float)
+        self._restore_biases(tree, made)
+        integers.write(tree, made, self.scheme, self.rounded)
         flatbuffer.copy_signature(flatbuffer.read(self.original), tree)
         content = flatbuffer.write(tree)
         try:
             Runner(content).invoke(*self.samples[0])
-        except RuntimeError as error:
+        except (RequestError, RuntimeError) as error:
             raise ConversionError(
                 f"This model cannot run as {self.scheme.name}: {str(error).splitlines()[0]}"
             ) from error
         return content
+
+    def _restore_biases(self, tree, made: integers.Plan) -> None:
+        """A layer that stays float has no rounding whose shift its biases should take off."""
+        uncorrected = flatbuffer.read(self.uncorrected)
+        for place in sorted(set(self.rounded) - made.integer):
+            operator, before = (model.subgraphs[0].operators[place] for model in (tree, uncorrected))
+            if operator.inputs[2] != before.inputs[2]:
+                bias = flatbuffer.constant(uncorrected, before.inputs[2])
+                flatbuffer.replace_constant(tree, operator, 2, bias)
 
 
 def prepare(
@@ -128,9 +141,8 @@ def prepare(
     round_all = rounding.learned if recipe.rounding == "learned" else rounding.nearest
     arguments = (samples[:64], recipe.per_tensor, report) if recipe.rounding == "learned" else (recipe.per_tensor,)
     rounded = round_all(model, *arguments)
-    if recipe.correct_biases:
-        model = correct_biases(model, rounded, statistics)
-    return Prepared(model, original, scheme, chosen, rounded, islands, samples)
+    corrected = correct_biases(model, rounded, statistics) if recipe.correct_biases else model
+    return Prepared(corrected, model, original, scheme, chosen, rounded, islands, samples)
 
 
 def choose_ranges(
@@ -164,9 +176,10 @@ def choose_ranges(
         roots = set(integers.plan(tree, chosen, scheme, islands).roots.values())
         inner = {index: chosen[index] for index in sorted(roots - ends - scores)}
         chosen |= ranges.least_output_error(effects, inner, statistics, report)
-        for index in scores & roots:
+        for index in (scores & roots) - ends:
             chosen[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
     _fit_sums(graph, chosen)
+    _fit_layers(graph, chosen)
     given = set(map(int, graph.graph.inputs))
     return {index: found if index in given else _settled(*found) for index, found in chosen.items()}
 
@@ -193,6 +206,24 @@ def _fit_sums(graph: flatbuffer.Graph, chosen: dict[int, Range]) -> None:
             for tensor, factor in ((index, result / width / 1000), (out, width / result / 250)):
                 if factor > 1:
                     chosen[tensor] = tuple(factor * end for end in chosen[tensor])
+
+
+def _fit_layers(graph: flatbuffer.Graph, chosen: dict[int, Range]) -> None:
+    """Widen the ranges of layers that give next to nothing for what they read, such as those behind whose ReLU no
+    calibration sample got: XNNPACK refuses files where (input scale x weight scale) is 256 times the output's or more.
+    """
+    for operator in graph.graph.operators:
+        if graph.name(operator) not in integers.WEIGHTED:
+            continue
+        data, weights, _, _ = integers.WEIGHTED[graph.name(operator)]
+        index, out = int(operator.inputs[data]), int(operator.outputs[0])
+        values = graph.constant(int(operator.inputs[weights]))
+        if values is None or index not in chosen or out not in chosen:
+            continue
+        width, result = (high - low for low, high in (chosen[index], chosen[out]))
+        factor = width * float(np.abs(values).max()) / integers.LARGEST_WEIGHT / result / 200
+        if factor > 1:
+            chosen[out] = tuple(factor * end for end in chosen[out])
 
 
 def quantize_flatbuffer(

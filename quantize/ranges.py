@@ -42,7 +42,8 @@ def percentile(statistics: Statistics, share: float = 0.9999) -> Range:
     tail = (1 - share) / 2
     lowest = edges[np.searchsorted(below, tail, side="right")]
     highest = edges[1:][np.searchsorted(below, 1 - tail)]
-    return float(np.clip(lowest, low, 0.0)), float(np.clip(highest, 0.0, high)) or _SMALLEST
+    low, high = float(np.clip(lowest, low, 0.0)), float(np.clip(highest, 0.0, high))
+    return (low, high) if high - low > _SMALLEST else (0.0, _SMALLEST)
 
 
 def mean_square_error(statistics: Statistics, levels: int = 256) -> Range:

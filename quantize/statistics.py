@@ -51,9 +51,10 @@ class Statistics:
         rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
         low, high = float(rows.min()), float(rows.max())
         self.samples += 1
-        self.low, self.high = min(self.low, low), max(self.high, high)
         if not np.isfinite(low + high):
+            self.low, self.high = low, high  # min() and max() would pass over a NaN
             return  # observe tells whose fault it is
+        self.low, self.high = min(self.low, low), max(self.high, high)
         # A product with ones is the fastest mean over rows that NumPy has.
         mean = np.ones(len(rows), np.float32) @ rows / len(rows)
         if self.channel_mean is None:

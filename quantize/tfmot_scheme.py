@@ -10,6 +10,8 @@ import os
 
 import tensorflow as tf
 
+from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, SMALLEST_SCALE
+
 tf.keras  # noqa: B018  # TensorFlow decides on first use which Keras this is; tfmot below would change the answer
 
 _before = os.environ.get("TF_USE_LEGACY_KERAS")
@@ -30,8 +32,6 @@ finally:
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
     else:
         os.environ["TF_USE_LEGACY_KERAS"] = _before
-
-from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, SMALLEST_SCALE
 
 # Tensors of one scale have one pair of variables: group -> variables, while a model is being quantised.
 _shared: contextvars.ContextVar[dict] = contextvars.ContextVar("shared ranges")

@@ -16,6 +16,40 @@ def worker():
 
 
 @pytest.fixture(scope="session")
+def float_file(worker):
+    """A function: Keras model -> the content of its lean float32 file, what quantisation starts from."""
+    from mobilenets_tf.export.convert import convert, freeze
+    from mobilenets_tf.export.normalization import with_lean_norms
+    from mobilenets_tf.lean import lean
+    from mobilenets_tf.quantize import SCHEMES
+
+    return lambda model: lean(convert(freeze(with_lean_norms(model)), SCHEMES["float32"], worker))
+
+
+@pytest.fixture(scope="session")
+def convolutions(float_file):
+    """A file whose every output is one layer's: each kind of convolution, strides, dilations and paddings."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((13, 10, 6))
+    inner = layers.Conv2D(8, 1, activation="relu")(inputs)
+    kinds = [
+        layers.Conv2D(5, 1),
+        layers.Conv2D(5, 3, padding="same"),
+        layers.Conv2D(5, (3, 2), strides=2, padding="same"),
+        layers.Conv2D(5, 3, strides=2, padding="valid"),
+        layers.Conv2D(5, 3, dilation_rate=2, padding="same"),
+        layers.DepthwiseConv2D(3, padding="same"),
+        layers.DepthwiseConv2D(5, strides=2, padding="same"),
+        layers.DepthwiseConv2D(3, dilation_rate=(2, 2), padding="valid"),
+    ]
+    model = keras.Model(inputs, [layer(inputs) for layer in kinds] + [layers.Conv2D(5, 3, padding="same")(inner)])
+    return float_file(model)
+
+
+@pytest.fixture(scope="session")
 def small():
     """A small network whose weights and BatchNorm statistics are far from trivial."""
     from mobilenets_tf import create_model
@@ -54,3 +88,24 @@ def image_folder(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(((pixels + 1) * 127.5).astype(np.uint8)).save(folder / f"{index}.png")
     return tmp_path / "photos"
+
+
+def correlated(count, shape=(13, 10, 6), seed=0):
+    """Samples for ``convolutions``: smooth, and their channels are mixtures of three."""
+    random = np.random.default_rng(seed)
+    smooth = photographs(count, 16, seed)[:, : shape[0], : shape[1]]
+    mixed = smooth @ np.random.default_rng(9).normal(size=(3, shape[2])) + random.normal(0, 0.05, (count, *shape))
+    return [[sample[None].astype(np.float32)] for sample in mixed]
+
+
+def with_weights(content, rounded):
+    """The float file, its weights those that the integers stand for."""
+    from mobilenets_tf import flatbuffer
+    from mobilenets_tf.quantize.integers import WEIGHTED
+
+    tree = flatbuffer.read(content)
+    for place, weights in rounded.items():
+        operator = tree.subgraphs[0].operators[place]
+        axis = WEIGHTED[flatbuffer.operator_name(tree, operator)][3]
+        flatbuffer.replace_constant(tree, operator, 1, weights.values(axis))
+    return flatbuffer.write(tree)

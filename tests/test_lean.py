@@ -195,6 +195,20 @@ def test_hard_swish_for_integers(worker):
     same(end, integer_forms(end))
 
 
+@pytest.mark.parametrize("rectifier", [ops.relu, ops.relu6])
+def test_other_ops_take_rectifiers_along(rectifier, worker):
+    """XNNPACK has no integer kernel for a ReLU on its own."""
+    inputs = keras.Input((8, 8, 6))
+    small, large = ops.split(layers.Conv2D(9, 1)(inputs), (2,), axis=-1)
+    x = layers.Conv2D(7, 1)(layers.Concatenate()([inputs, small]))
+    y = ops.tanh(rectifier(large)) + rectifier(x) * x  # the first split off its convolution, x read twice
+    before = lean(float_file(weighted(inputs, [rectifier(inputs), y]), worker))
+    after = integer_forms(before)
+    same(before, after)
+    assert {"RELU", "RELU6"} & set(counts(before)) and not {"RELU", "RELU6"} & set(counts(after))
+    assert counts(after)["MUL"] - counts(before)["MUL"] == 2  # for the input's and for x's
+
+
 def test_float_islands_are_attention_and_normalisation(worker):
     inputs = keras.Input((4, 16, 32))
     x = layers.Add()([inputs, layers.Conv2D(32, 1)(inputs)])
@@ -204,7 +218,8 @@ def test_float_islands_are_attention_and_normalisation(worker):
     z = layers.Conv2D(10, 1)(layers.LayerNormalization()(z))
     model = weighted(inputs, layers.Softmax()(layers.GlobalAveragePooling2D()(z)))
     tree = flatbuffer.read(lean(float_file(with_lean_norms(model), worker)))
-    names = [flatbuffer.operator_name(tree, operator) for operator in float_islands(tree)]
+    operators = tree.subgraphs[0].operators
+    names = [flatbuffer.operator_name(tree, operators[place]) for place in float_islands(tree)]
     # Both residual sums, two normalisations and one attention; not the convolutions, the pooling or the last softmax.
     assert sorted(names) == sorted(
         ["ADD"] * 2

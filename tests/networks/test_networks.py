@@ -101,7 +101,8 @@ def test_exports_lean_and_in_one_piece(name, worker):
         assert [entry.name for entry in signature.outputs] == [b"classifier"]
         assert Runner(content).execution_plan() == {"DELEGATE": 1}
     if "mobilevit" not in name:
-        types = {tensor.type for tensor in flatbuffer.read(converted.content).subgraphs[0].tensors}
+        graph = flatbuffer.read(converted.content).subgraphs[0]
+        types = {graph.tensors[i].type for op in graph.operators for i in [*op.inputs, *op.outputs] if i >= 0}
         assert flatbuffer.schema.TensorType.FLOAT32 not in types
     assert export.verify(converted.float_content, model, pictures[:4]).relative_difference < 1e-4
     # With weights nobody trained, int8 need only be the same function: no channel dead, nothing saturated.
@@ -210,3 +211,16 @@ def test_list_models_wildcards_and_order():
     assert list_models("mobileone_s*") == [f"mobileone_s{size}" for size in range(5)]
     assert list_models("*lite*") == [f"efficientnet_lite{size}" for size in range(5)]
     assert list_models("resnet*") == []
+
+
+def test_calling_a_network_without_saying_so_is_no_training():
+    """Resizing for odd sizes must not switch the BatchNormalization behind it to training."""
+    import numpy as np
+
+    from mobilenets_tf import create_model
+
+    model = create_model("mobilevit_v3_xxs", resolution=96, classes=3)
+    picture = np.random.default_rng(0).normal(size=(1, 96, 96, 3)).astype(np.float32)
+    before = [weight.copy() for weight in model.get_weights()]
+    np.testing.assert_array_equal(np.asarray(model(picture)), np.asarray(model(picture, training=False)))
+    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))

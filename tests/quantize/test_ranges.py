@@ -1,13 +1,15 @@
-"""Statistics, range estimators and bias correction against what they are defined to be."""
+"""Range estimators against what they are defined to be; and ranges by what they do to the outputs."""
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
-from mobilenets_tf import RequestError
-from mobilenets_tf.quantize import ranges, schemes
-from mobilenets_tf.quantize.bias_correction import _output_shift, round_weights
-from mobilenets_tf.quantize.statistics import BINS, Statistics
-from tests.conftest import photographs
+from mobilenets_tf import RequestError, flatbuffer
+from mobilenets_tf.quantize import ranges
+from mobilenets_tf.quantize.effects import Effects
+from mobilenets_tf.quantize.integers import Form
+from mobilenets_tf.quantize.statistics import Statistics, observe
 
 
 def statistics_of(values, parts=4):
@@ -22,30 +24,47 @@ def squared_error(values, low, high, levels=256):
     return np.mean((np.clip(np.round((values - low) / scale), 0, levels - 1) * scale + low - values) ** 2)
 
 
-def test_statistics_stream():
-    random = np.random.default_rng(0)
-    # the magnitude grows, so the histogram has to widen on the way
-    values = [random.normal(0, scale, (1, 9, 9, 6)).astype(np.float32) + np.arange(6) for scale in (0.1, 1, 5, 40)]
-    found = Statistics()
-    for value in values:
-        found.add(value)
-    every = np.concatenate(values)
-    assert (found.low, found.high) == (every.min(), every.max())
-    np.testing.assert_allclose(found.channel_mean, every.mean(axis=(0, 1, 2)), rtol=1e-4)
-    assert found.counts.sum() == every.size and len(found.counts) == BINS
-    mean_of_histogram = found.centres() @ found.counts / found.counts.sum()
-    assert mean_of_histogram == pytest.approx(every.mean(), abs=2 * found.limit / BINS)
+NORMAL = np.random.default_rng(0).normal(0, 1, 20000)
+VALUES = {
+    "normal": NORMAL,
+    "positive": np.abs(NORMAL) + 1,
+    "negative": -np.abs(NORMAL) - 1,
+    "outlier": np.append(NORMAL, 1000),
+    "zero": np.zeros(8),
+    "constant": np.full(8, -5.0),
+    "minute": NORMAL * 1e-12,
+}
 
 
-def test_min_max_contains_zero_and_never_is_empty():
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("name", [*ranges.ESTIMATORS, "symmetric"])
+def test_every_range_contains_zero_and_is_inside_the_extremes(name, values):
+    found = statistics_of(VALUES[values])
+    low, high = getattr(ranges, name)(found)
+    magnitude = max(-min(found.low, 0), max(found.high, 0)) if name == "symmetric" else 0
+    smallest = 1e-6  # that is how wide a range is at least
+    assert low <= 0 <= high and high - low >= smallest * 0.999
+    assert min(found.low, 0, -magnitude) - smallest <= low and high <= max(found.high, 0, magnitude) + smallest
+
+
+def test_min_max_is_everything_that_was_seen():
     assert ranges.min_max(statistics_of([2.0, 3.0, 4.0, 5.0])) == (0.0, 5.0)
     assert ranges.min_max(statistics_of([-3.0, -1.0, -2.0, -2.0])) == (-3.0, 0.0)
-    low, high = ranges.min_max(statistics_of(np.zeros(8)))
-    assert low <= 0 < high
 
 
 def test_symmetric():
     assert ranges.symmetric(statistics_of([-1.0, 4.0, 0.0, 0.0])) == (-4.0, 4.0)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.99])
+def test_percentile_cuts_the_share_that_it_says(share):
+    values = np.random.default_rng(0).normal(0.5, 1, 30000)
+    found = statistics_of(values, parts=10)
+    low, high = ranges.percentile(found, share)
+    bin_width = 2 * found.limit / len(found.counts)
+    assert low == pytest.approx(np.quantile(values, (1 - share) / 2), abs=1.5 * bin_width)
+    cut = np.mean((values < low) | (values > high))
+    assert cut == pytest.approx(1 - share, rel=0.1, abs=2 / len(values))
 
 
 @pytest.mark.parametrize("outlier", [0.0, 8.0, -9.0])
@@ -53,7 +72,6 @@ def test_mean_square_error_beats_min_max_where_there_are_outliers(outlier):
     values = np.append(np.random.default_rng(0).normal(0, 1, 200000), outlier).astype(np.float32)
     found = statistics_of(values, parts=40)
     chosen, everything = ranges.mean_square_error(found), ranges.min_max(found)
-    assert everything[0] <= chosen[0] <= 0 <= chosen[1] <= everything[1]
     assert squared_error(values, *chosen) <= 1.02 * squared_error(values, *everything)
     if outlier:
         assert squared_error(values, *chosen) < 0.8 * squared_error(values, *everything)
@@ -66,67 +84,72 @@ def test_mean_square_error_is_near_the_best_range_there_is():
     assert squared_error(values, *chosen) < 1.1 * best
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((8, 3, 3, 4), 0), ((1, 3, 3, 8), 3), ((8, 16), 0)])
-def test_round_weights_is_symmetric_int8_by_channel(shape, axis):
-    weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    rounded = round_weights(weights, axis)
-    for channel, original in zip(np.moveaxis(rounded, axis, 0), np.moveaxis(weights, axis, 0), strict=True):
-        steps = channel / (np.abs(original).max() / 127)
-        np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
-        assert np.abs(channel - original).max() <= np.abs(original).max() / 254 * 1.001
-    assert (round_weights(np.zeros(shape, np.float32), axis) == 0).all()
+def test_entropy_gives_up_an_outlier_and_keeps_what_is_evenly_spread():
+    low, high = ranges.entropy(statistics_of(np.append(NORMAL, 20)))
+    assert high < 10 and low < -3
+    even = np.random.default_rng(0).uniform(-1, 2, 30000)
+    assert ranges.entropy(statistics_of(even)) == pytest.approx((-1, 2), rel=0.03)
 
 
-def test_output_shift_is_the_change_of_a_layers_mean():
-    """Against the layer itself, on inputs whose channels have different means."""
-    import keras
+def test_an_unknown_estimator_is_refused_with_the_nearest():
+    with pytest.raises(RequestError, match="Unknown range estimator 'percentil'.*Did you mean 'percentile'"):
+        ranges.estimator("percentil")
 
+
+@pytest.fixture(scope="module")
+def outliers(float_file):
+    """Two models with the same activation, one channel of which rarely is 100: to the first model it is nothing."""
+    contents = []
+    for weight in (0.0, 1.0):
+        inputs = keras.Input((16, 16, 2))
+        model = keras.Model(inputs, layers.Conv2D(2, 1, name="out")(layers.Conv2D(2, 1, name="middle")(inputs)))
+        model.get_layer("middle").set_weights([np.eye(2).reshape(1, 1, 2, 2), np.full(2, 0.5)])
+        model.get_layer("out").set_weights([np.array([[1, -1], [weight, weight]]).reshape(1, 1, 2, 2), np.zeros(2)])
+        contents.append(float_file(model))
+    samples = np.random.default_rng(0).normal(0, 1, (12, 1, 16, 16, 2)).astype(np.float32)
+    samples[:, 0, 3, 3, 1] = 100
+    return contents, [[sample] for sample in samples]
+
+
+@pytest.mark.parametrize("begin", [(-4.0, 100.5), (-4.0, 40.0), (-3.0, 4.0)])
+def test_an_outlier_is_given_up_where_it_does_not_matter_and_kept_where_it_does(outliers, begin):
+    (indifferent, dependent), samples = outliers
+    widths = []
+    for content in (indifferent, dependent):
+        (middle, _) = (int(op.outputs[0]) for op in flatbuffer.read(content).subgraphs[0].operators)
+        statistics = observe(content, samples)
+        found = ranges.least_output_error(Effects(content, samples), {middle: begin}, statistics)
+        widths.append(found.get(middle, begin)[1])
+    assert widths[0] <= min(begin[1], 60)
+    assert widths[1] > 80
+
+
+def test_activations_without_outliers_keep_their_range(outliers):
+    (_, content), samples = outliers
+    tame = [[np.clip(sample, -2, 2)] for (sample,) in samples]
+    (middle, _) = (int(op.outputs[0]) for op in flatbuffer.read(content).subgraphs[0].operators)
+    assert ranges.least_output_error(Effects(content, tame), {middle: (-1, 1)}, observe(content, tame)) == {}
+
+
+def divergence(scores, chosen):
+    form, total = Form.spanning(*chosen, "int8"), 0
+    for values in scores:
+        wanted, found = (
+            np.exp(v - v.max()) / np.exp(v - v.max()).sum() for v in (values, form.rounded(values, "int8"))
+        )
+        total += (wanted * np.log(wanted / found)).sum()
+    return total / len(scores)
+
+
+def test_scores_that_are_nothing_to_the_softmax_are_cut_off():
     random = np.random.default_rng(0)
-    mean = random.normal(size=4)
-    inputs = (random.normal(0, 0.1, (1, 40, 40, 4)) + mean).astype(np.float32)
-    error = random.normal(0, 0.1, (5, 3, 3, 4)).astype(np.float32)  # TFLite's OHWI
-    change = np.asarray(keras.ops.conv(inputs, error.transpose(1, 2, 3, 0), padding="valid")).mean(axis=(0, 1, 2))
-    np.testing.assert_allclose(_output_shift(error, 0, inputs.mean((0, 1, 2))), change, atol=5e-3)
-    depthwise = random.normal(0, 0.1, (1, 3, 3, 8)).astype(np.float32)  # 1HWO, multiplier 2
-    kernel = depthwise[0].reshape(3, 3, 4, 2)
-    change = np.asarray(keras.ops.depthwise_conv(inputs, kernel, padding="valid")).mean(axis=(0, 1, 2))
-    np.testing.assert_allclose(_output_shift(depthwise, 3, inputs.mean((0, 1, 2))), change, atol=5e-3)
-    assert _output_shift(np.zeros((4, 3, 3, 2)), 0, mean) is None  # a grouped convolution is left alone
+    scores = [np.append(random.uniform(-60, -30, 90), random.uniform(5, 10, 10))[None] for _ in range(5)]
+    low, high = ranges.softmax_scores(scores, (-60.0, 10.0))
+    assert high > 5 and -20 < low <= 0
+    assert divergence(scores, (low, high)) < 1e-3
 
 
-def test_schemes():
-    assert [s.name for s in schemes.SCHEMES.values() if s.calibrated] == ["int8", "int8_float_io", "int16x8"]
-    with pytest.raises(RequestError, match="Unknown scheme 'int'.*Did you mean 'int8'"):
-        schemes.get("int")
-
-
-def test_the_sampled_histogram_sees_every_channel():
-    """Sizes at which a plain stride would visit a third of the channels or fewer, always the same."""
-    for shape in ((1, 112, 112, 96), (1, 14, 14, 384), (1, 7, 7, 960)):
-        channels = np.broadcast_to(np.arange(1.0, shape[-1] + 1, dtype=np.float32), shape)
-        found = Statistics()
-        found.add(channels)
-        seen = np.unique(np.round(found.centres()[found.counts > 0]))
-        assert len(seen) > 0.95 * shape[-1]
-
-
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
-def test_sums_of_very_different_terms_stay_in_the_accelerated_graph(size, worker):
-    import keras
-    from keras import layers
-
-    from mobilenets_tf.export.tflite import convert_model
-    from mobilenets_tf.quantize import SCHEMES, Calibration
-    from mobilenets_tf.runtime import Runner
-
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((16, 16, 3))
-    small = layers.Conv2D(8, 3, kernel_initializer=keras.initializers.RandomNormal(stddev=0.2 * size))(inputs)
-    x = layers.Conv2D(8, 1)(layers.Activation("hard_swish")(small)) + layers.Conv2D(8, 3)(inputs)
-    model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
-    content = convert_model(model, SCHEMES["int8"], Calibration(photographs(20, 16)), worker).content
-    runner = Runner(content)
-    assert runner.execution_plan() == {"DELEGATE": 1}
-    picture = photographs(1, 16)[0]
-    expected = np.asarray(model(picture[None]))
-    assert np.abs(runner(picture)[0] - expected).max() < 0.1 * np.abs(expected).max()
+def test_scores_that_share_the_probability_are_all_kept():
+    scores = [np.random.default_rng(seed).uniform(-2, 2, (1, 10)) for seed in range(5)]
+    low, high = ranges.softmax_scores(scores, (-2.0, 2.0))
+    assert high - low > 3 and divergence(scores, (low, high)) < 1e-3

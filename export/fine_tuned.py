@@ -1,0 +1,216 @@
+"""Quantisation-aware fine-tuning from image files to a folder with the int8 file, its labels, manifest and report."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mobilenets_tf import files, images
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export import report as report_file
+from mobilenets_tf.export.deployment import PARITY_IMAGES, both, describe, load
+from mobilenets_tf.export.tflite import Conversion
+from mobilenets_tf.export.verification import Comparison, compare
+from mobilenets_tf.images import ImageSet
+from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.progress import Report, silent, track
+from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.runtime import Runner
+from mobilenets_tf.worker import Worker
+
+_VALIDATION_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class FineTuneRequest:
+    """Everything that decides the result; plain data.
+
+    source: the model, with weights. images: labelled images to train with, a CSV or a folder with a sub-folder a class.
+    validation: labelled images to judge with; None takes a fifth of ``images``, chosen with ``seed``.
+    calibration_count: of the training images, to choose the first ranges from.
+    checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
+    The rest as in ``quantize.fine_tune``.
+    """
+
+    source: ModelSource
+    images: str
+    out: str
+    validation: str | None = None
+    scheme: str = "int8"
+    per_tensor: bool = False
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    patience: int = 3
+    calibration_count: int = 128
+    seed: int = 0
+    checkpoint: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What was written, and how float, post-training and fine-tuned compare on the validation images."""
+
+    path: Path
+    manifest: dict
+    post_training: Comparison
+    fine_tuned: Comparison
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """The table, for people."""
+        rows = [
+            ("float32", self.fine_tuned.reference_top1, None),
+            ("post-training", self.post_training.top1, self.post_training.top1_agreement),
+            ("fine-tuned", self.fine_tuned.top1, self.fine_tuned.top1_agreement),
+        ]
+        same = {None: "", **{value: f"{value:.1%}" for _, _, value in rows if value is not None}}
+        return [
+            f"{'':<14}  top-1  same answer as float32",
+            *(f"{name:<14} {top1:>6.1%}  {same[value]}" for name, top1, value in rows),
+        ]
+
+
+def fine_tune_and_deploy(request: FineTuneRequest, report: Report = silent) -> FineTuned:
+    """Build, calibrate, train, quantise, verify, write. TensorFlow runs in a child process only.
+
+    Raises:
+        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        ConversionError: the converter refused the model.
+    """
+    started = time.monotonic()
+    with Worker() as worker:
+        training, validation = check(request)
+        content, manifest, usual, tuned = worker.call(_produce, request, training, validation, report=report)
+    name = _file_name(request)
+    contents: dict[str, bytes | str] = {name: content}
+    if labels := request.source.label_names():
+        contents["labels.txt"] = "\n".join(labels) + "\n"
+    contents[f"{name}.md"] = report_file.render(name, manifest)
+    manifest = {"files": files.digests(contents), **manifest}
+    folder = Path(request.out)
+    files.write_together(folder, contents | {f"{name}.json": files.to_json(manifest)})
+    return FineTuned(folder / name, manifest, usual, tuned, time.monotonic() - started)
+
+
+def _file_name(request: FineTuneRequest) -> str:
+    return f"{request.source.name}_{request.scheme}_qat.tflite"
+
+
+def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
+    """Everything that can be found wrong without TensorFlow; the images to train with and to judge with.
+
+    Raises:
+        RequestError: see there.
+    """
+    request.source.check()
+    for option in ("epochs", "batch_size", "patience", "calibration_count"):
+        if getattr(request, option) < 1:
+            raise RequestError(f"{option}={getattr(request, option)}: expected at least 1.")
+    folder, name = Path(request.out), _file_name(request)
+    files.check_folder(folder)
+    files.check_replaceable(folder, [name, f"{name}.json", f"{name}.md", "labels.txt"], request.overwrite)
+    training = _labelled(request.images, request)
+    if request.validation is not None:
+        validation = _labelled(request.validation, request)
+        training = training.without(validation)
+    else:
+        validation = training.sample(max(1, round(_VALIDATION_SHARE * len(training))), request.seed)
+        training = training.without(validation)
+    if not len(training):
+        raise RequestError(f"No image of {request.images} is left to train with beside those to judge with.")
+    images.check(training)
+    images.check(validation)
+    return training, validation
+
+
+def _labelled(source: str, request: FineTuneRequest) -> ImageSet:
+    found = images.find_images(source, request.source.label_names())
+    if found.labels is None:
+        raise RequestError(f"{source} has no labels: give a CSV with file and class_index, or a sub-folder a class.")
+    return found
+
+
+def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet, report: Report = silent):
+    """Runs in the worker: everything that needs TensorFlow. Writes nothing but the checkpoint."""
+    import keras
+
+    from mobilenets_tf.quantize import fine_tune, quantize_aware
+
+    keras.utils.set_random_seed(request.seed)
+    report("building", 0, 1)
+    model = request.source.build()
+    preprocessing = request.source.preprocessing(model)
+    classes = model.outputs[0].shape[-1]
+    request.source.label_names(classes)
+    for found in (training, validation):
+        if max(found.labels) >= classes:
+            raise RequestError(f"Class {max(found.labels)} among the labels; the model has {classes} outputs.")
+    report("building", 1, 1)
+    calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), preprocessing)
+    aware = quantize_aware(model, calibration, request.scheme, per_tensor=request.per_tensor, report=report)
+    tuning = fine_tune(
+        aware,
+        _dataset(training, preprocessing, request, report, augmented=True),
+        _dataset(validation, preprocessing, request, report),
+        request.epochs,
+        learning_rate=request.learning_rate,
+        patience=request.patience,
+        checkpoint=request.checkpoint,
+        report=report,
+    )
+    content = aware.to_tflite()
+    runners = [Runner(file) for file in (aware.float_content, aware.post_training, content)]
+    parity = compare(*both(model, runners[0], load(validation.sample(PARITY_IMAGES, request.seed), preprocessing)))
+    answers = [
+        [runner(image)[0][0] for runner in runners]
+        for image in track(load(validation, preprocessing), "verifying", report, len(validation))
+    ]
+    reference, usual, tuned = map(np.array, zip(*answers, strict=True))
+    labels = validation.labels
+    usual, tuned = compare(reference, usual, labels), compare(reference, tuned, labels)
+    options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
+    manifest = {
+        "passed": True,
+        "failures": [],
+        "model": request.source.facts(),
+        "options": options,
+        "preprocessing": asdict(preprocessing),
+        **Conversion(request.scheme, content, aware.float_content, calibration.manifest()).facts(),
+        "inputs": [describe(details) for details in runners[2].inputs],
+        "outputs": [describe(details) for details in runners[2].outputs],
+        "parity": parity.as_dict(),
+        "comparison": tuned.as_dict(),
+        "judged_on_calibration_images": False,
+        "fine_tuning": {
+            "training_images": len(training),
+            "validation_accuracies": list(tuning.accuracies),
+            "best_epoch": tuning.best_epoch,
+            "post_training": usual.as_dict(),
+        },
+    }
+    return content, manifest, usual, tuned
+
+
+def _dataset(found: ImageSet, preprocessing, request: FineTuneRequest, report: Report, augmented: bool = False):
+    """Batches of (images, class indices); pixels wait in memory as bytes and are normalised as they are needed."""
+    import tensorflow as tf
+
+    pixels = np.stack(
+        [preprocessing.geometry(images.decode(path)) for path in track(found.paths, "reading images", report)]
+    )
+    data = tf.data.Dataset.from_tensor_slices((pixels, np.array(found.labels, np.int32)))
+    if augmented:
+        data = data.shuffle(len(found), request.seed)
+    mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+
+    def prepare(batch, labels):
+        batch = (tf.cast(batch, tf.float32) - mean) / std
+        if augmented:
+            flip = tf.random.uniform([tf.shape(batch)[0], 1, 1, 1], seed=request.seed) < 0.5
+            batch = tf.where(flip, tf.reverse(batch, [2]), batch)
+        return batch, labels
+
+    return data.batch(request.batch_size).map(prepare).prefetch(2)

@@ -1,0 +1,135 @@
+"""The training loop of quantisation-aware fine-tuning: early stop, best weights kept, resumable."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tf_keras
+
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.quantize.aware import Aware
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What became of a training.
+
+    accuracies: on the validation data, before the first epoch and after each.
+    best_epoch: whose weights were kept; 0 for those before training.
+    """
+
+    accuracies: tuple[float, ...]
+    best_epoch: int
+
+
+def fine_tune(
+    aware: Aware,
+    training,
+    validation,
+    epochs: int = 10,
+    *,
+    learning_rate: float = 1e-4,
+    patience: int = 3,
+    checkpoint=None,
+    report: Report = silent,
+) -> FineTuning:
+    """Train a classifier with its rounding in place; ``aware.model`` then has the best weights.
+
+    The learning rate falls to zero along a cosine. Guidance: a hundredth of what the network was trained with, 1e-4 to
+    1e-5 with Adam (the default here) for weights that are good already; up to 1e-3 where post-training quantisation
+    has lost most of the accuracy, as with ``per_tensor``. A few epochs are enough: there is little to learn anew.
+
+    Args:
+        training, validation: ``tf.data.Dataset`` of batches (images, class indices), preprocessed as for the model; of
+            known length.
+        epochs: at most.
+        patience: stop after that many epochs without a better validation accuracy.
+        checkpoint: a folder for the state after each epoch; if it holds one, training goes on from there. It is
+            emptied when training ends.
+        report: called with ("training", step, steps).
+
+    Raises:
+        RequestError: an option out of range, or the loss became NaN.
+    """
+    for name, value in (("epochs", epochs), ("patience", patience)):
+        if value < 1:
+            raise RequestError(f"{name}={value}: expected at least 1.")
+    if not learning_rate > 0:
+        raise RequestError(f"learning_rate={learning_rate}: expected more than 0.")
+    steps = int(training.cardinality())
+    if steps < 1:
+        raise RequestError("The training data is empty or does not know its length.")
+    schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    aware.model.compile(
+        optimizer=tf_keras.optimizers.Adam(schedule),
+        loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax),
+        metrics=["accuracy"],
+    )
+    best = _Best(validation, patience, Path(checkpoint) / "best.npz" if checkpoint is not None else None)
+    callbacks = [best, _Progress(report, steps, epochs * steps)]
+    if checkpoint is not None:  # in front: what it restores is what the others begin with
+        callbacks.insert(0, tf_keras.callbacks.BackupAndRestore(str(Path(checkpoint))))
+    aware.model.fit(training, epochs=epochs, verbose=0, callbacks=callbacks)
+    best.forget()
+    aware.model.set_weights(best.weights)
+    return FineTuning(tuple(best.accuracies), best.epoch)
+
+
+class _Best(tf_keras.callbacks.Callback):
+    """Keeps the weights of the epoch with the best validation accuracy, the state before training among them.
+
+    file: where to keep them too, for a training that goes on after an interruption; None for nowhere.
+    """
+
+    def __init__(self, validation, patience: int, file: Path | None):
+        super().__init__()
+        self._validation, self._patience, self._file = validation, patience, file
+        self.accuracies: list[float] = []
+        self.epoch, self.weights = 0, None
+
+    def forget(self) -> None:
+        """Remove the file."""
+        if self._file:
+            self._file.unlink(missing_ok=True)
+
+    def on_train_begin(self, logs=None):
+        if self._file and self._file.is_file():
+            kept = np.load(self._file, allow_pickle=False)
+            self.accuracies, self.epoch = kept["accuracies"].tolist(), int(kept["epoch"])
+            self.weights = [kept[f"weights_{i}"] for i in range(len(kept.files) - 2)]
+        else:
+            self._judge()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            raise RequestError(
+                f"The loss became {logs['loss']} in epoch {epoch + 1}; try a tenth of the learning rate."
+            )
+        self._judge()
+        if len(self.accuracies) - 1 - self.epoch >= self._patience:
+            self.model.stop_training = True
+
+    def _judge(self) -> None:
+        _, accuracy = self.model.evaluate(self._validation, verbose=0)
+        if not self.accuracies or accuracy > max(self.accuracies):
+            self.epoch, self.weights = len(self.accuracies), self.model.get_weights()
+        self.accuracies.append(accuracy)
+        if self._file:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            whole = self._file.with_suffix(".part.npz")
+            weights = {f"weights_{i}": values for i, values in enumerate(self.weights)}
+            np.savez(whole, accuracies=self.accuracies, epoch=self.epoch, **weights)
+            whole.replace(self._file)
+
+
+class _Progress(tf_keras.callbacks.Callback):
+    def __init__(self, report: Report, steps: int, total: int):
+        super().__init__()
+        self._report, self._steps, self._total, self._epoch = report, steps, total, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._report("training", self._epoch * self._steps + batch + 1, self._total)

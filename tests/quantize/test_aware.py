@@ -1,0 +1,62 @@
+"""Quantisation-aware models: in Keras and in the file the same, and back in Keras 3 again. Needs the extra "qat"."""
+
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow_model_optimization")
+pytest.importorskip("tf_keras")
+
+from mobilenets_tf import RequestError, create_model
+from mobilenets_tf.quantize import quantize_aware
+from mobilenets_tf.runtime import Runner
+from tests.conftest import photographs
+from tests.make_goldens import generated
+
+
+@pytest.fixture(scope="module", params=["mobilenet_v2", "mobilenet_v3_small", "mobilevit_v3_xxs"])
+def trained(request):
+    """A network, and its aware model with weights that were moved as training would."""
+    model = create_model(request.param, resolution=64, classes=10)
+    for layer in model.layers:
+        for variable in layer.weights:
+            variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
+    aware = quantize_aware(model, photographs(20, 64))
+    before = np.asarray(aware.float_model(photographs(8, 64, seed=1)))
+    random = np.random.default_rng(0)
+    for variable in aware.model.trainable_variables:
+        variable.assign(variable * (1 + 0.02 * random.normal(size=variable.shape)))
+    return model, aware, before
+
+
+def test_the_float_model_is_the_keras_model(trained):
+    model, _, before = trained
+    np.testing.assert_allclose(before, model.predict(photographs(8, 64, seed=1), verbose=0), atol=1e-5)
+
+
+def test_the_file_answers_as_the_aware_model(trained):
+    _, aware, _ = trained
+    pictures = photographs(30, 64, seed=2)
+    runner = Runner(aware.to_tflite())
+    found = np.stack([runner(picture)[0][0] for picture in pictures])
+    expected = aware.model.predict(pictures, verbose=0)
+    assert np.abs(found - expected).max() < 5 / 256  # of the softmax's own steps
+
+
+def test_trained_weights_go_back_into_keras(trained):
+    model, aware, _ = trained
+    pictures = photographs(8, 64, seed=3)
+    runner = Runner(aware._trained_graph())
+    wanted = np.stack([runner(picture)[0][0] for picture in pictures])
+    np.testing.assert_allclose(aware.to_keras().predict(pictures, verbose=0), wanted, atol=1e-5)
+    assert np.abs(model.predict(pictures, verbose=0) - wanted).max() > 1e-4  # the model itself stays
+
+
+def test_the_process_keeps_its_keras():
+    assert "TF_USE_LEGACY_KERAS" not in os.environ
+
+
+def test_a_scheme_that_is_not_int8_is_refused(small, pictures):
+    with pytest.raises(RequestError, match="int8 and int8_float_io; received 'int16x8'"):
+        quantize_aware(small, pictures, "int16x8")

@@ -1,0 +1,143 @@
+"""Post-training quantisation of models at the edge of what there is, and what it does when something goes wrong."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from mobilenets_tf import RequestError
+from mobilenets_tf.errors import ConversionError
+from mobilenets_tf.export.tflite import to_tflite
+from mobilenets_tf.quantize import Calibration, ranges, schemes
+from mobilenets_tf.quantize.post_training import Recipe, prepare, quantize_flatbuffer
+from mobilenets_tf.runtime import Runner
+from tests.conftest import photographs
+
+pytestmark = pytest.mark.filterwarnings("ignore:Only")
+INTEGER = [scheme.name for scheme in schemes.SCHEMES.values() if scheme.calibrated]
+
+
+def test_schemes():
+    assert INTEGER == ["int8", "int8_float_io", "int16x8"]
+    with pytest.raises(RequestError, match="Unknown scheme 'int'.*Did you mean 'int8'"):
+        schemes.get("int")
+
+
+def test_a_recipe_of_unknown_steps_is_refused_with_the_nearest():
+    with pytest.raises(RequestError, match="Unknown rounding 'learnt'.*Did you mean 'learned'"):
+        Recipe(rounding="learnt")
+    with pytest.raises(RequestError, match="Unknown range estimator 'minmax'.*Did you mean 'min_max'"):
+        Recipe(ranges="minmax")
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
+def test_sums_of_very_different_terms_stay_in_the_accelerated_graph(size, float_file):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    small = layers.Conv2D(8, 3, kernel_initializer=keras.initializers.RandomNormal(stddev=0.2 * size))(inputs)
+    x = layers.Conv2D(8, 1)(layers.Activation("hard_swish")(small)) + layers.Conv2D(8, 3)(inputs)
+    model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
+    runner = Runner(quantize_flatbuffer(float_file(model), "int8", Calibration(photographs(20, 16))))
+    assert runner.execution_plan() == {"DELEGATE": 1}
+    picture = photographs(1, 16)[0]
+    expected = np.asarray(model(picture[None]))
+    assert np.abs(runner(picture)[0] - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def dead_channels(inputs):
+    x = layers.Conv2D(8, 3, activation="relu", name="changed")(inputs)
+    return layers.Conv2D(4, 1)(layers.DepthwiseConv2D(3, activation="relu6")(x))
+
+
+def dead_layer(inputs):
+    x = layers.Conv2D(8, 3, activation="relu", name="changed")(inputs)
+    return layers.Conv2D(4, 1, bias_initializer="ones")(layers.DepthwiseConv2D(3)(x)) + layers.Conv2D(4, 5)(inputs)
+
+
+def edge(name):
+    """A model with something wrong: (the model, None or what is done to its layer "changed")."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12, 12, 3))
+    if name == "softmax":
+        return keras.Model(inputs, layers.Softmax()(inputs))
+    model = keras.Model(inputs, (dead_channels if name == "dead channels" else dead_layer)(inputs))
+    layer = model.get_layer("changed")
+    weights, biases = (np.array(array) for array in layer.get_weights())
+    if name == "dead channels":
+        weights[..., ::2], biases[::2] = 0, [0, 0, -5, -5]  # exactly zero, or never above it
+    elif name == "dead layer":
+        biases -= 100
+    elif name == "constant layer":
+        weights *= 0
+        biases += np.linspace(0.01, 3, 8)
+    elif name == "nothing at all":
+        weights *= 0
+    layer.set_weights([weights, biases])
+    return model
+
+
+@pytest.mark.parametrize("scheme", INTEGER)
+@pytest.mark.parametrize("name", ["dead channels", "dead layer", "constant layer", "nothing at all", "softmax"])
+def test_models_of_which_parts_are_dead_still_agree(name, scheme, float_file):
+    model = edge(name)
+    content = quantize_flatbuffer(float_file(model), scheme, Calibration(photographs(100, 12)))
+    runner = Runner(content)
+    for picture in photographs(5, 12, seed=1):
+        expected = np.asarray(model(picture[None]))
+        assert np.abs(runner(picture)[0] - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("scheme", INTEGER)
+def test_a_model_whose_every_output_is_zero_still_runs(scheme, float_file):
+    inputs = keras.Input((12, 12, 3))
+    x = layers.Conv2D(4, 3, kernel_initializer="zeros", activation="relu")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, kernel_initializer="zeros")(layers.GlobalAveragePooling2D()(x)))
+    runner = Runner(quantize_flatbuffer(float_file(model), scheme, Calibration(photographs(100, 12))))
+    assert np.abs(runner(photographs(1, 12, seed=1)[0])[0]).max() < 1e-5
+
+
+@pytest.mark.parametrize("estimator", ranges.ESTIMATORS)
+def test_every_estimator_makes_a_file_that_agrees(estimator, float_file):
+    model = edge("dead channels")
+    recipe = Recipe(ranges=estimator, rounding="nearest")
+    runner = Runner(quantize_flatbuffer(float_file(model), "int8", Calibration(photographs(100, 12)), recipe))
+    for picture in photographs(5, 12, seed=1):
+        expected = np.asarray(model(picture[None]))
+        assert np.abs(runner(picture)[0] - expected).mean() <= 0.05 * np.abs(expected).max()
+
+
+def test_activations_that_are_not_finite_are_refused_whenever_they_come(float_file):
+    """On the last sample alone, behind those that are kept in memory."""
+    inputs = keras.Input((12, 12, 3))
+    content = float_file(keras.Model(inputs, layers.Conv2D(1, 1)(keras.ops.sqrt(inputs))))
+    pictures = np.abs(photographs(140, 12)) + 0.01
+    pictures[-1] -= 2
+    with pytest.raises(RequestError, match="NaN or infinite on calibration sample 140"):
+        quantize_flatbuffer(content, "int8", Calibration(pictures))
+
+
+def test_the_range_that_is_known_of_pixels_is_the_inputs_range(float_file):
+    inputs = keras.Input((12, 12, 3))
+    content = float_file(keras.Model(inputs, layers.Conv2D(1, 1)(inputs)))
+    dim = Calibration(photographs(100, 12) * 0.3, value_range=(-1.0, 1.0))
+    (details,) = Runner(quantize_flatbuffer(content, "int8", dim)).inputs
+    assert details["quantization"][0] == pytest.approx(2 / 255)
+
+
+def test_a_file_that_litert_refuses_is_a_conversion_error(float_file):
+    prepared = prepare(float_file(edge("dead channels")), "int8", Calibration(photographs(100, 12)))
+    impossible = dataclasses.replace(prepared, ranges=dict.fromkeys(prepared.ranges, (0.0, 1e-9)))
+    with pytest.raises(ConversionError, match="cannot run as int8"):
+        impossible.write()
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path):
+    def pictures():
+        yield from photographs(50, 12)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        to_tflite(edge("dead channels"), "int8", Calibration(pictures()), tmp_path / "x.tflite")
+    assert list(tmp_path.iterdir()) == []
