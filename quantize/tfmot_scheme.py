@@ -10,7 +10,7 @@ import os
 
 import tensorflow as tf
 
-from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, SMALLEST_SCALE
+from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, SMALLEST_SCALE, Form
 
 tf.keras  # noqa: B018  # TensorFlow decides on first use which Keras this is; tfmot below would change the answer
 
@@ -106,8 +106,14 @@ class ActivationQuantizer(Quantizer):
     def __call__(self, inputs, training, weights, **kwargs):
         if training and self.only_at_inference:
             return inputs
-        low, high = (self.low * weights["low"], self.high * weights["high"]) if weights else (self.low, self.high)
-        return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high)
+        if weights:
+            low, high = self.low * weights["low"], self.high * weights["high"]
+            return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high)
+        # Half to even, as whoever fills the file's input rounds: in [-1, 1] every pixel lies half between two levels.
+        form = Form.spanning(self.low, self.high, "int8")
+        lowest, highest = ((limit - form.zero_point) * form.scale for limit in (-128, 127))
+        rounded = tf.clip_by_value(tf.round(inputs / form.scale) * form.scale, lowest, highest)
+        return inputs + tf.stop_gradient(rounded - inputs)
 
     def get_config(self):
         return {
