@@ -10,6 +10,7 @@ _PUBLIC = {
     "Comparison": "verification",
     "deploy": "deployment",
     "DeployRequest": "deployment",
+    "sensitivity": "layer_sensitivity",
     "ConversionError": "tflite",
 }
 __all__ = list(_PUBLIC)

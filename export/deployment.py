@@ -1,6 +1,8 @@
 """The straight line: a model's name in, a folder with a verified TFLite file, its labels, manifest and report out."""
 
 import time
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 from mobilenets_tf import files, images
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import report as report_file
-from mobilenets_tf.export.tflite import check_request, convert_model
+from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
 from mobilenets_tf.export.verification import (
     FLOAT_TOLERANCE,
     HALF_TOLERANCE,
@@ -24,11 +26,15 @@ from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.progress import Report, silent, track
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.runtime import Runner
 from mobilenets_tf.worker import Worker
 
 # Keras answers a tenth as fast as the file does, and a file that equals it on these equals it.
 PARITY_IMAGES = 16
+# Files with some layers in float are judged on so many at most: that leaves a finer share than anyone will ask for, and
+# keeps 150 MB of pixels.
+TRIAL_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ class DeployRequest:
     evaluate: labelled images (a CSV, or a folder with a sub-folder a class) to judge with; those used for calibration
         are left out. None judges on the calibration images, without accuracies.
     min_agreement: the share of images on which the file must give the float model's answer for the result to pass.
+    max_drop: what the file may lose on the images it is judged with: of accuracy if they are labelled, else the share
+        on which it gives another answer than the float model. As few layers as that takes are left in float.
+    per_tensor: one scale for a layer's weights; what that costs is measured.
     """
 
     source: ModelSource
@@ -51,6 +60,8 @@ class DeployRequest:
     evaluate: str | None = None
     seed: int = 0
     min_agreement: float = 0.5
+    max_drop: float | None = None
+    per_tensor: bool = False
     overwrite: bool = False
 
 
@@ -112,6 +123,7 @@ def check(request: DeployRequest) -> _Images:
         RequestError: see there.
     """
     scheme = schemes.get(request.scheme)
+    check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
     request.source.check()
     folder = Path(request.out)
     files.check_folder(folder)
@@ -141,7 +153,8 @@ def check(request: DeployRequest) -> _Images:
             raise RequestError("Every image of --evaluate was used for calibration; lower --calibration-count.")
         images.check(chosen.judge)
     elif chosen.calibration is not None:
-        chosen.judge, chosen.judged_on_calibration = chosen.calibration, True
+        # Sub-folders of calibration images need not be the model's classes: no labels.
+        chosen.judge, chosen.judged_on_calibration = ImageSet(chosen.calibration.paths), True
     else:
         raise RequestError("Nothing to verify with: give --evaluate or --calibration images (or --calibration demo).")
     return chosen
@@ -157,21 +170,33 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
     report("building", 1, 1)
     calibration = Calibration.from_images(chosen.calibration, preprocessing) if scheme.calibrated else None
     check_request(model, scheme, calibration)
+    bound = None
+    if request.max_drop is not None:
+        trial_set = chosen.judge.sample(TRIAL_IMAGES, request.seed)
+        pixels = track(trial_set.paths, "reading images", report)
+        samples = _Samples([preprocessing.geometry(images.decode(path)) for path in pixels], preprocessing)
+        bound = Bound(request.max_drop, samples, trial_set.labels)
     with Worker() as worker:
-        converted = convert_model(model, scheme, calibration, worker, report)
+        converted = convert_model(model, scheme, calibration, worker, report, recipe=_recipe(request), bound=bound)
     # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
     parity_set = chosen.judge.sample(PARITY_IMAGES, request.seed)
     float_runner = Runner(converted.float_content)
     parity = compare(*both(model, float_runner, load(parity_set, preprocessing)))
-    comparison = None
+    comparison = per_channel = None
     if scheme.name != "float32" or chosen.judge.labels is not None:
-        runner = Runner(converted.content)
-        pairs = [
-            (float_runner(image)[0][0], runner(image)[0][0])
+        runners = [float_runner, Runner(converted.content)]
+        if request.per_tensor:
+            usual = _per_channel(converted, scheme, Calibration.from_images(chosen.calibration, preprocessing), report)
+            runners.append(Runner(usual))
+        found = [
+            [runner(image)[0][0] for runner in runners]
             for image in track(load(chosen.judge, preprocessing), "verifying", report, len(chosen.judge))
         ]
-        reference, candidate = map(np.array, zip(*pairs, strict=True))
+        reference, candidate, *others = map(np.array, zip(*found, strict=True))
         comparison = compare(reference, candidate, chosen.judge.labels)
+        if others:
+            against = compare(reference, others[0], chosen.judge.labels)
+            per_channel = {"bytes": len(usual), "comparison": against.as_dict()}
     manifest = {
         "model": request.source.facts(),
         "options": {
@@ -181,6 +206,8 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
             "evaluate": request.evaluate,
             "seed": request.seed,
             "min_agreement": request.min_agreement,
+            "max_drop": request.max_drop,
+            "per_tensor": request.per_tensor,
         },
         "preprocessing": asdict(preprocessing),
         **converted.facts(),
@@ -188,9 +215,34 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
         "outputs": [describe(details) for details in Runner(converted.content).outputs],
         "parity": parity.as_dict(),
         "comparison": comparison and comparison.as_dict(),
+        "per_channel": per_channel,
         "judged_on_calibration_images": chosen.judged_on_calibration,
     }
     return converted.content, manifest, parity, comparison
+
+
+def _recipe(request: DeployRequest) -> Recipe | None:
+    return Recipe(per_tensor=True) if request.per_tensor else None
+
+
+def _per_channel(converted: Conversion, scheme, calibration: Calibration, report: Report) -> bytes:
+    """The file as it would be with a scale for each output channel, to show what a single one costs. The same layers
+    are left in float.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same images have been warned of
+        prepared = prepare(converted.float_content, scheme, calibration, report=report)
+    return prepared.write(converted.mixed.places if converted.mixed else ())
+
+
+class _Samples:
+    """Images as bytes in memory, normalised each time that they are gone through."""
+
+    def __init__(self, pixels: list[np.ndarray], preprocessing: Preprocessing):
+        self._pixels, self._preprocessing = pixels, preprocessing
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        return ([self._preprocessing.normalise(pixels)] for pixels in self._pixels)
 
 
 def both(model, runner: Runner, samples) -> tuple[np.ndarray, np.ndarray]:
@@ -231,4 +283,13 @@ def _failures(request: DeployRequest, parity: Comparison, comparison: Comparison
         yield (
             f"The {request.scheme} file gives the float model's answer on {comparison.top1_agreement:.1%} of the "
             f"images; at least {request.min_agreement:.1%} was asked for."
+        )
+    # The search saw some of the images only, where there are very many.
+    labelled = comparison.top1 is not None
+    drop = comparison.reference_top1 - comparison.top1 if labelled else 1 - comparison.top1_agreement
+    if request.max_drop is not None and drop > request.max_drop + 1e-9:
+        yield (
+            f"The {request.scheme} file loses {drop:.2%} of its {'accuracy' if labelled else 'answers'} on all "
+            f"{comparison.images} images; at most {request.max_drop:.2%} was asked for, and kept on the {TRIAL_IMAGES} "
+            "that the search used."
         )

@@ -3,7 +3,8 @@
 
 def render(file_name: str, manifest: dict) -> str:
     """Markdown for one deployed file."""
-    body = [*_result(manifest), *_tuning(manifest), "", *_how(manifest), ""]
+    extras = [*_per_tensor(manifest), *_mixed(manifest), *_tuning(manifest)]
+    body = [*_result(manifest), *extras, "", *_how(manifest), ""]
     return "\n".join([f"# {file_name}", "", _verdict(manifest), "", *body])
 
 
@@ -27,12 +28,11 @@ def _result(manifest: dict) -> list[str]:
                 f"| {key[:3]}-{key[3]} accuracy | {comparison['reference_' + key]:.1%} | {comparison[key]:.1%} |"
             )
     if comparison:
-        snr = "exact" if comparison["snr_db"] is None else f"{comparison['snr_db']:.1f} dB"
         lines += [
             f"| same answer as float32 | | {comparison['top1_agreement']:.1%} of {comparison['images']} images |",
             f"| float32's answer among the first five | | {comparison['top5_agreement']:.1%} |",
             f"| first place shared by several classes | | {comparison['ties']:.1%} |",
-            f"| signal to noise | | {snr} |",
+            f"| signal to noise | | {_db(comparison['snr_db'])} |",
         ]
     lines.append(
         f"\nKeras against the float32 file, {parity['images']} images: largest difference "
@@ -43,6 +43,57 @@ def _result(manifest: dict) -> list[str]:
             "\nJudged on the images that were used for calibration, without labels: give `--evaluate` for more."
         )
     return lines
+
+
+def _per_tensor(manifest: dict) -> list[str]:
+    """What a single scale for a layer's weights costs."""
+    usual, single = manifest.get("per_channel"), manifest["comparison"]
+    if not usual:
+        return []
+    rows = [("size", f"{usual['bytes'] / 1e6:.2f} MB", f"{manifest['bytes'] / 1e6:.2f} MB")]
+    columns = (usual["comparison"], single)
+    if single["top1"] is not None:
+        rows.append(("top-1 accuracy", *(f"{column['top1']:.1%}" for column in columns)))
+    rows.append(("same answer as float32", *(f"{column['top1_agreement']:.1%}" for column in columns)))
+    rows.append(("signal to noise", *(_db(column["snr_db"]) for column in columns)))
+    return [
+        "",
+        "## What one scale a tensor costs",
+        "",
+        "| | a scale for each channel | one scale a tensor (this file) |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def _mixed(manifest: dict) -> list[str]:
+    """The layers that were left in float to keep the drop within its bound."""
+    mixed = manifest.get("mixed_precision")
+    if not mixed:
+        return []
+    lines = ["", f"## Within a drop of {mixed['max_drop']:.2%}", ""]
+    if not mixed["left"]:
+        return [*lines, f"No layer had to stay float: all in integers loses {mixed['drop']:.2%}."]
+    return [
+        *lines,
+        f"With all layers in integers the loss is {mixed['integer_drop']:.2%}, with {len(mixed['left'])} of "
+        f"{mixed['layers']} in float {mixed['drop']:.2%}. {mixed['trials']} files were tried on the same images, so on "
+        "others the loss may be somewhat more.",
+        "",
+        "| left in float | ops | noise of it alone, at the output | loss if it were integer | file | conversions | "
+        "float weights |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {layer['layer']} | {', '.join(f'{n} {op}' for op, n in layer['operators'].items())} "
+            f"| {_db(layer['output_db'])} | {layer['bought']:+.2%} | {layer['bytes'] / 1e3:+.1f} kB "
+            f"| {layer['conversions']:+d} | {layer['weight_bytes'] / 1e3:.1f} kB |"
+            for layer in mixed["left"]
+        ),
+    ]
+
+
+def _db(value: float | None) -> str:
+    return "exact" if value is None else f"{value:.1f} dB"
 
 
 def _tuning(manifest: dict) -> list[str]:
@@ -94,11 +145,13 @@ def _how(manifest: dict) -> list[str]:
 
 
 def _left_in_float(manifest: dict) -> list[str]:
-    """Attention and normalisation, which integer-only hardware would have to leave to the processor."""
+    """What integer-only hardware would have to leave to the processor: attention, normalisation, chosen layers."""
     if not manifest["float_operators"]:
         return []
     counts = ", ".join(f"{count} {name}" for name, count in manifest["float_operators"].items())
-    return [f"- left in float, being faster and more exact so: {counts}"]
+    mixed = manifest.get("mixed_precision")
+    why = "the layers above among them" if mixed and mixed["left"] else "being faster and more exact so"
+    return [f"- left in float, {why}: {counts}"]
 
 
 def _geometry(pre: dict) -> str:

@@ -3,32 +3,55 @@
 import hashlib
 import importlib.metadata
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from mobilenets_tf import __version__, files, flatbuffer
 from mobilenets_tf.errors import ConversionError, RequestError
-from mobilenets_tf.export.convert import check_exportable, convert, freeze
+from mobilenets_tf.export.convert import Graph, check_exportable, convert, freeze
 from mobilenets_tf.export.normalization import with_lean_norms
+from mobilenets_tf.export.verification import Judge
 from mobilenets_tf.lean import lean
 from mobilenets_tf.progress import Report, silent
-from mobilenets_tf.quantize import schemes
+from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
-from mobilenets_tf.quantize.post_training import quantize_flatbuffer
+from mobilenets_tf.quantize.mixed_precision import Mixed
+from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
 from mobilenets_tf.reparameterization import fold
 from mobilenets_tf.worker import Worker
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How much of its accuracy a quantised file may lose; layers stay in float until it does not.
+
+    max_drop: 0.01 for one answer in a hundred.
+    samples: to judge on, arrays in the order of the model's inputs; gone through once a trial. None for the calibration
+        samples that quantisation keeps. labels: their right classes; without, a lost answer is one that float has not.
+    """
+
+    max_drop: float
+    samples: Iterable[list[np.ndarray]] | None = None
+    labels: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
 class Conversion:
     """What became of a model: the file's content, and its float32 file: the same, or what a calibrated scheme was made
     from, or (float16, dynamic, whose weights the converter compresses) made of the same graph beside it.
+
+    calibration, recipe: of a calibrated scheme. mixed: what the search for a ``Bound`` found.
     """
 
     scheme: str
     content: bytes
     float_content: bytes
     calibration: dict | None
+    recipe: Recipe | None = None
+    mixed: Mixed | None = None
 
     def facts(self) -> dict:
         """For the manifest: what the file is and what made it."""
@@ -41,6 +64,8 @@ class Conversion:
             "operators": flatbuffer.operator_counts(tree),
             "float_operators": flatbuffer.float_operator_counts(tree) if self.calibration else None,
             "calibration": self.calibration,
+            "recipe": self.recipe and asdict(self.recipe),
+            "mixed_precision": self.mixed and self.mixed.as_dict(),
             "versions": versions(),
         }
 
@@ -66,6 +91,8 @@ def to_tflite(
     calibration=None,
     path=None,
     *,
+    recipe: Recipe | None = None,
+    max_drop: float | None = None,
     overwrite: bool = False,
     facts: dict | None = None,
     report: Report = silent,
@@ -78,6 +105,10 @@ def to_tflite(
         calibration: a ``quantize.Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model
             wants them; needed for the calibrated schemes.
         path: where to write; left out, ``<model name>_<scheme>.tflite`` in the working directory.
+        recipe: the steps of quantisation, a ``quantize.Recipe``; for the calibrated schemes. With
+            ``Recipe(per_tensor=True)`` a layer's weights have one scale, for hardware that has no more.
+        max_drop: the share of the calibration samples on which the file may give another answer than the float model.
+            Layers are left in float, as few as that takes; the manifest names them ("mixed_precision").
         overwrite: replace a file that is there and is not an earlier export.
         facts: a dict of what you know of the model, for the manifest.
         report: called with (what, done, total) as work goes on.
@@ -93,10 +124,12 @@ def to_tflite(
     path = Path(path or f"{model.name}_{scheme.name}.tflite")
     manifest_path = path.with_name(path.name + ".json")
     check_request(model, scheme, calibration)
+    check_quantisation(scheme, max_drop, recipe=recipe)
     files.check_folder(path.parent)
     files.check_replaceable(path.parent, [path.name, manifest_path.name], overwrite)
     with Worker() as worker:
-        converted = convert_model(model, scheme, calibration, worker, report)
+        bound = None if max_drop is None else Bound(max_drop)
+        converted = convert_model(model, scheme, calibration, worker, report, recipe=recipe, bound=bound)
     manifest = {"files": files.digests({path.name: converted.content}), **(facts or {}), **converted.facts()}
     files.write_together(path.parent, {path.name: converted.content, manifest_path.name: files.to_json(manifest)})
     return Exported(path, manifest)
@@ -113,24 +146,72 @@ def check_request(model, scheme, calibration) -> None:
         )
 
 
-def convert_model(model, scheme, calibration, worker: Worker, report: Report = silent) -> Conversion:
-    """The conversion itself, nothing written: fold, freeze, convert, and for a calibrated scheme quantise."""
-    report("converting", 0, 1)
-    graph = freeze(with_lean_norms(fold(model, share=True)))
-    float_content = lean(convert(graph, schemes.SCHEMES["float32"], worker))
-    if scheme.name == "float32":
-        content = float_content
-    elif not scheme.calibrated:
-        content = convert(graph, scheme, worker)
-    report("converting", 1, 1)
-    manifest = None
+def check_quantisation(scheme, max_drop: float | None, **options) -> None:
+    """Refuse options of quantisation that were given (are not None or False) to a scheme that has no use for them.
+
+    Raises:
+        RequestError: the option is named; or ``max_drop`` is no share.
+    """
+    options["max_drop"] = max_drop
+    given = [name for name, value in options.items() if value is not None and value is not False]
+    if given and not scheme.calibrated:
+        calibrated = ", ".join(s.name for s in schemes.SCHEMES.values() if s.calibrated)
+        raise RequestError(f"{given[0]} is for the calibrated schemes ({calibrated}); {scheme.name!r} is none of them.")
+    if max_drop is not None:
+        mixed_precision.check_bound(max_drop)
+
+
+def convert_model(
+    model,
+    scheme,
+    calibration,
+    worker: Worker,
+    report: Report = silent,
+    *,
+    recipe: Recipe | None = None,
+    bound: Bound | None = None,
+) -> Conversion:
+    """The conversion itself, nothing written: fold, freeze, convert, and for a calibrated scheme quantise.
+
+    Raises:
+        RequestError: calibration data that cannot be used, or a bound that cannot be kept.
+        ConversionError: the converter refused the model, or LiteRT the result.
+    """
     if scheme.calibrated:
         if not isinstance(calibration, Calibration):
             calibration = Calibration(calibration)
-        content = quantize_flatbuffer(float_content, scheme, calibration, report=report)
-        manifest = calibration.manifest()
+        recipe = recipe or Recipe()
+        prepared, names = prepare_model(model, scheme, calibration, recipe, worker, report)
+        mixed = None
+        if bound is not None:
+            samples = prepared.samples if bound.samples is None else bound.samples
+            judge = Judge(prepared.original, samples, bound.labels)
+            mixed = mixed_precision.search(prepared, names, judge, bound.max_drop, report)
+        content = mixed.content if mixed else prepared.write()
+        _refuse_foreign_ops(content)
+        return Conversion(scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed)
+    report("converting", 0, 1)
+    graph, float_content = _float_file(model, worker)
+    content = float_content if scheme.name == "float32" else convert(graph, scheme, worker)
+    report("converting", 1, 1)
     _refuse_foreign_ops(content)
-    return Conversion(scheme.name, content, float_content, manifest)
+    return Conversion(scheme.name, content, float_content, None)
+
+
+def prepare_model(
+    model, scheme, calibration: Calibration, recipe: Recipe, worker: Worker, report: Report = silent
+) -> tuple[Prepared, list[str]]:
+    """A model ready to be written in integers, and for each of its operators the layer that it belongs to."""
+    report("converting", 0, 1)
+    graph, float_content = _float_file(model, worker)
+    report("converting", 1, 1)
+    prepared = prepare(float_content, scheme, calibration, recipe, report)
+    return prepared, layers.of_operators(prepared.model, graph.layers)
+
+
+def _float_file(model, worker: Worker) -> tuple[Graph, bytes]:
+    graph = freeze(with_lean_norms(fold(model, share=True)))
+    return graph, lean(convert(graph, schemes.SCHEMES["float32"], worker))
 
 
 def _refuse_foreign_ops(content: bytes) -> None:

@@ -1,6 +1,6 @@
 """Does the file do what the model does? Compared on real images, not assumed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -82,10 +82,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Compar
         if not np.isfinite(outputs).all():
             broken = int((~np.isfinite(outputs)).any(-1).sum())
             raise RequestError(f"The {whose} gives NaN or infinite values on {broken} of {len(outputs)} images.")
-    if reference.shape[1] == 1:  # one value, such as a sigmoid's: two classes
-        reference_answer, candidate_answer = (outputs[:, 0] > 0.5 for outputs in (reference, candidate))
-    else:
-        reference_answer, candidate_answer = reference.argmax(-1), candidate.argmax(-1)
+    reference_answer, candidate_answer = answers(reference), answers(candidate)
     difference = np.abs(candidate - reference)
     noise, signal = float((difference**2).sum()), float((reference**2).sum())
     five = _first_five(candidate)
@@ -108,6 +105,38 @@ def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Compar
         ties=float(((candidate == candidate.max(-1, keepdims=True)).sum(-1) > 1).mean()),
         **accuracies,
     )
+
+
+def answers(outputs: np.ndarray) -> np.ndarray:
+    """The class that each row of (images, classes) outputs names."""
+    # One value, such as a sigmoid's: two classes.
+    return outputs[:, 0] > 0.5 if outputs.shape[1] == 1 else outputs.argmax(-1)
+
+
+class Judge:
+    """What files lose against a float file, on the same samples for all of them.
+
+    Args:
+        reference: the float file's content.
+        samples: arrays in the order of the file's inputs; gone through once a file.
+        labels: the right class of each. The loss is then one of accuracy; without, the share of other answers.
+    """
+
+    def __init__(self, reference: bytes, samples: Iterable[list[np.ndarray]], labels: Sequence[int] | None = None):
+        self._samples, self._labels = samples, None if labels is None else np.asarray(labels)
+        self._reference = self._answers(reference)
+
+    def __call__(self, content: bytes) -> float:
+        """The drop: below zero where a file names more classes rightly than the float file does."""
+        found = self._answers(content)
+        if self._labels is None:
+            return float((found != self._reference).mean())
+        right, kept = (int((given == self._labels).sum()) for given in (self._reference, found))
+        return (right - kept) / len(found)
+
+    def _answers(self, content: bytes) -> np.ndarray:
+        runner = Runner(content)
+        return np.concatenate([answers(runner(*arrays)[0].reshape(1, -1)) for arrays in self._samples])
 
 
 def _first_five(outputs: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mobilenets_tf.errors import RequestError
 
+_MANIFESTS = ("*.tflite.json", "*_sensitivity.json")
+
 
 def check_folder(folder: Path) -> None:
     """Refuse an output folder that cannot be made or written to, before any work is done.
@@ -55,7 +57,7 @@ def check_replaceable(folder: Path, names: list[str], overwrite: bool) -> None:
 def _listed(folder: Path) -> dict[str, set[str]]:
     """File name -> the sha256 that the manifests in a folder give for it; each manifest is ours by its form."""
     listed: dict[str, set[str]] = {}
-    for manifest in folder.glob("*.tflite.json"):
+    for manifest in (path for pattern in _MANIFESTS for path in folder.glob(pattern)):
         try:
             content = manifest.read_bytes()
             entries = {entry["file"]: entry["sha256"] for entry in json.loads(content)["files"]}

@@ -181,11 +181,10 @@ def split_convolutions(tree) -> None:
         ends = np.cumsum(sizes)
         parts = []
         for out, end, size in zip(split.outputs, ends, sizes, strict=True):
+            # Called after the convolution's, which say which layer they are of.
             tensors = [
-                flatbuffer.add_constant(
-                    tree, f"{graph.graph.tensors[out].name.decode()}/{kind}", values[end - size : end]
-                )
-                for kind, values in (("weights", weights), ("bias", bias))
+                flatbuffer.add_constant(tree, graph.graph.tensors[index].name.decode(), values[end - size : end])
+                for index, values in zip(convolution.inputs[1:3], (weights, bias), strict=True)
             ]
             data = int(convolution.inputs[0])
             parts.append(

@@ -3,13 +3,19 @@
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.schemes import SCHEMES
 
-__all__ = ["SCHEMES", "Aware", "Calibration", "FineTuning", "fine_tune", "quantize_aware"]
+__all__ = ["SCHEMES", "Aware", "Calibration", "FineTuning", "Recipe", "fine_tune", "quantize_aware"]
 
-_LATER = {"Aware": "aware", "quantize_aware": "aware", "FineTuning": "fine_tuning", "fine_tune": "fine_tuning"}
+_LATER = {
+    "Recipe": "post_training",
+    "Aware": "aware",
+    "quantize_aware": "aware",
+    "FineTuning": "fine_tuning",
+    "fine_tune": "fine_tuning",
+}
 
 
 def __getattr__(name):
-    """What needs TensorFlow and the extra "qat" is imported when it is asked for."""
+    """What takes long to import, or needs the extra "qat", is imported when it is asked for."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -28,6 +28,11 @@ def add_arguments(parser):
         help="fail (exit 1) if the file gives the float model's answer on fewer images than this (default 0.5)",
     )  # fmt: skip
     parser.add_argument(
+        "--max-drop", type=float, metavar="SHARE",
+        help="leave as few layers in float as it takes to lose no more than this share of accuracy (0.01: one point); "
+        "without --evaluate, of the float model's answers",
+    )  # fmt: skip
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace files in --out that are not from this command"
     )
     add_quiet(parser)
@@ -44,6 +49,9 @@ def add_scheme(parser):
     )  # fmt: skip
     parser.add_argument("--calibration-count", type=int, metavar="N", help="use N of them, chosen with --seed")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--per-tensor", action="store_true", help="one scale for a layer's weights, for chips that have no more"
+    )
 
 
 def run(chosen):
@@ -61,6 +69,8 @@ def run(chosen):
         evaluate=chosen.evaluate,
         seed=chosen.seed,
         min_agreement=chosen.min_agreement,
+        max_drop=chosen.max_drop,
+        per_tensor=chosen.per_tensor,
         overwrite=chosen.overwrite,
     )
     with display(chosen) as report:
@@ -93,6 +103,8 @@ def _print(result, request):
         emit(f"  {manifest['scheme']} against float32, on {judged}:")
         for line in result.comparison.lines():
             emit(f"    {line}")
+    for line in _costs(manifest):
+        emit(f"  {line}")
     for failure in result.failures:
         emit(f"  FAILED: {failure}")
     emit(f"Report: {file}.md")
@@ -102,6 +114,22 @@ def _print(result, request):
     emit(f"  mobilenets-tf verify {quoted} {request.source.options('--model')} {images_option}")
     emit(f"  mobilenets-tf evaluate {quoted} --images {shlex.quote(request.evaluate or 'labels.csv')}")
     emit(f"  adb push {quoted} /data/local/tmp/")
+
+
+def _costs(manifest: dict):
+    """What the options of quantisation have cost."""
+    if usual := manifest["per_channel"]:
+        same, before = (found["top1_agreement"] for found in (manifest["comparison"], usual["comparison"]))
+        yield f"one scale a tensor: same answer as float32 on {same:.1%}; a scale for each channel: {before:.1%}"
+    if mixed := manifest["mixed_precision"]:
+        left = len(mixed["left"])
+        yield (
+            f"{left} of {mixed['layers']} layers left in float: the drop is {mixed['drop']:.2%}"
+            + (f", {mixed['integer_drop']:.2%} without" if left else "")
+            + f" ({mixed['trials']} files tried)"
+        )
+        for layer in mixed["left"]:
+            yield f"  {layer['layer']}  {layer['bought']:+.2%} if integer, {layer['bytes'] / 1e3:+.1f} kB"
 
 
 def _classify(result, photo):

@@ -27,6 +27,8 @@ def run(chosen):
     from mobilenets_tf.worker import Worker
 
     scheme = schemes.get(chosen.scheme)
+    if chosen.per_tensor and not scheme.calibrated:
+        raise RequestError(f"--per-tensor is for the calibrated schemes; {scheme.name!r} is none of them.")
     source = model_source(chosen)
     source.check()
     out = Path(chosen.out)
@@ -42,15 +44,17 @@ def run(chosen):
     elif scheme.calibrated:
         raise RequestError(f"The scheme {scheme.name!r} needs --calibration images.")
     with Worker() as worker, display(chosen) as report:
-        manifest = worker.call(_export, source, scheme.name, found, str(out), chosen.overwrite, report=report)
+        options = {"overwrite": chosen.overwrite, "per_tensor": chosen.per_tensor}
+        manifest = worker.call(_export, source, scheme.name, found, str(out), options, report=report)
     emit(f"{out}  {manifest['bytes'] / 1e6:.2f} MB")
     emit(f"Next:\n  mobilenets-tf verify {out} {source.options('--model')} --images PHOTOS/")
 
 
-def _export(source: ModelSource, scheme: str, found, out: str, overwrite: bool, report):
+def _export(source: ModelSource, scheme: str, found, out: str, options: dict, report):
     """Runs in the worker."""
     from mobilenets_tf.export.tflite import to_tflite
     from mobilenets_tf.quantize.calibration import Calibration
+    from mobilenets_tf.quantize.post_training import Recipe
 
     model = source.build()
     facts, calibration = {"model": source.facts()}, None
@@ -58,4 +62,7 @@ def _export(source: ModelSource, scheme: str, found, out: str, overwrite: bool, 
         preprocessing = source.preprocessing(model)
         facts["preprocessing"] = asdict(preprocessing)
         calibration = Calibration.from_images(found, preprocessing) if found else None
-    return to_tflite(model, scheme, calibration, out, overwrite=overwrite, facts=facts, report=report).manifest
+    recipe = Recipe(per_tensor=True) if options["per_tensor"] else None
+    return to_tflite(
+        model, scheme, calibration, out, recipe=recipe, overwrite=options["overwrite"], facts=facts, report=report
+    ).manifest
