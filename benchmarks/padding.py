@@ -24,7 +24,7 @@ import numpy as np
 from keras import layers
 
 from mobilenets_tf import flatbuffer
-from mobilenets_tf.export.convert import convert, freeze
+from mobilenets_tf.convert import convert, freeze
 from mobilenets_tf.quantize import Calibration, schemes
 from mobilenets_tf.quantize.post_training import quantize_flatbuffer
 from mobilenets_tf.runtime import Runner

@@ -10,17 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf import __version__, files, flatbuffer
+from mobilenets_tf.convert import check_exportable, convert, float_file
 from mobilenets_tf.errors import ConversionError, RequestError
-from mobilenets_tf.export.convert import Graph, check_exportable, convert, freeze
-from mobilenets_tf.export.normalization import with_lean_norms
 from mobilenets_tf.export.verification import Judge
-from mobilenets_tf.lean import lean
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.mixed_precision import Mixed
 from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
-from mobilenets_tf.reparameterization import fold
 from mobilenets_tf.worker import Worker
 
 
@@ -191,7 +188,7 @@ def convert_model(
         _refuse_foreign_ops(content)
         return Conversion(scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed)
     report("converting", 0, 1)
-    graph, float_content = _float_file(model, worker)
+    graph, float_content = float_file(model, worker)
     content = float_content if scheme.name == "float32" else convert(graph, scheme, worker)
     report("converting", 1, 1)
     _refuse_foreign_ops(content)
@@ -203,15 +200,10 @@ def prepare_model(
 ) -> tuple[Prepared, list[str]]:
     """A model ready to be written in integers, and for each of its operators the layer that it belongs to."""
     report("converting", 0, 1)
-    graph, float_content = _float_file(model, worker)
+    graph, float_content = float_file(model, worker)
     report("converting", 1, 1)
     prepared = prepare(float_content, scheme, calibration, recipe, report)
     return prepared, layers.of_operators(prepared.model, graph.layers)
-
-
-def _float_file(model, worker: Worker) -> tuple[Graph, bytes]:
-    graph = freeze(with_lean_norms(fold(model, share=True)))
-    return graph, lean(convert(graph, schemes.SCHEMES["float32"], worker))
 
 
 def _refuse_foreign_ops(content: bytes) -> None:

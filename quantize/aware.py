@@ -7,7 +7,6 @@ what the file answers. BatchNormalization is folded into the weights from the st
 Krishnamoorthi 2018 (arXiv 1806.08342, section 3.2.2) before the first step.
 """
 
-import re
 from dataclasses import replace
 
 import keras
@@ -15,10 +14,10 @@ import numpy as np
 import tf_keras
 
 from mobilenets_tf import flatbuffer
+from mobilenets_tf.convert import float_file
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.convert import float_tflite
 from mobilenets_tf.progress import Report, silent
-from mobilenets_tf.quantize import rounding, schemes, tfmot_scheme
+from mobilenets_tf.quantize import layers, rounding, schemes, tfmot_scheme
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.quantize.keras_graph import Interpreter, Operation, to_tflite_weights
@@ -42,11 +41,10 @@ class Aware:
     float_content, post_training: the float file, and what post-training quantisation makes of it, for comparison.
     """
 
-    def __init__(self, source, prepared: Prepared, post_training: bytes, per_tensor: bool):
+    def __init__(self, source, prepared: Prepared, post_training: bytes, names: list[str], per_tensor: bool):
         self._source, self._prepared, self._per_tensor = source, prepared, per_tensor
         self.post_training = post_training
         self.float_content = prepared.uncorrected
-        names = layer_names(flatbuffer.read(prepared.model), {layer.name for layer in source._flatten_layers()})
         biasless = without_bias(source, prepared.model)
         self.float_model = _Builder(prepared, names, biasless, per_tensor).float_model()
         builder = _Builder(prepared, names, biasless, per_tensor)
@@ -62,12 +60,12 @@ class Aware:
         Raises:
             ConversionError: LiteRT cannot run it.
         """
-        model, ranges = self._trained_graph(), dict(self._prepared.ranges)
+        model, ranges = self.trained_graph(), dict(self._prepared.ranges)
         for root, factors in self._factors.items():
             low, high = ranges[root]
             ranges[root] = low * float(factors["low"].numpy()), high * float(factors["high"].numpy())
         rounded = rounding.nearest(model, self._per_tensor)
-        return replace(self._prepared, model=model, ranges=ranges, rounded=rounded).write()
+        return replace(self._prepared, model=model, uncorrected=model, ranges=ranges, rounded=rounded).write()
 
     def to_keras(self):
         """The Keras 3 model (MobileOne: its inference form) with the weights as training has left them.
@@ -76,7 +74,7 @@ class Aware:
             RequestError: weights that cannot be traced back to a layer.
         """
         model = rebuild(self._source, lambda part: {})
-        trained = self._trained_graph()
+        trained = self.trained_graph()
         give_back(model, self._prepared.model, trained)
         sample = self._prepared.samples[0]
         found, wanted = keras.tree.flatten(model.predict_on_batch(sample))[0], Runner(trained)(*sample)[0]
@@ -87,7 +85,8 @@ class Aware:
             )
         return model
 
-    def _trained_graph(self) -> bytes:
+    def trained_graph(self) -> bytes:
+        """The float file's content with the weights as training has left them."""
         tree = flatbuffer.read(self._prepared.model)
         graph = flatbuffer.Graph(tree)
         for place, name in self._weighted.items():
@@ -105,8 +104,7 @@ class Aware:
             wrapper = self.model.get_layer(f"quant_{name}")
         except ValueError:
             return self.model.get_layer(name).get_weights()
-        ((kernel, _, _),) = wrapper._weight_vars  # the layer's own attribute holds what it was rounded to
-        return [kernel.numpy(), *([wrapper.layer.bias.numpy()] if wrapper.layer.use_bias else [])]
+        return [variable.numpy() for variable, _, _ in wrapper._weight_vars]  # the layer's own are what they round to
 
 
 def quantize_aware(model, calibration, scheme="int8", *, per_tensor: bool = False, report: Report = silent) -> Aware:
@@ -130,13 +128,13 @@ def quantize_aware(model, calibration, scheme="int8", *, per_tensor: bool = Fals
         raise RequestError(f"Quantisation-aware training is for int8 and int8_float_io; received {scheme.name!r}.")
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
-    source = fold(model, share=True)
     with Worker() as worker:
-        content = float_tflite(source, worker)
+        graph, content = float_file(model, worker)
     usual = prepare(content, scheme, calibration, Recipe(per_tensor=per_tensor), report)
     # Trained weights are rounded to the nearest, as the fake-quantisation does, and their own biases are learned.
     prepared = replace(usual, model=usual.uncorrected, rounded=rounding.nearest(usual.uncorrected, per_tensor))
-    return Aware(source, prepared, usual.write(), per_tensor)
+    names = layers.of_operators(prepared.model, graph.layers)
+    return Aware(fold(model, share=True), prepared, usual.write(), names, per_tensor)
 
 
 class _Builder:
@@ -184,27 +182,30 @@ class _Builder:
         return model
 
     def _call(self, place: int, operator, integer: bool) -> None:
-        values = []
+        values, owners = [], []
         for position, index in enumerate(map(int, operator.inputs)):
             if index in self._home:
                 owner = int(operator.outputs[0]) if (place, position) in self._plan.demanded else index
                 values.append(self._read(index, owner if integer else None))
+                owners.append(owner)
         for layer, weights, output in self._interpreter.layers(place):
             if weights:
                 self.weighted[place] = layer.name
                 self._weights.append((layer, weights))
-            config = self._config(operator, output, layer if weights else None) if integer else None
+            config = self._config(operator, owners[0], output, layer if weights else None) if integer else None
             called = tfmot_scheme.annotate(layer, config) if config else layer
             self._home[output] = called(values if len(values) > 1 else values[0])
             if integer:
                 self._integer_homes.add(output)
 
-    def _config(self, operator, output: int, weighted) -> "tfmot_scheme.PlannedConfig | None":
+    def _config(self, operator, source: int, output: int, weighted) -> "tfmot_scheme.PlannedConfig | None":
         exact = self._graph.name(operator) in _EXACT or output not in self._plan.forms
         if exact and weighted is None:
             return None
         weights = {"per_tensor": self._per_tensor, "kind": type(weighted).__name__} if weighted else None
-        return tfmot_scheme.PlannedConfig(weights, None if exact else self._range_of(output))
+        return tfmot_scheme.PlannedConfig(
+            weights, self._range_of(source) if weighted else None, None if exact else self._range_of(output)
+        )
 
     def _read(self, index: int, owner: int | None):
         """A tensor as an op reads it: in float (owner None), or in the form of the tensor ``owner``."""
@@ -217,7 +218,7 @@ class _Builder:
     def _rounded(self, index: int, owner: int):
         name = self._interpreter.unique("quantize")
         layer = Operation("IDENTITY", name=name)
-        config = tfmot_scheme.PlannedConfig(None, self._range_of(owner))
+        config = tfmot_scheme.PlannedConfig(output=self._range_of(owner))
         return tfmot_scheme.annotate(layer, config)(self._home[index])
 
     def _range_of(self, owner: int) -> dict:
@@ -231,19 +232,3 @@ class _Builder:
         low, high = self._prepared.ranges[root]
         given = root in map(int, self._graph.graph.inputs)
         return {"low": low, "high": high, "group": str(root), "trainable": not given}
-
-
-def layer_names(tree, known: set[str]) -> list[str]:
-    """For each operator of a converted model, the Keras layer that its result belongs to.
-
-    The converter calls a tensor "model/layer_1/Relu6;model/other_1/Conv2D;...", Keras having put the "_1" there; the
-    first part is the last of the layers that were fused. What is in no layer's scope is called by its own name.
-    """
-    tensors = tree.subgraphs[0].tensors
-    names = []
-    for operator in tree.subgraphs[0].operators:
-        parts = tensors[operator.outputs[0]].name.decode().split(";")[0].split("/")
-        candidates = [name for part in reversed(parts) for name in (part, re.sub(r"_\d+$", "", part))]
-        name = next((name for name in candidates if name in known), candidates[0])
-        names.append(re.sub(r"[^A-Za-z0-9_.]", "_", name) or "op")
-    return names

@@ -5,6 +5,8 @@ ops are fused, which sums and products are left and where integers begin and end
 network it is.
 """
 
+import itertools
+import re
 from collections.abc import Callable, Collection
 
 import numpy as np
@@ -123,7 +125,7 @@ class Interpreter:
 
     def __init__(self, tree, layer_names: list[str], without_bias: Collection[int] = ()):
         self.tree, self.graph, self._without_bias = tree, flatbuffer.Graph(tree), without_bias
-        self._layer_names, self._used = layer_names, {}
+        self._layer_names, self._used = layer_names, set()
         self._refuse_unknown()
 
     def _refuse_unknown(self) -> None:
@@ -141,9 +143,12 @@ class Interpreter:
         return self.unique(self._layer_names[place])
 
     def unique(self, name: str) -> str:
-        """That name, with a number if it is taken."""
-        count = self._used[name] = self._used.get(name, -1) + 1
-        return f"{name}_{count}" if count else name
+        """That name in letters that TensorFlow takes, with a number behind it if it is taken."""
+        name = re.sub(r"[^A-Za-z0-9_.]", "_", name)
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        found = next(candidate for candidate in itertools.chain([name], numbered) if candidate not in self._used)
+        self._used.add(found)
+        return found
 
     def layers(self, place: int) -> list[tuple["tf_keras.layers.Layer", list[np.ndarray], int]]:
         """For each output of an operator: the layer that computes it, its weights, and the output's tensor."""

@@ -53,19 +53,31 @@ class WeightQuantizer(Quantizer):
         return {}
 
     def __call__(self, inputs, training, weights, **kwargs):
-        if self.kind == "DepthwiseConv2D":  # (rows, columns, channels, multiplier)
-            return tf.reshape(self._rounded(tf.reshape(inputs, [*inputs.shape[:2], -1])), inputs.shape)
-        if self.kind == "Conv2DTranspose":  # (rows, columns, outputs, inputs)
-            return tf.transpose(self._rounded(tf.transpose(inputs, (0, 1, 3, 2))), (0, 1, 3, 2))
-        return self._rounded(inputs)
-
-    def _rounded(self, kernel):
-        """Of a kernel with its output channels last."""
-        axes = None if self.per_tensor else list(range(len(kernel.shape) - 1))
-        largest = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(kernel), axes), LARGEST_WEIGHT * SMALLEST_SCALE))
+        kernel, largest = self._outputs_last(inputs), self._largest(inputs)
         if self.per_tensor:
-            return tf.quantization.fake_quant_with_min_max_vars(kernel, -largest, largest, narrow_range=True)
-        return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, -largest, largest, narrow_range=True)
+            rounded = tf.quantization.fake_quant_with_min_max_vars(kernel, -largest, largest, narrow_range=True)
+        else:
+            fake_quant = tf.quantization.fake_quant_with_min_max_vars_per_channel
+            rounded = fake_quant(kernel, -largest, largest, narrow_range=True)
+        if self.kind == "Conv2DTranspose":
+            rounded = tf.transpose(rounded, (0, 1, 3, 2))
+        return tf.reshape(rounded, inputs.shape)
+
+    def scale(self, kernel):
+        """Of one step of the weights: one for each output, or one alone."""
+        return self._largest(kernel) / LARGEST_WEIGHT
+
+    def _outputs_last(self, kernel):
+        if self.kind == "DepthwiseConv2D":  # (rows, columns, channels, multiplier)
+            return tf.reshape(kernel, [*kernel.shape[:2], -1])
+        if self.kind == "Conv2DTranspose":  # (rows, columns, outputs, inputs)
+            return tf.transpose(kernel, (0, 1, 3, 2))
+        return tf.convert_to_tensor(kernel)
+
+    def _largest(self, kernel):
+        kernel = self._outputs_last(kernel)
+        axes = None if self.per_tensor else list(range(len(kernel.shape) - 1))
+        return tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(kernel), axes), LARGEST_WEIGHT * SMALLEST_SCALE))
 
     def get_config(self):
         return {"per_tensor": self.per_tensor, "kind": self.kind}
@@ -107,13 +119,16 @@ class ActivationQuantizer(Quantizer):
         if training and self.only_at_inference:
             return inputs
         if weights:
-            low, high = self.low * weights["low"], self.high * weights["high"]
-            return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high)
+            return tf.quantization.fake_quant_with_min_max_vars(inputs, *self.ends(weights))
         # Half to even, as whoever fills the file's input rounds: in [-1, 1] every pixel lies half between two levels.
         form = Form.spanning(self.low, self.high, "int8")
         lowest, highest = ((limit - form.zero_point) * form.scale for limit in (-128, 127))
         rounded = tf.clip_by_value(tf.round(inputs / form.scale) * form.scale, lowest, highest)
         return inputs + tf.stop_gradient(rounded - inputs)
+
+    def ends(self, weights: dict):
+        """The range as it is now, given the variables that ``build`` made."""
+        return (self.low * weights["low"], self.high * weights["high"]) if weights else (self.low, self.high)
 
     def get_config(self):
         return {
@@ -125,27 +140,57 @@ class ActivationQuantizer(Quantizer):
         }
 
 
+class BiasQuantizer(Quantizer):
+    """A bias in steps of (input scale x weight scale), as the file has it.
+
+    Small as these steps are, leaving them out turns one level in a few hundred over, and each of those turns others
+    over behind it: after some layers the model's rounding noise and the file's would have little in common.
+    """
+
+    def __init__(self, kernel, weights: WeightQuantizer, source: "ActivationQuantizer"):
+        self._kernel, self._weights, self._source = kernel, weights, source
+
+    def build(self, tensor_shape, name, layer):
+        return self._source.build(tensor_shape, name, layer)
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        low, high = self._source.ends(weights)
+        step = tf.stop_gradient((high - low) / 255.0 * self._weights.scale(self._kernel))
+        return inputs + tf.stop_gradient(tf.round(inputs / step) * step - inputs)
+
+    def get_config(self):
+        return {}  # PlannedConfig makes it anew
+
+
 class PlannedConfig(QuantizeConfig):
     """What is fake-quantised of one layer.
 
     Args:
         weights: the ``WeightQuantizer``'s options, or None for a layer without weights.
-        output: the ``ActivationQuantizer``'s, or None where the output is as exact as the input.
+        source: the ``ActivationQuantizer``'s options for what a layer with weights reads.
+        output: the same for its output, or None where the output is as exact as the input.
     """
 
-    def __init__(self, weights: dict | None = None, output: dict | None = None):
-        self.weights, self.output = weights, output
+    def __init__(self, weights: dict | None = None, source: dict | None = None, output: dict | None = None):
+        self.weights, self.source, self.output = weights, source, output
         self._output_quantizer = ActivationQuantizer(**output) if output else None
 
-    def _kernel(self, layer) -> str:
-        return "depthwise_kernel" if self.weights["kind"] == "DepthwiseConv2D" else "kernel"
+    def _names(self, layer) -> list[str]:
+        """Of the layer's quantised variables."""
+        kernel = "depthwise_kernel" if self.weights["kind"] == "DepthwiseConv2D" else "kernel"
+        return [kernel, "bias"] if layer.use_bias else [kernel]
 
     def get_weights_and_quantizers(self, layer):
-        return [(getattr(layer, self._kernel(layer)), WeightQuantizer(**self.weights))] if self.weights else []
+        if not self.weights:
+            return []
+        variables = [getattr(layer, name) for name in self._names(layer)]
+        weights = WeightQuantizer(**self.weights)
+        quantizers = [weights, BiasQuantizer(variables[0], weights, ActivationQuantizer(**self.source))]
+        return list(zip(variables, quantizers, strict=False))
 
     def set_quantize_weights(self, layer, quantize_weights):
-        if self.weights:
-            setattr(layer, self._kernel(layer), quantize_weights[0])
+        for name, value in zip(self._names(layer) if self.weights else [], quantize_weights, strict=True):
+            setattr(layer, name, value)
 
     def get_activations_and_quantizers(self, layer):
         return []
@@ -157,7 +202,7 @@ class PlannedConfig(QuantizeConfig):
         return [self._output_quantizer] if self._output_quantizer else []
 
     def get_config(self):
-        return {"weights": self.weights, "output": self.output}
+        return {"weights": self.weights, "source": self.source, "output": self.output}
 
 
 class _AsItIs(quantize_layout_transform.QuantizeLayoutTransform):

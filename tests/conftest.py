@@ -18,9 +18,9 @@ def worker():
 @pytest.fixture(scope="session")
 def float_file(worker):
     """A function: Keras model -> the content of its lean float32 file, what quantisation starts from."""
-    from mobilenets_tf.export.convert import convert, freeze
-    from mobilenets_tf.export.normalization import with_lean_norms
+    from mobilenets_tf.convert import convert, freeze
     from mobilenets_tf.lean import lean
+    from mobilenets_tf.normalization import with_lean_norms
     from mobilenets_tf.quantize import SCHEMES
 
     return lambda model: lean(convert(freeze(with_lean_norms(model)), SCHEMES["float32"], worker))

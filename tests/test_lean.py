@@ -6,9 +6,9 @@ import pytest
 from keras import layers, ops
 
 from mobilenets_tf import flatbuffer
-from mobilenets_tf.export.convert import convert, freeze
-from mobilenets_tf.export.normalization import with_lean_norms
+from mobilenets_tf.convert import convert, freeze
 from mobilenets_tf.lean import lean
+from mobilenets_tf.normalization import with_lean_norms
 from mobilenets_tf.quantize import SCHEMES
 from mobilenets_tf.quantize.float_islands import float_islands
 from mobilenets_tf.quantize.integer_forms import integer_forms

@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 from mobilenets_tf import RequestError, export, flatbuffer
-from mobilenets_tf.export.convert import ConversionError, convert, freeze
+from mobilenets_tf.convert import ConversionError, convert, freeze
 from mobilenets_tf.export.tflite import convert_model, to_tflite
 from mobilenets_tf.quantize import SCHEMES, Calibration
 from mobilenets_tf.quantize.post_training import Recipe, quantize_flatbuffer

@@ -69,7 +69,7 @@ def test_outputs_that_are_not_finite_never_agree():
 
 
 def test_verify_takes_what_calibration_takes(small, worker):
-    from mobilenets_tf.export.convert import convert, freeze
+    from mobilenets_tf.convert import convert, freeze
     from mobilenets_tf.quantize import SCHEMES, Calibration
     from tests.conftest import photographs
 

@@ -1,14 +1,9 @@
-"""Quantisation-aware models: in Keras and in the file the same, and back in Keras 3 again. Needs the extra "qat"."""
+"""Quantisation-aware models: in Keras and in the file the same, and back in Keras 3 again."""
 
-import importlib.util
 import os
 
 import numpy as np
 import pytest
-
-# Not importorskip: importing tfmot sets TF_USE_LEGACY_KERAS, which is what a test below looks at.
-if not all(map(importlib.util.find_spec, ("tensorflow_model_optimization", "tf_keras"))):
-    pytest.skip("needs the extra qat", allow_module_level=True)
 
 from mobilenets_tf import RequestError, create_model
 from mobilenets_tf.quantize import quantize_aware
@@ -49,7 +44,7 @@ def test_the_file_answers_as_the_aware_model(trained):
 def test_trained_weights_go_back_into_keras(trained):
     model, aware, _ = trained
     pictures = photographs(8, 64, seed=3)
-    runner = Runner(aware._trained_graph())
+    runner = Runner(aware.trained_graph())
     wanted = np.stack([runner(picture)[0][0] for picture in pictures])
     np.testing.assert_allclose(aware.to_keras().predict(pictures, verbose=0), wanted, atol=1e-5)
     assert np.abs(model.predict(pictures, verbose=0) - wanted).max() > 1e-4  # the model itself stays

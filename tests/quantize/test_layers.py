@@ -5,7 +5,7 @@ import pytest
 from keras import layers
 
 from mobilenets_tf import flatbuffer
-from mobilenets_tf.export.convert import convert, freeze
+from mobilenets_tf.convert import convert, freeze
 from mobilenets_tf.lean import lean
 from mobilenets_tf.quantize import SCHEMES
 from mobilenets_tf.quantize.integer_forms import integer_forms

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from mobilenets_tf import flatbuffer
 from mobilenets_tf.errors import ConversionError, RequestError
-from mobilenets_tf.export.normalization import with_lean_norms
 from mobilenets_tf.lean import lean
+from mobilenets_tf.normalization import with_lean_norms
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.schemes import Scheme
+from mobilenets_tf.reparameterization import fold
 from mobilenets_tf.worker import Worker, WorkerError
 
 
@@ -121,13 +122,14 @@ def convert(graph: Graph, scheme: Scheme, worker: Worker) -> bytes:
     return flatbuffer.write(tree)
 
 
-def float_tflite(model, worker: Worker) -> bytes:
-    """The float32 TFLite file of a Keras 3 model in its inference form, with the fewest ops.
+def float_file(model, worker: Worker) -> tuple[Graph, bytes]:
+    """A Keras 3 model's frozen graph and its float32 TFLite file: folded to its inference form, with the fewest ops.
 
     Raises:
         RequestError, ConversionError: see ``freeze`` and ``convert``.
     """
-    return lean(convert(freeze(with_lean_norms(model)), schemes.SCHEMES["float32"], worker))
+    graph = freeze(with_lean_norms(fold(model, share=True)))
+    return graph, lean(convert(graph, schemes.SCHEMES["float32"], worker))
 
 
 def _convert_graph(graph: Graph, weights: str) -> bytes:
