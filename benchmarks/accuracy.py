@@ -4,7 +4,8 @@
 
 Float top-1 is of all images; for int8, 128 of them (chosen with each seed) calibrate and the rest judge. ``--check``
 fails if a figure is under its gate: what a straightforward port of the weights reaches, less half a point, for float;
-for int8 the agreement with float and the points of top-1 lost, with the first seed.
+for int8 the agreement with float and the points of top-1 lost, each a mean over the seeds: with one seed a single image
+is 0.27 points.
 """
 
 import argparse
@@ -17,13 +18,12 @@ import tempfile
 from mobilenets_tf.export import DeployRequest, deploy
 from mobilenets_tf.modelsource import ModelSource
 
-# One image is 0.27 points, and another processor's last bits move two or three of them: the gates leave room for that.
-# network: (least float top-1 on the 500 images, least int8 agreement, most points of top-1 lost; None: no gate)
+# network: (least float top-1 on the 500 images, least int8 agreement, most points of top-1 lost)
 GATES = {
-    "efficientnet_lite0": (0.885, 0.98, 1.1),
-    "efficientnet_lite1": (0.870, 0.98, 1.1),
-    "efficientnet_lite2": (0.897, 0.98, 1.1),
-    "mobilenet_v2": (0.825, 0.955, 1.1),
+    "efficientnet_lite0": (0.885, 0.985, 0.5),
+    "efficientnet_lite1": (0.870, 0.985, 0.5),
+    "efficientnet_lite2": (0.897, 0.985, 0.8),
+    "mobilenet_v2": (0.825, 0.965, 0.8),
 }
 CALIBRATION = 128
 
@@ -48,7 +48,7 @@ def int8(name: str, images: str, seed: int):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, help="a labelled folder or CSV")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", default=list(GATES), choices=list(GATES))
     parser.add_argument("--check", action="store_true", help="exit 1 if a gate is missed")
     chosen = parser.parse_args()
@@ -69,13 +69,12 @@ def main():
                 f"{found.reference_top1:.1%} -> {found.top1:.1%}, ties {found.ties:.1%}, {found.snr_db:.1f} dB",
                 flush=True,
             )
-        if len(chosen.seeds) > 1:
-            means = f"same answer {statistics.mean(agreed):.1%}, lost {statistics.mean(lost):.2f} points"
-            print(f"{'':<19} int8, mean of {len(lost)} seeds: {means}")
-        if agreement and agreed[0] < agreement:
-            missed.append(f"{name}: int8 agreement {agreed[0]:.1%}, the gate is {agreement:.1%}")
-        if most_lost is not None and lost[0] > most_lost:
-            missed.append(f"{name}: int8 loses {lost[0]:.2f} points of top-1, the gate is {most_lost}")
+        agreed, lost = statistics.mean(agreed), statistics.mean(lost)
+        print(f"{'':<19} int8, mean: same answer {agreed:.1%}, lost {lost:.2f} points", flush=True)
+        if agreed < agreement:
+            missed.append(f"{name}: int8 agreement {agreed:.1%}, the gate is {agreement:.1%}")
+        if lost > most_lost:
+            missed.append(f"{name}: int8 loses {lost:.2f} points of top-1, the gate is {most_lost}")
     for line in missed:
         print(f"MISSED {line}")
     return 1 if missed and chosen.check else 0
