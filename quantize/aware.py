@@ -20,7 +20,7 @@ from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import layers, rounding, schemes, tfmot_scheme
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.integers import WEIGHTED
-from mobilenets_tf.quantize.keras_graph import Interpreter, Operation, to_tflite_weights
+from mobilenets_tf.quantize.keras_graph import Interpreter, Operation, fused_activation, to_tflite_weights
 from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
 from mobilenets_tf.quantize.trained_weights import give_back, without_bias
 from mobilenets_tf.reparameterization import fold
@@ -28,8 +28,7 @@ from mobilenets_tf.rewriting import rebuild
 from mobilenets_tf.runtime import Runner
 from mobilenets_tf.worker import Worker
 
-_LOWEST, _HIGHEST = -128, 127
-# Ops of one scale whose results are values of their input; the others of integers._SAME_SCALE average or mix.
+# Ops of one scale whose results are values of their input, whatever they stand for: the layers need not know.
 _EXACT = {"PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "SPLIT", "SPLIT_V", "CONCATENATION"}
 
 
@@ -168,14 +167,15 @@ class _Builder:
             inputs.append(tf_keras.Input(self._graph.shape(index)[1:], name=name))
             self._home[index] = inputs[-1]
             if integer_ends and index in self._plan.forms:
-                self._home[index] = self._rounded(index, index)
+                self._home[index] = self._changed_to("INPUT", index, None, index)
                 self._integer_homes.add(index)
         for place, operator in enumerate(graph.operators):
             self._call(place, operator, annotated and place in self._plan.integer)
-        outputs = [
-            self._read(index, index if integer_ends and index in self._plan.forms else None)
-            for index in map(int, graph.outputs)
-        ]
+        for index in map(int, graph.outputs):
+            if integer_ends and index in self._plan.forms and index not in self._integer_homes:
+                self._home[index] = self._changed_to("QUANTIZE", index, None, index)
+                self._integer_homes.add(index)
+        outputs = [self._read(index, None) for index in map(int, graph.outputs)]
         model = tf_keras.Model(inputs, outputs, name="aware" if annotated else "float")
         for layer, weights in self._weights:
             layer.set_weights(weights)
@@ -192,43 +192,46 @@ class _Builder:
             if weights:
                 self.weighted[place] = layer.name
                 self._weights.append((layer, weights))
-            config = self._config(operator, owners[0], output, layer if weights else None) if integer else None
+            config = self._config(operator, owners, output, layer, weighted=bool(weights)) if integer else None
             called = tfmot_scheme.annotate(layer, config) if config else layer
             self._home[output] = called(values if len(values) > 1 else values[0])
             if integer:
                 self._integer_homes.add(output)
 
-    def _config(self, operator, source: int, output: int, weighted) -> "tfmot_scheme.PlannedConfig | None":
-        exact = self._graph.name(operator) in _EXACT or output not in self._plan.forms
-        if exact and weighted is None:
+    def _config(self, operator, owners: list[int], output: int, layer, weighted: bool):
+        """How the layer is annotated; None if it need not know that it moves levels."""
+        activation = fused_activation(operator.builtinOptions)
+        if self._graph.name(operator) in _EXACT and activation == "linear":
             return None
-        weights = {"per_tensor": self._per_tensor, "kind": type(weighted).__name__} if weighted else None
         return tfmot_scheme.PlannedConfig(
-            weights, self._range_of(source) if weighted else None, None if exact else self._range_of(output)
+            sources=[self._range_of(owner) for owner in owners],
+            result=self._range_of(output),
+            weights={"per_tensor": self._per_tensor, "kind": type(layer).__name__} if weighted else None,
+            activation=activation,
+            only_at_inference=output not in self._plan.roots and self._graph.is_output(output),
         )
 
     def _read(self, index: int, owner: int | None):
-        """A tensor as an op reads it: in float (owner None), or in the form of the tensor ``owner``."""
-        if owner is None or (owner == index and index in self._integer_homes):
+        """A tensor as an op reads it: real values (owner None), or levels in the form of the tensor ``owner``."""
+        at_home = index in self._integer_homes
+        if owner == index if at_home else owner is None:
             return self._home[index]
         if (index, owner) not in self._changed:
-            self._changed[index, owner] = self._rounded(index, owner)
+            op = "DEQUANTIZE" if owner is None else "QUANTIZE"
+            self._changed[index, owner] = self._changed_to(op, index, index if at_home else None, owner)
         return self._changed[index, owner]
 
-    def _rounded(self, index: int, owner: int):
-        name = self._interpreter.unique("quantize")
-        layer = Operation("IDENTITY", name=name)
-        config = tfmot_scheme.PlannedConfig(output=self._range_of(owner))
-        return tfmot_scheme.annotate(layer, config)(self._home[index])
+    def _changed_to(self, op: str, index: int, source: int | None, result: int | None):
+        """A tensor in another form; source, result: tensors that have the forms, None for real values."""
+        ranges = [None if owner is None else self._range_of(owner) for owner in (source, result)]
+        layer = Operation(op, name=self._interpreter.unique(op.lower()))
+        return tfmot_scheme.annotate(layer, tfmot_scheme.PlannedConfig(ranges[:1], ranges[1]))(self._home[index])
 
     def _range_of(self, owner: int) -> dict:
-        """The ``ActivationQuantizer``'s options for the form of a tensor."""
+        """The ``ActivationRange``'s options for the form of a tensor."""
         root = self._plan.roots.get(owner)
-        if root is None:  # the runtime's own form
+        if root is None or root in map(int, self._graph.graph.inputs):  # the runtime's own form, or the pixels'
             form = self._plan.forms[owner]
-            low, high = ((limit - form.zero_point) * form.scale for limit in (_LOWEST, _HIGHEST))
-            final = self._graph.is_output(owner)
-            return {"low": low, "high": high, "group": "", "trainable": False, "only_at_inference": final}
+            return {"scale": form.scale, "zero_point": form.zero_point}
         low, high = self._prepared.ranges[root]
-        given = root in map(int, self._graph.graph.inputs)
-        return {"low": low, "high": high, "group": str(root), "trainable": not given}
+        return {"low": min(low, 0.0), "high": max(high, 0.0), "group": str(root)}

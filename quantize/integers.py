@@ -26,7 +26,7 @@ WEIGHTED = {
     "TRANSPOSE_CONV": (2, 1, 3, 0),  # OHWI
 }
 # Ops whose output keeps the scale of their input: they move, pick or average values.
-_SAME_SCALE = {
+SAME_SCALE = {
     "AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "BROADCAST_TO", "CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER",
     "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MIRROR_PAD", "PACK", "PAD", "PADV2", "REDUCE_MAX", "REDUCE_MIN", "RESHAPE",
     "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "SLICE", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPLIT",
@@ -89,8 +89,8 @@ class Form:
         lowest, highest = _LIMITS[dtype]
         if dtype == "int16":
             return cls(float(np.float32(max(-low, high) / highest)), 0)
-        scale = np.float32((high - low) / (highest - lowest))
-        return cls(float(scale), int(np.clip(np.round(lowest - low / scale), lowest, highest)))
+        scale = float(np.float32((high - low) / (highest - lowest)))
+        return cls(scale, int(np.clip(np.round(lowest - low / scale), lowest, highest)))
 
     def integers(self, values: np.ndarray, dtype: str) -> np.ndarray:
         """Real values as integers, out of range clipped."""
@@ -100,6 +100,12 @@ class Form:
         """The real values that come back when float32 values are stored so."""
         lowest, highest = ((limit - self.zero_point) * self.scale for limit in _LIMITS[dtype])
         return np.clip(np.round(values / np.float32(self.scale)) * np.float32(self.scale), lowest, highest)
+
+
+def constant_form(values: np.ndarray, dtype: str) -> Form:
+    """The form in which a constant that is no layer's weights is stored."""
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    return Form.spanning(low, high if high > low else low + 1.0, dtype)
 
 
 @dataclass
@@ -170,7 +176,7 @@ class _Planner(flatbuffer.Graph):
         data, results = self.activations(operator.inputs), self.activations(operator.outputs)
         if not data or (not results and name not in ("ARG_MAX", "ARG_MIN")):
             return False
-        if name in _SAME_SCALE:
+        if name in SAME_SCALE:
             return not (sixteen and name in _NO_INT16)
         if name in _FIXED_SCALE:
             return _FIXED_SCALE[name][sixteen] is not None
@@ -196,7 +202,7 @@ class _Planner(flatbuffer.Graph):
             changed = False
             for place in sorted(integer):
                 operator = self._operators[place]
-                if self.name(operator) not in _SAME_SCALE:
+                if self.name(operator) not in SAME_SCALE:
                     continue
                 writers = [self.writer.get(index) for index in self.activations(operator.inputs)]
                 results = [int(index) for index in operator.outputs]
@@ -221,7 +227,7 @@ class _Planner(flatbuffer.Graph):
         name = self.name(operator)
         if name in _FIXED_SCALE:
             self._fixed[int(operator.outputs[0])] = Form(*_FIXED_SCALE[name][self._dtype == "int16"])
-        if name not in _SAME_SCALE:
+        if name not in SAME_SCALE:
             return
         data, results = self.activations(operator.inputs), self.activations(operator.outputs)
         roots = {self._root(index) for index in data}
@@ -249,7 +255,7 @@ class _Planner(flatbuffer.Graph):
             for index in members
             for reader in self.readers[index]
             if self._place[id(reader)] in self._integer
-            and self.name(reader) in _SAME_SCALE
+            and self.name(reader) in SAME_SCALE
             and self._root(int(reader.outputs[0])) == root
         }
         return all(
@@ -378,19 +384,13 @@ class _Writer(flatbuffer.Graph):
             for position, index in enumerate(inputs):
                 values = self.constant(index) if index >= 0 and index not in activations else None
                 if values is not None:
-                    low_high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-                    form = self._constant_form(name, operator, low_high)
+                    home = self._plan.forms[int(operator.outputs[0])] if name in SAME_SCALE else None
+                    form = home or constant_form(values, dtype)
                     inputs[position] = self._constant(index, form.integers(values, dtype), form)
         operator.inputs = inputs
         if name in ("ADD", "SUB"):
             operator.builtinOptions.potScaleInt16 = dtype != "int16"  # general scales, not powers of two
         self._version(name, _VERSIONS[dtype].get(name, 2))
-
-    def _constant_form(self, name: str, operator, low_high: tuple[float, float]) -> Form:
-        if name in _SAME_SCALE:
-            return self._plan.forms[int(operator.outputs[0])]
-        low, high = low_high
-        return Form.spanning(low, high if high > low else low + 1.0, self._plan.dtype)
 
     def _constant(self, index: int, values: np.ndarray, form: Form) -> int:
         """A quantised copy of a constant; the original may serve other operators."""

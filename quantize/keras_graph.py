@@ -16,7 +16,8 @@ import tf_keras
 from mobilenets_tf import flatbuffer
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.flatbuffer import schema
-from mobilenets_tf.quantize.integers import WEIGHTED
+from mobilenets_tf.quantize.integer_arithmetic import compute, given, store
+from mobilenets_tf.quantize.integers import SAME_SCALE, WEIGHTED, constant_form
 
 _ACTIVATIONS = {
     schema.ActivationFunctionType.NONE: "linear",
@@ -27,24 +28,47 @@ _ACTIVATIONS = {
 
 
 class Operation(tf_keras.layers.Layer):
-    """A TFLite op without trainable weights.
+    """A TFLite op without trainable weights: on real values, or, once it has been told its ``result``, on levels.
 
     Args:
         op: its name in the schema. options: what it needs to know, plain data.
         constants: place among the inputs -> values, where an input is constant.
+
+    sources, result: the inputs' ``Levels``, in the order of the inputs that are no constants, and the result's; None
+    for real values.
     """
 
     def __init__(self, op: str, options: dict | None = None, constants: dict | None = None, **kwargs):
         super().__init__(**kwargs)
         self.op, self.options = op, options or {}
+        self.sources = self.result = None
         self.constants = {int(place): np.asarray(values, np.float32) for place, values in (constants or {}).items()}
 
     def call(self, inputs):
         waiting = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         count = len(waiting) + len(self.constants)
         tensors = [self.constants[i] if i in self.constants else waiting.pop(0) for i in range(count)]
-        result = _OPERATIONS[self.op](*tensors, **self.options)
-        return tf_keras.activations.get(self.options.get("activation", "linear"))(result)
+        real = _OPERATIONS[self.op]
+        if self.sources is not None:
+            inputs, sources = self._levels(tensors)
+            return compute(self.op, inputs, sources, self.result, real, self.options)
+        return tf_keras.activations.get(self.options.get("activation", "linear"))(real(*tensors, **self.options))
+
+    def _levels(self, tensors: list) -> tuple[list, list]:
+        """All inputs as levels, and their ``Levels``; constants as the file has them."""
+        inputs, sources, waiting = [], [], list(self.sources)
+        for place, values in enumerate(tensors):
+            if place not in self.constants:
+                inputs.append(values)
+                sources.append(waiting.pop(0))
+            elif self.op in SAME_SCALE:
+                inputs.append(store(values / self.result.scale, self.result))
+                sources.append(self.result)
+            else:
+                form = constant_form(values, "int8")
+                inputs.append(form.integers(values, "int8").astype(np.float32) - form.zero_point)
+                sources.append(given(form.scale, form.zero_point))
+        return inputs, sources
 
     def get_config(self):
         constants = {str(place): values.tolist() for place, values in self.constants.items()}
@@ -65,6 +89,10 @@ def _resize(operation):
         )  # fmt: skip
 
     return resize
+
+
+def _slices(begin, end, strides):
+    return (slice(None), *(slice(*limits) for limits in zip(begin, end, strides, strict=True)))
 
 
 def _plain(function):
@@ -99,6 +127,9 @@ _OPERATIONS: dict[str, Callable] = {
     "REDUCE_MAX": lambda x, axes, keep_dims: tf.reduce_max(x, axes, keep_dims),
     "PAD": lambda x, paddings: tf.pad(x, paddings),
     "RESHAPE": lambda x, shape: tf.reshape(x, shape),
+    "TILE": lambda x, multiples: tf.tile(x, multiples),
+    "CUT": lambda x, begin, end, strides, shape: tf.reshape(x[_slices(begin, end, strides)], shape),
+    "PRELU": lambda x, slopes: tf.nn.relu(x) - slopes * tf.nn.relu(-x),
     "TRANSPOSE": lambda x, order: tf.transpose(x, order),
     "CONCATENATION": lambda *tensors, axis, activation=None: tf.concat(tensors, axis),
     "BATCH_MATMUL": lambda x, y, adj_x, adj_y: tf.matmul(x, y, transpose_a=adj_x, transpose_b=adj_y),
@@ -107,11 +138,13 @@ _OPERATIONS: dict[str, Callable] = {
     "RESIZE_BILINEAR": _resize(tf.raw_ops.ResizeBilinear),
     "RESIZE_NEAREST_NEIGHBOR": _resize(tf.raw_ops.ResizeNearestNeighbor),
     "SPLIT_PART": lambda x, axis, start, size: tf.gather(x, tf.range(start, start + size), axis=axis),
-    "IDENTITY": lambda x: x,
+    "INPUT": lambda x: x,
+    "QUANTIZE": lambda x: x,
+    "DEQUANTIZE": lambda x: x,
 }
-_SUPPORTED = sorted(
-    {*_OPERATIONS, *WEIGHTED, "SPLIT", "SPLIT_V", "SQUEEZE", "EXPAND_DIMS"} - {"IDENTITY", "SPLIT_PART"}
-)
+_OURS = {"INPUT", "QUANTIZE", "DEQUANTIZE", "SPLIT_PART", "CUT"}  # no names of the schema, or not to be met there
+_OTHERS = {*WEIGHTED, "SPLIT", "SPLIT_V", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
+_SUPPORTED = sorted({*_OPERATIONS, *_OTHERS} - _OURS)
 
 
 class Interpreter:
@@ -174,7 +207,7 @@ class Interpreter:
         common = {
             "name": self.name(place),
             "use_bias": has_bias,
-            "activation": _activation(options),
+            "activation": fused_activation(options),
         }
         if op == "FULLY_CONNECTED":
             return tf_keras.layers.Dense(kernel.shape[-1], **common), [kernel, *terms]
@@ -205,11 +238,26 @@ class Interpreter:
             start += size
         return parts
 
+    def _cut(self, operator, op: str, integers: list) -> dict:
+        """Where a slice begins and ends on each axis but the batch's; None for from or to the very end."""
+        if op == "SLICE":
+            begin, size = (values.tolist()[1:] for values in integers)
+            end = [start + count if count >= 0 else None for start, count in zip(begin, size, strict=True)]
+            return {"begin": begin, "end": end, "strides": [1] * len(begin)}
+        given = operator.builtinOptions
+        begin, end, strides = ([int(value) for value in values] for values in integers)
+        for axis in range(len(begin)):
+            begin[axis] = None if given.beginMask >> axis & 1 else begin[axis]
+            end[axis] = None if given.endMask >> axis & 1 else end[axis]
+            if given.shrinkAxisMask >> axis & 1:
+                end[axis] = begin[axis] + 1 or None
+        return {"begin": begin[1:], "end": end[1:], "strides": strides[1:]}
+
     def _operation(self, place: int, operator, op: str, output: int) -> Operation:
         constants = {}
         for position, index in enumerate(map(int, operator.inputs)):
             values = self.graph.constant(index) if index >= 0 else None
-            if values is not None:
+            if values is not None and values.dtype == np.float32:
                 constants[position] = values
         made, options = self._options(operator, op, output)
         return Operation(made, options, constants, name=self.name(place))
@@ -227,6 +275,10 @@ class Interpreter:
             return op, {"axes": axes, "keep_dims": bool(given.keepDims)}
         if op == "PAD":
             return op, {"paddings": integers[0].reshape(-1, 2).tolist()}
+        if op == "TILE":
+            return op, {"multiples": integers[0].tolist()}
+        if op in ("SLICE", "STRIDED_SLICE"):
+            return "CUT", self._cut(operator, op, integers) | {"shape": [-1, *shape[1:]]}
         if op == "TRANSPOSE":
             return op, {"order": integers[0].tolist()}
         if op == "SOFTMAX":
@@ -238,14 +290,19 @@ class Interpreter:
         if op == "BATCH_MATMUL":
             return op, {"adj_x": bool(given.adjX), "adj_y": bool(given.adjY)}
         if op == "CONCATENATION":
-            return op, {"axis": int(given.axis), "activation": _activation(given)}
+            return op, {"axis": int(given.axis), "activation": fused_activation(given)}
         if op in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):
             centres = {"align_corners": bool(given.alignCorners), "half_pixel_centers": bool(given.halfPixelCenters)}
             return op, {"size": list(shape[1:3]), **centres}
         if op in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
             size, strides = [given.filterHeight, given.filterWidth], [given.strideH, given.strideW]
-            return op, {"size": size, "strides": strides, "padding": _padding(given), "activation": _activation(given)}
-        return op, {"activation": _activation(given)} if hasattr(given, "fusedActivationFunction") else {}
+            return op, {
+                "size": size,
+                "strides": strides,
+                "padding": _padding(given),
+                "activation": fused_activation(given),
+            }
+        return op, {"activation": fused_activation(given)}
 
 
 def to_keras_kernel(op: str, weights: np.ndarray) -> np.ndarray:
@@ -266,8 +323,9 @@ def to_tflite_weights(op: str, kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(2, 0, 1, 3) if op == "TRANSPOSE_CONV" else kernel.transpose(3, 0, 1, 2)
 
 
-def _activation(options) -> str:
-    kind = options.fusedActivationFunction
+def fused_activation(options) -> str:
+    """The name of the activation that an op's options say is fused into it, "linear" for none."""
+    kind = getattr(options, "fusedActivationFunction", schema.ActivationFunctionType.NONE)
     if kind not in _ACTIVATIONS:
         raise RequestError(f"Quantisation-aware training does not know the fused activation {kind}.")
     return _ACTIVATIONS[kind]

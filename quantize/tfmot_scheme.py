@@ -10,7 +10,8 @@ import os
 
 import tensorflow as tf
 
-from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, SMALLEST_SCALE, Form
+from mobilenets_tf.quantize.integer_arithmetic import Levels, given, rounded, spanning, store
+from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, SMALLEST_SCALE
 
 tf.keras  # noqa: B018  # TensorFlow decides on first use which Keras this is; tfmot below would change the answer
 
@@ -39,7 +40,7 @@ _LEAST_FACTOR = 0.05
 
 
 class WeightQuantizer(Quantizer):
-    """Symmetric int8 weights, each rounded to the nearest; the scale follows the largest as training moves it.
+    """Symmetric int8 weights as whole numbers, each rounded to the nearest; the scale follows the largest weight.
 
     Args:
         per_tensor: one scale for all output channels.
@@ -53,144 +54,160 @@ class WeightQuantizer(Quantizer):
         return {}
 
     def __call__(self, inputs, training, weights, **kwargs):
-        kernel, largest = self._outputs_last(inputs), self._largest(inputs)
-        if self.per_tensor:
-            rounded = tf.quantization.fake_quant_with_min_max_vars(kernel, -largest, largest, narrow_range=True)
-        else:
-            fake_quant = tf.quantization.fake_quant_with_min_max_vars_per_channel
-            rounded = fake_quant(kernel, -largest, largest, narrow_range=True)
-        if self.kind == "Conv2DTranspose":
-            rounded = tf.transpose(rounded, (0, 1, 3, 2))
-        return tf.reshape(rounded, inputs.shape)
+        scale = self.scale(inputs)
+        if self.kind == "DepthwiseConv2D" and not self.per_tensor:  # (rows, columns, channels, multiplier)
+            scale = tf.reshape(scale, inputs.shape[2:])
+        elif self.kind == "Conv2DTranspose":  # (rows, columns, outputs, inputs)
+            scale = scale[:, None]
+        return rounded(inputs / scale)
 
     def scale(self, kernel):
-        """Of one step of the weights: one for each output, or one alone."""
-        return self._largest(kernel) / LARGEST_WEIGHT
-
-    def _outputs_last(self, kernel):
-        if self.kind == "DepthwiseConv2D":  # (rows, columns, channels, multiplier)
-            return tf.reshape(kernel, [*kernel.shape[:2], -1])
-        if self.kind == "Conv2DTranspose":  # (rows, columns, outputs, inputs)
-            return tf.transpose(kernel, (0, 1, 3, 2))
-        return tf.convert_to_tensor(kernel)
-
-    def _largest(self, kernel):
-        kernel = self._outputs_last(kernel)
-        axes = None if self.per_tensor else list(range(len(kernel.shape) - 1))
-        return tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(kernel), axes), LARGEST_WEIGHT * SMALLEST_SCALE))
+        """Of one step of the weights: one for each output, or one alone; shape (outputs) or (1)."""
+        magnitude = tf.abs(tf.convert_to_tensor(kernel))
+        if self.per_tensor:
+            largest = tf.reshape(tf.reduce_max(magnitude), [1])
+        elif self.kind == "DepthwiseConv2D":
+            largest = tf.reshape(tf.reduce_max(magnitude, [0, 1]), [-1])
+        else:
+            outputs = -2 if self.kind == "Conv2DTranspose" else -1
+            largest = tf.reduce_max(magnitude, [axis for axis in range(-len(kernel.shape), 0) if axis != outputs])
+        return tf.stop_gradient(tf.maximum(largest / LARGEST_WEIGHT, SMALLEST_SCALE))
 
     def get_config(self):
         return {"per_tensor": self.per_tensor, "kind": self.kind}
 
 
-class ActivationQuantizer(Quantizer):
-    """An activation's 256 levels.
+class BiasQuantizer(Quantizer):
+    """A bias as a whole number of steps of (input scale x weight scale)."""
 
-    Trained are two factors of the range's ends, at first 1, so that a learning rate means the same for every tensor.
-
-    Args:
-        low, high: the range to begin with.
-        group: tensors of the same group have the same range.
-        trainable: False for the ranges that the runtime or the input's nature dictates.
-        only_at_inference: no rounding in training, for the model's answer: a loss needs it fine.
-    """
-
-    def __init__(self, low: float, high: float, group: str, trainable: bool, only_at_inference: bool = False):
-        self.low, self.high, self.group, self.trainable = low, high, group, trainable
-        self.only_at_inference = only_at_inference
+    def __init__(self, kernel, weights: WeightQuantizer, source: "ActivationRange"):
+        self._kernel, self._weights, self._source = kernel, weights, source
 
     def build(self, tensor_shape, name, layer):
-        if not self.trainable:
-            return {}
+        return {}
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        # The file's are divided in double precision.
+        step = tf.cast(self._source.levels().scale * self._weights.scale(self._kernel), tf.float64)
+        return tf.cast(rounded(tf.cast(inputs, tf.float64) / step), tf.float32)
+
+    def get_config(self):
+        return {}  # PlannedConfig makes it anew
+
+
+class ActivationRange:
+    """The levels of an activation, as plain data and as variables.
+
+    Either given: ``scale`` and ``zero_point``. Or trained: ``low`` and ``high`` to begin with, and the ``group`` of
+    tensors that have them in common. Then two factors of the ends are trained, at first 1, so that a learning rate
+    means the same for every tensor.
+    """
+
+    def __init__(self, scale=None, zero_point=None, low=None, high=None, group=None):
+        self.scale, self.zero_point = scale, zero_point
+        self.low, self.high, self.group = low, high, group
+        self._factors = {}
+
+    def build(self, layer) -> None:
+        """Find the group's variables, or have ``layer`` own them."""
+        if self.group is None:
+            return
         shared = _shared.get()
         if self.group not in shared:
             shared[self.group] = {
                 end: layer.add_weight(
-                    name=f"{name}_{end}",
+                    name=f"output_{end}",
                     shape=(),
                     initializer=tf.constant_initializer(1.0),
                     constraint=lambda factor: tf.maximum(factor, _LEAST_FACTOR),
                 )
                 for end in ("low", "high")
             }
-        return shared[self.group]
+        self._factors = shared[self.group]
 
-    def __call__(self, inputs, training, weights, **kwargs):
-        if training and self.only_at_inference:
-            return inputs
-        if weights:
-            return tf.quantization.fake_quant_with_min_max_vars(inputs, *self.ends(weights))
-        # Half to even, as whoever fills the file's input rounds: in [-1, 1] every pixel lies half between two levels.
-        form = Form.spanning(self.low, self.high, "int8")
-        lowest, highest = ((limit - form.zero_point) * form.scale for limit in (-128, 127))
-        rounded = tf.clip_by_value(tf.round(inputs / form.scale) * form.scale, lowest, highest)
-        return inputs + tf.stop_gradient(rounded - inputs)
-
-    def ends(self, weights: dict):
-        """The range as it is now, given the variables that ``build`` made."""
-        return (self.low * weights["low"], self.high * weights["high"]) if weights else (self.low, self.high)
-
-    def get_config(self):
-        return {
-            "low": self.low,
-            "high": self.high,
-            "group": self.group,
-            "trainable": self.trainable,
-            "only_at_inference": self.only_at_inference,
-        }
+    def levels(self) -> Levels:
+        """As they are now."""
+        if self.group is None:
+            return given(self.scale, self.zero_point)
+        low, high = (
+            end * tf.cast(self._factors[name], tf.float64) for name, end in (("low", self.low), ("high", self.high))
+        )
+        return spanning(low, high)
 
 
-class BiasQuantizer(Quantizer):
-    """A bias in steps of (input scale x weight scale), as the file has it.
+class OutputQuantizer(Quantizer):
+    """Rounds and clips a layer's output to levels.
 
-    Small as these steps are, leaving them out turns one level in a few hundred over, and each of those turns others
-    over behind it: after some layers the model's rounding noise and the file's would have little in common.
+    Args:
+        result: of the output.
+        activation: what is fused into the op.
+        only_at_inference: no rounding in training, for the model's answer: a loss needs it fine.
+        ratio: a function that gives the factor from what the layer computes to levels; None for 1.
     """
 
-    def __init__(self, kernel, weights: WeightQuantizer, source: "ActivationQuantizer"):
-        self._kernel, self._weights, self._source = kernel, weights, source
+    def __init__(self, result: ActivationRange, activation: str, only_at_inference: bool, ratio=None):
+        self._result, self._activation, self._only_at_inference = result, activation, only_at_inference
+        self._ratio = ratio
 
     def build(self, tensor_shape, name, layer):
-        return self._source.build(tensor_shape, name, layer)
+        self._result.build(layer)
+        return {}
 
     def __call__(self, inputs, training, weights, **kwargs):
-        low, high = self._source.ends(weights)
-        step = tf.stop_gradient((high - low) / 255.0 * self._weights.scale(self._kernel))
-        return inputs + tf.stop_gradient(tf.round(inputs / step) * step - inputs)
+        if self._ratio:
+            inputs = inputs * self._ratio()
+        if training and self._only_at_inference:
+            return inputs
+        return store(inputs, self._result.levels(), self._activation)
 
     def get_config(self):
         return {}  # PlannedConfig makes it anew
 
 
 class PlannedConfig(QuantizeConfig):
-    """What is fake-quantised of one layer.
+    """How one layer computes in integers.
 
     Args:
-        weights: the ``WeightQuantizer``'s options, or None for a layer without weights.
-        source: the ``ActivationQuantizer``'s options for what a layer with weights reads.
-        output: the same for its output, or None where the output is as exact as the input.
+        sources: ``ActivationRange``'s options for each input, None for one of real values.
+        result: the same for the output; None if it is real values.
+        weights: the ``WeightQuantizer``'s options, or None for an ``Operation``.
+        activation: what is fused into the op.
+        only_at_inference: see ``OutputQuantizer``.
     """
 
-    def __init__(self, weights: dict | None = None, source: dict | None = None, output: dict | None = None):
-        self.weights, self.source, self.output = weights, source, output
-        self._output_quantizer = ActivationQuantizer(**output) if output else None
+    def __init__(self, sources, result, weights=None, activation="linear", only_at_inference=False):
+        self.options = {
+            "sources": sources,
+            "result": result,
+            "weights": weights,
+            "activation": activation,
+            "only_at_inference": only_at_inference,
+        }
+        self._sources = [source and ActivationRange(**source) for source in sources]
+        self._result = result and ActivationRange(**result)
+        self._weights = weights and WeightQuantizer(**weights)
 
-    def _names(self, layer) -> list[str]:
-        """Of the layer's quantised variables."""
-        kernel = "depthwise_kernel" if self.weights["kind"] == "DepthwiseConv2D" else "kernel"
+    def _variables(self, layer) -> list[str]:
+        """The names of the layer's quantised variables."""
+        if not self._weights:
+            return []
+        kernel = "depthwise_kernel" if self._weights.kind == "DepthwiseConv2D" else "kernel"
         return [kernel, "bias"] if layer.use_bias else [kernel]
 
     def get_weights_and_quantizers(self, layer):
-        if not self.weights:
-            return []
-        variables = [getattr(layer, name) for name in self._names(layer)]
-        weights = WeightQuantizer(**self.weights)
-        quantizers = [weights, BiasQuantizer(variables[0], weights, ActivationQuantizer(**self.source))]
+        variables = [getattr(layer, name) for name in self._variables(layer)]
+        quantizers = [self._weights, BiasQuantizer(variables[0], self._weights, self._sources[0])] if variables else []
         return list(zip(variables, quantizers, strict=False))
 
     def set_quantize_weights(self, layer, quantize_weights):
-        for name, value in zip(self._names(layer) if self.weights else [], quantize_weights, strict=True):
+        """Called before each call of the layer, which from here on computes with levels."""
+        for name, value in zip(self._variables(layer), quantize_weights, strict=True):
             setattr(layer, name, value)
+        if self._weights:
+            layer.activation = None  # OutputQuantizer's
+        else:
+            layer.sources = [source and source.levels() for source in self._sources]
+            layer.result = self._result and self._result.levels()
 
     def get_activations_and_quantizers(self, layer):
         return []
@@ -199,10 +216,22 @@ class PlannedConfig(QuantizeConfig):
         pass
 
     def get_output_quantizers(self, layer):
-        return [self._output_quantizer] if self._output_quantizer else []
+        """Called when the layer is built, its sources' layers having been built before."""
+        for source in filter(None, self._sources):
+            source.build(layer)
+        if not self._result:
+            return []
+        ratio = None
+        if self._weights:
+            kernel = getattr(layer, self._variables(layer)[0])  # the variable: calls put rounded weights in its place
+
+            def ratio():
+                return self._sources[0].levels().scale * self._weights.scale(kernel) / self._result.levels().scale
+
+        return [OutputQuantizer(self._result, self.options["activation"], self.options["only_at_inference"], ratio)]
 
     def get_config(self):
-        return {"weights": self.weights, "source": self.source, "output": self.output}
+        return self.options
 
 
 class _AsItIs(quantize_layout_transform.QuantizeLayoutTransform):

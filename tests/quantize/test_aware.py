@@ -33,12 +33,15 @@ def test_the_float_model_is_the_keras_model(trained):
 
 
 def test_the_file_answers_as_the_aware_model(trained):
-    _, aware, _ = trained
+    model, aware, _ = trained
     pictures = photographs(30, 64, seed=2)
     runner = Runner(aware.to_tflite())
     found = np.stack([runner(picture)[0][0] for picture in pictures])
     expected = aware.model.predict(pictures, verbose=0)
-    assert np.abs(found - expected).max() < 5 / 256  # of the softmax's own steps
+    if model.name.startswith("mobilevit"):  # attention is in float, and floats are summed in another order
+        np.testing.assert_allclose(found, expected, atol=2 / 256)
+    else:
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_trained_weights_go_back_into_keras(trained):
