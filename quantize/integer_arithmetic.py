@@ -1,8 +1,8 @@
 """What the phone computes, integer for integer, in TensorFlow ops that can be trained through.
 
 An activation is a float32 tensor of *levels*: the stored integers less their zero point, so that 0.0 is 0. Products of
-8-bit integers and their sums up to 2^24 are exact in float32 in whatever order they are added, so a stock convolution of
-levels gives the very accumulators of an integer kernel. What differs between kernels is how accumulators become
+8-bit integers and their sums up to 2^24 are exact in float32 in whatever order they are added, so a stock convolution
+of levels gives the very accumulators of an integer kernel. What differs between kernels is how accumulators become
 levels again; here they do as in XNNPACK, LiteRT's default on every phone's processor (its "fp32" requantisation and
 ``xnn_qs8_vadd`` kernels), and, for the few ops that XNNPACK leaves to LiteRT, as in LiteRT's own kernels.
 
@@ -54,7 +54,7 @@ def spanning(low: tf.Tensor, high: tf.Tensor) -> Levels:
 
 
 def store(values: tf.Tensor, levels: Levels, activation: str = "linear") -> tf.Tensor:
-    """Round to whole levels, half to even, and clip to what eight bits hold and what a fused activation lets through."""
+    """Round to whole levels, half to even, and clip to what eight bits hold and a fused activation lets through."""
     lowest, highest = levels.lowest, levels.highest
     if activation in ("relu", "relu6"):
         lowest = tf.maximum(lowest, 0.0)
@@ -81,8 +81,8 @@ def _with_gradient_of(smooth, exact):
     return exact, lambda upstream: (upstream, None)
 
 
-# Ops on levels: (inputs' levels, their Levels, the result's Levels, op on real values, options) -> levels of the result,
-# neither rounded, unless the kernel does that in its own way, nor clipped.
+# Ops on levels: (inputs' levels, their Levels, the result's Levels, op on real values, options) -> levels of the
+# result, neither rounded, unless the kernel does that in its own way, nor clipped.
 
 
 def _add(inputs, sources, result, real, options, sign=1):

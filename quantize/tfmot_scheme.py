@@ -71,7 +71,9 @@ class WeightQuantizer(Quantizer):
         else:
             outputs = -2 if self.kind == "Conv2DTranspose" else -1
             largest = tf.reduce_max(magnitude, [axis for axis in range(-len(kernel.shape), 0) if axis != outputs])
-        return tf.stop_gradient(tf.maximum(largest / LARGEST_WEIGHT, SMALLEST_SCALE))
+        # In double precision, since TensorFlow makes a product with a reciprocal of it, which float32 would show.
+        scale = tf.cast(tf.cast(largest, tf.float64) / LARGEST_WEIGHT, tf.float32)
+        return tf.stop_gradient(tf.maximum(scale, SMALLEST_SCALE))
 
     def get_config(self):
         return {"per_tensor": self.per_tensor, "kind": self.kind}
