@@ -53,9 +53,16 @@ def write(model: "schema.ModelT") -> bytes:
 
 
 def part(model: "schema.ModelT", places: list[int], inputs: list[int], outputs: list[int]) -> bytes:
-    """The content of a file with some of a model's operators alone, by their places in the first graph."""
+    """The content of a file with some of a model's operators alone, by their places in the first graph.
+
+    The tensors keep their numbers; those that no operator has any more are empty.
+    """
     graph = model.subgraphs[0]
-    graph = _with(graph, operators=[graph.operators[place] for place in places], inputs=inputs, outputs=outputs)
+    operators = [graph.operators[place] for place in places]
+    used = {int(i) for operator in operators for i in [*operator.inputs, *operator.outputs]}.union(inputs, outputs)
+    empty = schema.TensorT()
+    tensors = [tensor if index in used else empty for index, tensor in enumerate(graph.tensors)]
+    graph = _with(graph, operators=operators, inputs=inputs, outputs=outputs, tensors=tensors)
     return write(_with(model, subgraphs=[graph], signatureDefs=[]))
 
 

@@ -1,10 +1,11 @@
 """What a disturbance of one activation does to a float model's outputs, measured on a few samples.
 
-The graph is cut in two behind the activation. The front runs once a sample, the back once a disturbance, so that trying
-twenty ranges for an activation near the end costs next to nothing.
+The graph is cut in two behind the activation. The front runs once a sample, for many cuts together; the back once a
+disturbance, so that trying ten ranges for an activation near the end costs next to nothing.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -13,9 +14,12 @@ from mobilenets_tf.runtime import Runner
 
 # Of a softmax's classes, those whose scores decide the answer.
 DECISIVE = 20
-# What the values at a cut may take in memory: early activations are measured on fewer samples than late ones.
+# Early activations are measured on fewer samples than late ones, which cost less: a disturbance on all samples may take
+# the time of so many runs of the model, and the values at a cut so much memory.
+_RUNS = 16
 _MEMORY = 24 << 20
-_FEWEST = 8
+# What the values at several cuts that are made in one run may take together.
+_TOGETHER = 96 << 20
 
 
 class Effects:
@@ -28,12 +32,50 @@ class Effects:
 
     def __init__(self, model: bytes, samples: list[list[np.ndarray]]):
         self._tree, self._samples = flatbuffer.read(model), samples
-        graph = flatbuffer.Graph(self._tree)
-        self.targets = [_Target(graph, index) for index in graph.activations(graph.graph.outputs)]
+        self._graph = flatbuffer.Graph(self._tree)
+        self._inputs = list(map(int, self._graph.graph.inputs))
+        self.targets = [_Target(self._graph, index) for index in self._graph.activations(self._graph.graph.outputs)]
+        indices = {target.index for target in self.targets}
+        whole = _Part(self._tree, range(len(self._graph.graph.operators)), self._inputs, sorted(indices))
+        self._outcomes = [whole(arrays) for arrays in samples]
 
-    def cut(self, index: int, samples: int | None = None) -> "Cut":
-        """The model, cut behind one of its activation tensors; with the first ``samples`` alone, or all."""
-        return Cut(self._tree, index, self.targets, self._samples[:samples])
+    def cut(self, index: int) -> "Cut":
+        """The model, cut behind one of its activation tensors."""
+        return next(self.cuts([index]))
+
+    def cuts(self, indices: Collection[int]) -> Iterator["Cut"]:
+        """The model, cut behind each of some activation tensors, in the graph's order."""
+        order = {index: place for place, index in enumerate(self._graph.writer)}
+        group, together = [], 0
+        for index in sorted(indices, key=lambda index: order.get(index, -1)):
+            behind, live = _behind(self._tree, index, {target.index for target in self.targets})
+            size = sum(4 * math.prod(self._graph.shape(i)) for i in live)
+            affordable = _RUNS * len(self._graph.graph.operators) // max(len(behind), 1)
+            count = min(max(min(_MEMORY // size, affordable), _RUNS), len(self._samples))
+            if group and together + count * size > _TOGETHER:
+                yield from self._made(group)
+                group, together = [], 0
+            group.append((index, behind, live, count))
+            together += count * size
+        if group:
+            yield from self._made(group)
+
+    def _made(self, group: list[tuple]) -> Iterator["Cut"]:
+        """Runs the model once for all of them."""
+        computed = sorted({i for _, _, live, _ in group for i in live} - set(self._inputs))
+        operators = self._graph.graph.operators
+        places = _needed(operators, range(len(operators)), set(computed))
+        front = _Part(self._tree, places, self._inputs, computed) if computed else None
+        values = [[] for _ in group]
+        for number in range(max(count for *_, count in group)):
+            arrays = self._samples[number]
+            known = dict(zip(self._inputs, arrays, strict=True)) | (front(arrays) if front else {})
+            for kept, (_, _, live, count) in zip(values, group, strict=True):
+                if number < count:
+                    kept.append([known[i] for i in live])
+        values.reverse()
+        for index, behind, live, _ in group:  # of each the values are let go when it has been dealt with
+            yield Cut(self._tree, index, behind, live, self.targets, values.pop(), self._outcomes)
 
 
 class _Target:
@@ -61,65 +103,65 @@ class _Target:
 
 
 class Cut:
-    """A float model in two halves; what the first one gives is kept for each sample."""
+    """A float model's second half, and what the first half gives it on each sample."""
 
-    def __init__(self, tree, index: int, targets: list[_Target], samples: list[list[np.ndarray]]):
-        self.index = index
-        front, self._back, live = _halves(tree, index, {target.index for target in targets})
-        reached = {index, *(self._back.outputs if self._back else ())}
-        self._targets = [target for target in targets if target.index in reached]
-        inputs = list(map(int, tree.subgraphs[0].inputs))
-        self._values, size = [], 0
-        for arrays in samples:
-            known = dict(zip(inputs, arrays, strict=True)) | (front(arrays) if front else {})
-            self._values.append([known[index] for index in live])
-            size += sum(array.nbytes for array in self._values[-1])
-            if len(self._values) >= _FEWEST and size >= _MEMORY:
-                break
-        self._references = [self._outcome(values) for values in self._values]
-        self._decisive = [
-            [target.decisive(reference[target.index]) for target in self._targets] for reference in self._references
-        ]
+    def __init__(self, tree, index: int, behind: list[int], live: list[int], targets, values: list, outcomes: list):
+        self.index, self._values = index, values
+        written = {int(out) for place in behind for out in tree.subgraphs[0].operators[place].outputs}
+        targets = [target for target in targets if target.index in written | {index}]
+        outputs = sorted({target.index for target in targets} & written)
+        self._back = _Part(tree, behind, live, outputs) if behind else None
+        # For each sample and target: what takes out of its values the part that counts, and that part undisturbed.
+        self._wanted = []
+        for outcome in outcomes[: len(values)]:
+            taking = [(target.index, target.decisive(outcome[target.index])) for target in targets]
+            self._wanted.append([(place, take, take(outcome[place])) for place, take in taking])
 
     @property
     def values(self) -> list[np.ndarray]:
         """The activation on each sample that is used."""
         return [values[0] for values in self._values]
 
-    def error(self, disturb: Callable[[np.ndarray], np.ndarray]) -> float:
+    def error(
+        self, disturb: Callable[[np.ndarray], np.ndarray], samples: int | None = None, limit: float = math.inf
+    ) -> float:
         """Power of the outputs' error over the outputs' own, when the activation is ``disturb(activation)``.
 
         With several outputs, the sum over them.
+
+        Args:
+            samples: how many to look at; None for all.
+            limit: if the error is more than that, it does not matter how much more: infinity then, and less work.
         """
-        noise, signal = np.zeros(len(self._targets)), np.full(len(self._targets), 1e-30)
-        for values, reference, decisive in zip(self._values, self._references, self._decisive, strict=True):
-            outcome = self._outcome([disturb(values[0]), *values[1:]])
-            for place, (target, take) in enumerate(zip(self._targets, decisive, strict=True)):
-                wanted = take(reference[target.index])
-                noise[place] += np.square(take(outcome[target.index]) - wanted, dtype=np.float64).sum()
-                signal[place] += np.square(wanted, dtype=np.float64).sum()
-        return float((noise / signal).sum())
+        kept = list(zip(self._values, self._wanted, strict=True))[:samples]
+        signal = [
+            sum(_power(wanted) for _, _, wanted in targets) for targets in zip(*(w for _, w in kept), strict=True)
+        ]
+        total = 0.0
+        for values, targets in kept:
+            outcome = {self.index: disturb(values[0])}
+            if self._back:
+                outcome |= self._back([outcome[self.index], *values[1:]])
+            for (place, take, wanted), power in zip(targets, signal, strict=True):
+                total += _power(take(outcome[place]) - wanted) / max(power, 1e-30)
+            if total > limit:
+                return math.inf
+        return total
 
-    def _outcome(self, values: list[np.ndarray]) -> dict[int, np.ndarray]:
-        return {self.index: values[0]} | (self._back(values) if self._back else {})
+
+def _power(values: np.ndarray) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
 
 
-def _halves(tree, index: int, targets: set[int]) -> tuple["_Part | None", "_Part | None", list[int]]:
-    """The model up to the op that writes a tensor, the model behind it, and the tensors that lead across, ``index``
-    first. A half without ops is None.
-    """
+def _behind(tree, index: int, targets: set[int]) -> tuple[list[int], list[int]]:
+    """Places of the ops behind the one that writes a tensor, and the tensors that lead to them, ``index`` first."""
     operators = list(tree.subgraphs[0].operators)
     inputs = list(map(int, tree.subgraphs[0].inputs))
     place = next((i for i, operator in enumerate(operators) if index in map(int, operator.outputs)), -1)
     known = {*inputs, *(int(out) for operator in operators[: place + 1] for out in operator.outputs)}
     behind = _needed(operators, range(place + 1, len(operators)), targets)
     read = {int(i) for p in behind for i in operators[p].inputs}
-    written = {int(out) for p in behind for out in operators[p].outputs}
-    live = [index, *sorted((known & read) - {index})]
-    computed = [i for i in live if i not in inputs]
-    front = _Part(tree, _needed(operators, range(place + 1), set(computed)), inputs, computed) if computed else None
-    back = _Part(tree, behind, live, sorted(targets & written)) if behind else None
-    return front, back, live
+    return behind, [index, *sorted((known & read) - {index})]
 
 
 def _needed(operators: list, places: range, targets: set[int]) -> list[int]:

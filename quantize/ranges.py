@@ -118,11 +118,11 @@ def estimator(name: str) -> Callable[[Statistics], Range]:
 
 # Other ranges are tried for activations that have outliers: whose extremes are so many standard deviations apart ...
 _OUTLYING = 14
-# ... and that disturb the outputs by that much of their power (45 dB below them).
-_WORTH_WHILE = 3e-5
+# ... and that disturb the outputs by that much of their power (42 dB below them).
+_WORTH_WHILE = 6e-5
 # What another range must take off an activation's part before it is believed to be better and not luck.
 _CONVINCING = 0.8
-_SURVEY = 16  # samples to find out which activations matter
+_SURVEY = 8  # samples to find out which activations matter
 
 
 def least_output_error(
@@ -139,36 +139,37 @@ def least_output_error(
         ranges: to begin with; only these tensors are looked at.
         statistics: of each of them.
     """
-    survey = {
-        index: _part(effects.cut(index, _SURVEY), ranges[index])
-        for index in track(list(ranges), "looking for outliers", report)
+    outlying = [
+        index
+        for index in ranges
         if statistics[index].high - statistics[index].low > _OUTLYING * statistics[index].deviation
-    }
-    costly = [index for index, part in survey.items() if part > _WORTH_WHILE]
-    return {
-        index: _try_ranges(effects.cut(index), ranges[index], min_max(statistics[index]))
-        for index in track(costly, "trying ranges", report)
-    }
+    ]
+    found = {}
+    for cut in track(effects.cuts(outlying), "trying ranges", report, len(outlying)):
+        if _part(cut, ranges[cut.index], _SURVEY) > _WORTH_WHILE:
+            found[cut.index] = _try_ranges(cut, ranges[cut.index], min_max(statistics[cut.index]))
+    return found
 
 
-def _part(cut: Cut, chosen: Range) -> float:
+def _part(cut: Cut, chosen: Range, samples: int | None = None, limit: float = np.inf) -> float:
     form = Form.spanning(*chosen, "int8")
-    return cut.error(lambda values: form.rounded(values, "int8"))
+    return cut.error(lambda values: form.rounded(values, "int8"), samples, limit)
 
 
 def _try_ranges(cut: Cut, present: Range, extremes: Range) -> Range:
     low, high = extremes
     best, least = present, _part(cut, present) * _CONVINCING
 
-    def attempt(*candidate) -> float:
+    def attempt(*candidate) -> bool:
+        """Take it if it is better; whether it is at least not much worse."""
         nonlocal best, least
-        part = _part(cut, candidate)
+        part = _part(cut, candidate, limit=1.5 * least)
         if part < least:
             best, least = candidate, part
-        return part
+        return part < np.inf
 
     for fraction in (1.0, 0.7, 0.5, 0.35):
-        if attempt(low * fraction, high * fraction) > 2 * least and fraction < 1:
+        if not attempt(low * fraction, high * fraction) and fraction < 1:
             break  # what lies further in is worse still
     for fraction in (1.2, 0.8):
         attempt(best[0], min(best[1] * fraction, high))

@@ -37,11 +37,20 @@ def middle_of(content):
 
 def test_no_disturbance_is_no_error_wherever_the_model_is_cut(content):
     graph = flatbuffer.Graph(flatbuffer.read(content))
-    found = Effects(content, SAMPLES)
-    for index in (*map(int, graph.graph.inputs), *graph.writer):
-        cut = found.cut(index, 3)
-        assert len(cut.values) == 3 and cut.values[0].shape == graph.shape(index)
-        assert cut.error(lambda values: values) == 0
+    found = Effects(content, SAMPLES[:3])
+    indices = [*map(int, graph.graph.inputs), *graph.writer]
+    cuts = list(found.cuts(indices))
+    assert [cut.index for cut in cuts] == indices
+    for cut in cuts:
+        assert len(cut.values) == 3 and cut.values[0].shape == graph.shape(cut.index)
+        assert cut.error(lambda values: values) < 1e-12
+
+
+def test_beyond_a_limit_the_error_is_not_worked_out(content):
+    cut = Effects(content, SAMPLES).cut(middle_of(content))
+    whole = cut.error(np.round)
+    assert cut.error(np.round, limit=1.01 * whole) == whole
+    assert cut.error(np.round, limit=0.99 * whole) == np.inf
 
 
 def test_the_error_is_noise_over_signal_of_every_output(content, model):
@@ -78,9 +87,17 @@ def test_what_a_softmax_does_not_see_is_no_error(content):
     assert cut.error(lambda scores: scores * 1.1) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_little_memory_still_holds_eight_samples(content, monkeypatch):
+def test_little_memory_and_time_still_hold_some_samples(content, monkeypatch):
     middle = middle_of(content)
     assert len(Effects(content, SAMPLES).cut(middle).values) == 12
+    monkeypatch.setattr(effects, "_RUNS", 8)
     monkeypatch.setattr(effects, "_MEMORY", 1)
     assert len(Effects(content, SAMPLES).cut(middle).values) == 8
     assert len(Effects(content, SAMPLES[:5]).cut(middle).values) == 5
+
+
+def test_cuts_that_do_not_fit_together_are_made_one_by_one(content, monkeypatch):
+    graph = flatbuffer.Graph(flatbuffer.read(content))
+    together = [cut.error(np.round) for cut in Effects(content, SAMPLES).cuts(graph.writer)]
+    monkeypatch.setattr(effects, "_TOGETHER", 1)
+    assert [cut.error(np.round) for cut in Effects(content, SAMPLES).cuts(graph.writer)] == together

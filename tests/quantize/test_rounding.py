@@ -48,7 +48,7 @@ def test_patches_are_what_the_convolutions_see(convolutions):
         results = patches @ rows
         results = results[..., 0].T if layer.depthwise else results
         expected = outputs[index].reshape(-1, outputs[index].shape[-1])[: len(results)]
-        assert len(results) == min(64, np.prod(graph.shape(index)[1:3]))
+        assert len(results) == min(rounding._POSITIONS, np.prod(graph.shape(index)[1:3]))
         np.testing.assert_allclose(results + graph.constant(int(operator.inputs[2])), expected, atol=1e-5)
         seen.add((name, options.padding, options.strideH, options.dilationHFactor, weights.shape[1:3]))
     assert len(seen) == 8  # the converter left every kind as it is
