@@ -137,7 +137,7 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
     """Runs in the worker: everything that needs TensorFlow. Writes nothing but the checkpoint."""
     import keras
 
-    from mobilenets_tf.quantize import fine_tune, quantize_aware
+    from mobilenets_tf.quantize import Recipe, fine_tune, quantize_aware
 
     keras.utils.set_random_seed(request.seed)
     report("building", 0, 1)
@@ -150,7 +150,9 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
             raise RequestError(f"Class {max(found.labels)} among the labels; the model has {classes} outputs.")
     report("building", 1, 1)
     calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), preprocessing)
-    aware = quantize_aware(model, calibration, request.scheme, per_tensor=request.per_tensor, report=report)
+    aware = quantize_aware(
+        model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), report=report
+    )
     tuning = fine_tune(
         aware,
         _dataset(training, preprocessing, request, report, augmented=True),

@@ -75,6 +75,12 @@ def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
         return ImageSet(tuple(_images_in(folder)))
     names = [path.name for path in classes]
     known = {name: index for index, name in enumerate(class_names)}
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if empty := sorted({path.name for path in folders} - set(names) - set(known)):
+        raise RequestError(
+            f"{folder}: the sub-folder {empty[0]!r} has no images in it. Left out, it would change the numbers of the "
+            "classes behind it: put images into it, or remove it if it is no class."
+        )
     if strangers := sorted(set(names) - set(known)):
         if class_names and len(names) != len(class_names):
             raise RequestError(

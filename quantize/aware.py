@@ -106,7 +106,9 @@ class Aware:
         return [variable.numpy() for variable, _, _ in wrapper._weight_vars]  # the layer's own are what they round to
 
 
-def quantize_aware(model, calibration, scheme="int8", *, per_tensor: bool = False, report: Report = silent) -> Aware:
+def quantize_aware(
+    model, calibration, scheme="int8", *, recipe: Recipe | None = None, report: Report = silent
+) -> Aware:
     """Prepare a Keras 3 model for quantisation-aware fine-tuning.
 
     Args:
@@ -115,7 +117,9 @@ def quantize_aware(model, calibration, scheme="int8", *, per_tensor: bool = Fals
         calibration: a ``Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model wants
             them; the ranges that training begins with come from it.
         scheme: "int8" or "int8_float_io".
-        per_tensor: one scale for all channels of a layer's weights, for chips that have no more.
+        recipe: the steps of post-training quantisation to begin with; None for the default. Its ``per_tensor`` is for
+            chips that have one scale for all channels of a layer's weights. Weights are rounded to the nearest and
+            biases learned whatever it says.
 
     Raises:
         RequestError: a model or calibration data that cannot be used, or an op that training does not know; the layer
@@ -129,11 +133,12 @@ def quantize_aware(model, calibration, scheme="int8", *, per_tensor: bool = Fals
         calibration = Calibration(calibration)
     with Worker() as worker:
         graph, content = float_file(model, worker)
-    usual = prepare(content, scheme, calibration, Recipe(per_tensor=per_tensor), report)
+    recipe = recipe or Recipe()
+    usual = prepare(content, scheme, calibration, recipe, report)
     # Trained weights are rounded to the nearest, as the fake-quantisation does, and their own biases are learned.
-    prepared = replace(usual, model=usual.uncorrected, rounded=rounding.nearest(usual.uncorrected, per_tensor))
+    prepared = replace(usual, model=usual.uncorrected, rounded=rounding.nearest(usual.uncorrected, recipe.per_tensor))
     names = layers.of_operators(prepared.model, graph.layers)
-    return Aware(fold(model, share=True), prepared, usual.write(), names, per_tensor)
+    return Aware(fold(model, share=True), prepared, usual.write(), names, recipe.per_tensor)
 
 
 class _Builder:

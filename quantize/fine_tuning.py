@@ -71,6 +71,7 @@ def fine_tune(
     if checkpoint is not None:  # in front: what it restores is what the others begin with
         callbacks.insert(0, tf_keras.callbacks.BackupAndRestore(str(Path(checkpoint))))
     aware.model.fit(training, epochs=epochs, verbose=0, callbacks=callbacks)
+    aware.model._training_state = None  # BackupAndRestore deletes it, and the next fit would look for it
     best.forget()
     aware.model.set_weights(best.weights)
     return FineTuning(tuple(best.accuracies), best.epoch)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 from mobilenets_tf import RequestError
-from mobilenets_tf.quantize import quantize_aware
+from mobilenets_tf.quantize import Recipe, quantize_aware
 from mobilenets_tf.runtime import Runner
 
 
@@ -64,7 +64,7 @@ def answers(request):
     b = layers.Conv2D(8, 1, activation="relu")(inputs)
     model = keras.Model(inputs, list(cases(a, b).values()))
     pictures = ops.convert_to_numpy(ops.image.resize(random.normal(size=(140, 4, 4, 6)), (16, 16)))
-    aware = quantize_aware(model, pictures[:100], per_tensor=request.param)
+    aware = quantize_aware(model, pictures[:100], recipe=Recipe(per_tensor=request.param))
     for variable in aware.model.trainable_variables:
         variable.assign(variable * (1 + 0.02 * random.normal(size=variable.shape)))
     runner = Runner(aware.to_tflite())
