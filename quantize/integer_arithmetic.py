@@ -116,7 +116,9 @@ def _multiply(inputs, sources, result, real, options):
 def _mean(inputs, sources, result, real, options):
     total = tf.reduce_sum(inputs[0], options["axes"], options["keep_dims"])
     count = math.prod(inputs[0].shape[axis] for axis in options["axes"])
-    return total * (sources[0].scale / result.scale / count)
+    mean = total * (sources[0].scale / result.scale / count)
+    # Here, unlike elsewhere, the kernel rounds with the zero point in: another half is the even one if that is odd.
+    return _with_gradient_of(mean, tf.round(mean + result.zero_point) - result.zero_point)
 
 
 def _softmax(inputs, sources, result, real, options):
