@@ -44,7 +44,9 @@ def write(model: "schema.ModelT") -> bytes:
     lean.buffers = [buffer if index in kept else schema.BufferT() for index, buffer in enumerate(model.buffers)]
     lean.operatorCodes = [model.operatorCodes[index] for index in used]
     lean.subgraphs = [
-        _with(graph, operators=[_with(op, opcodeIndex=used.index(op.opcodeIndex)) for op in graph.operators])
+        with_fields(
+            graph, operators=[with_fields(op, opcodeIndex=used.index(op.opcodeIndex)) for op in graph.operators]
+        )
         for graph in model.subgraphs
     ]
     builder = flatbuffers.Builder(1 << 20)
@@ -62,11 +64,11 @@ def part(model: "schema.ModelT", places: list[int], inputs: list[int], outputs: 
     used = {int(i) for operator in operators for i in [*operator.inputs, *operator.outputs]}.union(inputs, outputs)
     empty = schema.TensorT()
     tensors = [tensor if index in used else empty for index, tensor in enumerate(graph.tensors)]
-    graph = _with(graph, operators=operators, inputs=inputs, outputs=outputs, tensors=tensors)
-    return write(_with(model, subgraphs=[graph], signatureDefs=[]))
+    graph = with_fields(graph, operators=operators, inputs=inputs, outputs=outputs, tensors=tensors)
+    return write(with_fields(model, subgraphs=[graph], signatureDefs=[]))
 
 
-def _with(table, **fields):
+def with_fields(table, **fields):
     """A shallow copy of one of the schema's objects, with other values in some fields."""
     table = copy.copy(table)
     vars(table).update(fields)

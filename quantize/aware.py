@@ -1,10 +1,10 @@
 """Quantisation-aware fine-tuning: train with the file's rounding in place, then write the file.
 
 A Keras 3 model becomes the float TFLite graph that post-training quantisation starts from; that graph becomes a
-tf_keras model; tensorflow-model-optimization puts fake-quantisation where the plan of the integer file has its forms
-(Jacob et al. 2018, arXiv 1712.05877, section 3). Because both come from one plan, what the trained model answers is
-what the file answers. BatchNormalization is folded into the weights from the start: it is frozen in the sense of
-Krishnamoorthi 2018 (arXiv 1806.08342, section 3.2.2) before the first step.
+tf_keras model; tensorflow-model-optimization makes its layers compute in integers where the plan of the integer file
+has its forms (Jacob et al. 2018, arXiv 1712.05877, section 3; the arithmetic is in integer_arithmetic.py). Because both
+come from one plan and compute alike, what the trained model answers is what the file answers. BatchNormalization is
+folded into the weights from the start; ``thaw_norms`` has it follow its batches for some epochs (live_norms.py).
 """
 
 from dataclasses import replace
@@ -21,8 +21,9 @@ from mobilenets_tf.quantize import layers, rounding, schemes, tfmot_scheme
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.quantize.keras_graph import Interpreter, Operation, fused_activation, to_tflite_weights
+from mobilenets_tf.quantize.live_norms import LiveNorm, output_moments
 from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
-from mobilenets_tf.quantize.trained_weights import give_back, without_bias
+from mobilenets_tf.quantize.trained_weights import give_back, traits
 from mobilenets_tf.reparameterization import fold
 from mobilenets_tf.rewriting import rebuild
 from mobilenets_tf.runtime import Runner
@@ -30,6 +31,9 @@ from mobilenets_tf.worker import Worker
 
 # Ops of one scale whose results are values of their input, whatever they stand for: the layers need not know.
 _EXACT = {"PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "SPLIT", "SPLIT_V", "CONCATENATION"}
+
+
+_MOMENT_SAMPLES = 32  # to begin live normalisations with
 
 
 class Aware:
@@ -44,14 +48,31 @@ class Aware:
         self._source, self._prepared, self._per_tensor = source, prepared, per_tensor
         self.post_training = post_training
         self.float_content = prepared.uncorrected
-        biasless = without_bias(source, prepared.model)
-        self.float_model = _Builder(prepared, names, biasless, per_tensor).float_model()
-        builder = _Builder(prepared, names, biasless, per_tensor)
-        self.model, self._factors = builder.aware_model()
+        biasless, normalized = traits(source, prepared.model)
+        moments = output_moments(prepared.model, sorted(normalized), prepared.samples[:_MOMENT_SAMPLES])
+        self.float_model = _Builder(prepared, names, biasless, moments, per_tensor).float_model()
+        builder = _Builder(prepared, names, biasless, moments, per_tensor)
+        self.model, self._factors, self._norms = builder.aware_model()
         self._weighted = builder.weighted
         graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
         writer = graph.writer.get(int(graph.graph.outputs[0]))
         self.ends_in_softmax = writer is not None and graph.name(writer) == "SOFTMAX"
+
+    def thaw_norms(self) -> None:
+        """Have every BatchNormalization that was folded normalise by batches again in training."""
+        self._set_norms(LiveNorm.thaw)
+
+    def freeze_norms(self) -> None:
+        """Put what live normalisations have learned into the weights; from then on training leaves them alone."""
+        self._set_norms(LiveNorm.freeze)
+
+    def _set_norms(self, change) -> None:
+        for norm in self._norms.values():
+            change(norm)
+        # What was traced is another function now.
+        for kind in ("train", "test", "predict"):
+            if getattr(self.model, f"{kind}_function", None) is not None:
+                getattr(self.model, f"make_{kind}_function")(force=True)
 
     def to_tflite(self) -> bytes:
         """The integer file's content, with the weights and ranges as training has left them.
@@ -103,7 +124,11 @@ class Aware:
             wrapper = self.model.get_layer(f"quant_{name}")
         except ValueError:
             return self.model.get_layer(name).get_weights()
-        return [variable.numpy() for variable, _, _ in wrapper._weight_vars]  # the layer's own are what they round to
+        weights = [variable for variable, _, _ in wrapper._weight_vars]  # the layer's own are what they round to
+        norm = self._norms.get(name)
+        if norm and norm.live:
+            weights = [norm.kernel(weights[0]), norm.bias(weights[1])]
+        return [values.numpy() for values in weights]
 
 
 def quantize_aware(
@@ -144,8 +169,9 @@ def quantize_aware(
 class _Builder:
     """Connects the layers of a prepared model's graph, as they are or annotated for tfmot."""
 
-    def __init__(self, prepared: Prepared, names: list[str], biasless: set[int], per_tensor: bool):
+    def __init__(self, prepared: Prepared, names: list[str], biasless: set[int], moments: dict, per_tensor: bool):
         self._interpreter = Interpreter(flatbuffer.read(prepared.model), names, biasless)
+        self._moments = moments
         self._graph = self._interpreter.graph
         self._plan, self._prepared, self._per_tensor = prepared.plan(), prepared, per_tensor
         self.weighted: dict[int, str] = {}  # place of an operator with weights -> its layer's name
@@ -159,9 +185,9 @@ class _Builder:
         return self._connect(annotated=False)
 
     def aware_model(self):
-        """With fake-quantisation, and the factors of the trained ranges: root tensor -> {"low", "high"}."""
-        model, factors = tfmot_scheme.apply(self._connect(annotated=True), {"Operation": Operation})
-        return model, {int(group): variables for group, variables in factors.items()}
+        """See ``tfmot_scheme.apply``; the groups of ranges are their root tensors."""
+        model, factors, norms = tfmot_scheme.apply(self._connect(annotated=True), {"Operation": Operation})
+        return model, {int(group): variables for group, variables in factors.items()}, norms
 
     def _connect(self, annotated: bool):
         graph = self._graph.graph
@@ -197,14 +223,15 @@ class _Builder:
             if weights:
                 self.weighted[place] = layer.name
                 self._weights.append((layer, weights))
-            config = self._config(operator, owners, output, layer, weighted=bool(weights)) if integer else None
+            config = self._config(place, owners, output, layer, weighted=bool(weights)) if integer else None
             called = tfmot_scheme.annotate(layer, config) if config else layer
             self._home[output] = called(values if len(values) > 1 else values[0])
             if integer:
                 self._integer_homes.add(output)
 
-    def _config(self, operator, owners: list[int], output: int, layer, weighted: bool):
+    def _config(self, place: int, owners: list[int], output: int, layer, weighted: bool):
         """How the layer is annotated; None if it need not know that it moves levels."""
+        operator = self._graph.graph.operators[place]
         activation = fused_activation(operator.builtinOptions)
         if self._graph.name(operator) in _EXACT and activation == "linear":
             return None
@@ -212,9 +239,16 @@ class _Builder:
             sources=[self._range_of(owner) for owner in owners],
             result=self._range_of(output),
             weights={"per_tensor": self._per_tensor, "kind": type(layer).__name__} if weighted else None,
+            norm=self._norm_of(place, layer) if weighted else None,
             activation=activation,
             only_at_inference=output not in self._plan.roots and self._graph.is_output(output),
         )
+
+    def _norm_of(self, place: int, layer) -> dict | None:
+        if place not in self._moments or isinstance(layer, tf_keras.layers.Conv2DTranspose):
+            return None
+        mean, variance = self._moments[place]
+        return {"mean": mean.tolist(), "variance": variance.tolist()}
 
     def _read(self, index: int, owner: int | None):
         """A tensor as an op reads it: real values (owner None), or levels in the form of the tensor ``owner``."""

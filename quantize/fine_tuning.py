@@ -31,6 +31,7 @@ def fine_tune(
     *,
     learning_rate: float = 1e-4,
     patience: int = 3,
+    freeze_norms_after: int = 0,
     checkpoint=None,
     report: Report = silent,
 ) -> FineTuning:
@@ -45,6 +46,8 @@ def fine_tune(
             known length.
         epochs: at most.
         patience: stop after that many epochs without a better validation accuracy.
+        freeze_norms_after: for so many epochs BatchNormalization goes on with the statistics of the batches, for data
+            that differ from what the network was trained on; then it is frozen. 0: frozen from the start.
         checkpoint: a folder for the state after each epoch; if it holds one, training goes on from there. It is
             emptied when training ends.
         report: called with ("training", step, steps).
@@ -52,9 +55,13 @@ def fine_tune(
     Raises:
         RequestError: an option out of range, or the loss became NaN.
     """
-    for name, value in (("epochs", epochs), ("patience", patience)):
-        if value < 1:
-            raise RequestError(f"{name}={value}: expected at least 1.")
+    for name, value, least in (
+        ("epochs", epochs, 1),
+        ("patience", patience, 1),
+        ("freeze_norms_after", freeze_norms_after, 0),
+    ):
+        if value < least:
+            raise RequestError(f"{name}={value}: expected at least {least}.")
     if not learning_rate > 0:
         raise RequestError(f"learning_rate={learning_rate}: expected more than 0.")
     steps = int(training.cardinality())
@@ -67,13 +74,16 @@ def fine_tune(
         metrics=["accuracy"],
     )
     best = _Best(validation, patience, Path(checkpoint) / "best.npz" if checkpoint is not None else None)
-    callbacks = [best, _Progress(report, steps, epochs * steps)]
+    if freeze_norms_after:
+        aware.thaw_norms()
+    callbacks = [best, _Freeze(aware, freeze_norms_after), _Progress(report, steps, epochs * steps)]
     if checkpoint is not None:  # in front: what it restores is what the others begin with
         callbacks.insert(0, tf_keras.callbacks.BackupAndRestore(str(Path(checkpoint))))
     aware.model.fit(training, epochs=epochs, verbose=0, callbacks=callbacks)
     aware.model._training_state = None  # BackupAndRestore deletes it, and the next fit would look for it
     best.forget()
     aware.model.set_weights(best.weights)
+    aware.freeze_norms()  # which may have been live in the best epoch
     return FineTuning(tuple(best.accuracies), best.epoch)
 
 
@@ -122,6 +132,17 @@ class _Best(tf_keras.callbacks.Callback):
             weights = {f"weights_{i}": values for i, values in enumerate(self.weights)}
             np.savez(whole, accuracies=self.accuracies, epoch=self.epoch, **weights)
             whole.replace(self._file)
+
+
+class _Freeze(tf_keras.callbacks.Callback):
+    def __init__(self, aware: Aware, after: int):
+        super().__init__()
+        self._aware, self._after, self._live = aware, after, after > 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._live and epoch >= self._after:
+            self._live = False
+            self._aware.freeze_norms()
 
 
 class _Progress(tf_keras.callbacks.Callback):

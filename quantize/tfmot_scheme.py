@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mobilenets_tf.quantize.integer_arithmetic import Levels, given, rounded, spanning, store
 from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, SMALLEST_SCALE
+from mobilenets_tf.quantize.live_norms import LiveNorm
 
 tf.keras  # noqa: B018  # TensorFlow decides on first use which Keras this is; tfmot below would change the answer
 
@@ -36,6 +37,8 @@ finally:
 
 # Tensors of one scale have one pair of variables: group -> variables, while a model is being quantised.
 _shared: contextvars.ContextVar[dict] = contextvars.ContextVar("shared ranges")
+# Layer -> its normalisation, likewise.
+_norms: contextvars.ContextVar[dict] = contextvars.ContextVar("normalisations")
 _LEAST_FACTOR = 0.05
 
 
@@ -49,31 +52,45 @@ class WeightQuantizer(Quantizer):
 
     def __init__(self, per_tensor: bool, kind: str):
         self.per_tensor, self.kind = per_tensor, kind
+        self.norm, self._kernel, self._bias = None, None, None
+
+    def use(self, norm: LiveNorm | None, kernel, bias=None) -> None:
+        """Work for a layer: its variables, and its normalisation if that can be live."""
+        self.norm, self._kernel, self._bias = norm, kernel, bias
 
     def build(self, tensor_shape, name, layer):
+        if self.norm:
+            self.norm.build(layer, self._kernel, self._bias)
+            _norms.get()[layer.layer.name] = self.norm
         return {}
 
     def __call__(self, inputs, training, weights, **kwargs):
-        scale = self.scale(inputs)
+        scale = self.scale(training)
         if self.kind == "DepthwiseConv2D" and not self.per_tensor:  # (rows, columns, channels, multiplier)
             scale = tf.reshape(scale, inputs.shape[2:])
         elif self.kind == "Conv2DTranspose":  # (rows, columns, outputs, inputs)
             scale = scale[:, None]
-        return rounded(inputs / scale)
+        return rounded(self._effective(training) / scale)
 
-    def scale(self, kernel):
+    def scale(self, training):
         """Of one step of the weights: one for each output, or one alone; shape (outputs) or (1)."""
-        magnitude = tf.abs(tf.convert_to_tensor(kernel))
+        magnitude = tf.abs(self._effective(training))
         if self.per_tensor:
             largest = tf.reshape(tf.reduce_max(magnitude), [1])
         elif self.kind == "DepthwiseConv2D":
             largest = tf.reshape(tf.reduce_max(magnitude, [0, 1]), [-1])
         else:
             outputs = -2 if self.kind == "Conv2DTranspose" else -1
-            largest = tf.reduce_max(magnitude, [axis for axis in range(-len(kernel.shape), 0) if axis != outputs])
+            axes = range(-len(magnitude.shape), 0)
+            largest = tf.reduce_max(magnitude, [axis for axis in axes if axis != outputs])
         # In double precision, since TensorFlow makes a product with a reciprocal of it, which float32 would show.
         scale = tf.cast(tf.cast(largest, tf.float64) / LARGEST_WEIGHT, tf.float32)
         return tf.stop_gradient(tf.maximum(scale, SMALLEST_SCALE))
+
+    def _effective(self, training):
+        """The kernel that the file would have now; in training a live normalisation comes after it instead."""
+        live = self.norm and self.norm.live and not training
+        return self.norm.kernel(self._kernel) if live else tf.convert_to_tensor(self._kernel)
 
     def get_config(self):
         return {"per_tensor": self.per_tensor, "kind": self.kind}
@@ -82,15 +99,20 @@ class WeightQuantizer(Quantizer):
 class BiasQuantizer(Quantizer):
     """A bias as a whole number of steps of (input scale x weight scale)."""
 
-    def __init__(self, kernel, weights: WeightQuantizer, source: "ActivationRange"):
-        self._kernel, self._weights, self._source = kernel, weights, source
+    def __init__(self, weights: WeightQuantizer, source: "ActivationRange"):
+        self._weights, self._source = weights, source
 
     def build(self, tensor_shape, name, layer):
         return {}
 
     def __call__(self, inputs, training, weights, **kwargs):
+        norm = self._weights.norm
+        if norm and norm.live:
+            if training:  # ``LiveNorm.normalize`` adds it
+                return tf.zeros_like(inputs)
+            inputs = norm.bias(inputs)
         # The file's are divided in double precision.
-        step = tf.cast(self._source.levels().scale * self._weights.scale(self._kernel), tf.float64)
+        step = tf.cast(self._source.levels().scale * self._weights.scale(training), tf.float64)
         return tf.cast(rounded(tf.cast(inputs, tf.float64) / step), tf.float32)
 
     def get_config(self):
@@ -144,20 +166,20 @@ class OutputQuantizer(Quantizer):
         result: of the output.
         activation: what is fused into the op.
         only_at_inference: no rounding in training, for the model's answer: a loss needs it fine.
-        ratio: a function that gives the factor from what the layer computes to levels; None for 1.
+        rescale: a function of what the layer computes, and of whether that is training, to levels; None for neither.
     """
 
-    def __init__(self, result: ActivationRange, activation: str, only_at_inference: bool, ratio=None):
+    def __init__(self, result: ActivationRange, activation: str, only_at_inference: bool, rescale=None):
         self._result, self._activation, self._only_at_inference = result, activation, only_at_inference
-        self._ratio = ratio
+        self._rescale = rescale
 
     def build(self, tensor_shape, name, layer):
         self._result.build(layer)
         return {}
 
     def __call__(self, inputs, training, weights, **kwargs):
-        if self._ratio:
-            inputs = inputs * self._ratio()
+        if self._rescale:
+            inputs = self._rescale(inputs, training)
         if training and self._only_at_inference:
             return inputs
         return store(inputs, self._result.levels(), self._activation)
@@ -173,18 +195,21 @@ class PlannedConfig(QuantizeConfig):
         sources: ``ActivationRange``'s options for each input, None for one of real values.
         result: the same for the output; None if it is real values.
         weights: the ``WeightQuantizer``'s options, or None for an ``Operation``.
+        norm: the ``LiveNorm``'s options, or None for a layer that has none.
         activation: what is fused into the op.
         only_at_inference: see ``OutputQuantizer``.
     """
 
-    def __init__(self, sources, result, weights=None, activation="linear", only_at_inference=False):
+    def __init__(self, sources, result, weights=None, norm=None, activation="linear", only_at_inference=False):
         self.options = {
             "sources": sources,
             "result": result,
             "weights": weights,
+            "norm": norm,
             "activation": activation,
             "only_at_inference": only_at_inference,
         }
+        self._norm = norm and LiveNorm(**norm)
         self._sources = [source and ActivationRange(**source) for source in sources]
         self._result = result and ActivationRange(**result)
         self._weights = weights and WeightQuantizer(**weights)
@@ -197,9 +222,11 @@ class PlannedConfig(QuantizeConfig):
         return [kernel, "bias"] if layer.use_bias else [kernel]
 
     def get_weights_and_quantizers(self, layer):
+        if not self._weights:
+            return []
         variables = [getattr(layer, name) for name in self._variables(layer)]
-        quantizers = [self._weights, BiasQuantizer(variables[0], self._weights, self._sources[0])] if variables else []
-        return list(zip(variables, quantizers, strict=False))
+        self._weights.use(self._norm, *variables)
+        return list(zip(variables, [self._weights, BiasQuantizer(self._weights, self._sources[0])], strict=False))
 
     def set_quantize_weights(self, layer, quantize_weights):
         """Called before each call of the layer, which from here on computes with levels."""
@@ -223,14 +250,15 @@ class PlannedConfig(QuantizeConfig):
             source.build(layer)
         if not self._result:
             return []
-        ratio = None
-        if self._weights:
-            kernel = getattr(layer, self._variables(layer)[0])  # the variable: calls put rounded weights in its place
+        options = self.options["activation"], self.options["only_at_inference"]
+        return [OutputQuantizer(self._result, *options, self._rescale if self._weights else None)]
 
-            def ratio():
-                return self._sources[0].levels().scale * self._weights.scale(kernel) / self._result.levels().scale
-
-        return [OutputQuantizer(self._result, self.options["activation"], self.options["only_at_inference"], ratio)]
+    def _rescale(self, accumulators, training):
+        """From steps of (input scale x weight scale) to levels of the result, past a live normalisation."""
+        step = self._sources[0].levels().scale * self._weights.scale(training)
+        if training and self._norm and self._norm.live:
+            return self._norm.normalize(accumulators * step) / self._result.levels().scale
+        return accumulators * (step / self._result.levels().scale)
 
     def get_config(self):
         return self.options
@@ -267,10 +295,12 @@ def annotate(layer, config: PlannedConfig):
 
 
 def apply(annotated, custom_objects: dict):
-    """The tf_keras model with fake-quantisation in it, and the factors of its ranges: group -> {"low", "high"}."""
-    token = _shared.set({})
+    """The tf_keras model that computes with levels; the factors of its ranges, group -> {"low", "high"}; and the
+    normalisations that can be live, layer -> ``LiveNorm``."""
+    ranges, norms = _shared.set({}), _norms.set({})
     try:
         with quantize_scope({"PlannedConfig": PlannedConfig, **custom_objects}):
-            return quantize_apply(annotated, PlannedScheme()), _shared.get()
+            return quantize_apply(annotated, PlannedScheme()), _shared.get(), _norms.get()
     finally:
-        _shared.reset(token)
+        _shared.reset(ranges)
+        _norms.reset(norms)

@@ -63,17 +63,21 @@ def give_back(model, before: bytes, after: bytes) -> None:
         variable.assign(change(np.asarray(variable)))
 
 
-def without_bias(model, graph_model: bytes) -> set[int]:
-    """Places of the operators whose bias, zero, is there only because TFLite's operators have one."""
+def traits(model, graph_model: bytes) -> tuple[set[int], set[int]]:
+    """Places of the operators whose bias, zero, is there only because TFLite's operators have one; and of those that
+    have a BatchNormalization folded in.
+    """
     graph = flatbuffer.Graph(flatbuffer.read(graph_model))
-    found = set()
+    biasless, normalized = set(), set()
     for place, origin in _origins(model, graph).items():
         operator = graph.graph.operators[place]
         position = WEIGHTED[graph.name(operator)][2]
         bias = graph.constant(int(operator.inputs[position])) if len(operator.inputs) > position else None
         if origin and bias is not None and not bias.any() and _bias_variable(origin.layer) is None:
-            found.add(place)
-    return found
+            biasless.add(place)
+        elif origin and bias is not None and _norm(origin.layer) is not None:
+            normalized.add(place)
+    return biasless, normalized
 
 
 def _origins(model, graph: flatbuffer.Graph) -> dict[int, _Origin | None]:

@@ -4,10 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from keras import layers
 
 from mobilenets_tf import RequestError
-from mobilenets_tf.quantize import fine_tune, quantize_aware
+from mobilenets_tf.quantize import Recipe, fine_tune, quantize_aware
+from mobilenets_tf.quantize.live_norms import LiveNorm
+from mobilenets_tf.runtime import Runner
 from tests.conftest import photographs
 
 CLASSES = 4
@@ -89,3 +92,69 @@ def test_options_out_of_range_are_refused(fresh, option, value):
 def test_no_training_data_is_refused(fresh):
     with pytest.raises(RequestError, match="training data is empty"):
         fine_tune(fresh, batches(8).take(0), batches(8))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["per channel", "per tensor"])
+def normalized(request):
+    """With the layers that BatchNormalization is folded into: a convolution and a depthwise one."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = layers.Conv2D(8, 3, strides=2, use_bias=False)(inputs)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(layers.DepthwiseConv2D(3, use_bias=False)(x)))
+    outputs = layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(x))
+    recipe = Recipe(per_tensor=request.param)
+    return quantize_aware(keras.Model(inputs, outputs), photographs(100, 32), recipe=recipe)
+
+
+def answers(aware, pictures):
+    runner = Runner(aware.to_tflite())
+    return np.stack([runner(picture)[0][0] for picture in pictures])
+
+
+def test_live_norms_follow_the_batches_and_the_file_follows_the_model(normalized):
+    pictures = photographs(32, 32, seed=4)
+    before = normalized.model.predict(pictures, verbose=0)
+    near = 0.02 * np.ptp(before)
+    normalized.thaw_norms()
+    np.testing.assert_allclose(normalized.model.predict(pictures, verbose=0), before, atol=near)
+    for _ in range(40):  # other pictures than those that were calibrated with: half as bright
+        normalized.model(0.5 * pictures, training=True)
+    live = normalized.model.predict(pictures, verbose=0)
+    assert np.abs(live - before).max() > 5 * near
+    np.testing.assert_array_equal(answers(normalized, pictures), live)
+    normalized.freeze_norms()
+    frozen = normalized.model.predict(pictures, verbose=0)
+    np.testing.assert_allclose(frozen, live, atol=near)
+    np.testing.assert_array_equal(answers(normalized, pictures), frozen)
+    normalized.freeze_norms()
+    np.testing.assert_allclose(normalized.model.predict(pictures, verbose=0), frozen, atol=near)
+
+
+def test_a_live_norm_gives_what_batch_normalization_gives():
+    random = np.random.default_rng(0)
+    outputs = random.normal(2, 3, (16, 5, 5, 4)).astype(np.float32)
+    kernel, bias = tf.Variable(random.normal(size=(1, 1, 3, 4))), tf.Variable(np.float32([0.5, -1, 0, 2]))
+    norm = LiveNorm(outputs.mean((0, 1, 2)).tolist(), outputs.var((0, 1, 2)).tolist())
+    norm.build(tf_keras.layers.Layer(), kernel, bias)
+    np.testing.assert_allclose(norm.normalize(tf.constant(outputs)), outputs + bias, atol=1e-4)
+    np.testing.assert_allclose(norm.normalize(tf.constant(3 * outputs - 7)), outputs + bias, atol=1e-4)
+
+
+def test_norms_are_frozen_after_the_chosen_epoch(normalized, monkeypatch):
+    frozen_at, freeze = [], LiveNorm.freeze
+
+    def note(norm):
+        frozen_at.append(norm.live)
+        freeze(norm)
+
+    monkeypatch.setattr(LiveNorm, "freeze", note)
+    live = []
+    fine_tune(
+        normalized, batches(64), batches(32, 1), epochs=4, patience=4, learning_rate=1e-3, freeze_norms_after=2,
+        report=lambda *_: live.append(any(norm.live for norm in normalized._norms.values())),
+    )  # fmt: skip
+    assert live == [True] * 16 + [False] * 16
+    assert frozen_at == [True, True, False, False]  # two layers, in their time and once more at the end
+    pictures = photographs(20, 32, seed=5)
+    np.testing.assert_array_equal(answers(normalized, pictures), normalized.model.predict(pictures, verbose=0))
