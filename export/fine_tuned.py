@@ -43,6 +43,7 @@ class FineTuneRequest:
     batch_size: int = 32
     learning_rate: float = 1e-4
     patience: int = 3
+    freeze_norms_after: int = 0
     calibration_count: int = 128
     seed: int = 0
     checkpoint: str | None = None
@@ -109,6 +110,8 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
     for option in ("epochs", "batch_size", "patience", "calibration_count"):
         if getattr(request, option) < 1:
             raise RequestError(f"{option}={getattr(request, option)}: expected at least 1.")
+    if request.freeze_norms_after < 0:
+        raise RequestError(f"freeze_norms_after={request.freeze_norms_after}: expected at least 0.")
     folder, name = Path(request.out), _file_name(request)
     files.check_folder(folder)
     files.check_replaceable(folder, [name, f"{name}.json", f"{name}.md", "labels.txt"], request.overwrite)
@@ -160,6 +163,7 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
         request.epochs,
         learning_rate=request.learning_rate,
         patience=request.patience,
+        freeze_norms_after=request.freeze_norms_after,
         checkpoint=request.checkpoint,
         report=report,
     )

@@ -268,11 +268,11 @@ class Interpreter:
         integers = [self.graph.integers(int(i)) for i in operator.inputs[1:]]
         shape = self.graph.shape(output)
         if op in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
-            if shape and shape[0] == 1:
-                return "RESHAPE", {"shape": [-1, *shape[1:]]}
-            # The file's batch of 1 has been left out, to be broadcast again; here every picture has its own values.
-            sides = len(self.graph.shape(int(operator.inputs[0])))
-            return "RESHAPE", {"shape": [-1, *[1] * (sides - 1 - len(shape)), *shape]}
+            if len(shape) == 1:  # the file's batch of 1 has been left out, to be broadcast again
+                sides = len(self.graph.shape(int(operator.inputs[0])))
+                return "RESHAPE", {"shape": [-1, *[1] * (sides - 2), *shape]}
+            # The file's batch of 1 is the outermost part of the first side, so that -1 takes any batch.
+            return "RESHAPE", {"shape": [-1, *shape[1:]]}
         if op in ("MEAN", "SUM", "REDUCE_MAX"):
             axes = sorted(int(axis) % len(self.graph.shape(int(operator.inputs[0]))) for axis in integers[0])
             return op, {"axes": axes, "keep_dims": bool(given.keepDims)}

@@ -26,7 +26,7 @@ from mobilenets_tf.quantize.statistics import Statistics, observe
 from mobilenets_tf.runtime import Runner
 
 _KEPT = 128  # samples that are kept for the steps that run the model more than once; the rest pass by
-_LOOKED_AT = 32  # of these, for steps to which some say as much as all
+_TRIED_ON = 32  # of these, on how many ranges are tried
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,7 @@ def prepare(
     islands = frozenset(float_islands(flatbuffer.read(model)))
     chosen = choose_ranges(model, statistics, scheme, recipe, islands, samples, report)
     round_all = rounding.learned if recipe.rounding == "learned" else rounding.nearest
-    arguments = (
-        (samples[:_LOOKED_AT], recipe.per_tensor, report) if recipe.rounding == "learned" else (recipe.per_tensor,)
-    )
+    arguments = (samples[:64], recipe.per_tensor, report) if recipe.rounding == "learned" else (recipe.per_tensor,)
     rounded = round_all(model, *arguments)
     corrected = correct_biases(model, rounded, statistics) if recipe.correct_biases else model
     return Prepared(corrected, model, original, scheme, chosen, rounded, islands, samples)
@@ -170,7 +168,7 @@ def choose_ranges(
     estimate = ranges.estimator("mean_square_error" if searched else recipe.ranges)
     extremes = {index: ranges.min_max(found) for index, found in statistics.items()}
     ends = {*map(int, graph.graph.inputs), *map(int, graph.graph.outputs)}
-    effects = Effects(model, samples[:_LOOKED_AT])
+    effects = Effects(model, samples[:_TRIED_ON])
     scores = {target.index for target in effects.targets if target.is_scores}
     chosen = {
         index: extremes[index] if index in ends | scores else estimate(found) for index, found in statistics.items()

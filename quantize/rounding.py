@@ -16,7 +16,7 @@ from mobilenets_tf.progress import Report, silent, track
 from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, WEIGHTED, Rounded, round_weights
 from mobilenets_tf.runtime import Runner
 
-_POSITIONS = 128  # patches of a layer's input that are looked at in each sample
+_POSITIONS = 64  # patches of a layer's input that are looked at in each sample
 _DAMPING = 0.01  # of the mean power, added to every input's: moments of few samples are not to be believed
 _BLOCK = 64  # inputs whose errors are passed on together
 _LEARNED = ("CONV_2D", "DEPTHWISE_CONV_2D")  # a fully connected layer sees one patch a sample, too few

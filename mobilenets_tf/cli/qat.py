@@ -25,6 +25,10 @@ def add_arguments(parser):
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of Adam, to begin with (default 1e-4)")
     parser.add_argument("--patience", type=int, default=3, help="epochs without a gain before it stops (default 3)")
+    parser.add_argument(
+        "--freeze-norms-after", type=int, default=0, metavar="EPOCHS",
+        help="BatchNormalization follows the batches for so many epochs first (default 0: frozen from the start)",
+    )  # fmt: skip
     parser.add_argument("--calibration-count", type=int, default=128, metavar="N", help="images to choose ranges from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", metavar="DIR", help="keep the state of each epoch here; run again to go on")

@@ -60,3 +60,11 @@ def test_the_process_keeps_its_keras():
 def test_a_scheme_that_is_not_int8_is_refused(small, pictures):
     with pytest.raises(RequestError, match="int8 and int8_float_io; received 'int16x8'"):
         quantize_aware(small, pictures, "int16x8")
+
+
+def test_pictures_of_a_batch_stay_apart_where_the_graph_leaves_the_batch_out():
+    """At 32 pixels the last sums of MobileNetV2 are of one position, which the converter flattens to a vector."""
+    model = create_model("mobilenet_v2", alpha=0.35, resolution=32, classes=10)
+    pictures = photographs(20, 32)
+    found = quantize_aware(model, pictures).float_model.predict(pictures[:5], verbose=0)
+    np.testing.assert_allclose(found, model.predict(pictures[:5], verbose=0), atol=1e-5)
