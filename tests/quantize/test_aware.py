@@ -62,6 +62,7 @@ def test_a_scheme_that_is_not_int8_is_refused(small, pictures):
         quantize_aware(small, pictures, "int16x8")
 
 
+@pytest.mark.slow
 def test_pictures_of_a_batch_stay_apart_where_the_graph_leaves_the_batch_out():
     """At 32 pixels the last sums of MobileNetV2 are of one position, which the converter flattens to a vector."""
     model = create_model("mobilenet_v2", alpha=0.35, resolution=32, classes=10)

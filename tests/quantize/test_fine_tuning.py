@@ -94,7 +94,9 @@ def test_no_training_data_is_refused(fresh):
         fine_tune(fresh, batches(8).take(0), batches(8))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["per channel", "per tensor"])
+@pytest.fixture(
+    scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["per channel", "per tensor"]
+)
 def normalized(request):
     """With the layers that BatchNormalization is folded into: a convolution and a depthwise one."""
     keras.utils.set_random_seed(0)

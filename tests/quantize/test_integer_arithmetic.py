@@ -54,7 +54,9 @@ def cases(a, b) -> dict:
 NAMES = list(cases(keras.Input((8, 8, 8)), keras.Input((8, 8, 8))))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["per channel", "per tensor"])
+@pytest.fixture(
+    scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["per channel", "per tensor"]
+)
 def answers(request):
     """Name -> (the file's output, the aware model's, one level), after weights and ranges were moved as in training."""
     keras.utils.set_random_seed(3)
