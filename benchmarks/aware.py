@@ -12,7 +12,7 @@ agree on fewer than 99 %, or if fine-tuning leaves a network more than half a po
 
 ``--tune`` fine-tunes on the training pictures. The epoch is chosen on one half of the test pictures; the table float /
 post-training / fine-tuned is of the other half. ``--damage`` spoils the quantisation first: channels between a ReLU
-and the depthwise convolution behind it are made up to 30 times larger or smaller, which in float changes nothing; then
+and the depthwise convolution behind it are made up to 8 times larger or smaller, which in float changes nothing; then
 one scale a layer's weights, nothing equalised, ranges at the extremes, weights to the nearest.
 """
 
@@ -50,7 +50,7 @@ def damage(model):
     for name, norm in layers.items():
         block = name.removesuffix("_expand_bn")
         if block != name and f"{block}_expand_relu" in layers:
-            factors = np.exp(random.uniform(-1, 1, norm.gamma.shape) * np.log(30)).astype(np.float32)
+            factors = np.exp(random.uniform(-1, 1, norm.gamma.shape) * np.log(8)).astype(np.float32)
             norm.gamma.assign(norm.gamma * factors)
             norm.beta.assign(norm.beta * factors)
             kernel = layers[f"{block}_depthwise_conv"].kernel
