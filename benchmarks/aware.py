@@ -2,7 +2,7 @@
 
     python benchmarks/aware.py --data ../shared/cifar10-samples --networks /tmp/cifar [--check]
     python benchmarks/aware.py --data ... --networks /tmp/cifar --tune 3          then fine-tunes each
-    python benchmarks/aware.py --data ... --networks /tmp/cifar --names mobilenet_v3_large --damage --tune 6
+    python benchmarks/aware.py --data ... --networks /tmp/cifar --names mobilenet_v3_large --damage 16 --tune 8
 
 The networks are those that ``benchmarks/cifar10.py --keep`` trains. Printed for each, before any fine-tuning: top-1 of
 float, aware model and file on the 1000 test pictures; the share on which aware model and file give the same answer,
@@ -12,7 +12,7 @@ agree on fewer than 99 %, or if fine-tuning leaves a network more than half a po
 
 ``--tune`` fine-tunes on the training pictures. The epoch is chosen on one half of the test pictures; the table float /
 post-training / fine-tuned is of the other half. ``--damage`` spoils the quantisation first: channels between a ReLU
-and the depthwise convolution behind it are made up to 8 times larger or smaller, which in float changes nothing; then
+and the depthwise convolution behind it are made up to FACTOR times larger or smaller, which in float changes nothing; then
 one scale a layer's weights, nothing equalised, ranges at the extremes, weights to the nearest.
 """
 
@@ -41,7 +41,7 @@ BATCH = 32
 DAMAGED = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False, per_tensor=True)
 
 
-def damage(model):
+def damage(model, by: float):
     """A copy that computes the same, whose channels before depthwise convolutions are of very different sizes."""
     random = np.random.default_rng(0)
     damaged = keras.models.clone_model(model)
@@ -50,7 +50,7 @@ def damage(model):
     for name, norm in layers.items():
         block = name.removesuffix("_expand_bn")
         if block != name and f"{block}_expand_relu" in layers:
-            factors = np.exp(random.uniform(-1, 1, norm.gamma.shape) * np.log(8)).astype(np.float32)
+            factors = np.exp(random.uniform(-1, 1, norm.gamma.shape) * np.log(by)).astype(np.float32)
             norm.gamma.assign(norm.gamma * factors)
             norm.beta.assign(norm.beta * factors)
             kernel = layers[f"{block}_depthwise_conv"].kernel
@@ -80,7 +80,7 @@ def step_ratio(aware, model, pictures: np.ndarray, labels: np.ndarray) -> float:
     return statistics.median(seconds[aware.model]) / statistics.median(seconds[model])
 
 
-def tuned(aware, training, validation, epochs: int, rate: float) -> bytes:
+def tuned(aware, training, validation, epochs: int, rate: float, distill: float) -> bytes:
     random = tf.random.Generator.from_seed(0)
 
     def mirrored(pictures, labels):
@@ -89,7 +89,7 @@ def tuned(aware, training, validation, epochs: int, rate: float) -> bytes:
 
     batches = tf.data.Dataset.from_tensor_slices(training).shuffle(len(training[0]), 0).batch(BATCH).map(mirrored)
     judged = tf.data.Dataset.from_tensor_slices(validation).batch(BATCH)
-    fine_tune(aware, batches, judged, epochs, learning_rate=rate, patience=epochs)
+    fine_tune(aware, batches, judged, epochs, learning_rate=rate, patience=epochs, distill=distill)
     return aware.to_tflite()
 
 
@@ -98,9 +98,10 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--networks", required=True, help="a folder of .keras files, as cifar10.py --keep leaves it")
     parser.add_argument("--names", nargs="+", help="of networks in the folder; left out, all")
-    parser.add_argument("--damage", action="store_true")
+    parser.add_argument("--damage", type=float, metavar="FACTOR")
     parser.add_argument("--tune", type=int, metavar="EPOCHS")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--distill", type=float, default=0.0)
     parser.add_argument("--check", action="store_true", help="exit 1 if a bound is broken")
     chosen = parser.parse_args()
     keras.utils.set_random_seed(0)
@@ -112,7 +113,7 @@ def main():
         if chosen.names and path.stem not in chosen.names:
             continue
         trained = keras.models.load_model(path, compile=False)
-        models = {path.stem: damage(trained) if chosen.damage else trained}
+        models = {path.stem: damage(trained, chosen.damage) if chosen.damage else trained}
         if path.stem.startswith("mobileone"):
             models[f"{path.stem}, folded before"] = reparameterize(trained)
         for name, model in models.items():
@@ -134,7 +135,8 @@ def main():
                 chosen_on, judged_on = slice(0, None, 2), slice(1, None, 2)
                 validation = pictures[chosen_on], labels[chosen_on]
                 usual = answers(aware.post_training, pictures[judged_on])
-                trained_file = tuned(aware, training, validation, chosen.tune, chosen.learning_rate)
+                options = chosen.tune, chosen.learning_rate, chosen.distill
+                trained_file = tuned(aware, training, validation, *options)
                 last = answers(trained_file, pictures[judged_on])
                 right = [(given.argmax(-1) == labels[judged_on]).mean() for given in (wanted[judged_on], usual, last)]
                 cells = zip(("float", "post-training", "fine-tuned"), right, strict=True)

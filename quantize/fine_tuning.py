@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from mobilenets_tf.errors import RequestError
@@ -31,6 +32,7 @@ def fine_tune(
     *,
     learning_rate: float = 1e-4,
     patience: int = 3,
+    distill: float = 0.0,
     freeze_norms_after: int = 0,
     checkpoint=None,
     report: Report = silent,
@@ -46,6 +48,10 @@ def fine_tune(
             known length.
         epochs: at most.
         patience: stop after that many epochs without a better validation accuracy.
+        distill: how much of what is taught is the float model's answer, 0 to 1; the rest is the right class. An answer
+            says more of an image than its class does, so that little data goes further, and data that the network knows
+            by heart (Hinton et al. 2015, arXiv 1503.02531, at temperature 1; for quantised networks Mishra and Marr
+            2017, arXiv 1711.05852).
         freeze_norms_after: for so many epochs BatchNormalization goes on with the statistics of the batches, for data
             that differ from what the network was trained on; then it is frozen. 0: frozen from the start.
         checkpoint: a folder for the state after each epoch; if it holds one, training goes on from there. It is
@@ -64,15 +70,20 @@ def fine_tune(
             raise RequestError(f"{name}={value}: expected at least {least}.")
     if not learning_rate > 0:
         raise RequestError(f"learning_rate={learning_rate}: expected more than 0.")
+    if not 0 <= distill <= 1:
+        raise RequestError(f"distill={distill}: expected 0 to 1.")
     steps = int(training.cardinality())
     if steps < 1:
         raise RequestError("The training data is empty or does not know its length.")
     schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
     aware.model.compile(
         optimizer=tf_keras.optimizers.Adam(schedule),
-        loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax),
+        loss=tf_keras.losses.CategoricalCrossentropy(from_logits=not aware.ends_in_softmax),
         metrics=["accuracy"],
     )
+    # Variables that the first step had to make would have it traced twice.
+    aware.model.optimizer.build(aware.model.trainable_variables)
+    training, validation = _with_targets(aware, training, distill), _with_targets(aware, validation)
     best = _Best(validation, patience, Path(checkpoint) / "best.npz" if checkpoint is not None else None)
     if freeze_norms_after:
         aware.thaw_norms()
@@ -84,7 +95,24 @@ def fine_tune(
     best.forget()
     aware.model.set_weights(best.weights)
     aware.freeze_norms()  # which may have been live in the best epoch
+    # From here on the labels are the caller's again.
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
+    aware.model.compile(loss=loss, metrics=["accuracy"])
     return FineTuning(tuple(best.accuracies), best.epoch)
+
+
+def _with_targets(aware: Aware, data, distill: float = 0.0):
+    """Class indices made distributions, mixed with the float model's answers."""
+    classes = aware.float_model.output_shape[-1]
+
+    def add(images, labels):
+        targets = tf.one_hot(labels, classes)
+        if distill:
+            answers = aware.float_model(images, training=False)
+            targets += distill * ((answers if aware.ends_in_softmax else tf.nn.softmax(answers)) - targets)
+        return images, targets
+
+    return data.map(add)
 
 
 class _Best(tf_keras.callbacks.Callback):

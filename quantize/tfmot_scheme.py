@@ -6,6 +6,7 @@ with the form of its output, and the registry has nothing to add.
 """
 
 import contextvars
+import functools
 import os
 
 import tensorflow as tf
@@ -35,11 +36,34 @@ finally:
     else:
         os.environ["TF_USE_LEGACY_KERAS"] = _before
 
-# Tensors of one scale have one pair of variables: group -> variables, while a model is being quantised.
+# Tensors of one scale have one trained range: group -> ``TrainedRange``, while a model is being quantised.
 _shared: contextvars.ContextVar[dict] = contextvars.ContextVar("shared ranges")
 # Layer -> its normalisation, likewise.
 _norms: contextvars.ContextVar[dict] = contextvars.ContextVar("normalisations")
 _LEAST_FACTOR = 0.05
+
+
+def once_a_graph(method):
+    """Have a method make its tensors once while a graph is traced; its readers are many, and tracing takes its time.
+
+    Only the last graph's are kept. The arguments must be hashable.
+    """
+    name = f"_made_by_{method.__name__}"
+
+    @functools.wraps(method)
+    def made(self, *arguments):
+        if tf.executing_eagerly():
+            return method(self, *arguments)
+        graph = tf.compat.v1.get_default_graph()
+        last, found = getattr(self, name, (None, None))
+        if last is not graph:
+            found = {}
+            setattr(self, name, (graph, found))
+        if arguments not in found:
+            found[arguments] = method(self, *arguments)
+        return found[arguments]
+
+    return made
 
 
 class WeightQuantizer(Quantizer):
@@ -72,6 +96,7 @@ class WeightQuantizer(Quantizer):
             scale = scale[:, None]
         return rounded(self._effective(training) / scale)
 
+    @once_a_graph
     def scale(self, training):
         """Of one step of the weights: one for each output, or one alone; shape (outputs) or (1)."""
         magnitude = tf.abs(self._effective(training))
@@ -119,44 +144,52 @@ class BiasQuantizer(Quantizer):
         return {}  # PlannedConfig makes it anew
 
 
-class ActivationRange:
-    """The levels of an activation, as plain data and as variables.
+class TrainedRange:
+    """A range whose ends are ``low`` and ``high`` times two factors that are trained, at first 1, so that a learning
+    rate means the same for every tensor. ``owner`` is the layer that has the variables.
+    """
 
-    Either given: ``scale`` and ``zero_point``. Or trained: ``low`` and ``high`` to begin with, and the ``group`` of
-    tensors that have them in common. Then two factors of the ends are trained, at first 1, so that a learning rate
-    means the same for every tensor.
+    def __init__(self, low: float, high: float, owner):
+        self.low, self.high = low, high
+        self.factors = {
+            end: owner.add_weight(
+                name=f"output_{end}",
+                shape=(),
+                initializer=tf.constant_initializer(1.0),
+                constraint=lambda factor: tf.maximum(factor, _LEAST_FACTOR),
+            )
+            for end in ("low", "high")
+        }
+
+    @once_a_graph
+    def levels(self) -> Levels:
+        """As they are now."""
+        ends = ((self.low, self.factors["low"]), (self.high, self.factors["high"]))
+        return spanning(*(end * tf.cast(factor, tf.float64) for end, factor in ends))
+
+
+class ActivationRange:
+    """The levels of an activation, as plain data: given by ``scale`` and ``zero_point``; or trained, beginning from
+    ``low`` and ``high``, the ``group`` being what tensors of one range have in common.
     """
 
     def __init__(self, scale=None, zero_point=None, low=None, high=None, group=None):
         self.scale, self.zero_point = scale, zero_point
         self.low, self.high, self.group = low, high, group
-        self._factors = {}
+        self._trained = None
 
     def build(self, layer) -> None:
-        """Find the group's variables, or have ``layer`` own them."""
+        """Find the group's range, or have ``layer`` own it."""
         if self.group is None:
             return
         shared = _shared.get()
         if self.group not in shared:
-            shared[self.group] = {
-                end: layer.add_weight(
-                    name=f"output_{end}",
-                    shape=(),
-                    initializer=tf.constant_initializer(1.0),
-                    constraint=lambda factor: tf.maximum(factor, _LEAST_FACTOR),
-                )
-                for end in ("low", "high")
-            }
-        self._factors = shared[self.group]
+            shared[self.group] = TrainedRange(self.low, self.high, layer)
+        self._trained = shared[self.group]
 
     def levels(self) -> Levels:
         """As they are now."""
-        if self.group is None:
-            return given(self.scale, self.zero_point)
-        low, high = (
-            end * tf.cast(self._factors[name], tf.float64) for name, end in (("low", self.low), ("high", self.high))
-        )
-        return spanning(low, high)
+        return self._trained.levels() if self._trained else given(self.scale, self.zero_point)
 
 
 class OutputQuantizer(Quantizer):
@@ -295,7 +328,7 @@ def annotate(layer, config: PlannedConfig):
 
 
 def apply(annotated, custom_objects: dict):
-    """The tf_keras model that computes with levels; the factors of its ranges, group -> {"low", "high"}; and the
+    """The tf_keras model that computes with levels; its trained ranges, group -> ``TrainedRange``; and the
     normalisations that can be live, layer -> ``LiveNorm``."""
     ranges, norms = _shared.set({}), _norms.set({})
     try:

@@ -160,3 +160,29 @@ def test_norms_are_frozen_after_the_chosen_epoch(normalized, monkeypatch):
     assert frozen_at == [True, True, False, False]  # two layers, in their time and once more at the end
     pictures = photographs(20, 32, seed=5)
     np.testing.assert_array_equal(answers(normalized, pictures), normalized.model.predict(pictures, verbose=0))
+
+
+def test_the_float_models_answers_teach_without_the_labels(fresh):
+    """Right labels for the judge, nonsense for the training: only the float model can have taught what is right."""
+    random = np.random.default_rng(0)
+    for variable in fresh.model.trainable_variables:
+        if len(variable.shape) > 1:
+            variable.assign(variable + 0.3 * np.abs(variable).max() * random.normal(size=variable.shape))
+    teacher = fresh.float_model
+
+    def told(pictures, labels):
+        return pictures, tf.argmax(teacher(pictures, training=False), -1)
+
+    start = [values.copy() for values in fresh.model.get_weights()]
+    found = {}
+    for distill in (0.0, 1.0):
+        fresh.model.set_weights(start)
+        nonsense = batches(64).map(lambda pictures, labels: (pictures, (labels + 1) % CLASSES))
+        options = {"epochs": 4, "patience": 4, "learning_rate": 1e-2, "distill": distill}
+        found[distill] = max(fine_tune(fresh, nonsense, batches(64, 1).map(told), **options).accuracies[1:])
+    assert found[1.0] > found[0.0]
+
+
+def test_a_share_beyond_one_is_refused(fresh):
+    with pytest.raises(RequestError, match="distill=1.5: expected 0 to 1"):
+        fine_tune(fresh, batches(8), batches(8), distill=1.5)
