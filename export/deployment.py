@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import files, images
+from mobilenets_tf import files, image_input, images
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import report as report_file
 from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
@@ -20,6 +20,7 @@ from mobilenets_tf.export.verification import (
     in_batches,
     keras_outputs,
 )
+from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.preprocessing import Preprocessing
@@ -50,6 +51,7 @@ class DeployRequest:
     max_drop: what the file may lose on the images it is judged with: of accuracy if they are labelled, else the share
         on which it gives another answer than the float model. As few layers as that takes are left in float.
     per_tensor: one scale for a layer's weights; what that costs is measured.
+    input: the form in which the file takes its image, one of ``image_input.FORMS``.
     """
 
     source: ModelSource
@@ -62,6 +64,7 @@ class DeployRequest:
     min_agreement: float = 0.5
     max_drop: float | None = None
     per_tensor: bool = False
+    input: str = "normalised"
     overwrite: bool = False
 
 
@@ -124,6 +127,7 @@ def check(request: DeployRequest) -> _Images:
     """
     scheme = schemes.get(request.scheme)
     check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
+    image_input.check(request.input)
     request.source.check()
     folder = Path(request.out)
     files.check_folder(folder)
@@ -165,32 +169,34 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
     report("building", 0, 1)
     model = request.source.build()
     scheme = schemes.get(request.scheme)
-    preprocessing = request.source.preprocessing(model)
-    request.source.label_names(model.outputs[0].shape[-1])
+    image = ImageInput(request.source.preprocessing(model), request.input)
+    labels = request.source.label_names(model.outputs[0].shape[-1])
     report("building", 1, 1)
-    calibration = Calibration.from_images(chosen.calibration, preprocessing) if scheme.calibrated else None
+    calibration = Calibration.from_images(chosen.calibration, image.given) if scheme.calibrated else None
     check_request(model, scheme, calibration)
     bound = None
     if request.max_drop is not None:
         trial_set = chosen.judge.sample(TRIAL_IMAGES, request.seed)
         pixels = track(trial_set.paths, "reading images", report)
-        samples = _Samples([preprocessing.geometry(images.decode(path)) for path in pixels], preprocessing)
+        samples = _Samples([image.given.geometry(images.decode(path)) for path in pixels], image.given)
         bound = Bound(request.max_drop, samples, trial_set.labels)
     with Worker() as worker:
-        converted = convert_model(model, scheme, calibration, worker, report, recipe=_recipe(request), bound=bound)
+        converted = convert_model(
+            model, scheme, calibration, worker, report, recipe=_recipe(request), bound=bound, image=image, labels=labels
+        )
     # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
     parity_set = chosen.judge.sample(PARITY_IMAGES, request.seed)
     float_runner = Runner(converted.float_content)
-    parity = compare(*both(model, float_runner, load(parity_set, preprocessing)))
+    parity = compare(*both(model, float_runner, parity_set, image))
     comparison = per_channel = None
     if scheme.name != "float32" or chosen.judge.labels is not None:
         runners = [float_runner, Runner(converted.content)]
         if request.per_tensor:
-            usual = _per_channel(converted, scheme, Calibration.from_images(chosen.calibration, preprocessing), report)
-            runners.append(Runner(usual))
+            usual = _per_channel(converted, scheme, Calibration.from_images(chosen.calibration, image.given), report)
+            runners.append(Runner(image.finish(usual)))
         found = [
-            [runner(image)[0][0] for runner in runners]
-            for image in track(load(chosen.judge, preprocessing), "verifying", report, len(chosen.judge))
+            [runner(image.given.for_input(pixels, runner.inputs[0]["dtype"]))[0][0] for runner in runners]
+            for pixels in track(load(chosen.judge, image.given), "verifying", report, len(chosen.judge))
         ]
         reference, candidate, *others = map(np.array, zip(*found, strict=True))
         comparison = compare(reference, candidate, chosen.judge.labels)
@@ -208,8 +214,10 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
             "min_agreement": request.min_agreement,
             "max_drop": request.max_drop,
             "per_tensor": request.per_tensor,
+            "input": request.input,
         },
-        "preprocessing": asdict(preprocessing),
+        "preprocessing": asdict(image.given),
+        "model_preprocessing": asdict(image.wanted),
         **converted.facts(),
         "inputs": [describe(details) for details in Runner(converted.content).inputs],
         "outputs": [describe(details) for details in Runner(converted.content).outputs],
@@ -245,14 +253,18 @@ class _Samples:
         return ([self._preprocessing.normalise(pixels)] for pixels in self._pixels)
 
 
-def both(model, runner: Runner, samples) -> tuple[np.ndarray, np.ndarray]:
-    """Keras' outputs and a file's, for the same samples."""
-    pairs = [(keras_outputs(model, batch), list(runner.first_outputs(batch))) for batch in in_batches(samples, size=4)]
+def both(model, runner: Runner, chosen: ImageSet, image: ImageInput) -> tuple[np.ndarray, np.ndarray]:
+    """Keras' outputs and a float file's, for the same images."""
+    pairs = []
+    for pixels in in_batches(load(chosen, image.given), size=4):
+        found = runner.first_outputs(image.given.normalise(pixels))
+        pairs.append((keras_outputs(model, image.wanted.normalise(pixels)), list(found)))
     return tuple(np.concatenate(outputs) for outputs in zip(*pairs, strict=True))
 
 
-def load(chosen: ImageSet, preprocessing: Preprocessing):
-    return (preprocessing(images.decode(path)) for path in chosen.paths)
+def load(chosen: ImageSet, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
+    """The images' pixels, uint8, of the size that the model takes."""
+    return (preprocessing.geometry(images.decode(path)) for path in chosen.paths)
 
 
 def describe(details: dict) -> dict:

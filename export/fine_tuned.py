@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import files, images
+from mobilenets_tf import files, image_input, images
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import report as report_file
 from mobilenets_tf.export.deployment import PARITY_IMAGES, both, describe, load
-from mobilenets_tf.export.tflite import Conversion
+from mobilenets_tf.export.tflite import Conversion, finished
 from mobilenets_tf.export.verification import Comparison, compare
+from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Report, silent, track
@@ -30,6 +31,7 @@ class FineTuneRequest:
     validation: labelled images to judge with; None takes a fifth of ``images``, chosen with ``seed``.
     calibration_count: of the training images, to choose the first ranges from.
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
+    input: the form in which the file takes its image, one of ``image_input.FORMS``.
     The rest as in ``quantize.fine_tune``.
     """
 
@@ -45,6 +47,8 @@ class FineTuneRequest:
     patience: int = 3
     freeze_norms_after: int = 0
     calibration_count: int = 128
+    distill: float = 0.0
+    input: str = "normalised"
     seed: int = 0
     checkpoint: str | None = None
     overwrite: bool = False
@@ -107,6 +111,9 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
         RequestError: see there.
     """
     request.source.check()
+    image_input.check(request.input)
+    if not 0 <= request.distill <= 1:
+        raise RequestError(f"distill={request.distill}: expected 0 to 1.")
     for option in ("epochs", "batch_size", "patience", "calibration_count"):
         if getattr(request, option) < 1:
             raise RequestError(f"{option}={getattr(request, option)}: expected at least 1.")
@@ -145,16 +152,17 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
     keras.utils.set_random_seed(request.seed)
     report("building", 0, 1)
     model = request.source.build()
-    preprocessing = request.source.preprocessing(model)
+    image = ImageInput(request.source.preprocessing(model), request.input)
+    preprocessing = image.given
     classes = model.outputs[0].shape[-1]
-    request.source.label_names(classes)
+    labels = request.source.label_names(classes)
     for found in (training, validation):
         if max(found.labels) >= classes:
             raise RequestError(f"Class {max(found.labels)} among the labels; the model has {classes} outputs.")
     report("building", 1, 1)
     calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), preprocessing)
     aware = quantize_aware(
-        model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), report=report
+        model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, report=report
     )
     tuning = fine_tune(
         aware,
@@ -163,20 +171,20 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
         request.epochs,
         learning_rate=request.learning_rate,
         patience=request.patience,
+        distill=request.distill,
         freeze_norms_after=request.freeze_norms_after,
         checkpoint=request.checkpoint,
         report=report,
     )
-    content = aware.to_tflite()
-    runners = [Runner(file) for file in (aware.float_content, aware.post_training, content)]
-    parity = compare(*both(model, runners[0], load(validation.sample(PARITY_IMAGES, request.seed), preprocessing)))
+    content = finished(aware.to_tflite(), model, image, labels)
+    runners = [Runner(file) for file in (aware.float_content, image.finish(aware.post_training), content)]
+    parity = compare(*both(model, runners[0], validation.sample(PARITY_IMAGES, request.seed), image))
     answers = [
-        [runner(image)[0][0] for runner in runners]
-        for image in track(load(validation, preprocessing), "verifying", report, len(validation))
+        [runner(preprocessing.for_input(pixels, runner.inputs[0]["dtype"]))[0][0] for runner in runners]
+        for pixels in track(load(validation, preprocessing), "verifying", report, len(validation))
     ]
     reference, usual, tuned = map(np.array, zip(*answers, strict=True))
-    labels = validation.labels
-    usual, tuned = compare(reference, usual, labels), compare(reference, tuned, labels)
+    usual, tuned = (compare(reference, found, validation.labels) for found in (usual, tuned))
     options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
     manifest = {
         "passed": True,
@@ -184,6 +192,7 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
         "model": request.source.facts(),
         "options": options,
         "preprocessing": asdict(preprocessing),
+        "model_preprocessing": asdict(image.wanted),
         **Conversion(request.scheme, content, aware.float_content, calibration.manifest()).facts(),
         "inputs": [describe(details) for details in runners[2].inputs],
         "outputs": [describe(details) for details in runners[2].outputs],

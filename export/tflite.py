@@ -12,7 +12,9 @@ import numpy as np
 from mobilenets_tf import __version__, files, flatbuffer
 from mobilenets_tf.convert import check_exportable, convert, float_file
 from mobilenets_tf.errors import ConversionError, RequestError
+from mobilenets_tf.export import metadata
 from mobilenets_tf.export.verification import Judge
+from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -90,6 +92,8 @@ def to_tflite(
     *,
     recipe: Recipe | None = None,
     max_drop: float | None = None,
+    image: ImageInput | None = None,
+    labels: Sequence[str] = (),
     overwrite: bool = False,
     facts: dict | None = None,
     report: Report = silent,
@@ -106,6 +110,10 @@ def to_tflite(
             ``Recipe(per_tensor=True)`` a layer's weights have one scale, for hardware that has no more.
         max_drop: the share of the calibration samples on which the file may give another answer than the float model.
             Layers are left in float, as few as that takes; the manifest names them ("mixed_precision").
+        image: for a classifier of one RGB image: how the file takes it (``ImageInput(preprocessing, "uint8")`` for
+            pixels as they are). The file then has metadata that say so. Calibration samples are preprocessed as
+            ``image.given``. None: as the model takes its input, without metadata.
+        labels: the class names for the metadata.
         overwrite: replace a file that is there and is not an earlier export.
         facts: a dict of what you know of the model, for the manifest.
         report: called with (what, done, total) as work goes on.
@@ -126,7 +134,9 @@ def to_tflite(
     files.check_replaceable(path.parent, [path.name, manifest_path.name], overwrite)
     with Worker() as worker:
         bound = None if max_drop is None else Bound(max_drop)
-        converted = convert_model(model, scheme, calibration, worker, report, recipe=recipe, bound=bound)
+        converted = convert_model(
+            model, scheme, calibration, worker, report, recipe=recipe, bound=bound, image=image, labels=labels
+        )
     manifest = {"files": files.digests({path.name: converted.content}), **(facts or {}), **converted.facts()}
     files.write_together(path.parent, {path.name: converted.content, manifest_path.name: files.to_json(manifest)})
     return Exported(path, manifest)
@@ -167,8 +177,13 @@ def convert_model(
     *,
     recipe: Recipe | None = None,
     bound: Bound | None = None,
+    image: ImageInput | None = None,
+    labels: Sequence[str] = (),
 ) -> Conversion:
     """The conversion itself, nothing written: fold, freeze, convert, and for a calibrated scheme quantise.
+
+    The arguments are those of ``to_tflite``. With an ``image`` the result's ``float_content`` takes ``image.given`` as
+    float32, whatever its form.
 
     Raises:
         RequestError: calibration data that cannot be used, or a bound that cannot be kept.
@@ -178,32 +193,55 @@ def convert_model(
         if not isinstance(calibration, Calibration):
             calibration = Calibration(calibration)
         recipe = recipe or Recipe()
-        prepared, names = prepare_model(model, scheme, calibration, recipe, worker, report)
+        prepared, names = prepare_model(model, scheme, calibration, recipe, worker, report, image)
         mixed = None
         if bound is not None:
             samples = prepared.samples if bound.samples is None else bound.samples
             judge = Judge(prepared.original, samples, bound.labels)
             mixed = mixed_precision.search(prepared, names, judge, bound.max_drop, report)
-        content = mixed.content if mixed else prepared.write()
-        _refuse_foreign_ops(content)
+        content = finished(mixed.content if mixed else prepared.write(), model, image, labels)
         return Conversion(scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed)
     report("converting", 0, 1)
-    graph, float_content = float_file(model, worker)
-    content = float_content if scheme.name == "float32" else convert(graph, scheme, worker)
+    graph, float_content = _float_file(model, worker, image)
+    content = float_content
+    if scheme.name != "float32":
+        content = convert(graph, scheme, worker)
+        content = image.begin(content) if image else content
     report("converting", 1, 1)
-    _refuse_foreign_ops(content)
-    return Conversion(scheme.name, content, float_content, None)
+    return Conversion(scheme.name, finished(content, model, image, labels), float_content, None)
 
 
 def prepare_model(
-    model, scheme, calibration: Calibration, recipe: Recipe, worker: Worker, report: Report = silent
+    model,
+    scheme,
+    calibration: Calibration,
+    recipe: Recipe,
+    worker: Worker,
+    report: Report = silent,
+    image: ImageInput | None = None,
 ) -> tuple[Prepared, list[str]]:
     """A model ready to be written in integers, and for each of its operators the layer that it belongs to."""
     report("converting", 0, 1)
-    graph, float_content = float_file(model, worker)
+    graph, float_content = _float_file(model, worker, image)
     report("converting", 1, 1)
     prepared = prepare(float_content, scheme, calibration, recipe, report)
     return prepared, layers.of_operators(prepared.model, graph.layers)
+
+
+def _float_file(model, worker: Worker, image: ImageInput | None):
+    graph, content = float_file(model, worker)
+    return graph, image.begin(content) if image else content
+
+
+def finished(content: bytes, model, image: ImageInput | None, labels: Sequence[str]) -> bytes:
+    """With the input that was asked for, and metadata where they apply."""
+    _refuse_foreign_ops(content)
+    if image is None:
+        return content
+    content = image.finish(content)
+    scores = model.outputs[0].shape
+    classifies = len(model.outputs) == 1 and len(scores) == 2
+    return metadata.add(content, metadata.describe(model.name, image, labels)) if classifies else content
 
 
 def _refuse_foreign_ops(content: bytes) -> None:

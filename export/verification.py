@@ -171,10 +171,11 @@ def verify(file, model, images: Iterable, labels=None, *, threads: int = 2, repo
 
 
 def in_batches(samples: Iterable, size: int = 16) -> Iterator[np.ndarray]:
-    """Samples without a batch axis as float32 batches of at most ``size``."""
+    """Samples without a batch axis as batches of at most ``size``: float32, or uint8 if they are that."""
     batch = []
     for sample in samples:
-        batch.append(np.asarray(sample, np.float32))
+        sample = np.asarray(sample)
+        batch.append(sample if sample.dtype == np.uint8 else sample.astype(np.float32))
         if len(batch) == size:
             yield np.stack(batch)
             batch = []

@@ -70,6 +70,11 @@ class Preprocessing:
         """A ``PIL.Image`` -> float32 array of shape (size, size, 3)."""
         return self.normalise(self.geometry(image))
 
+    def for_input(self, pixels: np.ndarray, dtype) -> np.ndarray:
+        """What a TFLite file with an input of that type takes for pixels of the right size: uint8 takes them as they
+        are, which is how MediaPipe and the TFLite Task Library feed it."""
+        return pixels if np.dtype(dtype) == np.uint8 else self.normalise(pixels)
+
     @property
     def value_range(self) -> tuple[float, float]:
         """The lowest and highest value that normalised pixels can have."""

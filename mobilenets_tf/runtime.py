@@ -13,7 +13,8 @@ from mobilenets_tf.errors import RequestError
 class Runner:
     """A loaded TFLite model that takes and gives float arrays, whatever the file's own types are.
 
-    Quantised inputs are quantised with the file's scale and zero point, quantised outputs given back as real values.
+    Quantised inputs are quantised with the file's scale and zero point, but for arrays that have the input's type
+    already; quantised outputs are given back as real values.
 
     Args:
         model: the file's path or content.
@@ -107,7 +108,7 @@ def execution_plan(interpreter) -> dict[str, int]:
 def _quantise(array: np.ndarray, details: dict) -> np.ndarray:
     scale, zero_point = details["quantization"]
     dtype = np.dtype(details["dtype"])
-    if not scale:
+    if not scale or array.dtype == dtype:
         return array.astype(dtype)
     limits = np.iinfo(dtype)
     return np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(dtype)

@@ -16,6 +16,7 @@ import tf_keras
 from mobilenets_tf import flatbuffer
 from mobilenets_tf.convert import float_file
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import layers, rounding, schemes, tfmot_scheme
 from mobilenets_tf.quantize.calibration import Calibration
@@ -44,8 +45,16 @@ class Aware:
     float_content, post_training: the float file, and what post-training quantisation makes of it, for comparison.
     """
 
-    def __init__(self, source, prepared: Prepared, post_training: bytes, names: list[str], per_tensor: bool):
-        self._source, self._prepared, self._per_tensor = source, prepared, per_tensor
+    def __init__(
+        self,
+        source,
+        prepared: Prepared,
+        post_training: bytes,
+        names: list[str],
+        per_tensor: bool,
+        image: ImageInput | None = None,
+    ):
+        self._source, self._prepared, self._per_tensor, self._image = source, prepared, per_tensor, image
         self.post_training = post_training
         self.float_content = prepared.uncorrected
         biasless, normalized = traits(source, prepared.model)
@@ -93,6 +102,11 @@ class Aware:
         Raises:
             RequestError: weights that cannot be traced back to a layer.
         """
+        if self._image and self._image.given != self._image.wanted:
+            raise RequestError(
+                "The first layer has the normalisation of the image in its weights, which the Keras model has not; "
+                "make the aware model without image= to bring weights back."
+            )
         model = rebuild(self._source, lambda part: {})
         trained = self.trained_graph()
         give_back(model, self._prepared.model, trained)
@@ -132,7 +146,13 @@ class Aware:
 
 
 def quantize_aware(
-    model, calibration, scheme="int8", *, recipe: Recipe | None = None, report: Report = silent
+    model,
+    calibration,
+    scheme="int8",
+    *,
+    recipe: Recipe | None = None,
+    image: ImageInput | None = None,
+    report: Report = silent,
 ) -> Aware:
     """Prepare a Keras 3 model for quantisation-aware fine-tuning.
 
@@ -145,6 +165,8 @@ def quantize_aware(
         recipe: the steps of post-training quantisation to begin with; None for the default. Its ``per_tensor`` is for
             chips that have one scale for all channels of a layer's weights. Weights are rounded to the nearest and
             biases learned whatever it says.
+        image: as in ``export.to_tflite``; calibration and training then have images as ``image.given``, and so has the
+            aware model's file, which ``image.finish`` makes the application's.
 
     Raises:
         RequestError: a model or calibration data that cannot be used, or an op that training does not know; the layer
@@ -158,12 +180,13 @@ def quantize_aware(
         calibration = Calibration(calibration)
     with Worker() as worker:
         graph, content = float_file(model, worker)
+    content = image.begin(content) if image else content
     recipe = recipe or Recipe()
-    usual = prepare(content, scheme, calibration, recipe, report)
+    usual = prepare(content, scheme, calibration, recipe, report, exact_border=True)
     # Trained weights are rounded to the nearest, as the fake-quantisation does, and their own biases are learned.
     prepared = replace(usual, model=usual.uncorrected, rounded=rounding.nearest(usual.uncorrected, recipe.per_tensor))
     names = layers.of_operators(prepared.model, graph.layers)
-    return Aware(fold(model, share=True), prepared, usual.write(), names, recipe.per_tensor)
+    return Aware(fold(model, share=True), prepared, usual.write(), names, recipe.per_tensor, image)
 
 
 class _Builder:
@@ -186,8 +209,8 @@ class _Builder:
 
     def aware_model(self):
         """See ``tfmot_scheme.apply``; the groups of ranges are their root tensors."""
-        model, factors, norms = tfmot_scheme.apply(self._connect(annotated=True), {"Operation": Operation})
-        return model, {int(group): variables for group, variables in factors.items()}, norms
+        model, trained, norms = tfmot_scheme.apply(self._connect(annotated=True), {"Operation": Operation})
+        return model, {int(group): found.factors for group, found in trained.items()}, norms
 
     def _connect(self, annotated: bool):
         graph = self._graph.graph

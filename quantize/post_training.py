@@ -19,6 +19,7 @@ from mobilenets_tf.quantize.bias_correction import correct_biases
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.effects import Effects
 from mobilenets_tf.quantize.float_islands import float_islands
+from mobilenets_tf.quantize.input_fold import fold_input
 from mobilenets_tf.quantize.integer_forms import integer_forms
 from mobilenets_tf.quantize.ranges import Range
 from mobilenets_tf.quantize.schemes import Scheme
@@ -110,7 +111,13 @@ class Prepared:
 
 
 def prepare(
-    model: bytes, scheme, calibration: Calibration, recipe: Recipe | None = None, report: Report = silent
+    model: bytes,
+    scheme,
+    calibration: Calibration,
+    recipe: Recipe | None = None,
+    report: Report = silent,
+    *,
+    exact_border: bool = False,
 ) -> Prepared:
     """Everything that is decided before integers are written.
 
@@ -119,12 +126,17 @@ def prepare(
         scheme: a calibrated scheme ("int8", "int8_float_io", "int16x8") or its name.
         calibration: the samples to choose ranges from.
         recipe: the steps to take; None for the default.
+        exact_border: a normalisation that goes into the first convolution (``fold_input``) leaves the float outputs as
+            they are to float32 rounding, rather than to half a level of the input at the border.
 
     Raises:
         RequestError: calibration data that cannot be used, or activations that are not finite.
     """
     scheme, recipe = schemes.get(scheme), recipe or Recipe()
     original, model = model, integer_forms(model)
+    if calibration.value_range and scheme.activations == "int8":
+        low, high = calibration.value_range
+        model = fold_input(model, 0.0 if exact_border else (high - low) / 255 / 2)
     graph = flatbuffer.read(model).subgraphs[0]
     shapes = {graph.tensors[i].name.decode(): tuple(map(int, graph.tensors[i].shape)) for i in graph.inputs}
     batches = calibration.batches(shapes, report)

@@ -17,6 +17,7 @@ EXAMPLE = (
 def add_arguments(parser):
     add_model(parser)
     add_scheme(parser)
+    add_input_form(parser)
     parser.add_argument(
         "--evaluate", metavar="CSV_OR_DIR",
         help="labelled images to judge with: a CSV with file and class_index, or a sub-folder a class",
@@ -54,6 +55,15 @@ def add_scheme(parser):
     )
 
 
+def add_input_form(parser):
+    """--input."""
+    parser.add_argument(
+        "--input", default="normalised", metavar="FORM",
+        help="how the file takes its image: normalised (default; float32, or int8 in an int8 file), or uint8: pixels "
+        "0-255 as they are, and scores as uint8 in an int8 file, as MediaPipe needs it",
+    )  # fmt: skip
+
+
 def run(chosen):
     from mobilenets_tf.export.deployment import DeployRequest, deploy
 
@@ -71,6 +81,7 @@ def run(chosen):
         min_agreement=chosen.min_agreement,
         max_drop=chosen.max_drop,
         per_tensor=chosen.per_tensor,
+        input=chosen.input,
         overwrite=chosen.overwrite,
     )
     with display(chosen) as report:
@@ -149,4 +160,5 @@ def _scores(file: str, preprocessing: dict, image):
     from mobilenets_tf.preprocessing import Preprocessing
     from mobilenets_tf.runtime import Runner
 
-    return Runner(file)(Preprocessing(**preprocessing)(image))[0][0]
+    runner, preprocessing = Runner(file), Preprocessing(**preprocessing)
+    return runner(preprocessing.for_input(preprocessing.geometry(image), runner.inputs[0]["dtype"]))[0][0]

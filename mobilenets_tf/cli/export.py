@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from mobilenets_tf import images
-from mobilenets_tf.cli.deploy import add_scheme
+from mobilenets_tf import image_input, images
+from mobilenets_tf.cli.deploy import add_input_form, add_scheme
 from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, model_source
 from mobilenets_tf.modelsource import ModelSource
 
@@ -15,6 +15,7 @@ EXAMPLE = "mobilenets-tf export my_model.keras --mean 127.5 --std 127.5 --scheme
 def add_arguments(parser):
     add_model(parser)
     add_scheme(parser)
+    add_input_form(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="the .tflite file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is not an earlier export")
     add_quiet(parser)
@@ -31,6 +32,7 @@ def run(chosen):
         raise RequestError(f"--per-tensor is for the calibrated schemes; {scheme.name!r} is none of them.")
     source = model_source(chosen)
     source.check()
+    image_input.check(chosen.input)
     out = Path(chosen.out)
     if out.suffix != ".tflite":
         raise RequestError(f"--out {out}: expected a file that ends in .tflite.")
@@ -44,7 +46,7 @@ def run(chosen):
     elif scheme.calibrated:
         raise RequestError(f"The scheme {scheme.name!r} needs --calibration images.")
     with Worker() as worker, display(chosen) as report:
-        options = {"overwrite": chosen.overwrite, "per_tensor": chosen.per_tensor}
+        options = {"overwrite": chosen.overwrite, "per_tensor": chosen.per_tensor, "input": chosen.input}
         manifest = worker.call(_export, source, scheme.name, found, str(out), options, report=report)
     emit(f"{out}  {manifest['bytes'] / 1e6:.2f} MB")
     emit(f"Next:\n  mobilenets-tf verify {out} {source.options('--model')} --images PHOTOS/")
@@ -53,16 +55,19 @@ def run(chosen):
 def _export(source: ModelSource, scheme: str, found, out: str, options: dict, report):
     """Runs in the worker."""
     from mobilenets_tf.export.tflite import to_tflite
+    from mobilenets_tf.image_input import ImageInput
     from mobilenets_tf.quantize.calibration import Calibration
     from mobilenets_tf.quantize.post_training import Recipe
 
     model = source.build()
-    facts, calibration = {"model": source.facts()}, None
-    if found is not None or source.says_its_input:
-        preprocessing = source.preprocessing(model)
-        facts["preprocessing"] = asdict(preprocessing)
-        calibration = Calibration.from_images(found, preprocessing) if found else None
+    facts, calibration, image = {"model": source.facts()}, None, None
+    if found is not None or source.says_its_input or options["input"] != "normalised":
+        image = ImageInput(source.preprocessing(model), options["input"])
+        facts["preprocessing"], facts["model_preprocessing"] = asdict(image.given), asdict(image.wanted)
+        calibration = Calibration.from_images(found, image.given) if found else None
     recipe = Recipe(per_tensor=True) if options["per_tensor"] else None
-    return to_tflite(
-        model, scheme, calibration, out, recipe=recipe, overwrite=options["overwrite"], facts=facts, report=report
-    ).manifest
+    exported = to_tflite(
+        model, scheme, calibration, out, recipe=recipe, image=image, labels=source.label_names(),
+        overwrite=options["overwrite"], facts=facts, report=report,
+    )  # fmt: skip
+    return exported.manifest

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import fields
 
+from mobilenets_tf.cli.deploy import add_input_form
 from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, model_source
 
 HELP = "Quantisation-aware fine-tuning: train with int8 rounding in place, write the int8 file and a comparison."
@@ -29,6 +30,11 @@ def add_arguments(parser):
         "--freeze-norms-after", type=int, default=0, metavar="EPOCHS",
         help="BatchNormalization follows the batches for so many epochs first (default 0: frozen from the start)",
     )  # fmt: skip
+    parser.add_argument(
+        "--distill", type=float, default=0.0, metavar="SHARE",
+        help="how much of what is taught is the float model's own answer, 0 (default) to 1",
+    )  # fmt: skip
+    add_input_form(parser)
     parser.add_argument("--calibration-count", type=int, default=128, metavar="N", help="images to choose ranges from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", metavar="DIR", help="keep the state of each epoch here; run again to go on")
