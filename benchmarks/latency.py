@@ -24,7 +24,6 @@ import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,13 +32,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from mobilenets_tf import registry
-from mobilenets_tf.runtime import execution_plan
+from mobilenets_tf.export import timing
 
 SCHEMES = ("float32", "int8")
-WARM_UP = 5
 # The most that our int8 file may take, as a share of our float32 file's time.
 LIMITS = {"mobilenet_v3_large": 0.6, "mobilenet_v3_small": 0.8, "mobilevit_v3_*": 0.8}
 NOT_CONVOLUTIONAL = "mobilevit*"  # all others have to run as one partition in int8
@@ -240,44 +237,26 @@ def collect(network, peers: dict[str, Peer], schemes: list[str], folder: Path) -
     return files, failures
 
 
-def load(path: Path) -> Interpreter:
-    """An interpreter with a picture at its input."""
-    interpreter = Interpreter(str(path), num_threads=1)
-    interpreter.allocate_tensors()
-    (details,) = interpreter.get_input_details()
-    (picture,) = pictures(details["shape"][1], 1)
-    values = picture if details["dtype"] == np.float32 else 127 * picture
-    interpreter.set_tensor(details["index"], values[None].astype(details["dtype"]))
-    return interpreter
-
-
 def run_once(path: Path) -> None:
-    load(path).invoke()
+    timing.load(path).invoke()
 
 
 def measure(files: dict[tuple[str, str], Path], calls: int) -> list[dict]:
     """Each file's figures, timed in turn, call by call."""
-    interpreters = {key: load(path) for key, path in files.items()}
-    times = {key: [] for key in files}
-    for call in range(WARM_UP + calls):
-        for key, interpreter in interpreters.items():
-            started = time.perf_counter()
-            interpreter.invoke()
-            if call >= WARM_UP:
-                times[key].append(1e3 * (time.perf_counter() - started))
-    base = np.median(times["ours", "float32"])
+    timings = timing.side_by_side(files, calls)
+    base = timings["ours", "float32"].median_ms
     rows = []
     for maker, scheme in sorted(files, key=lambda key: key[1]):
-        taken, outside = times[maker, scheme], execution_plan(interpreters[maker, scheme])
+        taken = timings[maker, scheme]
         rows.append(
             {
                 "maker": maker,
                 "scheme": scheme,
-                "p10": float(np.percentile(taken, 10)),
-                "median": float(np.median(taken)),
-                "ratio": float(np.median(taken) / base),
-                "partitions": outside.pop("DELEGATE", 0),
-                "outside": outside,
+                "p10": taken.p10_ms,
+                "median": taken.median_ms,
+                "ratio": taken.median_ms / base,
+                "partitions": taken.delegated_partitions,
+                "outside": dict(taken.outside),
             }
         )
     return rows
