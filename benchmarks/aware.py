@@ -12,8 +12,8 @@ agree on fewer than 99 %, or if fine-tuning leaves a network more than half a po
 
 ``--tune`` fine-tunes on the training pictures. The epoch is chosen on one half of the test pictures; the table float /
 post-training / fine-tuned is of the other half. ``--damage`` spoils the quantisation first: channels between a ReLU
-and the depthwise convolution behind it are made up to FACTOR times larger or smaller, which in float changes nothing; then
-one scale a layer's weights, nothing equalised, ranges at the extremes, weights to the nearest.
+and the depthwise convolution behind it are made up to FACTOR times larger or smaller, which in float changes nothing;
+then one scale a layer's weights, nothing equalised, ranges at the extremes, weights to the nearest.
 """
 
 import argparse

@@ -11,6 +11,8 @@ _PUBLIC = {
     "deploy": "deployment",
     "DeployRequest": "deployment",
     "sensitivity": "layer_sensitivity",
+    "inspect": "inspection",
+    "Inspection": "inspection",
     "ConversionError": "tflite",
 }
 __all__ = list(_PUBLIC)

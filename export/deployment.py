@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import files, image_input, images
+from mobilenets_tf import image_input, images
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import report as report_file
+from mobilenets_tf.export import judging, result_folder
 from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
 from mobilenets_tf.export.verification import (
     FLOAT_TOLERANCE,
     HALF_TOLERANCE,
     Comparison,
     compare,
-    in_batches,
-    keras_outputs,
 )
 from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.images import ImageSet
@@ -28,11 +26,8 @@ from mobilenets_tf.progress import Report, silent, track
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
-from mobilenets_tf.runtime import Runner
 from mobilenets_tf.worker import Worker
 
-# Keras answers a tenth as fast as the file does, and a file that equals it on these equals it.
-PARITY_IMAGES = 16
 # Files with some layers in float are judged on so many at most: that leaves a finer share than anyone will ask for, and
 # keeps 150 MB of pixels.
 TRIAL_IMAGES = 1000
@@ -70,9 +65,12 @@ class DeployRequest:
 
 @dataclass(frozen=True)
 class Deployed:
-    """What was written and what was found. ``passed`` is False if a check failed; ``failures`` says which."""
+    """What was written (``path`` of the file, ``report`` of the page on it) and what was found. ``passed`` is False if
+    a check failed; ``failures`` says which.
+    """
 
     path: Path
+    report: Path
     labels: list[str]
     manifest: dict
     parity: Comparison
@@ -103,20 +101,18 @@ def deploy(request: DeployRequest, report: Report = silent) -> Deployed:
     started = time.monotonic()
     with Worker() as worker:  # starts importing TensorFlow while the request is checked
         chosen = check(request)
-        content, manifest, parity, comparison = worker.call(_produce, request, chosen, report=report)
-    name = f"{request.source.name}_{request.scheme}.tflite"
-    failures = tuple(_failures(request, parity, comparison))
-    contents: dict[str, bytes | str] = {name: content}
+        content, manifest, parity, comparison, evidence = worker.call(_produce, request, chosen, report=report)
+    failed = tuple(failures(request, parity, comparison))
+    manifest |= {"passed": not failed, "failures": list(failed)}
+    folder, name = Path(request.out), _file_name(request)
     labels = request.source.label_names()
-    if labels:
-        contents["labels.txt"] = "\n".join(labels) + "\n"
-    manifest |= {"passed": not failures, "failures": list(failures)}
-    contents[f"{name}.md"] = report_file.render(name, manifest)
-    manifest = {"files": files.digests(contents), **manifest}
-    folder = Path(request.out)
-    files.write_together(folder, contents | {f"{name}.json": files.to_json(manifest)})
+    manifest, page = result_folder.write(folder, name, content, manifest, evidence, labels)
     seconds = time.monotonic() - started
-    return Deployed(folder / name, labels, manifest, parity, comparison, failures, seconds)
+    return Deployed(folder / name, page, labels, manifest, parity, comparison, failed, seconds)
+
+
+def _file_name(request: DeployRequest) -> str:
+    return f"{request.source.name}_{request.scheme}.tflite"
 
 
 def check(request: DeployRequest) -> _Images:
@@ -129,10 +125,7 @@ def check(request: DeployRequest) -> _Images:
     check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
     image_input.check(request.input)
     request.source.check()
-    folder = Path(request.out)
-    files.check_folder(folder)
-    name = f"{request.source.name}_{scheme.name}.tflite"
-    files.check_replaceable(folder, [name, f"{name}.json", f"{name}.md", "labels.txt"], request.overwrite)
+    result_folder.check(Path(request.out), _file_name(request), request.overwrite)
     chosen = _Images()
     if scheme.calibrated and request.calibration is None:
         raise RequestError(
@@ -185,48 +178,29 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
             model, scheme, calibration, worker, report, recipe=_recipe(request), bound=bound, image=image, labels=labels
         )
     # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
-    parity_set = chosen.judge.sample(PARITY_IMAGES, request.seed)
-    float_runner = Runner(converted.float_content)
-    parity = compare(*both(model, float_runner, parity_set, image))
-    comparison = per_channel = None
+    parity = judging.parity(model, converted.float_content, chosen.judge, image, request.seed)
+    comparison = per_channel = reference = candidate = None
     if scheme.name != "float32" or chosen.judge.labels is not None:
-        runners = [float_runner, Runner(converted.content)]
+        judged = {"float32": converted.float_content, "this": converted.content}
         if request.per_tensor:
             usual = _per_channel(converted, scheme, Calibration.from_images(chosen.calibration, image.given), report)
-            runners.append(Runner(image.finish(usual)))
-        found = [
-            [runner(image.given.for_input(pixels, runner.inputs[0]["dtype"]))[0][0] for runner in runners]
-            for pixels in track(load(chosen.judge, image.given), "verifying", report, len(chosen.judge))
-        ]
-        reference, candidate, *others = map(np.array, zip(*found, strict=True))
+            judged["per channel"] = image.finish(usual)
+        found = judging.outputs(judged, chosen.judge, image, report)
+        reference, candidate = found["float32"], found["this"]
         comparison = compare(reference, candidate, chosen.judge.labels)
-        if others:
-            against = compare(reference, others[0], chosen.judge.labels)
+        if request.per_tensor:
+            against = compare(reference, found["per channel"], chosen.judge.labels)
             per_channel = {"bytes": len(usual), "comparison": against.as_dict()}
+    options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
     manifest = {
-        "model": request.source.facts(),
-        "options": {
-            "scheme": request.scheme,
-            "calibration": request.calibration,
-            "calibration_count": request.calibration_count,
-            "evaluate": request.evaluate,
-            "seed": request.seed,
-            "min_agreement": request.min_agreement,
-            "max_drop": request.max_drop,
-            "per_tensor": request.per_tensor,
-            "input": request.input,
-        },
-        "preprocessing": asdict(image.given),
-        "model_preprocessing": asdict(image.wanted),
-        **converted.facts(),
-        "inputs": [describe(details) for details in Runner(converted.content).inputs],
-        "outputs": [describe(details) for details in Runner(converted.content).outputs],
+        **judging.facts(request.source, options, image, converted),
         "parity": parity.as_dict(),
         "comparison": comparison and comparison.as_dict(),
         "per_channel": per_channel,
         "judged_on_calibration_images": chosen.judged_on_calibration,
     }
-    return converted.content, manifest, parity, comparison
+    evidence = judging.evidence(converted, chosen.judge, labels, reference, candidate)
+    return converted.content, manifest, parity, comparison, evidence
 
 
 def _recipe(request: DeployRequest) -> Recipe | None:
@@ -253,32 +227,7 @@ class _Samples:
         return ([self._preprocessing.normalise(pixels)] for pixels in self._pixels)
 
 
-def both(model, runner: Runner, chosen: ImageSet, image: ImageInput) -> tuple[np.ndarray, np.ndarray]:
-    """Keras' outputs and a float file's, for the same images."""
-    pairs = []
-    for pixels in in_batches(load(chosen, image.given), size=4):
-        found = runner.first_outputs(image.given.normalise(pixels))
-        pairs.append((keras_outputs(model, image.wanted.normalise(pixels)), list(found)))
-    return tuple(np.concatenate(outputs) for outputs in zip(*pairs, strict=True))
-
-
-def load(chosen: ImageSet, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
-    """The images' pixels, uint8, of the size that the model takes."""
-    return (preprocessing.geometry(images.decode(path)) for path in chosen.paths)
-
-
-def describe(details: dict) -> dict:
-    scale, zero_point = details["quantization"]
-    return {
-        "name": details["name"],
-        "shape": [int(side) for side in details["shape"]],
-        "dtype": np.dtype(details["dtype"]).name,
-        "scale": float(scale),
-        "zero_point": int(zero_point),
-    }
-
-
-def _failures(request: DeployRequest, parity: Comparison, comparison: Comparison | None):
+def failures(request: DeployRequest, parity: Comparison, comparison: Comparison | None):
     if not parity.relative_difference <= FLOAT_TOLERANCE:
         yield (
             f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "

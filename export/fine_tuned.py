@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import files, image_input, images
+from mobilenets_tf import image_input, images
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import report as report_file
-from mobilenets_tf.export.deployment import PARITY_IMAGES, both, describe, load
+from mobilenets_tf.export import judging, result_folder
 from mobilenets_tf.export.tflite import Conversion, finished
 from mobilenets_tf.export.verification import Comparison, compare
 from mobilenets_tf.image_input import ImageInput
@@ -17,7 +16,6 @@ from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Report, silent, track
 from mobilenets_tf.quantize.calibration import Calibration
-from mobilenets_tf.runtime import Runner
 from mobilenets_tf.worker import Worker
 
 _VALIDATION_SHARE = 0.2
@@ -59,6 +57,7 @@ class FineTuned:
     """What was written, and how float, post-training and fine-tuned compare on the validation images."""
 
     path: Path
+    report: Path
     manifest: dict
     post_training: Comparison
     fine_tuned: Comparison
@@ -88,16 +87,11 @@ def fine_tune_and_deploy(request: FineTuneRequest, report: Report = silent) -> F
     started = time.monotonic()
     with Worker() as worker:
         training, validation = check(request)
-        content, manifest, usual, tuned = worker.call(_produce, request, training, validation, report=report)
-    name = _file_name(request)
-    contents: dict[str, bytes | str] = {name: content}
-    if labels := request.source.label_names():
-        contents["labels.txt"] = "\n".join(labels) + "\n"
-    contents[f"{name}.md"] = report_file.render(name, manifest)
-    manifest = {"files": files.digests(contents), **manifest}
-    folder = Path(request.out)
-    files.write_together(folder, contents | {f"{name}.json": files.to_json(manifest)})
-    return FineTuned(folder / name, manifest, usual, tuned, time.monotonic() - started)
+        content, manifest, usual, tuned, evidence = worker.call(_produce, request, training, validation, report=report)
+    folder, name = Path(request.out), _file_name(request)
+    labels = request.source.label_names()
+    manifest, page = result_folder.write(folder, name, content, manifest, evidence, labels)
+    return FineTuned(folder / name, page, manifest, usual, tuned, time.monotonic() - started)
 
 
 def _file_name(request: FineTuneRequest) -> str:
@@ -119,9 +113,7 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
             raise RequestError(f"{option}={getattr(request, option)}: expected at least 1.")
     if request.freeze_norms_after < 0:
         raise RequestError(f"freeze_norms_after={request.freeze_norms_after}: expected at least 0.")
-    folder, name = Path(request.out), _file_name(request)
-    files.check_folder(folder)
-    files.check_replaceable(folder, [name, f"{name}.json", f"{name}.md", "labels.txt"], request.overwrite)
+    result_folder.check(Path(request.out), _file_name(request), request.overwrite)
     training = _labelled(request.images, request)
     if request.validation is not None:
         validation = _labelled(request.validation, request)
@@ -177,25 +169,21 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
         report=report,
     )
     content = finished(aware.to_tflite(), model, image, labels)
-    runners = [Runner(file) for file in (aware.float_content, image.finish(aware.post_training), content)]
-    parity = compare(*both(model, runners[0], validation.sample(PARITY_IMAGES, request.seed), image))
-    answers = [
-        [runner(preprocessing.for_input(pixels, runner.inputs[0]["dtype"]))[0][0] for runner in runners]
-        for pixels in track(load(validation, preprocessing), "verifying", report, len(validation))
-    ]
-    reference, usual, tuned = map(np.array, zip(*answers, strict=True))
-    usual, tuned = (compare(reference, found, validation.labels) for found in (usual, tuned))
+    converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
+    parity = judging.parity(model, aware.float_content, validation, image, request.seed)
+    judged = {
+        "float32": aware.float_content,
+        "post-training": image.finish(aware.post_training),
+        "fine-tuned": content,
+    }
+    found = judging.outputs(judged, validation, image, report)
+    reference = found["float32"]
+    usual, tuned = (compare(reference, found[name], validation.labels) for name in ("post-training", "fine-tuned"))
     options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
     manifest = {
         "passed": True,
         "failures": [],
-        "model": request.source.facts(),
-        "options": options,
-        "preprocessing": asdict(preprocessing),
-        "model_preprocessing": asdict(image.wanted),
-        **Conversion(request.scheme, content, aware.float_content, calibration.manifest()).facts(),
-        "inputs": [describe(details) for details in runners[2].inputs],
-        "outputs": [describe(details) for details in runners[2].outputs],
+        **judging.facts(request.source, options, image, converted),
         "parity": parity.as_dict(),
         "comparison": tuned.as_dict(),
         "judged_on_calibration_images": False,
@@ -206,7 +194,8 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
             "post_training": usual.as_dict(),
         },
     }
-    return content, manifest, usual, tuned
+    evidence = judging.evidence(converted, validation, labels, reference, found["fine-tuned"])
+    return content, manifest, usual, tuned, evidence
 
 
 def _dataset(found: ImageSet, preprocessing, request: FineTuneRequest, report: Report, augmented: bool = False):

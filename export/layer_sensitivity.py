@@ -98,7 +98,6 @@ def check(request: SensitivityRequest) -> ImageSet:
         RequestError: see there.
     """
     _check_scheme(schemes.get(request.scheme))
-    sensitivity_chart.require_matplotlib()
     request.source.check()
     folder = Path(request.out)
     files.check_folder(folder)

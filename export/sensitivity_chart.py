@@ -1,41 +1,24 @@
 """The sensitivities of layers as a bar chart, an SVG with the same bytes for the same numbers."""
 
-import importlib.util
-import io
 import math
 from collections.abc import Sequence
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.charts import drawing, to_svg
 from mobilenets_tf.quantize.sensitivity import Sensitivity
 
 _ROW = 0.22  # inches a layer
 
 
-def require_matplotlib() -> None:
-    """
-    Raises:
-        RequestError: matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise RequestError("The chart needs matplotlib:  pip install 'mobilenets-tf[report]'")
-
-
 def draw(rows: Sequence[Sensitivity], title: str) -> str:
     """A horizontal bar for each layer, the most sensitive on top: signal to noise at the model's output in dB, and as a
     mark the same at the layer's own output. Layers that do no harm at the output have no bar.
-
-    Raises:
-        RequestError: matplotlib is not installed.
     """
-    require_matplotlib()
-    import matplotlib
     from matplotlib.figure import Figure
 
     places = range(len(rows))
     finite = [row.output_db if math.isfinite(row.output_db) else 0.0 for row in rows]
     marks = [row.layer_db if math.isfinite(row.layer_db) else math.nan for row in rows]
-    # The salt settles the names of the SVG's parts, which would be random; text stays text.
-    with matplotlib.rc_context({"svg.hashsalt": "mobilenets-tf", "svg.fonttype": "none"}):
+    with drawing():
         figure = Figure(figsize=(9, 1.4 + _ROW * len(rows)), layout="constrained")
         axes = figure.subplots()
         axes.barh(places, finite, color="tab:blue", label="at the model's output")
@@ -46,6 +29,4 @@ def draw(rows: Sequence[Sensitivity], title: str) -> str:
         axes.set_title(title)
         axes.legend(loc="upper right", fontsize=7)
         axes.grid(axis="x", alpha=0.3)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
+        return to_svg(figure)

@@ -42,7 +42,9 @@ class Conversion:
     """What became of a model: the file's content, and its float32 file: the same, or what a calibrated scheme was made
     from, or (float16, dynamic, whose weights the converter compresses) made of the same graph beside it.
 
-    calibration, recipe: of a calibrated scheme. mixed: what the search for a ``Bound`` found.
+    calibration, recipe: of a calibrated scheme. mixed: what the search for a ``Bound`` found. equalised: the float file
+    that the integers were written from, to compare layer by layer with, and samples: some of the calibration data for
+    that.
     """
 
     scheme: str
@@ -51,6 +53,8 @@ class Conversion:
     calibration: dict | None
     recipe: Recipe | None = None
     mixed: Mixed | None = None
+    equalised: bytes | None = None
+    samples: Sequence[list[np.ndarray]] = ()
 
     def facts(self) -> dict:
         """For the manifest: what the file is and what made it."""
@@ -200,7 +204,10 @@ def convert_model(
             judge = Judge(prepared.original, samples, bound.labels)
             mixed = mixed_precision.search(prepared, names, judge, bound.max_drop, report)
         content = finished(mixed.content if mixed else prepared.write(), model, image, labels)
-        return Conversion(scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed)
+        return Conversion(
+            scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed,
+            prepared.uncorrected, prepared.samples,
+        )  # fmt: skip
     report("converting", 0, 1)
     graph, float_content = _float_file(model, worker, image)
     content = float_content

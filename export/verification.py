@@ -1,6 +1,6 @@
 """Does the file do what the model does? Compared on real images, not assumed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -144,7 +144,21 @@ def _first_five(outputs: np.ndarray) -> np.ndarray:
     return np.argsort(-outputs, axis=-1, kind="stable")[:, :5]
 
 
-def verify(file, model, images: Iterable, labels=None, *, threads: int = 2, report: Report = silent) -> Comparison:
+def _as_it_is(sample: np.ndarray) -> np.ndarray:
+    return sample
+
+
+def verify(
+    file,
+    model,
+    images: Iterable,
+    labels=None,
+    *,
+    for_model: Callable[[np.ndarray], np.ndarray] = _as_it_is,
+    for_file: Callable[[np.ndarray], np.ndarray] = _as_it_is,
+    threads: int = 2,
+    report: Report = silent,
+) -> Comparison:
     """Compare a TFLite file with the Keras model that it was made from.
 
     Args:
@@ -153,6 +167,9 @@ def verify(file, model, images: Iterable, labels=None, *, threads: int = 2, repo
         images: preprocessed samples in any form that calibration takes. A generator that calibration has used up is
             empty here.
         labels: the right class of each image, for accuracies.
+        for_model, for_file: what each of the two takes for a batch of ``images``, where that is not the same: with
+            uint8 pixels as images for instance ``ImageInput.wanted.normalise`` and, for a file that takes pixels,
+            nothing.
         threads: for LiteRT.
 
     Raises:
@@ -163,8 +180,8 @@ def verify(file, model, images: Iterable, labels=None, *, threads: int = 2, repo
     samples = one_by_one(images, len(model.inputs[0].shape))
     total = len(images) if hasattr(images, "__len__") else None
     for batch in in_batches(track(samples, "verifying", report, total)):
-        candidate += runner.first_outputs(batch)
-        reference.append(keras_outputs(model, batch))
+        candidate += runner.first_outputs(for_file(batch))
+        reference.append(keras_outputs(model, for_model(batch)))
     if not reference:
         raise RequestError("There are no images to verify with.")
     return compare(np.concatenate(reference), np.array(candidate), labels)

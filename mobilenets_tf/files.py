@@ -29,6 +29,20 @@ def check_folder(folder: Path) -> None:
         pass
 
 
+_SEAL = "<!-- sha256 of what stands above: {} -->\n"
+
+
+def sealed(page: str) -> str:
+    """An HTML page with its own sha256 at its end: by that it is known as ours. No manifest can list it, since it holds
+    measured times, which are never the same twice."""
+    return page + _SEAL.format(hashlib.sha256(page.encode()).hexdigest())
+
+
+def _is_sealed(content: bytes) -> bool:
+    page, _, seal = content.rpartition(_SEAL.split("{")[0].encode())
+    return seal.decode(errors="replace") == _SEAL.partition(": ")[2].format(hashlib.sha256(page).hexdigest())
+
+
 def digests(contents: dict[str, bytes | str]) -> list[dict]:
     """What a manifest says of the files it lists: name, size in bytes, sha256."""
     encoded = {name: data.encode() if isinstance(data, str) else data for name, data in contents.items()}
@@ -46,6 +60,8 @@ def check_replaceable(folder: Path, names: list[str], overwrite: bool) -> None:
     ours = {} if overwrite else _listed(folder)
     for path in (folder / name for name in names):
         if overwrite or not path.exists():
+            continue
+        if path.suffix == ".html" and path.is_file() and _is_sealed(path.read_bytes()):
             continue
         if path.name not in ours or hashlib.sha256(path.read_bytes()).hexdigest() not in ours[path.name]:
             raise RequestError(

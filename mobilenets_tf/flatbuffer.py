@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from mobilenets_tf import flatbuffer_check
 from mobilenets_tf.errors import RequestError
 
 IDENTIFIER = b"TFL3"
@@ -13,17 +14,18 @@ _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() 
 
 
 def read(content: bytes) -> "schema.ModelT":
-    """A TFLite file's content as the schema's object tree.
+    """A TFLite file's content as the schema's object tree, checked: see ``flatbuffer_check``.
 
     Raises:
         RequestError: it is not a TFLite file, or a damaged one.
     """
     if content[4:8] != IDENTIFIER:
         raise RequestError("not a TFLite file (its identifier is not TFL3).")
-    try:
-        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    except Exception as error:  # offsets that lead outside the file
-        raise RequestError(f"a damaged TFLite file ({error}).") from error
+    flatbuffer_check.check_structure(content)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    flatbuffer_check.fill(model)
+    flatbuffer_check.check_model(model, len(content))
+    return model
 
 
 def write(model: "schema.ModelT") -> bytes:

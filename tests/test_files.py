@@ -43,6 +43,15 @@ def test_a_folder_that_cannot_be_written():
         files.check_folder(files.Path("/proc/self/out"))
 
 
+def test_a_page_is_ours_as_long_as_nobody_has_changed_it(tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text(files.sealed("<html>é</html>\n"), encoding="utf-8")
+    files.check_replaceable(tmp_path, ["report.html"], overwrite=False)
+    page.write_text(page.read_text(encoding="utf-8").replace("é", "e"), encoding="utf-8")
+    with pytest.raises(RequestError, match="not an earlier result"):
+        files.check_replaceable(tmp_path, ["report.html"], overwrite=False)
+
+
 def test_only_our_own_unchanged_files_are_replaced(tmp_path):
     names = ["a.tflite", "a.tflite.json", "labels.txt"]
     files.check_replaceable(tmp_path, names, overwrite=False)

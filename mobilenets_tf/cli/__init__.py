@@ -12,7 +12,21 @@ import warnings
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.worker import WorkerError
 
-VERBS = ("list", "info", "deploy", "export", "qat", "sensitivity", "verify", "evaluate", "doctor")
+VERBS = (
+    "list",
+    "info",
+    "deploy",
+    "report",
+    "export",
+    "qat",
+    "sensitivity",
+    "verify",
+    "arm64",
+    "evaluate",
+    "benchmark",
+    "inspect",
+    "doctor",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -118,7 +118,8 @@ def _print(result, request):
         emit(f"  {line}")
     for failure in result.failures:
         emit(f"  FAILED: {failure}")
-    emit(f"Report: {file}.md")
+    emit(f"Report: {result.report}")
+    emit(f"For Android: {file}.android.md")
     emit("Next:")
     images_option = f"--images {shlex.quote(request.evaluate or 'PHOTOS/')}"
     quoted = shlex.quote(str(file))

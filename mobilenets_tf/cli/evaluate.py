@@ -2,14 +2,16 @@
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from mobilenets_tf import images
 from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, model_source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import to_json
-from mobilenets_tf.modelsource import triple
+from mobilenets_tf.modelsource import ModelSource, triple
 from mobilenets_tf.preprocessing import Preprocessing
+from mobilenets_tf.progress import track
 
 HELP = "Top-1 and top-5 accuracy of a model or a .tflite file on labelled images."
 EXAMPLE = "mobilenets-tf evaluate efficientnet_lite0 --weights imagenet --images labels.csv"
@@ -32,7 +34,7 @@ def run(chosen):
     if is_tflite:
         if not Path(chosen.model).is_file():
             raise RequestError(f"No such TFLite file: {chosen.model}")
-        preprocessing, names = _of_tflite(Path(chosen.model), source)
+        preprocessing, names = file_preprocessing(Path(chosen.model), source), _file_labels(Path(chosen.model), source)
     else:
         source.check()
         preprocessing, names = None, source.label_names()
@@ -54,20 +56,46 @@ def run(chosen):
         emit(f"{chosen.model}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} of {result['images']} images")
 
 
-def _of_tflite(file: Path, source) -> tuple[Preprocessing, list[str]]:
-    """Its preprocessing and labels: as the options say, else as the manifest beside it does."""
+def file_preprocessing(file: Path, source: ModelSource) -> Preprocessing:
+    """How pixels become a TFLite file's input: as --mean and --std say, else as the manifest beside it does.
+
+    Raises:
+        RequestError: neither says.
+    """
     if (source.mean is None) != (source.std is None):
         raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")
-    manifest, preprocessing = file.with_name(file.name + ".json"), None
     if source.mean is not None:
-        preprocessing = Preprocessing(mean=triple(source.mean), std=triple(source.std))
-    elif manifest.is_file():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            preprocessing = Preprocessing(**json.loads(manifest.read_text(encoding="utf-8"))["preprocessing"])
-    if preprocessing is None:
-        raise RequestError(f"No manifest beside {file} says how its input is normalised; pass --mean and --std.")
+        return Preprocessing(mean=triple(source.mean), std=triple(source.std))
+    if found := manifest_preprocessing(file):
+        return found
+    raise RequestError(f"No manifest beside {file} says how its input is normalised; pass --mean and --std.")
+
+
+def manifest_preprocessing(file: Path) -> Preprocessing | None:
+    """What the manifest beside a file says of its input; None if there is none that says it."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        manifest = json.loads(file.with_name(file.name + ".json").read_text(encoding="utf-8"))
+        return Preprocessing(**manifest["preprocessing"])
+    return None
+
+
+def file_inputs(file: str, runner, preprocessing: Preprocessing, paths) -> Iterator:
+    """For each image the array that a TFLite file's one input takes, as ``Runner`` wants it.
+
+    Raises:
+        RequestError: the file does not take one square RGB image.
+    """
+    shapes = [tuple(map(int, details["shape"])) for details in runner.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0] != (1, shapes[0][1], shapes[0][1], 3):
+        raise RequestError(f"{file} takes inputs of shape {shapes}; images are for files that take (1, size, size, 3).")
+    prepare = preprocessing.at(shapes[0][1])
+    for path in paths:
+        yield prepare.for_input(prepare.geometry(images.decode(path)), runner.inputs[0]["dtype"])
+
+
+def _file_labels(file: Path, source: ModelSource) -> list[str]:
     labels = Path(source.labels) if source.labels else file.with_name("labels.txt")
-    return preprocessing, labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else []
+    return labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else []
 
 
 def _evaluate_tflite(file: str, preprocessing: Preprocessing, found, report):
@@ -75,8 +103,8 @@ def _evaluate_tflite(file: str, preprocessing: Preprocessing, found, report):
     from mobilenets_tf.runtime import Runner
 
     runner = Runner(file)
-    preprocessing = preprocessing.at(int(runner.inputs[0]["shape"][1]))
-    return _score(lambda batch: [runner(image)[0][0] for image in batch], preprocessing, found, report)
+    loaded = file_inputs(file, runner, preprocessing, track(found.paths, "evaluating", report))
+    return _score(lambda batch: [runner(image)[0][0] for image in batch], loaded, found.labels)
 
 
 def _evaluate_keras(source, found, report):
@@ -84,16 +112,16 @@ def _evaluate_keras(source, found, report):
     from mobilenets_tf.export.verification import keras_outputs
 
     model = source.build()
-    return _score(lambda batch: keras_outputs(model, batch), source.preprocessing(model), found, report)
+    preprocessing = source.preprocessing(model)
+    loaded = (preprocessing(images.decode(path)) for path in track(found.paths, "evaluating", report))
+    return _score(lambda batch: keras_outputs(model, batch), loaded, found.labels)
 
 
-def _score(predict, preprocessing, found, report) -> dict:
+def _score(predict, loaded, labels) -> dict:
     import numpy as np
 
     from mobilenets_tf.export.verification import compare, in_batches
-    from mobilenets_tf.progress import track
 
-    loaded = (preprocessing(images.decode(path)) for path in track(found.paths, "evaluating", report))
     outputs = np.concatenate([predict(batch) for batch in in_batches(loaded)])
-    scored = compare(outputs, outputs, found.labels)
+    scored = compare(outputs, outputs, labels)
     return {"images": scored.images, "top1": scored.top1, "top5": scored.top5}

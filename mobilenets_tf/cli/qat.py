@@ -55,6 +55,7 @@ def run(chosen):
          f"{tuning['best_epoch']} of {len(tuning['validation_accuracies']) - 1}")  # fmt: skip
     for line in result.lines():
         emit(f"  {line}")
-    emit(f"Report: {result.path}.md")
+    emit(f"Report: {result.report}")
+    emit(f"For Android: {result.path}.android.md")
     emit("Next:")
     emit(f"  mobilenets-tf evaluate {shlex.quote(str(result.path))} --images {shlex.quote(chosen.images)}")

@@ -73,7 +73,8 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     done = run("deploy", *arguments)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.iterdir()) == [
-        "labels.txt", "mine_int8.tflite", "mine_int8.tflite.json", "mine_int8.tflite.md",
+        "labels.txt", "mine_int8.tflite", "mine_int8.tflite.android.md", "mine_int8.tflite.html",
+        "mine_int8.tflite.json",
     ]  # fmt: skip
     assert "Only 8 calibration samples" in done.stderr
     manifest = json.loads((out / "mine_int8.tflite.json").read_text())
@@ -84,15 +85,17 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     file = out / "mine_int8.tflite"
     assert manifest["bytes"] == file.stat().st_size
     assert str(file) in done.stdout and "mobilenets-tf verify" in done.stdout
-    assert "| same answer as float32 |" in (out / "mine_int8.tflite.md").read_text()
+    page = (out / "mine_int8.tflite.html").read_text()
+    assert "ame answer as float32" in page and "not a phone" in page
+    assert '"mine_int8.tflite"' in (out / "mine_int8.tflite.android.md").read_text()
 
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"}  # which has times in it
     other = run("deploy", *arguments, "--quiet", "--scheme", "float16")  # a second scheme beside the first
     assert other.returncode == 0, other.stderr
     for path in out.glob("mine_float16*"):
         path.unlink()
     assert run("deploy", *arguments, "--quiet").returncode == 0
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"} == before
 
     verified = run(
         "verify", file, "--model", model_file, *options, "--images", image_folder, "--json", "--min-agreement", 0

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mobilenets_tf.export import android, to_tflite
-from mobilenets_tf.export.deployment import describe
+from mobilenets_tf.export.judging import described
 from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.quantize import Calibration
@@ -97,8 +97,8 @@ def deployed(small, tmp_path_factory):
         runner = Runner(path)
         manifest = {
             "scheme": scheme,
-            "inputs": list(map(describe, runner.inputs)),
-            "outputs": list(map(describe, runner.outputs)),
+            "inputs": list(map(described, runner.inputs)),
+            "outputs": list(map(described, runner.outputs)),
             "preprocessing": vars(image.given),
         }
         found[case] = android.render(path.name, manifest, labels=case != "float32"), runner, image

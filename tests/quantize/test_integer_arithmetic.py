@@ -84,9 +84,7 @@ def test_an_op_gives_the_runtimes_integers(answers, name):
     found, expected, level = answers[name]
     assert len(np.unique(found)) > 10 and level > 0
     off = np.abs(np.round(found / level) - np.round(expected / level))
-    if (
-        name == "between two floats"
-    ):  # summed in the processor's order: ties may fall either way
+    if name == "between two floats":  # summed in the processor's order: ties may fall either way
         assert off.max() <= 1 and (off > 0).mean() < 1e-3
     else:
         assert off.max() == 0

@@ -110,12 +110,6 @@ def test_the_chart_names_every_layer_and_is_settled(rows):
     assert chart == sensitivity_chart.draw(rows, "a title")
 
 
-def test_without_matplotlib_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(sensitivity_chart.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RequestError, match=r"pip install 'mobilenets-tf\[report\]'"):
-        sensitivity_chart.draw([], "")
-
-
 def test_a_scheme_without_activations_is_refused():
     with pytest.raises(RequestError, match="'float16' has no activations that are rounded"):
         sensitivity(branching(), photographs(100, 16), "float16")

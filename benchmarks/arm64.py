@@ -1,0 +1,98 @@
+"""Do the files compute on a phone's cores what they compute here? One int8 and one float32 file of every family.
+
+    python benchmarks/arm64.py
+    python benchmarks/arm64.py --check --folder FOLDER    exit 1 if one differs; the runtime is set up there first
+
+Weights are random, BatchNorm statistics those of the pictures; networks are narrow and pictures small, so that it takes
+minutes. LiteRT's own arm64 build runs each file on three emulated cores, one for each of XNNPACK's int8 kernels (smlal,
+sdot, smmla). Printed are how many different values the outputs have, and "equal" where all are equal bit for bit, else
+the largest difference as a share of the largest output. Integer files have to be equal, float32 ones within 1e-4.
+MobileViT's int8 file computes attention in floats, whose last bit decides some of the levels behind it, and may differ
+by 0.1.
+
+The emulated cores say nothing of a phone's latency, its GPU or NPU, or Android's own build of LiteRT.
+"""
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from latency import pictures
+
+from mobilenets_tf import create_model
+from mobilenets_tf.export import arm64, arm64_setup
+from mobilenets_tf.export.tflite import convert_model
+from mobilenets_tf.progress import silent
+from mobilenets_tf.quantize import schemes
+from mobilenets_tf.worker import Worker
+
+# Every family: network, width multiplier, pixels.
+NETWORKS = (
+    ("mobilenet_v1", 0.25, 96),
+    ("mobilenet_v2", 0.35, 96),
+    ("mobilenet_v3_large", 0.75, 96),
+    ("mobilenet_v3_small", 0.75, 96),
+    ("mobilenet_v3_small_minimalistic", 0.75, 96),
+    ("efficientnet_lite0", None, 96),
+    ("mobileone_s0", None, 96),
+    ("mobilevit_v3_xxs", None, 128),
+)
+SCHEMES = ("int8", "float32")
+# Different values that the outputs must have for their equality to mean something.
+LEAST_VALUES = 32
+
+
+def build(name: str, alpha: float | None, resolution: int):
+    """The network with random weights, its activations about as large as a trained one's."""
+    keras.utils.set_random_seed(0)
+    # Logits: 1000 probabilities of a random network are all zero in eight bits, and zeros are equal anywhere.
+    model = create_model(name, alpha=alpha, resolution=resolution, classifier_activation=None)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(np.stack(pictures(resolution)), training=True)
+    return model
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=2, help="pictures for each file")
+    parser.add_argument("--cpu", nargs="+", default=arm64.CPUS, help="cores, as QEMU calls them")
+    parser.add_argument("--folder", help="of the emulated runtime; set up if it is not there")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a file differs by more than it may")
+    chosen = parser.parse_args()
+    emulator = arm64_setup.setup(
+        chosen.folder, lambda label, done, total: print(label, flush=True) if not done else None
+    )
+    arm64_setup.check_cpus(emulator, chosen.cpu)
+    print(", ".join(f"{name} {version}" for name, version in emulator.versions.items()))
+    print(f"{'':<37} {'pixels':>6} {'':<8}{'values':>7}" + "".join(f"{cpu:>14}" for cpu in chosen.cpu), flush=True)
+    failed = []
+    with Worker() as worker:
+        for name, alpha, resolution in NETWORKS:
+            model = build(name, alpha, resolution)
+            for scheme in SCHEMES:
+                content = convert_model(model, schemes.get(scheme), pictures(resolution), worker, silent).content
+                samples = ([picture] for picture in pictures(resolution, chosen.count))
+                found = arm64.compare_with_host(emulator, content, samples, chosen.cpu)
+                label = name if alpha is None else f"{name} {alpha}"
+                cells = ["equal" if core.equal else f"{core.relative_difference:.1e}" for core in found]
+                print(
+                    f"{label:<37} {resolution:>6} {scheme:<8}{found[0].values:>7}"
+                    + "".join(f"{cell:>14}" for cell in cells),
+                    flush=True,
+                )
+                bad = [core for core in found if not core.passed or core.values < LEAST_VALUES]
+                failed += [f"{label} {scheme}: {core.line()}" for core in bad]
+    for line in failed:
+        print(line)
+    if failed and chosen.check:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Charts as SVG text with the same bytes for the same numbers: alone in a file, or inside a page.
+
+In a page they take the page's colours, light or dark, and its typeface. Figures are a good 300 points wide, so that
+their text can be read on a phone.
+"""
+
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+
+WIDTH = 4.6  # inches
+# Drawn in these, and written as the page's colours.
+INK, ACCENT, FAINT = "#101112", "#204060", "#a0a1a2"
+_PAGE_COLOURS = {INK: "currentColor", ACCENT: "var(--accent)", FAINT: "var(--faint)"}
+_PARETO_HEIGHT = 3.4
+_LINE = 0.37  # inches a bar with its name above
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The settings of every chart: the salt settles the names of an SVG's parts, which would be random; text stays
+    text."""
+    import matplotlib
+
+    settings = {
+        "svg.hashsalt": "mobilenets-tf",
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.parse_math": False,  # names of layers and files are no formulas
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def to_svg(figure, transparent: bool = False) -> str:
+    """A matplotlib figure as an SVG document."""
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(stream, format="svg", metadata=nothing, transparent=transparent)
+    return stream.getvalue()
+
+
+def inline(figure, key: str, description: str) -> str:
+    """A figure as an ``<svg>`` element for a page.
+
+    Args:
+        key: letters that no other chart of the page has; its parts' names begin with it.
+        description: for those who cannot see it.
+    """
+    svg = to_svg(figure, transparent=True)
+    svg = svg[svg.index("<svg") :]
+    box = re.search(r'viewBox="([^"]*)"', svg)[1]
+    body = svg[svg.index(">") + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{key}-', body)
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{key}-", body)
+    body = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1system-ui, sans-serif", body)
+    for colour, of_page in _PAGE_COLOURS.items():
+        body = body.replace(colour, of_page)
+    attributes = f'role="img" aria-label="{escape(description)}" viewBox="{box}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {attributes}>{body}'
+
+
+def bars(rows: Sequence[tuple[str, float]], label: str, key: str, description: str) -> str:
+    """Horizontal bars, the first on top, each under its name and with its value in dB behind it."""
+    from matplotlib.figure import Figure
+
+    with drawing():
+        figure = Figure(figsize=(WIDTH, 0.5 + _LINE * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        values = [value for _, value in rows]
+        places = [2.0 * place for place in range(len(rows))]
+        axes.barh(places, values, height=0.75, color=ACCENT)
+        left, right = min(0.0, *values), max(1.0, *values)
+        for place, (name, value) in zip(places, rows, strict=True):
+            axes.text(left, place - 0.92, _shortened(name), va="center", color=INK)
+            axes.text(max(value, 0), place, f" {value:.1f}", va="center", color=INK)
+        axes.set_xlim(left, right * 1.12)
+        axes.set_ylim(2.0 * len(rows) - 0.9, -1.6)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        _finish(axes, label)
+        return inline(figure, key, description)
+
+
+def course(values: Sequence[float], labels: tuple[str, str], key: str, description: str) -> str:
+    """A line through one value a layer, in the order of the layers; infinite values leave gaps."""
+    from matplotlib.figure import Figure
+
+    with drawing():
+        figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
+        axes = figure.subplots()
+        finite = [value if math.isfinite(value) else math.nan for value in values]
+        axes.plot(range(1, len(finite) + 1), finite, color=ACCENT, linewidth=1.5, marker=".", markersize=4)
+        axes.set_ylabel(labels[1], color=INK)
+        _finish(axes, labels[0])
+        return inline(figure, key, description)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One of several things that cost something (``x``: less is better) and give something (``y``: more is better)."""
+
+    name: str
+    x: float
+    y: float
+
+
+def front(points: Iterable[Point]) -> list[Point]:
+    """The Pareto front: points that no other one beats, better in one, no worse in the other; cheapest first."""
+    found: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not found or point.y > found[-1].y or (point.x, point.y) == (found[-1].x, found[-1].y):
+            found.append(point)
+    return found
+
+
+def pareto(points: Sequence[Point], labels: tuple[str, str], key: str, description: str) -> str:
+    """Points with their names, those on the front filled and joined; costs that differ tenfold on a log axis."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
+
+    with drawing():
+        figure = Figure(figsize=(WIDTH, _PARETO_HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        best = front(points)
+        axes.plot([p.x for p in best], [p.y for p in best], color=ACCENT, linewidth=1, drawstyle="steps-post")
+        for point in points:
+            fill = ACCENT if point in best else "none"
+            axes.plot(point.x, point.y, "o", color=ACCENT, markerfacecolor=fill, markersize=7)
+        low, high = min(point.x for point in points), max(point.x for point in points)
+        if high > 10 * low:
+            axes.set_xscale("log")
+            axes.set_xlim(low / 1.3, high * (high / low) ** 0.35)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_xlim(0, 1.35 * high)
+        bottom, top = min(point.y for point in points), max(point.y for point in points)
+        margin = max(0.15 * (top - bottom), 0.005)
+        axes.set_ylim(bottom - margin, top + margin)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        # Where the points are, in printer's points.
+        across, up = 0.8 * 72 * WIDTH, 0.8 * 72 * _PARETO_HEIGHT
+        shares = axes.transLimits.transform(axes.transScale.transform([(point.x, point.y) for point in points]))
+        for point, rise in zip(points, _rises([p.name for p in points], shares * (across, up)), strict=True):
+            axes.annotate(point.name, (point.x, point.y), (6, rise), textcoords="offset points", va="center", color=INK)
+        axes.set_ylabel(labels[1], color=INK)
+        _finish(axes, labels[0])
+        return inline(figure, key, description)
+
+
+def _rises(names: Sequence[str], places) -> list[float]:
+    """How far above each point its name stands clear of the other names and points; all in printer's points."""
+    taken: list[tuple[float, float, float]] = []  # left end, right end, middle of a line
+    rises = [0.0] * len(names)
+    for number in sorted(range(len(names)), key=lambda number: (places[number][0], -places[number][1])):
+        x, y = places[number]
+        left, right = x + 6, x + 6 + 6 * len(names[number])
+
+        def clear(rise, left=left, right=right, y=y):
+            others = (low < right and left < high and abs(y + rise - line) < 12 for low, high, line in taken)
+            return not any(others) and not any(left - 4 < a < right and abs(y + rise - b) < 10 for a, b in places)
+
+        rises[number] = next((rise for rise in (9, -9, 21, -21, 33, -33) if clear(rise)), 9)
+        taken.append((left, right, y + rises[number]))
+    return rises
+
+
+def _finish(axes, label: str) -> None:
+    axes.set_xlabel(label, color=INK)
+    axes.tick_params(which="both", color=FAINT, labelcolor=INK)
+    axes.grid(axis="x" if not axes.get_ylabel() else "both", color=FAINT, alpha=0.35, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)
+
+
+def _shortened(name: str, length: int = 52) -> str:
+    return name if len(name) <= length else f"...{name[3 - length :]}"

@@ -1,0 +1,42 @@
+"""The folder that an Android developer gets: the file, its labels, manifest and report, and the lines to paste."""
+
+from pathlib import Path
+
+from mobilenets_tf import files
+from mobilenets_tf.export import android
+from mobilenets_tf.export import report as report_file
+from mobilenets_tf.export.report import Evidence
+
+LABELS = "labels.txt"
+
+
+def check(folder: Path, file_name: str, overwrite: bool) -> None:
+    """Refuse, before any work, a folder that cannot be written to or has something of the user's in a file's place.
+
+    Raises:
+        RequestError: see there.
+    """
+    files.check_folder(folder)
+    names = [file_name, *(f"{file_name}.{suffix}" for suffix in ("json", "html", "android.md")), LABELS]
+    files.check_replaceable(folder, names, overwrite)
+
+
+def write(
+    folder: Path, file_name: str, content: bytes, manifest: dict, evidence: Evidence, labels: list[str]
+) -> tuple[dict, Path]:
+    """Write it all together. Returns the manifest with the list of files in front, and the report's path.
+
+    The report has measured times in it, which are never the same twice, so it is not in that list.
+
+    Raises:
+        RequestError: the folder cannot be written, or the disk is full.
+    """
+    contents: dict[str, bytes | str] = {file_name: content}
+    if labels:
+        contents[LABELS] = "\n".join(labels) + "\n"
+    contents[f"{file_name}.android.md"] = android.render(file_name, manifest, bool(labels))
+    manifest = {"files": files.digests(contents), **manifest}
+    contents[f"{file_name}.json"] = files.to_json(manifest)
+    contents[f"{file_name}.html"] = files.sealed(report_file.render(file_name, manifest, evidence))
+    files.write_together(folder, contents)
+    return manifest, folder / f"{file_name}.html"
