@@ -150,11 +150,15 @@ def _thumbnail(path: Path) -> bytes:
 class LayerFidelity:
     """Of one layer: its place in the file (from 0), its name, and at what it gives the signal to noise in dB: how much
     stronger the float file's values are than the difference. Infinite where there is none.
+
+    cut_off: the share of the difference's power that is in values beyond the range that the quantised file has for them.
+    Ranges are chosen by what they do to the answer, so that a large share often does it little harm.
     """
 
     place: int
     layer: str
     snr_db: float
+    cut_off: float
 
 
 def layer_fidelity(
@@ -178,24 +182,22 @@ def layer_fidelity(
     """
     files = [_Observed(float_content), _Observed(quantised_content)]
     shared = [name for name in files[0].tensors if name in files[1].tensors and name not in files[0].scores]
-    signal, noise = (dict.fromkeys(shared, 0.0) for _ in range(2))
+    ends = {files[0].layers[name]: name for name in shared}  # of several tensors of a layer, the last
+    powers = {name: np.zeros(3) for name in ends.values()}  # of the signal, the noise, and the noise that is cut off
     for arrays in samples:
         for file in files:
             file.runner.invoke(*arrays)
-        for name in shared:
+        for name, power in powers.items():
             values, others = (file.values(name) for file in files)
-            signal[name] += float(np.vdot(values, values))
             difference = others - values
-            noise[name] += float(np.vdot(difference, difference))
-    ends: dict[str, str] = {}
-    for name in shared:
-        ends[files[0].layers[name]] = name  # the last stays
-    found = [
-        LayerFidelity(
-            place, layer, float(10 * np.log10(max(signal[name], 1e-30) / noise[name])) if noise[name] else np.inf
-        )
-        for place, (layer, name) in enumerate(ends.items())
-    ]
+            low, high = files[1].limits(name)
+            beyond = difference[(values < low) | (values > high)]
+            power += [np.vdot(part, part) for part in (values, difference, beyond)]
+    found = []
+    for place, (layer, name) in enumerate(ends.items()):
+        signal, noise, cut_off = map(float, powers[name])
+        snr_db = float(10 * np.log10(max(signal, 1e-30) / noise)) if noise else np.inf
+        found.append(LayerFidelity(place, layer, snr_db, cut_off / noise if noise else 0.0))
     return sorted(found, key=lambda row: row.snr_db)
 
 
@@ -227,6 +229,15 @@ class _Observed:
         graph.outputs = produced
         tree.signatureDefs = []
         self.runner = Runner(flatbuffer.write(tree))
+
+    def limits(self, name: str) -> tuple[float, float]:
+        """The lowest and the highest real value that a tensor can hold; infinite where it holds real values."""
+        index = self.tensors[name]
+        scale, zero_point = self._scales[index]
+        if not scale:
+            return -np.inf, np.inf
+        levels = np.iinfo(self.runner.raw(index).dtype)
+        return (levels.min - zero_point) * scale, (levels.max - zero_point) * scale
 
     def values(self, name: str) -> np.ndarray:
         """A tensor's real values, float32."""

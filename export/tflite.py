@@ -229,15 +229,15 @@ def prepare_model(
 ) -> tuple[Prepared, list[str]]:
     """A model ready to be written in integers, and for each of its operators the layer that it belongs to."""
     report("converting", 0, 1)
-    graph, float_content = _float_file(model, worker, image)
+    graph, float_content = _float_file(model, worker, image, folded=False)
     report("converting", 1, 1)
     prepared = prepare(float_content, scheme, calibration, recipe, report)
     return prepared, layers.of_operators(prepared.model, graph.layers)
 
 
-def _float_file(model, worker: Worker, image: ImageInput | None):
+def _float_file(model, worker: Worker, image: ImageInput | None, folded: bool = True):
     graph, content = float_file(model, worker)
-    return graph, image.begin(content) if image else content
+    return graph, image.begin(content, folded) if image else content
 
 
 def finished(content: bytes, model, image: ImageInput | None, labels: Sequence[str]) -> bytes:

@@ -2,8 +2,8 @@
 
 MediaPipe and the TFLite Task Library normalise with one mean and one standard deviation, and feed a uint8 input with
 pixels as they are. So a file takes either (pixel - mean) / std with one of each, or uint8. What the network wants
-beyond that, such as a mean for each channel, is done by the file's own graph: ``renormalised`` puts it in front in
-float, where it is exact; in integers ``quantize.input_fold`` takes it into the first convolution.
+beyond that, such as a mean for each channel, is done by the file's own graph: ``renormalised`` puts it in front, and
+``input_fold`` takes it into the first convolution.
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ import numpy as np
 from mobilenets_tf import flatbuffer
 from mobilenets_tf.errors import unknown
 from mobilenets_tf.flatbuffer import schema
+from mobilenets_tf.input_fold import fold_input
 from mobilenets_tf.preprocessing import Preprocessing
 
 FORMS = ("normalised", "uint8")
@@ -50,9 +51,13 @@ class ImageInput:
         alike = len(set(wanted.mean)) == len(set(wanted.std)) == 1
         return wanted if alike else replace(wanted, mean=(128.0,) * 3, std=(128.0,) * 3)
 
-    def begin(self, content: bytes) -> bytes:
-        """A float file's content that takes what is ``given`` instead of what the network ``wanted``."""
-        return renormalised(content, self.wanted, self.given)
+    def begin(self, content: bytes, folded: bool = True) -> bytes:
+        """A float file's content that takes what is ``given`` instead of what the network ``wanted``.
+
+        folded: with the normalisation in the first convolution, to float32 rounding; quantisation does that by itself.
+        """
+        content = renormalised(content, self.wanted, self.given)
+        return fold_input(content, half_level=0.0) if folded else content
 
     def finish(self, content: bytes) -> bytes:
         """The content of the file that an application gets."""

@@ -180,7 +180,7 @@ def quantize_aware(
         calibration = Calibration(calibration)
     with Worker() as worker:
         graph, content = float_file(model, worker)
-    content = image.begin(content) if image else content
+    content = image.begin(content, folded=False) if image else content
     recipe = recipe or Recipe()
     usual = prepare(content, scheme, calibration, recipe, report, exact_border=True)
     # Trained weights are rounded to the nearest, as the fake-quantisation does, and their own biases are learned.

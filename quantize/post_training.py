@@ -13,13 +13,13 @@ import numpy as np
 
 from mobilenets_tf import flatbuffer
 from mobilenets_tf.errors import ConversionError, RequestError, unknown
+from mobilenets_tf.input_fold import fold_input
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize import equalize, integers, ranges, rounding, schemes
 from mobilenets_tf.quantize.bias_correction import correct_biases
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.effects import Effects
 from mobilenets_tf.quantize.float_islands import float_islands
-from mobilenets_tf.quantize.input_fold import fold_input
 from mobilenets_tf.quantize.integer_forms import integer_forms
 from mobilenets_tf.quantize.ranges import Range
 from mobilenets_tf.quantize.schemes import Scheme

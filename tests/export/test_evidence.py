@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -121,5 +122,17 @@ def test_a_layer_whose_weights_are_damaged_is_the_first_that_loses(prepared):
     weights = tree.buffers[graph.tensors[inner.inputs[1]].buffer]
     weights.data = np.array(weights.data)[::-1].copy()
     found = {row.layer: row for row in layer_fidelity(prepared.uncorrected, flatbuffer.write(tree), prepared.samples)}
-    assert found["stem"].snr_db > 20
+    assert found["stem"].snr_db > 20 and found["stem"].cut_off == 0
     assert found["inner"].snr_db < 6
+
+
+def test_noise_of_values_beyond_the_range_is_told_apart(prepared):
+    graph = flatbuffer.read(prepared.model).subgraphs[0]
+    cut = next(
+        index for index, tensor in enumerate(graph.tensors) if b"/inner" in tensor.name and index in prepared.ranges
+    )
+    low, high = prepared.ranges[cut]
+    content = replace(prepared, ranges=prepared.ranges | {cut: (low, high / 3)}).write()
+    found = {row.layer: row for row in layer_fidelity(prepared.uncorrected, content, prepared.samples)}
+    assert found["inner"].cut_off > 0.9 and found["inner"].snr_db < 15
+    assert found["stem"].cut_off == 0

@@ -56,7 +56,11 @@ def evidence(name="tabby", layer="block1_conv") -> Evidence:
     """A little of everything, with names from outside."""
     image = ChangedAnswer(picture(), f"{name}.jpg", name, name, 0.53, "lynx", 0.49, True, False)
     changed = ChangedAnswers((image,), 4, 372, 3, 1, (Confusion(name, "lynx", 3), Confusion("a", "b", 1)), True)
-    rows = (LayerFidelity(3, layer, 12.3), LayerFidelity(1, "block2_conv", 25.0), LayerFidelity(0, "pad", float("inf")))
+    rows = (
+        LayerFidelity(3, layer, 12.3, 0.25),
+        LayerFidelity(1, "block2_conv", 25.0, 0.0),
+        LayerFidelity(0, "pad", float("inf"), 0.0),
+    )
     schemes = (SchemeRow("float32", 18571376, 1.0, 0.879, 5.2), SchemeRow("int8", 5333456, 0.989, 0.876, 2.3))
     latency = {"float32": (5.2, 5.9), "int8": (2.3, 2.6)}
     source = Source("file.cc", "Function")
@@ -95,7 +99,7 @@ def test_the_page_says_what_the_manifest_says():
         "Outside it runs: 1 SOFTMAX", "This is not a phone's latency", "int8 2.30 ms 2.60 ms 0.44",
         "tabby 53.0%, right", "In 3 of them float32 was right and int8 is not, in 1 it is the other way round",
         "tabby lynx 3", "XNNPACK (CPU) 33 of 35 2 the default", "XNNPACK (CPU) SOFTMAX 2 its beta is tabby",
-        "block1_conv 4 12.3 dB", "pad 1 exact", '"weights_sha256": "57"', "SHA-256 file.tflite 2f85",
+        "block1_conv 4 12.3 dB 25%", "pad 1 exact 0%", '"weights_sha256": "57"', "SHA-256 file.tflite 2f85",
     ):  # fmt: skip
         assert said in text, said
     assert "max_drop None" not in text

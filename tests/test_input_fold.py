@@ -7,8 +7,8 @@ from keras import layers
 
 from mobilenets_tf import flatbuffer
 from mobilenets_tf.image_input import renormalised
+from mobilenets_tf.input_fold import fold_input
 from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.quantize.input_fold import fold_input
 from mobilenets_tf.runtime import Runner
 
 GIVEN = Preprocessing(size=12, resize=12, mean=(114.0,) * 3, std=(57.0,) * 3)
