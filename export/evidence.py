@@ -151,8 +151,8 @@ class LayerFidelity:
     """Of one layer: its place in the file (from 0), its name, and at what it gives the signal to noise in dB: how much
     stronger the float file's values are than the difference. Infinite where there is none.
 
-    cut_off: the share of the difference's power that is in values beyond the range that the quantised file has for them.
-    Ranges are chosen by what they do to the answer, so that a large share often does it little harm.
+    cut_off: the share of the difference's power that is in values beyond the range that the quantised file has for
+    them. Ranges are chosen by what they do to the answer, so that a large share often does it little harm.
     """
 
     place: int

@@ -3,8 +3,8 @@
 x * factor + term, a value for each channel, becomes part of weights and bias. Only at the border is that not the same:
 there the convolution pads with zeros, which stood for 0 behind the normalisation and stand for another picture in front
 of it. Where that picture is zero to within half a level of the input, as with a mean of 127.5 stored as 127 or 128, the
-integers cannot tell; elsewhere, and in float, as with a mean for each channel, its values are put around the input by two
-concatenations, which copy and do not compute.
+integers cannot tell; elsewhere, as with a mean for each channel, and in float, its values are put around the input by
+two concatenations, which copy and do not compute.
 """
 
 import numpy as np

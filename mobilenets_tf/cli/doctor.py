@@ -12,7 +12,10 @@ from mobilenets_tf.weights import catalog
 HELP = "Show versions, which extras are installed and which weights are on this machine."
 EXAMPLE = "mobilenets-tf doctor"
 
-_REQUIRED = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow", "h5py", "safetensors", "flatbuffers", "rich")
+_REQUIRED = (
+    "tensorflow", "keras", "ai-edge-litert", "numpy", "pillow", "h5py", "safetensors", "flatbuffers", "rich", "jinja2",
+    "matplotlib",
+)  # fmt: skip
 # extra: (what it is for, {distribution: its module})
 _EXTRAS = {
     "photos": ("the demo photographs", {"scikit-image": "skimage"}),

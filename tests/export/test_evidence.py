@@ -122,7 +122,7 @@ def test_a_layer_whose_weights_are_damaged_is_the_first_that_loses(prepared):
     weights = tree.buffers[graph.tensors[inner.inputs[1]].buffer]
     weights.data = np.array(weights.data)[::-1].copy()
     found = {row.layer: row for row in layer_fidelity(prepared.uncorrected, flatbuffer.write(tree), prepared.samples)}
-    assert found["stem"].snr_db > 20 and found["stem"].cut_off == 0
+    assert found["stem"].snr_db > 20 and found["stem"].cut_off < 0.01
     assert found["inner"].snr_db < 6
 
 
@@ -135,4 +135,4 @@ def test_noise_of_values_beyond_the_range_is_told_apart(prepared):
     content = replace(prepared, ranges=prepared.ranges | {cut: (low, high / 3)}).write()
     found = {row.layer: row for row in layer_fidelity(prepared.uncorrected, content, prepared.samples)}
     assert found["inner"].cut_off > 0.9 and found["inner"].snr_db < 15
-    assert found["stem"].cut_off == 0
+    assert found["stem"].cut_off < 0.01
