@@ -20,8 +20,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
-from latency import pictures
+from latency import pictures, settled
 
 from mobilenets_tf import create_model
 from mobilenets_tf.export import arm64, arm64_setup
@@ -50,12 +49,7 @@ def build(name: str, alpha: float | None, resolution: int):
     """The network with random weights, its activations about as large as a trained one's."""
     keras.utils.set_random_seed(0)
     # Logits: 1000 probabilities of a random network are all zero in eight bits, and zeros are equal anywhere.
-    model = create_model(name, alpha=alpha, resolution=resolution, classifier_activation=None)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    model(np.stack(pictures(resolution)), training=True)
-    return model
+    return settled(create_model(name, alpha=alpha, resolution=resolution, classifier_activation=None))
 
 
 def main():

@@ -50,6 +50,17 @@ def pictures(resolution: int, count: int = 16) -> list[np.ndarray]:
     return [(a[:, None] * b).astype(np.float32) for a, b in zip(waves[::2], waves[1::2], strict=True)]
 
 
+def settled(model):
+    """The model with BatchNorm statistics of the pictures: its activations are then about as large as if trained."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(np.stack(pictures(model.input_shape[1], 4)), training=True)
+    return model
+
+
 # The makers: (name of the network, resolution, schemes) -> {scheme: the file's content}.
 
 
@@ -62,12 +73,7 @@ def build_ours(name: str, resolution: int, schemes: list[str]) -> dict[str, byte
     from mobilenets_tf.worker import Worker
 
     keras.utils.set_random_seed(0)
-    model = create_model(name)
-    # BatchNorm statistics of the pictures, so that activations are about as large as a trained network's.
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    model(np.stack(pictures(resolution, 4)), training=True)
+    model = settled(create_model(name))
     with Worker() as worker:
         return {scheme: convert_model(model, get(scheme), pictures(resolution), worker).content for scheme in schemes}
 

@@ -29,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import charts
 import numpy as np
-from latency import in_child, pictures
+from latency import in_child, pictures, settled
 from published import COMPARISONS, COUNTS, HERE, THIRTY_LAYERS, Comparison, Correlation, Row
 
 from mobilenets_tf import files, registry
@@ -96,13 +96,7 @@ class Job:
         keras.utils.set_random_seed(0)
         build = thirty_layers if self.row.network == THIRTY_LAYERS else create_model
         named = () if self.row.network == THIRTY_LAYERS else (self.row.network,)
-        model = build(*named, resolution=self.resolution, **self.row.options)
-        # BatchNorm statistics of the pictures, so that activations are about as large as a trained network's.
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = 0.0
-        model(np.stack(pictures(self.resolution, 4)), training=True)
-        return model
+        return settled(build(*named, resolution=self.resolution, **self.row.options))
 
 
 def build(jobs: Sequence[Job], folder: Path) -> None:
