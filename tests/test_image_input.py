@@ -44,7 +44,10 @@ def test_a_float_file_equals_keras(small, tmp_path, wanted, form):
     assert runner.inputs[0]["dtype"] == (np.uint8 if form == "uint8" else np.float32)
 
 
-@pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED)
+@pytest.mark.parametrize(
+    "wanted",
+    [pytest.param(WANTED[name], marks=[] if name == "each channel" else pytest.mark.slow, id=name) for name in WANTED],
+)
 def test_int8_has_nothing_more_to_compute_than_with_an_int8_input(small, tmp_path, wanted):
     runner = make(small, "int8", ImageInput(wanted, "uint8"), tmp_path)
     usual = make(small, "int8", ImageInput(WANTED["[-1, 1]"]), tmp_path)
@@ -56,7 +59,9 @@ def test_int8_has_nothing_more_to_compute_than_with_an_int8_input(small, tmp_pat
     assert {op: count for op, count in more.items() if count} == {"QUANTIZE": 2}  # the bytes' other names
 
 
-@pytest.mark.parametrize("scheme", ["float16", "dynamic", "int8_float_io", "int16x8"])
+@pytest.mark.parametrize(
+    "scheme", ["dynamic", *(pytest.param(s, marks=pytest.mark.slow) for s in ("float16", "int8_float_io", "int16x8"))]
+)
 def test_every_scheme_takes_pixels(small, tmp_path, scheme):
     image = ImageInput(WANTED["each channel"], "uint8")
     runner = make(small, scheme, image, tmp_path)

@@ -170,6 +170,7 @@ def test_an_unknown_comparison_is_refused(monkeypatch, capsys):
     assert stopped.value.code == 2 and "v3_against_v2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_build_writes_a_file_and_its_counts(tmp_path):
     job = papers.Job(Row("", THIRTY_LAYERS, (), options={"squeeze": True}, scheme="int8"), 32)
     papers.build([job], tmp_path)

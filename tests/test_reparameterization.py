@@ -61,7 +61,9 @@ def test_the_model_that_was_folded_is_left_alone():
     assert reparameterize(folded) is folded
 
 
-@pytest.mark.parametrize("kind", ["nested", "taken apart", "sequential"])
+@pytest.mark.parametrize(
+    "kind", ["nested", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("taken apart", "sequential"))]
+)
 def test_inside_a_larger_model(kind):
     backbone = fill(create_model("mobileone_mu0", resolution=32, include_top=False))
     if kind == "sequential":
@@ -78,7 +80,7 @@ def test_inside_a_larger_model(kind):
     assert folded.output_shape == (None, 3) and folded.count_params() < model.count_params() / 1.5
 
 
-@pytest.mark.parametrize("size", [64, 65])
+@pytest.mark.parametrize("size", [pytest.param(64, marks=pytest.mark.slow), 65])
 def test_tensorflows_padding_folds_too(size):
     """There the 1x1 branch lies under another tap of the strided kernel, which depends on the input's size."""
     assert_folded(

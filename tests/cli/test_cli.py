@@ -11,6 +11,8 @@ import time
 import keras
 import pytest
 
+from mobilenets_tf.cli import VERBS
+
 COMMAND = [sys.executable, "-c", "import sys; from mobilenets_tf.cli import main; sys.exit(main())"]
 
 
@@ -52,7 +54,7 @@ print(status or 0, heavy, file=sys.stderr)
 
 def test_help_begins_with_an_example():
     assert run("--help").stdout.startswith("mobilenets-tf deploy efficientnet_lite0 --weights imagenet")
-    for verb in ("list", "info", "deploy", "export", "verify", "evaluate", "doctor"):
+    for verb in VERBS:
         assert run(verb, "--help").stdout.startswith(f"mobilenets-tf {verb}")
 
 
@@ -90,8 +92,14 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     assert '"mine_int8.tflite"' in (out / "mine_int8.tflite.android.md").read_text()
 
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"}  # which has times in it
-    other = run("deploy", *arguments, "--quiet", "--scheme", "float16")  # a second scheme beside the first
+    # A second scheme beside the first, which takes pixels as they are.
+    other = run("deploy", *arguments, "--quiet", "--scheme", "float16", "--input", "uint8")
     assert other.returncode == 0, other.stderr
+    pixels = json.loads((out / "mine_float16.tflite.json").read_text())
+    assert pixels["inputs"][0]["dtype"] == "uint8" and pixels["preprocessing"]["mean"] == [128.0] * 3
+    images = ["--images", image_folder, "--json", "--min-agreement", 1]
+    same = run("verify", out / "mine_float16.tflite", "--model", model_file, *options, *images)
+    assert same.returncode == 0 and json.loads(same.stdout)["relative_difference"] < 0.02, same.stderr
     for path in out.glob("mine_float16*"):
         path.unlink()
     assert run("deploy", *arguments, "--quiet").returncode == 0
