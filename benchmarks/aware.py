@@ -29,7 +29,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from cifar10 import load
+from cifar10 import Augmented, load
 
 from mobilenets_tf import reparameterize
 from mobilenets_tf.quantize import Recipe, fine_tune, quantize_aware
@@ -80,16 +80,24 @@ def step_ratio(aware, model, pictures: np.ndarray, labels: np.ndarray) -> float:
     return statistics.median(seconds[aware.model]) / statistics.median(seconds[model])
 
 
+def augmented(pictures: np.ndarray, labels: np.ndarray) -> tf.data.Dataset:
+    """The batches of crops that ``cifar10.train`` trains with, other ones each epoch."""
+    batches = Augmented(pictures, labels)
+
+    def epoch():
+        for place in range(len(batches)):
+            crops, targets = batches[place]
+            yield crops, targets.argmax(-1)
+        batches.on_epoch_end()
+
+    signature = tf.TensorSpec((None, *pictures.shape[1:])), tf.TensorSpec((None,), tf.int64)
+    found = tf.data.Dataset.from_generator(epoch, output_signature=signature)
+    return found.apply(tf.data.experimental.assert_cardinality(len(batches)))
+
+
 def tuned(aware, training, validation, epochs: int, rate: float, distill: float) -> bytes:
-    random = tf.random.Generator.from_seed(0)
-
-    def mirrored(pictures, labels):
-        turned = random.uniform([tf.shape(pictures)[0], 1, 1, 1]) < 0.5
-        return tf.where(turned, tf.reverse(pictures, [2]), pictures), labels
-
-    batches = tf.data.Dataset.from_tensor_slices(training).shuffle(len(training[0]), 0).batch(BATCH).map(mirrored)
     judged = tf.data.Dataset.from_tensor_slices(validation).batch(BATCH)
-    fine_tune(aware, batches, judged, epochs, learning_rate=rate, patience=epochs, distill=distill)
+    fine_tune(aware, augmented(*training), judged, epochs, learning_rate=rate, patience=epochs, distill=distill)
     return aware.to_tflite()
 
 

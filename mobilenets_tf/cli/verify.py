@@ -77,8 +77,8 @@ def run(chosen):
             from mobilenets_tf.export.arm64 import CPUS, compare_cores
 
             samples = (chosen.count or _EMULATED, chosen.seed) if few is None else (few, preprocessing)
-            content, host = worker.call(_run_on_host, chosen.file, *samples, report=report)
-            cores = compare_cores(emulator, content, host, chosen.cpu or CPUS, report)
+            host = worker.call(_run_on_host, chosen.file, *samples, report=report)
+            cores = compare_cores(emulator, host, chosen.cpu or CPUS, report)
     return _print(chosen, emulator, comparison, cores)
 
 
@@ -133,8 +133,7 @@ def _run_on_host(file: str, samples, how, report):
     else:
         paths = track(samples.paths, "on this machine", report)
         inputs = ([array] for array in file_inputs(file, runner, how, paths))
-    content = Path(file).read_bytes()
-    return content, run_on_host(content, inputs)
+    return run_on_host(Path(file).read_bytes(), inputs)
 
 
 def _print(chosen, emulator, comparison, cores) -> int:

@@ -87,6 +87,38 @@ def test_one_level_in_one_sample_fails():
     assert "FAILED" in found.line() and "sample 1 of 3" in found.line()
 
 
+@pytest.fixture(scope="module")
+def with_softmax():
+    """The convolution with a SOFTMAX behind it, as at the end of a classifier."""
+    tree = flatbuffer.read(CONVOLUTION)
+    graph, schema = tree.subgraphs[0], flatbuffer.schema
+    scores = int(graph.outputs[0])
+    result = flatbuffer.add_tensor(tree, "probabilities", graph.tensors[scores].shape)
+    graph.tensors[result].type = schema.TensorType.INT8
+    graph.tensors[result].quantization = schema.QuantizationParametersT()
+    graph.tensors[result].quantization.scale, graph.tensors[result].quantization.zeroPoint = [1 / 256], [-128]
+    options = schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    graph.operators.append(flatbuffer.make_operator(tree, "SOFTMAX", [scores], [result], options))
+    graph.outputs = [result]
+    return flatbuffer.write(tree)
+
+
+@pytest.mark.parametrize(
+    ("change", "equal", "passed"),
+    [
+        ("pass", True, True),
+        ("if calls % 2 == 0: output[0, 5, 5, 7] ^= 1", False, True),  # a level of the probabilities
+        ("if calls % 2 == 0: output[0, 5, 5, 7] ^= 2", False, False),
+        ("if calls % 2 == 1: output[0, 5, 5, 7] ^= 1", False, False),  # a level of what they are made of
+    ],
+)
+def test_a_last_softmax_may_be_a_level_off_and_what_goes_into_it_may_not(with_softmax, change, equal, passed):
+    (found,) = arm64.compare_with_host(otherwise(change), with_softmax, convolution_inputs(2), ["any"])
+    assert (found.equal, found.equal_before_softmax, found.passed) == (equal, passed, passed)
+    assert ("up to the last SOFTMAX" in found.line()) == (passed and not equal)
+
+
 def test_floats_may_differ_a_little(convolutions):
     samples = list(arm64.random_inputs(Runner(convolutions), 2))
     limit = arm64.FLOAT_TOLERANCE
