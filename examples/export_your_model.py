@@ -1,4 +1,4 @@
-"""A Keras model of your own -> a verified int8 TFLite file, from Python.
+"""A Keras model of your own -> a verified int8 TFLite file that takes a camera's pixels, from Python.
 
     python examples/export_your_model.py PHOTOS/
 
@@ -11,7 +11,7 @@ import sys
 import keras
 from keras import layers
 
-from mobilenets_tf import Preprocessing, export
+from mobilenets_tf import ImageInput, Preprocessing, export
 from mobilenets_tf.images import decode, demo_photos, find_images
 from mobilenets_tf.quantize import Calibration
 
@@ -35,12 +35,14 @@ def your_model():
 
 def main():
     model = your_model()
-    # The model rescales by itself, so it wants plain 0-255 pixels: mean 0, std 1.
+    # The model rescales by itself, so it wants plain 0-255 pixels: mean 0, std 1. In the file that is all in the weights.
     preprocessing = Preprocessing(size=96, resize=110, mean=(0.0,) * 3, std=(1.0,) * 3)
+    image, labels = ImageInput(preprocessing, "uint8"), [f"kind {index}" for index in range(5)]
     photos = find_images(sys.argv[1]) if len(sys.argv) > 1 else demo_photos()
-    calibration = Calibration.from_images(photos, preprocessing)
-    result = export.to_tflite(model, "int8", calibration)
-    comparison = export.verify(result.path, model, (preprocessing(decode(path)) for path in photos.paths))
+    calibration = Calibration.from_images(photos, image.given)
+    result = export.to_tflite(model, "int8", calibration, image=image, labels=labels)
+    pixels = (preprocessing.geometry(decode(path)) for path in photos.paths)  # uint8, as the file takes them
+    comparison = export.verify(result.path, model, pixels, for_model=image.wanted.normalise)
     print(f"{result.path}: {result.manifest['bytes']} bytes, ops {result.manifest['operators']}")
     print("\n".join(comparison.lines()))
 

@@ -19,6 +19,7 @@ _PUBLIC = {
     "load_model": "mobilenets_tf.weights.saved_models",
     "reparameterize": "mobilenets_tf.reparameterization",
     "Preprocessing": "mobilenets_tf.preprocessing",
+    "ImageInput": "mobilenets_tf.image_input",
     "Convention": "mobilenets_tf.conventions",
     "RequestError": "mobilenets_tf.errors",
     "MobileNetV1": "mobilenets_tf.networks.mobilenet_v1",
