@@ -256,7 +256,8 @@ class _Builder:
         """How the layer is annotated; None if it need not know that it moves levels."""
         operator = self._graph.graph.operators[place]
         activation = fused_activation(operator.builtinOptions)
-        if self._graph.name(operator) in _EXACT and activation == "linear":
+        has_constants = isinstance(layer, Operation) and layer.constants  # which are real values, and have to be levels
+        if self._graph.name(operator) in _EXACT and activation == "linear" and not has_constants:
             return None
         return tfmot_scheme.PlannedConfig(
             sources=[self._range_of(owner) for owner in owners],

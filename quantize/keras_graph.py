@@ -95,6 +95,13 @@ def _slices(begin, end, strides):
     return (slice(None), *(slice(*limits) for limits in zip(begin, end, strides, strict=True)))
 
 
+def _concatenate(*tensors, axis, activation=None):
+    """Constants have the file's batch of 1."""
+    whole = next((tensor for tensor in tensors if tensor.shape[0] != 1), tensors[0])
+    count = tf.shape(whole)[0]
+    return tf.concat([tf.repeat(each, count, 0) if each.shape[0] == 1 else each for each in tensors], axis)
+
+
 def _plain(function):
     return lambda *tensors, activation=None: function(*tensors)
 
@@ -131,7 +138,7 @@ _OPERATIONS: dict[str, Callable] = {
     "CUT": lambda x, begin, end, strides, shape: tf.reshape(x[_slices(begin, end, strides)], shape),
     "PRELU": lambda x, slopes: tf.nn.relu(x) - slopes * tf.nn.relu(-x),
     "TRANSPOSE": lambda x, order: tf.transpose(x, order),
-    "CONCATENATION": lambda *tensors, axis, activation=None: tf.concat(tensors, axis),
+    "CONCATENATION": _concatenate,
     "BATCH_MATMUL": lambda x, y, adj_x, adj_y: tf.matmul(x, y, transpose_a=adj_x, transpose_b=adj_y),
     "AVERAGE_POOL_2D": _pool(tf.nn.avg_pool2d),
     "MAX_POOL_2D": _pool(tf.nn.max_pool2d),

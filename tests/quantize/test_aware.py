@@ -2,11 +2,13 @@
 
 import os
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
-from mobilenets_tf import RequestError, create_model
-from mobilenets_tf.quantize import quantize_aware
+from mobilenets_tf import ImageInput, Preprocessing, RequestError, create_model
+from mobilenets_tf.quantize import Calibration, quantize_aware
 from mobilenets_tf.runtime import Runner
 from tests.conftest import photographs
 from tests.make_goldens import generated
@@ -53,6 +55,28 @@ def test_trained_weights_go_back_into_keras(trained):
     wanted = np.stack([runner(picture)[0][0] for picture in pictures])
     np.testing.assert_allclose(aware.to_keras().predict(pictures, verbose=0), wanted, atol=1e-5)
     assert np.abs(model.predict(pictures, verbose=0) - wanted).max() > 1e-4  # the model itself stays
+
+
+@pytest.mark.parametrize("form", ["normalised", "uint8"])
+def test_a_file_that_takes_its_image_otherwise_answers_as_the_aware_model(form):
+    """The normalisation is in the first convolution, and its border, which differs by channel, around the picture."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu6")(inputs)
+    model = keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    wanted = Preprocessing(size=32, resize=32, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
+    image = ImageInput(wanted, form)
+    pixels = ((photographs(120, 32) + 1) * 127.5).astype(np.uint8)
+    given = image.given.normalise(pixels)
+    aware = quantize_aware(model, Calibration(given[:100], image.given.value_range), image=image)
+    found = aware.float_model.predict(given[100:], verbose=0)
+    np.testing.assert_allclose(found, model.predict(wanted.normalise(pixels[100:]), verbose=0), atol=1e-5)
+    runner = Runner(image.finish(aware.to_tflite()))
+    taken = image.given.for_input(pixels[100:], runner.inputs[0]["dtype"])
+    expected = aware.model.predict(given[100:], verbose=0)
+    np.testing.assert_array_equal(np.stack([runner(picture)[0][0] for picture in taken]), expected)
+    with pytest.raises(RequestError, match="without image= to bring weights back"):
+        aware.to_keras()
 
 
 def test_the_process_keeps_its_keras():
