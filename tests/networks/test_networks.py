@@ -10,7 +10,7 @@ import pytest
 
 from mobilenets_tf import RequestError, create_model, export, features, flatbuffer, list_models, load_model
 from mobilenets_tf.export.tflite import convert_model
-from mobilenets_tf.quantize import SCHEMES, Calibration
+from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
 from mobilenets_tf.runtime import Runner
 from tests.conftest import photographs
 from tests.make_goldens import generated
@@ -20,6 +20,7 @@ NAMES = list_models()
 
 # One of each kind in the plain run; CI takes them all.
 PLAIN = {"mobilenet_v2", "efficientnet_lite0", "mobilenet_v3_small", "mobileone_mu0", "mobilevit_v3_050"}
+QUICK = Recipe(ranges="mean_square_error", rounding="nearest")  # the searches change no op
 # Of the "_l2" networks, which are others with two layers fewer, one will do.
 EACH = [
     pytest.param(name, marks=[] if name in PLAIN else [pytest.mark.slow])
@@ -85,7 +86,8 @@ def test_exports_lean_and_in_one_piece(name, worker):
     pictures = photographs(20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 20 calibration pictures are few
-        converted = convert_model(model, SCHEMES["int8"], Calibration(pictures), worker)
+        recipe = None if name in PLAIN else QUICK
+        converted = convert_model(model, SCHEMES["int8"], Calibration(pictures), worker, recipe=recipe)
     allowed = MAY_USE[max((key for key in MAY_USE if name.startswith(key)), key=len)]
     for content in (converted.float_content, converted.content):
         tree = flatbuffer.read(content)
