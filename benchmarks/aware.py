@@ -2,7 +2,7 @@
 
     python benchmarks/aware.py --data ../shared/cifar10-samples --networks /tmp/cifar [--check]
     python benchmarks/aware.py --data ... --networks /tmp/cifar --tune 3          then fine-tunes each
-    python benchmarks/aware.py --data ... --networks /tmp/cifar --names mobilenet_v3_small --damage 8 --tune 16 \
+    python benchmarks/aware.py --data ... --networks /tmp/cifar --names mobilenet_v3_small --damage 8 --tune 16 \\
         --learning-rate 5e-4 --distill 0.5                                       then spoils it first
 
 The networks are those that ``benchmarks/cifar10.py --keep`` trains. Printed for each, before any fine-tuning: top-1 of
