@@ -49,7 +49,7 @@ def build(name: str, alpha: float | None, resolution: int):
     """The network with random weights, its activations about as large as a trained one's."""
     keras.utils.set_random_seed(0)
     # Logits: 1000 probabilities of a random network are all zero in eight bits, and zeros are equal anywhere.
-    return settled(create_model(name, alpha=alpha, resolution=resolution, classifier_activation=None))
+    return settled(create_model(name, alpha=alpha, resolution=resolution, classifier_activation=None), count=16)
 
 
 def main():

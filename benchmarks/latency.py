@@ -50,14 +50,14 @@ def pictures(resolution: int, count: int = 16) -> list[np.ndarray]:
     return [(a[:, None] * b).astype(np.float32) for a, b in zip(waves[::2], waves[1::2], strict=True)]
 
 
-def settled(model):
-    """The model with BatchNorm statistics of the pictures: its activations are then about as large as if trained."""
+def settled(model, count: int = 4):
+    """The model with BatchNorm statistics of some pictures: its activations are then about as large as if trained."""
     import keras
 
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
-    model(np.stack(pictures(model.input_shape[1], 4)), training=True)
+    model(np.stack(pictures(model.input_shape[1], count)), training=True)
     return model
 
 
