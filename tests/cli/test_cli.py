@@ -247,6 +247,7 @@ def test_ctrl_c_leaves_nothing_behind(bad_files, moment):
         text=True,
         env=os.environ | {"TMPDIR": str(temporary)},
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     for line in process.stderr:
         if line.startswith(moment):

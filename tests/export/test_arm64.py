@@ -434,6 +434,7 @@ def test_ctrl_c_leaves_no_half_a_runtime(tmp_path, moment):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     for line in process.stderr:
         if line.startswith(moment):
