@@ -1,16 +1,16 @@
-"""Charts as SVG text with the same bytes for the same numbers: alone in a file, or inside a page.
+"""The report's charts.
 
-In a page they take the page's colours, light or dark, and its typeface. Figures are a good 300 points wide, so that
+In the page they take the page's colours, light or dark, and its typeface. Figures are a good 300 points wide, so that
 their text can be read on a phone.
 """
 
-import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from mobilenets_tf.drawing import drawing, to_svg
 
 WIDTH = 4.6  # inches
 # Drawn in these, and written as the page's colours.
@@ -18,32 +18,6 @@ INK, ACCENT, FAINT = "#101112", "#204060", "#a0a1a2"
 _PAGE_COLOURS = {INK: "currentColor", ACCENT: "var(--accent)", FAINT: "var(--faint)"}
 _PARETO_HEIGHT = 3.4
 _LINE = 0.37  # inches a bar with its name above
-
-
-@contextmanager
-def drawing() -> Iterator[None]:
-    """The settings of every chart: the salt settles the names of an SVG's parts, which would be random; text stays
-    text."""
-    import matplotlib
-
-    settings = {
-        "svg.hashsalt": "mobilenets-tf",
-        "svg.fonttype": "none",
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "text.parse_math": False,  # names of layers and files are no formulas
-    }
-    with matplotlib.rc_context(settings):
-        yield
-
-
-def to_svg(figure, transparent: bool = False) -> str:
-    """A matplotlib figure as an SVG document."""
-    stream = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(stream, format="svg", metadata=nothing, transparent=transparent)
-    return stream.getvalue()
 
 
 def inline(figure, key: str, description: str) -> str:

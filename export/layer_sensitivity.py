@@ -7,10 +7,11 @@ from pathlib import Path
 from mobilenets_tf import files, images
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import sensitivity_chart
-from mobilenets_tf.export.tflite import check_request, prepare_model, versions
+from mobilenets_tf.export.tflite import check_request, prepare_model
 from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.provenance import versions
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from mobilenets_tf.export.charts import drawing, to_svg
+from mobilenets_tf.drawing import drawing, to_svg
 from mobilenets_tf.quantize.sensitivity import Sensitivity
 
 _ROW = 0.22  # inches a layer

@@ -1,21 +1,20 @@
 """to_tflite: a Keras model to a TFLite file of a scheme, with its manifest beside it."""
 
 import hashlib
-import importlib.metadata
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import __version__, files, flatbuffer
+from mobilenets_tf import files, flatbuffer
 from mobilenets_tf.convert import check_exportable, convert, float_file
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.export import metadata
 from mobilenets_tf.export.verification import Judge
 from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.provenance import versions
 from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.mixed_precision import Mixed
@@ -79,13 +78,6 @@ class Exported:
 
     path: Path
     manifest: dict
-
-
-def versions() -> dict[str, str]:
-    """Of everything that has a say in the bytes of the result."""
-    names = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"mobilenets-tf": __version__, "python": platform.python_version(), **found}
 
 
 def to_tflite(

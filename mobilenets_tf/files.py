@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mobilenets_tf.errors import RequestError
 
-_MANIFESTS = ("*.tflite.json", "*_sensitivity.json")
+_MANIFESTS = ("*.tflite.json", "*.keras.json", "*_sensitivity.json")
 
 
 def check_folder(folder: Path) -> None:

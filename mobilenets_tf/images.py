@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.progress import Report, silent, track
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -30,6 +31,18 @@ class ImageSet:
         if count is None or count >= len(self):
             return self
         return self._pick(sorted(random.Random(seed).sample(range(len(self)), count)))
+
+    def split(self, share: float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
+        """Two parts, the second with about ``share`` of each class, chosen with ``seed``. Of a class with two images or
+        more, each part has at least one; a class with one is in the first part alone."""
+        generator, second = random.Random(seed), set()
+        of_class: dict[int | None, list[int]] = {}
+        for index in range(len(self)):
+            of_class.setdefault(self.labels[index] if self.labels else None, []).append(index)
+        for indices in of_class.values():
+            count = min(max(1, round(share * len(indices))), len(indices) - 1)
+            second |= set(generator.sample(indices, count))
+        return self._pick([i for i in range(len(self)) if i not in second]), self._pick(sorted(second))
 
     def without(self, other: "ImageSet") -> "ImageSet":
         """Those whose file is not in ``other``."""
@@ -120,13 +133,16 @@ def _from_csv(table: Path, classes: int) -> ImageSet:
     return ImageSet(tuple(paths), tuple(labels))
 
 
-def decode(path):
+def decode(file, name: str | None = None):
     """A ``PIL.Image`` in RGB, upright as its Exif orientation says.
+
+    Args:
+        file: a path, or a binary stream that is called ``name``.
 
     Raises:
         RequestError: not an image, or a damaged one; the file is named.
     """
-    return _open(path, None)
+    return _open(file, None, name)
 
 
 def check(images: ImageSet) -> None:
@@ -135,6 +151,12 @@ def check(images: ImageSet) -> None:
     Raises:
         RequestError: the first few broken files.
     """
+    if problems := broken(images):
+        raise RequestError(f"{first_few(problems)} Remove or replace it and run again.")
+
+
+def broken(images: ImageSet, report: Report = silent) -> list[str]:
+    """What is wrong with those files that cannot be read to their end, a sentence each."""
 
     def problem(path):
         try:
@@ -143,13 +165,17 @@ def check(images: ImageSet) -> None:
             return str(error)
 
     with ThreadPoolExecutor() as pool:
-        problems = [text for text in pool.map(problem, images.paths) if text]
-    if problems:
-        more = f" ... and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise RequestError(" ".join(problems[:3]) + more + " Remove or replace it and run again.")
+        found = track(pool.map(problem, images.paths), "checking images", report, len(images))
+        return [text for text in found if text]
 
 
-def _open(path, draft: tuple[int, int] | None):
+def first_few(problems: Sequence[str]) -> str:
+    """Three of them, and how many more there are."""
+    more = f" ... and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return " ".join(problems[:3]) + more
+
+
+def _open(path, draft: tuple[int, int] | None, name: str | None = None):
     from PIL import Image, ImageOps
 
     try:
@@ -160,7 +186,7 @@ def _open(path, draft: tuple[int, int] | None):
     except FileNotFoundError as error:
         raise RequestError(f"No such image: {path}") from error
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise RequestError(f"{path} is not a readable image ({error}).") from error
+        raise RequestError(f"{name or path} is not a readable image ({error}).") from error
 
 
 # The photographs among the sample images of scikit-image's wheel; the rest are textures, drawings, microscope slides.

@@ -1,5 +1,6 @@
 """The model that a command was asked to work on: a registered network or a file of the user's, and its input."""
 
+import contextlib
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from mobilenets_tf import registry
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.preprocessing import Preprocessing
+from mobilenets_tf.provenance import manifest_of
 from mobilenets_tf.weights import catalog
 
 _FILES = (".keras", ".h5")
@@ -18,8 +20,9 @@ class ModelSource:
 
     model: a registry name, or the path of a ``.keras`` or full-model ``.h5`` file.
     weights, alpha, resolution, classes: for a registered network, as in ``create_model``.
-    mean, std: of the input, in pixel values 0-255, one number or three; for what a file does not say.
-    labels: a text file with one class name a line.
+    mean, std: of the input, in pixel values 0-255, one number or three; for what a file does not say. A ``.keras`` file
+        that was trained here has a manifest beside it that says it.
+    labels: a text file with one class name a line; likewise.
     """
 
     model: str
@@ -45,7 +48,7 @@ class ModelSource:
     @property
     def says_its_input(self) -> bool:
         """Whether it is known how pixels become the input."""
-        return self.mean is not None or self.weight_set() is not None
+        return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
     def check(self) -> None:
         """Refuse what cannot be, without importing TensorFlow.
@@ -86,18 +89,18 @@ class ModelSource:
         alpha = self.alpha or (1.0 if registry.get(self.model).alphas else None)
         return catalog.find(self.model, self.weights, alpha)
 
-    def build(self):
-        """The ``keras.Model``."""
+    def build(self, **options):
+        """The ``keras.Model``. ``options`` are more of the builder's, for a registered network."""
         if self.is_file:
             from mobilenets_tf.weights.saved_models import load_model
 
             return load_model(self.model)
         from mobilenets_tf.factory import create_model
 
-        options = {} if self.classes is None else {"classes": self.classes}
-        return create_model(
-            self.model, alpha=self.alpha, resolution=self.resolution, weights=self.weights, **options
-        )  # fmt: skip
+        options = {"alpha": self.alpha, "resolution": self.resolution, "weights": self.weights} | options
+        if self.classes is not None:
+            options["classes"] = self.classes
+        return create_model(self.model, **options)
 
     def preprocessing(self, model) -> Preprocessing:
         """What the model's input wants, at its own size.
@@ -111,6 +114,8 @@ class ModelSource:
                 f"{self.name} takes {[tuple(tensor.shape) for tensor in model.inputs]}; this command feeds one square "
                 "RGB image of a fixed size. Use mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
             )
+        if self.mean is None and (told := self._manifest_preprocessing()):
+            return told.at(shape[1])
         record = self.weight_set()
         random = not self.is_file and self.weights is None
         if random:  # any of the network's inputs will do
@@ -137,7 +142,9 @@ class ModelSource:
             names = [
                 line.strip() for line in Path(self.labels).read_text(encoding="utf-8").splitlines() if line.strip()
             ]
-        elif self.is_file or self.classes not in (None, 1000):
+        elif self.is_file:
+            names = manifest_of(Path(self.model)).get("labels", [])
+        elif self.classes not in (None, 1000):
             return []
         else:
             record = self.weight_set() or next(iter(catalog.weight_sets(self.model)), None)
@@ -147,6 +154,12 @@ class ModelSource:
                 f"{self.labels or self.model} gives {len(names)} labels; the model has {classes} outputs."
             )
         return names
+
+    def _manifest_preprocessing(self) -> Preprocessing | None:
+        if not self.is_file:
+            return None
+        with contextlib.suppress(KeyError, TypeError):
+            return Preprocessing(**manifest_of(Path(self.model))["preprocessing"])
 
     def options(self, flag: str = "") -> str:
         """The command-line options that ask for this model again, the model itself after ``flag``."""

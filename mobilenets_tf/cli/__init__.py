@@ -15,6 +15,7 @@ from mobilenets_tf.worker import WorkerError
 VERBS = (
     "list",
     "info",
+    "train",
     "deploy",
     "report",
     "export",

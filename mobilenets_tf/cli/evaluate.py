@@ -1,7 +1,6 @@
 """mobilenets-tf evaluate"""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from mobilenets_tf.files import to_json
 from mobilenets_tf.modelsource import ModelSource, triple
 from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.progress import track
+from mobilenets_tf.provenance import manifest_of
 
 HELP = "Top-1 and top-5 accuracy of a model or a .tflite file on labelled images."
 EXAMPLE = "mobilenets-tf evaluate efficientnet_lite0 --weights imagenet --images labels.csv"
@@ -73,9 +73,8 @@ def file_preprocessing(file: Path, source: ModelSource) -> Preprocessing:
 
 def manifest_preprocessing(file: Path) -> Preprocessing | None:
     """What the manifest beside a file says of its input; None if there is none that says it."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        manifest = json.loads(file.with_name(file.name + ".json").read_text(encoding="utf-8"))
-        return Preprocessing(**manifest["preprocessing"])
+    with contextlib.suppress(KeyError, TypeError):
+        return Preprocessing(**manifest_of(file)["preprocessing"])
     return None
 
 

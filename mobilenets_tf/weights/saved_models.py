@@ -6,6 +6,7 @@ in it have had to be mended. So the configuration is read first and only stock l
 
 import io
 import json
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,23 @@ def load_model(path):
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever Keras makes of a damaged file
         raise RequestError(f"{path} cannot be loaded: {_first_line(error)}") from error
+
+
+def to_bytes(model) -> bytes:
+    """A ``.keras`` file. The same model gives the same bytes: Keras puts the time of day into it, which is left out."""
+    import keras
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.keras")
+        keras.saving.save_model(model, path)
+        result = io.BytesIO()
+        with zipfile.ZipFile(path) as saved, zipfile.ZipFile(result, "w") as plain:
+            for name in sorted(saved.namelist()):
+                content = saved.read(name)
+                if name == "metadata.json":
+                    content = json.dumps({**json.loads(content), "date_saved": "1980-01-01@00:00:00"}).encode()
+                plain.writestr(zipfile.ZipInfo(name), content)  # of 1980, which is where the format's time begins
+    return result.getvalue()
 
 
 @dataclass(frozen=True)

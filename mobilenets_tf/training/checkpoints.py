@@ -1,0 +1,69 @@
+"""The state of a training in one file: arrays by name and a description, written whole or not at all.
+
+A NumPy archive, read with pickles forbidden: nothing in it can run.
+"""
+
+import io
+import json
+import zipfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from mobilenets_tf import files
+from mobilenets_tf.errors import RequestError
+
+_DESCRIPTION = "description"
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
+    """Replace the checkpoint at ``path``; the earlier one is there until the new one is on the disk.
+
+    Raises:
+        RequestError: the folder cannot be written, or the disk is full; the earlier checkpoint is as it was.
+    """
+    content = io.BytesIO()
+    text = np.frombuffer(files.to_json(about).encode(), np.uint8)
+    np.savez(content, **{_DESCRIPTION: text}, **arrays)
+    files.write_together(path.parent, {path.name: content.getvalue()})
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays and the description.
+
+    Raises:
+        RequestError: damaged, or no checkpoint of ours.
+    """
+    with _opened(path) as archive:
+        arrays = {name: archive[name] for name in archive.files if name != _DESCRIPTION}
+        return arrays, _described(archive)
+
+
+def description(path: Path) -> dict:
+    """The description alone.
+
+    Raises:
+        RequestError: as ``read``.
+    """
+    with _opened(path) as archive:
+        return _described(archive)
+
+
+def _described(archive) -> dict:
+    found = json.loads(archive[_DESCRIPTION].tobytes())
+    if not isinstance(found, dict):
+        raise ValueError("its description is no object")
+    return found
+
+
+@contextmanager
+def _opened(path: Path):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            yield archive
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise RequestError(
+            f"{path} is damaged or not a checkpoint of a training ({error}). Remove it to train from the start."
+        ) from error

@@ -1,0 +1,40 @@
+"""What the environment says of the machines that train together. Needs no TensorFlow."""
+
+import json
+import os
+
+from mobilenets_tf.errors import RequestError
+
+EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
+
+
+def workers() -> int:
+    """How many processes TF_CONFIG or Slurm names; 0 where neither does.
+
+    Raises:
+        RequestError: TF_CONFIG is not of its form.
+    """
+    if config := tf_config():
+        return len(config["cluster"]["worker"])
+    return int(os.environ.get("SLURM_NTASKS", 0)) if "SLURM_STEP_NODELIST" in os.environ else 0
+
+
+def tf_config() -> dict:
+    """TF_CONFIG; empty where it is not set.
+
+    Raises:
+        RequestError: it is not of its form: one job, "worker", and a task of it.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    if not text.strip():
+        return {}
+    try:
+        config = json.loads(text)
+        addresses, task = config["cluster"]["worker"], config["task"]
+        if config["cluster"].keys() != {"worker"} or task["type"] != "worker":
+            raise ValueError('the one job must be "worker"')
+        if not 0 <= task["index"] < len(addresses):
+            raise ValueError(f"there is no worker {task['index']} of {len(addresses)}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RequestError(f"TF_CONFIG={text!r} is not as it should be ({error}). For example: {EXAMPLE}") from error
+    return config

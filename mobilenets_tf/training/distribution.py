@@ -1,0 +1,96 @@
+"""More processors or more machines for one training: tf.distribute, set up from what the environment says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.training import cluster
+
+KINDS = ("auto", "none", "mirrored", "multi_worker")
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A ``tf.distribute`` strategy and this process's place in it.
+
+    worker, workers: this is one of so many processes. The first one alone writes files.
+    """
+
+    strategy: tf.distribute.Strategy
+    worker: int = 0
+    workers: int = 1
+
+    @property
+    def replicas(self) -> int:
+        """Model copies in all."""
+        return self.strategy.num_replicas_in_sync
+
+    def spread(self, batches: Callable[[], tf.data.Dataset]):
+        """This process's batches, one element a replica, as ``strategy.run`` wants them."""
+        if self.replicas == 1:
+            return batches()
+        return self.strategy.distribute_datasets_from_function(lambda _: batches())
+
+    def check_same(self, value: int, what: str) -> None:
+        """All workers must call it with the same value.
+
+        Raises:
+            RequestError: they do not.
+        """
+        mine = self.strategy.run(lambda: tf.constant([value], tf.int64))
+        found = self.strategy.gather(mine, axis=0).numpy().tolist() if self.replicas > 1 else [value]
+        if len(set(found)) > 1:
+            raise RequestError(f"The workers do not agree on the {what}: {found}.")
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.worker == 0
+
+
+def set_up(kind: str = "auto", replicas: int | None = None) -> Distribution:
+    """The strategy of a kind. To be called before anything else is done with TensorFlow.
+
+    Args:
+        kind: "none" (one model), "mirrored" (a copy on each GPU of this machine; without a GPU, ``replicas`` copies on
+            its processor, to try it out), "multi_worker" (one process a machine; the cluster is what TF_CONFIG or Slurm
+            says), or "auto": multi_worker where there is a cluster, mirrored where there are several GPUs, else none.
+        replicas: for "mirrored" without GPUs; left out, 2.
+
+    Raises:
+        RequestError: no such kind, no cluster to be found, or a TF_CONFIG that is wrong.
+    """
+    if kind not in KINDS:
+        raise unknown("distribution", kind, KINDS)
+    gpus = tf.config.list_physical_devices("GPU")
+    if kind == "auto":
+        kind = "multi_worker" if cluster.workers() > 1 else "mirrored" if len(gpus) > 1 else "none"
+    if kind == "none":
+        return Distribution(tf.distribute.get_strategy())
+    if kind == "mirrored":
+        return Distribution(tf.distribute.MirroredStrategy(None if gpus else _processors(replicas or 2)))
+    if cluster.workers() < 1:
+        raise RequestError(
+            f"No cluster to be found: set TF_CONFIG on each worker, or start under Slurm. For example: {cluster.EXAMPLE}"
+        )
+    resolver = None if cluster.tf_config() else tf.distribute.cluster_resolver.SlurmClusterResolver()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    found = strategy.cluster_resolver
+    return Distribution(strategy, found.task_id or 0, len(found.cluster_spec().as_dict().get("worker", [None])))
+
+
+def _processors(count: int) -> list[str]:
+    """Logical devices of this machine's processor, made if there are too few.
+
+    Raises:
+        RequestError: TensorFlow is running already, so that none can be made.
+    """
+    device = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError as error:  # it runs already; are there enough?
+        if len(tf.config.list_logical_devices("CPU")) < count:
+            raise RequestError(f"{count} replicas on the processor must be set up before TensorFlow runs.") from error
+    return [f"CPU:{index}" for index in range(count)]

@@ -1,0 +1,470 @@
+"""From labelled images to a trained ``.keras`` file with its labels, curves and manifest: the straight line of ``train``."""
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mobilenets_tf import files, images, provenance, registry
+from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.training import checkpoints, cluster, recipes, sources
+from mobilenets_tf.training.plan import Plan
+from mobilenets_tf.training.recipes import Recipe
+from mobilenets_tf.training.sources import Files, Source
+from mobilenets_tf.weights import catalog
+from mobilenets_tf.weights.saved_models import to_bytes
+from mobilenets_tf.worker import Worker, WorkerError
+
+RECIPES = ("finetune", "paper")
+KEEP = ("last", "best")
+BROKEN = ("fail", "skip")
+_VALIDATION_SHARE = 0.2
+_RESTARTS = 20
+_LABELS = "labels.txt"
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Everything that decides the result; plain data.
+
+    source: the network. Its ``classes`` may be left out where the images say them; its ``weights`` are what training
+        starts from: with the recipe "finetune", left out, "imagenet"; "random" for none, as is "paper"'s default.
+    data: labelled images, as in ``sources.find``. validation: to judge with; None takes a fifth of ``data`` where that
+        is files. out: folder for the result.
+    recipe: "finetune" or "paper". epochs, batch_size, learning_rate: instead of the recipe's.
+    keep: the weights of the "last" epoch, or of the one with the "best" validation accuracy.
+    broken: images that cannot be read make it "fail", or are left out ("skip").
+    teacher, distill, temperature: as in ``loop.Teacher``; None for no teacher.
+    save_every: steps between checkpoints, beside one an epoch.
+    distribute, replicas: as in ``distribution.set_up``. The rest as in ``loop.Settings``.
+    restart: forget an unfinished training in ``out``.
+    """
+
+    source: ModelSource
+    data: str
+    out: str
+    validation: str | None = None
+    recipe: str = "finetune"
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    keep: str = "last"
+    broken: str = "fail"
+    label_offset: int | None = None
+    teacher: ModelSource | None = None
+    distill: float = 0.5
+    temperature: float = 1.0
+    precision: str = "float32"
+    jit_compile: bool = False
+    sync_batchnorm: bool = False
+    distribute: str = "auto"
+    replicas: int | None = None
+    save_every: int | None = None
+    seed: int = 0
+    restart: bool = False
+    overwrite: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the files are called after."""
+        return self.source.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where an unfinished training is kept."""
+        return Path(self.out) / f"{self.name}.checkpoint.npz"
+
+
+# What may be different when a training goes on: it does not change the result, or not more than rounding does.
+_FREE = ("out", "restart", "overwrite", "save_every", "distribute", "replicas", "precision", "jit_compile")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked request and what it comes to. Plain data, for the training process.
+
+    request: with the network's weights and classes settled. class_names: may be empty.
+    """
+
+    request: TrainRequest
+    recipe: Recipe
+    training: Source
+    validation: Source | None
+    classes: int
+    class_names: tuple[str, ...]
+
+    def identity(self) -> dict:
+        """What a checkpoint must have been made with to go on from it."""
+        options = {key: value for key, value in asdict(self.request).items() if key not in _FREE}
+        found = {"training images": len(self.training), "validation images": len(self.validation or ())}
+        return json.loads(files.to_json(options | found | {"class names": self.class_names, "classes": self.classes}))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was written. ``manifest["epochs"]`` has the rows that ``loop.run`` makes."""
+
+    path: Path
+    curves: Path
+    manifest: dict
+    seconds: float
+
+
+class PeerLostError(Exception):
+    """Another worker does not answer any more."""
+
+
+def train(request: TrainRequest, report: Report = silent) -> Trained:
+    """Check, train, write. TensorFlow runs in a child process; what is interrupted goes on when asked for again.
+
+    With several workers each machine runs this, with its own TF_CONFIG, and the first one writes. A worker that lost
+    another one starts its training process again, which goes on from the last checkpoint once all are back.
+
+    Raises:
+        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+    """
+    started = time.monotonic()
+    for attempt in range(_RESTARTS + 1):
+        with Worker() as worker:
+            job = check(request, report)
+            try:
+                content, manifest, drawn = worker.call(_train, job, report=report)
+                break
+            except (WorkerError, PeerLostError) as error:
+                if cluster.workers() < 2 or attempt == _RESTARTS:
+                    raise
+                warnings.warn(f"A worker was lost ({error}). Starting again from the last checkpoint.", stacklevel=2)
+                request = replace(request, restart=False)
+    folder = Path(request.out)
+    path, curves_path = folder / f"{request.name}.keras", folder / f"{request.name}.curves.svg"
+    if content is not None:  # else another worker writes
+        contents: dict[str, bytes | str] = {path.name: content, curves_path.name: drawn}
+        if job.class_names:
+            contents[_LABELS] = "\n".join(job.class_names) + "\n"
+        manifest = {"files": files.digests(contents), **manifest}
+        files.write_together(folder, contents | {f"{path.name}.json": files.to_json(manifest)})
+        request.checkpoint.unlink(missing_ok=True)
+    return Trained(path, curves_path, manifest, time.monotonic() - started)
+
+
+def check(request: TrainRequest, report: Report = silent) -> Job:
+    """Everything that can be found wrong without TensorFlow, and what the request comes to.
+
+    Raises:
+        RequestError: see there.
+    """
+    for option, value, known in (
+        ("recipe", request.recipe, RECIPES),
+        ("choice of weights to keep", request.keep, KEEP),
+        ("rule for broken images", request.broken, BROKEN),
+    ):
+        if value not in known:
+            raise unknown(option, value, known)
+    if request.save_every is not None and request.save_every < 1:
+        raise RequestError(f"save_every={request.save_every}: expected at least 1.")
+    cluster.workers()
+    source = _with_weights(request.source, request.recipe)
+    source.check()
+    if request.teacher is not None:
+        request.teacher.check()
+        if not 0 <= request.distill <= 1 or not request.temperature > 0:
+            raise RequestError(
+                f"distill={request.distill} must be 0 to 1 and temperature={request.temperature} more than 0."
+            )
+    recipe = _recipe(request)
+    folder = Path(request.out)
+    files.check_folder(folder)
+    names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
+    files.check_replaceable(folder, [*names, _LABELS], request.overwrite)
+
+    given = tuple(source.label_names()) if source.labels or source.is_file else ()
+    training = sources.find(request.data, given, label_offset=request.label_offset)
+    class_names = given or training.class_names
+    if request.validation is not None:
+        validation = sources.find(request.validation, class_names, label_offset=request.label_offset)
+    else:
+        training, validation = _held_out(training, request.seed)
+    classes = source.classes or len(class_names)
+    if not classes:
+        raise RequestError(
+            f"{request.data} does not say how many classes there are: pass --classes N or --labels FILE."
+        )
+    if class_names and len(class_names) != classes:
+        few = ", ".join(class_names[:4])
+        raise RequestError(f"{request.data} has {len(class_names)} classes ({few}, ...), and classes is {classes}.")
+    _check_classes(training, classes, class_names, request.data)
+    if not request.checkpoint.is_file() or request.restart:
+        _check_images([training] + ([validation] if validation else []), request.broken, report)
+    if not source.is_file:
+        source = replace(source, classes=classes)
+    return Job(replace(request, source=source), recipe, training, validation, classes, class_names)
+
+
+def _held_out(source: Source, seed: int) -> tuple[Source, Source | None]:
+    """What is left to train with and, of files, a fifth to judge with; whole TFRecords are trained with."""
+    if not isinstance(source, Files):
+        return source, None
+    rest, part = source.images.split(_VALIDATION_SHARE, seed)
+    return replace(source, images=rest), replace(source, images=part) if len(part) else None
+
+
+def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
+    """The source with the weights that its training starts from.
+
+    Raises:
+        RequestError: fine-tuning is asked for, and there is nothing to fine-tune.
+    """
+    if source.is_file or source.weights not in (None, "random"):
+        return source
+    if source.weights == "random" or recipe == "paper":
+        return replace(source, weights=None)
+    if not catalog.weight_sets(registry.get(source.model).name):
+        raise RequestError(
+            f"{source.model} has no published weights to fine-tune. Give --weights FILE, or train it from the start: "
+            "--weights random, or --recipe paper."
+        )
+    return replace(source, weights="imagenet")
+
+
+def _recipe(request: TrainRequest) -> Recipe:
+    if request.recipe == "finetune":
+        recipe = recipes.FINETUNE
+    elif request.source.is_file:
+        raise RequestError(f"{request.source.model} is no registered network, so no paper has a recipe for it.")
+    else:
+        recipe = recipes.paper(request.source.model)
+    return recipe.changed(request.epochs, request.batch_size, request.learning_rate)
+
+
+def _check_classes(training: Source, classes: int, names: Sequence[str], data: str) -> None:
+    counts = training.class_counts()
+    if counts is None:
+        return
+    if len(counts) > classes:
+        raise RequestError(f"{data} has images of class {len(counts) - 1}; there are {classes} classes, 0 the first.")
+    for index in range(classes):
+        if index >= len(counts) or not counts[index]:
+            called = f" ({names[index]!r})" if names else ""
+            raise RequestError(
+                f"{data} has no image of class {index}{called} to train with. Add some, or leave the class out."
+            )
+
+
+def _check_images(found: Sequence[Source], rule: str, report: Report) -> None:
+    """Read files to their end; records are checked as they are read."""
+    problems = [text for source in found if isinstance(source, Files) for text in images.broken(source.images, report)]
+    if problems and rule == "fail":
+        raise RequestError(f"{images.first_few(problems)} Remove or replace it, or pass --broken skip.")
+    if problems:
+        warnings.warn(f"Left out: {images.first_few(problems)}", stacklevel=3)
+
+
+def _train(job: Job, report: Report = silent):
+    """Runs in the worker. The content of the .keras file (None where another worker writes), manifest and curves."""
+    import keras
+    import tensorflow as tf
+
+    from mobilenets_tf.training import curves, distribution, loop, pipeline
+
+    request, recipe = job.request, job.recipe
+    place = distribution.set_up(request.distribute, request.replicas)
+    keras.utils.set_random_seed(request.seed)
+    report("building", 0, 1)
+    source = request.source
+    first = source.build(**({} if source.is_file else recipe.options))
+    _check_outputs(first, job, source.model)
+    preprocessing = source.preprocessing(first)
+    size = preprocessing.size
+
+    def model_at(pixels: int):
+        if source.is_file:
+            return source.build()
+        return source.build(resolution=pixels, **recipe.options)
+
+    teacher = None
+    if request.teacher is not None:
+        model = request.teacher.build()
+        _check_outputs(model, job, request.teacher.model)
+        wanted = request.teacher.preprocessing(model)
+        teacher = loop.Teacher(model, wanted, request.distill, request.temperature)
+    plan = Plan(recipe, len(job.training), size, replicas=place.replicas, seed=request.seed)
+    settings = loop.Settings(request.precision, request.jit_compile, request.sync_batchnorm)
+    training = loop.Training(model_at, plan, size, preprocessing, place, settings, teacher)
+    report("building", 1, 1)
+
+    broken = pipeline.Broken(request.broken)
+    reader = pipeline.Reader(job.training, job.classes, broken)
+
+    def batches(step):
+        return place.spread(lambda: pipeline.training_batches(reader, plan, job.classes, place, first=step))
+
+    judge = None
+    if job.validation is not None:
+        to_judge = pipeline.Reader(job.validation, job.classes, broken)
+        share = max(1, min(128, len(to_judge) // place.replicas))
+        rounds = -(-len(to_judge) // (share * place.replicas))
+
+        def judge():
+            judged = place.spread(lambda: pipeline.judging_batches(to_judge, preprocessing, share, place))
+            return training.judge(judged, report, rounds)
+
+    state = _State(job, training, place)
+    state.restore()
+    logs = _Logs(Path(request.out) / f"{request.name}.logs" / state.key if place.writes else None)
+
+    def seen(row):
+        logs.write(row)
+        state.judge(row)
+        report(_line(row, recipe.epochs), 1, 1)
+
+    try:
+        loop.run(
+            training, batches, state.progress, judge=judge, save=state.save, save_every=request.save_every,
+            seen=seen, report=report,
+        )  # fmt: skip
+    except tf.errors.OpError as error:
+        if broken.error:
+            raise broken.error from error
+        if place.workers > 1:
+            raise PeerLostError(str(error).splitlines()[0][:200]) from error
+        raise
+    finally:
+        logs.close()
+    if broken.names:
+        warnings.warn(f"Images that could not be read: {', '.join(sorted(broken.names)[:5])}", stacklevel=1)
+    weights = state.kept()
+    if not place.writes:
+        return None, {"epochs": state.progress.epochs}, None
+    content = to_bytes(training.finished(weights))
+    manifest = {
+        "versions": provenance.versions(),
+        "model": source.facts(),
+        "options": json.loads(
+            files.to_json({k: v for k, v in asdict(request).items() if k not in _FREE + ("source",)})
+        ),
+        "recipe": json.loads(files.to_json(asdict(recipe))),
+        "images": {
+            "training": len(job.training),
+            "validation": len(job.validation or ()),
+            "broken": sorted(broken.names),
+        },
+        "preprocessing": asdict(preprocessing),
+        "labels": list(job.class_names),
+        "kept_epoch": state.kept_epoch,
+        "epochs": state.progress.epochs,
+    }
+    title = f"{request.name}: {len(job.training)} images, {job.classes} classes"
+    return content, manifest, curves.draw(state.progress.epochs, title)
+
+
+def _check_outputs(model, job: Job, name: str) -> None:
+    outputs = model.outputs[0].shape[-1]
+    if outputs != job.classes:
+        raise RequestError(
+            f"{name} has {outputs} outputs, and {job.request.data} has {job.classes} classes. A registered network gets a "
+            "fresh classifier for other classes: name it, and pass the file as --weights."
+        )
+
+
+def _line(row: dict, epochs: int) -> str:
+    judged = f", validation top-1 {row['val_top1']:.1%}" if "val_top1" in row else ""
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.3f}, top-1 {row['top1']:.1%}{judged}, "
+        f"{row['images_per_second']:.0f} images/s"
+    )
+
+
+class _State:
+    """The checkpoint of a training, and the weights that will be kept."""
+
+    def __init__(self, job: Job, training, place):
+        from mobilenets_tf.training.loop import Progress
+
+        self._job, self._training, self._place = job, training, place
+        self._identity = job.identity()
+        self.key = hashlib.sha256(files.to_json(self._identity).encode()).hexdigest()[:8]
+        self.progress = Progress()
+        self.kept_epoch, self._best = job.recipe.epochs, None
+
+    def restore(self) -> None:
+        """Go on from the checkpoint where there is one.
+
+        Raises:
+            RequestError: it was made with other options, or it is damaged.
+        """
+        from mobilenets_tf.training.loop import Progress
+
+        path = self._job.request.checkpoint
+        if path.is_file() and not self._job.request.restart:
+            arrays, about = checkpoints.read(path)
+            _check_same(about.get("identity", {}), self._identity, path)
+            best = [arrays.pop(f"best/{i}") for i in range(about["best_arrays"])]
+            self._best, self.kept_epoch = best or None, about["kept_epoch"]
+            self._training.restore(arrays)
+            self.progress = Progress(**about["progress"])
+        self._place.check_same(self.progress.step, "step to go on from; --out must be a folder that all workers share")
+
+    def judge(self, row: dict) -> None:
+        """After an epoch: are these the weights to keep?"""
+        if self._job.request.keep == "best" and "val_top1" in row:
+            earlier = self.progress.epochs[:-1]
+            if all(row["val_top1"] > other["val_top1"] for other in earlier):
+                self._best, self.kept_epoch = self._training.weights(), row["epoch"]
+
+    def save(self, progress) -> None:
+        """Write the checkpoint. Every worker must call it; the first one writes."""
+        arrays = self._training.state()
+        if not self._place.writes:
+            return
+        best = {f"best/{index}": values for index, values in enumerate(self._best or [])}
+        about = {
+            "identity": self._identity,
+            "progress": asdict(progress),
+            "kept_epoch": self.kept_epoch,
+            "best_arrays": len(best),
+        }
+        checkpoints.write(self._job.request.checkpoint, arrays | best, about)
+
+    def kept(self) -> list:
+        """The weights to write."""
+        return self._best or self._training.weights()
+
+
+def _check_same(there: dict, here: dict, path: Path) -> None:
+    for option in sorted(here.keys() | there.keys()):
+        if here.get(option) != there.get(option):
+            raise RequestError(
+                f"{path} is of an unfinished training with {option}={there.get(option)!r}, not {here.get(option)!r}. Ask "
+                "for the same to go on with it, pass --restart to forget it, or choose another --out."
+            )
+
+
+class _Logs:
+    """Curves for TensorBoard, which need not be installed; nothing without a folder."""
+
+    def __init__(self, folder: Path | None):
+        import tensorflow as tf
+
+        self._writer = tf.summary.create_file_writer(str(folder)) if folder else None
+        # tf.summary.scalar needs the package tensorboard for no more than these two values.
+        self._scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
+        self._scalar.plugin_data.plugin_name = "scalars"
+
+    def write(self, row: dict) -> None:
+        import tensorflow as tf
+
+        if self._writer:
+            with self._writer.as_default(step=row["step"]):
+                for name, value in row.items():
+                    if name not in ("epoch", "step"):
+                        tf.summary.write(name, tf.constant(value, tf.float32), metadata=self._scalar)
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
