@@ -1,6 +1,5 @@
 """The model that a command was asked to work on: a registered network or a file of the user's, and its input."""
 
-import contextlib
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -156,10 +155,7 @@ class ModelSource:
         return names
 
     def _manifest_preprocessing(self) -> Preprocessing | None:
-        if not self.is_file:
-            return None
-        with contextlib.suppress(KeyError, TypeError):
-            return Preprocessing(**manifest_of(Path(self.model))["preprocessing"])
+        return Preprocessing.of(manifest_of(Path(self.model))) if self.is_file else None
 
     def options(self, flag: str = "") -> str:
         """The command-line options that ask for this model again, the model itself after ``flag``."""

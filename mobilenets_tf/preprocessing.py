@@ -39,6 +39,15 @@ class Preprocessing:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise RequestError(f"mean={self.mean} and std={self.std} need three values each, std above zero.")
 
+    @staticmethod
+    def of(manifest: dict) -> "Preprocessing | None":
+        """What a manifest says of its file's input; None where it says nothing that can be understood."""
+        try:
+            values = dict(manifest["preprocessing"])
+            return Preprocessing(**values | {key: tuple(map(float, values[key])) for key in ("mean", "std")})
+        except (KeyError, TypeError, ValueError):
+            return None
+
     def at(self, size: int) -> "Preprocessing":
         """The same for another input size, the crop in proportion."""
         return replace(self, size=size, resize=round(self.resize * size / self.size))

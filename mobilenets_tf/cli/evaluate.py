@@ -1,6 +1,5 @@
 """mobilenets-tf evaluate"""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,9 +72,7 @@ def file_preprocessing(file: Path, source: ModelSource) -> Preprocessing:
 
 def manifest_preprocessing(file: Path) -> Preprocessing | None:
     """What the manifest beside a file says of its input; None if there is none that says it."""
-    with contextlib.suppress(KeyError, TypeError):
-        return Preprocessing(**manifest_of(file)["preprocessing"])
-    return None
+    return Preprocessing.of(manifest_of(file))
 
 
 def file_inputs(file: str, runner, preprocessing: Preprocessing, paths) -> Iterator:

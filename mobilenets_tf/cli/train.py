@@ -23,7 +23,8 @@ def add_arguments(parser):
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--recipe", default="finetune",
-        help="finetune (default): from --weights, or from imagenet's; paper: as its paper trained it, from the start",
+        help="finetune (default): from --weights, or imagenet's; scratch: from the start on a few thousand images; paper: "
+        "as its paper trained it on ImageNet",
     )  # fmt: skip
     parser.add_argument("--epochs", type=int, help="left out, the recipe's; its stages and warm-up keep their shares")
     parser.add_argument("--batch-size", type=int, help="of all replicas together; left out, the recipe's")

@@ -20,7 +20,7 @@ from mobilenets_tf.weights import catalog
 from mobilenets_tf.weights.saved_models import to_bytes
 from mobilenets_tf.worker import Worker, WorkerError
 
-RECIPES = ("finetune", "paper")
+RECIPES = ("finetune", "scratch", "paper")
 KEEP = ("last", "best")
 BROKEN = ("fail", "skip")
 _VALIDATION_SHARE = 0.2
@@ -33,10 +33,10 @@ class TrainRequest:
     """Everything that decides the result; plain data.
 
     source: the network. Its ``classes`` may be left out where the images say them; its ``weights`` are what training
-        starts from: with the recipe "finetune", left out, "imagenet"; "random" for none, as is "paper"'s default.
+        starts from: left out, "imagenet" with the recipe "finetune", and none with the others.
     data: labelled images, as in ``sources.find``. validation: to judge with; None takes a fifth of ``data`` where that
         is files. out: folder for the result.
-    recipe: "finetune" or "paper". epochs, batch_size, learning_rate: instead of the recipe's.
+    recipe: "finetune", "scratch" or "paper". epochs, batch_size, learning_rate: instead of the recipe's.
     keep: the weights of the "last" epoch, or of the one with the "best" validation accuracy.
     broken: images that cannot be read make it "fail", or are left out ("skip").
     teacher, distill, temperature: as in ``loop.Teacher``; None for no teacher.
@@ -219,21 +219,19 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
     Raises:
         RequestError: fine-tuning is asked for, and there is nothing to fine-tune.
     """
-    if source.is_file or source.weights not in (None, "random"):
+    if source.is_file or source.weights is not None or recipe != "finetune":
         return source
-    if source.weights == "random" or recipe == "paper":
-        return replace(source, weights=None)
-    if not catalog.weight_sets(registry.get(source.model).name):
+    if all(record.tag != "imagenet" for record in catalog.weight_sets(registry.get(source.model).name)):
         raise RequestError(
-            f"{source.model} has no published weights to fine-tune. Give --weights FILE, or train it from the start: "
-            "--weights random, or --recipe paper."
+            f"There is no package with ImageNet weights of {source.model}. Give --weights FILE, or train from the start: "
+            "--recipe scratch for a few thousand images, --recipe paper for ImageNet."
         )
     return replace(source, weights="imagenet")
 
 
 def _recipe(request: TrainRequest) -> Recipe:
-    if request.recipe == "finetune":
-        recipe = recipes.FINETUNE
+    if request.recipe in recipes.OURS:
+        recipe = recipes.OURS[request.recipe]
     elif request.source.is_file:
         raise RequestError(f"{request.source.model} is no registered network, so no paper has a recipe for it.")
     else:
@@ -280,6 +278,8 @@ def _train(job: Job, report: Report = silent):
     _check_outputs(first, job, source.model)
     preprocessing = source.preprocessing(first)
     size = preprocessing.size
+    if recipe.augment.interpolation is None:
+        recipe = replace(recipe, augment=replace(recipe.augment, interpolation=preprocessing.resampling))
 
     def model_at(pixels: int):
         if source.is_file:

@@ -125,6 +125,7 @@ class Training:
             layer.dtype_policy = policy
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = self._settings.sync_batchnorm
+                layer.trainable = not self._recipe.frozen_batchnorm
                 if self._recipe.batchnorm_momentum is not None:
                     layer.momentum = self._recipe.batchnorm_momentum
 
@@ -257,7 +258,7 @@ class Training:
         for layer in _layers(self.model):
             layer.dtype_policy = "float32"
             if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = False
+                layer.synchronized, layer.trainable = False, True
         return self.model
 
 

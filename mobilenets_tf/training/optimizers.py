@@ -32,8 +32,8 @@ def build(recipe: Recipe, model, steps_per_epoch: int, *, loss_scaling: bool = F
     the optimizer's configuration: make it anew with this function, then restore its variables.
 
     Args:
-        recipe: its ``optimizer``, ``rate``, ``decay``, ``clip_norm``, ``batch_size`` and ``epochs``; the moving average
-            is not the optimizer's.
+        recipe: its ``optimizer``, ``rate``, ``head_rate``, ``decay``, ``clip_norm``, ``batch_size`` and ``epochs``; the
+            moving average is not the optimizer's.
         model: a built ``keras.Model``.
         steps_per_epoch: updates in an epoch.
         loss_scaling: for float16: the loss goes through ``scale_loss``, and a step with infinite gradients is left out.
@@ -65,6 +65,8 @@ def build(recipe: Recipe, model, steps_per_epoch: int, *, loss_scaling: bool = F
     kind = kinds(model)
     without = [weight for weight in model.trainable_variables if kind[id(weight)] in recipe.decay.without]
     optimizer.exclude_from_weight_decay(var_list=without)
+    last = [layer for layer in model._flatten_layers() if layer._trainable_variables][-1]
+    optimizer.head, optimizer.head_rate = frozenset(map(id, last._trainable_variables)), recipe.head_rate
     if loss_scaling:
         optimizer = LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
@@ -171,11 +173,22 @@ class _Course(LearningRateSchedule):
         return {"course": self.course.get_config(), **own}
 
 
-class _Summed:
-    """Clips the sum of all replicas' gradients, as one process with the whole batch would.
+class _Own:
+    """Clips the sum of all replicas' gradients, as one process with the whole batch would, and has a learning rate of its
+    own for some variables.
 
     Keras clips each replica's before they are summed: on two replicas, up to twice the limit.
+
+    head, head_rate: variables (by ``id``) and what their learning rate is multiplied by.
     """
+
+    head: frozenset = frozenset()
+    head_rate = 1.0
+
+    def update_step(self, gradient, variable, learning_rate):
+        if id(self._trainable_variables[self._get_variable_index(variable)]) in self.head:
+            learning_rate = learning_rate * self.head_rate
+        super().update_step(gradient, variable, learning_rate)
 
     def _clip_gradients(self, grads):
         return super()._clip_gradients(tf.distribute.get_replica_context().all_reduce("sum", grads))
@@ -184,7 +197,7 @@ class _Summed:
         return grads_and_vars  # they are
 
 
-class _Coupled(_Summed):
+class _Coupled(_Own):
     """Weight decay in the gradient, not clipped: ``coupled_decay``, a number or a schedule, times the weight."""
 
     coupled_decay = 0.0
@@ -211,7 +224,7 @@ class RMSprop(_Coupled, keras.optimizers.RMSprop):
         return super().add_optimizer_variables(trainable_variables, name, initializer)
 
 
-class SGD(_Coupled, keras.optimizers.SGD):
+class _SGD(keras.optimizers.SGD):
     """Keras', but that the learning rate multiplies the sum of the gradients."""
 
     def update_step(self, gradient, variable, learning_rate):
@@ -224,7 +237,11 @@ class SGD(_Coupled, keras.optimizers.SGD):
         self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * ahead)
 
 
-class AdamW(_Summed, keras.optimizers.AdamW):
+class SGD(_Coupled, _SGD):
+    """PyTorch's."""
+
+
+class AdamW(_Own, keras.optimizers.AdamW):
     """Keras', on the sum of all replicas' gradients."""
 
 

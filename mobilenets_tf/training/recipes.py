@@ -1,7 +1,7 @@
 """How the papers trained their networks: one record each, data only, with the source of every value.
 
-A value that no source gives is ours and says so. ``paper(name)`` is the recipe of a registered network, ``FINETUNE`` the
-one for transfer learning on a user's images, which is ours altogether.
+A value that no source gives is ours and says so. ``paper(name)`` is the recipe of a registered network; ``FINETUNE``, for
+transfer learning on a user's images, and ``SCRATCH``, for training on them from the start, are ours altogether.
 
 Sources: [V1] arXiv 1704.04861; [V2] arXiv 1801.04381, section 6.1; [V3] arXiv 1905.02244, section 6.1.1; [slim]
 tensorflow/models, research/slim (train_image_classifier.py, its mobilenet README, inception_preprocessing.py); [tpu]
@@ -90,7 +90,7 @@ class Augment:
 
     area: of a random crop, as shares of the image; then resized to the network's input.
     aspect: of the crop, lowest and highest width / height.
-    interpolation: "bilinear", "bicubic" or "random" (one of both).
+    interpolation: "bilinear", "bicubic" or "random" (one of both); None for the one the network is judged with.
     flip: whether half of them are mirrored.
     colour: brightness, contrast, saturation and hue as in [slim]'s inception_preprocessing.
     policy: None, "autoaugment" (arXiv 1805.09501, table 9) or "randaugment" (arXiv 1909.13719).
@@ -101,7 +101,7 @@ class Augment:
 
     area: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: str = "bilinear"
+    interpolation: str | None = "bilinear"
     flip: bool = True
     colour: bool = False
     policy: str | None = None
@@ -127,10 +127,12 @@ class Recipe:
     """All that decides a training, but for the network and the images.
 
     epochs: for a training of this length ``stages`` are given; they shrink with it.
+    head_rate: times the learning rate for the last layer, which is fresh where the others are not.
     ema: momentum of the moving average of all weights that is validated and kept; None: the weights themselves.
     clip_norm: of all gradients together; None: not clipped.
     scales: input sizes as shares of the network's, one drawn for each batch; larger ones make smaller batches.
     batchnorm_momentum: None leaves the network's.
+    frozen_batchnorm: BatchNormalization keeps what it has, statistics and weights.
     options: for the network's builder.
     sources: for each field where its value is from.
     """
@@ -140,6 +142,7 @@ class Recipe:
     decay: Decay
     batch_size: int
     epochs: int
+    head_rate: float = 1.0
     label_smoothing: float = 0.0
     ema: float | None = None
     clip_norm: float | None = None
@@ -147,6 +150,7 @@ class Recipe:
     stages: tuple[Stage, ...] = (Stage(0),)
     scales: tuple[float, ...] = (1.0,)
     batchnorm_momentum: float | None = None
+    frozen_batchnorm: bool = False
     options: Mapping = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -358,19 +362,33 @@ _PAPER = {
     **dict.fromkeys(("mobilevit_v3_050", "mobilevit_v3_075", "mobilevit_v3_100"), _VIT_V2),
 }
 
+_FOR = "ours, for a few hundred images a class (CHANGELOG.md has what was tried)"
 FINETUNE = Recipe(
     optimizer=AdamW(),
-    rate=Rate("cosine", 1e-3, warmup_epochs=1),
+    rate=Rate("cosine", 3e-4, warmup_epochs=0.5),
     decay=Decay(0.02, without=("norm", "bias")),
     batch_size=32,
-    epochs=10,
+    epochs=8,
+    head_rate=10.0,
     label_smoothing=0.1,
-    augment=Augment(area=(0.35, 1.0)),
+    augment=Augment(area=(0.35, 1.0), interpolation=None),
+    frozen_batchnorm=True,
     sources=dict.fromkeys(
-        ("optimizer", "rate", "decay", "batch_size", "epochs", "label_smoothing", "augment"),
-        "ours, for a few hundred images a class and weights of ImageNet (benchmarks/finetune.py)",
+        ("optimizer", "rate", "decay", "head_rate", "label_smoothing", "augment", "frozen_batchnorm"), _FOR
     ),
-)  # fmt: skip
+)
+SCRATCH = Recipe(
+    optimizer=AdamW(),
+    rate=Rate("cosine", 2e-3, start=2e-5, warmup_epochs=2),
+    decay=Decay(0.02, without=("norm", "bias")),
+    batch_size=48,
+    epochs=40,
+    label_smoothing=0.1,
+    augment=Augment(area=(0.5, 1.0), interpolation=None),
+    batchnorm_momentum=0.9,
+    sources=dict.fromkeys(("optimizer", "rate", "decay", "label_smoothing", "augment", "batchnorm_momentum"), _FOR),
+)
+OURS = {"finetune": FINETUNE, "scratch": SCRATCH}
 
 
 def paper(name: str) -> Recipe:

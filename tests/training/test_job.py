@@ -1,0 +1,284 @@
+"""``mobilenets-tf train`` as a user meets it: results, interruptions, faults."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from mobilenets_tf import RequestError, load_model
+from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.training import checkpoints
+from mobilenets_tf.training.job import TrainRequest, check
+from tests.cli.test_cli import COMMAND, run
+from tests.conftest import photographs
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Sixty pictures of three classes that differ in brightness."""
+    folder = tmp_path_factory.mktemp("data")
+    for index, pixels in enumerate(photographs(60, size=40)):
+        name = ("dark", "grey", "light")[index % 3]
+        (folder / name).mkdir(exist_ok=True)
+        pixels = (pixels + 1) * 40 + 70 * (index % 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{index:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A classifier of a user's own, small, with dropout, whose random numbers a checkpoint must keep."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs = x = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(8, 3, strides=2, use_bias=False)(x)
+    x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
+    path = tmp_path_factory.mktemp("network") / "mine.keras"
+    keras.Model(inputs, layers.Dense(3, activation="softmax")(x)).save(path)
+    return path
+
+
+def arguments(network, folder, out, *more):
+    return ["train", "--model", network, "--mean", 127.5, "--std", 127.5, "--data", folder, "--out", out, "--epochs", 4,
+            "--batch-size", 8, "--learning-rate", 0.02, *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(network, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained")
+    done = run(*arguments(network, folder, out))
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def manifest_of(out):
+    return json.loads((out / "mine.keras.json").read_text())
+
+
+def test_it_learns_and_says_so(trained):
+    out, done = trained
+    manifest = manifest_of(out)
+    first, last = manifest["epochs"][0], manifest["epochs"][-1]
+    assert last["loss"] < first["loss"] and last["val_top1"] > 0.8
+    assert (manifest["images"]["training"], manifest["images"]["validation"]) == (48, 12)
+    assert f"validation top-1 {last['val_top1']:.1%}" in done.stdout
+    assert "mobilenets-tf deploy" in done.stdout and "epoch 4/4" in done.stderr
+    assert (out / "labels.txt").read_text().split() == manifest["labels"] == ["dark", "grey", "light"]
+    assert {file["file"] for file in manifest["files"]} == {"mine.keras", "mine.curves.svg", "labels.txt"}
+    assert not list(out.glob("*.npz"))
+
+
+def test_curves_are_drawn_and_logged(trained):
+    out, _ = trained
+    curves = (out / "mine.curves.svg").read_text()
+    assert curves.startswith("<?xml") and "validation" in curves and "learning rate" in curves
+    (events,) = out.glob("mine.logs/*/events*")
+    logged = {}
+    for record in tf.data.TFRecordDataset(str(events)):
+        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value:
+            logged.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+    for key in ("loss", "val_top1", "rate"):
+        np.testing.assert_allclose(logged[key], [row[key] for row in manifest_of(out)["epochs"]], rtol=1e-5)
+
+
+def test_the_trained_file_knows_its_input_and_labels(trained, tmp_path):
+    out, _ = trained
+    source = ModelSource(str(out / "mine.keras"))
+    assert source.label_names(3) == ["dark", "grey", "light"]
+    assert source.preprocessing(source.build()).mean == (127.5, 127.5, 127.5)
+    assert all(layer.trainable for layer in load_model(out / "mine.keras").layers)
+
+
+def test_the_same_request_gives_the_same_bytes(trained, network, folder, tmp_path):
+    out, _ = trained
+    assert run(*arguments(network, folder, tmp_path, "--quiet")).returncode == 0
+    for name in ("mine.keras", "mine.curves.svg", "labels.txt"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def started(words, **environment):
+    return subprocess.Popen(
+        [*COMMAND, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    for _ in range(seconds * 50):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
+def test_killed_in_mid_epoch_it_goes_on_to_the_same_bytes(trained, network, folder, tmp_path):
+    whole, _ = trained
+    words = arguments(network, folder, tmp_path, "--save-every", 1)
+    checkpoint = tmp_path / "mine.checkpoint.npz"
+    process = started(words)
+    wait_for(checkpoint.is_file, process)  # the first step of six is done
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    step = checkpoints.description(checkpoint)["progress"]["step"]
+    assert 1 <= step < 24
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    for name in ("mine.keras", "mine.curves.svg"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_interrupted_with_ctrl_c(network, folder, tmp_path):
+    process = started(arguments(network, folder, tmp_path, "--epochs", 2000))
+    wait_for((tmp_path / "mine.checkpoint.npz").is_file, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.checkpoint.npz", "mine.logs"]
+
+    other = run(*arguments(network, folder, tmp_path, "--epochs", 3))
+    assert other.returncode == 2
+    assert "unfinished training with epochs=2000, not 3" in other.stderr and "--restart" in other.stderr
+    assert run(*arguments(network, folder, tmp_path, "--epochs", 1, "--restart", "--quiet")).returncode == 0
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_a_damaged_checkpoint_is_named(network, folder, tmp_path):
+    (tmp_path / "mine.checkpoint.npz").write_bytes(b"PK\x03\x04 nothing")
+    done = run(*arguments(network, folder, tmp_path))
+    assert done.returncode == 2
+    assert "mine.checkpoint.npz is damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_a_full_disk_at_a_checkpoint(network, folder, tmp_path):
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from mobilenets_tf.cli import main; sys.exit(main())"
+    )
+    words = [COMMAND[0], "-c", script, *map(str, arguments(network, folder, tmp_path))]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Cannot write" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob("*.keras"))
+
+
+def test_a_loss_that_is_no_number(network, folder, tmp_path):
+    done = run(*arguments(network, folder, tmp_path, "--learning-rate", 1e30))
+    assert done.returncode == 2
+    assert "The loss became" in done.stderr and "--learning-rate" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_broken_image_fails_or_is_skipped(network, folder, tmp_path):
+    copy = tmp_path / "data"
+    for path in folder.rglob("*.png"):
+        (copy / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (copy / path.parent.name / path.name).write_bytes(path.read_bytes()[: 100 if path.name == "07.png" else None])
+    done = run(*arguments(network, copy, tmp_path / "out"))
+    assert done.returncode == 2
+    assert "07.png is not a readable image" in done.stderr and "--broken skip" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = run(*arguments(network, copy, tmp_path / "out", "--broken", "skip", "--epochs", 1))
+    assert done.returncode == 0, done.stderr
+    assert "Left out" in done.stderr and "07.png" in done.stderr
+
+
+def request(folder, tmp_path, **changes):
+    options = {"source": ModelSource("mobilenet_v2", resolution=SIZE), "data": str(folder),
+               "out": str(tmp_path / "out"), "recipe": "scratch"}  # fmt: skip
+    return TrainRequest(**(options | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"recipe": "fintune"}, "Unknown recipe 'fintune'. Did you mean 'finetune'"),
+        ({"keep": "worst"}, "Unknown choice of weights to keep 'worst'"),
+        ({"broken": "ignore"}, "Unknown rule for broken images 'ignore'"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"save_every": 0}, "save_every=0"),
+        ({"data": "nowhere"}, "No such folder or CSV of images: nowhere"),
+        ({"source": ModelSource("mobilenet_v2", classes=5)}, "has 3 classes (dark, grey, light), and classes is 5"),
+        ({"source": ModelSource("mobilenet_v9")}, "Unknown model 'mobilenet_v9'"),
+        ({"source": ModelSource("mobilenet_v1"), "recipe": "finetune"}, "no package with ImageNet weights of mobilenet_v1"),
+        ({"teacher": ModelSource("nothing.keras")}, "No such model file: nothing.keras"),
+        ({"teacher": ModelSource("mobilenet_v2"), "distill": 2.0}, "distill=2.0 must be 0 to 1"),
+    ],
+)
+def test_wrong_requests(folder, tmp_path, changes, words):
+    with pytest.raises(RequestError) as error:
+        check(request(folder, tmp_path, **changes))
+    assert words in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_without_images(folder, tmp_path):
+    (tmp_path / "labels.csv").write_text(
+        "file,class_index\n"
+        + "".join(f"{path},{index % 2 * 2}\n" for index, path in enumerate(sorted(folder.rglob("*.png"))))
+    )
+    source = ModelSource("mobilenet_v2", classes=3, resolution=SIZE)
+    with pytest.raises(RequestError, match="has no image of class 1 to train with"):
+        check(request(tmp_path / "labels.csv", tmp_path, source=source))
+    with pytest.raises(RequestError, match="images of class 2; there are 2 classes"):
+        check(request(tmp_path / "labels.csv", tmp_path, source=ModelSource("mobilenet_v2", classes=2)))
+    with pytest.raises(RequestError, match="pass --classes N or --labels FILE"):
+        check(request(tmp_path / "labels.csv", tmp_path))
+
+
+def test_every_class_is_on_both_sides_of_the_split(folder, tmp_path):
+    job = check(request(folder, tmp_path))
+    assert job.training.class_counts() == [16, 16, 16] and job.validation.class_counts() == [4, 4, 4]
+    assert not set(job.training.images.paths) & set(job.validation.images.paths)
+
+
+def test_a_wrong_number_of_outputs(folder, tmp_path, network):
+    keras.utils.set_random_seed(0)
+    model = load_model(network)
+    other = tmp_path / "other.keras"
+    keras.Model(model.inputs[0], keras.layers.Dense(7, activation="softmax")(model.layers[-2].output)).save(other)
+    done = run(*arguments(other, folder, tmp_path / "out"))
+    assert done.returncode == 2
+    assert "has 7 outputs" in done.stderr and "3 classes" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_mobileone_trains_folds_and_is_deployed(folder, tmp_path):
+    done = run("train", "--model", "mobileone_mu0", "--recipe", "paper", "--resolution", 64, "--data", folder, "--epochs", 3,
+               "--batch-size", 8, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8", "--quiet")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sizes = [row["size"] for row in json.loads((tmp_path / "mobileone_mu0.keras.json").read_text())["epochs"]]
+    assert sizes == [64, 64, 64] or sizes[0] < 64  # multiples of 32: 160/224 of 64 is 32 or 64
+    training_form = load_model(tmp_path / "mobileone_mu0.keras")
+    assert any("branch4" in layer.name for layer in training_form.layers)
+    manifest = json.loads((tmp_path / "mobileone_mu0_int8.tflite.json").read_text())
+    assert manifest["passed"] and manifest["parity"]["images"] > 0
+    assert (tmp_path / "mobileone_mu0_int8.tflite").stat().st_size < Path(
+        tmp_path, "mobileone_mu0.keras"
+    ).stat().st_size / 3
+
+
+@pytest.mark.slow
+def test_a_teacher_from_a_file(trained, network, folder, tmp_path):
+    out, _ = trained
+    words = arguments(network, folder, tmp_path, "--teacher", out / "mine.keras", "--distill", 0.9, "--temperature", 2)
+    done = run(*words, "--quiet")
+    assert done.returncode == 0, done.stderr
+    manifest = manifest_of(tmp_path)
+    assert manifest["options"]["teacher"]["model"].endswith("mine.keras") and manifest["epochs"][-1]["val_top1"] > 0.6
