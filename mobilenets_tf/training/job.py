@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -331,7 +332,7 @@ def _train(job: Job, report: Report = silent):
         if broken.error:
             raise broken.error from error
         if place.workers > 1:
-            raise PeerLostError(str(error).splitlines()[0][:200]) from error
+            raise PeerLostError(re.sub(r"\{\{.*?\}\} ?", "", str(error).splitlines()[0])[:150]) from error
         raise
     finally:
         logs.close()

@@ -214,9 +214,15 @@ def request(folder, tmp_path, **changes):
         ({"epochs": 0}, "epochs=0"),
         ({"save_every": 0}, "save_every=0"),
         ({"data": "nowhere"}, "No such folder or CSV of images: nowhere"),
-        ({"source": ModelSource("mobilenet_v2", classes=5)}, "has 3 classes (dark, grey, light), and classes is 5"),
+        (
+            {"source": ModelSource("mobilenet_v2", classes=5)},
+            "has 3 classes (dark, grey, light, ...), and classes is 5",
+        ),
         ({"source": ModelSource("mobilenet_v9")}, "Unknown model 'mobilenet_v9'"),
-        ({"source": ModelSource("mobilenet_v1"), "recipe": "finetune"}, "no package with ImageNet weights of mobilenet_v1"),
+        (
+            {"source": ModelSource("mobileone_mu0"), "recipe": "finetune"},
+            "no package with ImageNet weights of mobileone_mu0",
+        ),
         ({"teacher": ModelSource("nothing.keras")}, "No such model file: nothing.keras"),
         ({"teacher": ModelSource("mobilenet_v2"), "distill": 2.0}, "distill=2.0 must be 0 to 1"),
     ],
