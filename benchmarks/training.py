@@ -1,4 +1,4 @@
-"""What a training step costs: beside Keras' own networks and `fit`, as it grows, with its input, and in other precisions.
+"""What a training step costs: beside Keras' networks and `fit`, as it grows, with its input, in other precisions.
 
     python benchmarks/training.py throughput --check     images a second in `fit`, ours and keras.applications' networks
     python benchmarks/training.py growth                 time and memory over the batch and the input's size
@@ -9,20 +9,21 @@
 What is compared takes turns, round by round in one run, so that other programs disturb all of them; printed is the
 median of the rounds' ratios and, in brackets, the lowest and the highest. Absolute figures are this machine's.
 
-throughput: the same random batch, optimizer (fine-tuning's), loss, dropout and count of parameters. Also our loop's step
-    over `fit`'s, both with our network. BatchNorm is trained. ``--xla`` compiles all of them with XLA, which is what
-    Keras does by itself unless compile(jit_compile=False) is said. ``--check`` fails where ours has less than 0.95 of the
+throughput: the same random batch, optimizer (fine-tuning's), loss, dropout and count of parameters. Also our loop's
+    step over `fit`'s, both with our network. BatchNorm is trained. ``--xla`` compiles all of them with XLA, which is
+    what Keras does unless it is told compile(jit_compile=False). ``--check`` fails where ours has less than 0.95 of the
     images a second of Keras' network.
-growth: each configuration in a process of its own; they take turns. Memory is the highest resident set of the steps,
-    and what that is above the process with the network built, before its first step; the exponents are slopes of
-    straight lines through the logarithms of time and of that part of the memory. Linux only.
-input: images a second of the pipeline alone, of the step alone (always the same batch) and of both, and the share of the
-    latter's time that the step waits. Both use all processors, so together they cannot do more than "at most",
+growth: each configuration in a process of its own; they take turns. Memory is the highest resident set during the
+    steps, and what that is above the process between them; the exponents are slopes of straight lines through the
+    logarithms of time and of that part of the memory. Linux only.
+input: images a second of the pipeline alone, of the step alone (always the same batch) and of both, and the share of
+    the latter's time in which the step waits. Both use all processors, so together they cannot do more than "at most",
     1 / (1 / pipeline + 1 / step). Fine-tuning's step, with the recipes' augmentation, at 224 pixels.
 modes: a network that was trained for a few steps, then in each mode from the same weights on the same batches.
 """
 
 import argparse
+import ctypes
 import itertools
 import os
 import statistics
@@ -32,6 +33,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -43,10 +45,11 @@ import tensorflow as tf
 from PIL import Image
 
 from mobilenets_tf import Preprocessing, create_model
-from mobilenets_tf.training import loop, optimizers, pipeline, recipes, sources
+from mobilenets_tf.training import optimizers, pipeline, recipes, sources
 from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.plan import Plan
 from mobilenets_tf.training.recipes import Rate, Recipe
+from mobilenets_tf.training.step import Settings, Training
 
 LEAST = 0.95
 CLASSES = 1000
@@ -59,11 +62,12 @@ PEERS = {
 }
 TRAINED = replace(recipes.FINETUNE, frozen_batchnorm=False)
 AUGMENTED = ("finetune", "mobilenet_v2", "mobileone_s2", "mobilevit_v3_100")  # recipes of the part "input"
+PLAIN = Settings()
 MODES = {
-    "float32": loop.Settings(),
-    "bfloat16": loop.Settings("bfloat16"),
-    "float16": loop.Settings("float16"),
-    "XLA": loop.Settings(jit_compile=True),
+    "float32": PLAIN,
+    "bfloat16": Settings("bfloat16"),
+    "float16": Settings("float16"),
+    "XLA": Settings(jit_compile=True),
 }
 
 
@@ -90,11 +94,9 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
 
 
-def training_of(
-    network: str, size: int, recipe: Recipe, settings: loop.Settings = loop.Settings(), **options
-) -> loop.Training:
+def training_of(network: str, size: int, recipe: Recipe, settings: Settings = PLAIN, **options) -> Training:
     keras.utils.set_random_seed(0)
-    return loop.Training(
+    return Training(
         lambda pixels: create_model(network, input_shape=(pixels, pixels, 3), **options),
         Plan(recipe, 10 * recipe.batch_size, size),
         size,
@@ -110,13 +112,12 @@ def batch_of(count: int, size: int, classes: int = CLASSES) -> tuple[tf.Tensor, 
     return tf.constant(pixels), tf.one_hot(random.integers(classes, size=count), classes)
 
 
-def step_seconds(training: loop.Training, batch: tuple, steps: int = 1) -> float:
-    """As ``loop.run`` takes a step: it reads the rate before and looks at the loss after each."""
+def step_seconds(training: Training, batch: tuple, steps: int = 1) -> float:
+    """As ``loop.run`` takes them, with the learning rate read before and the loss after each."""
     started = time.perf_counter()
     for _ in range(steps):
-        training.rate()
-        loss, correct = training.step(*batch)
-        _ = float(loss), float(correct)
+        training.facts(0)
+        training.step(batch)
     return (time.perf_counter() - started) / steps
 
 
@@ -135,7 +136,7 @@ class _Clock(keras.callbacks.Callback):
 
 def fit_seconds(model: keras.Model, data: tf.data.Dataset, steps: int) -> float:
     clock = _Clock()
-    model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=[clock])
+    model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[clock])
     return clock.seconds / steps
 
 
@@ -160,12 +161,12 @@ def throughput(chosen) -> list[str]:
         ours = create_model(name, input_shape=(size, size, 3), classes=CLASSES, dropout_rate=dropout)
         if ours.count_params() != peer.count_params():
             raise ValueError(f"{name} has {ours.count_params()} parameters, Keras' {peer.count_params()}.")
-        own = training_of(name, size, recipe, loop.Settings(jit_compile=chosen.xla), dropout_rate=dropout)
+        own = training_of(name, size, recipe, Settings(jit_compile=chosen.xla), dropout_rate=dropout)
         batch = batch_of(batch_size, size)
         data = tf.data.Dataset.from_tensors(batch).repeat()
         models = {"Keras": compiled(peer, recipe, chosen.xla), "ours": compiled(ours, recipe, chosen.xla)}
-        subjects = {kind: lambda model=model: fit_seconds(model, data, steps) for kind, model in models.items()}
-        subjects["loop"] = lambda own=own, batch=batch: step_seconds(own, batch, steps)
+        subjects = {kind: partial(fit_seconds, model, data, steps) for kind, model in models.items()}
+        subjects["loop"] = partial(step_seconds, own, batch, steps)
         in_turn(subjects, 1)  # builds the graphs
         found = in_turn(subjects, rounds)
         speed = {kind: batch_size / statistics.median(seconds) for kind, seconds in found.items()}
@@ -191,10 +192,14 @@ def _memory(field: str) -> float:
 
 
 def _begin(network: str, batch_size: int, size: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # TensorFlow's chatter; errors come back as exceptions
     training = training_of(network, size, TRAINED.changed(batch_size=batch_size))
-    _child.update(training=training, batch=batch_of(batch_size, size), before=_memory("VmRSS"))
-    step_seconds(training, _child["batch"])
-    Path("/proc/self/clear_refs").write_text("5")  # the highest is that of the steps, not of building their graph
+    batch = batch_of(batch_size, size)
+    step_seconds(training, batch)  # builds the graph, which takes memory of its own
+    ctypes.CDLL(None).malloc_trim(0)
+    _child.update(training=training, batch=batch, between=_memory("VmRSS"))
+    Path("/proc/self/clear_refs").write_text("5")  # the highest begins anew
 
 
 def _take(steps: int) -> float:
@@ -202,14 +207,14 @@ def _take(steps: int) -> float:
 
 
 def _peak() -> tuple[float, float]:
-    """The highest resident set, and that above the process before its first step."""
-    return _memory("VmHWM"), _memory("VmHWM") - _child["before"]
+    """The highest resident set, and that above the process between two steps."""
+    return _memory("VmHWM"), _memory("VmHWM") - _child["between"]
 
 
 def growth(chosen) -> list[str]:
     network = chosen.models[0] if chosen.models else "mobilenet_v2"
     batches, sizes = ((4, 8), (64, 96)) if chosen.quick else ((8, 16, 32, 64), (96, 128, 160, 224))
-    rounds = 3 if chosen.quick else chosen.rounds
+    rounds = 3 if chosen.quick else 2 * chosen.rounds
     by_batch, by_size = [(n, sizes[1]) for n in batches], [(batches[1], size) for size in sizes]
     cases = sorted({*by_batch, *by_size})
     children = {case: ProcessPoolExecutor(1, get_context("spawn")) for case in cases}
@@ -228,8 +233,9 @@ def growth(chosen) -> list[str]:
         first = block[0]
         for case in block:
             took, (peak, above) = found[case], memory[case]
+            milliseconds = 1e3 * statistics.median(took)
             print(
-                f"{case[0]:5} {case[1]:6} {1e3 * statistics.median(took):7.0f}  {shown(ratios(took, found[first])):<22} "
+                f"{case[0]:5} {case[1]:6} {milliseconds:7.0f}  {shown(ratios(took, found[first])):<22} "
                 f"{peak:6.0f} {above:6.0f} {above / memory[first][1]:7.2f}"
             )
         xs = [varied(case) for case in block]
@@ -303,7 +309,8 @@ def with_input(chosen, folder: str) -> list[str]:
         step_seconds(trainings[network], always)
     found = in_turn(subjects, rounds)
     print(
-        f"\ninput: images a second at {size} pixels, batch {batch_size}, {os.cpu_count()} processors, {len(reader)} images"
+        f"\ninput: images a second at {size} pixels, batch {batch_size}, {os.cpu_count()} processors, "
+        f"{len(reader)} images"
     )
     print(
         f"{'':<20} {'recipe':<17} {'pipeline':>8} {'step':>6} {'both':>6} {'at most':>7}  {'both / step':<22} waiting"
@@ -340,7 +347,7 @@ def modes(chosen) -> list[str]:
     recipe = replace(TRAINED.changed(batch_size=batch_size), rate=Rate("constant", 3e-4), head_rate=1.0)
     training = training_of(network, size, recipe, **options)
     for batch in batches[:before]:
-        training.step(*batch)
+        training.step(batch)
     weights, trainings = training.weights(), {}
     slowly = replace(recipe, rate=Rate("constant", 3e-5))
     compiling = {}
@@ -354,7 +361,7 @@ def modes(chosen) -> list[str]:
     for number, batch in enumerate(batches[before:]):
         for mode in list(MODES)[number % len(MODES) :] + list(MODES)[: number % len(MODES)]:
             started = time.perf_counter()
-            losses[mode].append(float(trainings[mode].step(*batch)[0]))
+            losses[mode].append(trainings[mode].step(batch)[0])
             seconds[mode].append(time.perf_counter() - started)
     print(f"\nmodes: {network} {options}, {size} pixels, batch {batch_size}, {steps} steps after {before} in float32")
     print(f"{'':<10} {'first loss':>10} {'last':>7} {'largest difference':>18}  {'step / float32':<22} compiling")

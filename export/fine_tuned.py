@@ -1,7 +1,7 @@
 """Quantisation-aware fine-tuning from image files to a folder with the int8 file, its labels, manifest and report."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from mobilenets_tf.export.verification import Comparison, compare
 from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.progress import Report, silent, track
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.worker import Worker
@@ -139,7 +140,8 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
     """Runs in the worker: everything that needs TensorFlow. Writes nothing but the checkpoint."""
     import keras
 
-    from mobilenets_tf.quantize import Recipe, fine_tune, quantize_aware
+    from mobilenets_tf.quantize import Recipe, quantize_aware
+    from mobilenets_tf.quantize.fine_tuning import Options, fine_tune_steps
 
     keras.utils.set_random_seed(request.seed)
     report("building", 0, 1)
@@ -156,17 +158,18 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
     aware = quantize_aware(
         model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, report=report
     )
-    tuning = fine_tune(
+    batches, steps = _training(training, preprocessing, classes, request)
+    options = Options(
+        request.epochs, request.learning_rate, request.patience, request.distill, request.freeze_norms_after
+    )
+    tuning = fine_tune_steps(
         aware,
-        _dataset(training, preprocessing, request, report, augmented=True),
-        _dataset(validation, preprocessing, request, report),
-        request.epochs,
-        learning_rate=request.learning_rate,
-        patience=request.patience,
-        distill=request.distill,
-        freeze_norms_after=request.freeze_norms_after,
-        checkpoint=request.checkpoint,
-        report=report,
+        batches,
+        steps,
+        _validation(validation, preprocessing, request, report),
+        options,
+        request.checkpoint,
+        report,
     )
     content = finished(aware.to_tflite(), model, image, labels)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
@@ -198,23 +201,41 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
     return content, manifest, usual, tuned, evidence
 
 
-def _dataset(found: ImageSet, preprocessing, request: FineTuneRequest, report: Report, augmented: bool = False):
+def _training(found: ImageSet, preprocessing: Preprocessing, classes: int, request: FineTuneRequest):
+    """Batches of (images, class indices) from a step on, cropped and mirrored as in other training; steps an epoch."""
+    import tensorflow as tf
+
+    from mobilenets_tf.training import distribution, pipeline, recipes
+    from mobilenets_tf.training.plan import Plan
+    from mobilenets_tf.training.sources import Files
+
+    recipe = recipes.FINETUNE.changed(request.epochs, request.batch_size)
+    recipe = replace(recipe, augment=replace(recipe.augment, interpolation=preprocessing.resampling))
+    plan = Plan(recipe, len(found), preprocessing.size, seed=request.seed)
+    reader, place = pipeline.Reader(Files(found), classes, pipeline.Broken()), distribution.set_up("none")
+
+    def prepare(pixels, targets):
+        shape = (None, preprocessing.size, preprocessing.size, 3)
+        return tf.ensure_shape(_normalised(pixels, preprocessing), shape), tf.argmax(targets, -1, tf.int32)
+
+    def batches(first: int):
+        return pipeline.training_batches(reader, plan, classes, place, first=first).map(prepare)
+
+    return batches, plan.steps_per_epoch
+
+
+def _validation(found: ImageSet, preprocessing: Preprocessing, request: FineTuneRequest, report: Report):
     """Batches of (images, class indices); pixels wait in memory as bytes and are normalised as they are needed."""
     import tensorflow as tf
 
     pixels = np.stack(
         [preprocessing.geometry(images.decode(path)) for path in track(found.paths, "reading images", report)]
     )
-    data = tf.data.Dataset.from_tensor_slices((pixels, np.array(found.labels, np.int32)))
-    if augmented:
-        data = data.shuffle(len(found), request.seed)
-    mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+    data = tf.data.Dataset.from_tensor_slices((pixels, np.array(found.labels, np.int32))).batch(request.batch_size)
+    return data.map(lambda batch, labels: (_normalised(batch, preprocessing), labels)).prefetch(2)
 
-    def prepare(batch, labels):
-        batch = (tf.cast(batch, tf.float32) - mean) / std
-        if augmented:
-            flip = tf.random.uniform([tf.shape(batch)[0], 1, 1, 1], seed=request.seed) < 0.5
-            batch = tf.where(flip, tf.reverse(batch, [2]), batch)
-        return batch, labels
 
-    return data.batch(request.batch_size).map(prepare).prefetch(2)
+def _normalised(pixels, preprocessing: Preprocessing):
+    import tensorflow as tf
+
+    return (tf.cast(pixels, tf.float32) - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)

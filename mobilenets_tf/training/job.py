@@ -14,6 +14,7 @@ from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.training import checkpoints, cluster, recipes, sources
+from mobilenets_tf.training.loop import Progress
 from mobilenets_tf.training.plan import Plan
 from mobilenets_tf.training.recipes import Recipe
 from mobilenets_tf.training.sources import Files, Source
@@ -40,9 +41,9 @@ class TrainRequest:
     recipe: "finetune", "scratch" or "paper". epochs, batch_size, learning_rate: instead of the recipe's.
     keep: the weights of the "last" epoch, or of the one with the "best" validation accuracy.
     broken: images that cannot be read make it "fail", or are left out ("skip").
-    teacher, distill, temperature: as in ``loop.Teacher``; None for no teacher.
+    teacher, distill, temperature: as in ``step.Teacher``; None for no teacher.
     save_every: steps between checkpoints, beside one an epoch.
-    distribute, replicas: as in ``distribution.set_up``. The rest as in ``loop.Settings``.
+    distribute, replicas: as in ``distribution.set_up``. The rest as in ``step.Settings``.
     restart: forget an unfinished training in ``out``.
     """
 
@@ -268,7 +269,7 @@ def _train(job: Job, report: Report = silent):
     import keras
     import tensorflow as tf
 
-    from mobilenets_tf.training import curves, distribution, loop, pipeline
+    from mobilenets_tf.training import curves, distribution, loop, pipeline, step
 
     request, recipe = job.request, job.recipe
     place = distribution.set_up(request.distribute, request.replicas)
@@ -292,17 +293,17 @@ def _train(job: Job, report: Report = silent):
         model = request.teacher.build()
         _check_outputs(model, job, request.teacher.model)
         wanted = request.teacher.preprocessing(model)
-        teacher = loop.Teacher(model, wanted, request.distill, request.temperature)
+        teacher = step.Teacher(model, wanted, request.distill, request.temperature)
     plan = Plan(recipe, len(job.training), size, replicas=place.replicas, seed=request.seed)
-    settings = loop.Settings(request.precision, request.jit_compile, request.sync_batchnorm)
-    training = loop.Training(model_at, plan, size, preprocessing, place, settings, teacher)
+    settings = step.Settings(request.precision, request.jit_compile, request.sync_batchnorm)
+    training = step.Training(model_at, plan, size, preprocessing, place, settings, teacher)
     report("building", 1, 1)
 
     broken = pipeline.Broken(request.broken)
     reader = pipeline.Reader(job.training, job.classes, broken)
 
-    def batches(step):
-        return place.spread(lambda: pipeline.training_batches(reader, plan, job.classes, place, first=step))
+    def batches(first):
+        return place.spread(lambda: pipeline.training_batches(reader, plan, job.classes, place, first=first))
 
     judge = None
     if job.validation is not None:
@@ -325,7 +326,7 @@ def _train(job: Job, report: Report = silent):
 
     try:
         loop.run(
-            training, batches, state.progress, judge=judge, save=state.save, save_every=request.save_every,
+            training, batches, state.progress, epochs=recipe.epochs, steps_per_epoch=plan.steps_per_epoch, judge=judge, save=state.save, save_every=request.save_every,
             seen=seen, report=report,
         )  # fmt: skip
     except tf.errors.OpError as error:
@@ -384,8 +385,6 @@ class _State:
     """The checkpoint of a training, and the weights that will be kept."""
 
     def __init__(self, job: Job, training, place):
-        from mobilenets_tf.training.loop import Progress
-
         self._job, self._training, self._place = job, training, place
         self._identity = job.identity()
         self.key = hashlib.sha256(files.to_json(self._identity).encode()).hexdigest()[:8]
@@ -398,8 +397,6 @@ class _State:
         Raises:
             RequestError: it was made with other options, or it is damaged.
         """
-        from mobilenets_tf.training.loop import Progress
-
         path = self._job.request.checkpoint
         if path.is_file() and not self._job.request.restart:
             arrays, about = checkpoints.read(path)

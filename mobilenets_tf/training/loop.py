@@ -1,59 +1,26 @@
-"""The training loop: one compiled step for each input size, moving averages, judging, checkpoints, resuming.
+"""The course of a training: steps, epochs, judging, checkpoints, going on. It knows no framework.
 
-Its own loop and not ``keras.Model.fit``: batches differ in size from step to step where a recipe says so, a training goes
-on in the middle of an epoch, and ``fit`` of Keras 3.15 fails under ``MultiWorkerMirroredStrategy`` (it takes the first
-batch, a value a replica, for a tensor). Layers, losses, optimizers and strategies are Keras' and TensorFlow's.
+Networks are trained with it (``step.Training``), and quantisation-aware models fine-tuned (``quantize/fine_tuning.py``).
 """
 
 import math
-import re
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
 
-import keras
-import numpy as np
-import tensorflow as tf
-
-from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.preprocessing import Preprocessing
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Report, silent
-from mobilenets_tf.training import optimizers
-from mobilenets_tf.training.distribution import Distribution
-from mobilenets_tf.training.plan import Plan
-
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A network whose answers are taught too (Hinton et al. 2015, arXiv 1503.02531; MobileOne, arXiv 2206.04040, table 10).
+class Trainable(Protocol):
+    """What is trained."""
 
-    model: a classifier with the same classes; its input has the student's size, or is resized to its own.
-    preprocessing: of its input.
-    share: of the loss that is the teacher's, 0 to 1; the rest is the right class's.
-    temperature: by which both networks' logits are divided for the teacher's part.
-    """
+    def step(self, batch) -> tuple[float, float, float]:
+        """Train on a batch. The mean loss, how many images were answered right, and of how many."""
 
-    model: keras.Model
-    preprocessing: Preprocessing
-    share: float = 0.5
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What changes how fast a training runs, not what it computes (but for rounding).
-
-    precision: of activations and products: "float32", or "bfloat16", "float16" with float32 weights and, for float16, a
-        loss that is scaled (arXiv 1710.03740).
-    jit_compile: compile the step with XLA.
-    sync_batchnorm: statistics of the whole batch rather than of each replica's share.
-    """
-
-    precision: str = "float32"
-    jit_compile: bool = False
-    sync_batchnorm: bool = False
+    def facts(self, step: int) -> dict:
+        """What the curves are to say of a step; its learning rate as "rate", at least."""
 
 
 @dataclass
@@ -67,322 +34,77 @@ class Progress:
     epochs: list[dict] = field(default_factory=list)
     loss: float = 0.0
     correct: float = 0.0
-    seen: int = 0
-
-
-class Training:
-    """A model and its optimizer under a strategy: ``step`` trains on a batch, ``judge`` scores images.
-
-    Args:
-        model_at: builds the network for an input size in pixels. Called within the strategy's scope.
-        plan: the steps.
-        size: the network's input in pixels.
-        preprocessing: of its input.
-
-    Raises:
-        RequestError: an unknown precision, or XLA with several workers (its collectives are not for processors).
-    """
-
-    def __init__(
-        self,
-        model_at: Callable[[int], keras.Model],
-        plan: Plan,
-        size: int,
-        preprocessing: Preprocessing,
-        distribution: Distribution,
-        settings: Settings = Settings(),
-        teacher: Teacher | None = None,
-    ):
-        if settings.precision not in PRECISIONS:
-            raise unknown("precision", settings.precision, PRECISIONS)
-        if settings.jit_compile and distribution.replicas > 1:
-            raise RequestError("XLA compiles the step of one replica; leave --jit-compile out, or train with one.")
-        self.plan, self._size, self._preprocessing, self._teacher = plan, size, preprocessing, teacher
-        self._distribution, self._settings, self._model_at = distribution, settings, model_at
-        self._recipe = plan.recipe
-        with self._scope():
-            self.model = model_at(size)
-            self._adjust(self.model)
-            self._logits = {size: logits(self.model)}
-            self._teacher_logits = teacher and logits(teacher.model)
-            self.optimizer = optimizers.build(
-                plan.recipe, self.model, plan.steps_per_epoch, loss_scaling=settings.precision == "float16"
-            )
-            self._averaged = [v for v in self.model.weights if np.issubdtype(v.dtype, np.floating)]
-            self._averages = []
-            if self._recipe.ema is not None:
-                self._averages = [tf.Variable(_numpy(v), trainable=False) for v in self._averaged]
-        self._step = tf.function(self._all_replicas, autograph=False)
-        self._judge = tf.function(self._judge_all, autograph=False)
-
-    def _scope(self):
-        return self._distribution.strategy.scope()
-
-    def _adjust(self, model) -> None:
-        """What the recipe and the settings change in layers; ``finished`` undoes what a saved model should not have."""
-        policy = "float32" if self._settings.precision == "float32" else f"mixed_{self._settings.precision}"
-        for layer in _layers(model):
-            layer.dtype_policy = policy
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = self._settings.sync_batchnorm
-                layer.trainable = not self._recipe.frozen_batchnorm
-                if self._recipe.batchnorm_momentum is not None:
-                    layer.momentum = self._recipe.batchnorm_momentum
-
-    def step(self, pixels, targets) -> tuple[tf.Tensor, tf.Tensor]:
-        """Train on one batch, a value a replica where there are several. Mean loss, and how many were answered right."""
-        return self._step(pixels, targets)
-
-    def _all_replicas(self, pixels, targets):
-        compiled = self._replica
-        if self._settings.jit_compile:
-            compiled = tf.function(self._replica, autograph=False, jit_compile=True)
-        strategy = self._distribution.strategy
-        loss, correct = strategy.run(compiled, args=(pixels, targets))
-        for average, variable in zip(self._averages, self._averaged, strict=True) if self._averages else ():
-            average.assign(average + (1 - self._recipe.ema) * (variable.value - average))
-        return tuple(strategy.reduce("SUM", value, axis=None) for value in (loss, correct))
-
-    def _replica(self, pixels, targets):
-        with tf.GradientTape() as tape:
-            outputs = self._logits_at(pixels.shape[1])(_normalised(pixels, self._preprocessing), training=True)
-            outputs = tf.cast(outputs, tf.float32)
-            loss = self._loss(pixels, targets, outputs)
-            # Gradients are added up over the replicas.
-            loss = (tf.reduce_mean(loss) + sum(self.model.losses, 0.0)) / self._distribution.replicas
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.model.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
-        return loss, _correct(outputs, tf.argmax(targets, -1, tf.int32))
-
-    def _logits_at(self, size: int):
-        """The network for another input size: its layers with weights are those of the one for its own size."""
-        if size not in self._logits:
-            with self._scope(), tf.init_scope():
-                twin = self._model_at(size)
-                own = {layer.name: layer for layer in _layers(self.model) if layer.variables}
-                shared = keras.models.clone_model(twin, clone_function=lambda layer: own.get(layer.name, layer))
-                self._adjust(shared)
-            self._logits[size] = logits(shared)
-        return self._logits[size]
-
-    def _loss(self, pixels, targets, outputs):
-        loss = keras.losses.categorical_crossentropy(
-            targets, outputs, from_logits=True, label_smoothing=self._recipe.label_smoothing
-        )
-        if self._teacher is None:
-            return loss
-        teacher, size = self._teacher, self._teacher.model.input_shape[1]
-        seen = _normalised(pixels, teacher.preprocessing)
-        if size not in (None, pixels.shape[1]):
-            seen = tf.image.resize(seen, (size, size), antialias=True)
-        answers = tf.cast(self._teacher_logits(seen, training=False), tf.float32)
-        taught = tf.nn.softmax_cross_entropy_with_logits(
-            tf.stop_gradient(tf.nn.softmax(answers / teacher.temperature)), outputs / teacher.temperature
-        )
-        # The square keeps the gradients' size whatever the temperature (section 2 of the paper).
-        return (1 - teacher.share) * loss + teacher.share * teacher.temperature**2 * taught
-
-    def judge(self, batches, report: Report = silent, total: int | None = None) -> dict[str, float]:
-        """Loss, top-1 and top-5 of (pixels, classes), with the moving averages where there are any."""
-        own = [_numpy(variable) for variable in self._averaged] if self._averages else []
-        for variable, average in zip(self._averaged, self._averages, strict=True) if self._averages else ():
-            variable.assign(average.numpy())
-        try:
-            sums = np.zeros(4)
-            for done, (pixels, labels) in enumerate(batches, 1):
-                sums += np.array([float(value) for value in self._judge(pixels, labels)])
-                report("validation", done, total)
-        finally:
-            for variable, value in zip(self._averaged, own, strict=True) if own else ():
-                variable.assign(value)
-        count = max(1.0, sums[3])
-        return {"val_loss": sums[0] / count, "val_top1": sums[1] / count, "val_top5": sums[2] / count}
-
-    def _judge_all(self, pixels, labels):
-        strategy = self._distribution.strategy
-        found = strategy.run(self._judge_replica, args=(pixels, labels))
-        return tuple(strategy.reduce("SUM", value, axis=None) for value in found)
-
-    def _judge_replica(self, pixels, labels):
-        outputs = self._logits[self._size](_normalised(pixels, self._preprocessing), training=False)
-        outputs, real = tf.cast(outputs, tf.float32), labels >= 0
-        labels = tf.maximum(labels, 0)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs)
-        hits = [tf.math.in_top_k(labels, outputs, k) for k in (1, min(5, outputs.shape[-1]))]
-        sums = [tf.reduce_sum(tf.where(real, tf.cast(value, tf.float32), 0.0)) for value in (loss, *hits)]
-        return *sums, tf.reduce_sum(tf.cast(real, tf.float32))
-
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.optimizer.learning_rate)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything that a step changes, by name. On several workers all must call it."""
-        return {name: _numpy(variable) for name, variable in self._variables().items()}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a state.
-
-        Raises:
-            RequestError: it is another network's, or another optimizer's.
-        """
-        variables = self._variables()
-        for name in sorted(variables.keys() | state.keys()):
-            here = tuple(variables[name].shape) if name in variables else None
-            there = state[name].shape if name in state else None
-            if here != there:
-                raise RequestError(
-                    f"The checkpoint does not fit this training: {name} has the shape {there} there and {here} here. "
-                    "Train with the options that it was made with, or anew with --restart."
-                )
-        for name, variable in variables.items():
-            variable.assign(state[name])
-
-    def _variables(self) -> dict:
-        groups = {"model": self.model.variables, "optimizer": self.optimizer.variables, "average": self._averages}
-        return {
-            f"{group}/{index}/{_name(variable)}": variable
-            for group, variables in groups.items()
-            for index, variable in enumerate(variables)
-        }
-
-    def weights(self) -> list[np.ndarray]:
-        """What is judged and kept: moving averages where there are any. In the order of ``model.weights``."""
-        averages = {id(v): a for v, a in zip(self._averaged, self._averages, strict=True)} if self._averages else {}
-        return [_numpy(averages.get(id(variable), variable)) for variable in self.model.weights]
-
-    def finished(self, weights: list[np.ndarray]) -> keras.Model:
-        """The model with these weights, in float32 and as stock layers have it."""
-        self.model.set_weights(weights)
-        for layer in _layers(self.model):
-            layer.dtype_policy = "float32"
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized, layer.trainable = False, True
-        return self.model
+    seen: float = 0.0
 
 
 def run(
-    training: Training,
-    batches: Callable[[int], tf.data.Dataset],
+    trained: Trainable,
+    batches: Callable[[int], Iterable],
     progress: Progress,
     *,
+    epochs: int,
+    steps_per_epoch: int,
     judge: Callable[[], dict[str, float]] | None = None,
     save: Callable[[Progress], None] | None = None,
     save_every: int | None = None,
     seen: Callable[[dict], None] = lambda row: None,
+    enough: Callable[[Progress], bool] = lambda progress: False,
     report: Report = silent,
 ) -> None:
-    """Train from ``progress`` to the plan's end.
+    """Train from ``progress`` to the end.
 
     Args:
         batches: the batches from a step on.
         judge: called after each epoch.
         save: called after each epoch, and every ``save_every`` steps.
-        seen: called with each epoch's row: epoch, step, loss, top1 (on the training batches as they were augmented), rate,
-            size, what ``judge`` says, and seconds and images_per_second, which are no part of ``progress``.
+        seen: called with each epoch's row: epoch, step, loss, top1 (on the training batches as they were augmented), the
+            last step's facts, what ``judge`` says, and seconds and images_per_second, which are no part of ``progress``.
+        enough: asked after each epoch whether to end early.
         report: called with the epoch and its steps.
 
     Raises:
         RequestError: the loss is no number any more.
     """
-    plan, iterator = training.plan, None
-    started, images = time.monotonic(), 0
-    while progress.step < plan.steps:
+    iterator, started, images = None, time.monotonic(), 0.0
+    while progress.step < epochs * steps_per_epoch and not (_between(progress, steps_per_epoch) and enough(progress)):
         iterator = iterator or iter(batches(progress.step))
-        epoch, position = divmod(progress.step, plan.steps_per_epoch)
+        epoch, position = divmod(progress.step, steps_per_epoch)
+        label = f"epoch {epoch + 1}/{epochs}"
         if not images:
-            report(f"epoch {epoch + 1}/{plan.recipe.epochs}", position, plan.steps_per_epoch)
-        pixels, targets = next(iterator)
-        rate = training.rate()
-        loss, correct = training.step(pixels, targets)
-        _check(float(loss), progress.step, plan, rate)
-        count = plan[progress.step].count
-        progress.loss += float(loss) * count
-        progress.correct += float(correct)
+            report(label, position, steps_per_epoch)
+        batch, facts = next(iterator), trained.facts(progress.step)
+        loss, correct, count = trained.step(batch)
+        if not math.isfinite(loss):
+            raise RequestError(
+                f"The loss became {loss} at step {progress.step + 1} of {epochs * steps_per_epoch}, in epoch {epoch + 1}, "
+                f"at a learning rate of {facts['rate']:.2g}. Train anew with a tenth of it (--learning-rate)."
+            )
+        progress.loss += loss * count
+        progress.correct += correct
         progress.seen += count
         progress.step += 1
         images += count
-        report(f"epoch {epoch + 1}/{plan.recipe.epochs}", position + 1, plan.steps_per_epoch)
-        if progress.step % plan.steps_per_epoch == 0:
+        report(label, position + 1, steps_per_epoch)
+        if _between(progress, steps_per_epoch):
             row = {
                 "epoch": epoch + 1,
                 "step": progress.step,
                 "loss": progress.loss / progress.seen,
                 "top1": progress.correct / progress.seen,
-                "rate": rate,
-                "size": plan[progress.step - 1].size,
+                **facts,
             }
             seconds = time.monotonic() - started
             row |= judge() if judge else {}
             progress.epochs.append(row)
-            progress.loss, progress.correct, progress.seen = 0.0, 0.0, 0
+            progress.loss, progress.correct, progress.seen = 0.0, 0.0, 0.0
             seen(row | {"seconds": seconds, "images_per_second": images / seconds})
             if save:
                 save(progress)
-            started, images = time.monotonic(), 0
+            started, images = time.monotonic(), 0.0
         elif save and save_every and progress.step % save_every == 0:
             save(progress)
 
 
-def _check(loss: float, step: int, plan: Plan, rate: float) -> None:
-    if not math.isfinite(loss):
-        raise RequestError(
-            f"The loss became {loss} at step {step + 1} of {plan.steps}, in epoch {step // plan.steps_per_epoch + 1}, at a "
-            f"learning rate of {rate:.3g}. Train anew with a tenth of it: --learning-rate {plan.recipe.rate.peak / 10:.2g} "
-            "--restart."
-        )
-
-
-def logits(model) -> keras.Model:
-    """A classifier without its softmax: what losses and half precision want.
-
-    Raises:
-        RequestError: not one output of (N, classes), or it ends in a sigmoid.
-    """
-    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
-        shapes = [tuple(tensor.shape) for tensor in model.outputs]
-        raise RequestError(f"{model.name!r} has outputs of shape {shapes}; a classifier has one of (None, classes).")
-    last, node, _ = model.outputs[0]._keras_history
-    activation = getattr(last, "activation", None)
-    if isinstance(last, keras.layers.Softmax) or (
-        isinstance(last, keras.layers.Activation) and activation is keras.activations.softmax
-    ):
-        return keras.Model(model.inputs[0], last._inbound_nodes[node].input_tensors[0])
-    if activation is keras.activations.softmax:  # inside the last layer, so that only its logarithm can be had
-        return keras.Model(model.inputs[0], keras.ops.log(keras.ops.maximum(model.outputs[0], 1e-7)))
-    if activation is keras.activations.sigmoid:
-        raise RequestError(
-            f"{model.name!r} ends in a sigmoid: labels here are one class an image, so end in a softmax."
-        )
-    return model
-
-
-def _normalised(pixels, preprocessing: Preprocessing):
-    mean, std = (tf.constant(values, tf.float32) for values in (preprocessing.mean, preprocessing.std))
-    return (tf.cast(pixels, tf.float32) - mean) / std
-
-
-def _correct(outputs, classes):
-    return tf.reduce_sum(tf.cast(tf.argmax(outputs, -1, tf.int32) == classes, tf.float32))
-
-
-def _layers(model):
-    return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
-
-
-def _name(variable) -> str:
-    """Without the names that are numbered through the whole process: of seed generators and optimizers."""
-    name = getattr(variable, "path", variable.name)
-    if "seed_generator" in name:
-        return "seed"
-    return re.sub(r"^(sgd|rmsprop|adamw|loss_scale)\w*/", "", name)
-
-
-def _numpy(variable) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(variable))
-
-
-def as_rows(progress: Progress) -> dict:
-    """For a checkpoint's description; ``Progress(**rows)`` again."""
-    return asdict(progress)
+def _between(progress: Progress, steps_per_epoch: int) -> bool:
+    """Whether an epoch has just ended."""
+    return progress.step > 0 and progress.step % steps_per_epoch == 0
