@@ -52,6 +52,7 @@ from mobilenets_tf.training.recipes import Rate, Recipe
 from mobilenets_tf.training.step import Settings, Training
 
 LEAST = 0.95
+QUICK = "mobilenet_v1"  # the fewest layers, so the shortest time to build a graph
 CLASSES = 1000
 # Ours -> keras.applications' name, its options, and the dropout that makes ours the same.
 PEERS = {
@@ -149,7 +150,7 @@ def compiled(model: keras.Model, recipe: Recipe, xla: bool) -> keras.Model:
 def throughput(chosen) -> list[str]:
     """Prints the table; the networks that are slower than the gate allows."""
     batch_size, size, rounds, steps = (8, 64, 3, 2) if chosen.quick else (32, chosen.size, chosen.rounds, 2)
-    names = chosen.models or (["mobilenet_v3_small"] if chosen.quick else list(PEERS))
+    names = chosen.models or ([QUICK] if chosen.quick else list(PEERS))
     recipe, slow = TRAINED.changed(batch_size=batch_size), []
     print(f"\nthroughput: images a second, batch {batch_size}, {size} pixels{', XLA' if chosen.xla else ''}")
     print(f"{'':<20} {'fit, Keras':>10} {'fit, ours':>10}  {'ours / Keras':<22} {'our loop / fit':<22}", flush=True)
@@ -212,7 +213,7 @@ def _peak() -> tuple[float, float]:
 
 
 def growth(chosen) -> list[str]:
-    network = chosen.models[0] if chosen.models else "mobilenet_v2"
+    network = chosen.models[0] if chosen.models else QUICK if chosen.quick else "mobilenet_v2"
     batches, sizes = ((4, 8), (64, 96)) if chosen.quick else ((8, 16, 32, 64), (96, 128, 160, 224))
     rounds = 3 if chosen.quick else 2 * chosen.rounds
     by_batch, by_size = [(n, sizes[1]) for n in batches], [(batches[1], size) for size in sizes]
@@ -259,9 +260,7 @@ def photographs(folder: Path, count: int) -> None:
 
 def with_input(chosen, folder: str) -> list[str]:
     batch_size, size, rounds, steps, idle = (8, 96, 2, 4, 2) if chosen.quick else (16, 224, chosen.rounds // 2, 6, 4)
-    networks = chosen.models or (
-        ["mobilenet_v3_small"] if chosen.quick else ["mobilenet_v3_small", "efficientnet_lite0"]
-    )
+    networks = chosen.models or ([QUICK] if chosen.quick else ["mobilenet_v3_small", "efficientnet_lite0"])
     reader = pipeline.Reader(sources.find(folder), CLASSES, pipeline.Broken())
     plain = recipes.FINETUNE.changed(batch_size=batch_size, epochs=10_000)
     place = Distribution(tf.distribute.get_strategy())
@@ -340,23 +339,24 @@ def learnable(count: int, batch_size: int, size: int, classes: int) -> list[tupl
 
 
 def modes(chosen) -> list[str]:
-    network, options = (chosen.models[0], {}) if chosen.models else ("mobilenet_v2", {"alpha": 0.35})
-    batch_size, size, steps, before, classes = (16, 64, 8, 8, 10) if chosen.quick else (32, 64, 30, 20, 10)
+    batch_size, size, steps, before, classes = (16, 32, 8, 8, 10) if chosen.quick else (32, 64, 30, 20, 10)
+    network, options = (QUICK, {"alpha": 0.25}) if chosen.quick else ("mobilenet_v2", {"alpha": 0.35})
+    if chosen.models:
+        network, options = chosen.models[0], {}
     options |= {"classes": classes, "dropout_rate": 0.0}
     batches = learnable(before + steps, batch_size, size, classes)
-    recipe = replace(TRAINED.changed(batch_size=batch_size), rate=Rate("constant", 3e-4), head_rate=1.0)
-    training = training_of(network, size, recipe, **options)
-    for batch in batches[:before]:
-        training.step(batch)
-    weights, trainings = training.weights(), {}
-    slowly = replace(recipe, rate=Rate("constant", 3e-5))
-    compiling = {}
+    recipe = replace(TRAINED.changed(batch_size=batch_size), rate=Rate("constant", chosen.learning_rate), head_rate=1.0)
+    trainings, compiling, weights = {}, {}, None
     for mode, settings in MODES.items():
-        trainings[mode] = training_of(network, size, slowly, settings, **options)
-        trainings[mode].model.set_weights(weights)
-        state = trainings[mode].state()
-        compiling[mode] = step_seconds(trainings[mode], batches[before])
-        trainings[mode].restore(state)
+        training = trainings[mode] = training_of(network, size, recipe, settings, **options)
+        state = training.state()
+        compiling[mode] = step_seconds(training, batches[0])
+        if weights is None:  # float32, the first
+            for batch in batches[1:before]:
+                training.step(batch)
+            weights = training.weights()
+        training.restore(state)
+        training.model.set_weights(weights)
     losses, seconds = {mode: [] for mode in MODES}, {mode: [] for mode in MODES}
     for number, batch in enumerate(batches[before:]):
         for mode in list(MODES)[number % len(MODES) :] + list(MODES)[: number % len(MODES)]:
@@ -382,6 +382,7 @@ def main():
     parser.add_argument("--size", type=int, default=160, help="pixels of the part throughput")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--xla", action="store_true", help="throughput with XLA")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of the part modes")
     parser.add_argument("--data", metavar="FOLDER", help="labelled images for the part input; left out, synthetic ones")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--check", action="store_true", help="exit 1 if a network is slower than Keras' own")

@@ -1,4 +1,4 @@
-"""For manifests: the versions of everything that has a say in the bytes of a result, and what a manifest says of a file."""
+"""Manifests: the versions of all that has a say in the bytes of a result, and what a manifest says of its file."""
 
 import contextlib
 import importlib.metadata

@@ -23,8 +23,8 @@ def add_arguments(parser):
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--recipe", default="finetune",
-        help="finetune (default): from --weights, or imagenet's; scratch: from the start on a few thousand images; paper: "
-        "as its paper trained it on ImageNet",
+        help="finetune (default): from --weights, or imagenet's; scratch: from the start on a few thousand images; "
+        "paper: as its paper trained it on ImageNet",
     )  # fmt: skip
     parser.add_argument("--epochs", type=int, help="left out, the recipe's; its stages and warm-up keep their shares")
     parser.add_argument("--batch-size", type=int, help="of all replicas together; left out, the recipe's")
@@ -33,10 +33,10 @@ def add_arguments(parser):
     parser.add_argument("--deploy", metavar="SCHEME", help="then deploy to this scheme too (int8, float16, ...)")
     parser.add_argument("--broken", default="fail", help="images that cannot be read: fail (default) or skip")
     parser.add_argument("--label-offset", type=int, help="TFRecords: label of the first class (default 1)")
-    parser.add_argument("--teacher", metavar="MODEL", help="a .keras file, or a name with ImageNet weights, to learn from")
+    parser.add_argument("--teacher", metavar="MODEL", help="to learn from: a .keras file, or a network of ImageNet")
     parser.add_argument("--distill", type=float, default=0.5, metavar="SHARE", help="of the loss that is the teacher's")
     parser.add_argument("--temperature", type=float, default=1.0, help="of both networks' answers for that share")
-    parser.add_argument("--precision", default="float32", help="float32 (default), bfloat16, or float16 with loss scaling")
+    parser.add_argument("--precision", default="float32", help="float32 (default), bfloat16, float16 with loss scaling")
     parser.add_argument("--jit-compile", action="store_true", help="compile the step with XLA")
     parser.add_argument("--sync-batchnorm", action="store_true", help="BatchNorm statistics over all replicas")
     parser.add_argument(

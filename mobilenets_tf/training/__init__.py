@@ -1,1 +1,16 @@
-"""Training: the papers' recipes as data, the input, the optimizers, and the loop that runs them."""
+"""Training: the papers' recipes as data, the input, the optimizers, and the loop that runs them.
+
+>>> from mobilenets_tf.training import TrainRequest, train
+>>> train(TrainRequest(ModelSource("efficientnet_lite0"), data="photos/", out="trained/"))
+"""
+
+import importlib
+
+_PUBLIC = {"TrainRequest": "job", "Trained": "job", "train": "job", "Recipe": "recipes"}
+__all__ = ["Recipe", "TrainRequest", "Trained", "train"]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"mobilenets_tf.training.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

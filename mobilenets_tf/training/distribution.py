@@ -1,5 +1,7 @@
 """More processors or more machines for one training: tf.distribute, set up from what the environment says."""
 
+import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,12 +75,24 @@ def set_up(kind: str = "auto", replicas: int | None = None) -> Distribution:
         return Distribution(tf.distribute.MirroredStrategy(None if gpus else _processors(replicas or 2)))
     if cluster.workers() < 1:
         raise RequestError(
-            f"No cluster to be found: set TF_CONFIG on each worker, or start under Slurm. For example: {cluster.EXAMPLE}"
+            f"No cluster to be found: set TF_CONFIG on each worker, or start under Slurm. Example: {cluster.EXAMPLE}"
         )
-    resolver = None if cluster.tf_config() else tf.distribute.cluster_resolver.SlurmClusterResolver()
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    if not cluster.tf_config():
+        os.environ["TF_CONFIG"] = _of_slurm()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
     found = strategy.cluster_resolver
     return Distribution(strategy, found.task_id or 0, len(found.cluster_spec().as_dict().get("worker", [None])))
+
+
+def _of_slurm() -> str:
+    """The TF_CONFIG of this task of a Slurm step. Which GPUs it sees is Slurm's to say (--gpus-per-task)."""
+    # With numbers of GPUs that never run out, the resolver hands out none itself, and does not run nvidia-smi.
+    found = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False
+    )
+    workers = found.cluster_spec().as_dict()["worker"]
+    _, index = found.get_task_info()
+    return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
 
 
 def _processors(count: int) -> list[str]:

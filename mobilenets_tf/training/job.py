@@ -1,4 +1,4 @@
-"""From labelled images to a trained ``.keras`` file with its labels, curves and manifest: the straight line of ``train``."""
+"""From labelled images to a trained ``.keras`` file, its labels, curves, manifest: the straight line of ``train``."""
 
 import hashlib
 import json
@@ -225,8 +225,8 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
         return source
     if all(record.tag != "imagenet" for record in catalog.weight_sets(registry.get(source.model).name)):
         raise RequestError(
-            f"There is no package with ImageNet weights of {source.model}. Give --weights FILE, or train from the start: "
-            "--recipe scratch for a few thousand images, --recipe paper for ImageNet."
+            f"There is no package with ImageNet weights of {source.model}. Give --weights FILE, or train from the "
+            "start: --recipe scratch for a few thousand images, --recipe paper for ImageNet."
         )
     return replace(source, weights="imagenet")
 
@@ -275,6 +275,7 @@ def _train(job: Job, report: Report = silent):
     place = distribution.set_up(request.distribute, request.replicas)
     keras.utils.set_random_seed(request.seed)
     report("building", 0, 1)
+    warnings.filterwarnings("ignore", message=".* the classifier is fresh")  # which is what is wanted here
     source = request.source
     first = source.build(**({} if source.is_file else recipe.options))
     _check_outputs(first, job, source.model)
@@ -326,8 +327,8 @@ def _train(job: Job, report: Report = silent):
 
     try:
         loop.run(
-            training, batches, state.progress, epochs=recipe.epochs, steps_per_epoch=plan.steps_per_epoch, judge=judge, save=state.save, save_every=request.save_every,
-            seen=seen, report=report,
+            training, batches, state.progress, epochs=recipe.epochs, steps_per_epoch=plan.steps_per_epoch, judge=judge,
+            save=state.save, save_every=request.save_every, seen=seen, report=report,
         )  # fmt: skip
     except tf.errors.OpError as error:
         if broken.error:
@@ -346,9 +347,7 @@ def _train(job: Job, report: Report = silent):
     manifest = {
         "versions": provenance.versions(),
         "model": source.facts(),
-        "options": json.loads(
-            files.to_json({k: v for k, v in asdict(request).items() if k not in _FREE + ("source",)})
-        ),
+        "options": json.loads(files.to_json({k: v for k, v in asdict(request).items() if k not in (*_FREE, "source")})),
         "recipe": json.loads(files.to_json(asdict(recipe))),
         "images": {
             "training": len(job.training),
@@ -368,8 +367,8 @@ def _check_outputs(model, job: Job, name: str) -> None:
     outputs = model.outputs[0].shape[-1]
     if outputs != job.classes:
         raise RequestError(
-            f"{name} has {outputs} outputs, and {job.request.data} has {job.classes} classes. A registered network gets a "
-            "fresh classifier for other classes: name it, and pass the file as --weights."
+            f"{name} has {outputs} outputs, and {job.request.data} has {job.classes} classes. A registered network "
+            "gets a fresh classifier for other classes: name it, and pass the file as --weights."
         )
 
 
@@ -437,8 +436,8 @@ def _check_same(there: dict, here: dict, path: Path) -> None:
     for option in sorted(here.keys() | there.keys()):
         if here.get(option) != there.get(option):
             raise RequestError(
-                f"{path} is of an unfinished training with {option}={there.get(option)!r}, not {here.get(option)!r}. Ask "
-                "for the same to go on with it, pass --restart to forget it, or choose another --out."
+                f"{path} is of an unfinished training with {option}={there.get(option)!r}, not {here.get(option)!r}. "
+                "Ask for the same to go on with it, pass --restart to forget it, or choose another --out."
             )
 
 

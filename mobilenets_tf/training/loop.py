@@ -1,6 +1,6 @@
 """The course of a training: steps, epochs, judging, checkpoints, going on. It knows no framework.
 
-Networks are trained with it (``step.Training``), and quantisation-aware models fine-tuned (``quantize/fine_tuning.py``).
+Networks are trained with it (``step.Training``), quantisation-aware models fine-tuned (``quantize/fine_tuning.py``).
 """
 
 import math
@@ -57,8 +57,8 @@ def run(
         batches: the batches from a step on.
         judge: called after each epoch.
         save: called after each epoch, and every ``save_every`` steps.
-        seen: called with each epoch's row: epoch, step, loss, top1 (on the training batches as they were augmented), the
-            last step's facts, what ``judge`` says, and seconds and images_per_second, which are no part of ``progress``.
+        seen: called with each epoch's row: epoch, step, loss, top1 (on the training batches as they were augmented),
+            the last step's facts, what ``judge`` says, and seconds and images_per_second, which ``progress`` has not.
         enough: asked after each epoch whether to end early.
         report: called with the epoch and its steps.
 
@@ -76,8 +76,9 @@ def run(
         loss, correct, count = trained.step(batch)
         if not math.isfinite(loss):
             raise RequestError(
-                f"The loss became {loss} at step {progress.step + 1} of {epochs * steps_per_epoch}, in epoch {epoch + 1}, "
-                f"at a learning rate of {facts['rate']:.2g}. Train anew with a tenth of it (--learning-rate)."
+                f"The loss became {loss} at step {progress.step + 1} of {epochs * steps_per_epoch}, in epoch "
+                f"{epoch + 1}, at a learning rate of {facts['rate']:.2g}. Train anew with a tenth of it "
+                "(--learning-rate)."
             )
         progress.loss += loss * count
         progress.correct += correct

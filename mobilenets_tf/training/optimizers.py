@@ -174,8 +174,8 @@ class _Course(LearningRateSchedule):
 
 
 class _Own:
-    """Clips the sum of all replicas' gradients, as one process with the whole batch would, and has a learning rate of its
-    own for some variables.
+    """Clips the sum of all replicas' gradients, as one process with the whole batch would, and has a learning rate of
+    its own for some variables.
 
     Keras clips each replica's before they are summed: on two replicas, up to twice the limit.
 

@@ -129,8 +129,8 @@ def judging_batches(
 ) -> tf.data.Dataset:
     """All images once, prepared as the phone does: (uint8 pixels (n, size, size, 3), int32 classes (n,)).
 
-    Every replica gets as many batches of the same size; what stands in for images that are not there, or broken and to be
-    skipped, has class -1.
+    Every replica gets as many batches of the same size; what stands in for images that are not there, or broken and to
+    be skipped, has class -1.
     """
     rounds, local = -(-len(reader) // (batch_size * place.replicas)), place.replicas // place.workers
     pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="images")

@@ -26,8 +26,8 @@ class Plan:
     """All steps of a training.
 
     The images are an endless stream: a permutation of all of them, then another one. A batch takes the next
-    ``count``, so that no image is left out where the batch size does not divide their number. Where a recipe has several
-    scales, each batch draws one, and has as many more images as they are smaller (variable_batch_sampler of
+    ``count``, so that no image is left out where the batch size does not divide their number. Where a recipe has
+    several scales, each batch draws one, and has as many more images as they are smaller (variable_batch_sampler of
     apple/ml-cvnets).
 
     Args:

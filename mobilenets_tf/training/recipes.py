@@ -1,12 +1,12 @@
 """How the papers trained their networks: one record each, data only, with the source of every value.
 
-A value that no source gives is ours and says so. ``paper(name)`` is the recipe of a registered network; ``FINETUNE``, for
-transfer learning on a user's images, and ``SCRATCH``, for training on them from the start, are ours altogether.
+A value that no source gives is ours and says so. ``paper(name)`` is the recipe of a registered network; ``FINETUNE``,
+for transfer learning on a user's images, and ``SCRATCH``, for training on them from the start, are ours altogether.
 
 Sources: [V1] arXiv 1704.04861; [V2] arXiv 1801.04381, section 6.1; [V3] arXiv 1905.02244, section 6.1.1; [slim]
 tensorflow/models, research/slim (train_image_classifier.py, its mobilenet README, inception_preprocessing.py); [tpu]
-tensorflow/tpu, models/official/efficientnet (main.py, utils.py, lite); [One] arXiv 2206.04040, section 3.4 and figure 4;
-[ViT3] micronDLA/MobileViTv3, its configurations of v1 and of v2; [cvnets] apple/ml-cvnets.
+tensorflow/tpu, models/official/efficientnet (main.py, utils.py, lite); [One] arXiv 2206.04040, section 3.4 and figure
+4; [ViT3] micronDLA/MobileViTv3, its configurations of v1 and of v2; [cvnets] apple/ml-cvnets.
 """
 
 from collections.abc import Mapping
@@ -203,7 +203,7 @@ _V2 = Recipe(
         "optimizer": "[V2]: decay and momentum 0.9; epsilon 1.0 and mean squares that begin at one: [slim]'s defaults",
         "rate": "[V2]: 0.045, times 0.98 an epoch",
         "decay": "[V2]: 4e-5; none on depthwise kernels, BatchNorm and biases: [slim]'s mobilenet arg_scope",
-        "batch_size": "[V2]: 96 a worker; its 16 asynchronous workers cannot be had, and 96 x 16 in one step is another training",
+        "batch_size": "[V2]: 96 a worker; 16 asynchronous ones cannot be had, and 96 x 16 in a step is something else",
         "epochs": "ours: the paper gives none; [slim]'s README trains 700,000 steps of 8 x 96, 420 epochs",
         "label_smoothing": "[slim], README (the paper names none)",
         "ema": "[slim], README",
@@ -284,7 +284,7 @@ _ONE = Recipe(
     sources={
         "optimizer": "[One]: SGD with momentum; 0.9 is ours, the usual one",
         "rate": "[One]: 0.1, cosine",
-        "decay": "[One]: 1e-4 to 1e-5 along the same cosine; on all weights, as PyTorch's SGD does where nothing is said",
+        "decay": "[One]: 1e-4 to 1e-5 along the same cosine; on all weights, as PyTorch's SGD has it",
         "batch_size": "[One]",
         "epochs": "[One]",
         "label_smoothing": "[One]",
@@ -342,7 +342,7 @@ _VIT_V2 = Recipe(
         "label_smoothing": "[ViT3], v2",
         "ema": "[ViT3], v2",
         "clip_norm": "[ViT3], v2: grad_clip",
-        "augment": "[ViT3], v2: bicubic crops, flips, RandAugment (two operations, magnitude 9: torchvision's defaults), "
+        "augment": "[ViT3], v2: bicubic crops, flips, RandAugment (two operations at 9: torchvision's defaults), "
         "random erasing 0.25, mixup 0.2, cutmix 1.0",
         "batchnorm_momentum": "[ViT3], v2: 0.1 of the new",
         "options": "[ViT3], v2: no dropout",

@@ -1,8 +1,8 @@
 """The training step of a Keras model: compiled once for each input size, under any tf.distribute strategy; moving
 averages of the weights, judging with them, and the state that a checkpoint keeps.
 
-Its own step and not ``keras.Model.fit``: batches differ in size from step to step where a recipe says so, a training goes
-on in the middle of an epoch, and ``fit`` of Keras 3.15 fails under ``MultiWorkerMirroredStrategy`` (it takes the first
+Its own step and not ``keras.Model.fit``: batches differ in size from step to step where a recipe says so, a training
+goes on in the middle of an epoch, and ``fit`` of Keras 3.15 fails under ``MultiWorkerMirroredStrategy`` (it takes the first
 batch, a value a replica, for a tensor). Layers, losses, optimizers and strategies are Keras' and TensorFlow's.
 """
 
@@ -26,7 +26,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network whose answers are taught too (Hinton et al. 2015, arXiv 1503.02531; MobileOne, arXiv 2206.04040, table 10).
+    """A network whose answers are taught too (Hinton et al. 2015, arXiv 1503.02531; MobileOne, arXiv 2206.04040, table
+    10).
 
     model: a classifier with the same classes; its input has the student's size, or is resized to its own.
     preprocessing: of its input.

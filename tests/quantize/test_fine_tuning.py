@@ -154,7 +154,7 @@ def test_norms_are_frozen_after_the_chosen_epoch(normalized, monkeypatch):
     live = []
     fine_tune(
         normalized, batches(64), batches(32, 1), epochs=4, patience=4, learning_rate=1e-3, freeze_norms_after=2,
-        report=lambda *_: live.append(any(norm.live for norm in normalized._norms.values())),
+        report=lambda _, done, __: done and live.append(any(norm.live for norm in normalized._norms.values())),
     )  # fmt: skip
     assert live == [True] * 16 + [False] * 16
     assert frozen_at == [True, True, False, False]  # two layers, in their time and once more at the end

@@ -49,3 +49,14 @@ def test_no_cluster_and_unknown_kinds(monkeypatch):
         distribution.set_up("mirored")
     place = distribution.set_up("none")
     assert (place.replicas, place.worker, place.workers, place.writes) == (1, 0, 1, True)
+
+
+def test_slurm_is_asked_for_the_cluster(monkeypatch):
+    for name, value in (
+        ("PROCID", "3"), ("NTASKS", "4"), ("STEP_NUM_TASKS", "4"), ("STEP_NODELIST", "node[1-2]"),
+        ("STEP_TASKS_PER_NODE", "2(x2)"),
+    ):  # fmt: skip
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    config = json.loads(distribution._of_slurm())
+    assert config["task"] == {"type": "worker", "index": 3}
+    assert config["cluster"]["worker"] == ["node1:8888", "node1:8889", "node2:8888", "node2:8889"]

@@ -266,8 +266,9 @@ def test_a_wrong_number_of_outputs(folder, tmp_path, network):
 
 @pytest.mark.slow
 def test_mobileone_trains_folds_and_is_deployed(folder, tmp_path):
-    done = run("train", "--model", "mobileone_mu0", "--recipe", "paper", "--resolution", 64, "--data", folder, "--epochs", 3,
-               "--batch-size", 8, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8", "--quiet")  # fmt: skip
+    done = run("train", "--model", "mobileone_mu0", "--recipe", "paper", "--resolution", 64, "--data", folder,
+               "--epochs", 3, "--batch-size", 8, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8",
+               "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
     sizes = [row["size"] for row in json.loads((tmp_path / "mobileone_mu0.keras.json").read_text())["epochs"]]
     assert sizes == [64, 64, 64] or sizes[0] < 64  # multiples of 32: 160/224 of 64 is 32 or 64

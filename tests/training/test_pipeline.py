@@ -139,6 +139,6 @@ def test_broken_images_are_skipped_when_asked(broken_folder):
 
 
 def test_labels_beyond_the_classes(folder):
-    reader, broken = reader_of(folder, classes=1)
+    reader, _ = reader_of(folder, classes=1)
     with pytest.raises(RequestError, match=r"b/01.png is of class 1; there are 1 classes, 0 the first"):
         [reader.read(number) for number in range(22)]

@@ -11,9 +11,9 @@ from mobilenets_tf import Preprocessing, RequestError, create_model
 from mobilenets_tf.training import loop, optimizers, recipes, step
 from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.loop import Progress
-from mobilenets_tf.training.step import Settings, Teacher, Training
 from mobilenets_tf.training.plan import Plan
 from mobilenets_tf.training.recipes import SGD, Augment, Decay, Rate, Recipe
+from mobilenets_tf.training.step import Settings, Teacher, Training
 
 SIZE, CLASSES = 32, 3
 PREPROCESSING = Preprocessing(size=SIZE, resize=SIZE)
