@@ -1,7 +1,7 @@
 """Quantisation-aware fine-tuning from image files to a folder with the int8 file, its labels, manifest and report."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +210,6 @@ def _training(found: ImageSet, preprocessing: Preprocessing, classes: int, reque
     from mobilenets_tf.training.sources import Files
 
     recipe = recipes.FINETUNE.changed(request.epochs, request.batch_size)
-    recipe = replace(recipe, augment=replace(recipe.augment, interpolation=preprocessing.resampling))
     plan = Plan(recipe, len(found), preprocessing.size, seed=request.seed)
     reader, place = pipeline.Reader(Files(found), classes, pipeline.Broken()), distribution.set_up("none")
 
@@ -219,7 +218,8 @@ def _training(found: ImageSet, preprocessing: Preprocessing, classes: int, reque
         return tf.ensure_shape(_normalised(pixels, preprocessing), shape), tf.argmax(targets, -1, tf.int32)
 
     def batches(first: int):
-        return pipeline.training_batches(reader, plan, classes, place, first=first).map(prepare)
+        options = {"resampling": preprocessing.resampling, "first": first}
+        return pipeline.training_batches(reader, plan, classes, place, **options).map(prepare)
 
     return batches, plan.steps_per_epoch
 

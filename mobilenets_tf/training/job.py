@@ -281,8 +281,6 @@ def _train(job: Job, report: Report = silent):
     _check_outputs(first, job, source.model)
     preprocessing = source.preprocessing(first)
     size = preprocessing.size
-    if recipe.augment.interpolation is None:
-        recipe = replace(recipe, augment=replace(recipe.augment, interpolation=preprocessing.resampling))
 
     def model_at(pixels: int):
         if source.is_file:
@@ -304,7 +302,8 @@ def _train(job: Job, report: Report = silent):
     reader = pipeline.Reader(job.training, job.classes, broken)
 
     def batches(first):
-        return place.spread(lambda: pipeline.training_batches(reader, plan, job.classes, place, first=first))
+        options = {"resampling": preprocessing.resampling, "first": first}
+        return place.spread(lambda: pipeline.training_batches(reader, plan, job.classes, place, **options))
 
     judge = None
     if job.validation is not None:

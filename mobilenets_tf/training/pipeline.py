@@ -9,7 +9,7 @@ interrupted and on however many workers it runs.
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
@@ -79,11 +79,12 @@ class Reader:
 
 
 def training_batches(
-    reader: Reader, plan: Plan, classes: int, place: Distribution, *, first: int = 0
+    reader: Reader, plan: Plan, classes: int, place: Distribution, *, resampling: str = "bilinear", first: int = 0
 ) -> tf.data.Dataset:
     """The batches of the steps from ``first`` on.
 
     Args:
+        resampling: of the crops, where the recipe leaves it to the network's ``Preprocessing``.
         place: this process's, which gets the shares of its own replicas, one element each.
 
     Returns:
@@ -91,6 +92,7 @@ def training_batches(
         float32 (n, classes) that sum to one. n and size differ where the recipe says so.
     """
     augment, local = plan.recipe.augment, place.replicas // place.workers
+    augment = replace(augment, interpolation=augment.interpolation or resampling)
     # One of the batch's places at a time in each thread; two batches are under way, so none waits for its last image.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="images")
 

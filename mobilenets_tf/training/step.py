@@ -2,8 +2,8 @@
 averages of the weights, judging with them, and the state that a checkpoint keeps.
 
 Its own step and not ``keras.Model.fit``: batches differ in size from step to step where a recipe says so, a training
-goes on in the middle of an epoch, and ``fit`` of Keras 3.15 fails under ``MultiWorkerMirroredStrategy`` (it takes the first
-batch, a value a replica, for a tensor). Layers, losses, optimizers and strategies are Keras' and TensorFlow's.
+goes on in the middle of an epoch, and ``fit`` of Keras 3.15 fails under ``MultiWorkerMirroredStrategy`` (it takes the
+first batch, a value a replica, for a tensor). Layers, losses, optimizers and strategies are Keras' and TensorFlow's.
 """
 
 import re
