@@ -51,7 +51,7 @@ def main():
         (images[part], labels[part]) for part in np.split(order, [len(order) * 6 // 10, len(order) * 8 // 10])
     )
 
-    model = create_model("mobilenet_v2", alpha=0.35, resolution=SIZE, classes=int(labels.max()) + 1)
+    model = create_model("mobilenet_v1", alpha=0.25, resolution=SIZE, classes=int(labels.max()) + 1)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.8  # there are few steps
@@ -61,7 +61,7 @@ def main():
     # One scale a layer's weights: what some chips need, and what costs the most accuracy.
     aware = quantize_aware(model, training[0][:128], recipe=Recipe(per_tensor=True))
     batches = [tf.data.Dataset.from_tensor_slices(part).batch(16) for part in (training, choosing)]
-    tuning = fine_tune(aware, *batches, epochs=3, learning_rate=1e-4)
+    tuning = fine_tune(aware, *batches, epochs=3, learning_rate=1e-3)
     print("accuracy on the images to choose with, before and after each epoch:", np.round(tuning.accuracies, 3))
 
     files = {"float32": aware.float_content, "post-training": aware.post_training, "fine-tuned": aware.to_tflite()}

@@ -277,22 +277,16 @@ def _train(job: Job, report: Report = silent):
     report("building", 0, 1)
     warnings.filterwarnings("ignore", message=".* the classifier is fresh")  # which is what is wanted here
     source = request.source
-    first = source.build(**({} if source.is_file else recipe.options))
-    _check_outputs(first, job, source.model)
-    preprocessing = source.preprocessing(first)
+    with place.strategy.scope():
+        model = source.build(**({} if source.is_file else recipe.options))
+        teacher = _teacher(job) if request.teacher else None
+    _check_outputs(model, job, source.model)
+    preprocessing = source.preprocessing(model)
     size = preprocessing.size
 
-    def model_at(pixels: int):
-        if source.is_file:
-            return source.build()
-        return source.build(resolution=pixels, **recipe.options)
+    def model_at(pixels: int):  # another size occurs in papers' recipes, which are not for files
+        return model if pixels == size else source.build(resolution=pixels, **recipe.options)
 
-    teacher = None
-    if request.teacher is not None:
-        model = request.teacher.build()
-        _check_outputs(model, job, request.teacher.model)
-        wanted = request.teacher.preprocessing(model)
-        teacher = step.Teacher(model, wanted, request.distill, request.temperature)
     plan = Plan(recipe, len(job.training), size, replicas=place.replicas, seed=request.seed)
     settings = step.Settings(request.precision, request.jit_compile, request.sync_batchnorm)
     training = step.Training(model_at, plan, size, preprocessing, place, settings, teacher)
@@ -360,6 +354,15 @@ def _train(job: Job, report: Report = silent):
     }
     title = f"{request.name}: {len(job.training)} images, {job.classes} classes"
     return content, manifest, curves.draw(state.progress.epochs, title)
+
+
+def _teacher(job: Job):
+    from mobilenets_tf.training.step import Teacher
+
+    request = job.request
+    model = request.teacher.build()
+    _check_outputs(model, job, request.teacher.model)
+    return Teacher(model, request.teacher.preprocessing(model), request.distill, request.temperature)
 
 
 def _check_outputs(model, job: Job, name: str) -> None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mobilenets_tf import RequestError, load_model
+from mobilenets_tf.images import decode
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
 from mobilenets_tf.training.job import TrainRequest, check
@@ -183,6 +184,22 @@ def test_a_loss_that_is_no_number(network, folder, tmp_path):
     done = run(*arguments(network, folder, tmp_path, "--learning-rate", 1e30))
     assert done.returncode == 2
     assert "The loss became" in done.stderr and "--learning-rate" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_best_epoch_is_kept_when_asked(network, folder, tmp_path):
+    words = arguments(network, folder, tmp_path, "--learning-rate", 0.3, "--epochs", 6, "--keep", "best", "--quiet")
+    assert run(*words).returncode == 0
+    manifest = manifest_of(tmp_path)
+    scores = [row["val_top1"] for row in manifest["epochs"]]
+    assert manifest["kept_epoch"] == scores.index(max(scores)) + 1
+    source = ModelSource(str(tmp_path / "mine.keras"))
+    model, found = (
+        source.build(),
+        check(TrainRequest(source, str(folder), str(tmp_path / "other"), epochs=1)).validation,
+    )
+    pixels = np.stack([source.preprocessing(model)(decode(path)) for path in found.images.paths])
+    answers = model.predict(pixels, verbose=0).argmax(-1)
+    assert (answers == found.images.labels).mean() == pytest.approx(max(scores))
 
 
 def test_a_broken_image_fails_or_is_skipped(network, folder, tmp_path):
