@@ -14,8 +14,9 @@ throughput: the same random batch, optimizer (fine-tuning's), loss, dropout and 
     all processors, which other programs disturb less. ``--xla`` compiles all of them with XLA, which is what Keras does
     unless it is told compile(jit_compile=False). ``--check`` fails where both ratios are below 0.95.
 growth: each configuration in a process of its own; they take turns. Memory is the highest resident set during the
-    steps, and what that is above the process between them; the exponents are slopes of straight lines through the
-    logarithms of time and of that part of the memory. Linux only.
+    steps, and what that is above the same process after a step with one image; the exponents are slopes of straight
+    lines through the logarithms of time and of that part of the memory, which still has another graph in it: the
+    straight line through the memory itself has not. Linux only.
 input: images a second of the pipeline alone, of the step alone (always the same batch) and of both, and the share of
     the latter's time in which the step waits. Both use all processors, so together they cannot do more than "at most",
     1 / (1 / pipeline + 1 / step). Fine-tuning's step, with the recipes' augmentation, at 224 pixels.
@@ -23,7 +24,6 @@ modes: a network that was trained for a few steps, then in each mode from the sa
 """
 
 import argparse
-import ctypes
 import itertools
 import os
 import statistics
@@ -208,9 +208,10 @@ def _begin(network: str, batch_size: int, size: int) -> None:
     os.dup2(nowhere, 2)  # TensorFlow's chatter; errors come back as exceptions
     training = training_of(network, size, TRAINED.changed(batch_size=batch_size))
     batch = batch_of(batch_size, size)
-    step_seconds(training, batch)  # builds the graph, which takes memory of its own
-    ctypes.CDLL(None).malloc_trim(0)
-    _child.update(training=training, batch=batch, between=_memory("VmRSS"))
+    # TensorFlow does not give the memory of a step back, so what a large one takes is seen against a small one's.
+    step_seconds(training, batch_of(1, size))
+    _child.update(training=training, batch=batch, small=_memory("VmRSS"))
+    step_seconds(training, batch)  # builds its graph
     Path("/proc/self/clear_refs").write_text("5")  # the highest begins anew
 
 
@@ -219,8 +220,8 @@ def _take(steps: int) -> float:
 
 
 def _peak() -> tuple[float, float]:
-    """The highest resident set, and that above the process between two steps."""
-    return _memory("VmHWM"), _memory("VmHWM") - _child["between"]
+    """The highest resident set, and what that is above the process after a step with one image."""
+    return _memory("VmHWM"), _memory("VmHWM") - _child["small"]
 
 
 def growth(chosen) -> list[str]:
@@ -253,7 +254,11 @@ def growth(chosen) -> list[str]:
         xs = [varied(case) for case in block]
         seconds, above = [statistics.median(found[case]) for case in block], [memory[case][1] for case in block]
         grown = "the batch" if block is by_batch else "the count of pixels"
+        per, constant = np.polyfit([n * size**2 / 1e6 for n, size in block], [memory[case][0] for case in block], 1)
         print(f"      exponents over {grown}: time {slope(xs, seconds):.2f}, memory above {slope(xs, above):.2f}")
+        print(
+            f"      straight line of the memory: {constant:.0f} MB, and {per:.0f} MB for a million pixels of the batch"
+        )
     return []
 
 
@@ -350,7 +355,7 @@ def learnable(count: int, batch_size: int, size: int, classes: int) -> list[tupl
 
 
 def modes(chosen) -> list[str]:
-    batch_size, size, steps, before, classes = (16, 32, 8, 8, 10) if chosen.quick else (32, 64, 30, 20, 10)
+    batch_size, size, steps, before, classes = (16, 32, 8, 8, 10) if chosen.quick else (16, 64, 30, 20, 10)
     network, options = (QUICK, {"alpha": 0.25}) if chosen.quick else ("mobilenet_v2", {"alpha": 0.35})
     if chosen.models:
         network, options = chosen.models[0], {}
@@ -400,6 +405,7 @@ def main():
     chosen = parser.parse_args()
     if wrong := [part for part in chosen.parts if part not in parts]:
         parser.error(f"no part is called {wrong[0]}; there are {', '.join(parts)}")
+    tf.get_logger().setLevel("ERROR")  # each network has a graph of its own, which it takes for one built too often
     slow = []
     for part in chosen.parts or parts:
         if part == "throughput":

@@ -193,9 +193,8 @@ def check(request: TrainRequest, report: Report = silent) -> Job:
         training, validation = _held_out(training, request.seed)
     classes = source.classes or len(class_names)
     if not classes:
-        raise RequestError(
-            f"{request.data} does not say how many classes there are: pass --classes N or --labels FILE."
-        )
+        remedy = "--labels FILE, a name a line" if source.is_file else "--classes N or --labels FILE"
+        raise RequestError(f"{request.data} does not say how many classes there are: pass {remedy}.")
     if class_names and len(class_names) != classes:
         few = ", ".join(class_names[:4])
         raise RequestError(f"{request.data} has {len(class_names)} classes ({few}, ...), and classes is {classes}.")

@@ -17,7 +17,7 @@ from mobilenets_tf import RequestError, load_model
 from mobilenets_tf.images import decode
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
-from mobilenets_tf.training.job import TrainRequest, check
+from mobilenets_tf.training.job import TrainRequest, _check_same, check
 from tests.cli.test_cli import COMMAND, run
 from tests.conftest import photographs
 
@@ -263,6 +263,21 @@ def test_a_class_without_images(folder, tmp_path):
         check(request(tmp_path / "labels.csv", tmp_path, source=ModelSource("mobilenet_v2", classes=2)))
     with pytest.raises(RequestError, match="pass --classes N or --labels FILE"):
         check(request(tmp_path / "labels.csv", tmp_path))
+
+
+def test_a_checkpoint_of_other_classes_is_refused(folder, tmp_path):
+    for name in ("dark", "light"):
+        (tmp_path / "two" / name).mkdir(parents=True)
+        for path in (folder / name).iterdir():
+            (tmp_path / "two" / name / path.name).write_bytes(path.read_bytes())
+    three, two = (check(request(data, tmp_path)).identity() for data in (folder, tmp_path / "two"))
+    _check_same(three, three, Path("a.npz"))
+    with pytest.raises(RequestError) as error:
+        _check_same(three, two, Path("a.npz"))  # what asks before it goes on from a checkpoint
+    assert (
+        "a.npz is of an unfinished training with class names=['dark', 'grey', 'light'], not ['dark', 'light']"
+        in str(error.value)
+    )
 
 
 def test_every_class_is_on_both_sides_of_the_split(folder, tmp_path):
