@@ -186,7 +186,10 @@ def _class_names(tfds, spec: str, features, classes: tuple[str, ...]) -> tuple[s
         and image.np_dtype == np.uint8
         and isinstance(label, tfds.features.ClassLabel)
     ):
-        listed = ", ".join(f"{key} ({type(value).__name__})" for key, value in there.items()) or type(features).__name__
+        listed = (
+            ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(there.items()))
+            or type(features).__name__
+        )
         raise RequestError(f"{spec} has the features {listed}; expected image (Image, uint8) and label (ClassLabel).")
     names = tuple(label.names)
     if not classes:

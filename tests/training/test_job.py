@@ -299,11 +299,9 @@ def test_a_wrong_number_of_outputs(folder, tmp_path, network):
 @pytest.mark.slow
 def test_mobileone_trains_folds_and_is_deployed(folder, tmp_path):
     done = run("train", "--model", "mobileone_mu0", "--recipe", "paper", "--resolution", 64, "--data", folder,
-               "--epochs", 3, "--batch-size", 8, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8",
+               "--epochs", 1, "--batch-size", 8, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8",
                "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    sizes = [row["size"] for row in json.loads((tmp_path / "mobileone_mu0.keras.json").read_text())["epochs"]]
-    assert sizes == [64, 64, 64] or sizes[0] < 64  # multiples of 32: 160/224 of 64 is 32 or 64
     training_form = load_model(tmp_path / "mobileone_mu0.keras")
     assert any("branch4" in layer.name for layer in training_form.layers)
     manifest = json.loads((tmp_path / "mobileone_mu0_int8.tflite.json").read_text())
@@ -311,6 +309,21 @@ def test_mobileone_trains_folds_and_is_deployed(folder, tmp_path):
     assert (tmp_path / "mobileone_mu0_int8.tflite").stat().st_size < Path(
         tmp_path, "mobileone_mu0.keras"
     ).stat().st_size / 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_lite0", "mobilevit_v3_xxs", "mobilevit_v3_050"]
+)
+def test_the_papers_recipes_run(folder, tmp_path, name):
+    words = ["--alpha", 0.35] if name == "mobilenet_v2" else []
+    done = run("train", "--model", name, *words, "--recipe", "paper", "--resolution", 64, "--data", folder, "--epochs",
+               1, "--batch-size", 24, "--out", tmp_path, "--quiet")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (manifest,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.keras.json"))
+    (row,) = manifest["epochs"]
+    assert np.isfinite(row["loss"]) and np.isfinite(row["val_loss"]) and row["step"] >= 1
+    assert manifest["recipe"]["sources"]["optimizer"].startswith("[")
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ OurWords(data_dir=sys.argv[1]).download_and_prepare()
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)  # TFDS takes the folder for good, so it is to be one
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     subprocess.run([sys.executable, "-c", _MAKE, str(folder)], check=True, capture_output=True)
