@@ -7,7 +7,6 @@ import io
 import json
 import zipfile
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,34 +35,23 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     Raises:
         RequestError: damaged, or no checkpoint of ours.
     """
-    with _opened(path) as archive:
-        arrays = {name: archive[name] for name in archive.files if name != _DESCRIPTION}
-        return arrays, _described(archive)
-
-
-def description(path: Path) -> dict:
-    """The description alone.
-
-    Raises:
-        RequestError: as ``read``.
-    """
-    with _opened(path) as archive:
-        return _described(archive)
-
-
-def _described(archive) -> dict:
-    found = json.loads(archive[_DESCRIPTION].tobytes())
-    if not isinstance(found, dict):
-        raise ValueError("its description is no object")
-    return found
-
-
-@contextmanager
-def _opened(path: Path):
     try:
         with np.load(path, allow_pickle=False) as archive:
-            yield archive
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            arrays = {name: archive[name] for name in archive.files}
+        about = json.loads(arrays.pop(_DESCRIPTION).tobytes())
+        if not isinstance(about, dict):
+            raise ValueError("its description is no object")
+        return arrays, about
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        AttributeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise RequestError(
             f"{path} is damaged or not a checkpoint of a training ({error}). Remove it to train from the start."
         ) from error

@@ -100,7 +100,7 @@ def test_a_worker_that_is_killed_and_started_again(alone, folder, tmp_path):  # 
     wait_for(checkpoint.is_file, survivor)
     os.killpg(victim.pid, signal.SIGKILL)
     victim.communicate()
-    step = checkpoints.description(checkpoint)["progress"]["step"]
+    step = checkpoints.read(checkpoint)[1]["progress"]["step"]
     assert 3 <= step < 40 * 4
     again = started(words, TF_CONFIG=second)
     errors = ended(survivor)

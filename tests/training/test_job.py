@@ -137,7 +137,7 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bytes(trained, network, fold
     wait_for(checkpoint.is_file, process)  # the first step of six is done
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    step = checkpoints.description(checkpoint)["progress"]["step"]
+    step = checkpoints.read(checkpoint)[1]["progress"]["step"]
     assert 1 <= step < 24
     done = run(*words)
     assert done.returncode == 0, done.stderr
