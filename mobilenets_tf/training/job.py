@@ -273,6 +273,8 @@ def _train(job: Job, report: Report = silent):
     request, recipe = job.request, job.recipe
     place = distribution.set_up(request.distribute, request.replicas)
     keras.utils.set_random_seed(request.seed)
+    # Else some gradients are summed in the order in which threads end. EfficientNet-Lite0 still differs by 1e-6.
+    tf.config.experimental.enable_op_determinism()
     report("building", 0, 1)
     warnings.filterwarnings("ignore", message=".* the classifier is fresh")  # which is what is wanted here
     source = request.source
