@@ -292,7 +292,7 @@ def main():
     chosen = parser.parse_args()
     if chosen.check and "int8" not in chosen.schemes:
         parser.error("--check is about int8")
-    names = dict.fromkeys(name for pattern in chosen.names for name in registry.list_models(pattern))
+    names = dict.fromkeys(name for pattern in chosen.names for name in registry.list_models(pattern, "classify"))
     if not names:
         parser.error(f"no network is called {' or '.join(chosen.names)}")
     peers = {tool: peer for tool, peer in PEERS.items() if chosen.peers and peer.versions()}

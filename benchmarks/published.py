@@ -209,7 +209,7 @@ def _registered() -> tuple[Row, ...]:
             _TIMED.get((name, alpha), (None, None)),
             options={} if alpha == 1.0 else {"alpha": alpha},
         )
-        for name in registry.list_models()
+        for name in registry.list_models(task="classify")
         for alpha in registry.get(name).alphas or (1.0,)
     )
 

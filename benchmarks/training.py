@@ -50,6 +50,7 @@ from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.plan import Plan
 from mobilenets_tf.training.recipes import Rate, Recipe
 from mobilenets_tf.training.step import Settings, Training
+from mobilenets_tf.training.tasks import Classification
 
 LEAST = 0.95
 QUICK = "mobilenet_v1"  # the fewest layers, so the shortest time to build a graph
@@ -98,6 +99,7 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 def training_of(network: str, size: int, recipe: Recipe, settings: Settings = PLAIN, **options) -> Training:
     keras.utils.set_random_seed(0)
     return Training(
+        Classification(options.get("classes", CLASSES), recipe),
         lambda pixels: create_model(network, input_shape=(pixels, pixels, 3), **options),
         Plan(recipe, 10 * recipe.batch_size, size),
         size,
@@ -277,21 +279,21 @@ def photographs(folder: Path, count: int) -> None:
 def with_input(chosen, folder: str) -> list[str]:
     batch_size, size, rounds, steps, idle = (8, 96, 2, 4, 2) if chosen.quick else (16, 224, chosen.rounds // 2, 6, 4)
     networks = chosen.models or ([QUICK] if chosen.quick else ["mobilenet_v3_small", "efficientnet_lite0"])
-    reader = pipeline.Reader(sources.find(folder), CLASSES, pipeline.Broken())
+    source = sources.find(folder)
     plain = recipes.FINETUNE.changed(batch_size=batch_size, epochs=10_000)
     place = Distribution(tf.distribute.get_strategy())
     iterators = {}
     for name in AUGMENTED:
-        augment = (recipes.OURS.get(name) or recipes.paper(name)).augment
-        recipe = replace(plain, augment=replace(augment, interpolation=augment.interpolation or "bilinear"))
-        plan = Plan(recipe, len(reader), size)
-        iterators[name] = lambda plan=plan: iter(pipeline.training_batches(reader, plan, CLASSES, place))
+        recipe = replace(plain, augment=(recipes.OURS["classify"].get(name) or recipes.paper(name)).augment)
+        plan, task = Plan(recipe, len(source), size), Classification(CLASSES, recipe)
+        reader = pipeline.Reader(source, task.problem, pipeline.Broken())
+        iterators[name] = partial(pipeline.training_batches, reader, plan, task, place)
     trainings = {network: training_of(network, size, plain) for network in networks}
     always = batch_of(batch_size, size)
 
     def alone(name: str) -> float:
         """Seconds a batch of the pipeline, once its buffers are empty."""
-        iterator = iterators[name]()
+        iterator = iter(iterators[name]())
         next(iterator), next(iterator)  # two are under way at once
         started = time.perf_counter()
         for _ in range(steps):
@@ -301,7 +303,7 @@ def with_input(chosen, folder: str) -> list[str]:
     waits = {pair: [] for pair in itertools.product(networks, AUGMENTED)}
 
     def both(network: str, name: str) -> float:
-        iterator, training = iterators[name](), trainings[network]
+        iterator, training = iter(iterators[name]()), trainings[network]
         for _ in range(idle):  # as many as may be ready beforehand
             step_seconds(training, next(iterator))
         waited, started = 0.0, time.perf_counter()
@@ -320,7 +322,7 @@ def with_input(chosen, folder: str) -> list[str]:
         for name in AUGMENTED:
             subjects[network, name] = lambda pair=(network, name): both(*pair)
     for network in networks:  # build the graphs: for bytes, and for floats where images are mixed
-        step_seconds(trainings[network], next(iterators["finetune"]()))
+        step_seconds(trainings[network], next(iter(iterators["finetune"]())))
         step_seconds(trainings[network], always)
     found = in_turn(subjects, rounds)
     print(

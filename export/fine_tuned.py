@@ -208,18 +208,19 @@ def _training(found: ImageSet, preprocessing: Preprocessing, classes: int, reque
     from mobilenets_tf.training import distribution, pipeline, recipes
     from mobilenets_tf.training.plan import Plan
     from mobilenets_tf.training.sources import Files
+    from mobilenets_tf.training.tasks import Classification
 
     recipe = recipes.FINETUNE.changed(request.epochs, request.batch_size)
     plan = Plan(recipe, len(found), preprocessing.size, seed=request.seed)
-    reader, place = pipeline.Reader(Files(found), classes, pipeline.Broken()), distribution.set_up("none")
+    task = Classification(classes, recipe, preprocessing.resampling)
+    reader, place = pipeline.Reader(Files(found), task.problem, pipeline.Broken()), distribution.set_up("none")
 
     def prepare(pixels, targets):
         shape = (None, preprocessing.size, preprocessing.size, 3)
-        return tf.ensure_shape(_normalised(pixels, preprocessing), shape), tf.argmax(targets, -1, tf.int32)
+        return tf.ensure_shape(pipeline.normalised(pixels, preprocessing), shape), tf.argmax(targets, -1, tf.int32)
 
     def batches(first: int):
-        options = {"resampling": preprocessing.resampling, "first": first}
-        return pipeline.training_batches(reader, plan, classes, place, **options).map(prepare)
+        return pipeline.training_batches(reader, plan, task, place, first=first).map(prepare)
 
     return batches, plan.steps_per_epoch
 
@@ -228,14 +229,10 @@ def _validation(found: ImageSet, preprocessing: Preprocessing, request: FineTune
     """Batches of (images, class indices); pixels wait in memory as bytes and are normalised as they are needed."""
     import tensorflow as tf
 
+    from mobilenets_tf.training import pipeline
+
     pixels = np.stack(
         [preprocessing.geometry(images.decode(path)) for path in track(found.paths, "reading images", report)]
     )
     data = tf.data.Dataset.from_tensor_slices((pixels, np.array(found.labels, np.int32))).batch(request.batch_size)
-    return data.map(lambda batch, labels: (_normalised(batch, preprocessing), labels)).prefetch(2)
-
-
-def _normalised(pixels, preprocessing: Preprocessing):
-    import tensorflow as tf
-
-    return (tf.cast(pixels, tf.float32) - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
+    return data.map(lambda batch, labels: (pipeline.normalised(batch, preprocessing), labels)).prefetch(2)

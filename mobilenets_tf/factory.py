@@ -1,6 +1,5 @@
 """create_model and what can be asked of a network: registry + builder + weights."""
 
-import importlib
 from dataclasses import asdict
 
 from mobilenets_tf import registry
@@ -19,7 +18,8 @@ def create_model(name: str, *, alpha: float | None = None, resolution: int | Non
         options: the builder's own: include_top, weights, pooling, classes, classifier_activation, dropout_rate, ...
 
     Returns:
-        ``keras.Model``: (N, resolution, resolution, 3) float32 -> (N, classes).
+        ``keras.Model``: (N, resolution, resolution, 3) float32 -> (N, classes); of a detector the two outputs of
+        ``networks/ssd.py``, of a segmenter the logits of ``networks/segmentation.py``.
 
     Raises:
         RequestError: unknown name or option, a value out of range, weights that are not to be found or do not fit.
@@ -32,12 +32,11 @@ def create_model(name: str, *, alpha: float | None = None, resolution: int | Non
         options["input_shape"] = (resolution, resolution, 3)
     if alpha is not None:
         options["alpha"] = alpha
-    module, _, function = network.builder.partition(":")
-    builder = getattr(importlib.import_module(module), function)
+    builder = registry.builder(name)
     try:
-        return builder(**{**network.options, **options})
+        return builder(**options)
     except TypeError as error:
-        if "unexpected keyword argument" in str(error):
+        if "keyword argument" in str(error):  # one that the builder does not have, or sets itself
             raise RequestError(f"{name}: {error}") from error
         raise
 
@@ -46,9 +45,11 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
     """What is known of a network: figures counted from its graph, and its published weight sets.
 
     Returns:
-        name, source, alpha, resolution (pixels), params_trainable, params_total, macs (multiply-adds of one image),
-        features (stride -> shape), weights (one record a set, with its preprocessing and whether it is here), and for
-        a network that folds for inference, inference_form: the same counts of that form. The memory of activations, of
+        name, source, task, backbone (of a detector or segmenter), alpha, resolution (pixels), params_trainable,
+        params_total, macs (multiply-adds of one image), outputs (name -> shape), features (stride -> shape; a
+        classifier's), weights (one record a set, with its preprocessing and whether it is here; a detector's or
+        segmenter's are its backbone's), and for a network that folds for inference, inference_form: the same counts of
+        that form. The memory of activations, of
         the inference form and in elements (times 4 bytes in float32, 1 in int8): peak_activation op by op,
         largest_tensor with each bottleneck as one op, and bottleneck_split, the peak with each bottleneck computed in
         t parts ("n": as many as it has inner channels); see ``mobilenets_tf.memory``.
@@ -66,6 +67,8 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
     return {
         "name": name,
         "source": network.source,
+        "task": network.task,
+        "backbone": network.backbone,
         "alpha": (alpha or 1.0) if network.alphas else None,
         "resolution": resolution or network.resolution,
         **complexity.counts(model),
@@ -75,7 +78,13 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
         "bottleneck_split": {
             str(parts or "n"): memory.bottleneck_split(folded, parts).elements for parts in (1, 2, 4, None)
         },
-        "features": {stride: list(tensor.shape[1:]) for stride, tensor in features(model).items()},
+        "outputs": {
+            output: list(tensor.shape[1:]) for output, tensor in zip(model.output_names, model.outputs, strict=True)
+        },
+        "features": {
+            stride: list(tensor.shape[1:])
+            for stride, tensor in (features(model) if network.task == "classify" else {}).items()
+        },
         "weights": [
             asdict(record) | {"installed": catalog.locate(record) is not None} for record in catalog.weight_sets(name)
         ],

@@ -148,20 +148,37 @@ def add_tensor(model, name: str, shape, buffer: int = 0) -> int:
     return len(model.subgraphs[0].tensors) - 1
 
 
-def make_operator(model, name: str, inputs: list[int], outputs: list[int], options=None):
-    """A new operator of the first graph, which the caller puts in its place; ``options`` is a schema object."""
-    number = getattr(schema.BuiltinOperator, name)
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    if number not in codes:
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
-        model.operatorCodes.append(code)
-        codes.append(number)
-    operator = schema.OperatorT()
-    operator.opcodeIndex, operator.inputs, operator.outputs = codes.index(number), inputs, outputs
+def make_operator(model, name: str, inputs: list[int], outputs: list[int], options=None, version: int = 1):
+    """A new operator of the first graph, which the caller puts in its place.
+
+    options: a schema object. version: the least that has what is asked for, as TensorFlow's op_version.cc numbers them.
+    """
+    operator = _operator(model, name, getattr(schema.BuiltinOperator, name), inputs, outputs)
+    code = model.operatorCodes[operator.opcodeIndex]
+    code.version = max(code.version, version)
     if options is not None:
         operator.builtinOptions = options
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+    return operator
+
+
+def make_custom_operator(model, name: str, inputs: list[int], outputs: list[int], options: bytes):
+    """A new operator that the schema does not know; ``options`` are for its kernel to read."""
+    operator = _operator(model, name, schema.BuiltinOperator.CUSTOM, inputs, outputs)
+    model.operatorCodes[operator.opcodeIndex].customCode = name.encode()
+    operator.customOptions = np.frombuffer(options, np.uint8)
+    return operator
+
+
+def _operator(model, name: str, number: int, inputs: list[int], outputs: list[int]):
+    names = [code_name(code) for code in model.operatorCodes]
+    if name not in names:
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
+        model.operatorCodes.append(code)
+        names.append(name)
+    operator = schema.OperatorT()
+    operator.opcodeIndex, operator.inputs, operator.outputs = names.index(name), inputs, outputs
     return operator
 
 

@@ -39,6 +39,18 @@ class ModelSource:
         return Path(self.model).suffix in _FILES
 
     @property
+    def task(self) -> str:
+        """What the network is for, one of ``registry.TASKS``; a file's manifest says it, or it is a classifier."""
+        if self.is_file:
+            return manifest_of(Path(self.model)).get("task", "classify")
+        return registry.get(self.model).task
+
+    @property
+    def void(self) -> int:
+        """Of a segmenter that was trained here, the value that pixels of no class had in its masks; else 255."""
+        return manifest_of(Path(self.model)).get("options", {}).get("void", 255) if self.is_file else 255
+
+    @property
     def name(self) -> str:
         """What the result's files are called after."""
         name = Path(self.model).stem if self.is_file else self.model
@@ -127,6 +139,8 @@ class ModelSource:
                 "rescales by itself."
             )
         base = record.preprocessing if record else Preprocessing()
+        if self.task != "classify":  # objects and pixels at the border count too
+            base = replace(base, crop="stretch", resize=base.size)
         if self.mean is not None:
             base = replace(base, mean=triple(self.mean), std=triple(self.std))
         return base.at(shape[1])
@@ -143,7 +157,7 @@ class ModelSource:
             ]
         elif self.is_file:
             names = manifest_of(Path(self.model)).get("labels", [])
-        elif self.classes not in (None, 1000):
+        elif self.classes not in (None, 1000) or self.task != "classify":
             return []
         else:
             record = self.weight_set() or next(iter(catalog.weight_sets(self.model)), None)

@@ -7,7 +7,7 @@ import numpy as np
 from mobilenets_tf.errors import RequestError, unknown
 
 RESAMPLING = ("nearest", "bilinear", "bicubic", "lanczos")
-CROPS = ("crop_then_resize", "resize_then_crop")
+CROPS = ("crop_then_resize", "resize_then_crop", "stretch")
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,13 @@ class Preprocessing:
     """Centre crop and resize, then ``(pixel - mean) / std`` on 0-255 RGB.
 
     size: height and width in pixels of the result.
-    resize: ``size / resize`` is the part of the shorter side that the crop keeps.
+    resize: ``size / resize`` is the part of the shorter side that the crop keeps; with "stretch" it is ``size``,
+        whatever is given.
     resampling: "nearest", "bilinear", "bicubic" or "lanczos" (Pillow's, antialiased).
     mean, std: per RGB channel, in pixel values 0-255.
     crop: "crop_then_resize" takes the square out of the photograph and scales it, as TensorFlow's networks were
-        evaluated; "resize_then_crop" scales the shorter side to ``resize`` first, as torchvision's were.
+        evaluated; "resize_then_crop" scales the shorter side to ``resize`` first, as torchvision's were; "stretch"
+        scales both sides of the whole photograph to ``size``, as detectors and segmenters see it.
     """
 
     size: int = 224
@@ -34,6 +36,8 @@ class Preprocessing:
             raise unknown("resampling", self.resampling, RESAMPLING)
         if self.crop not in CROPS:
             raise unknown("crop", self.crop, CROPS)
+        if self.crop == "stretch":
+            object.__setattr__(self, "resize", self.size)
         if not 0 < self.size <= self.resize:
             raise RequestError(f"size={self.size} must be positive and at most resize={self.resize}.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -58,6 +62,8 @@ class Preprocessing:
 
         image = image.convert("RGB")
         resampling = Image.Resampling[self.resampling.upper()]
+        if self.crop == "stretch":
+            return np.asarray(image.resize((self.size, self.size), resampling))
         if self.crop == "crop_then_resize":
             # As in the reference code of EfficientNet, to the pixel.
             side = max(1, int(self.size / self.resize * min(image.size)))

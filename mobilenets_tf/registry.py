@@ -1,11 +1,15 @@
 """The names of the networks and what is true of each before it is built. Importing this costs nothing."""
 
 import fnmatch
+import functools
+import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mobilenets_tf.errors import RequestError, unknown
+
+TASKS = ("classify", "detect", "segment")
 
 
 @dataclass(frozen=True)
@@ -13,11 +17,13 @@ class Network:
     """One registered network.
 
     name: the registry name, also the command line's.
-    builder: "module:function" of its Keras builder.
+    builder: "module:function" of its Keras builder; ``registry.builder`` imports it.
     resolution: height and width in pixels of the published network's input.
     alphas: the published width multipliers; empty where the network has none.
     options: what the builder is called with to be this network rather than another of its family.
     source: the paper or code that defines it.
+    task: what it is for, one of ``TASKS``.
+    backbone: of a detector or a segmenter, the classifier whose features it reads; its builder is told.
     """
 
     name: str
@@ -26,11 +32,13 @@ class Network:
     source: str
     alphas: tuple[float, ...] = ()
     options: Mapping = field(default_factory=dict)
+    task: str = "classify"
+    backbone: str | None = None
 
 
 _LITE_SOURCE = "tensorflow/tpu, models/official/efficientnet/lite"
 _TRANSFORMER, _SEPARABLE = ("xxs", "xs", "s"), ("050", "075", "100")
-_NETWORKS = {
+_CLASSIFIERS = {
     network.name: network
     for network in (
         Network(
@@ -93,18 +101,80 @@ _NETWORKS = {
     )
 }  # fmt: skip
 
+_V3 = ("mobilenet_v3_large", "mobilenet_v3_small")
+_MOBILEVIT_V3 = tuple(f"mobilevit_v3_{size}" for size in _TRANSFORMER + _SEPARABLE)
+_BACKBONES = (
+    "mobilenet_v1",
+    "mobilenet_v2",
+    *_V3,
+    *(f"efficientnet_lite{size}" for size in range(5)),
+    *(f"mobileone_s{size}" for size in range(5)),
+    *_MOBILEVIT_V3,
+)
+
+
+def _dense(kind: str, task: str, backbone: str, builder: str, resolution: int, source: str, suffix="", **options):
+    """A detector or segmenter: the head ``kind`` on a classifier's features."""
+    return Network(
+        f"{kind}_{backbone}{suffix}",
+        f"mobilenets_tf.networks.{builder}",
+        resolution,
+        source,
+        _CLASSIFIERS[backbone].alphas,
+        options,
+        task,
+        backbone,
+    )
+
+
+def _detectors(backbone: str):
+    if backbone in _MOBILEVIT_V3:
+        source = "arXiv 2209.15159; apple/ml-cvnets, SSD"
+    elif backbone in _V3:
+        source = "arXiv 1905.02244, table 6; tensorflow/models, object_detection"
+    else:
+        source = "arXiv 1801.04381, tables 5 and 6; tensorflow/models, object_detection"
+    yield _dense("ssd", "detect", backbone, "ssd:SSD", 320, source)
+    yield _dense("ssdlite", "detect", backbone, "ssd:SSDLite", 320, source)
+    if backbone in _V3:
+        yield _dense("ssdlite", "detect", backbone, "ssd:SSDLite", 320, source, "_reduced", reduced_tail=True)
+
+
+def _segmenters(backbone: str):
+    # On v2's blocks MobileViTv3 has twice the filters in the head (micronDLA/MobileViTv3, config/segmentation).
+    options = {"filters": 512} if backbone in _MOBILEVIT_V3 and backbone.endswith(_SEPARABLE) else {}
+    source = "arXiv 1706.05587; arXiv " + ("2209.15159, table 3" if backbone in _MOBILEVIT_V3 else "1801.04381, table 7")
+    yield _dense("deeplabv3", "segment", backbone, "segmentation:DeepLabV3", 512, source, **options)
+    if backbone in ("mobilenet_v2", *_V3):
+        source = "arXiv 1905.02244, section 6.4 and table 7"
+        yield _dense("raspp", "segment", backbone, "segmentation:RASPP", 512, source)
+        yield _dense("lraspp", "segment", backbone, "segmentation:LRASPP", 512, source)
+
+
+_NETWORKS = _CLASSIFIERS | {
+    network.name: network
+    for backbone in _BACKBONES
+    for network in (*_detectors(backbone), *_segmenters(backbone))
+}  # fmt: skip
+
 
 def _natural(name: str):
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the registered networks that match a shell wildcard, in natural order.
+def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
+    """Names of the registered networks that match a shell wildcard, in natural order; with ``task``, those for it.
 
     >>> list_models("mobilenet_v[12]")
     ['mobilenet_v1', 'mobilenet_v2']
+
+    Raises:
+        RequestError: ``task`` is not one of ``TASKS``.
     """
-    return sorted(fnmatch.filter(_NETWORKS, pattern), key=_natural)
+    if task not in (None, *TASKS):
+        raise unknown("task", task, TASKS)
+    names = (name for name, network in _NETWORKS.items() if task in (None, network.task))
+    return sorted(fnmatch.filter(names, pattern), key=_natural)
 
 
 def get(name: str) -> Network:
@@ -116,6 +186,18 @@ def get(name: str) -> Network:
     if name not in _NETWORKS:
         raise unknown("model", name, list_models())
     return _NETWORKS[name]
+
+
+def builder(name: str) -> Callable:
+    """The function that builds a network, told what makes it this network rather than another of its family.
+
+    Raises:
+        RequestError: no such network.
+    """
+    network = get(name)
+    module, _, function = network.builder.partition(":")
+    options = {**network.options} | ({"backbone": network.backbone} if network.backbone else {})
+    return functools.partial(getattr(importlib.import_module(module), function), **options)
 
 
 def check_size(network: Network, alpha: float | None, resolution: int | None) -> None:

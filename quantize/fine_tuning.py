@@ -119,10 +119,10 @@ def fine_tune_steps(
         progress, best = loop.Progress(**about["progress"]), _Best(about["accuracies"], about["best_epoch"], weights)
         tuned.restore(arrays, progress.step)
     else:
-        progress, best = loop.Progress(), _Best([tuned.accuracy(validation)], 0, aware.model.get_weights())
+        progress, best = loop.Progress(), _Best([tuned.judge(validation)], 0, aware.model.get_weights())
 
     def judge() -> dict[str, float]:
-        best.note(tuned.accuracy(validation), aware.model)
+        best.note(tuned.judge(validation), aware.model)
         return {"val_top1": best.accuracies[-1]}
 
     def save(progress) -> None:
@@ -167,6 +167,8 @@ class _Tuned:
 
     freeze_at: step from which normalisations are frozen.
     """
+
+    accuracy = "top1"
 
     def __init__(self, aware: Aware, learning_rate: float, steps: int, distill: float, freeze_at: int):
         self._aware, self._distill, self._freeze_at, self._done = aware, distill, freeze_at, 0
@@ -214,7 +216,7 @@ class _Tuned:
     def facts(self, step: int) -> dict:
         return {"rate": float(self._schedule(step))}
 
-    def accuracy(self, data) -> float:
+    def judge(self, data) -> float:
         """Share of (images, class indices) that is answered right."""
         right = [(float(self._judge(images, labels)), len(labels)) for images, labels in data]
         return sum(correct for correct, _ in right) / max(1, sum(count for _, count in right))

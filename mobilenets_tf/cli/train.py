@@ -8,7 +8,7 @@ from pathlib import Path
 from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, model_source
 from mobilenets_tf.modelsource import ModelSource
 
-HELP = "Train a network: fine-tune it on your labelled images (the default), or follow its paper's recipe."
+HELP = "Train a network: fine-tune it on your annotated images (the default), or follow its paper's recipe."
 EXAMPLE = "mobilenets-tf train --model efficientnet_lite0 --data photos/ --out build/"
 
 
@@ -16,9 +16,12 @@ def add_arguments(parser):
     add_model(parser, "--model")
     parser.add_argument(
         "--data", required=True, metavar="SOURCE",
-        help="labelled images: a folder with a sub-folder a class, a CSV with file and class_index, TFRecords in the "
-        "ImageNet layout (a folder or 'train-*'), or tfds:NAME:SPLIT",
+        help="to classify: a folder with a sub-folder a class, a CSV with file and class_index, TFRecords in the "
+        "ImageNet layout (a folder or 'train-*'), or tfds:NAME:SPLIT; to detect: a folder with images/ and annotations/ "
+        "(VOC's XML), or COCO's .json; to segment: a folder with images/ and masks/ (PNG of class numbers)",
     )  # fmt: skip
+    parser.add_argument("--task", help="classify, detect or segment; left out, the network's")
+    parser.add_argument("--void", type=int, default=255, help="in masks, pixels of no class have this (default 255)")
     parser.add_argument("--validation", metavar="SOURCE", help="images to judge with; left out, a fifth of the files")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
@@ -53,7 +56,7 @@ def add_arguments(parser):
 
 
 def run(chosen):
-    from mobilenets_tf.training.job import TrainRequest, train
+    from mobilenets_tf.training.job import TrainRequest, described, train
 
     options = {field.name: getattr(chosen, field.name) for field in fields(TrainRequest) if field.name != "source"}
     if chosen.teacher is not None:
@@ -67,8 +70,7 @@ def run(chosen):
     with display(chosen) as report:
         result = train(request, report)
     last = result.manifest["epochs"][-1]
-    judged = f", validation top-1 {last['val_top1']:.1%}, top-5 {last['val_top5']:.1%}" if "val_top1" in last else ""
-    emit(f"{result.path}  {last['epoch']} epochs in {result.seconds:.0f} s: loss {last['loss']:.3f}{judged}")
+    emit(f"{result.path}  {last['epoch']} epochs in {result.seconds:.0f} s: {described(last)}")
     if not result.path.is_file():  # another worker wrote it
         return None
     emit(f"Curves: {result.curves}")

@@ -1,8 +1,11 @@
-"""What detection and segmentation heads take from a backbone: its features by stride."""
+"""What detection and segmentation heads take from a backbone, its features by stride; and which layers are theirs."""
 
 import re
 
 _BLOCK = re.compile(r"(stem|stage\d+_block\d+)_")
+# Every layer of a head that has weights begins with one of these; those whose size is the number of classes end in
+# "classifier", as a classifier's own last layer does.
+_HEADS = ("ssd_", "aspp_", "lraspp_")
 
 
 def features(model) -> dict:
@@ -11,6 +14,28 @@ def features(model) -> dict:
     Works on any network of this package, just built or loaded from a file; with ``output_stride`` 8 or 16 the dict ends
     there. ``keras.Model(model.inputs, list(features(model).values()))`` is the extractor.
     """
+    # Blocks come in the order of the graph, so a later one overwrites an earlier one of the same stride.
+    return {stride: layer.output for stride, _, layer in _last_of_blocks(model)}
+
+
+def expansion(model, stride: int):
+    """The first block of a stride, expanded and not yet strided; None if that block does not expand its channels.
+
+    It still has half the stride: MobileNetV2 and V3 detect their smallest objects on it (arXiv 1801.04381, section 6.2;
+    1905.02244, section 6.3).
+    """
+    block = next((block for found, block, _ in _last_of_blocks(model) if found == stride), None)
+    expanding = [layer for layer in model.operations if layer.name.startswith(f"{block}_expand_")]
+    return expanding[-1].output if expanding else None
+
+
+def is_head(layer_name: str) -> bool:
+    """Whether a layer is of a detector's or a segmenter's head, and not of its backbone."""
+    return layer_name.startswith(_HEADS)
+
+
+def _last_of_blocks(model) -> list[tuple]:
+    """(stride, name, last layer) of each block, in the order of the graph."""
     stride, last_of_block = {}, {}
     for layer in model.operations:  # layers, and operations such as a product of two tensors
         inbound = layer._inbound_nodes[0].parent_nodes if layer._inbound_nodes else ()
@@ -18,5 +43,4 @@ def features(model) -> dict:
         stride[layer.name] = own * max((stride[node.operation.name] for node in inbound), default=1)
         if match := _BLOCK.match(layer.name):
             last_of_block[match[1]] = layer
-    # Layers come in the order of the graph, so a later block overwrites an earlier one of the same stride.
-    return {stride[layer.name]: layer.output for layer in last_of_block.values()}
+    return [(stride[layer.name], block, layer) for block, layer in last_of_block.items()]

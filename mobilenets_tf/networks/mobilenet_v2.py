@@ -2,6 +2,7 @@
 
 import keras
 
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import Dilator, conv_bn, image_input, inverted_residual, make_divisible, top
 from mobilenets_tf.weights.load import resolve
 
@@ -15,6 +16,7 @@ STAGES = (
     (6, 160, 3, 2),  # 7
     (6, 320, 1, 1),  # 7
 )
+TAIL = ("stage6", "stage7", "head")  # of stride 32
 
 
 def MobileNetV2(
@@ -29,6 +31,7 @@ def MobileNetV2(
     name="mobilenet_v2",
     *,
     output_stride=32,
+    reduced_tail=None,
     convention=None,
 ):
     """MobileNetV2 as a functional ``keras.Model``. At alpha 1.0: 3,504,872 parameters, 300,774,272 multiply-adds.
@@ -44,6 +47,8 @@ def MobileNetV2(
         classifier_activation: "softmax", or None for logits.
         dropout_rate: before the classifier, in training (the paper keeps 0.8).
         output_stride: 32; 16 or 8 trade strides for dilation.
+        reduced_tail: "outputs" halves the filters of stages 6 and 7, as the segmenters of arXiv 1905.02244, table 7,
+            have them. Weights fill the tail where they fit it; the rest of it is fresh, with a warning.
         convention: padding and BatchNorm epsilon; None takes the weight set's, else TensorFlow's.
 
     Returns:
@@ -53,11 +58,15 @@ def MobileNetV2(
     Raises:
         RequestError: an argument out of range, or weights that are not to be found or do not fit.
     """
+    if reduced_tail not in (None, "outputs"):
+        raise RequestError(f"reduced_tail={reduced_tail!r}: expected None or 'outputs'.")
     source = resolve(weights, "mobilenet_v2", alpha=alpha, convention=convention)
     dilate = Dilator(output_stride)
     inputs = x = image_input(input_shape)
     x = conv_bn(x, make_divisible(32 * alpha), 3, "stem", source.convention, **dilate(2))
     for stage, (expansion, filters, blocks, stride) in enumerate(STAGES, 1):
+        if reduced_tail and f"stage{stage}" in TAIL:
+            filters /= 2
         for block in range(1, blocks + 1):
             x = inverted_residual(
                 x,
@@ -71,5 +80,5 @@ def MobileNetV2(
     x = conv_bn(x, make_divisible(1280 * max(1.0, alpha)), 1, "head", source.convention)
     x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)
     model = keras.Model(inputs, x, name=name)
-    source.load_into(model)
+    source.load_into(model, TAIL if reduced_tail else ())
     return model

@@ -50,11 +50,14 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
         minimalistic=False,
         hidden_units=published_units,
         output_stride=32,
+        reduced_tail=None,
         convention=None,
     ):
         registered = f"mobilenet_v3_{size}" + ("_minimalistic" if minimalistic else "")
         if not isinstance(hidden_units, int) or hidden_units < 1:
             raise RequestError(f"hidden_units={hidden_units!r}: expected a whole number above 0.")
+        if reduced_tail not in (None, "outputs", "blocks"):
+            raise RequestError(f"reduced_tail={reduced_tail!r}: expected None, 'outputs' or 'blocks'.")
         source = resolve(weights, registered, alpha=alpha, convention=convention)
         outer = _RE if minimalistic else _HS
         dilate = Dilator(output_stride)
@@ -65,6 +68,10 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
         )
         for stage, blocks in enumerate(stages, 1):
             for block, (kernel, expansion, filters, squeeze, activation, stride) in enumerate(blocks, 1):
+                if reduced_tail and stage == len(stages):
+                    filters /= 2
+                    if reduced_tail == "blocks" and block == 1:  # the others expand what is halved already
+                        expansion /= 2
                 expanded = make_divisible(expansion * x.shape[-1])
                 x = inverted_residual(
                     x,
@@ -78,12 +85,14 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
                     **dilate(stride),
                 )
         # The last convolution is a stage: detection and segmentation heads read it, not the narrow bottleneck before.
-        last = f"stage{len(stages) + 1}_block1_pointwise"
-        x = conv_bn(x, make_divisible(6 * x.shape[-1]), 1, last, source.convention, activation=outer)
+        last = f"stage{len(stages) + 1}"
+        x = conv_bn(
+            x, make_divisible(6 * x.shape[-1]), 1, f"{last}_block1_pointwise", source.convention, activation=outer
+        )
         hidden = make_divisible(hidden_units * max(1.0, alpha)), outer
         x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate, hidden=hidden)
         model = keras.Model(inputs, x, name=name or registered)
-        source.load_into(model)
+        source.load_into(model, (f"stage{len(stages)}", last, "hidden") if reduced_tail else ())
         return model
 
     build.__name__ = build.__qualname__ = f"MobileNetV3{size.capitalize()}"
@@ -103,6 +112,10 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
         minimalistic: no squeeze-and-excite, ReLU for hard-swish, 3x3 kernels only.
         hidden_units: of the layer before the classifier{hidden_note}.
         output_stride: 32; 16 or 8 trade strides for dilation.
+        reduced_tail: "outputs" halves the filters of the last blocks' outputs and of the convolution behind them, as
+            the paper's smaller detectors have them (table 6; tensorflow/models, object_detection), "blocks" the first
+            of these blocks' expansion too, as its segmenters do (table 7). Weights fill the tail where they fit it; the
+            rest of it is fresh, with a warning.
         convention: padding and BatchNorm epsilon; None takes the weight set's, else TensorFlow's.
 
     Returns:

@@ -49,15 +49,10 @@ def augmented(image, size: int, augment: Augment, strength: float, random: np.ra
     Raises:
         RequestError: an unknown interpolation or policy.
     """
-    if augment.interpolation not in (*_RESAMPLING, "random"):
-        raise unknown("interpolation", augment.interpolation, (*_RESAMPLING, "random"))
     if augment.policy is not None and augment.policy not in _POLICIES:
         raise unknown("augmentation policy", augment.policy, _POLICIES)
     box = crop_box(image.width, image.height, augment, random)
-    interpolation = augment.interpolation
-    if interpolation == "random":
-        interpolation = ("bilinear", "bicubic")[random.integers(2)]
-    image = image.resize((size, size), _RESAMPLING[interpolation], box=box, reducing_gap=_REDUCING_GAP)
+    image = resized(image, box, (size, size), augment.interpolation, random)
     if augment.flip and random.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augment.policy == "autoaugment":
@@ -65,12 +60,24 @@ def augmented(image, size: int, augment: Augment, strength: float, random: np.ra
     elif augment.policy == "randaugment":
         image = randaugment(image, augment.operations, augment.magnitude, strength, random)
     pixels = np.asarray(image)
-    if augment.colour:
-        order = int(random.integers(len(_ORDERS)))
-        brightness, hue = random.uniform(-_BRIGHTNESS, _BRIGHTNESS), random.uniform(-_HUE, _HUE)
-        saturation, contrast = random.uniform(*_FACTORS, size=2)
-        pixels = distorted(pixels, order, brightness, saturation, hue, contrast)
-    return pixels
+    return recoloured(pixels, random) if augment.colour else pixels
+
+
+def resized(
+    image, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str, random: np.random.Generator
+):
+    """The part of a ``PIL.Image`` in ``box`` (left, top, right, bottom), of ``size`` (width, height).
+
+    interpolation: as in ``Augment``; which one "random" is comes from ``random``.
+
+    Raises:
+        RequestError: an unknown interpolation.
+    """
+    if interpolation not in (*_RESAMPLING, "random"):
+        raise unknown("interpolation", interpolation, (*_RESAMPLING, "random"))
+    if interpolation == "random":
+        interpolation = ("bilinear", "bicubic")[random.integers(2)]
+    return image.resize(size, _RESAMPLING[interpolation], box=box, reducing_gap=_REDUCING_GAP)
 
 
 def crop_box(width: int, height: int, augment: Augment, random: np.random.Generator) -> tuple[int, int, int, int]:
@@ -90,6 +97,14 @@ def crop_box(width: int, height: int, augment: Augment, random: np.random.Genera
     w, h = min(width, max(1, round(height * widest))), min(height, max(1, round(width / shortest)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def recoloured(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """``distorted``, as much of it as TensorFlow slim draws."""
+    order = int(random.integers(len(_ORDERS)))
+    brightness, hue = random.uniform(-_BRIGHTNESS, _BRIGHTNESS), random.uniform(-_HUE, _HUE)
+    saturation, contrast = random.uniform(*_FACTORS, size=2)
+    return distorted(pixels, order, brightness, saturation, hue, contrast)
 
 
 def distorted(

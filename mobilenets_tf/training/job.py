@@ -10,14 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mobilenets_tf import files, images, provenance, registry
+from mobilenets_tf.boxes import find_boxes
 from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.masks import find_masks
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.training import checkpoints, cluster, recipes, sources
 from mobilenets_tf.training.loop import Progress
 from mobilenets_tf.training.plan import Plan
 from mobilenets_tf.training.recipes import Recipe
-from mobilenets_tf.training.sources import Files, Source
+from mobilenets_tf.training.sources import Source
+from mobilenets_tf.training.tfrecords import Records
 from mobilenets_tf.weights import catalog
 from mobilenets_tf.weights.saved_models import to_bytes
 from mobilenets_tf.worker import Worker, WorkerError
@@ -36,10 +39,13 @@ class TrainRequest:
 
     source: the network. Its ``classes`` may be left out where the images say them; its ``weights`` are what training
         starts from: left out, "imagenet" with the recipe "finetune", and none with the others.
-    data: labelled images, as in ``sources.find``. validation: to judge with; None takes a fifth of ``data`` where that
-        is files. out: folder for the result.
-    recipe: "finetune", "scratch" or "paper". epochs, batch_size, learning_rate: instead of the recipe's.
-    keep: the weights of the "last" epoch, or of the one with the "best" validation accuracy.
+    task: "classify", "detect" or "segment"; None for the network's.
+    data: annotated images, as in ``sources.find``, ``boxes.find_boxes`` or ``masks.find_masks``. validation: to judge
+        with; None takes a fifth of ``data`` where that is files. out: folder for the result.
+    void: of masks, the value of pixels that are of no class.
+    recipe: "finetune", "scratch" or "paper"; for the other tasks the first alone. epochs, batch_size, learning_rate:
+        instead of the recipe's.
+    keep: the weights of the "last" epoch, or of the one that did "best" on the validation images.
     broken: images that cannot be read make it "fail", or are left out ("skip").
     teacher, distill, temperature: as in ``step.Teacher``; None for no teacher.
     save_every: steps between checkpoints, beside one an epoch.
@@ -50,7 +56,9 @@ class TrainRequest:
     source: ModelSource
     data: str
     out: str
+    task: str | None = None
     validation: str | None = None
+    void: int = 255
     recipe: str = "finetune"
     epochs: int | None = None
     batch_size: int | None = None
@@ -82,6 +90,19 @@ class TrainRequest:
         return Path(self.out) / f"{self.name}.checkpoint.npz"
 
 
+# The shares in the rows of the curves, for people.
+MEASURES = {
+    "top1": "top-1",
+    "anchors": "classes of anchors",
+    "pixels": "pixels",
+    "val_top1": "validation top-1",
+    "val_top5": "top-5",
+    "val_map50": "validation mAP at IoU 0.5",
+    "val_map": "mAP",
+    "val_miou": "validation mIoU",
+    "val_pixels": "pixels",
+}
+
 # What may be different when a training goes on: it does not change the result, or not more than rounding does.
 _FREE = ("out", "restart", "overwrite", "save_every", "distribute", "replicas", "precision", "jit_compile")
 
@@ -90,7 +111,7 @@ _FREE = ("out", "restart", "overwrite", "save_every", "distribute", "replicas", 
 class Job:
     """A checked request and what it comes to. Plain data, for the training process.
 
-    request: with the network's weights and classes settled. class_names: may be empty.
+    request: with the network's weights, classes and task settled. class_names: may be empty.
     """
 
     request: TrainRequest
@@ -173,11 +194,14 @@ def check(request: TrainRequest, report: Report = silent) -> Job:
     source = _with_weights(request.source, request.recipe)
     source.check()
     if request.teacher is not None:
+        if request.source.task != "classify":
+            raise RequestError(f"A teacher is for classifiers; {request.source.model} is for {request.source.task!r}.")
         request.teacher.check()
         if not 0 <= request.distill <= 1 or not request.temperature > 0:
             raise RequestError(
                 f"distill={request.distill} must be 0 to 1 and temperature={request.temperature} more than 0."
             )
+    request = replace(request, task=_task(request))
     recipe = _recipe(request)
     folder = Path(request.out)
     files.check_folder(folder)
@@ -185,10 +209,10 @@ def check(request: TrainRequest, report: Report = silent) -> Job:
     files.check_replaceable(folder, [*names, _LABELS], request.overwrite)
 
     given = tuple(source.label_names()) if source.labels or source.is_file else ()
-    training = sources.find(request.data, given, label_offset=request.label_offset)
+    training = _find(request, request.data, given, report)
     class_names = given or training.class_names
     if request.validation is not None:
-        validation = sources.find(request.validation, class_names, label_offset=request.label_offset)
+        validation = _find(request, request.validation, class_names, report)
     else:
         training, validation = _held_out(training, request.seed)
     classes = source.classes or len(class_names)
@@ -206,12 +230,44 @@ def check(request: TrainRequest, report: Report = silent) -> Job:
     return Job(replace(request, source=source), recipe, training, validation, classes, class_names)
 
 
+def _task(request: TrainRequest) -> str:
+    """What the network is trained for.
+
+    Raises:
+        RequestError: no such task, or the network has another.
+    """
+    own = request.source.task
+    if request.task is None:
+        return own
+    if request.task not in registry.TASKS:
+        raise unknown("task", request.task, registry.TASKS)
+    if request.task != own:
+        fitting = ", ".join(registry.list_models(task=request.task)[:6])
+        raise RequestError(
+            f"{request.source.model} is for the task {own!r}, not {request.task!r}. For that there are {fitting}, ... "
+            f"(mobilenets-tf list --task {request.task})."
+        )
+    return own
+
+
+def _find(request: TrainRequest, spec: str, class_names: tuple[str, ...], report: Report) -> Source:
+    if request.task == "classify":
+        return sources.find(spec, class_names, label_offset=request.label_offset, report=report)
+    if request.label_offset is not None:
+        raise RequestError(f"label_offset={request.label_offset} is for the labels of classifiers' TFRecords.")
+    if request.task == "detect":
+        return find_boxes(spec, class_names, report)
+    found = find_masks(spec, class_names, request.void, None if class_names else request.source.classes, report)
+    names = class_names or tuple(f"class {index}" for index in range(found.seen.shape[1]))
+    return replace(found, class_names=names)
+
+
 def _held_out(source: Source, seed: int) -> tuple[Source, Source | None]:
     """What is left to train with and, of files, a fifth to judge with; whole TFRecords are trained with."""
-    if not isinstance(source, Files):
+    if isinstance(source, Records):
         return source, None
-    rest, part = source.images.split(_VALIDATION_SHARE, seed)
-    return replace(source, images=rest), replace(source, images=part) if len(part) else None
+    rest, part = source.split(_VALIDATION_SHARE, seed)
+    return rest, part if len(part) else None
 
 
 def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
@@ -231,8 +287,13 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
 
 
 def _recipe(request: TrainRequest) -> Recipe:
-    if request.recipe in recipes.OURS:
-        recipe = recipes.OURS[request.recipe]
+    ours = recipes.OURS[request.task]
+    if request.recipe in ours:
+        recipe = ours[request.recipe]
+    elif request.task != "classify":
+        raise RequestError(
+            f"recipe={request.recipe!r}: to {request.task}, there is {', '.join(map(repr, ours))} alone."
+        )
     elif request.source.is_file:
         raise RequestError(f"{request.source.model} is no registered network, so no paper has a recipe for it.")
     else:
@@ -256,7 +317,8 @@ def _check_classes(training: Source, classes: int, names: Sequence[str], data: s
 
 def _check_images(found: Sequence[Source], rule: str, report: Report) -> None:
     """Read files to their end; records are checked as they are read."""
-    problems = [text for source in found if isinstance(source, Files) for text in images.broken(source.images, report)]
+    files_of = [getattr(source, "images", source) for source in found if not isinstance(source, Records)]
+    problems = [text for part in files_of for text in images.broken(part, report)]
     if problems and rule == "fail":
         raise RequestError(f"{images.first_few(problems)} Remove or replace it, or pass --broken skip.")
     if problems:
@@ -273,15 +335,13 @@ def _train(job: Job, report: Report = silent):
     request, recipe = job.request, job.recipe
     place = distribution.set_up(request.distribute, request.replicas)
     keras.utils.set_random_seed(request.seed)
-    # Else some gradients are summed in the order in which threads end. EfficientNet-Lite0 still differs by 1e-6.
-    tf.config.experimental.enable_op_determinism()
+    step.deterministic()
     report("building", 0, 1)
     warnings.filterwarnings("ignore", message=".* the classifier is fresh")  # which is what is wanted here
     source = request.source
     with place.strategy.scope():
         model = source.build(**({} if source.is_file else recipe.options))
-        teacher = _teacher(job) if request.teacher else None
-    _check_outputs(model, job, source.model)
+        task = _task_of(job, model)
     preprocessing = source.preprocessing(model)
     size = preprocessing.size
 
@@ -290,25 +350,21 @@ def _train(job: Job, report: Report = silent):
 
     plan = Plan(recipe, len(job.training), size, replicas=place.replicas, seed=request.seed)
     settings = step.Settings(request.precision, request.jit_compile, request.sync_batchnorm)
-    training = step.Training(model_at, plan, size, preprocessing, place, settings, teacher)
+    training = step.Training(task, model_at, plan, size, preprocessing, place, settings)
     report("building", 1, 1)
 
     broken = pipeline.Broken(request.broken)
-    reader = pipeline.Reader(job.training, job.classes, broken)
+    reader = pipeline.Reader(job.training, task.problem, broken)
 
     def batches(first):
-        options = {"resampling": preprocessing.resampling, "first": first}
-        return place.spread(lambda: pipeline.training_batches(reader, plan, job.classes, place, **options))
+        return place.spread(lambda: pipeline.training_batches(reader, plan, task, place, first=first))
 
     judge = None
     if job.validation is not None:
-        to_judge = pipeline.Reader(job.validation, job.classes, broken)
-        share = max(1, min(128, len(to_judge) // place.replicas))
-        rounds = -(-len(to_judge) // (share * place.replicas))
+        to_judge = pipeline.Reader(job.validation, task.problem, broken)
 
         def judge():
-            judged = place.spread(lambda: pipeline.judging_batches(to_judge, preprocessing, share, place))
-            return training.judge(judged, report, rounds)
+            return training.judge(to_judge, report)
 
     state = _State(job, training, place)
     state.restore()
@@ -340,6 +396,7 @@ def _train(job: Job, report: Report = silent):
     content = to_bytes(training.finished(weights))
     manifest = {
         "versions": provenance.versions(),
+        "task": request.task,
         "model": source.facts(),
         "options": json.loads(files.to_json({k: v for k, v in asdict(request).items() if k not in (*_FREE, "source")})),
         "recipe": json.loads(files.to_json(asdict(recipe))),
@@ -354,11 +411,30 @@ def _train(job: Job, report: Report = silent):
         "epochs": state.progress.epochs,
     }
     title = f"{request.name}: {len(job.training)} images, {job.classes} classes"
-    return content, manifest, curves.draw(state.progress.epochs, title)
+    return content, manifest, curves.draw(state.progress.epochs, task.metric, title)
+
+
+def _task_of(job: Job, model):
+    """The ``tasks.Task`` that the network is trained for."""
+    request, recipe = job.request, job.recipe
+    resampling = request.source.preprocessing(model).resampling
+    if request.task == "detect":
+        from mobilenets_tf.training.detection import Detection
+
+        most = max(len(boxes) for source in (job.training, job.validation) if source for boxes in source.boxes)
+        return Detection(model, job.class_names, recipe, resampling, most)
+    if request.task == "segment":
+        from mobilenets_tf.training.segmentation import Segmentation
+
+        return Segmentation(job.class_names, request.void, recipe, resampling)
+    from mobilenets_tf.training.tasks import Classification
+
+    _check_outputs(model, job, request.source.model)
+    return Classification(job.classes, recipe, resampling, _teacher(job) if request.teacher else None)
 
 
 def _teacher(job: Job):
-    from mobilenets_tf.training.step import Teacher
+    from mobilenets_tf.training.tasks import Teacher
 
     request = job.request
     model = request.teacher.build()
@@ -376,11 +452,13 @@ def _check_outputs(model, job: Job, name: str) -> None:
 
 
 def _line(row: dict, epochs: int) -> str:
-    judged = f", validation top-1 {row['val_top1']:.1%}" if "val_top1" in row else ""
-    return (
-        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.3f}, top-1 {row['top1']:.1%}{judged}, "
-        f"{row['images_per_second']:.0f} images/s"
-    )
+    return f"epoch {row['epoch']}/{epochs}: {described(row)}, {row['images_per_second']:.0f} images/s"
+
+
+def described(row: dict) -> str:
+    """An epoch's loss, and what else was measured, for people."""
+    shares = (f"{name} {row[key]:.1%}" for key, name in MEASURES.items() if key in row)
+    return ", ".join([f"loss {row['loss']:.3f}", *shares])
 
 
 class _State:
@@ -411,9 +489,10 @@ class _State:
 
     def judge(self, row: dict) -> None:
         """After an epoch: are these the weights to keep?"""
-        if self._job.request.keep == "best" and "val_top1" in row:
+        metric = self._training.task.metric
+        if self._job.request.keep == "best" and metric in row:
             earlier = self.progress.epochs[:-1]
-            if all(row["val_top1"] > other["val_top1"] for other in earlier):
+            if all(row[metric] > other[metric] for other in earlier):
                 self._best, self.kept_epoch = self._training.weights(), row["epoch"]
 
     def save(self, progress) -> None:

@@ -14,10 +14,16 @@ from mobilenets_tf.progress import Report, silent
 
 
 class Trainable(Protocol):
-    """What is trained."""
+    """What is trained.
+
+    accuracy: what the share of right answers is called in the curves.
+    """
+
+    accuracy: str
 
     def step(self, batch) -> tuple[float, float, float]:
-        """Train on a batch. The mean loss, how many images were answered right, and of how many."""
+        """Train on a batch. The mean loss, how many images were answered right, and of how many. An image with many
+        answers counts as the share of right ones."""
 
     def facts(self, step: int) -> dict:
         """What the curves are to say of a step; its learning rate as "rate", at least."""
@@ -57,8 +63,9 @@ def run(
         batches: the batches from a step on.
         judge: called after each epoch.
         save: called after each epoch, and every ``save_every`` steps.
-        seen: called with each epoch's row: epoch, step, loss, top1 (on the training batches as they were augmented),
-            the last step's facts, what ``judge`` says, and seconds and images_per_second, which ``progress`` has not.
+        seen: called with each epoch's row: epoch, step, loss, the accuracy on the training batches as they were
+            augmented, the last step's facts, what ``judge`` says, and seconds and images_per_second, which ``progress``
+            has not.
         enough: asked after each epoch whether to end early.
         report: called with the epoch and its steps.
 
@@ -91,7 +98,7 @@ def run(
                 "epoch": epoch + 1,
                 "step": progress.step,
                 "loss": progress.loss / progress.seen,
-                "top1": progress.correct / progress.seen,
+                trained.accuracy: progress.correct / progress.seen,
                 **facts,
             }
             seconds = time.monotonic() - started

@@ -13,6 +13,7 @@ from keras import ops
 from keras.optimizers.schedules import CosineDecay, ExponentialDecay, LearningRateSchedule
 
 from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.networks.features import is_head
 from mobilenets_tf.training import recipes
 from mobilenets_tf.training.recipes import Decay, Rate, Recipe
 
@@ -65,8 +66,10 @@ def build(recipe: Recipe, model, steps_per_epoch: int, *, loss_scaling: bool = F
     kind = kinds(model)
     without = [weight for weight in model.trainable_variables if kind[id(weight)] in recipe.decay.without]
     optimizer.exclude_from_weight_decay(var_list=without)
-    last = [layer for layer in model._flatten_layers() if layer._trainable_variables][-1]
-    optimizer.head, optimizer.head_rate = frozenset(map(id, last._trainable_variables)), recipe.head_rate
+    layers = [layer for layer in model._flatten_layers() if layer._trainable_variables]
+    head = [layer for layer in layers if is_head(layer.name)] or layers[-1:]
+    optimizer.head = frozenset(id(weight) for layer in head for weight in layer._trainable_variables)
+    optimizer.head_rate = recipe.head_rate
     if loss_scaling:
         optimizer = LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)

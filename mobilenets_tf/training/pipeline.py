@@ -8,8 +8,9 @@ interrupted and on however many workers it runs.
 
 import io
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -17,9 +18,8 @@ import tensorflow as tf
 from mobilenets_tf import images
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.training.augmentation import augmented, random_for
+from mobilenets_tf.training.augmentation import random_for
 from mobilenets_tf.training.distribution import Distribution
-from mobilenets_tf.training.mixing import mixed
 from mobilenets_tf.training.plan import Plan
 from mobilenets_tf.training.sources import Source
 
@@ -36,27 +36,27 @@ class Broken:
 class Reader:
     """Decoded images by number.
 
-    classes: labels must be below it.
+    problem: what is wrong with an annotation, a sentence without its subject; None for nothing.
     """
 
-    def __init__(self, source: Source, classes: int, broken: Broken):
-        self._source, self._classes, self._broken = source, classes, broken
+    def __init__(self, source: Source, problem: Callable, broken: Broken):
+        self._source, self._problem, self._broken = source, problem, broken
 
     def __len__(self):
         return len(self._source)
 
     def read(self, number: int):
-        """A ``PIL.Image`` in RGB and its class; None for a broken one that is to be skipped.
+        """A ``PIL.Image`` in RGB and its annotation; None for a broken one that is to be skipped.
 
         Raises:
             RequestError: the image is broken, and the rule is to fail.
         """
         name = self._source.name(number)
         try:
-            content, label = self._source.read(number)
-            if not 0 <= label < self._classes:
-                raise RequestError(f"{name} is of class {label}; there are {self._classes} classes, 0 the first.")
-            return images.decode(io.BytesIO(content), name), label
+            content, annotation = self._source.read(number)
+            if problem := self._problem(annotation):
+                raise RequestError(f"{name} {problem}")
+            return images.decode(io.BytesIO(content), name), annotation
         except (RequestError, OSError) as error:
             if self._broken.rule == "skip":
                 self._broken.names.add(name)
@@ -78,23 +78,21 @@ class Reader:
         raise self._broken.error
 
 
-def training_batches(
-    reader: Reader, plan: Plan, classes: int, place: Distribution, *, resampling: str = "bilinear", first: int = 0
-) -> tf.data.Dataset:
+def training_batches(reader: Reader, plan: Plan, task, place: Distribution, *, first: int = 0) -> tf.data.Dataset:
     """The batches of the steps from ``first`` on.
 
     Args:
-        resampling: of the crops, where the recipe leaves it to the network's ``Preprocessing``.
+        task: a ``tasks.Task``.
         place: this process's, which gets the shares of its own replicas, one element each.
 
     Returns:
-        Of (pixels, targets): (n, size, size, 3) in 0 to 255, uint8 where nothing is mixed into them, else float32, and
-        float32 (n, classes) that sum to one. n and size differ where the recipe says so.
+        Of (pixels, targets): (n, size, size, 3) in 0 to 255, uint8 or float32, and what the task wants beside it. n and
+        size differ where the recipe says so.
     """
-    augment, local = plan.recipe.augment, place.replicas // place.workers
-    augment = replace(augment, interpolation=augment.interpolation or resampling)
+    local = place.replicas // place.workers
     # One of the batch's places at a time in each thread; two batches are under way, so none waits for its last image.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="images")
+    types = [np.uint8, *(dtype for _, dtype in task.truth)]
 
     def load(element: int):
         step, replica = divmod(int(element), local)
@@ -103,23 +101,19 @@ def training_batches(
         begin = share.begin + (place.worker * local + replica) * count
 
         def one(place: int):
-            image, label = reader.next(plan.image(place))
-            random = random_for(plan.seed, place)
-            return augmented(image, share.size, augment, share.strength, random), label
+            image, annotation = reader.next(plan.image(place))
+            return task.example(image, annotation, share.size, share.strength, random_for(plan.seed, place))
 
-        pixels, labels = zip(*pool.map(one, range(begin, begin + count)), strict=True)
-        return np.stack(pixels), np.array(labels, np.int32)
+        examples = zip(*pool.map(one, range(begin, begin + count)), strict=True)
+        return [np.asarray(values, dtype) for values, dtype in zip(examples, types, strict=True)]
 
     def prepare(element):
-        pixels, labels = tf.numpy_function(load, [element], (tf.uint8, tf.int32), stateful=False)
+        pixels, *truth = tf.numpy_function(load, [element], types, stateful=False)
         pixels.set_shape((None, None, None, 3))
-        labels.set_shape((None,))
-        targets = tf.one_hot(labels, classes)
-        if augment.mixup or augment.cutmix or augment.erase:
-            replica = element % local + place.worker * local
-            seed = tf.stack([plan.seed + replica * 2**32, element // local])
-            pixels, targets = mixed(tf.cast(pixels, tf.float32), targets, augment, seed)
-        return pixels, targets
+        for values, (shape, _) in zip(truth, task.truth, strict=True):
+            values.set_shape((None, *shape))
+        replica = element % local + place.worker * local
+        return task.targets(pixels, *truth, seed=tf.stack([plan.seed + replica * 2**32, element // local]))
 
     data = tf.data.Dataset.range(first * local, plan.steps * local)
     data = data.map(prepare, num_parallel_calls=2, deterministic=True).prefetch(1 + local)
@@ -129,7 +123,7 @@ def training_batches(
 def judging_batches(
     reader: Reader, preprocessing: Preprocessing, batch_size: int, place: Distribution
 ) -> tf.data.Dataset:
-    """All images once, prepared as the phone does: (uint8 pixels (n, size, size, 3), int32 classes (n,)).
+    """All images of a classifier once, prepared as the phone does: (uint8 (n, size, size, 3), int32 classes (n,)).
 
     Every replica gets as many batches of the same size; what stands in for images that are not there, or broken and to
     be skipped, has class -1.
@@ -156,6 +150,11 @@ def judging_batches(
 
     data = tf.data.Dataset.range(rounds * local).map(prepare, num_parallel_calls=2, deterministic=True).prefetch(2)
     return data.with_options(_options())
+
+
+def normalised(pixels, preprocessing: Preprocessing):
+    """``Preprocessing.normalise`` in TensorFlow: pixels of any type -> the network's input, float32."""
+    return (tf.cast(pixels, tf.float32) - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
 
 
 def _options() -> tf.data.Options:

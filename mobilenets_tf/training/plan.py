@@ -76,11 +76,6 @@ class Plan:
         pass_number, place = divmod(place, self.images)
         return int(_permutation(self.images, self.seed, pass_number)[place])
 
-    @property
-    def sizes(self) -> list[int]:
-        """Every size of the input that occurs, in pixels."""
-        return sorted({int(size) for size in self._sizes} | set(self._stage_sizes))
-
 
 @lru_cache(maxsize=4)  # batches of two passes may be under way at once
 def _permutation(count: int, seed: int, pass_number: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How the papers trained their networks: one record each, data only, with the source of every value.
 
-A value that no source gives is ours and says so. ``paper(name)`` is the recipe of a registered network; ``FINETUNE``,
-for transfer learning on a user's images, and ``SCRATCH``, for training on them from the start, are ours altogether.
+A value that no source gives is ours and says so. ``paper(name)`` is the recipe of a registered network; those in
+``OURS``, for training on a user's images, are ours altogether.
 
 Sources: [V1] arXiv 1704.04861; [V2] arXiv 1801.04381, section 6.1; [V3] arXiv 1905.02244, section 6.1.1; [slim]
 tensorflow/models, research/slim (train_image_classifier.py, its mobilenet README, inception_preprocessing.py); [tpu]
@@ -111,6 +111,10 @@ class Augment:
     mixup: float = 0.0
     cutmix: float = 0.0
 
+    def at(self, resampling: str) -> "Augment":
+        """The same with that interpolation, where it names none."""
+        return replace(self, interpolation=self.interpolation or resampling)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -127,12 +131,14 @@ class Recipe:
     """All that decides a training, but for the network and the images.
 
     epochs: for a training of this length ``stages`` are given; they shrink with it.
-    head_rate: times the learning rate for the last layer, which is fresh where the others are not.
+    head_rate: times the learning rate for a detector's or segmenter's head, or a classifier's last layer, which are
+        fresh where the other layers are not.
     ema: momentum of the moving average of all weights that is validated and kept; None: the weights themselves.
     clip_norm: of all gradients together; None: not clipped.
     scales: input sizes as shares of the network's, one drawn for each batch; larger ones make smaller batches.
     batchnorm_momentum: None leaves the network's.
-    frozen_batchnorm: BatchNormalization keeps what it has, statistics and weights.
+    frozen_batchnorm: BatchNormalization outside of a detector's or segmenter's head keeps what it has, statistics and
+        weights.
     options: for the network's builder.
     sources: for each field where its value is from.
     """
@@ -391,14 +397,42 @@ SCRATCH = Recipe(
         "ours, for a few hundred images a class: as benchmarks/cifar10.py trains",
     ),
 )
-OURS = {"finetune": FINETUNE, "scratch": SCRATCH}
+_DENSE = "ours, for a few hundred annotated images (docs/detection.md)"
+DETECT = Recipe(
+    optimizer=AdamW(),
+    rate=Rate("cosine", 3e-4, warmup_epochs=2),
+    decay=Decay(0.02, without=("norm", "bias")),
+    batch_size=16,
+    epochs=60,
+    head_rate=5.0,
+    ema=0.98,
+    augment=Augment(area=(0.3, 1.5), aspect=(3 / 4, 4 / 3), interpolation=None, colour=True),
+    frozen_batchnorm=True,
+    batchnorm_momentum=0.9,
+    sources=dict.fromkeys(
+        ("optimizer", "rate", "decay", "head_rate", "ema", "augment", "frozen_batchnorm", "batchnorm_momentum"), _DENSE
+    ),
+)
+SEGMENT = replace(
+    DETECT,
+    batch_size=8,
+    epochs=50,
+    augment=Augment(area=(0.25, 1.0), aspect=(3 / 4, 4 / 3), interpolation=None, colour=True),
+)
+# By task.
+OURS = {
+    "classify": {"finetune": FINETUNE, "scratch": SCRATCH},
+    "detect": {"finetune": DETECT},
+    "segment": {"finetune": SEGMENT},
+}
 
 
 def paper(name: str) -> Recipe:
-    """The recipe by which the paper trained a registered network on ImageNet.
+    """The recipe by which the paper trained a registered classifier on ImageNet.
 
     Raises:
-        RequestError: no such network.
+        RequestError: no such network, or no classifier.
     """
-    registry.get(name)
+    if (task := registry.get(name).task) != "classify":
+        raise RequestError(f"Papers' recipes are for classifiers; {name} is for the task {task!r}.")
     return _PAPER[max((family for family in _PAPER if name.startswith(family)), key=len)]

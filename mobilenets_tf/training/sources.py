@@ -65,6 +65,10 @@ class Files:
     def name(self, i: int) -> str:
         return str(self.images.paths[i])
 
+    def split(self, share: float, seed: int) -> tuple["Files", "Files"]:
+        """As ``ImageSet.split``."""
+        return tuple(replace(self, images=part) for part in self.images.split(share, seed))
+
     def class_counts(self) -> list[int]:
         return np.bincount(self.images.labels, minlength=len(self.class_names)).tolist()
 

@@ -1,5 +1,5 @@
 """The training step of a Keras model: compiled once for each input size, under any tf.distribute strategy; moving
-averages of the weights, judging with them, and the state that a checkpoint keeps.
+averages of the weights, answers with them, and the state that a checkpoint keeps. What it is trained for is a ``Task``.
 
 Its own step and not ``keras.Model.fit``: batches differ in size from step to step where a recipe says so, a training
 goes on in the middle of an epoch, and ``fit`` of Keras 3.15 fails under ``MultiWorkerMirroredStrategy`` (it takes the
@@ -8,6 +8,7 @@ first batch, a value a replica, for a tensor). Layers, losses, optimizers and st
 
 import re
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import keras
@@ -15,30 +16,16 @@ import numpy as np
 import tensorflow as tf
 
 from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.networks.features import is_head
 from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.training import optimizers
 from mobilenets_tf.training.distribution import Distribution
+from mobilenets_tf.training.pipeline import Reader, normalised
 from mobilenets_tf.training.plan import Plan
+from mobilenets_tf.training.tasks import Task
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A network whose answers are taught too (Hinton et al. 2015, arXiv 1503.02531; MobileOne, arXiv 2206.04040, table
-    10).
-
-    model: a classifier with the same classes; its input has the student's size, or is resized to its own.
-    preprocessing: of its input.
-    share: of the loss that is the teacher's, 0 to 1; the rest is the right class's.
-    temperature: by which both networks' logits are divided for the teacher's part.
-    """
-
-    model: keras.Model
-    preprocessing: Preprocessing
-    share: float = 0.5
-    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +47,7 @@ class Training:
     """A model and its optimizer under a strategy: ``step`` trains on a batch, ``judge`` scores images.
 
     Args:
+        task: what for.
         model_at: builds the network for an input size in pixels. Called within the strategy's scope.
         plan: the steps.
         size: the network's input in pixels.
@@ -71,26 +59,25 @@ class Training:
 
     def __init__(
         self,
+        task: Task,
         model_at: Callable[[int], keras.Model],
         plan: Plan,
         size: int,
         preprocessing: Preprocessing,
         distribution: Distribution,
         settings: Settings = Settings(),
-        teacher: Teacher | None = None,
     ):
         if settings.precision not in PRECISIONS:
             raise unknown("precision", settings.precision, PRECISIONS)
         if settings.jit_compile and distribution.replicas > 1:
             raise RequestError("XLA compiles the step of one replica; leave --jit-compile out, or train with one.")
-        self.plan, self._size, self._preprocessing, self._teacher = plan, size, preprocessing, teacher
-        self._distribution, self._settings, self._model_at = distribution, settings, model_at
-        self._recipe = plan.recipe
+        self.task, self.plan, self.preprocessing, self.distribution = task, plan, preprocessing, distribution
+        self._size, self._settings, self._model_at, self._recipe = size, settings, model_at, plan.recipe
         with self._scope():
             self.model = model_at(size)
+            self._before = [(layer, _attributes(layer)) for layer in _layers(self.model)]
             self._adjust(self.model)
-            self._logits = {size: logits(self.model)}
-            self._teacher_logits = teacher and logits(teacher.model)
+            self._trained = {size: task.trained(self.model)}
             self.optimizer = optimizers.build(
                 plan.recipe, self.model, plan.steps_per_epoch, loss_scaling=settings.precision == "float16"
             )
@@ -99,27 +86,32 @@ class Training:
             if self._recipe.ema is not None:
                 self._averages = [tf.Variable(_numpy(v), trainable=False) for v in self._averaged]
         self._step = tf.function(self._all_replicas, autograph=False)
-        self._judge = tf.function(self._judge_all, autograph=False)
+        self._sums = tf.function(self._summed, autograph=False)
+        self._answer = tf.function(self._answers, autograph=False, reduce_retracing=True)
 
     def _scope(self):
-        return self._distribution.strategy.scope()
+        return self.distribution.strategy.scope()
 
     def _adjust(self, model) -> None:
-        """What the recipe and the settings change in layers; ``finished`` undoes what a saved model should not have."""
+        """What the recipe and the settings change in layers; ``finished`` undoes it."""
         policy = "float32" if self._settings.precision == "float32" else f"mixed_{self._settings.precision}"
         for layer in _layers(model):
             layer.dtype_policy = policy
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = self._settings.sync_batchnorm
-                layer.trainable = not self._recipe.frozen_batchnorm
+                if self._recipe.frozen_batchnorm and not is_head(layer.name):
+                    layer.trainable = False
                 if self._recipe.batchnorm_momentum is not None:
                     layer.momentum = self._recipe.batchnorm_momentum
 
     def step(self, batch) -> tuple[float, float, float]:
-        """Train on (pixels, targets), a value a replica where there are several. The mean loss, how many images were
-        answered right, and of how many."""
+        """Train on (pixels, targets), a value a replica where there are several."""
         loss, correct, count = self._step(*batch)
         return float(loss), float(correct), float(count)
+
+    @property
+    def accuracy(self) -> str:
+        return self.task.accuracy
 
     def facts(self, step: int) -> dict:
         """What the curves say of a step: its learning rate, and the size of its images."""
@@ -129,82 +121,81 @@ class Training:
         compiled = self._replica
         if self._settings.jit_compile:
             compiled = tf.function(self._replica, autograph=False, jit_compile=True)
-        strategy = self._distribution.strategy
+        strategy = self.distribution.strategy
         found = strategy.run(compiled, args=(pixels, targets))
         for average, variable in zip(self._averages, self._averaged, strict=True) if self._averages else ():
             average.assign(average + (1 - self._recipe.ema) * (variable.value - average))
         return tuple(strategy.reduce("SUM", value, axis=None) for value in found)
 
     def _replica(self, pixels, targets):
-        with tf.GradientTape() as tape:
-            outputs = self._logits_at(pixels.shape[1])(_normalised(pixels, self._preprocessing), training=True)
-            outputs = tf.cast(outputs, tf.float32)
-            loss = self._loss(pixels, targets, outputs)
-            # Gradients are added up over the replicas.
-            loss = (tf.reduce_mean(loss) + sum(self.model.losses, 0.0)) / self._distribution.replicas
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.model.trainable_variables)
+        outputs = _float32(self._trained_at(pixels.shape[1])(normalised(pixels, self.preprocessing), training=True))
+        loss = self.task.loss(pixels, targets, outputs)
+        # Gradients are added up over the replicas.
+        loss = (tf.reduce_mean(loss) + sum(self.model.losses, 0.0)) / self.distribution.replicas
+        # Two by two: of three gradients, AddN on a processor begins with the one whose memory happens to be free, and a
+        # BatchNorm's input has three. A tape knows only AddN; ``deterministic`` keeps Grappler from restoring it.
+        gradients = tf.gradients(
+            self.optimizer.scale_loss(loss),
+            [variable.value for variable in self.model.trainable_variables],
+            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
+        )
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
-        correct = tf.reduce_sum(tf.cast(tf.argmax(outputs, -1) == tf.argmax(targets, -1), tf.float32))
-        return loss, correct, tf.cast(tf.shape(targets)[0], tf.float32)
+        return loss, tf.reduce_sum(self.task.right(targets, outputs)), tf.cast(tf.shape(pixels)[0], tf.float32)
 
-    def _logits_at(self, size: int):
+    def _trained_at(self, size: int):
         """The network for another input size: its layers with weights are those of the one for its own size."""
-        if size not in self._logits:
+        if size not in self._trained:
             with self._scope(), tf.init_scope():
                 twin = self._model_at(size)
                 own = {layer.name: layer for layer in _layers(self.model) if layer.variables}
                 shared = keras.models.clone_model(twin, clone_function=lambda layer: own.get(layer.name, layer))
                 self._adjust(shared)
-            self._logits[size] = logits(shared)
-        return self._logits[size]
+            self._trained[size] = self.task.trained(shared)
+        return self._trained[size]
 
-    def _loss(self, pixels, targets, outputs):
-        loss = keras.losses.categorical_crossentropy(
-            targets, outputs, from_logits=True, label_smoothing=self._recipe.label_smoothing
-        )
-        if self._teacher is None:
-            return loss
-        teacher, size = self._teacher, self._teacher.model.input_shape[1]
-        seen = _normalised(pixels, teacher.preprocessing)
-        if size not in (None, pixels.shape[1]):
-            seen = tf.image.resize(seen, (size, size), antialias=True)
-        answers = tf.cast(self._teacher_logits(seen, training=False), tf.float32)
-        taught = tf.nn.softmax_cross_entropy_with_logits(
-            tf.stop_gradient(tf.nn.softmax(answers / teacher.temperature)), outputs / teacher.temperature
-        )
-        # The square keeps the gradients' size whatever the temperature (section 2 of the paper).
-        return (1 - teacher.share) * loss + teacher.share * teacher.temperature**2 * taught
+    def judge(self, reader: Reader, report: Report = silent) -> dict[str, float]:
+        """The task's scores on all images of a reader, with the moving averages where there are any."""
+        with self.averaged():
+            return self.task.judge(self, reader, report)
 
-    def judge(self, batches, report: Report = silent, total: int | None = None) -> dict[str, float]:
-        """Loss, top-1 and top-5 of (pixels, classes), with the moving averages where there are any."""
-        own = [_numpy(variable) for variable in self._averaged] if self._averages else []
-        for variable, average in zip(self._averaged, self._averages, strict=True) if self._averages else ():
+    @contextmanager
+    def averaged(self):
+        """The model has the moving averages for its weights meanwhile."""
+        if not self._averages:
+            yield
+            return
+        own = [_numpy(variable) for variable in self._averaged]
+        for variable, average in zip(self._averaged, self._averages, strict=True):
             variable.assign(average.numpy())
         try:
-            sums = np.zeros(4)
-            for done, (pixels, labels) in enumerate(batches, 1):
-                sums += np.array([float(value) for value in self._judge(pixels, labels)])
-                report("validation", done, total)
+            yield
         finally:
-            for variable, value in zip(self._averaged, own, strict=True) if own else ():
+            for variable, value in zip(self._averaged, own, strict=True):
                 variable.assign(value)
-        count = max(1.0, sums[3])
-        return {"val_loss": sums[0] / count, "val_top1": sums[1] / count, "val_top5": sums[2] / count}
 
-    def _judge_all(self, pixels, labels):
-        strategy = self._distribution.strategy
-        found = strategy.run(self._judge_replica, args=(pixels, labels))
-        return tuple(strategy.reduce("SUM", value, axis=None) for value in found)
+    def sums(self, batches, report: Report = silent, total: int | None = None) -> np.ndarray:
+        """What ``task.sums`` gives for batches of (pixels, truth), added up over all of them and all replicas.
 
-    def _judge_replica(self, pixels, labels):
-        outputs = self._logits[self._size](_normalised(pixels, self._preprocessing), training=False)
-        outputs, real = tf.cast(outputs, tf.float32), labels >= 0
-        labels = tf.maximum(labels, 0)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs)
-        hits = [tf.math.in_top_k(labels, outputs, k) for k in (1, min(5, outputs.shape[-1]))]
-        sums = [tf.reduce_sum(tf.where(real, tf.cast(value, tf.float32), 0.0)) for value in (loss, *hits)]
-        return *sums, tf.reduce_sum(tf.cast(real, tf.float32))
+        total: how many batches there are.
+        """
+        found = np.float64(0)
+        for done, batch in enumerate(batches, 1):
+            found = found + np.asarray(self._sums(*batch), np.float64)
+            report("validation", done, total)
+        return found
+
+    def _summed(self, pixels, truth):
+        strategy = self.distribution.strategy
+        found = strategy.run(lambda x, y: self.task.sums(y, self._answers(x)), args=(pixels, truth))
+        return strategy.reduce("SUM", found, axis=None)
+
+    def answers(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """What the network gives, without training, for a batch of pixels of its size: an array an output. On one
+        replica alone."""
+        return [np.asarray(output) for output in keras.tree.flatten(self._answer(tf.constant(pixels)))]
+
+    def _answers(self, pixels):
+        return _float32(self._trained[self._size](normalised(pixels, self.preprocessing), training=False))
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that a step changes, by name. On several workers all must call it."""
@@ -242,46 +233,34 @@ class Training:
         return [_numpy(averages.get(id(variable), variable)) for variable in self.model.weights]
 
     def finished(self, weights: list[np.ndarray]) -> keras.Model:
-        """The model with these weights, in float32 and as stock layers have it."""
+        """The model with these weights, its layers otherwise as they were given."""
         self.model.set_weights(weights)
-        for layer in _layers(self.model):
-            layer.dtype_policy = "float32"
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized, layer.trainable = False, True
+        for layer, attributes in self._before:
+            for name, value in attributes.items():
+                setattr(layer, name, value)
         return self.model
 
 
-def logits(model) -> keras.Model:
-    """A classifier without its softmax: what losses and half precision want.
-
-    Raises:
-        RequestError: not one output of (N, classes), or it ends in a sigmoid.
-    """
-    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
-        shapes = [tuple(tensor.shape) for tensor in model.outputs]
-        raise RequestError(f"{model.name!r} has outputs of shape {shapes}; a classifier has one of (None, classes).")
-    last, node, _ = model.outputs[0]._keras_history
-    activation = getattr(last, "activation", None)
-    if isinstance(last, keras.layers.Softmax) or (
-        isinstance(last, keras.layers.Activation) and activation is keras.activations.softmax
-    ):
-        return keras.Model(model.inputs[0], last._inbound_nodes[node].input_tensors[0])
-    if activation is keras.activations.softmax:  # inside the last layer, so that only its logarithm can be had
-        return keras.Model(model.inputs[0], keras.ops.log(keras.ops.maximum(model.outputs[0], 1e-7)))
-    if activation is keras.activations.sigmoid:
-        raise RequestError(
-            f"{model.name!r} ends in a sigmoid: labels here are one class an image, so end in a softmax."
-        )
-    return model
+def deterministic() -> None:
+    """From here on, in this process, the same steps give the same bits; on processors alone, since with a GPU some
+    gradients would not be computed at all (tf.config.experimental.enable_op_determinism)."""
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 
-def _normalised(pixels, preprocessing: Preprocessing):
-    mean, std = (tf.constant(values, tf.float32) for values in (preprocessing.mean, preprocessing.std))
-    return (tf.cast(pixels, tf.float32) - mean) / std
+def _float32(outputs):
+    return keras.tree.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
 
 
 def _layers(model):
     return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+
+
+def _attributes(layer) -> dict:
+    """What ``Training`` may change in a layer."""
+    names = ("dtype_policy", "trainable", "synchronized", "momentum")
+    return {name: getattr(layer, name) for name in names if hasattr(layer, name)}
 
 
 def _name(variable) -> str:

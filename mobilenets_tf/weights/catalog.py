@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobilenets_tf import registry
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.preprocessing import Preprocessing
@@ -260,8 +261,13 @@ CATALOG = (
 
 
 def weight_sets(network: str) -> list[WeightSet]:
-    """Every published weight set of one network."""
-    return [record for record in CATALOG if record.network == network]
+    """Every published weight set of one network; of a detector or a segmenter, those of its backbone.
+
+    Raises:
+        RequestError: no such network.
+    """
+    classifier = registry.get(network).backbone or network
+    return [record for record in CATALOG if record.network == classifier]
 
 
 def find(network: str, tag: str, alpha: float | None = None) -> WeightSet:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mobilenets_tf.conventions import TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.networks.features import is_head
 from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
 
 CLASSIFIER = "classifier"
@@ -31,11 +32,12 @@ _PARAMETERS = {
 class Source:
     """Weights that were found and read: the convention to build with, and what fills a built model.
 
+    load_into: called with the model, and the beginnings of the names of layers that may be of another size.
     has_bias: whether there is a bias for a layer, by our name of it.
     """
 
     convention: Convention
-    load_into: Callable = lambda model: None
+    load_into: Callable = lambda model, resized=(): None
     has_bias: Callable[[str], bool] = lambda layer: False
 
 
@@ -70,13 +72,8 @@ def resolve(
         return _from_checkpoint(checkpoint, _recognise(checkpoint), convention or record.convention)
     if not path.is_file():
         raise RequestError(f"No such weight file: {path}")
-    if path.suffix == ".keras" or path.name.endswith(".weights.h5"):
-        saved = saved_models.read_weights(path)
-        return Source(
-            convention or saved.convention,
-            lambda model: _copy(model, saved.tensors, path),
-            lambda layer: f"{layer}.1" in saved.tensors,
-        )
+    if _is_saved(path):
+        return _from_saved(saved_models.read_weights(path), path, convention)
     checkpoint = checkpoints.read(path)
     spelling = _recognise(checkpoint)
     published = [record.convention for record in catalog.weight_sets(network) if record.filename == path.name]
@@ -90,6 +87,30 @@ def resolve(
     return _from_checkpoint(checkpoint, spelling, convention or usual)
 
 
+def resolve_with_head(weights, convention: Convention | None = None) -> Source | None:
+    """The weights of a whole detector or segmenter; None where ``weights`` are a classifier's, for its backbone.
+
+    Raises:
+        RequestError: the file is damaged, or not of this package.
+    """
+    if weights is None or not (path := Path(weights)).is_file() or not _is_saved(path):
+        return None
+    saved = saved_models.read_weights(path)
+    return _from_saved(saved, path, convention) if any(map(is_head, saved.tensors)) else None
+
+
+def _is_saved(path: Path) -> bool:
+    return path.suffix == ".keras" or path.name.endswith(".weights.h5")
+
+
+def _from_saved(saved: saved_models.SavedWeights, path: Path, convention: Convention | None) -> Source:
+    return Source(
+        convention or saved.convention,
+        lambda model, resized=(): _copy(model, saved.tensors, path, resized),
+        lambda layer: f"{layer}.1" in saved.tensors,
+    )
+
+
 def _both_in_timm(network: str) -> bool:
     """Whether timm has a network in both conventions, with the same tensor names."""
     return "lite" in network or "_v3" in network
@@ -99,7 +120,10 @@ def _from_checkpoint(checkpoint, spelling: spellings.Spelling, convention: Conve
     def has_bias(layer):
         return f"{spellings.names(spelling, [layer], checkpoint.tensors).get(layer)}.bias" in checkpoint.tensors
 
-    return Source(convention, lambda model: _assign(model, checkpoint, spelling), has_bias)
+    def load_into(model, resized=()):
+        _assign(model, checkpoint, spelling, resized)
+
+    return Source(convention, load_into, has_bias)
 
 
 def _recognise(checkpoint) -> spellings.Spelling:
@@ -113,16 +137,16 @@ def _recognise(checkpoint) -> spellings.Spelling:
     return spellings.SPELLINGS[table]
 
 
-def _copy(model, tensors: dict, path: Path):
+def _copy(model, tensors: dict, path: Path, resized: tuple[str, ...]):
     """From a file of Keras', whose tensors are known by their layer's name and their place in it."""
 
     def source_name(layer, variable):
         return f"{layer.name}.{[v is variable for v in layer.weights].index(True)}"
 
-    _fill(model, tensors, source_name, lambda layer, value: value, _HEAD, path)
+    _fill(model, tensors, source_name, lambda layer, value: value, _HEAD, path, resized)
 
 
-def _assign(model, checkpoint, spelling: spellings.Spelling):
+def _assign(model, checkpoint, spelling: spellings.Spelling, resized: tuple[str, ...] = ()):
     """From another framework's or source's tensors."""
     layers = [layer.name for layer in model.layers if layer.weights]
     names = spellings.names(spelling, layers, checkpoint.tensors)
@@ -143,7 +167,7 @@ def _assign(model, checkpoint, spelling: spellings.Spelling):
         return value[:, :, ::-1] if spelling.bgr and layer.name == "stem_conv" else value
 
     heads = (*spelling.classifier, *(spelling.layers[name] for name in _HEAD if name in spelling.layers))
-    _fill(model, checkpoint.tensors, source_name, reorder, heads, checkpoint.path)
+    _fill(model, checkpoint.tensors, source_name, reorder, heads, checkpoint.path, resized)
 
 
 def _reorder_torch(layer, value: np.ndarray) -> np.ndarray:
@@ -162,15 +186,24 @@ def _as_pointwise(value: np.ndarray, variable) -> np.ndarray:
     return value
 
 
-def _fill(model, tensors: dict, source_name: Callable, reorder: Callable, heads: tuple[str, ...], path: Path):
+def _fill(
+    model,
+    tensors: dict,
+    source_name: Callable,
+    reorder: Callable,
+    heads: tuple[str, ...],
+    path: Path,
+    resized: tuple[str, ...],
+):
     """Assign every weight of ``model`` from ``tensors``, all or none; tell what does not fit.
 
     A classifier of another size is left as it was initialised, with a warning: that is how transfer learning starts.
+    So are layers whose names begin with one of ``resized``.
 
     Raises:
         RequestError: tensors missing, left over or of the wrong shape; each is listed.
     """
-    assignments, missing, wrong, used, fresh_head = [], [], [], set(), None
+    assignments, missing, wrong, used, classes, fresh = [], [], [], set(), {}, {}
     for layer in model.layers:
         for variable in layer.weights:
             name = source_name(layer, variable)
@@ -181,8 +214,10 @@ def _fill(model, tensors: dict, source_name: Callable, reorder: Callable, heads:
             value = _as_pointwise(reorder(layer, tensors[name]), variable)
             if value.shape == tuple(variable.shape):
                 assignments.append((variable, value))
-            elif layer.name == CLASSIFIER:
-                fresh_head = value.shape[-1], variable.shape[-1]
+            elif layer.name.endswith(CLASSIFIER):
+                classes[layer.name] = value.shape[-1], variable.shape[-1]
+            elif layer.name.startswith(resized):
+                fresh[layer.name] = True
             else:
                 wrong.append(f"{name}: {value.shape}, {layer.name}.{variable.name} is {tuple(variable.shape)}")
     has_top = any(layer.name == CLASSIFIER for layer in model.layers)
@@ -202,9 +237,23 @@ def _fill(model, tensors: dict, source_name: Callable, reorder: Callable, heads:
         raise RequestError(f"{path} does not fit {model.name}. " + ". ".join(problems) + ".")
     for variable, value in assignments:
         variable.assign(value)
-    if fresh_head:
-        warnings.warn(
-            f"{path.name} has {fresh_head[0]} classes and {model.name} was asked for {fresh_head[1]}: the backbone has "
-            "its weights, the classifier is fresh and has to be trained.",
-            stacklevel=4,
+    if CLASSIFIER in classes:
+        found, wanted = classes[CLASSIFIER]
+        _warn(
+            f"{path.name} has {found} classes and {model.name} was asked for {wanted}: the backbone has its weights, "
+            "the classifier is fresh and has to be trained."
         )
+    elif classes:
+        _warn(
+            f"{path.name} has other classes than {model.name} was asked for: {', '.join(classes)} "
+            f"{'are' if len(classes) > 1 else 'is'} fresh and to be trained; all else has its weights."
+        )
+    if fresh:
+        _warn(
+            f"{model.name} is not as wide as {path.name} from {next(iter(fresh))} on: {len(fresh)} layers are fresh "
+            "and have to be trained; the others have its weights."
+        )
+
+
+def _warn(message: str):
+    warnings.warn(message, stacklevel=5)

@@ -13,6 +13,7 @@ from mobilenets_tf.training import pipeline, recipes
 from mobilenets_tf.training.plan import Plan
 from mobilenets_tf.training.recipes import Augment
 from mobilenets_tf.training.sources import Files
+from mobilenets_tf.training.tasks import Classification
 from tests.conftest import photographs
 
 
@@ -35,15 +36,19 @@ def folder(tmp_path_factory):
 
 
 def reader_of(folder, rule="fail", classes=2):
-    broken = pipeline.Broken(rule)
-    return pipeline.Reader(Files(find_images(folder), ("a", "b")), classes, broken), broken
+    broken, task = pipeline.Broken(rule), Classification(classes, recipes.FINETUNE)
+    return pipeline.Reader(Files(find_images(folder), ("a", "b")), task.problem, broken), broken
+
+
+def training_batches(reader, plan, place=Place(), first=0):  # noqa: B008
+    return pipeline.training_batches(reader, plan, Classification(2, plan.recipe), place, first=first)
 
 
 def batches(folder, place=Place(), first=0, seed=3, replicas=None, augment=Augment(mixup=0.2, cutmix=1.0, erase=0.25)):  # noqa: B008
     recipe = recipes.replace(recipes.FINETUNE.changed(2, 8), augment=augment)
     plan = Plan(recipe, 22, 40, replicas=place.replicas, seed=seed)
     reader, _ = reader_of(folder)
-    return [(p.numpy(), t.numpy()) for p, t in pipeline.training_batches(reader, plan, 2, place, first=first)]
+    return [(p.numpy(), t.numpy()) for p, t in training_batches(reader, plan, place, first)]
 
 
 def assert_same(some, others):
@@ -84,7 +89,7 @@ def test_sizes_change_from_batch_to_batch(folder):
     recipe = recipes.replace(recipes.FINETUNE.changed(3, 4), scales=(1.0, 1.5, 2.0))
     plan = Plan(recipe, 22, 64)
     reader, _ = reader_of(folder)
-    for step, (pixels, targets) in enumerate(pipeline.training_batches(reader, plan, 2, Place())):
+    for step, (pixels, targets) in enumerate(training_batches(reader, plan)):
         assert pixels.shape == (plan[step].count, plan[step].size, plan[step].size, 3)
         assert len(targets) == plan[step].count
     assert step == plan.steps - 1
@@ -119,7 +124,7 @@ def test_a_broken_image_is_named(broken_folder):
     plan = Plan(recipes.FINETUNE.changed(1, 22), 22, 40)
     reader, broken = reader_of(broken_folder)
     with pytest.raises(tf.errors.OpError):
-        list(pipeline.training_batches(reader, plan, 2, Place()))
+        list(training_batches(reader, plan))
     assert isinstance(broken.error, RequestError)
     assert any(f"{name} is not a readable image" in str(broken.error) for name in ("03.png", "10.png"))
 
@@ -127,7 +132,7 @@ def test_a_broken_image_is_named(broken_folder):
 def test_broken_images_are_skipped_when_asked(broken_folder):
     plan = Plan(recipes.FINETUNE.changed(1, 22), 22, 40)
     reader, broken = reader_of(broken_folder, "skip")
-    ((pixels, _),) = pipeline.training_batches(reader, plan, 2, Place())
+    ((pixels, _),) = training_batches(reader, plan)
     assert len(pixels) == 22
     assert sorted(name[-6:] for name in broken.names) == ["03.png", "10.png"]
     judged = [
