@@ -1,4 +1,5 @@
-"""Do the files compute on a phone's cores what they compute here? One int8 and one float32 file of every family.
+"""Do the files compute on a phone's cores what they compute here? One int8 and one float32 file of every family, and
+of a detector and a segmenter.
 
     python benchmarks/arm64.py
     python benchmarks/arm64.py --check --folder FOLDER    exit 1 if one differs; the runtime is set up there first
@@ -8,7 +9,9 @@ minutes. LiteRT's own arm64 build runs each file on three emulated cores, one fo
 sdot, smmla). Printed are how many different values the outputs have, and "equal" where all are equal bit for bit, else
 the largest difference as a share of the largest output. Integer files have to be equal, float32 ones within 1e-4.
 MobileViT's int8 file computes attention in floats, whose last bit decides some of the levels behind it, and may differ
-by 0.1.
+by 0.1. The detector's file is compared as the network gives its outputs, boxes and scores, and with the non-maximum
+suppression behind them (nms), all four outputs. That is computed in floats by LiteRT's own kernel: what goes into it is
+equal in the int8 file, and so far all that comes out was.
 
 The emulated cores say nothing of a phone's latency, its GPU or NPU, or Android's own build of LiteRT.
 """
@@ -22,9 +25,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 from latency import pictures, settled
 
-from mobilenets_tf import create_model
-from mobilenets_tf.export import arm64, arm64_setup
+from mobilenets_tf import create_model, registry
+from mobilenets_tf.anchors import ssd_anchors
+from mobilenets_tf.export import arm64, arm64_setup, detector_forms
 from mobilenets_tf.export.tflite import convert_model
+from mobilenets_tf.networks import ssd
+from mobilenets_tf.postprocess import Postprocess
 from mobilenets_tf.progress import silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.worker import Worker
@@ -39,6 +45,8 @@ NETWORKS = (
     ("efficientnet_lite0", None, 96),
     ("mobileone_s0", None, 96),
     ("mobilevit_v3_xxs", None, 128),
+    ("ssdlite_mobilenet_v2", 0.35, 96),
+    ("lraspp_mobilenet_v3_small", 0.75, 96),
 )
 SCHEMES = ("int8", "float32")
 # Different values that the outputs must have for their equality to mean something.
@@ -49,7 +57,20 @@ def build(name: str, alpha: float | None, resolution: int):
     """The network with random weights, its activations about as large as a trained one's."""
     keras.utils.set_random_seed(0)
     # Logits: 1000 probabilities of a random network are all zero in eight bits, and zeros are equal anywhere.
-    return settled(create_model(name, alpha=alpha, resolution=resolution, classifier_activation=None), count=16)
+    options = {"classifier_activation": None} if registry.get(name).task == "classify" else {}
+    model = settled(create_model(name, alpha=alpha, resolution=resolution, **options), count=16)
+    for layer in model.layers:
+        if layer.name.endswith("_classifier"):
+            layer.bias.assign(keras.ops.zeros_like(layer.bias))  # scores about 0.5: 0.01 is the third of 256 levels
+    return model
+
+
+def forms(name: str, model, content: bytes):
+    """A network's file, and of a detector the one with the suppression too: (form, content)."""
+    yield "", content
+    if registry.get(name).task == "detect":
+        postprocess = Postprocess(ssd_anchors(ssd.grids(model)), model.outputs[1].shape[-1] - 1)
+        yield "nms", detector_forms.with_form(content, "nms", postprocess)
 
 
 def main():
@@ -70,18 +91,19 @@ def main():
         for name, alpha, resolution in NETWORKS:
             model = build(name, alpha, resolution)
             for scheme in SCHEMES:
-                content = convert_model(model, schemes.get(scheme), pictures(resolution), worker, silent).content
-                samples = ([picture] for picture in pictures(resolution, chosen.count))
-                found = arm64.compare_with_host(emulator, content, samples, chosen.cpu)
-                label = name if alpha is None else f"{name} {alpha}"
-                cells = ["equal" if core.equal else f"{core.relative_difference:.1e}" for core in found]
-                print(
-                    f"{label:<37} {resolution:>6} {scheme:<8}{found[0].values:>7}"
-                    + "".join(f"{cell:>14}" for cell in cells),
-                    flush=True,
-                )
-                bad = [core for core in found if not core.passed or core.values < LEAST_VALUES]
-                failed += [f"{label} {scheme}: {core.line()}" for core in bad]
+                converted = convert_model(model, schemes.get(scheme), pictures(resolution), worker, silent).content
+                for form, content in forms(name, model, converted):
+                    samples = ([picture] for picture in pictures(resolution, chosen.count))
+                    found = arm64.compare_with_host(emulator, content, samples, chosen.cpu)
+                    label = " ".join(filter(None, (name, alpha and str(alpha), form)))
+                    cells = ["equal" if core.equal else f"{core.relative_difference:.1e}" for core in found]
+                    print(
+                        f"{label:<37} {resolution:>6} {scheme:<8}{found[0].values:>7}"
+                        + "".join(f"{cell:>14}" for cell in cells),
+                        flush=True,
+                    )
+                    bad = [core for core in found if not core.passed or core.values < LEAST_VALUES]
+                    failed += [f"{label} {scheme}: {core.line()}" for core in bad]
     for line in failed:
         print(line)
     if failed and chosen.check:

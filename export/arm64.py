@@ -41,6 +41,7 @@ FEW_VALUES = 8
 NOT_PROVED = "It does not show a phone's latency, its GPU or NPU, or Android's own build of LiteRT."
 # In Linux' AT_HWCAP and AT_HWCAP2 for arm64 (arch/arm64/include/uapi/asm/hwcap.h).
 _ASIMDDP, _I8MM = 1 << 20, 1 << 13
+_INTEGERS = [getattr(flatbuffer.schema.TensorType, name) for name in ("INT8", "UINT8", "INT16", "INT4")]
 
 
 class EmulatorError(WorkerError):
@@ -248,15 +249,26 @@ def tolerance(content: bytes) -> float:
     tree = flatbuffer.read(content)
     if not flatbuffer.float_operator_counts(tree):
         return 0.0
-    names = ("INT8", "UINT8", "INT16", "INT4")
-    integers = [getattr(flatbuffer.schema.TensorType, name) for name in names]
+    floats = flatbuffer.schema.TensorType.FLOAT32
     for graph in tree.subgraphs:
+        computed = set()  # tensors in which computed floats have a part; operators are in the order of their run
         for operator in graph.operators:
-            ends = [index for index in (*operator.inputs, *operator.outputs) if index >= 0]
-            computes = flatbuffer.operator_name(tree, operator) != "DEQUANTIZE"
-            if computes and any(graph.tensors[index].type in integers for index in ends):
-                return MIXED_TOLERANCE
+            given, results = (
+                [int(index) for index in ends if index >= 0] for ends in (operator.inputs, operator.outputs)
+            )
+            converts = flatbuffer.operator_name(tree, operator) == "DEQUANTIZE"
+            in_floats = not converts and any(graph.tensors[index].type == floats for index in results)
+            if in_floats or computed.intersection(given):
+                computed.update(results)
+                ends = results if converts else [*given, *results]
+                if any(_is_quantised(graph.tensors[index]) for index in ends):
+                    return MIXED_TOLERANCE
     return FLOAT_TOLERANCE
+
+
+def _is_quantised(tensor) -> bool:
+    scale = None if tensor.quantization is None else tensor.quantization.scale
+    return tensor.type in _INTEGERS and scale is not None and len(scale) > 0
 
 
 def random_inputs(runner: Runner, count: int, seed: int = 0) -> Iterator[list[np.ndarray]]:
@@ -295,7 +307,7 @@ class ArchComparison:
     values: how many different values the outputs have here, all samples together. Few of them prove little: a random
         network's int8 probabilities are all zero.
     relative_difference: the largest difference of any real value over the largest of that output's; infinite where one
-        side has a value that is not finite.
+        side has a value that is not finite. Of a mask, the share of pixels that are of another class.
     sample: the index of the sample with that difference; None if all are equal.
     passed: equal, but for a last SOFTMAX's level, or the difference is within the tolerance.
     """
@@ -380,9 +392,7 @@ def _compare(cpu: str, found: Answers, host: HostRun) -> ArchComparison:
             if a.tobytes() == b.tobytes():
                 continue
             equal = False
-            scale, _ = host.quantization[place]
-            with np.errstate(invalid="ignore"):  # infinity less infinity
-                difference = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) * (scale or 1.0)
+            difference = _difference(a, b, host.quantization[place])
             close = close and difference <= 1.001 * host.steps[place]
             difference = difference / max(largest[place], 1e-30) if np.isfinite(difference) else np.inf
             if sample is None or difference > worst:
@@ -403,9 +413,26 @@ def _compare(cpu: str, found: Answers, host: HostRun) -> ArchComparison:
     )
 
 
+def _difference(here: np.ndarray, there: np.ndarray, quantization: tuple[float, int]) -> float:
+    """The largest of any real value; of classes the share that are others."""
+    if _are_classes(here, quantization):
+        return float((here != there).mean())
+    scale, _ = quantization
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        return float(np.abs(here.astype(np.float64) - there.astype(np.float64)).max()) * (scale or 1.0)
+
+
 def _largest(output: np.ndarray, quantization: tuple[float, int]) -> float:
+    """What differences are divided by."""
+    if _are_classes(output, quantization):
+        return 1.0
     scale, zero_point = quantization
     values = output.astype(np.float64)
     if scale:
         values = (values - zero_point) * scale
     return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
+def _are_classes(output: np.ndarray, quantization: tuple[float, int]) -> bool:
+    """Integers without a scale, such as a mask's: numbers of something, not real values."""
+    return output.dtype.kind in "iub" and not quantization[0]

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf import image_input, images
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.boxes import find_boxes
+from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.export import judging, result_folder
+from mobilenets_tf.export.dense_judging import DenseComparison
+from mobilenets_tf.export.report import Evidence
 from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
 from mobilenets_tf.export.verification import (
     FLOAT_TOLERANCE,
@@ -20,6 +23,7 @@ from mobilenets_tf.export.verification import (
 )
 from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.images import ImageSet
+from mobilenets_tf.masks import find_masks
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.progress import Report, silent, track
@@ -28,6 +32,10 @@ from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.worker import Worker
 
+# What a file of a detector or a segmenter may give; the first is what MediaPipe takes. "nms": the objects that are left
+# by TFLite's own op; "decoded": all anchors' boxes; "raw": the network's outputs, for an app's own decoding. "full":
+# logits at the input's size; "mask": the class of each pixel; "stride": logits as the network's head gives them.
+OUTPUTS = {"detect": ("nms", "decoded", "raw"), "segment": ("full", "mask", "stride")}
 # Files with some layers in float are judged on so many at most: that leaves a finer share than anyone will ask for, and
 # keeps 150 MB of pixels.
 TRIAL_IMAGES = 1000
@@ -47,6 +55,8 @@ class DeployRequest:
         on which it gives another answer than the float model. As few layers as that takes are left in float.
     per_tensor: one scale for a layer's weights; what that costs is measured.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
+    output: of a detector or segmenter, the form in which the file gives its answers, one of ``OUTPUTS``; None for the
+        first of them. void: of masks to judge with, the value of pixels of no class; None for that of the training.
     """
 
     source: ModelSource
@@ -60,6 +70,8 @@ class DeployRequest:
     max_drop: float | None = None
     per_tensor: bool = False
     input: str = "normalised"
+    output: str | None = None
+    void: int | None = None
     overwrite: bool = False
 
 
@@ -73,8 +85,8 @@ class Deployed:
     report: Path
     labels: list[str]
     manifest: dict
-    parity: Comparison
-    comparison: Comparison | None
+    parity: Comparison | DenseComparison
+    comparison: Comparison | DenseComparison | None
     failures: tuple[str, ...]
     seconds: float
 
@@ -84,8 +96,24 @@ class Deployed:
         return not self.failures
 
 
+@dataclass(frozen=True)
+class Produced:
+    """What the process with TensorFlow hands back: the file's content and what is known of it.
+
+    files: others that go into the folder, name -> content. failures: checks that failed beside the comparisons.
+    """
+
+    content: bytes
+    manifest: dict
+    parity: Comparison | DenseComparison
+    comparison: Comparison | DenseComparison | None
+    evidence: Evidence
+    files: dict[str, str] = field(default_factory=dict)
+    failures: tuple[str, ...] = ()
+
+
 @dataclass
-class _Images:
+class Images:
     calibration: ImageSet | None = None
     judge: ImageSet = field(default_factory=lambda: ImageSet(()))
     judged_on_calibration: bool = False
@@ -101,12 +129,15 @@ def deploy(request: DeployRequest, report: Report = silent) -> Deployed:
     started = time.monotonic()
     with Worker() as worker:  # starts importing TensorFlow while the request is checked
         chosen = check(request)
-        content, manifest, parity, comparison, evidence = worker.call(_produce, request, chosen, report=report)
-    failed = tuple(failures(request, parity, comparison))
+        produced = worker.call(_produce, request, chosen, report=report)
+    content, manifest, parity, comparison = produced.content, produced.manifest, produced.parity, produced.comparison
+    failed = (*failures(request, parity, comparison), *produced.failures)
     manifest |= {"passed": not failed, "failures": list(failed)}
     folder, name = Path(request.out), _file_name(request)
     labels = request.source.label_names()
-    manifest, page = result_folder.write(folder, name, content, manifest, evidence, labels)
+    manifest, page = result_folder.write(
+        folder, name, content, manifest, produced.evidence, labels, produced.files
+    )  # fmt: skip
     seconds = time.monotonic() - started
     return Deployed(folder / name, page, labels, manifest, parity, comparison, failed, seconds)
 
@@ -115,7 +146,7 @@ def _file_name(request: DeployRequest) -> str:
     return f"{request.source.name}_{request.scheme}.tflite"
 
 
-def check(request: DeployRequest) -> _Images:
+def check(request: DeployRequest) -> Images:
     """Everything that can be found wrong without TensorFlow; returns the images that will be used.
 
     Raises:
@@ -125,8 +156,9 @@ def check(request: DeployRequest) -> _Images:
     check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
     image_input.check(request.input)
     request.source.check()
+    _check_output(request)
     result_folder.check(Path(request.out), _file_name(request), request.overwrite)
-    chosen = _Images()
+    chosen = Images()
     if scheme.calibrated and request.calibration is None:
         raise RequestError(
             f"The scheme {scheme.name!r} needs --calibration: a folder or CSV with 100 to 500 images of the kind the "
@@ -136,15 +168,11 @@ def check(request: DeployRequest) -> _Images:
         if request.calibration == "demo":
             chosen.calibration = images.demo_photos()
         else:
-            found = images.find_images(request.calibration)
+            found = _photographs(request.calibration, request.source.task)
             chosen.calibration = found.sample(request.calibration_count, request.seed)
         images.check(chosen.calibration)
     if request.evaluate is not None:
-        found = images.find_images(request.evaluate, request.source.label_names())
-        if found.labels is None:
-            raise RequestError(
-                f"{request.evaluate} has no labels: give a CSV with file and class_index, or a sub-folder a class."
-            )
+        found = _annotated(request)
         chosen.judge = found.without(chosen.calibration) if chosen.calibration else found
         if not chosen.judge.paths:
             raise RequestError("Every image of --evaluate was used for calibration; lower --calibration-count.")
@@ -157,8 +185,51 @@ def check(request: DeployRequest) -> _Images:
     return chosen
 
 
-def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
+def _check_output(request: DeployRequest) -> None:
+    task = request.source.task
+    forms = OUTPUTS.get(task, ())
+    if request.output is not None and not forms:
+        raise RequestError(
+            f"output={request.output!r} is for detectors and segmenters; {request.source.model} is neither."
+        )
+    if request.output not in (None, *forms):
+        raise unknown("output", request.output, forms)
+    if forms and request.max_drop is not None:
+        raise RequestError(f"max_drop is for classifiers so far; {request.source.model} is for the task {task!r}.")
+    if forms and request.per_tensor:
+        raise RequestError(f"per_tensor is for classifiers so far; {request.source.model} is for the task {task!r}.")
+
+
+def _photographs(spec: str, task: str) -> ImageSet:
+    """Images to calibrate with. Those of an annotated data set stand in a folder of their own, beside what are none."""
+    if task != "classify":
+        if Path(spec).suffix == ".json":
+            return ImageSet(find_boxes(spec).paths)
+        for name in ("images", "JPEGImages"):
+            if (Path(spec) / name).is_dir():
+                return images.find_images(Path(spec) / name)
+    return images.find_images(spec)
+
+
+def _annotated(request: DeployRequest) -> ImageSet:
+    """The images to judge with, and what is known of them."""
+    source, spec = request.source, request.evaluate
+    if source.task == "detect":
+        return find_boxes(spec, source.label_names())
+    if source.task == "segment":
+        return find_masks(spec, source.label_names(), source.void if request.void is None else request.void)
+    found = images.find_images(spec, source.label_names())
+    if found.labels is None:
+        raise RequestError(f"{spec} has no labels: give a CSV with file and class_index, or a sub-folder a class.")
+    return found
+
+
+def _produce(request: DeployRequest, chosen: Images, report: Report = silent) -> Produced:
     """Runs in the worker: everything that needs TensorFlow. Writes nothing."""
+    if request.source.task != "classify":
+        from mobilenets_tf.export import dense_deployment
+
+        return dense_deployment.produce(request, chosen, report)
     report("building", 0, 1)
     model = request.source.build()
     scheme = schemes.get(request.scheme)
@@ -200,7 +271,7 @@ def _produce(request: DeployRequest, chosen: _Images, report: Report = silent):
         "judged_on_calibration_images": chosen.judged_on_calibration,
     }
     evidence = judging.evidence(converted, chosen.judge, labels, reference, candidate)
-    return converted.content, manifest, parity, comparison, evidence
+    return Produced(converted.content, manifest, parity, comparison, evidence)
 
 
 def _recipe(request: DeployRequest) -> Recipe | None:
@@ -227,7 +298,10 @@ class _Samples:
         return ([self._preprocessing.normalise(pixels)] for pixels in self._pixels)
 
 
-def failures(request: DeployRequest, parity: Comparison, comparison: Comparison | None):
+def failures(
+    request: DeployRequest, parity: Comparison | DenseComparison, comparison: Comparison | DenseComparison | None
+) -> Iterator[str]:
+    """What the float file's difference from Keras, and the file's from that, say against the result."""
     if not parity.relative_difference <= FLOAT_TOLERANCE:
         yield (
             f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "
@@ -240,17 +314,14 @@ def failures(request: DeployRequest, parity: Comparison, comparison: Comparison 
             f"The float16 file differs from the float32 file by {comparison.relative_difference:.2g} of the largest "
             f"output; allowed is {HALF_TOLERANCE:.0e}."
         )
-    if comparison.top1_agreement < request.min_agreement:
+    if comparison.agreement < request.min_agreement:
         yield (
-            f"The {request.scheme} file gives the float model's answer on {comparison.top1_agreement:.1%} of the "
-            f"images; at least {request.min_agreement:.1%} was asked for."
+            f"The {request.scheme} file agrees with the float model to {comparison.agreement:.1%}; at least "
+            f"{request.min_agreement:.1%} was asked for."
         )
     # The search saw some of the images only, where there are very many.
-    labelled = comparison.top1 is not None
-    drop = comparison.reference_top1 - comparison.top1 if labelled else 1 - comparison.top1_agreement
-    if request.max_drop is not None and drop > request.max_drop + 1e-9:
+    if request.max_drop is not None and comparison.drop > request.max_drop + 1e-9:
         yield (
-            f"The {request.scheme} file loses {drop:.2%} of its {'accuracy' if labelled else 'answers'} on all "
-            f"{comparison.images} images; at most {request.max_drop:.2%} was asked for, and kept on the {TRIAL_IMAGES} "
-            "that the search used."
+            f"The {request.scheme} file loses {comparison.drop:.2%} of its accuracy, or of its answers, on all "
+            f"{comparison.images} images; at most {request.max_drop:.2%} was asked for."
         )

@@ -1,6 +1,7 @@
 """Quantisation-aware fine-tuning from image files to a folder with the int8 file, its labels, manifest and report."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import numpy as np
 
 from mobilenets_tf import image_input, images
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import judging, result_folder
+from mobilenets_tf.export import checks, judging, result_folder
+from mobilenets_tf.export.dense_judging import DenseComparison
+from mobilenets_tf.export.deployment import Images, Produced
 from mobilenets_tf.export.tflite import Conversion, finished
 from mobilenets_tf.export.verification import Comparison, compare
 from mobilenets_tf.image_input import ImageInput
@@ -17,6 +20,10 @@ from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.progress import Report, silent, track
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.training import recipes
+from mobilenets_tf.training.plan import Plan
+from mobilenets_tf.training.recipes import Recipe
+from mobilenets_tf.training.sources import Files
 from mobilenets_tf.worker import Worker
 
 _VALIDATION_SHARE = 0.2
@@ -26,11 +33,14 @@ _VALIDATION_SHARE = 0.2
 class FineTuneRequest:
     """Everything that decides the result; plain data.
 
-    source: the model, with weights. images: labelled images to train with, a CSV or a folder with a sub-folder a class.
-    validation: labelled images to judge with; None takes a fifth of ``images``, chosen with ``seed``.
+    source: the model, with weights. images: annotated images to train with: a CSV or a folder with a sub-folder a
+        class, or what ``boxes.find_boxes`` or ``masks.find_masks`` takes.
+    validation: such images to judge with; None takes a fifth of ``images``, chosen with ``seed``.
+    batch_size: None for that of the task's recipe for fine-tuning, whose augmentation the images get too.
     calibration_count: of the training images, to choose the first ranges from.
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
+    output, void: as in ``deployment.DeployRequest``.
     The rest as in ``quantize.fine_tune``.
     """
 
@@ -41,40 +51,56 @@ class FineTuneRequest:
     scheme: str = "int8"
     per_tensor: bool = False
     epochs: int = 10
-    batch_size: int = 32
+    batch_size: int | None = None
     learning_rate: float = 1e-4
     patience: int = 3
     freeze_norms_after: int = 0
     calibration_count: int = 128
     distill: float = 0.0
     input: str = "normalised"
+    output: str | None = None
+    void: int | None = None
     seed: int = 0
     checkpoint: str | None = None
     overwrite: bool = False
 
+    def recipe(self) -> Recipe:
+        """Of its batches and their augmentation.
+
+        Raises:
+            RequestError: epochs or batch size out of range.
+        """
+        return recipes.OURS[self.source.task]["finetune"].changed(self.epochs, self.batch_size)
+
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What was written, and how float, post-training and fine-tuned compare on the validation images."""
+    """What was written, and how float, post-training and fine-tuned compare on the validation images. ``failures`` says
+    which checks failed.
+    """
 
     path: Path
     report: Path
     manifest: dict
-    post_training: Comparison
-    fine_tuned: Comparison
+    post_training: Comparison | DenseComparison
+    fine_tuned: Comparison | DenseComparison
+    failures: tuple[str, ...]
     seconds: float
 
     def lines(self) -> list[str]:
         """The table, for people."""
-        rows = [
-            ("float32", self.fine_tuned.reference_top1, None),
-            ("post-training", self.post_training.top1, self.post_training.top1_agreement),
-            ("fine-tuned", self.fine_tuned.top1, self.fine_tuned.top1_agreement),
-        ]
-        same = {None: "", **{value: f"{value:.1%}" for _, _, value in rows if value is not None}}
+        usual, tuned = self.post_training, self.fine_tuned
+        if isinstance(tuned, DenseComparison):
+            measure, agreement = tuned.measure, "agreement with float32"
+            scores = tuned.reference_score, usual.score, tuned.score
+        else:
+            measure, agreement = "top-1", "same answer as float32"
+            scores = tuned.reference_top1, usual.top1, tuned.top1
+        same, width = ("", f"{usual.agreement:.1%}", f"{tuned.agreement:.1%}"), max(6, len(measure))
+        rows = zip(("float32", "post-training", "fine-tuned"), scores, same, strict=True)
         return [
-            f"{'':<14}  top-1  same answer as float32",
-            *(f"{name:<14} {top1:>6.1%}  {same[value]}" for name, top1, value in rows),
+            f"{'':<14} {measure:>{width}}  {agreement}",
+            *(f"{name:<14} {score:>{width}.1%}  {share}" for name, score, share in rows),
         ]
 
 
@@ -88,11 +114,15 @@ def fine_tune_and_deploy(request: FineTuneRequest, report: Report = silent) -> F
     started = time.monotonic()
     with Worker() as worker:
         training, validation = check(request)
-        content, manifest, usual, tuned, evidence = worker.call(_produce, request, training, validation, report=report)
+        produced, usual = worker.call(_produce, request, training, validation, report=report)
     folder, name = Path(request.out), _file_name(request)
-    labels = request.source.label_names()
-    manifest, page = result_folder.write(folder, name, content, manifest, evidence, labels)
-    return FineTuned(folder / name, page, manifest, usual, tuned, time.monotonic() - started)
+    labels, failures = request.source.label_names(), produced.failures
+    manifest = {**produced.manifest, "passed": not failures, "failures": list(failures)}
+    manifest, page = result_folder.write(
+        folder, name, produced.content, manifest, produced.evidence, labels, produced.files
+    )  # fmt: skip
+    seconds = time.monotonic() - started
+    return FineTuned(folder / name, page, manifest, usual, produced.comparison, failures, seconds)
 
 
 def _file_name(request: FineTuneRequest) -> str:
@@ -105,19 +135,29 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
     Raises:
         RequestError: see there.
     """
-    request.source.check()
+    source = request.source
+    source.check()
     image_input.check(request.input)
+    checks.check_output(source, request.output)
     if not 0 <= request.distill <= 1:
         raise RequestError(f"distill={request.distill}: expected 0 to 1.")
-    for option in ("epochs", "batch_size", "patience", "calibration_count"):
+    if source.task != "classify" and request.distill:
+        raise RequestError(f"distill={request.distill} is for classifiers; {source.model} is for {source.task!r}.")
+    if source.task != "classify" and not source.label_names():
+        raise RequestError(
+            f"Nothing says what the classes of {source.model} are called, and in which order they are: pass --labels "
+            "FILE, a name a line."
+        )
+    for option in ("epochs", "patience", "calibration_count"):
         if getattr(request, option) < 1:
             raise RequestError(f"{option}={getattr(request, option)}: expected at least 1.")
     if request.freeze_norms_after < 0:
         raise RequestError(f"freeze_norms_after={request.freeze_norms_after}: expected at least 0.")
+    request.recipe()
     result_folder.check(Path(request.out), _file_name(request), request.overwrite)
-    training = _labelled(request.images, request)
+    training = checks.annotated(source, request.images, request.void)
     if request.validation is not None:
-        validation = _labelled(request.validation, request)
+        validation = checks.annotated(source, request.validation, request.void)
         training = training.without(validation)
     else:
         validation = training.sample(max(1, round(_VALIDATION_SHARE * len(training))), request.seed)
@@ -129,15 +169,11 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
     return training, validation
 
 
-def _labelled(source: str, request: FineTuneRequest) -> ImageSet:
-    found = images.find_images(source, request.source.label_names())
-    if found.labels is None:
-        raise RequestError(f"{source} has no labels: give a CSV with file and class_index, or a sub-folder a class.")
-    return found
-
-
-def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet, report: Report = silent):
-    """Runs in the worker: everything that needs TensorFlow. Writes nothing but the checkpoint."""
+def _produce(
+    request: FineTuneRequest, training: ImageSet, validation: ImageSet, report: Report = silent
+) -> tuple[Produced, Comparison | DenseComparison]:
+    """Runs in the worker: everything that needs TensorFlow. Writes nothing but the checkpoint. What came of it, and how
+    the file compares that post-training quantisation makes."""
     import keras
 
     from mobilenets_tf.quantize import Recipe, quantize_aware
@@ -147,92 +183,172 @@ def _produce(request: FineTuneRequest, training: ImageSet, validation: ImageSet,
     report("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    preprocessing = image.given
-    classes = model.outputs[0].shape[-1]
-    labels = request.source.label_names(classes)
-    for found in (training, validation):
-        if max(found.labels) >= classes:
-            raise RequestError(f"Class {max(found.labels)} among the labels; the model has {classes} outputs.")
+    part = _Dense if request.source.task != "classify" else _Classifier
+    part = part(request, model, image, training, validation)
     report("building", 1, 1)
-    calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), preprocessing)
+    calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)
     aware = quantize_aware(
         model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, report=report
     )
-    batches, steps = _training(training, preprocessing, classes, request)
+    plan = Plan(request.recipe(), len(training), image.given.size, seed=request.seed)
     options = Options(
         request.epochs, request.learning_rate, request.patience, request.distill, request.freeze_norms_after
     )
     tuning = fine_tune_steps(
-        aware,
-        batches,
-        steps,
-        _validation(validation, preprocessing, request, report),
-        options,
-        request.checkpoint,
-        report,
-    )
-    content = finished(aware.to_tflite(), model, image, labels)
+        aware, part.batches(plan), plan.steps_per_epoch, part.validation(report), options, request.checkpoint, report,
+        part.task,
+    )  # fmt: skip
+    content = finished(aware.to_tflite(), model, image, part.labels)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
-    parity = judging.parity(model, aware.float_content, validation, image, request.seed)
-    judged = {
-        "float32": aware.float_content,
-        "post-training": image.finish(aware.post_training),
-        "fine-tuned": content,
+    produced, usual = part.proven(converted, image.finish(aware.post_training), report)
+    produced.manifest["fine_tuning"] = {
+        "training_images": len(training),
+        "validation_accuracies": list(tuning.accuracies),
+        "best_epoch": tuning.best_epoch,
+        "post_training": usual.as_dict(),
     }
-    found = judging.outputs(judged, validation, image, report)
-    reference = found["float32"]
-    usual, tuned = (compare(reference, found[name], validation.labels) for name in ("post-training", "fine-tuned"))
-    options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
-    manifest = {
-        "passed": True,
-        "failures": [],
-        **judging.facts(request.source, options, image, converted),
-        "parity": parity.as_dict(),
-        "comparison": tuned.as_dict(),
-        "judged_on_calibration_images": False,
-        "fine_tuning": {
-            "training_images": len(training),
-            "validation_accuracies": list(tuning.accuracies),
-            "best_epoch": tuning.best_epoch,
-            "post_training": usual.as_dict(),
-        },
-    }
-    evidence = judging.evidence(converted, validation, labels, reference, found["fine-tuned"])
-    return content, manifest, usual, tuned, evidence
+    return produced, usual
 
 
-def _training(found: ImageSet, preprocessing: Preprocessing, classes: int, request: FineTuneRequest):
-    """Batches of (images, class indices) from a step on, cropped and mirrored as in other training; steps an epoch."""
+class _Classifier:
+    """What is a classifier's own in ``_produce``.
+
+    labels: the classes' names; may be empty.
+
+    Raises:
+        RequestError: labels that are not the model's.
+    """
+
+    task = None  # one class an image
+
+    def __init__(self, request: FineTuneRequest, model, image: ImageInput, training: ImageSet, validation: ImageSet):
+        self._request, self._model, self._image = request, model, image
+        self._training, self._validation = training, validation
+        self._classes = model.outputs[0].shape[-1]
+        self.labels = request.source.label_names(self._classes)
+        last = max(training.labels + validation.labels)
+        if last >= self._classes:
+            raise RequestError(f"Class {last} among the labels; the model has {self._classes} outputs.")
+
+    def batches(self, plan: Plan) -> Callable:
+        """Batches of (images, class indices) from a step on."""
+        import tensorflow as tf
+
+        from mobilenets_tf.training.tasks import Classification
+
+        task = Classification(self._classes, plan.recipe, self._image.given.resampling)
+        return _batches(
+            Files(self._training), plan, task, self._image.given, lambda targets: tf.argmax(targets, -1, tf.int32)
+        )  # fmt: skip
+
+    def validation(self, report: Report):
+        """Batches of (images, class indices); pixels wait in memory as bytes and are normalised as they are needed."""
+        import tensorflow as tf
+
+        from mobilenets_tf.training import pipeline
+
+        preprocessing, found = self._image.given, self._validation
+        paths = track(found.paths, "reading images", report)
+        pixels = np.stack([preprocessing.geometry(images.decode(path)) for path in paths])
+        data = tf.data.Dataset.from_tensor_slices((pixels, np.array(found.labels, np.int32)))
+        data = data.batch(self._request.recipe().batch_size)
+        return data.map(lambda batch, labels: (pipeline.normalised(batch, preprocessing), labels)).prefetch(2)
+
+    def proven(self, converted: Conversion, post_training: bytes, report: Report) -> tuple[Produced, Comparison]:
+        """The file beside its float file, and how that of post-training quantisation compares."""
+        request, image, chosen = self._request, self._image, self._validation
+        parity = judging.parity(self._model, converted.float_content, chosen, image, request.seed)
+        judged = {
+            "float32": converted.float_content, "post-training": post_training, "fine-tuned": converted.content,
+        }  # fmt: skip
+        found = judging.outputs(judged, chosen, image, report)
+        reference = found["float32"]
+        usual, tuned = (compare(reference, found[name], chosen.labels) for name in ("post-training", "fine-tuned"))
+        options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
+        manifest = {
+            **judging.facts(request.source, options, image, converted),
+            "parity": parity.as_dict(),
+            "comparison": tuned.as_dict(),
+            "judged_on_calibration_images": False,
+        }
+        evidence = judging.evidence(converted, chosen, self.labels, reference, found["fine-tuned"])
+        return Produced(converted.content, manifest, parity, tuned, evidence), usual
+
+
+class _Dense:
+    """What is a detector's or a segmenter's own in ``_produce``."""
+
+    def __init__(self, request: FineTuneRequest, model, image: ImageInput, training: ImageSet, validation: ImageSet):
+        from mobilenets_tf.export import dense_deployment
+        from mobilenets_tf.training.detection import Detection
+        from mobilenets_tf.training.segmentation import Segmentation
+
+        self._request, self._training, self._validation = request, training, validation
+        self._network = dense_deployment.network(request, model, image)
+        self.labels = names = self._network.names
+        if request.source.task == "detect":
+            most = max(len(boxes) for found in (training, validation) for boxes in found.boxes)
+            self.task = Detection(model, names, request.recipe(), image.given.resampling, most)
+        else:
+            self.task = Segmentation(names, self._network.void, request.recipe(), image.given.resampling)
+
+    def batches(self, plan: Plan) -> Callable:
+        """Batches of (images, what the task makes of their annotations) from a step on."""
+        return _batches(self._training, plan, self.task, self._network.image.given)
+
+    def validation(self, report: Report) -> Callable:
+        """What ``fine_tune_steps`` asks of the model: the score that its file will have."""
+        import tensorflow as tf
+
+        from mobilenets_tf.training import pipeline, tasks
+
+        reader = pipeline.Reader(self._validation, self.task.problem, pipeline.Broken())
+        preprocessing, judge = self._network.image.given, self._network.answers
+
+        def score(model: Callable) -> float:
+            def answers(pixels):
+                return [np.asarray(output) for output in tf.nest.flatten(model(preprocessing.normalise(pixels)))]
+
+            meter = judge.meter()
+            for outputs, truth in tasks.judged(_Answering(preprocessing, answers), reader, report):
+                height, width = getattr(truth, "shape", (None, None))  # boxes are shares, of any size
+                meter.add(judge.of(outputs, height, width), truth)
+            return meter.result()[0]
+
+        return score
+
+    def proven(self, converted: Conversion, post_training: bytes, report: Report) -> tuple[Produced, DenseComparison]:
+        """As ``_Classifier.proven``."""
+        from mobilenets_tf.export import dense_deployment, dense_judging
+
+        chosen, image, name = Images(judge=self._validation), self._network.image, _file_name(self._request)
+        produced = dense_deployment.proven(self._request, self._network, converted, chosen, name, report)
+        float_file, file = (dense_judging.of_file(c, image) for c in (converted.float_content, post_training))
+        usual = dense_judging.compare(float_file, file, self._validation, image, self._network.answers, report)
+        return produced, usual
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """The part of a ``step.Training`` that ``tasks.judged`` asks for."""
+
+    preprocessing: Preprocessing
+    answers: Callable
+
+
+def _batches(source, plan: Plan, task, preprocessing: Preprocessing, taught: Callable = lambda targets: targets):
+    """Batches of (images, targets) from a step on, augmented as in other training.
+
+    taught: makes the targets of those of the task.
+    """
     import tensorflow as tf
 
-    from mobilenets_tf.training import distribution, pipeline, recipes
-    from mobilenets_tf.training.plan import Plan
-    from mobilenets_tf.training.sources import Files
-    from mobilenets_tf.training.tasks import Classification
+    from mobilenets_tf.training import distribution, pipeline
 
-    recipe = recipes.FINETUNE.changed(request.epochs, request.batch_size)
-    plan = Plan(recipe, len(found), preprocessing.size, seed=request.seed)
-    task = Classification(classes, recipe, preprocessing.resampling)
-    reader, place = pipeline.Reader(Files(found), task.problem, pipeline.Broken()), distribution.set_up("none")
+    reader, place = pipeline.Reader(source, task.problem, pipeline.Broken()), distribution.set_up("none")
+    shape = (None, preprocessing.size, preprocessing.size, 3)
 
     def prepare(pixels, targets):
-        shape = (None, preprocessing.size, preprocessing.size, 3)
-        return tf.ensure_shape(pipeline.normalised(pixels, preprocessing), shape), tf.argmax(targets, -1, tf.int32)
+        return tf.ensure_shape(pipeline.normalised(pixels, preprocessing), shape), taught(targets)
 
-    def batches(first: int):
-        return pipeline.training_batches(reader, plan, task, place, first=first).map(prepare)
-
-    return batches, plan.steps_per_epoch
-
-
-def _validation(found: ImageSet, preprocessing: Preprocessing, request: FineTuneRequest, report: Report):
-    """Batches of (images, class indices); pixels wait in memory as bytes and are normalised as they are needed."""
-    import tensorflow as tf
-
-    from mobilenets_tf.training import pipeline
-
-    pixels = np.stack(
-        [preprocessing.geometry(images.decode(path)) for path in track(found.paths, "reading images", report)]
-    )
-    data = tf.data.Dataset.from_tensor_slices((pixels, np.array(found.labels, np.int32))).batch(request.batch_size)
-    return data.map(lambda batch, labels: (pipeline.normalised(batch, preprocessing), labels)).prefetch(2)
+    return lambda first: pipeline.training_batches(reader, plan, task, place, first=first).map(prepare)

@@ -20,6 +20,8 @@ from mobilenets_tf.worker import Worker, WorkerError
 
 _LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 _CONTROL_FLOW = {"CALL", "CALL_ONCE", "IF", "WHILE", "STABLEHLO_CASE", "STABLEHLO_WHILE"}
+# Custom operators that LiteRT has kernels for all the same (BuiltinOpResolver in tflite/core/kernels/register.cc).
+_BUNDLED = {"AudioSpectrogram", "Mfcc", "NumericVerify", "TFLite_Detection_PostProcess"}
 # What an untrusted file may take of this machine while LiteRT plans its memory.
 _SECONDS, _MEMORY = 60, 16 << 30
 
@@ -401,8 +403,9 @@ def _lines(found: Inspection) -> Iterator[str]:
             yield f"  and {len(found.not_integer) - _SHOWN} more (--json has them all)"
     elif found.not_integer is not None:
         yield "not integer      nothing"
-    if found.custom_operators:
-        yield f"custom operators {_counted(found.custom_operators.items())}; an app has to bring their kernels"
+    for bundled, where in ((True, "LiteRT has the kernels, on the CPU"), (False, "an app has to bring their kernels")):
+        if custom := [entry for entry in found.custom_operators.items() if (entry[0] in _BUNDLED) == bundled]:
+            yield f"custom operators {_counted(custom)}; {where}"
     if any(name.startswith("Flex") for name in found.custom_operators):
         yield "                 Flex operators are TensorFlow's own and need its kernels, tens of megabytes, in the app"
     if found.graphs > 1:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mobilenets_tf import flatbuffer, images
 from mobilenets_tf.export import delegates, timing
-from mobilenets_tf.export.evidence import changed_answers, layer_fidelity
+from mobilenets_tf.export.evidence import LayerFidelity, changed_answers, layer_fidelity
 from mobilenets_tf.export.report import Evidence
 from mobilenets_tf.export.tflite import Conversion
 from mobilenets_tf.export.verification import Comparison, compare, in_batches, keras_outputs
@@ -96,12 +96,19 @@ def evidence(
     changed = None
     if reference is not None and converted.scheme != "float32":
         changed = changed_answers(chosen.paths, chosen.labels, labels, reference, candidate, shown)
-    layers = []
-    if converted.equalised is not None:
-        layers = layer_fidelity(converted.equalised, converted.content, converted.samples[:_FIDELITY_SAMPLES])
-    latency = None
-    if timed:
-        files = {"float32": converted.float_content} | {converted.scheme: converted.content}
-        latency = {name: (t.median_ms, t.p90_ms) for name, t in timing.side_by_side(files, _CALLS).items()}
+    latency = latencies(converted) if timed else None
     plan = Runner(converted.content).execution_plan()
-    return Evidence(changed, layers, plan, delegates.verdicts(flatbuffer.read(converted.content)), latency)
+    return Evidence(changed, fidelity(converted), plan, delegates.verdicts(flatbuffer.read(converted.content)), latency)
+
+
+def fidelity(converted: Conversion) -> list[LayerFidelity]:
+    """How faithful each layer of a calibrated file is; nothing of another."""
+    if converted.equalised is None:
+        return []
+    return layer_fidelity(converted.equalised, converted.content, converted.samples[:_FIDELITY_SAMPLES])
+
+
+def latencies(converted: Conversion) -> dict[str, tuple[float, float]]:
+    """Median and 90th percentile in ms of the float file and of this one, timed side by side."""
+    files = {"float32": converted.float_content} | {converted.scheme: converted.content}
+    return {name: (t.median_ms, t.p90_ms) for name, t in timing.side_by_side(files, _CALLS).items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from mobilenets_tf import files, images
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import sensitivity_chart
+from mobilenets_tf.export.deployment import _photographs
 from mobilenets_tf.export.tflite import check_request, prepare_model
 from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
@@ -105,7 +106,8 @@ def check(request: SensitivityRequest) -> ImageSet:
     files.check_replaceable(folder, list(_names(request)), request.overwrite)
     if request.calibration is None:
         raise RequestError("Nothing to measure with: give --calibration images (or --calibration demo).")
-    found = images.demo_photos() if request.calibration == "demo" else images.find_images(request.calibration)
+    demo = request.calibration == "demo"
+    found = images.demo_photos() if demo else _photographs(request.calibration, request.source.task)
     found = found.sample(request.calibration_count, request.seed)
     images.check(found)
     return found

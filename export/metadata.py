@@ -20,26 +20,59 @@ from mobilenets_tf.flatbuffer import schema
 from mobilenets_tf.image_input import ImageInput
 
 NAME = b"TFLITE_METADATA"
-_IDENTIFIER = b"M001"
-# The first version has all that is written here; a reader of any version can read it.
-_MIN_PARSER_VERSION = "1.0.0"
-_RGB = 1
-_TENSOR_AXIS_LABELS = 2
-_IMAGE_PROPERTIES = 2  # of the union ContentProperties
-_NORMALIZATION_OPTIONS = 1  # of the union ProcessUnitOptions
 LABELS_FILE = "labels.txt"
+_IDENTIFIER = b"M001"
+_RGB = 1
+_AXIS_LABELS, _VALUE_LABELS = 2, 3  # a name for each place along the last axis; for each value
+_IMAGE_PROPERTIES, _BOX_PROPERTIES = 2, 3  # of the union ContentProperties
+_BOUNDARIES = 1  # boxes are two corners
+_NORMALIZATION_OPTIONS = 1  # of the union ProcessUnitOptions
+_SEGMENTER, _SOFTMAX = b"V001", 2  # a flatbuffer of its own (image_segmenter_metadata_schema.fbs), and its one field
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a ZIP can hold: same inputs, same bytes
 
 
 @dataclass(frozen=True)
+class _Output:
+    """name: by which readers know the output; the tensor's own where it is empty. labels: what they name in it."""
+
+    description: str
+    name: str = ""
+    labels: int | None = None
+    boxes: bool = False
+    logits: bool = False
+
+
+_TITLES = {"classify": "Image classifier", "detect": "Object detector", "segment": "Image segmenter"}
+# By what the forms call them (detector_forms, segmenter_forms); "" for all others.
+_OUTPUTS = {
+    "classify": {"": _Output("the score of each class", labels=_AXIS_LABELS)},
+    "detect": {
+        "detection_boxes": _Output("ymin, xmin, ymax, xmax of each box as shares of the image", "location", boxes=True),
+        "detection_classes": _Output("the class of each box", "category", _VALUE_LABELS),
+        "detection_scores": _Output("the score of each box", "score"),
+        "num_detections": _Output("how many boxes there are; what stands behind is none", "number of detections"),
+        "decoded_boxes": _Output("ymin, xmin, ymax, xmax of each anchor's box as shares of the image"),
+        "boxes": _Output("each anchor's box, encoded"),
+        "scores": _Output("each anchor's score for the background and for each class"),
+        "": _Output("an output of the detector"),
+    },
+    "segment": {
+        "mask": _Output("the class of each pixel", labels=_VALUE_LABELS),
+        "": _Output("the logit of each class at each place", labels=_AXIS_LABELS, logits=True),
+    },
+}
+
+
+@dataclass(frozen=True)
 class Metadata:
-    """An image classifier's.
+    """Of a file that takes an image.
 
     name, description, version, author, license: for people.
     height, width: of the input image, in pixels.
     mean, std: the input is (pixel - mean) / std on 0-255 RGB; one value each, since MediaPipe takes no more. For a file
         that takes uint8 they are 0 and 1: its pixels are fed as they are.
     labels: the class names in the order of the outputs; may be empty.
+    task: "classify", "detect" or "segment".
     """
 
     name: str
@@ -52,14 +85,15 @@ class Metadata:
     author: str = ""
     license: str = ""
     labels: tuple[str, ...] = field(default=(), repr=False)
+    task: str = "classify"
 
 
-def describe(name: str, image: ImageInput, labels: Sequence[str] = ()) -> Metadata:
-    """The metadata of a classifier that takes such an image."""
+def describe(name: str, image: ImageInput, labels: Sequence[str] = (), task: str = "classify") -> Metadata:
+    """The metadata of a network that takes such an image."""
     given = image.given
     mean, std = (0.0, 1.0) if image.form == "uint8" else (given.mean[0], given.std[0])
-    text = f"Image classifier; made by mobilenets-tf {__version__}."
-    return Metadata(name, text, given.size, given.size, mean, std, labels=tuple(labels))
+    text = f"{_TITLES[task]}; made by mobilenets-tf {__version__}."
+    return Metadata(name, text, given.size, given.size, mean, std, labels=tuple(labels), task=task)
 
 
 def add(content: bytes, metadata: Metadata) -> bytes:
@@ -94,34 +128,59 @@ def _with_file(model: bytes, name: str, text: str) -> bytes:
 
 
 def _pack(tree, metadata: Metadata) -> bytes:
-    graph = tree.subgraphs[0]
-    writer = _Writer()
+    graph, known, writer = tree.subgraphs[0], _OUTPUTS[metadata.task], _Writer()
+    names = [graph.tensors[index].name.decode() for index in graph.outputs]
+    outputs = [known.get(name) or known[""] for name in names]
+    subgraph = {
+        2: writer.vector([_input(writer, graph.tensors[graph.inputs[0]].name.decode(), metadata)]),
+        3: writer.vector([_output(writer, *pair, bool(metadata.labels)) for pair in zip(outputs, names, strict=True)]),
+    }
+    version = "1.0.0"
+    if any(output.boxes for output in outputs):
+        version = "1.2.0"
+        members = writer.vector([writer.text(output.name) for output in outputs[:-1]])
+        subgraph[8] = writer.vector([writer.table({0: writer.text("detection_result"), 1: members})])
+    if any(output.logits for output in outputs):
+        version = "1.5.0"
+        inner = _Writer()
+        options = inner.finish(inner.table({0: inner.byte(_SOFTMAX)}), _SEGMENTER)
+        custom = {0: writer.text("SEGMENTER_METADATA"), 1: writer.nested(options)}
+        subgraph[9] = writer.vector([writer.table(custom)])
+    texts = (metadata.name, metadata.description, metadata.version)
+    root = {place: writer.text(text) for place, text in enumerate(texts)}
+    root |= {3: writer.vector([writer.table(subgraph)])}
+    root |= {4: writer.text(metadata.author), 5: writer.text(metadata.license), 7: writer.text(version)}
+    return writer.finish(writer.table(root), _IDENTIFIER)
+
+
+def _input(writer: "_Writer", name: str, metadata: Metadata) -> "_Offset":
     image = writer.table({0: writer.byte(_RGB), 1: writer.table({0: metadata.width, 1: metadata.height})})
     content = writer.table({0: writer.byte(_IMAGE_PROPERTIES), 1: image})
     normalization = writer.table({0: writer.floats([metadata.mean]), 1: writer.floats([metadata.std])})
     unit = writer.table({0: writer.byte(_NORMALIZATION_OPTIONS), 1: normalization})
     low, high = ((end - metadata.mean) / metadata.std for end in (0, 255))
-    taken = writer.table(
+    return writer.table(
         {
-            0: writer.text(graph.tensors[graph.inputs[0]].name.decode()),
+            0: writer.text(name),
             1: writer.text(f"RGB image, {metadata.height}x{metadata.width}, values from {low:.5g} to {high:.5g}"),
             3: content,
-            4: writer.tables([unit]),
+            4: writer.vector([unit]),
             5: writer.table({0: writer.floats([high]), 1: writer.floats([low])}),
         }
     )
-    given = {
-        0: writer.text(graph.tensors[graph.outputs[0]].name.decode()),
-        1: writer.text("the score of each class"),
-    }
-    if metadata.labels:
-        labels = {0: writer.text(LABELS_FILE), 1: writer.text("the class names"), 2: writer.byte(_TENSOR_AXIS_LABELS)}
-        given[6] = writer.tables([writer.table(labels)])
-    subgraph = writer.table({2: writer.tables([taken]), 3: writer.tables([writer.table(given)])})
-    texts = (metadata.name, metadata.description, metadata.version)
-    root = {place: writer.text(text) for place, text in enumerate(texts)}
-    root |= {3: writer.tables([subgraph]), 4: writer.text(metadata.author), 5: writer.text(metadata.license)}
-    return writer.finish(writer.table(root | {7: writer.text(_MIN_PARSER_VERSION)}))
+
+
+def _output(writer: "_Writer", output: _Output, name: str, labels: bool) -> "_Offset":
+    table = {0: writer.text(output.name or name), 1: writer.text(output.description)}
+    if output.boxes:
+        # The places of left, top, right and bottom in each.
+        order = writer.table({0: writer.wholes([1, 0, 3, 2]), 1: writer.byte(_BOUNDARIES)})
+        last_axis = writer.table({0: 2, 1: 2})
+        table[3] = writer.table({0: writer.byte(_BOX_PROPERTIES), 1: order, 2: last_axis})
+    if output.labels and labels:
+        file = {0: writer.text(LABELS_FILE), 1: writer.text("the class names"), 2: writer.byte(output.labels)}
+        table[6] = writer.vector([writer.table(file)])
+    return writer.table(table)
 
 
 @dataclass(frozen=True)
@@ -153,11 +212,24 @@ class _Writer:
     def floats(self, values: list[float]) -> _Offset:
         return _Offset(self._builder.CreateNumpyVector(np.array(values, np.float32)))
 
-    def tables(self, tables: list[_Offset]) -> _Offset:
+    def wholes(self, values: list[int]) -> _Offset:
+        """32 bits each."""
+        return _Offset(self._builder.CreateNumpyVector(np.array(values, np.uint32)))
+
+    def nested(self, content: bytes) -> _Offset:
+        """A flatbuffer inside this one, which has to begin at a multiple of 16."""
         builder = self._builder
-        builder.StartVector(4, len(tables), 4)
-        for table in reversed(tables):
-            builder.PrependUOffsetTRelative(table.value)
+        builder.StartVector(1, len(content), 16)
+        for value in reversed(content):
+            builder.PrependByte(value)
+        return _Offset(builder.EndVector())
+
+    def vector(self, entries: list[_Offset]) -> _Offset:
+        """Of tables or texts."""
+        builder = self._builder
+        builder.StartVector(4, len(entries), 4)
+        for entry in reversed(entries):
+            builder.PrependUOffsetTRelative(entry.value)
         return _Offset(builder.EndVector())
 
     def table(self, fields: dict) -> _Offset:
@@ -173,6 +245,6 @@ class _Writer:
                 builder.PrependUint32Slot(place, value, 0)
         return _Offset(builder.EndObject())
 
-    def finish(self, root: _Offset) -> bytes:
-        self._builder.Finish(root.value, _IDENTIFIER)
+    def finish(self, root: _Offset, identifier: bytes) -> bytes:
+        self._builder.Finish(root.value, identifier)
         return bytes(self._builder.Output())

@@ -38,6 +38,7 @@ class Evidence:
         phone's accelerators take over of the file (``delegates.verdicts``).
     latency: name of a file -> median and 90th percentile in ms, float32 first. It is never the same twice, and stands
         in a section of its own, as does schemes: several files of the model, for the Pareto picture.
+    pictures: of a detector or segmenter, photographs with both files' answers: (name, JPEG).
     """
 
     changed: ChangedAnswers | None = None
@@ -46,6 +47,7 @@ class Evidence:
     delegates: Sequence[Verdict] = ()
     latency: Mapping[str, tuple[float, float]] | None = None
     schemes: Sequence[SchemeRow] = ()
+    pictures: Sequence[tuple[str, bytes]] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def _environment():
         "geometry": _geometry,
         "jpeg": lambda content: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}",
         "manifest_text": files.to_json,
+        "class_scores": _class_scores,
         "layer_charts": _layer_charts,
         "pareto_charts": _pareto_charts,
         "on_front": _on_front,
@@ -135,11 +138,19 @@ def _real_value(tensor: dict) -> str:
 
 def _geometry(pre: dict) -> str:
     size = f"{pre['size']}x{pre['size']}"
+    if pre["crop"] == "stretch":
+        return f"resize the whole photograph to {size}, whatever its shape ({pre['resampling']})"
     if pre["crop"] == "resize_then_crop":
         return f"resize the shorter side to {pre['resize']} ({pre['resampling']}), centre crop of {size}"
     return (
         f"centre crop of {pre['size'] / pre['resize']:.3f} of the shorter side, resize to {size} ({pre['resampling']})"
     )
+
+
+def _class_scores(comparison: dict) -> list[tuple[str, float, float]]:
+    """Of each class that the images have: its name, the float file's score and this one's."""
+    scores = comparison["classes"].items()
+    return [(name, comparison["reference_classes"][name], score) for name, score in scores if score is not None]
 
 
 def _layer_charts(layers: Sequence[LayerFidelity], key: str) -> list:

@@ -22,16 +22,23 @@ def check(folder: Path, file_name: str, overwrite: bool) -> None:
 
 
 def write(
-    folder: Path, file_name: str, content: bytes, manifest: dict, evidence: Evidence, labels: list[str]
+    folder: Path,
+    file_name: str,
+    content: bytes,
+    manifest: dict,
+    evidence: Evidence,
+    labels: list[str],
+    others: dict[str, str] = {},  # noqa: B006
 ) -> tuple[dict, Path]:
-    """Write it all together. Returns the manifest with the list of files in front, and the report's path.
+    """Write it all together, ``others`` too (name -> text). Returns the manifest with the list of files in front, and
+    the report's path.
 
     The report has measured times in it, which are never the same twice, so it is not in that list.
 
     Raises:
         RequestError: the folder cannot be written, or the disk is full.
     """
-    contents: dict[str, bytes | str] = {file_name: content}
+    contents: dict[str, bytes | str] = {file_name: content, **others}
     if labels:
         contents[LABELS] = "\n".join(labels) + "\n"
     contents[f"{file_name}.android.md"] = android.render(file_name, manifest, bool(labels))

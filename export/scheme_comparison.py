@@ -120,6 +120,12 @@ def check(request: ComparisonRequest):
     Raises:
         RequestError: see there.
     """
+    if (task := request.source.task) != "classify":
+        raise RequestError(
+            f"report compares the schemes of classifiers so far; {request.source.model} is for the task {task!r}. Make "
+            "each scheme's file with mobilenets-tf deploy --scheme, whose report has its accuracy and latency beside "
+            "float32's, and time them all side by side with mobilenets-tf benchmark."
+        )
     names = tuple(dict.fromkeys(schemes.get(name).name for name in request.schemes))
     if "float32" not in names:
         names = ("float32", *names)

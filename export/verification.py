@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.dense_judging import Differences
 from mobilenets_tf.progress import Report, silent, track
+from mobilenets_tf.provenance import manifest_of
 from mobilenets_tf.quantize.calibration import one_by_one
 from mobilenets_tf.runtime import Runner
 
@@ -14,6 +17,8 @@ from mobilenets_tf.runtime import Runner
 FLOAT_TOLERANCE = 1e-4
 # Half precision keeps 11 bits of each weight.
 HALF_TOLERANCE = 2e-2
+# The forms of a detector's and a segmenter's files whose outputs are the Keras model's own.
+COMPARABLE = ("raw", "stride")
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,16 @@ class Comparison:
     top1: float | None = None
     top5: float | None = None
 
+    @property
+    def agreement(self) -> float:
+        """The share of images with the reference's answer."""
+        return self.top1_agreement
+
+    @property
+    def drop(self) -> float:
+        """What is lost: of the accuracy, or without labels of the answers."""
+        return 1 - self.top1_agreement if self.top1 is None else self.reference_top1 - self.top1
+
     def as_dict(self) -> dict:
         """For the manifest; an infinite ratio (equal outputs) is None, as JSON has no infinity."""
         values = asdict(self)
@@ -62,6 +77,58 @@ class Comparison:
                 f"top-5 {self.reference_top5:.1%} -> {self.top5:.1%}"
             )
         return lines
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """One output of a candidate beside the reference's.
+
+    name: the file's for it. shape: without the batch axis. The others as in ``Comparison``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    largest_difference: float
+    relative_difference: float
+    snr_db: float
+
+
+@dataclass(frozen=True)
+class OutputsComparison:
+    """A candidate's outputs beside the reference's, where no single one of them names a class: boxes and scores, maps.
+
+    images: how many. outputs: in the model's order.
+    """
+
+    images: int
+    outputs: tuple[OutputDifference, ...]
+
+    @property
+    def relative_difference(self) -> float:
+        """The greatest of all outputs'."""
+        return max(output.relative_difference for output in self.outputs)
+
+    @property
+    def snr_db(self) -> float:
+        """The lowest of all outputs'."""
+        return min(output.snr_db for output in self.outputs)
+
+    def as_dict(self) -> dict:
+        """For JSON; an infinite ratio (equal outputs) is None."""
+        values = asdict(self)
+        for output in values["outputs"]:
+            output["snr_db"] = None if np.isinf(output["snr_db"]) else output["snr_db"]
+        return values
+
+    def lines(self) -> list[str]:
+        """For people."""
+        width = max(len(output.name) for output in self.outputs)
+        return [
+            f"{output.name:<{width}}  largest difference {output.largest_difference:.3g} "
+            f"({output.relative_difference:.2g} of the largest value), signal to noise {output.snr_db:.1f} dB, on "
+            f"{self.images} images"
+            for output in self.outputs
+        ]
 
 
 def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Comparison:
@@ -158,33 +225,94 @@ def verify(
     for_file: Callable[[np.ndarray], np.ndarray] = _as_it_is,
     threads: int = 2,
     report: Report = silent,
-) -> Comparison:
+) -> Comparison | OutputsComparison:
     """Compare a TFLite file with the Keras model that it was made from.
 
     Args:
         file: path or content of the ``.tflite`` file.
-        model: a ``keras.Model`` with one input; its first output is compared.
+        model: a ``keras.Model`` with one input. All its outputs are compared; a single one of (N, classes) is a
+            classifier's.
         images: preprocessed samples in any form that calibration takes. A generator that calibration has used up is
             empty here.
-        labels: the right class of each image, for accuracies.
+        labels: the right class of each image, for a classifier's accuracies.
         for_model, for_file: what each of the two takes for a batch of ``images``, where that is not the same: with
             uint8 pixels as images for instance ``ImageInput.wanted.normalise`` and, for a file that takes pixels,
             nothing.
         threads: for LiteRT.
 
     Raises:
-        RequestError: a file that cannot be run, no images, or shapes that do not fit.
+        RequestError: a file that cannot be run, no images, shapes that do not fit, or a file whose outputs are not
+            those of its network: see ``check_form``.
     """
+    if not isinstance(file, bytes):
+        check_form(Path(file))
     runner = Runner(file, threads)
-    reference, candidate = [], []
+    check_outputs(runner, model)
+    classifies = len(model.outputs) == 1 and len(model.outputs[0].shape) == 2
+    differences = [Differences() for _ in model.outputs]
+    reference, candidate, count = [], [], 0
     samples = one_by_one(images, len(model.inputs[0].shape))
     total = len(images) if hasattr(images, "__len__") else None
     for batch in in_batches(track(samples, "verifying", report, total)):
-        candidate += runner.first_outputs(for_file(batch))
-        reference.append(keras_outputs(model, for_model(batch)))
-    if not reference:
+        count += len(batch)
+        for wanted, sample in zip(_by_image(model, for_model(batch)), for_file(batch), strict=True):
+            found = [output[0] for output in runner(sample)]
+            if classifies:
+                reference += wanted
+                candidate += found
+            else:
+                for place, difference in enumerate(differences):
+                    difference.add(wanted[place : place + 1], found[place : place + 1])
+    if not count:
         raise RequestError("There are no images to verify with.")
-    return compare(np.concatenate(reference), np.array(candidate), labels)
+    if classifies:
+        return compare(np.array(reference), np.array(candidate), labels)
+    ends = [(details["name"], tuple(map(int, details["shape"][1:]))) for details in runner.outputs]
+    outputs = (OutputDifference(*end, **found.result()) for end, found in zip(ends, differences, strict=True))
+    return OutputsComparison(count, tuple(outputs))
+
+
+def check_form(file: Path) -> None:
+    """Refuse a file whose outputs are not its network's own, as the manifest beside it says.
+
+    Raises:
+        RequestError: which form it has, and what to do.
+    """
+    form = manifest_of(file).get("form")
+    if form not in (None, *COMPARABLE):
+        own = "stride" if form in ("full", "mask") else "raw"
+        raise RequestError(
+            f"{file} gives its answers in the form {form!r}, and the Keras model gives {own!r} outputs: they cannot be "
+            "compared. deploy did compare this file before it took that form, and its answers after (see its report). "
+            f"Judge it with:  mobilenets-tf evaluate {file} --images DATA  Or deploy with --output {own}, and verify "
+            "that file."
+        )
+
+
+def check_outputs(runner: Runner, model) -> None:
+    """Refuse a file whose outputs are not of the model's shapes.
+
+    Raises:
+        RequestError: both are given.
+    """
+    wanted = [tuple(output.shape[1:]) for output in model.outputs]
+    found = [tuple(map(int, details["shape"][1:])) for details in runner.outputs]
+    if len(wanted) != len(found) or not all(map(_fits, wanted, found)):
+        shown = (", ".join(map(str, shapes)) for shapes in (wanted, found))
+        raise RequestError(
+            "The model's outputs are {}, the file's are {}. Is it another model's? Or does the file give what a "
+            "detector has found, or a segmenter's logits or classes at the image's size: then judge it with "
+            "mobilenets-tf evaluate.".format(*shown)
+        )
+
+
+def _fits(wanted: tuple[int | None, ...], found: tuple[int, ...]) -> bool:
+    return len(wanted) == len(found) and all(side in (None, other) for side, other in zip(wanted, found, strict=True))
+
+
+def _by_image(model, batch: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """All of the model's outputs for each image of a batch."""
+    return map(list, zip(*_keras_outputs(model, batch), strict=True))
 
 
 def in_batches(samples: Iterable, size: int = 16) -> Iterator[np.ndarray]:
@@ -202,6 +330,10 @@ def in_batches(samples: Iterable, size: int = 16) -> Iterator[np.ndarray]:
 
 def keras_outputs(model, batch: np.ndarray) -> np.ndarray:
     """The model's first output for a batch, at inference."""
+    return _keras_outputs(model, batch)[0]
+
+
+def _keras_outputs(model, batch: np.ndarray) -> list[np.ndarray]:
     import keras
 
-    return np.asarray(keras.tree.flatten(model.predict_on_batch(batch))[0])
+    return [np.asarray(output) for output in keras.tree.flatten(model.predict_on_batch(batch))]

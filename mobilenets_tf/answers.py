@@ -124,7 +124,7 @@ class Predictor:
 
 
 class LiteRTNetwork:
-    """A TFLite file as ``Predictor`` uses it. Shapes are without the batch axis.
+    """A TFLite file, by its path or its content, as ``Predictor`` uses it. Shapes are without the batch axis.
 
     Raises:
         RequestError: no such file, or one that cannot be run.
@@ -132,8 +132,8 @@ class LiteRTNetwork:
 
     batch = 1
 
-    def __init__(self, file):
-        self.name, self._runner = str(file), Runner(file)
+    def __init__(self, file, name: str | None = None):
+        self.name, self._runner = name or str(file), Runner(file)
         self.inputs, self.outputs = (
             [tuple(map(int, details["shape"][1:])) for details in ends]
             for ends in (self._runner.inputs, self._runner.outputs)

@@ -245,7 +245,10 @@ def _from_coco(file: Path) -> tuple[list[_Described], tuple[str, ...]]:
         raise RequestError(f"{file} is a {type(document).__name__}; expected COCO's images, annotations, categories.")
     categories = {}
     for where, each in _records(file, document, "categories"):
-        categories[_value(where, each, "id", int)] = _value(where, each, "name", str)
+        identity = _value(where, each, "id", int)
+        if identity in categories:
+            raise RequestError(f"{where}: the id {identity} is another category's too.")
+        categories[identity] = _value(where, each, "name", str)
     check_names(tuple(categories.values()))
     described: dict[int, _Described] = {}
     for where, each in _records(file, document, "images"):

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Report, silent, track
 
@@ -182,11 +184,26 @@ def _open(path, draft: tuple[int, int] | None, name: str | None = None):
         with Image.open(path) as image:
             if draft:
                 image.draft("RGB", draft)  # a JPEG is then decoded at an eighth of its size, but still to its end
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _as_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise RequestError(f"No such image: {path}") from error
     except Exception as error:  # Pillow's decoders raise many kinds
         raise RequestError(f"{name or path} is not a readable image ({error}).") from error
+
+
+def _as_rgb(image):
+    """Of more than eight bits Pillow would clip the values: sixteen are scaled, others have no white that is known.
+
+    Raises:
+        ValueError: 32 bits a pixel.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a pixel: convert it to 8 or 16")
+    return image.convert("RGB")
 
 
 # The photographs among the sample images of scikit-image's wheel; the rest are textures, drawings, microscope slides.

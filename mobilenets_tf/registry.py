@@ -113,10 +113,10 @@ _BACKBONES = (
 )
 
 
-def _dense(kind: str, task: str, backbone: str, builder: str, resolution: int, source: str, suffix="", **options):
-    """A detector or segmenter: the head ``kind`` on a classifier's features."""
+def _on(backbone: str, kind: str, task: str, builder: str, resolution: int, source: str, **options) -> Network:
+    """A detector or segmenter: a head on a classifier's features."""
     return Network(
-        f"{kind}_{backbone}{suffix}",
+        f"{kind}_{backbone}" + ("_reduced" if "reduced_tail" in options else ""),
         f"mobilenets_tf.networks.{builder}",
         resolution,
         source,
@@ -128,34 +128,32 @@ def _dense(kind: str, task: str, backbone: str, builder: str, resolution: int, s
 
 
 def _detectors(backbone: str):
-    if backbone in _MOBILEVIT_V3:
-        source = "arXiv 2209.15159; apple/ml-cvnets, SSD"
-    elif backbone in _V3:
-        source = "arXiv 1905.02244, table 6; tensorflow/models, object_detection"
-    else:
-        source = "arXiv 1801.04381, tables 5 and 6; tensorflow/models, object_detection"
-    yield _dense("ssd", "detect", backbone, "ssd:SSD", 320, source)
-    yield _dense("ssdlite", "detect", backbone, "ssd:SSDLite", 320, source)
+    source = "arXiv 1801.04381, tables 5 and 6; tensorflow/models, object_detection"
     if backbone in _V3:
-        yield _dense("ssdlite", "detect", backbone, "ssd:SSDLite", 320, source, "_reduced", reduced_tail=True)
+        source = "arXiv 1905.02244, table 6; tensorflow/models, object_detection"
+        yield _on(backbone, "ssdlite", "detect", "ssd:SSD", 320, source, reduced_tail=True)
+    elif backbone in _MOBILEVIT_V3:
+        source = "arXiv 2209.15159; apple/ml-cvnets, SSD"
+    yield _on(backbone, "ssdlite", "detect", "ssd:SSD", 320, source)
+    yield _on(backbone, "ssd", "detect", "ssd:SSD", 320, source, lite=False)
 
 
 def _segmenters(backbone: str):
-    # On v2's blocks MobileViTv3 has twice the filters in the head (micronDLA/MobileViTv3, config/segmentation).
-    options = {"filters": 512} if backbone in _MOBILEVIT_V3 and backbone.endswith(_SEPARABLE) else {}
-    source = "arXiv 1706.05587; arXiv " + ("2209.15159, table 3" if backbone in _MOBILEVIT_V3 else "1801.04381, table 7")
-    yield _dense("deeplabv3", "segment", backbone, "segmentation:DeepLabV3", 512, source, **options)
+    source, options = "arXiv 1706.05587; arXiv 1801.04381, table 7", {}
+    if backbone in _MOBILEVIT_V3:
+        source = "arXiv 1706.05587; arXiv 2209.15159; apple/ml-cvnets, DeeplabV3"
+        # On v2's blocks the head is twice as wide (micronDLA/MobileViTv3, MobileViTv3-v2/config/segmentation).
+        options = {"filters": 512} if backbone.endswith(_SEPARABLE) else {}
+    yield _on(backbone, "deeplabv3", "segment", "segmentation:DeepLabV3", 512, source, **options)
     if backbone in ("mobilenet_v2", *_V3):
         source = "arXiv 1905.02244, section 6.4 and table 7"
-        yield _dense("raspp", "segment", backbone, "segmentation:RASPP", 512, source)
-        yield _dense("lraspp", "segment", backbone, "segmentation:LRASPP", 512, source)
+        yield _on(backbone, "raspp", "segment", "segmentation:RASPP", 512, source)
+        yield _on(backbone, "lraspp", "segment", "segmentation:LRASPP", 512, source)
 
 
 _NETWORKS = _CLASSIFIERS | {
-    network.name: network
-    for backbone in _BACKBONES
-    for network in (*_detectors(backbone), *_segmenters(backbone))
-}  # fmt: skip
+    network.name: network for backbone in _BACKBONES for network in (*_detectors(backbone), *_segmenters(backbone))
+}
 
 
 def _natural(name: str):

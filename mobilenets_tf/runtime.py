@@ -70,7 +70,7 @@ class Runner:
             RequestError: a shape that the file does not take.
         """
         for details, array in zip(self._inputs, arrays, strict=True):
-            shape = tuple(details["shape"])
+            shape = tuple(details["shape"].tolist())
             array = np.asarray(array)
             if array.shape != shape and (1, *array.shape) != shape:
                 raise RequestError(f"Input {details['name']!r} takes {shape}; received {array.shape}.")

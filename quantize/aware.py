@@ -32,6 +32,8 @@ from mobilenets_tf.worker import Worker
 
 # Ops of one scale whose results are values of their input, whatever they stand for: the layers need not know.
 _EXACT = {"PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "SPLIT", "SPLIT_V", "CONCATENATION"}
+# Ops that make probabilities of logits.
+_PROBABILITIES = {"SOFTMAX", "LOGISTIC"}
 
 
 _MOMENT_SAMPLES = 32  # to begin live normalisations with
@@ -42,6 +44,9 @@ class Aware:
 
     float_model: the tf_keras model, nothing rounded; its outputs are the Keras 3 model's.
     model: the same with fake-quantisation. Compile and fit this one, or call ``fine_tune``.
+    float_logits, logits: of the same layers, for losses: the outputs that are made by a last softmax or sigmoid are
+        what that is made of, rounded as it reads them. A probability's logarithm would have to be cut off, and where
+        one is wrong but sure, as rounding can make it, nothing would be learned.
     float_content, post_training: the float file, and what post-training quantisation makes of it, for comparison.
     """
 
@@ -59,9 +64,9 @@ class Aware:
         self.float_content = prepared.uncorrected
         biasless, normalized = traits(source, prepared.model)
         moments = output_moments(prepared.model, sorted(normalized), prepared.samples[:_MOMENT_SAMPLES])
-        self.float_model = _Builder(prepared, names, biasless, moments, per_tensor).float_model()
+        self.float_model, self.float_logits = _Builder(prepared, names, biasless, moments, per_tensor).float_models()
         builder = _Builder(prepared, names, biasless, moments, per_tensor)
-        self.model, self._factors, self._norms = builder.aware_model()
+        self.model, self.logits, self._factors, self._norms = builder.aware_models()
         self._weighted = builder.weighted
         graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
         writer = graph.writer.get(int(graph.graph.outputs[0]))
@@ -111,12 +116,13 @@ class Aware:
         trained = self.trained_graph()
         give_back(model, self._prepared.model, trained)
         sample = self._prepared.samples[0]
-        found, wanted = keras.tree.flatten(model.predict_on_batch(sample))[0], Runner(trained)(*sample)[0]
-        if not np.allclose(found, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max()):
-            raise RequestError(
-                "The weights that were brought back do not give the trained model's outputs; the trained file is not "
-                "affected. Please report the model."
-            )
+        answers = keras.tree.flatten(model.predict_on_batch(sample))
+        for found, wanted in zip(answers, Runner(trained)(*sample), strict=True):
+            if not np.allclose(found, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max()):
+                raise RequestError(
+                    "The weights that were brought back do not give the trained model's outputs; the trained file is "
+                    "not affected. Please report the model."
+                )
         return model
 
     def trained_graph(self) -> bytes:
@@ -203,16 +209,31 @@ class _Builder:
         self._integer_homes: set[int] = set()  # tensors whose op gives integers
         self._changed: dict[tuple[int, int], object] = {}  # (tensor, form's owner) -> as ops read it that want it so
 
-    def float_model(self):
-        """Nothing rounded."""
-        return self._connect(annotated=False)
+    def float_models(self):
+        """Nothing rounded: the answers, and the logits."""
+        return self._parts(self._connect(annotated=False))
 
-    def aware_model(self):
-        """See ``tfmot_scheme.apply``; the groups of ranges are their root tensors."""
-        model, trained, norms = tfmot_scheme.apply(self._connect(annotated=True), {"Operation": Operation})
-        return model, {int(group): found.factors for group, found in trained.items()}, norms
+    def aware_models(self):
+        """Likewise, and the rest of what ``tfmot_scheme.apply`` gives; the groups of ranges are their root tensors."""
+        whole, trained, norms = tfmot_scheme.apply(self._connect(annotated=True), {"Operation": Operation})
+        return *self._parts(whole), {int(group): found.factors for group, found in trained.items()}, norms
+
+    def _parts(self, whole):
+        """Two models of the one that ``_connect`` makes, with its layers."""
+        ends = list(map(int, self._graph.graph.outputs))
+        answers, others = whole.outputs[: len(ends)], iter(whole.outputs[len(ends) :])
+        logits = [
+            answer if self._logits_of(end) is None else next(others) for end, answer in zip(ends, answers, strict=True)
+        ]
+        return tf_keras.Model(whole.inputs, answers, name=whole.name), tf_keras.Model(whole.inputs, logits)
+
+    def _logits_of(self, end: int) -> int | None:
+        """The tensor that a last softmax or sigmoid makes an output of; None where there is no such op."""
+        writer = self._graph.writer.get(end)
+        return int(writer.inputs[0]) if writer and self._graph.name(writer) in _PROBABILITIES else None
 
     def _connect(self, annotated: bool):
+        """A model with all outputs and, behind them, the logits of those that are made of some."""
         graph = self._graph.graph
         integer_ends = annotated and self._prepared.scheme.io != "float32"
         inputs = []
@@ -229,7 +250,9 @@ class _Builder:
             if integer_ends and index in self._plan.forms and index not in self._integer_homes:
                 self._home[index] = self._changed_to("QUANTIZE", index, None, index)
                 self._integer_homes.add(index)
-        outputs = [self._read(index, None) for index in map(int, graph.outputs)]
+        ends = list(map(int, graph.outputs))
+        logits = [index for index in map(self._logits_of, ends) if index is not None]
+        outputs = [self._read(index, None) for index in ends + logits]
         model = tf_keras.Model(inputs, outputs, name="aware" if annotated else "float")
         for layer, weights in self._weights:
             layer.set_weights(weights)

@@ -12,6 +12,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Report, silent
 from mobilenets_tf.quantize.aware import Aware
 from mobilenets_tf.training import checkpoints, loop
+from mobilenets_tf.training.tasks import Task
 
 _CHECKPOINT = "fine_tuning.checkpoint.npz"
 
@@ -20,7 +21,7 @@ _CHECKPOINT = "fine_tuning.checkpoint.npz"
 class FineTuning:
     """What became of a training.
 
-    accuracies: on the validation data, before the first epoch and after each.
+    accuracies: on the validation data, before the first epoch and after each; where a function judged, its scores.
     best_epoch: whose weights were kept; 0 for those before training.
     """
 
@@ -34,6 +35,7 @@ def fine_tune(
     validation,
     epochs: int = 10,
     *,
+    task: Task | None = None,
     learning_rate: float = 1e-4,
     patience: int = 3,
     distill: float = 0.0,
@@ -41,21 +43,26 @@ def fine_tune(
     checkpoint=None,
     report: Report = silent,
 ) -> FineTuning:
-    """Train a classifier with its rounding in place; ``aware.model`` then has the best weights.
+    """Train a network with its rounding in place; ``aware.model`` then has the best weights.
 
     The learning rate falls to zero along a cosine. Guidance: a hundredth of what the network was trained with, 1e-4 to
     1e-5 with Adam (the default here) for weights that are good already; up to 1e-3 where post-training quantisation
     has lost most of the accuracy, as with ``per_tensor``. A few epochs are enough: there is little to learn anew.
 
     Args:
-        training, validation: ``tf.data.Dataset`` of batches (images, class indices), preprocessed as for the model; of
-            known length.
+        training: ``tf.data.Dataset`` of batches (images, targets), the images preprocessed as for the model; of known
+            length. The targets are class indices, or what ``task.targets`` makes.
+        validation: such a dataset, the share of right answers being what counts; or a function of another one, which
+            takes images and gives the model's outputs as they would be in the file, to a score.
         epochs: at most.
+        task: what is lost by an answer, and what is right: ``training.detection.Detection``,
+            ``training.segmentation.Segmentation``, or anything that has their ``loss`` (of logits), ``right``,
+            ``accuracy`` and ``metric``. None: one class an image.
         patience: stop after that many epochs without a better validation accuracy.
         distill: how much of what is taught is the float model's answer, 0 to 1; the rest is the right class. An answer
             says more of an image than its class does, so that little data goes further, and data that the network knows
             by heart (Hinton et al. 2015, arXiv 1503.02531, at temperature 1; for quantised networks Mishra and Marr
-            2017, arXiv 1711.05852).
+            2017, arXiv 1711.05852). For classifiers.
         freeze_norms_after: for so many epochs BatchNormalization goes on with the statistics of the batches, for data
             that differ from what the network was trained on; then it is frozen. 0: frozen from the start.
         checkpoint: a folder for the state after each epoch; if it holds one, training goes on from there. It is
@@ -63,14 +70,14 @@ def fine_tune(
         report: called with the epoch and its steps.
 
     Raises:
-        RequestError: an option out of range, or the loss became NaN.
+        RequestError: an option out of range or not for the task, or the loss became NaN.
     """
     steps = int(training.cardinality())
     if steps < 1:
         raise RequestError("The training data is empty or does not know its length.")
     options = Options(epochs, learning_rate, patience, distill, freeze_norms_after)
     return fine_tune_steps(
-        aware, lambda first: training.repeat().skip(first % steps), steps, validation, options, checkpoint, report
+        aware, lambda first: training.repeat().skip(first % steps), steps, validation, options, checkpoint, report, task
     )
 
 
@@ -106,13 +113,15 @@ def fine_tune_steps(
     options: Options,
     checkpoint=None,
     report: Report = silent,
+    task: Task | None = None,
 ) -> FineTuning:
     """``fine_tune`` with batches that are a function of the step: ``batches(first)`` are those from there on, and so
     many ``steps`` make an epoch."""
+    if task and options.distill:
+        raise RequestError(f"distill={options.distill}: the float model teaches classifiers only; leave it out.")
     path = None if checkpoint is None else Path(checkpoint) / _CHECKPOINT
-    tuned = _Tuned(
-        aware, options.learning_rate, options.epochs * steps, options.distill, options.freeze_norms_after * steps
-    )  # fmt: skip
+    goal = task or _OneClass(aware.float_logits, options.distill)
+    tuned = _Tuned(aware, goal, options.learning_rate, options.epochs * steps, options.freeze_norms_after * steps)
     if path and path.is_file():
         arrays, about = checkpoints.read(path)
         weights = [arrays.pop(f"best/{index}") for index in range(about["best_arrays"])]
@@ -123,7 +132,7 @@ def fine_tune_steps(
 
     def judge() -> dict[str, float]:
         best.note(tuned.judge(validation), aware.model)
-        return {"val_top1": best.accuracies[-1]}
+        return {goal.metric: best.accuracies[-1]}
 
     def save(progress) -> None:
         if path:
@@ -143,8 +152,9 @@ def fine_tune_steps(
         path.unlink(missing_ok=True)
     aware.model.set_weights(best.weights)
     aware.freeze_norms()  # which may have been live in the best epoch
-    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
-    aware.model.compile(loss=loss, metrics=["accuracy"])
+    if task is None:
+        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
+        aware.model.compile(loss=loss, metrics=["accuracy"])
     return FineTuning(tuple(best.accuracies), best.epoch)
 
 
@@ -162,27 +172,47 @@ class _Best:
         self.accuracies.append(accuracy)
 
 
+class _OneClass:
+    """The part of a ``Task`` that is asked for here, of a classifier.
+
+    teacher: gives the logits that are taught too, with the weight ``share``.
+    """
+
+    accuracy, metric = "top1", "val_top1"
+
+    def __init__(self, teacher, share: float):
+        self._teacher, self._share = teacher, share
+
+    def loss(self, images, labels, logits) -> tf.Tensor:
+        targets = tf.one_hot(labels, logits.shape[-1])
+        if self._share:
+            targets += self._share * (tf.nn.softmax(self._teacher(images, training=False)) - targets)
+        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+    def right(self, labels, outputs) -> tf.Tensor:
+        return tf.cast(tf.argmax(outputs, -1, tf.int32) == tf.cast(labels, tf.int32), tf.float32)
+
+
 class _Tuned:
     """What ``loop.run`` trains: the aware model with its optimizer.
 
     freeze_at: step from which normalisations are frozen.
     """
 
-    accuracy = "top1"
-
-    def __init__(self, aware: Aware, learning_rate: float, steps: int, distill: float, freeze_at: int):
-        self._aware, self._distill, self._freeze_at, self._done = aware, distill, freeze_at, 0
+    def __init__(self, aware: Aware, task, learning_rate: float, steps: int, freeze_at: int):
+        self._aware, self._task, self._freeze_at, self._done = aware, task, freeze_at, 0
+        self.accuracy = task.accuracy
         self._schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         self._optimizer = tf_keras.optimizers.Adam(self._schedule)
         self._optimizer.build(aware.model.trainable_variables)
-        self._loss = tf_keras.losses.CategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
         self._live = freeze_at > 0
         if self._live:
             aware.thaw_norms()
         self._trace()
 
     def _trace(self) -> None:
-        self._step, self._judge = tf.function(self._train), tf.function(self._right)
+        self._step = tf.function(self._train)
+        self._answer = tf.function(lambda images: self._aware.model(images, training=False), reduce_retracing=True)
 
     def _freeze(self) -> None:
         self._live = False
@@ -194,35 +224,29 @@ class _Tuned:
             self._freeze()
         self._done += 1
         loss, correct = self._step(*batch)
-        return float(loss), float(correct), float(len(batch[1]))
+        return float(loss), float(correct), float(len(batch[0]))
 
-    def _train(self, images, labels):
+    def _train(self, images, targets):
         model = self._aware.model
         with tf.GradientTape() as tape:
-            outputs = model(images, training=True)
-            loss = self._loss(self._targets(images, labels), outputs) + sum(model.losses, 0.0)
+            outputs = self._aware.logits(images, training=True)
+            loss = tf.reduce_mean(self._task.loss(images, targets, outputs)) + sum(model.losses, 0.0)
         variables = model.trainable_variables
         self._optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return loss, _correct(outputs, labels)
-
-    def _targets(self, images, labels):
-        """Class indices made distributions, mixed with the float model's answers."""
-        targets = tf.one_hot(labels, self._aware.float_model.output_shape[-1])
-        if self._distill:
-            answers = self._aware.float_model(images, training=False)
-            targets += self._distill * ((answers if self._aware.ends_in_softmax else tf.nn.softmax(answers)) - targets)
-        return targets
+        return loss, tf.reduce_sum(self._task.right(targets, outputs))
 
     def facts(self, step: int) -> dict:
         return {"rate": float(self._schedule(step))}
 
-    def judge(self, data) -> float:
-        """Share of (images, class indices) that is answered right."""
-        right = [(float(self._judge(images, labels)), len(labels)) for images, labels in data]
+    def judge(self, validation) -> float:
+        """The score that a function gives, or else the share of (images, targets) that is answered right."""
+        if callable(validation):
+            return validation(self._answer)
+        right = [
+            (float(tf.reduce_sum(self._task.right(targets, self._answer(images)))), len(images))
+            for images, targets in validation
+        ]
         return sum(correct for correct, _ in right) / max(1, sum(count for _, count in right))
-
-    def _right(self, images, labels):
-        return _correct(self._aware.model(images, training=False), labels)
 
     def state(self) -> dict[str, np.ndarray]:
         return {str(index): variable.numpy() for index, variable in enumerate(self._variables())}
@@ -246,8 +270,3 @@ class _Tuned:
 
     def _variables(self) -> list:
         return [*self._aware.model.variables, *self._optimizer.variables]
-
-
-def _correct(outputs, labels):
-    found = tf.argmax(outputs, -1, tf.int32) == tf.cast(labels, tf.int32)
-    return tf.reduce_sum(tf.cast(found, tf.float32))

@@ -24,6 +24,7 @@ VERBS = (
     "verify",
     "arm64",
     "evaluate",
+    "predict",
     "benchmark",
     "inspect",
     "doctor",

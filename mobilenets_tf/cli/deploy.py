@@ -19,9 +19,11 @@ def add_arguments(parser):
     add_scheme(parser)
     add_input_form(parser)
     parser.add_argument(
-        "--evaluate", metavar="CSV_OR_DIR",
-        help="labelled images to judge with: a CSV with file and class_index, or a sub-folder a class",
+        "--evaluate", metavar="DATA",
+        help="annotated images to judge with: a CSV with file and class_index, or a sub-folder a class; for a detector "
+        "or segmenter what train takes as --data",
     )  # fmt: skip
+    add_output_form(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--classify", metavar="PHOTO", help="run the new file on a photograph ('demo' for a cat)")
     parser.add_argument(
@@ -64,14 +66,30 @@ def add_input_form(parser):
     )  # fmt: skip
 
 
+def add_output_form(parser):
+    """--output and --void."""
+    parser.add_argument(
+        "--output", metavar="FORM",
+        help="of a detector: nms (default: the objects, by TFLite's own op, as MediaPipe wants them), decoded (every "
+        "anchor's box) or raw (as the network gives them, the anchors in a file beside it); of a segmenter: full "
+        "(default: logits at the input's size), mask (the class of each pixel) or stride (logits of the network's size)",
+    )  # fmt: skip
+    parser.add_argument("--void", type=int, help="in masks, pixels of no class have this; left out, as in training")
+
+
 def run(chosen):
     from mobilenets_tf.export.deployment import DeployRequest, deploy
 
     if chosen.calibration_count is not None and chosen.calibration_count < 1:
         raise RequestError(f"--calibration-count {chosen.calibration_count}: expected at least 1.")
-    photo = _photo(chosen.classify)
+    source, photo = model_source(chosen), _photo(chosen.classify)
+    if photo and source.task != "classify":
+        raise RequestError(
+            f"--classify is for classifiers; {source.model} is for the task {source.task!r}. For a picture of what the "
+            "file finds, run mobilenets-tf predict on it afterwards."
+        )
     request = DeployRequest(
-        source=model_source(chosen),
+        source=source,
         out=chosen.out,
         scheme=chosen.scheme,
         calibration=chosen.calibration,
@@ -82,6 +100,8 @@ def run(chosen):
         max_drop=chosen.max_drop,
         per_tensor=chosen.per_tensor,
         input=chosen.input,
+        output=chosen.output,
+        void=chosen.void,
         overwrite=chosen.overwrite,
     )
     with display(chosen) as report:
@@ -123,7 +143,10 @@ def _print(result, request):
     emit("Next:")
     images_option = f"--images {shlex.quote(request.evaluate or 'PHOTOS/')}"
     quoted = shlex.quote(str(file))
-    emit(f"  mobilenets-tf verify {quoted} {request.source.options('--model')} {images_option}")
+    if request.source.task == "classify":
+        emit(f"  mobilenets-tf verify {quoted} {request.source.options('--model')} {images_option}")
+    else:
+        emit(f"  mobilenets-tf predict {quoted} PHOTO --out picture.png")
     emit(f"  mobilenets-tf evaluate {quoted} --images {shlex.quote(request.evaluate or 'labels.csv')}")
     emit(f"  adb push {quoted} /data/local/tmp/")
 

@@ -41,7 +41,7 @@ def run(chosen):
         missing = [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
         remedy = f"pip install {' '.join(missing)}"
         emit(f"  extra {extra:<10} {'installed' if not missing else f'not installed ({remedy})'}: {purpose}")
-    for network in registry.list_models():
+    for network in registry.list_models(task="classify"):  # whose weights the others read too
         for record in catalog.weight_sets(network):
             label = network + (f" alpha={record.alpha}" if record.alpha not in (None, 1.0) else "")
             if path := catalog.locate(record):

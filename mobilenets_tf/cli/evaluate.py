@@ -1,62 +1,96 @@
 """mobilenets-tf evaluate"""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from mobilenets_tf import images
+from mobilenets_tf import images, registry
 from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, model_source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import to_json
 from mobilenets_tf.modelsource import ModelSource, triple
 from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.progress import track
+from mobilenets_tf.progress import Report, track
 from mobilenets_tf.provenance import manifest_of
 
-HELP = "Top-1 and top-5 accuracy of a model or a .tflite file on labelled images."
+HELP = "Judge a model or a .tflite file on annotated images: top-1 and top-5, mAP of boxes, or mIoU of masks."
 EXAMPLE = "mobilenets-tf evaluate efficientnet_lite0 --weights imagenet --images labels.csv"
 
 
 def add_arguments(parser):
     add_model(parser)
-    parser.add_argument("--images", required=True, metavar="CSV_OR_DIR", help="labelled images")
+    add_task(parser)
+    parser.add_argument(
+        "--images", required=True, metavar="SOURCE",
+        help="to classify: a CSV with file and class_index, or a folder with a sub-folder a class; to detect: a folder "
+        "with images/ and annotations/ (VOC's XML), or COCO's .json; to segment: a folder with images/ and masks/ (PNG "
+        "of class numbers)",
+    )  # fmt: skip
+    parser.add_argument("--void", type=int, default=255, help="in masks, pixels of no class have this (default 255)")
     parser.add_argument("--count", type=int, metavar="N", help="use N of them, chosen with --seed")
     parser.add_argument("--seed", type=int, default=0)
     add_json(parser)
     add_quiet(parser)
 
 
+def add_task(parser) -> None:
+    """--task, for a file whose manifest is not there."""
+    parser.add_argument("--task", choices=registry.TASKS, help="of a file that does not say; left out, classify")
+
+
 def run(chosen):
     from mobilenets_tf.worker import Worker
 
     source = model_source(chosen)
-    is_tflite = chosen.model.endswith(".tflite")
-    if is_tflite:
-        if not Path(chosen.model).is_file():
-            raise RequestError(f"No such TFLite file: {chosen.model}")
-        preprocessing, names = file_preprocessing(Path(chosen.model), source), _file_labels(Path(chosen.model), source)
-    else:
-        source.check()
-        preprocessing, names = None, source.label_names()
-    found = images.find_images(chosen.images, names)
-    if found.labels is None:
-        raise RequestError(
-            f"{chosen.images} has no labels: give a CSV with file and class_index, or a sub-folder a class."
-        )
-    found = found.sample(chosen.count, chosen.seed)
-    images.check(found)
-    with Worker(preload="" if is_tflite else "tensorflow") as worker, display(chosen) as report:
-        if is_tflite:
-            result = worker.call(_evaluate_tflite, chosen.model, preprocessing, found, report=report)
-        else:
-            result = worker.call(_evaluate_keras, source, found, report=report)
+    reading = reading_of(source, chosen.task)
+    with display(chosen) as report:
+        found = _find(chosen, reading, report).sample(chosen.count, chosen.seed)
+        images.check(found)
+        with Worker(preload="" if chosen.model.endswith(".tflite") else "tensorflow") as worker:
+            result = worker.call(_evaluate, source, reading, found, report=report)
     if chosen.json:
         emit(to_json({"model": chosen.model, **result}))
     else:
-        emit(f"{chosen.model}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} of {result['images']} images")
+        _print(chosen.model, result)
+
+
+def reading_of(source: ModelSource, task: str | None):
+    """What is known of a model, and how to read its outputs, before it is opened: as the request says, else as the
+    manifest beside a file does. The preprocessing of a registered network is known when it is built.
+
+    Raises:
+        RequestError: no such file or network, one of another task, or a file whose input nobody describes.
+    """
+    from mobilenets_tf.answers import Reading, check_file
+
+    file = Path(source.model)
+    if file.suffix != ".tflite":
+        source.check()
+    if not source.is_file and file.suffix != ".tflite":
+        if task not in (None, source.task):
+            raise RequestError(f"{source.model} is for the task {source.task!r}, not {task!r}; leave --task out.")
+        return Reading(source.task, None, tuple(source.label_names()))
+    known = Reading.of(check_file(file))
+    if source.labels and not Path(source.labels).is_file():
+        raise RequestError(f"No such labels file: {source.labels}")
+    labels = tuple(source.label_names()) if source.labels else known.labels
+    return replace(known, task=task or known.task, preprocessing=file_preprocessing(file, source), labels=labels)
+
+
+def opened(source: ModelSource, reading):
+    """The model as an ``answers.Predictor``. Runs in the worker."""
+    from mobilenets_tf import answers
+
+    if source.is_file or source.model.endswith(".tflite"):
+        return answers.predictor(source.model, reading)
+    model = source.build()
+    reading = replace(reading, preprocessing=source.preprocessing(model))
+    return answers.Predictor(answers.KerasNetwork(model, source.model), reading)
 
 
 def file_preprocessing(file: Path, source: ModelSource) -> Preprocessing:
-    """How pixels become a TFLite file's input: as --mean and --std say, else as the manifest beside it does.
+    """How pixels become a file's input: as --mean and --std say, else as the manifest beside it does.
 
     Raises:
         RequestError: neither says.
@@ -81,43 +115,114 @@ def file_inputs(file: str, runner, preprocessing: Preprocessing, paths) -> Itera
     Raises:
         RequestError: the file does not take one square RGB image.
     """
-    shapes = [tuple(map(int, details["shape"])) for details in runner.inputs]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0] != (1, shapes[0][1], shapes[0][1], 3):
-        raise RequestError(f"{file} takes inputs of shape {shapes}; images are for files that take (1, size, size, 3).")
-    prepare = preprocessing.at(shapes[0][1])
+    from mobilenets_tf.answers import input_size
+
+    shapes = [tuple(map(int, details["shape"][1:])) for details in runner.inputs]
+    prepare = preprocessing.at(input_size(file, shapes))
     for path in paths:
         yield prepare.for_input(prepare.geometry(images.decode(path)), runner.inputs[0]["dtype"])
 
 
-def _file_labels(file: Path, source: ModelSource) -> list[str]:
-    labels = Path(source.labels) if source.labels else file.with_name("labels.txt")
-    return labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else []
+def _find(chosen, reading, report: Report):
+    """The annotated images that the task is judged on."""
+    if reading.task == "detect":
+        from mobilenets_tf.boxes import find_boxes
+
+        return find_boxes(chosen.images, reading.labels, report)
+    if reading.task == "segment":
+        from mobilenets_tf.masks import find_masks
+
+        return find_masks(chosen.images, reading.labels, chosen.void, report=report)
+    found = images.find_images(chosen.images, reading.labels)
+    if found.labels is None:
+        hint = "" if reading.task else " If the file detects or segments, say so with --task."
+        raise RequestError(
+            f"{chosen.images} has no labels: give a CSV with file and class_index, or a sub-folder a class.{hint}"
+        )
+    return found
 
 
-def _evaluate_tflite(file: str, preprocessing: Preprocessing, found, report):
+def _evaluate(source: ModelSource, reading, found, report) -> dict:
     """Runs in the worker."""
-    from mobilenets_tf.runtime import Runner
-
-    runner = Runner(file)
-    loaded = file_inputs(file, runner, preprocessing, track(found.paths, "evaluating", report))
-    return _score(lambda batch: [runner(image)[0][0] for image in batch], loaded, found.labels)
-
-
-def _evaluate_keras(source, found, report):
-    """Runs in the worker."""
-    from mobilenets_tf.export.verification import keras_outputs
-
-    model = source.build()
-    preprocessing = source.preprocessing(model)
-    loaded = (preprocessing(images.decode(path)) for path in track(found.paths, "evaluating", report))
-    return _score(lambda batch: keras_outputs(model, batch), loaded, found.labels)
+    predictor = opened(source, reading)
+    answers = predictor(images.decode(path) for path in track(found.paths, "evaluating", report))
+    return {"classify": _top, "detect": _average_precision, "segment": _intersections}[predictor.task](
+        predictor, answers, found
+    )
 
 
-def _score(predict, loaded, labels) -> dict:
+def _top(_, answers, found) -> dict:
     import numpy as np
 
-    from mobilenets_tf.export.verification import compare, in_batches
+    from mobilenets_tf.export.verification import compare
 
-    outputs = np.concatenate([predict(batch) for batch in in_batches(loaded)])
-    scored = compare(outputs, outputs, labels)
+    outputs = np.stack(list(answers))
+    scored = compare(outputs, outputs, found.labels)
     return {"images": scored.images, "top1": scored.top1, "top5": scored.top5}
+
+
+def _average_precision(predictor, answers, found) -> dict:
+    from mobilenets_tf.metrics import average_precision
+
+    _check_classes(predictor, found, len(found.class_names))
+    scored = average_precision(list(answers), found.boxes, found.class_names)
+    per_class = {name: _number(value) for name, value in scored["per_class"].items()}
+    return {
+        "images": len(found),
+        "map50": _number(scored["map50"]),
+        "map": _number(scored["map"]),
+        "per_class": per_class,
+    }
+
+
+def _intersections(predictor, answers, found) -> dict:
+    from mobilenets_tf.answers import class_name
+    from mobilenets_tf.metrics import Confusion
+
+    count = found.seen.shape[1]
+    _check_classes(predictor, found, count)
+    confusion = Confusion(count, found.void)
+    for i, answer in enumerate(answers):
+        confusion.add(found.read(i)[1], answer)
+    return {
+        "images": len(found),
+        "miou": _number(confusion.miou),
+        "pixel_accuracy": _number(confusion.pixel_accuracy),
+        "per_class": {class_name(found.class_names, i): _number(value) for i, value in enumerate(confusion.iou)},
+    }
+
+
+def _check_classes(predictor, found, count: int) -> None:
+    """Refuse annotations with other classes than the model's; where its labels are known, they are theirs.
+
+    Raises:
+        RequestError: says how to name them.
+    """
+    if predictor.classes not in (None, count):
+        raise RequestError(
+            f"The model tells {predictor.classes} classes apart, the annotations {count} "
+            f"({', '.join(found.class_names[:3]) or 'without names'}). Name the model's with --labels, one a line."
+        )
+
+
+def _number(value: float) -> float | None:
+    """As JSON has it: None for what cannot be said, such as the precision for a class of which there is no object."""
+    return None if math.isnan(value) else float(value)
+
+
+def _print(model: str, result: dict) -> None:
+    of = f"of {result['images']} images"
+    if "top1" in result:
+        emit(f"{model}: top-1 {result['top1']:.1%}, top-5 {result['top5']:.1%} {of}")
+        return
+    if "map" in result:
+        scores = f"mAP {_share(result['map50'])} at IoU 0.5, {_share(result['map'])} over 0.5 to 0.95"
+    else:
+        scores = f"mIoU {_share(result['miou'])}, pixels {_share(result['pixel_accuracy'])}"
+    emit(f"{model}: {scores} {of}")
+    for name, value in result["per_class"].items():
+        emit(f"  {_share(value):>6}  {name}")
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"

@@ -5,7 +5,7 @@ from mobilenets_tf.cli.options import add_json, add_size, emit
 from mobilenets_tf.files import to_json
 from mobilenets_tf.worker import Worker
 
-HELP = "Count a network's parameters, multiply-adds and memory, and show its features and weight sets."
+HELP = "Count a network's parameters, multiply-adds and memory, and show its outputs, features and weight sets."
 EXAMPLE = "mobilenets-tf info mobilenet_v2 --alpha 0.5 --resolution 160"
 SCHEMES = ("float32", "int8")
 
@@ -45,6 +45,8 @@ def run(chosen):
         )
     for scheme, size in info.get("arena_bytes", {}).items():
         emit(f"  arena, {scheme:<14} {size:>15,} bytes")
+    for output, shape in info["outputs"].items():
+        emit(f"  output {output:<14} {'x'.join(map(str, shape)):>15}")
     for stride, shape in info["features"].items():
         emit(f"  features, stride {stride:<3}  {'x'.join(map(str, shape)):>15}")
     for record in info["weights"]:

@@ -12,19 +12,23 @@ EXAMPLE = "mobilenets-tf list 'efficientnet*'"
 
 def add_arguments(parser):
     parser.add_argument("pattern", nargs="?", default="*", help="a name with wildcards")
+    parser.add_argument("--task", choices=registry.TASKS, help="what the network is for; left out, anything")
     add_json(parser)
 
 
 def run(chosen):
-    names = registry.list_models(chosen.pattern)
+    names = registry.list_models(chosen.pattern, chosen.task)
     if not names:
-        raise unknown("model", chosen.pattern, registry.list_models())
+        raise unknown("model", chosen.pattern, registry.list_models(task=chosen.task))
     if chosen.json:
         emit(to_json(names))
         return
     for name in names:
         network = registry.get(name)
-        emit(f"{name:<32} {network.resolution}x{network.resolution}")
+        emit(f"{name:<36} {network.task:<10} {network.resolution}x{network.resolution}")
+        if network.backbone:
+            emit(f"    weights of {network.backbone}")
+            continue
         for record in catalog.weight_sets(name):
             width = "" if record.alpha is None else f" --alpha {record.alpha}"
             here = "" if catalog.locate(record) else f"  (not on this machine; {record.install})"

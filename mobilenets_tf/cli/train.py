@@ -17,8 +17,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--data", required=True, metavar="SOURCE",
         help="to classify: a folder with a sub-folder a class, a CSV with file and class_index, TFRecords in the "
-        "ImageNet layout (a folder or 'train-*'), or tfds:NAME:SPLIT; to detect: a folder with images/ and annotations/ "
-        "(VOC's XML), or COCO's .json; to segment: a folder with images/ and masks/ (PNG of class numbers)",
+        "ImageNet layout (a folder or 'train-*'), or tfds:NAME:SPLIT; to detect: a folder with images/ and "
+        "annotations/ (VOC's XML), or COCO's .json; to segment: one with images/ and masks/ (PNG of class numbers)",
     )  # fmt: skip
     parser.add_argument("--task", help="classify, detect or segment; left out, the network's")
     parser.add_argument("--void", type=int, default=255, help="in masks, pixels of no class have this (default 255)")

@@ -9,6 +9,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import to_json
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import track
+from mobilenets_tf.provenance import manifest_of
 
 HELP = "Compare a .tflite file with its Keras model, on images; or emulated arm64 cores with this machine (--arm64)."
 EXAMPLE = "mobilenets-tf verify net_int8.tflite --model efficientnet_lite0 --weights imagenet --images photos/"
@@ -23,7 +24,8 @@ def add_arguments(parser):
     add_model(parser, flag="--model", required=False)
     parser.add_argument(
         "--images", metavar="CSV_OR_DIR",
-        help="images, with or without labels; with --arm64 alone they may be left out for random inputs",
+        help="images, with or without labels; of a detector or segmenter also its annotated data, of which the images "
+        "alone are taken; with --arm64 alone they may be left out for random inputs",
     )  # fmt: skip
     parser.add_argument(
         "--count", type=int, metavar="N", help=f"use N of them, chosen with --seed; all, but {_EMULATED} for --arm64"
@@ -32,7 +34,8 @@ def add_arguments(parser):
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--min-agreement", type=float, default=0.5, metavar="SHARE",
-        help="fail (exit 1) if the file gives Keras' answer on fewer images than this (default 0.5)",
+        help="fail (exit 1) if the file gives Keras' answer on fewer images than this (default 0.5); of a detector the "
+        "mAP, of a segmenter the mIoU with Keras' answers for the truth",
     )  # fmt: skip
     parser.add_argument(
         "--arm64", action="store_true",
@@ -63,7 +66,7 @@ def run(chosen):
         raise RequestError(f"--count {chosen.count}: expected at least 1.")
     found = few = preprocessing = None
     if chosen.images:
-        found = images.find_images(chosen.images, source.label_names() if chosen.model else ())
+        found = _images(chosen, source)
         few = found.sample(chosen.count or _EMULATED, chosen.seed)
         found = found.sample(chosen.count, chosen.seed)
         images.check(found if chosen.model else few)
@@ -91,6 +94,10 @@ def _check(chosen):
         )
     if chosen.model and not chosen.images:
         raise RequestError("--model needs --images: a folder or a CSV of images to compare on.")
+    if chosen.model:
+        from mobilenets_tf.export.verification import check_form
+
+        check_form(Path(chosen.file))
     if stray := [f"--{name}" for name in _OF_THE_MODEL if not chosen.model and getattr(chosen, name) is not None]:
         raise RequestError(f"{', '.join(stray)} describes the Keras model; pass --model too, or leave it out.")
     if stray := [f"--{name}" for name in ("cpu", "folder") if not chosen.arm64 and getattr(chosen, name) is not None]:
@@ -104,22 +111,57 @@ def _check(chosen):
     return emulator
 
 
+def _images(chosen, source: ModelSource):
+    """The images of --images. A data set's stand in a folder of their own, beside masks that are no photographs."""
+    from mobilenets_tf.export.deployment import _photographs
+
+    task = source.task if chosen.model else manifest_of(Path(chosen.file)).get("task", "classify")
+    if task != "classify":
+        return _photographs(chosen.images, task)
+    return images.find_images(chosen.images, source.label_names() if chosen.model else ())
+
+
 def _verify(file: str, source: ModelSource, found, threads: int, report):
     """Runs in the worker: a hostile file can take down no more than that."""
-    from mobilenets_tf.export.verification import verify
+    from mobilenets_tf.export.verification import check_outputs, verify
     from mobilenets_tf.runtime import Runner
 
-    runner = Runner(file)  # a file that cannot be run is refused before the model is built
+    runner = Runner(file, threads)  # a file that cannot be run is refused before the model is built
     model = source.build()
     wanted = source.preprocessing(model)
     given = manifest_preprocessing(Path(file)) or wanted
     dtype = runner.inputs[0]["dtype"]
+    if source.task != "classify":
+        check_outputs(runner, model)
+        return _verify_dense(lambda pixels: runner(given.for_input(pixels, dtype)), model, source, found, report), given
     comparison = verify(
         file, model, (wanted.geometry(images.decode(path)) for path in found.paths), found.labels,
         for_model=wanted.normalise, for_file=lambda pixels: given.for_input(pixels, dtype),
         threads=threads, report=report,
     )  # fmt: skip
     return comparison, given
+
+
+def _verify_dense(file, model, source: ModelSource, found, report):
+    """A detector's or a segmenter's; ``file`` gives the outputs for an image's pixels. Runs in the worker."""
+    from mobilenets_tf.anchors import ssd_anchors
+    from mobilenets_tf.answers import class_name
+    from mobilenets_tf.export import dense_judging
+    from mobilenets_tf.image_input import ImageInput
+    from mobilenets_tf.networks import ssd
+    from mobilenets_tf.postprocess import Postprocess
+
+    classes, postprocess = model.outputs[0].shape[-1], None
+    if source.task == "detect":
+        classes = model.outputs[1].shape[-1] - 1
+        postprocess = Postprocess(ssd_anchors(ssd.grids(model)), classes)
+    names = source.label_names(classes) or [class_name((), index) for index in range(classes)]
+    image = ImageInput(source.preprocessing(model))
+    answers = dense_judging.Answers(names, source.void, postprocess)
+    return dense_judging.compare(
+        dense_judging.of_keras(model, image), lambda pixels: [output[0] for output in file(pixels)],
+        found, image, answers, report,
+    )  # fmt: skip
 
 
 def _run_on_host(file: str, samples, how, report):
@@ -137,7 +179,7 @@ def _run_on_host(file: str, samples, how, report):
 
 
 def _print(chosen, emulator, comparison, cores) -> int:
-    agreed = comparison is None or comparison.top1_agreement >= chosen.min_agreement
+    agreed = comparison is None or comparison.agreement >= chosen.min_agreement
     passed = agreed and all(core.passed for core in cores or ())
     if emulator:
         from mobilenets_tf.export.arm64 import NOT_PROVED
@@ -153,7 +195,7 @@ def _print(chosen, emulator, comparison, cores) -> int:
         for line in comparison.lines():
             emit(f"  {line}")
         if not agreed:
-            emit(f"  FAILED: at least {chosen.min_agreement:.1%} of the same answers were asked for")
+            emit(f"  FAILED: {comparison.agreement:.1%} agree; at least {chosen.min_agreement:.1%} were asked for")
     if emulator:
         versions = ", ".join(f"{name} {version}" for name, version in emulator.versions.items())
         on = f"{cores[0].samples} images" if chosen.images else f"{cores[0].samples} random inputs"

@@ -31,10 +31,10 @@ def on_backbone(head: Callable, backbone: str, name: str, input_shape, weights, 
         RequestError: the backbone is no classifier, ``options`` has what only a top has, a side is not fixed, or
             weights that are not to be found or do not fit.
     """
-    if registry.get(backbone).task != "classify":
-        raise RequestError(f"backbone={backbone!r} is not a classifier; {registry.get(backbone).backbone!r} is its own.")
-    if unknown := sorted(_OF_THE_TOP & set(options)):
-        raise RequestError(f"{unknown[0]}={options[unknown[0]]!r} is a classifier's; {name} has no such part.")
+    if own := registry.get(backbone).backbone:
+        raise RequestError(f"backbone={backbone!r}: expected a classifier, such as {own!r}.")
+    if top := sorted(_OF_THE_TOP & set(options)):
+        raise RequestError(f"{top[0]}={options[top[0]]!r} is for the top of a classifier, which {name} does not have.")
     if None in tuple(input_shape):
         raise RequestError(f"input_shape={input_shape!r}: the head is laid out for one size; give all three numbers.")
     whole = resolve_with_head(weights, convention)
@@ -51,9 +51,12 @@ def on_backbone(head: Callable, backbone: str, name: str, input_shape, weights, 
     return model
 
 
-def check_classes(classes) -> None:
-    """Raises:
-    RequestError: not a whole number above 0.
+def check_positive(**numbers) -> None:
+    """Refuse what is to be a whole number above 0 and is not.
+
+    Raises:
+        RequestError: one of them; its name and value are given.
     """
-    if not isinstance(classes, int) or classes < 1:
-        raise RequestError(f"classes={classes!r}: expected a whole number above 0.")
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise RequestError(f"{name}={value!r}: expected a whole number above 0.")

@@ -5,7 +5,7 @@ from keras import layers, ops
 
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.networks.blocks import conv_bn
-from mobilenets_tf.networks.dense import CONVENTION, check_classes, on_backbone
+from mobilenets_tf.networks.dense import CONVENTION, check_positive, on_backbone
 from mobilenets_tf.networks.features import features
 
 FORMS = ("stride", "full", "mask")
@@ -63,8 +63,7 @@ def DeepLabV3(
     Raises:
         RequestError: an argument out of range, or weights that are not to be found or do not fit.
     """
-    check_classes(classes)
-    _check_filters(filters)
+    check_positive(classes=classes, filters=filters)
     if any(not isinstance(rate, int) or rate < 1 for rate in atrous_rates):
         raise RequestError(f"atrous_rates={atrous_rates!r}: expected whole numbers above 0, at output stride 16.")
     if not 0 <= dropout_rate < 1:
@@ -154,8 +153,7 @@ def LRASPP(
 
     The other arguments, the output, which has stride 8, and the errors are ``DeepLabV3``'s.
     """
-    check_classes(classes)
-    _check_filters(filters)
+    check_positive(classes=classes, filters=filters)
     if output_stride not in (16, 32):
         raise RequestError(f"output_stride={output_stride!r}: expected 16 or 32; the logits' is 8.")
 
@@ -227,8 +225,3 @@ def _tail(backbone: str, reduced: bool) -> dict:
     if backbone not in _REDUCED:
         raise RequestError(f"reduced_tail={reduced!r} is for {', '.join(_REDUCED)}; received backbone={backbone!r}.")
     return {"reduced_tail": _REDUCED[backbone]}
-
-
-def _check_filters(filters):
-    if not isinstance(filters, int) or filters < 1:
-        raise RequestError(f"filters={filters!r}: expected a whole number above 0.")

@@ -16,7 +16,7 @@ import keras
 from keras import layers
 
 from mobilenets_tf.networks.blocks import activate, conv_bn
-from mobilenets_tf.networks.dense import CONVENTION, check_classes, on_backbone
+from mobilenets_tf.networks.dense import CONVENTION, check_positive, on_backbone
 from mobilenets_tf.networks.features import expansion, features
 
 ANCHORS = (3, 6, 6, 6, 6, 6)  # a place, from the finest map on
@@ -49,7 +49,7 @@ CVNETS = Layout(
 )
 
 
-def SSDLite(
+def SSD(
     backbone="mobilenet_v2",
     input_shape=(320, 320, 3),
     classes=80,
@@ -57,17 +57,18 @@ def SSDLite(
     classifier_activation="sigmoid",
     name=None,
     *,
+    lite=True,
     reduced_tail=False,
     convention=None,
     **backbone_options,
 ):
-    """SSDLite on a classifier of this package, as a functional ``keras.Model``.
+    """SSDLite, or SSD, on a classifier of this package, as a functional ``keras.Model``.
 
-    On MobileNetV2 with 80 classes 4,337,013 parameters and 788,830,144 multiply-adds at 320x320.
+    SSDLite on MobileNetV2 with 80 classes: 4,337,013 parameters and 788,830,144 multiply-adds at 320x320.
 
     The finest map has stride 16. It is the expansion of the first block of stride 32 where the backbone has inverted
-    residuals (MobileNetV2, V3, EfficientNet-Lite), else the last feature of stride 16. The second is the backbone's
-    last feature, MobileNetV2's 1280 channels; four more follow at half the resolution each.
+    residuals (MobileNetV2, V3, EfficientNet-Lite; not in cvnets' layout), else the last feature of stride 16. The
+    second is the backbone's last feature, MobileNetV2's 1280 channels; four more follow, each of half the resolution.
 
     Args:
         backbone: the registry name of a classifier.
@@ -77,55 +78,24 @@ def SSDLite(
             backbone alone; or a ``.keras`` or ``.weights.h5`` file of such a detector: with other classes the layers
             that depend on them are fresh.
         classifier_activation: "sigmoid", or None for logits.
+        lite: False for SSD, with full 3x3 convolutions in the head: on MobileNetV2 14.8 M parameters there, not 2.1 M.
         reduced_tail: MobileNetV2 and V3: half the filters from stride 32 on (the last two rows of arXiv 1905.02244,
             table 6); the tail is fresh.
         convention: the backbone's padding and BatchNorm epsilon; None takes the weight set's, else its own.
         backbone_options: more of the backbone's: alpha, drop_connect_rate, reparameterized, ...
 
     Returns:
-        ``keras.Model``: (N, height, width, 3) -> two outputs for A anchors, A = 3 of each place of the finest map and 6
-        of the others, row by row:
+        ``keras.Model``: (N, height, width, 3) -> two outputs for A anchors, 3 on each place of the finest map and 6 on
+        those of the others, row by row (``anchors.ssd_anchors(grids(model))``):
 
-        * ``boxes`` (N, A, 4): ty, tx, th, tw against the anchor, in TFLite's scales: (centre - anchor's centre) /
+        * ``boxes`` (N, A, 4): ty, tx, th, tw against the anchor in TFLite's scales: (centre - anchor's centre) /
           anchor's side x 10, and ln(side / anchor's side) x 5;
         * ``scores`` (N, A, classes + 1), column 0 the background; called ``logits`` without the activation.
 
     Raises:
         RequestError: an argument out of range, or weights that are not to be found or do not fit.
     """
-    return _build(
-        True, backbone, input_shape, classes, weights, classifier_activation, name, reduced_tail, convention,
-        backbone_options,
-    )  # fmt: skip
-
-
-def SSD(
-    backbone="mobilenet_v2",
-    input_shape=(320, 320, 3),
-    classes=80,
-    weights=None,
-    classifier_activation="sigmoid",
-    name=None,
-    *,
-    reduced_tail=False,
-    convention=None,
-    **backbone_options,
-):
-    """``SSDLite`` with full 3x3 convolutions in its head: on MobileNetV2 14.8 M parameters there instead of 2.1 M.
-
-    Arguments, outputs and errors are ``SSDLite``'s.
-    """
-    return _build(
-        False, backbone, input_shape, classes, weights, classifier_activation, name, reduced_tail, convention,
-        backbone_options,
-    )  # fmt: skip
-
-
-def _build(
-    lite, backbone, input_shape, classes, weights, classifier_activation, name, reduced_tail, convention,
-    backbone_options,
-):  # fmt: skip
-    check_classes(classes)
+    check_positive(classes=classes)
     name = name or f"ssd{'lite' if lite else ''}_{backbone}" + ("_reduced" if reduced_tail else "")
     layout = CVNETS if backbone.startswith("mobilevit") else TENSORFLOW
     options = backbone_options | ({"reduced_tail": "outputs"} if reduced_tail else {})
@@ -133,57 +103,60 @@ def _build(
     def head(body):
         fine = expansion(body, 32) if layout is TENSORFLOW else None
         maps = [features(body)[16] if fine is None else fine, body.output]
-        for number, (squeezed, filters) in enumerate(layout.extras, 1):
-            maps.append(_extra(maps[-1], squeezed, filters, f"ssd_extra{number}", number, layout, lite))
-        boxes, logits = [], []
-        for level, x in enumerate(maps):
-            for found, tensor in zip((boxes, logits), _predict(x, level, classes, layout, lite), strict=True):
-                found.append(tensor)
-        boxes, logits = _join(boxes, "boxes"), _join(logits, "logits")
+        for number in range(1, len(layout.extras) + 1):
+            maps.append(_extra(maps[-1], number, layout, lite))
+        levels = [_predict(x, level, classes, layout, lite) for level, x in enumerate(maps, 1)]
+        boxes, logits = (_join([level[name] for level in levels], name) for name in ("boxes", "logits"))
         scores = layers.Activation(classifier_activation, name="scores")(logits) if classifier_activation else logits
         return [boxes, scores]
 
     return on_backbone(head, backbone, name, input_shape, weights, convention, options)
 
 
-def _extra(x, squeezed: int | None, filters: int, name: str, number: int, layout: Layout, lite: bool):
-    """A further map: half the resolution of the one before, or its mean."""
+def _extra(x, number: int, layout: Layout, lite: bool):
+    """A further map, from 1: half the resolution of the one before, or its mean."""
+    name, (squeezed, filters) = f"ssd_extra{number}", layout.extras[number - 1]
+    options = {"convention": CONVENTION, "activation": layout.activation}
     if layout.pooled and number == len(layout.extras):
         x = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
         return activate(layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_conv")(x), layout.activation, name)
     if squeezed:
-        x = conv_bn(x, squeezed, 1, f"{name}_squeeze", CONVENTION, activation=layout.activation)
+        x = conv_bn(x, squeezed, 1, f"{name}_squeeze", **options)
     if not lite:
-        return conv_bn(x, filters, 3, name, CONVENTION, stride=2, activation=layout.activation)
-    x = _depthwise(x, name, layout, stride=2)
-    return conv_bn(x, filters, 1, f"{name}_project", CONVENTION, activation=layout.activation)
+        return conv_bn(x, filters, 3, name, stride=2, **options)
+    return conv_bn(_depthwise(x, name, layout, stride=2), filters, 1, f"{name}_project", **options)
 
 
 def _depthwise(x, name: str, layout: Layout, stride: int = 1):
-    activation = None if layout.projections else layout.activation  # cvnets: none behind a depthwise convolution
-    return conv_bn(
-        x, None, 3, f"{name}_depthwise", CONVENTION, stride=stride, activation=activation, depthwise=True
-    )  # fmt: skip
+    activation = None if layout.projections else layout.activation
+    name = f"{name}_depthwise"
+    return conv_bn(x, None, 3, name, CONVENTION, stride=stride, activation=activation, depthwise=True)
 
 
 def _predict(x, level: int, classes: int, layout: Layout, lite: bool):
-    """A map's boxes (N, places x anchors, 4) and logits (N, places x anchors, classes + 1)."""
-    name, kernel = f"ssd_level{level + 1}", 1 if lite else 3
-    single = layout.pooled and level == len(ANCHORS) - 1
+    """A map's "boxes" (N, places x anchors, 4) and "logits" (N, places x anchors, classes + 1)."""
+    name = f"ssd_level{level}"
+    single = layout.pooled and level == len(ANCHORS)  # with one place there is nothing around it to look at
+    separable = lite and not single
     if layout.projections and not single:
-        if x.shape[-1] != layout.projections[level]:
-            x = conv_bn(
-                x, layout.projections[level], 1, f"{name}_project", CONVENTION, activation=layout.activation
-            )  # fmt: skip
-        if lite:
+        filters = layout.projections[level - 1]
+        if x.shape[-1] != filters:
+            x = conv_bn(x, filters, 1, f"{name}_project", CONVENTION, activation=layout.activation)
+        if separable:
             x = _depthwise(x, name, layout)
-    for part, depth in (("boxes", 4), ("classifier", classes + 1)):
-        y = _depthwise(x, f"{name}_{part}", layout) if lite and not layout.projections else x
-        bias = keras.initializers.Constant(-math.log(1 / PRIOR - 1)) if part == "classifier" else "zeros"
+
+    def predict(part, depth, start):
+        y = _depthwise(x, f"{name}_{part}", layout) if separable and not layout.projections else x
         y = layers.Conv2D(
-            ANCHORS[level] * depth, 1 if single else kernel, padding="same", bias_initializer=bias, name=f"{name}_{part}"
-        )(y)  # fmt: skip
-        yield layers.Reshape((math.prod(y.shape[1:]) // depth, depth), name=f"{name}_{part}_rows")(y)
+            ANCHORS[level - 1] * depth,
+            1 if separable or single else 3,
+            padding="same",
+            bias_initializer=keras.initializers.Constant(start),
+            name=f"{name}_{part}",
+        )(y)
+        return layers.Reshape((math.prod(y.shape[1:]) // depth, depth), name=f"{name}_{part}_rows")(y)
+
+    return {"boxes": predict("boxes", 4, 0.0), "logits": predict("classifier", classes + 1, -math.log(1 / PRIOR - 1))}
 
 
 def _join(parts, name: str):

@@ -75,7 +75,7 @@ class Detection:
             anchors, tf.gather(boxes, columns, batch_dims=1), "yxyx", "yxyx", "center_yxhw", _VARIANCES
         )
         classes = tf.gather(classes, columns, batch_dims=1)
-        others = tf.where(best < _BACKGROUND_BELOW, _NOTHING, _IGNORED)
+        others = tf.where((best < _BACKGROUND_BELOW) | (classes == _NOTHING), _NOTHING, _IGNORED)
         return pixels, (encoded, tf.where(best >= _OBJECT_FROM, classes, others))
 
     def trained(self, model) -> keras.Model:

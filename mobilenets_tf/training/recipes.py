@@ -133,7 +133,8 @@ class Recipe:
     epochs: for a training of this length ``stages`` are given; they shrink with it.
     head_rate: times the learning rate for a detector's or segmenter's head, or a classifier's last layer, which are
         fresh where the other layers are not.
-    ema: momentum of the moving average of all weights that is validated and kept; None: the weights themselves.
+    ema: momentum of the moving average of all weights that is validated and kept, less in the first steps: at most
+        (1 + steps) / (10 + steps), as [slim] and [tpu] have it; None: the weights themselves.
     clip_norm: of all gradients together; None: not clipped.
     scales: input sizes as shares of the network's, one drawn for each batch; larger ones make smaller batches.
     batchnorm_momentum: None leaves the network's.
@@ -403,7 +404,7 @@ DETECT = Recipe(
     rate=Rate("cosine", 3e-4, warmup_epochs=2),
     decay=Decay(0.02, without=("norm", "bias")),
     batch_size=16,
-    epochs=60,
+    epochs=24,
     head_rate=5.0,
     ema=0.98,
     augment=Augment(area=(0.3, 1.5), aspect=(3 / 4, 4 / 3), interpolation=None, colour=True),
@@ -416,7 +417,7 @@ DETECT = Recipe(
 SEGMENT = replace(
     DETECT,
     batch_size=8,
-    epochs=50,
+    epochs=30,
     augment=Augment(area=(0.25, 1.0), aspect=(3 / 4, 4 / 3), interpolation=None, colour=True),
 )
 # By task.

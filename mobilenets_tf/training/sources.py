@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from mobilenets_tf import progress
+from mobilenets_tf.annotations import content
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.images import SUFFIXES, ImageSet, find_images
 from mobilenets_tf.training import tfrecords
@@ -56,11 +57,7 @@ class Files:
         return len(self.images)
 
     def read(self, i: int) -> tuple[bytes, int]:
-        path = self.images.paths[i]
-        try:
-            return path.read_bytes(), self.images.labels[i]
-        except OSError as error:
-            raise RequestError(f"Cannot read {path}: {error.strerror or error}.") from error
+        return content(self.images.paths[i]), self.images.labels[i]
 
     def name(self, i: int) -> str:
         return str(self.images.paths[i])

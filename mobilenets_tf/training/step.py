@@ -123,8 +123,13 @@ class Training:
             compiled = tf.function(self._replica, autograph=False, jit_compile=True)
         strategy = self.distribution.strategy
         found = strategy.run(compiled, args=(pixels, targets))
-        for average, variable in zip(self._averages, self._averaged, strict=True) if self._averages else ():
-            average.assign(average + (1 - self._recipe.ema) * (variable.value - average))
+        if self._averages:
+            # As TensorFlow's ExponentialMovingAverage with num_updates: the first values are forgotten at once, above
+            # all BatchNorm's variances, which begin a hundred times too large.
+            done = keras.ops.cast(self.optimizer.iterations, "float32")
+            momentum = keras.ops.minimum(self._recipe.ema, (1 + done) / (10 + done))
+            for average, variable in zip(self._averages, self._averaged, strict=True):
+                average.assign(average + (1 - momentum) * (variable.value - average))
         return tuple(strategy.reduce("SUM", value, axis=None) for value in found)
 
     def _replica(self, pixels, targets):

@@ -245,7 +245,7 @@ def _fill(
         )
     elif classes:
         _warn(
-            f"{path.name} has other classes than {model.name} was asked for: {', '.join(classes)} "
+            f"{path.name} has other classes than {model.name} was asked for: {', '.join(sorted(classes))} "
             f"{'are' if len(classes) > 1 else 'is'} fresh and to be trained; all else has its weights."
         )
     if fresh:

@@ -8,14 +8,17 @@ import keras
 import numpy as np
 import pytest
 
-from mobilenets_tf import RequestError, create_model, export, features, flatbuffer, list_models, load_model
+from mobilenets_tf import RequestError, create_model, export, features, flatbuffer, list_models, load_model, registry
+from mobilenets_tf.anchors import ssd_anchors
 from mobilenets_tf.export.tflite import convert_model
+from mobilenets_tf.networks import ssd
+from mobilenets_tf.networks.features import is_head
 from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
 from mobilenets_tf.runtime import Runner
 from tests.conftest import photographs
 from tests.make_goldens import generated
 
-NAMES = list_models()
+NAMES = list_models(task="classify")
 
 
 # One of each kind in the plain run; CI takes them all.
@@ -106,6 +109,71 @@ def test_exports_lean_and_in_one_piece(name, worker):
     assert export.verify(converted.float_content, model, pictures[:4]).relative_difference < 1e-4
     # With weights nobody trained, int8 need only be the same function: no channel dead, nothing saturated.
     assert export.verify(converted.content, model, pictures[:4]).snr_db > 8
+
+
+# One head of each kind in the plain run.
+PLAIN_DENSE = {"ssdlite_mobilenet_v3_small_reduced", "deeplabv3_mobilenet_v1", "lraspp_mobilenet_v3_small"}
+DENSE = [
+    pytest.param(name, marks=[] if name in PLAIN_DENSE else [pytest.mark.slow])
+    for task in ("detect", "segment")
+    for name in list_models(task=task)
+]
+HEADS = {
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "RESHAPE",
+    "CONCATENATION",
+    "LOGISTIC",
+    "MEAN",
+    "MUL",
+    "ADD",
+    "RESIZE_BILINEAR",
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_contract_of_detectors_and_segmenters(name, tmp_path, worker):
+    network = registry.get(name)
+    model = create_model(name, resolution=96, classes=3, **({"alpha": 0.25} if "mobilenet_v1" in name else {}))
+    assert model.name == name
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 96, 96, 3)).astype(np.float32)
+    outputs = [np.asarray(output) for output in keras.tree.flatten(model(images, training=False))]
+    if network.task == "detect":
+        anchors = len(ssd_anchors(ssd.grids(model)))
+        assert [output.shape for output in outputs] == [(3, anchors, 4), (3, anchors, 4)]
+        loss, truth = ["mse", "binary_crossentropy"], [np.zeros_like(output) for output in outputs]
+    else:
+        side = 12 if name.startswith("lraspp") else 6
+        assert [output.shape for output in outputs] == [(3, side, side, 3)]
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        truth = np.random.default_rng(0).integers(0, 3, (3, side, side))
+
+    model.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")  # the strict loader, which lets stock layers through alone
+    for ours, theirs in zip(keras.tree.flatten(loaded(images, training=False)), outputs, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    strides = [2, 4, 8, 16, 32] if network.task == "detect" else [2, 4, 8, 16]
+    assert list(features(loaded)) == strides
+    # Layers of the head are told by their names.
+    body = {layer.name for layer in create_model(network.backbone, resolution=96).layers if layer.weights}
+    assert all(is_head(layer.name) == (layer.name not in body) for layer in model.layers if layer.weights)
+
+    content = convert_model(model, SCHEMES["float32"], None, worker).content
+    tree = flatbuffer.read(content)
+    counts = set(flatbuffer.operator_counts(tree))
+    assert counts <= HEADS | MAY_USE[max((key for key in MAY_USE if network.backbone.startswith(key)), key=len)]
+    assert all(tensor.shapeSignature is None for tensor in tree.subgraphs[0].tensors)
+    (signature,) = tree.signatureDefs
+    names = [b"boxes", b"scores"] if network.task == "detect" else [b"logits"]
+    assert [entry.name for entry in signature.outputs] == names
+    assert Runner(content).execution_plan() == {"DELEGATE": 1}
+    assert export.verify(content, model, images).relative_difference < 1e-4
+
+    before = [np.array(weight) for weight in model.trainable_variables]
+    model.compile("sgd", loss, run_eagerly=True)
+    assert np.isfinite(model.train_on_batch(images, truth))
+    moved = sum(bool(np.any(a != np.array(b))) for a, b in zip(before, model.trainable_variables, strict=True))
+    assert moved > 0.9 * len(before)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +281,17 @@ def test_wrong_requests_are_quoted(wrong, quoted):
 def test_list_models_wildcards_and_order():
     assert list_models("mobilenet_v[12]") == ["mobilenet_v1", "mobilenet_v2"]
     assert list_models("mobileone_s*") == [f"mobileone_s{size}" for size in range(5)]
-    assert list_models("*lite*") == [f"efficientnet_lite{size}" for size in range(5)]
+    assert list_models("*lite*", task="classify") == [f"efficientnet_lite{size}" for size in range(5)]
     assert list_models("resnet*") == []
+
+
+def test_list_models_by_task():
+    assert list_models("*mobilenet_v3_small", "segment") == [
+        f"{head}_mobilenet_v3_small" for head in ("deeplabv3", "lraspp", "raspp")
+    ]
+    assert set(list_models()) == {name for task in registry.TASKS for name in list_models(task=task)}
+    with pytest.raises(RequestError, match="Did you mean 'detect'"):
+        list_models(task="detection")
 
 
 def test_calling_a_network_without_saying_so_is_no_training():

@@ -1,0 +1,223 @@
+"""Latency of detectors and segmenters side by side, each beside the classifier whose features it reads.
+
+    python benchmarks/dense.py                                                           both tables
+    python benchmarks/dense.py 'ssd*' --calls 20                                         some of the registered networks
+    python benchmarks/dense.py ssdlite_mobilenet_v3_small lraspp_mobilenet_v3_small --calls 5 --check
+
+Detectors take 320 pixels and tell 80 classes apart, segmenters take 512; R-ASPP is DeepLabv3 without its dilated
+convolutions. All files of a table are timed in one run, call by call in turn: LiteRT with XNNPACK, one thread, only the
+invocation. Printed are, for each form of the outputs (see ``deploy --output``), megabytes, the median in ms, that over
+the classifier's of the same scheme, and int8's over float32's; ratios are the medians of the rounds' ratios. Look at
+these; the milliseconds are the machine's.
+
+Weights are random, BatchNorm statistics those of smooth random pictures, and int8 files are made without the searches
+of the default recipe: none of that changes an op. Only the time of "nms" depends on what the network says, namely on
+how many scores are above the threshold. So that is set, for each file, to the score that lets 1000 of them pass.
+
+--check: exit 1 unless each int8 file is one partition of XNNPACK's, with no other ops beside it than its form has, and
+takes less than 0.3 of the bytes of the float32 file; and an SSD is larger than the SSDLite, DeepLabv3 than R-ASPP.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from latency import SCHEMES, in_child, pictures, settled
+from papers import machine
+
+from mobilenets_tf import registry
+from mobilenets_tf.export import timing
+from mobilenets_tf.export.timing import Timing, ratio, side_by_side
+
+NETWORKS = (
+    "ssdlite_mobilenet_v2",
+    "ssd_mobilenet_v2",
+    "ssdlite_mobilenet_v3_large",
+    "ssd_mobilenet_v3_large",
+    "ssdlite_mobilenet_v3_small",
+    "ssd_mobilenet_v3_small",
+    "deeplabv3_mobilenet_v2",
+    "raspp_mobilenet_v2",
+    "lraspp_mobilenet_v2",
+    "raspp_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large",
+    "raspp_mobilenet_v3_small",
+    "lraspp_mobilenet_v3_small",
+)
+FORMS = {"classify": ("",), "detect": ("raw", "nms"), "segment": ("stride", "full", "mask")}
+# What is compared of two networks on one backbone, the larger first: beginnings of their names.
+PAIRS = (("ssd_", "ssdlite_"), ("deeplabv3_", "raspp_"), ("raspp_", "lraspp_"))
+SMALLER = PAIRS[:2]  # in which the second one's file is the smaller
+CANDIDATES = 1000
+# What runs beside the one partition of an int8 file, by its form.
+OUTSIDE = {
+    "": {"SOFTMAX": 1},
+    "raw": {},
+    "nms": {"TFLite_Detection_PostProcess": 1},
+    "stride": {},
+    "full": {},
+    "mask": {"ARG_MAX": 1, "CAST": 1},
+}
+SMALLEST_GAIN = 0.3  # an int8 file's bytes over the float32 file's, at most
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network's files, {(form, scheme): content}, and the parameters and multiply-adds of its inference form."""
+
+    files: dict[tuple[str, str], bytes]
+    parameters: int
+    multiply_adds: int
+
+
+def build(name: str, resolution: int) -> Built:
+    """Every form and scheme of a network."""
+    import keras
+
+    from mobilenets_tf import create_model
+    from mobilenets_tf.complexity import counts
+    from mobilenets_tf.export.tflite import convert_model
+    from mobilenets_tf.quantize import Recipe, schemes
+    from mobilenets_tf.reparameterization import reparameterize
+    from mobilenets_tf.worker import Worker
+
+    keras.utils.set_random_seed(0)
+    model = settled(create_model(name, resolution=resolution))
+    recipe, files = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False), {}
+    with Worker() as worker:
+        for scheme in map(schemes.get, SCHEMES):
+            given = {"recipe": recipe} if scheme.calibrated else {}
+            content = convert_model(model, scheme, pictures(resolution), worker, **given).content
+            for form in FORMS[registry.get(name).task]:
+                files[form, scheme.name] = with_form(content, form, model, resolution)
+    counted = counts(reparameterize(model))
+    return Built(files, counted["params_total"], counted["macs"])
+
+
+def with_form(content: bytes, form: str, model, resolution: int) -> bytes:
+    """A network's file that gives its outputs in one of ``FORMS``."""
+    from mobilenets_tf.anchors import ssd_anchors
+    from mobilenets_tf.export import detector_forms, segmenter_forms
+    from mobilenets_tf.networks import ssd
+    from mobilenets_tf.postprocess import Postprocess
+
+    if form in FORMS["segment"]:
+        return segmenter_forms.with_form(content, form, resolution)
+    if form == "nms":
+        anchors, classes = ssd_anchors(ssd.grids(model)), model.outputs[1].shape[-1] - 1
+        postprocess = Postprocess(anchors, classes, score_threshold=threshold(content))
+        return detector_forms.with_form(content, form, postprocess)
+    return content
+
+
+def threshold(content: bytes) -> float:
+    """The score that ``CANDIDATES`` of a detector's scores reach on the input that it is timed with."""
+    interpreter = timing.load(content)
+    interpreter.invoke()
+    details = interpreter.get_output_details()[1]
+    scale, zero_point = details["quantization"]
+    scores = interpreter.get_tensor(details["index"])[0, :, 1:].astype(np.float32)
+    return float(np.sort((scores - zero_point) * np.float32(scale or 1), axis=None)[-CANDIDATES])
+
+
+Files = dict[tuple[str, str, str], Timing]  # by network, form and scheme
+
+
+def measure(built: dict[str, Built], calls: int) -> Files:
+    """The timings of all files, of one run."""
+    contents = {(name, *key): content for name, found in built.items() for key, content in found.files.items()}
+    return side_by_side(contents, calls)
+
+
+def print_table(title: str, built: dict[str, Built], timings: Files) -> None:
+    of_scheme = "".join(f"{scheme:>9} MB{'ms':>9}{'of classifier':>15}" for scheme in SCHEMES)
+    print(f"{title:<44}{'parameters':>12}{'multiply-adds':>15}{of_scheme}{'int8 of float32':>17}")
+    for name, found in built.items():
+        for form in FORMS[registry.get(name).task]:
+            classifier = registry.get(name).backbone or name
+            cells = f"  {f'{name} {form}':<42}{found.parameters:>12,}{found.multiply_adds:>15,}"
+            for scheme in SCHEMES:
+                taken, base = timings[name, form, scheme], timings[classifier, "", scheme]
+                size = len(found.files[form, scheme]) / 1e6
+                cells += f"{size:12.2f}{taken.median_ms:9.2f}{ratio(taken, base).median:15.2f}"
+            floats, integers = (timings[name, form, scheme] for scheme in SCHEMES)
+            print(f"{cells}{ratio(integers, floats).median:17.2f}")
+
+
+def pairs(names: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, str]]]:
+    """Two networks on one backbone to be compared, and which of ``PAIRS`` they are."""
+    for pair in PAIRS:
+        for name in names:
+            other = pair[1] + name.removeprefix(pair[0])
+            if name.startswith(pair[0]) and other in names:
+                yield name, other, pair
+
+
+def print_pairs(built: dict[str, Built], timings: Files) -> None:
+    for name, other, _ in pairs(list(built)):
+        one, two = built[name], built[other]
+        figures = [
+            f"parameters {one.parameters / two.parameters:.2f}",
+            f"multiply-adds {one.multiply_adds / two.multiply_adds:.2f}",
+        ]
+        for form, scheme in one.files:
+            over = ratio(timings[name, form, scheme], timings[other, form, scheme]).median
+            figures.append(f"{scheme} {form} {over:.2f}")
+        print(f"  {name} over {other}: {', '.join(figures)}")
+
+
+def broken_promises(built: dict[str, Built], timings: Files) -> Iterator[str]:
+    """What the files should be, whatever the machine, and are not."""
+    for (name, form, scheme), taken in timings.items():
+        if scheme != "int8":
+            continue
+        if taken.delegated_partitions != 1 or dict(taken.outside) != OUTSIDE[form]:
+            yield (
+                f"{name} {form}: int8 runs in {taken.delegated_partitions} partitions with {dict(taken.outside)} "
+                f"beside them, not in one with {OUTSIDE[form]}"
+            )
+        integers, floats = (len(built[name].files[form, scheme]) for scheme in ("int8", "float32"))
+        if integers > SMALLEST_GAIN * floats:
+            yield f"{name} {form}: int8 has {integers} bytes, more than {SMALLEST_GAIN} of float32's {floats}"
+    for name, other, pair in pairs(list(built)):
+        if pair in SMALLER:
+            for key, content in built[other].files.items():
+                if len(content) >= len(built[name].files[key]):
+                    yield f"{other} {' '.join(key)}: {len(content)} bytes are not less than {name}'s"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="detectors and segmenters, or wildcards for them")
+    parser.add_argument("--calls", type=int, default=50)
+    parser.add_argument("--check", action="store_true", help="exit 1 unless the files keep their promises")
+    chosen = parser.parse_args()
+    problems = []
+    print(f"{machine()}, one thread, median of {chosen.calls} calls; not a phone", flush=True)
+    for task in ("detect", "segment"):
+        names = list(NETWORKS)
+        if chosen.names:
+            names = [name for pattern in chosen.names for name in registry.list_models(pattern, task)]
+        names = [name for name in dict.fromkeys(names) if registry.get(name).task == task]
+        if not names:
+            continue
+        resolution = registry.get(names[0]).resolution
+        classifiers = [registry.get(name).backbone for name in names]
+        built = {name: in_child(build, name, resolution) for name in dict.fromkeys(classifiers + names)}
+        timings = measure(built, chosen.calls)
+        print_table(f"{task}, {resolution} pixels", built, timings)
+        print_pairs(built, timings)
+        problems += broken_promises(built, timings)
+    for problem in problems:
+        print(problem)
+    if problems and chosen.check:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What the requests of several commands have in common, found and checked without TensorFlow."""
+
+from mobilenets_tf import images
+from mobilenets_tf.boxes import find_boxes
+from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.export.deployment import OUTPUTS
+from mobilenets_tf.images import ImageSet
+from mobilenets_tf.masks import find_masks
+from mobilenets_tf.modelsource import ModelSource
+
+
+def annotated(source: ModelSource, spec: str, void: int | None = None) -> ImageSet:
+    """The images that ``spec`` names, with what is known of them for the model's task: ``labels``, or ``read``.
+
+    void: of masks; None for that of the model's training.
+
+    Raises:
+        RequestError: nothing there, or no annotations.
+    """
+    names = source.label_names()
+    if source.task == "detect":
+        return find_boxes(spec, names)
+    if source.task == "segment":
+        return find_masks(spec, names, source.void if void is None else void)
+    found = images.find_images(spec, names)
+    if found.labels is None:
+        raise RequestError(f"{spec} has no labels: give a CSV with file and class_index, or a sub-folder a class.")
+    return found
+
+
+def check_output(source: ModelSource, output: str | None) -> None:
+    """
+    Raises:
+        RequestError: the model's file cannot give its answers in that form.
+    """
+    forms = OUTPUTS.get(source.task, ())
+    if output is not None and not forms:
+        raise RequestError(f"output={output!r} is for detectors and segmenters; {source.model} is neither.")
+    if output not in (None, *forms):
+        raise unknown("output", output, forms)
