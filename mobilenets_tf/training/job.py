@@ -43,7 +43,7 @@ class TrainRequest:
     data: annotated images, as in ``sources.find``, ``boxes.find_boxes`` or ``masks.find_masks``. validation: to judge
         with; None takes a fifth of ``data`` where that is files. out: folder for the result.
     void: of masks, the value of pixels that are of no class.
-    recipe: "finetune", "scratch" or "paper"; for the other tasks the first alone. epochs, batch_size, learning_rate:
+    recipe: "finetune", "scratch" or, of a classifier, "paper". epochs, batch_size, learning_rate:
         instead of the recipe's.
     keep: the weights of the "last" epoch, or of the one that did "best" on the validation images.
     broken: images that cannot be read make it "fail", or are left out ("skip").

@@ -420,11 +420,12 @@ SEGMENT = replace(
     epochs=30,
     augment=Augment(area=(0.25, 1.0), aspect=(3 / 4, 4 / 3), interpolation=None, colour=True),
 )
+_FRESH = {"rate": Rate("cosine", 2e-3, warmup_epochs=2), "head_rate": 1.0, "frozen_batchnorm": False}
 # By task.
 OURS = {
     "classify": {"finetune": FINETUNE, "scratch": SCRATCH},
-    "detect": {"finetune": DETECT},
-    "segment": {"finetune": SEGMENT},
+    "detect": {"finetune": DETECT, "scratch": replace(DETECT, epochs=100, **_FRESH)},
+    "segment": {"finetune": SEGMENT, "scratch": replace(SEGMENT, epochs=100, **_FRESH)},
 }
 
 

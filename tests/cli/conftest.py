@@ -34,17 +34,29 @@ TOLD = {"labels": LABELS, "preprocessing": PREPROCESSING}
 RAW = {"task": "detect", "form": "raw", "anchors": {"grids": GRIDS}, **TOLD}
 
 
+@pytest.fixture(scope="session")
+def contents():
+    """What is in the files of ``folder``, by name."""
+    raw = colour_files.detector()
+    return {
+        "class.tflite": (colour_files.classifier(), {"task": "classify", **TOLD}),
+        "boxes.tflite": (raw, RAW),
+        "nms.tflite": (
+            detector_forms.with_form(raw, "nms", Postprocess(ssd_anchors(GRIDS), 3)),
+            {"task": "detect", **TOLD},
+        ),
+        "mask.tflite": (colour_files.segmenter(), {"task": "segment", "form": "stride", **TOLD}),
+        "bare.tflite": (raw, {}),
+        "bare_class.tflite": (colour_files.classifier(), {}),
+    }
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, contents):
     """A file of each kind, two photographs, and things that are neither; the working directory."""
     monkeypatch.chdir(tmp_path)
-    nms = detector_forms.with_form(colour_files.detector(), "nms", Postprocess(ssd_anchors(GRIDS), 3))
-    write(tmp_path / "class.tflite", colour_files.classifier(), task="classify", **TOLD)
-    write(tmp_path / "boxes.tflite", colour_files.detector(), **RAW)
-    write(tmp_path / "nms.tflite", nms, task="detect", form="nms", **TOLD)
-    write(tmp_path / "mask.tflite", colour_files.segmenter(), task="segment", form="stride", **TOLD)
-    for name, kind in (("bare.tflite", "detector"), ("bare_class.tflite", "classifier")):
-        write(tmp_path / name, getattr(colour_files, kind)())
+    for name, (content, manifest) in contents.items():
+        write(tmp_path / name, content, **manifest)
     (tmp_path / "names.txt").write_text("rot\ngrün\nblau\n")
     quarters("red", "black", "black", "blue", size=(120, 80)).save(tmp_path / "photo.png")
     quarters("green", "green", "red", "red", size=(60, 80)).save(tmp_path / "other.jpg")

@@ -18,9 +18,9 @@ def test_a_classifier_names_the_first_classes(folder, call):
         ["other.jpg", "60x80"], ["50.0%", "green"], ["49.8%", "red"],
     ]  # fmt: skip
     status, out, _ = call(
-        "predict", "bare_class.tflite", "photo.png", "--mean", 0, "--std", 255, "--labels", "names.txt", "--top", 9
+        "predict", "bare_class.tflite", "other.jpg", "--mean", 0, "--std", 255, "--labels", "names.txt", "--top", 9
     )
-    assert status == 0 and out.split()[2:] == ["25.0%", "rot", "25.0%", "blau", "0.0%", "grün"]
+    assert status == 0 and out.split()[3::2] == ["grün", "rot", "blau"]
 
 
 def test_a_detectors_boxes_are_in_the_photographs_pixels(folder, call):

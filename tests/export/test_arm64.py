@@ -16,6 +16,7 @@ import pytest
 
 from mobilenets_tf import RequestError, flatbuffer
 from mobilenets_tf.export import arm64, arm64_setup
+from mobilenets_tf.postprocess import Postprocess
 from mobilenets_tf.runtime import Runner
 from tests.cli.test_cli import COMMAND, run
 from tests.conftest import photographs
@@ -150,11 +151,59 @@ def test_what_may_differ_follows_from_what_the_file_computes(small, worker, conv
     graph.outputs = [floats]
     assert arm64.tolerance(flatbuffer.write(tree)) == 0
     graph.operators.append(flatbuffer.make_operator(tree, "LOGISTIC", [floats], [changed]))
+    graph.outputs = [changed]
+    assert arm64.tolerance(flatbuffer.write(tree)) == arm64.FLOAT_TOLERANCE  # no level depends on them
     graph.operators.append(flatbuffer.make_operator(tree, "QUANTIZE", [changed], [back]))
     graph.tensors[back].type = graph.tensors[3].type
     graph.tensors[back].quantization = graph.tensors[3].quantization
     graph.outputs = [back]
     assert arm64.tolerance(flatbuffer.write(tree)) == arm64.MIXED_TOLERANCE
+
+
+def classes(content):
+    """A float file that gives the class of each place, uint8, as a segmenter's mask."""
+    tree, schema = flatbuffer.read(content), flatbuffer.schema
+    graph = tree.subgraphs[0]
+    logits = int(graph.outputs[0])
+    shape = list(map(int, graph.tensors[logits].shape))[:-1]
+    highest, mask = (flatbuffer.add_tensor(tree, name, shape) for name in ("highest", "mask"))
+    graph.tensors[highest].type, graph.tensors[mask].type = schema.TensorType.INT32, schema.TensorType.UINT8
+    options = schema.ArgMaxOptionsT()
+    options.outputType = schema.TensorType.INT32
+    axis = flatbuffer.add_constant(tree, "axis", np.int32(-1))
+    graph.operators += [
+        flatbuffer.make_operator(tree, "ARG_MAX", [logits, axis], [highest], options, 2),
+        flatbuffer.make_operator(tree, "CAST", [highest], [mask]),
+    ]
+    graph.outputs = [mask]
+    return flatbuffer.write(tree)
+
+
+def test_of_a_mask_the_pixels_are_counted(convolutions):
+    """Another class is another class, however far its number is."""
+    content = classes(convolutions)
+    assert arm64.tolerance(content) == arm64.FLOAT_TOLERANCE
+    samples = list(arm64.random_inputs(Runner(content), 2))
+    change = "if calls == 1: output = output.copy(); output[0, 3, 3] ^= 4"
+    (found,) = arm64.compare_with_host(otherwise(change), content, samples, ["any"])
+    assert found.relative_difference == pytest.approx(1 / (13 * 10)) and found.sample == 1 and not found.passed
+
+
+def test_all_four_outputs_of_a_detector_are_compared():
+    post = Postprocess(np.random.default_rng(0).uniform(0.2, 0.6, (9, 4)).astype(np.float32), 2, 5, 0.1)
+    tree = flatbuffer.read(CONVOLUTION)
+    graph = tree.subgraphs[0]
+    graph.operators, graph.tensors = [], []
+    graph.inputs = [flatbuffer.add_tensor(tree, name, (1, 9, depth)) for name, depth in (("boxes", 4), ("scores", 3))]
+    graph.outputs, tree.signatureDefs = post.append(tree, *graph.inputs), []
+    content = flatbuffer.write(tree)
+    samples = list(arm64.random_inputs(Runner(content), 2))
+    (found,) = arm64.compare_with_host(on_this_machine(), content, samples, ["any"])
+    assert found.equal and found.tolerance == arm64.FLOAT_TOLERANCE
+    for output in range(4):
+        change = f"if calls == {4 + output}: output = output + 1"
+        (found,) = arm64.compare_with_host(otherwise(change), content, samples, ["any"])
+        assert (found.passed, found.sample) == (False, 1), output
 
 
 ABOUT = b'{"machine": "x", "capabilities": [0, 0], "partitions": 1, "inputs": 1, "outputs": 1}\\n'

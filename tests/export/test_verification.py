@@ -1,10 +1,18 @@
 """The measures of agreement, against outputs whose measures are known; and files that cannot be run."""
 
+import json
+
+import keras
 import numpy as np
 import pytest
 
 from mobilenets_tf import RequestError, export
+from mobilenets_tf.anchors import ssd_anchors
+from mobilenets_tf.export import detector_forms, segmenter_forms
+from mobilenets_tf.postprocess import Postprocess
 from mobilenets_tf.runtime import Runner
+from tests import dense_networks
+from tests.conftest import photographs
 
 
 def test_compare_counts():
@@ -71,8 +79,43 @@ def test_outputs_that_are_not_finite_never_agree():
 def test_verify_takes_what_calibration_takes(small, worker):
     from mobilenets_tf.convert import convert, freeze
     from mobilenets_tf.quantize import SCHEMES, Calibration
-    from tests.conftest import photographs
 
     content, pictures = convert(freeze(small), SCHEMES["float32"], worker), photographs(6)
     forms = [pictures, Calibration(pictures), [pictures[:4], pictures[4:]], [(picture, 1) for picture in pictures]]
     assert [export.verify(content, small, form).images for form in forms] == [6] * 4
+
+
+def test_all_outputs_of_a_detector_are_compared(float_file):
+    model, pictures = dense_networks.detector(), photographs(5)
+    content = float_file(model)
+    same = export.verify(content, model, pictures)
+    assert (same.images, same.relative_difference < 1e-5) == (5, True)
+    assert [(output.name, output.shape) for output in same.outputs] == [("boxes", (288, 4)), ("scores", (288, 3))]
+
+    last = model.get_layer("ssd_level2_boxes")  # 96 of the boxes
+    last.bias.assign(last.bias + 0.5)
+    found = export.verify(content, model, pictures)
+    boxes, scores = found.outputs
+    power = np.square(model.predict(pictures, verbose=0)[0], dtype=np.float64).sum()
+    assert boxes.largest_difference == pytest.approx(0.5, abs=1e-4) and scores.relative_difference < 1e-5
+    assert found.snr_db == boxes.snr_db == pytest.approx(10 * np.log10(power / (5 * 96 * 4 * 0.25)), abs=1e-2)
+    assert found.relative_difference == boxes.relative_difference
+    assert [line.split()[0] for line in found.lines()] == ["boxes", "scores"]
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_outputs_in_another_form_than_the_networks_are_refused(float_file, tmp_path):
+    keras.backend.clear_session()
+    detector, segmenter = dense_networks.detector(), dense_networks.segmenter()
+    raw, stride = float_file(detector), float_file(segmenter)
+    for form in ("full", "mask"):
+        with pytest.raises(RequestError, match=r"\(16, 16, 3\), the file's are \(64, 64.*mobilenets-tf evaluate"):
+            export.verify(segmenter_forms.with_form(stride, form, 64), segmenter, photographs(1))
+    post = Postprocess(ssd_anchors(((8, 8), (4, 4))), 2)
+    for form in ("decoded", "nms"):
+        with pytest.raises(RequestError, match="mobilenets-tf evaluate"):
+            export.verify(detector_forms.with_form(raw, form, post), detector, photographs(1))
+    (tmp_path / "net.tflite").write_bytes(raw)
+    (tmp_path / "net.tflite.json").write_text('{"form": "decoded"}')
+    with pytest.raises(RequestError, match=r"form 'decoded'.*--output raw"):
+        export.verify(tmp_path / "net.tflite", detector, photographs(1))
