@@ -22,7 +22,6 @@ from mobilenets_tf.progress import Report, silent, track
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.training import recipes
 from mobilenets_tf.training.plan import Plan
-from mobilenets_tf.training.recipes import Recipe
 from mobilenets_tf.training.sources import Files
 from mobilenets_tf.worker import Worker
 
@@ -64,7 +63,7 @@ class FineTuneRequest:
     checkpoint: str | None = None
     overwrite: bool = False
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> recipes.Recipe:
         """Of its batches and their augmentation.
 
         Raises:

@@ -203,7 +203,7 @@ def check_file(file) -> Path:
 
 def class_name(labels: Sequence[str], index: int) -> str:
     """What a class is called."""
-    return labels[index] if index < len(labels) else f"class {index}"
+    return labels[index] if 0 <= index < len(labels) else f"class {index}"
 
 
 def input_size(name: str, shapes: Sequence[tuple[int, ...]]) -> int:
@@ -327,7 +327,7 @@ def _detector(network, reading: Reading):
 
 
 def _suppressed(boxes, classes, scores, number) -> Detections:
-    found = slice(int(number))
+    found = slice(max(0, int(np.nan_to_num(number))))
     return Detections(boxes[found], classes[found].round().astype(np.int32), scores[found])
 
 

@@ -174,7 +174,7 @@ class _Planner(flatbuffer.Graph):
     def _has_integer_form(self, operator) -> bool:
         name, sixteen = self.name(operator), self._dtype == "int16"
         data, results = self.activations(operator.inputs), self.activations(operator.outputs)
-        if not data or (not results and name not in ("ARG_MAX", "ARG_MIN")):
+        if not data or (not results and (sixteen or name not in ("ARG_MAX", "ARG_MIN"))):
             return False
         if name in SAME_SCALE:
             return not (sixteen and name in _NO_INT16)

@@ -37,8 +37,11 @@ def add_arguments(parser):
 
 @dataclass(frozen=True)
 class _Shown:
-    """What of the answers: objects from ``threshold`` on, ``top`` classes; and the suffix of their pictures, None for
-    none."""
+    """Which part of the answers is shown.
+
+    threshold: the lowest score of an object. top: how many classes of a classifier. suffix: of the pictures, ".png" or a
+        JPEG's; None draws none.
+    """
 
     threshold: float
     top: int
@@ -151,9 +154,11 @@ def _best_first(detections, threshold: float):
     """Those with a score of ``threshold`` or more."""
     import numpy as np
 
+    from mobilenets_tf.boxes import Detections
+
     order = np.argsort(-detections.scores, kind="stable")
     order = order[detections.scores[order] >= threshold]
-    return type(detections)(detections.boxes[order], detections.classes[order], detections.scores[order])
+    return Detections(detections.boxes[order], detections.classes[order], detections.scores[order])
 
 
 def _found(predictor, answer, image, top: int) -> list[dict]:

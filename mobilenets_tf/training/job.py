@@ -39,7 +39,7 @@ class TrainRequest:
 
     source: the network. Its ``classes`` may be left out where the images say them; its ``weights`` are what training
         starts from: left out, "imagenet" with the recipe "finetune", and none with the others.
-    task: "classify", "detect" or "segment"; None for the network's.
+    task: "classify", "detect" or "segment"; None for the network's, which a file from elsewhere does not say.
     data: annotated images, as in ``sources.find``, ``boxes.find_boxes`` or ``masks.find_masks``. validation: to judge
         with; None takes a fifth of ``data`` where that is files. out: folder for the result.
     void: of masks, the value of pixels that are of no class.
@@ -191,17 +191,17 @@ def check(request: TrainRequest, report: Report = silent) -> Job:
     if request.save_every is not None and request.save_every < 1:
         raise RequestError(f"save_every={request.save_every}: expected at least 1.")
     cluster.workers()
+    request = replace(request, task=_task(request))
     source = _with_weights(request.source, request.recipe)
     source.check()
     if request.teacher is not None:
-        if request.source.task != "classify":
-            raise RequestError(f"A teacher is for classifiers; {request.source.model} is for {request.source.task!r}.")
+        if request.task != "classify":
+            raise RequestError(f"A teacher is for classifiers; {request.source.model} is trained to {request.task}.")
         request.teacher.check()
         if not 0 <= request.distill <= 1 or not request.temperature > 0:
             raise RequestError(
                 f"distill={request.distill} must be 0 to 1 and temperature={request.temperature} more than 0."
             )
-    request = replace(request, task=_task(request))
     recipe = _recipe(request)
     folder = Path(request.out)
     files.check_folder(folder)
@@ -241,13 +241,13 @@ def _task(request: TrainRequest) -> str:
         return own
     if request.task not in registry.TASKS:
         raise unknown("task", request.task, registry.TASKS)
-    if request.task != own:
+    if request.task != own and not request.source.is_file:  # a file from elsewhere does not say what it is for
         fitting = ", ".join(registry.list_models(task=request.task)[:6])
         raise RequestError(
             f"{request.source.model} is for the task {own!r}, not {request.task!r}. For that there are {fitting}, ... "
             f"(mobilenets-tf list --task {request.task})."
         )
-    return own
+    return request.task
 
 
 def _find(request: TrainRequest, spec: str, class_names: tuple[str, ...], report: Report) -> Source:
@@ -281,7 +281,7 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
     if all(record.tag != "imagenet" for record in catalog.weight_sets(registry.get(source.model).name)):
         raise RequestError(
             f"There is no package with ImageNet weights of {source.model}. Give --weights FILE, or train from the "
-            "start: --recipe scratch for a few thousand images, --recipe paper for ImageNet."
+            "start: --recipe scratch for a few thousand images, for a classifier --recipe paper for ImageNet."
         )
     return replace(source, weights="imagenet")
 
@@ -291,9 +291,7 @@ def _recipe(request: TrainRequest) -> Recipe:
     if request.recipe in ours:
         recipe = ours[request.recipe]
     elif request.task != "classify":
-        raise RequestError(
-            f"recipe={request.recipe!r}: to {request.task}, there is {', '.join(map(repr, ours))} alone."
-        )
+        raise unknown(f"recipe to {request.task}", request.recipe, ours)
     elif request.source.is_file:
         raise RequestError(f"{request.source.model} is no registered network, so no paper has a recipe for it.")
     else:
@@ -341,8 +339,10 @@ def _train(job: Job, report: Report = silent):
     source = request.source
     with place.strategy.scope():
         model = source.build(**({} if source.is_file else recipe.options))
-        task = _task_of(job, model)
-    preprocessing = source.preprocessing(model)
+        preprocessing = source.preprocessing(model)
+        if request.task != "classify":
+            preprocessing = replace(preprocessing, crop="stretch")
+        task = _task_of(job, model, preprocessing.resampling)
     size = preprocessing.size
 
     def model_at(pixels: int):  # another size occurs in papers' recipes, which are not for files
@@ -414,10 +414,9 @@ def _train(job: Job, report: Report = silent):
     return content, manifest, curves.draw(state.progress.epochs, task.metric, title)
 
 
-def _task_of(job: Job, model):
+def _task_of(job: Job, model, resampling: str):
     """The ``tasks.Task`` that the network is trained for."""
     request, recipe = job.request, job.recipe
-    resampling = request.source.preprocessing(model).resampling
     if request.task == "detect":
         from mobilenets_tf.training.detection import Detection
 

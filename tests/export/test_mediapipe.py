@@ -1,4 +1,4 @@
-"""Our files in MediaPipe's own ImageClassifier, a client that knows nothing of us.
+"""Our files in MediaPipe's own tasks, clients that know nothing of us.
 
 MediaPipe and tensorflow-model-optimization ask for different versions of absl-py, and both run with the older one:
 ``pip install --no-deps mediapipe opencv-contrib-python sounddevice``, as .ci/run does.
@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from mobilenets_tf import create_model, images
-from mobilenets_tf.export import to_tflite
+from mobilenets_tf.anchors import ssd_anchors
+from mobilenets_tf.export import detector_forms, metadata, segmenter_forms, to_tflite
 from mobilenets_tf.image_input import ImageInput
+from mobilenets_tf.postprocess import Postprocess
 from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.quantize import Calibration, Recipe
 from mobilenets_tf.runtime import Runner
 from mobilenets_tf.weights import catalog
+from tests import dense_networks
 from tests.conftest import photographs
 
 pytestmark = [
@@ -28,15 +31,50 @@ FAST = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_bias
 
 def classify(path, pictures, count=3):
     """For each picture (height, width, 3), uint8: the best categories as (name, score)."""
-    import mediapipe
     from mediapipe.tasks.python import BaseOptions
     from mediapipe.tasks.python.vision import ImageClassifier, ImageClassifierOptions
 
     options = ImageClassifierOptions(base_options=BaseOptions(model_asset_path=str(path)), max_results=count)
     with ImageClassifier.create_from_options(options) as classifier:
         for picture in pictures:
-            image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
-            yield [(c.category_name, c.score) for c in classifier.classify(image).classifications[0].categories]
+            found = classifier.classify(_image(picture)).classifications[0].categories
+            yield [(category.category_name, category.score) for category in found]
+
+
+def detect(path, pictures):
+    """For each picture: (name, score, left, top, width, height) of all boxes and their classes, corners in pixels."""
+    from mediapipe.tasks.python import BaseOptions
+    from mediapipe.tasks.python.vision import ObjectDetector, ObjectDetectorOptions
+
+    options = ObjectDetectorOptions(base_options=BaseOptions(model_asset_path=str(path)))
+    with ObjectDetector.create_from_options(options) as detector:
+        for picture in pictures:
+            # MediaPipe joins what has the same box.
+            yield [
+                (category.category_name, category.score, *vars(detection.bounding_box).values())
+                for detection in detector.detect(_image(picture)).detections
+                for category in detection.categories
+            ]
+
+
+def segment(path, pictures):
+    """For each picture: the class of each pixel, and the probability of each class there."""
+    from mediapipe.tasks.python import BaseOptions
+    from mediapipe.tasks.python.vision import ImageSegmenter, ImageSegmenterOptions
+
+    options = ImageSegmenterOptions(base_options=BaseOptions(model_asset_path=str(path)), output_category_mask=True)
+    with ImageSegmenter.create_from_options(options) as segmenter:
+        assert segmenter.labels == list(SEGMENTS)
+        for picture in pictures:
+            found = segmenter.segment(_image(picture))
+            planes = [np.squeeze(plane.numpy_view()) for plane in found.confidence_masks]
+            yield np.squeeze(found.category_mask.numpy_view()), np.stack(planes, axis=-1)
+
+
+def _image(picture):
+    import mediapipe
+
+    return mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
 
 
 @pytest.mark.parametrize("wanted", [(127.5,) * 3, (123.675, 116.28, 103.53)], ids=["one mean", "three means"])
@@ -56,6 +94,58 @@ def test_it_gives_the_runners_answers_by_name(small, tmp_path, scheme, wanted):
         best = np.argsort(-scores, kind="stable")[:3]
         np.testing.assert_allclose([score for _, score in found], scores[best], atol=1e-5)
         assert found[0][0] == labels[best[0]]
+
+
+SEGMENTS = ("background", *dense_networks.NAMES)
+DENSE = {"float32": "normalised", "int8": "uint8"}
+
+
+def dense(model, scheme, path):
+    """The file of a small detector or segmenter as the network gives its outputs, and how it takes its image."""
+    image = ImageInput(Preprocessing(64, 64, crop="stretch"), DENSE[scheme])
+    calibration = recipe = None
+    if scheme == "int8":
+        pixels = dense_networks.pictures(100)[0]
+        calibration, recipe = Calibration(image.given.normalise(pixels), image.given.value_range), FAST
+    to_tflite(model, scheme, calibration, path, recipe=recipe, image=image)
+    return path.read_bytes(), image
+
+
+@pytest.mark.parametrize("scheme", DENSE)
+def test_a_detector_finds_what_postprocess_finds(tmp_path, scheme):
+    content, image = dense(dense_networks.detector(), scheme, tmp_path / "raw.tflite")
+    postprocess = Postprocess(ssd_anchors(((8, 8), (4, 4))), len(dense_networks.NAMES), score_threshold=0.5)
+    formed = detector_forms.with_form(content, "nms", postprocess)
+    described = metadata.describe("net", image, dense_networks.NAMES, "detect")
+    (tmp_path / "net.tflite").write_bytes(metadata.add(formed, described))
+    pictures, runner = dense_networks.pictures(3, seed=1)[0], Runner(content)
+    for picture, found in zip(pictures, detect(tmp_path / "net.tflite", pictures), strict=True):
+        boxes, scores = runner(image.given.for_input(picture, runner.inputs[0]["dtype"]))
+        wanted = postprocess(boxes[0], scores[0])
+        assert len(found) == len(wanted) > 0
+        assert sorted((name, round(score, 4)) for name, score, *_ in found) == sorted(
+            (dense_networks.NAMES[index], round(float(score), 4))
+            for index, score in zip(wanted.classes, wanted.scores, strict=True)
+        )
+        if scheme == "float32":  # no two scores are equal
+            corners = 64 * wanted.boxes[np.argsort(-wanted.scores)]
+            found.sort(key=lambda each: -each[1])
+            placed = np.array([(top, left, top + height, left + width) for *_, left, top, width, height in found])
+            assert np.abs(placed - corners).max() < 2  # whole pixels, cut off
+
+
+@pytest.mark.parametrize("scheme", DENSE)
+def test_a_segmenter_gives_our_classes_and_their_probabilities(tmp_path, scheme):
+    content, image = dense(dense_networks.segmenter(), scheme, tmp_path / "stride.tflite")
+    content = segmenter_forms.with_form(content, "full", 64)
+    (tmp_path / "net.tflite").write_bytes(metadata.add(content, metadata.describe("net", image, SEGMENTS, "segment")))
+    pictures, runner = dense_networks.pictures(3, seed=1)[0], Runner(content)
+    for picture, (mask, shares) in zip(pictures, segment(tmp_path / "net.tflite", pictures), strict=True):
+        logits = runner(image.given.for_input(picture, runner.inputs[0]["dtype"]))[0][0]
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        level = 0 if scheme == "float32" else runner.outputs[0]["quantization"][0]
+        np.testing.assert_allclose(shares, powers / powers.sum(-1, keepdims=True), atol=1e-5 + level)
+        assert len(np.unique(mask)) > 1 and (mask == logits.argmax(-1)).mean() > (0.99 if level else 0.9999)
 
 
 RECORD = next(iter(catalog.weight_sets("efficientnet_lite0")))

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 
 from mobilenets_tf import flatbuffer
-from mobilenets_tf.export import metadata, to_tflite
+from mobilenets_tf.anchors import ssd_anchors
+from mobilenets_tf.export import detector_forms, metadata, segmenter_forms, to_tflite
 from mobilenets_tf.image_input import ImageInput
+from mobilenets_tf.postprocess import Postprocess
 from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.runtime import Runner
+from tests import colour_files
 from tests.conftest import photographs
 
 LABELS = tuple(f"class {index}, é" for index in range(10))
@@ -95,3 +98,74 @@ def test_written_again_they_replace_the_first(files):
     assert metadata.add(again, metadata.describe("another", image, ["x"])) == again
     name = read(again)
     assert name.String(name.Offset(4) + name.Pos) == b"another"
+
+
+def text(table, slot):
+    return table.String(table.Offset(4 + 2 * slot) + table.Pos).decode()
+
+
+def byte(table, slot):
+    return table.Get(flatbuffers.number_types.Uint8Flags, table.Offset(4 + 2 * slot) + table.Pos)
+
+
+def length(table, slot):
+    offset = table.Offset(4 + 2 * slot)
+    return table.VectorLen(offset) if offset else 0
+
+
+def described(content, task, labels=tuple(colour_files.LABELS)):
+    image = ImageInput(Preprocessing(8, 8, crop="stretch"))
+    return metadata.add(content, metadata.describe("net", image, labels, task))
+
+
+def detector(form):
+    return detector_forms.with_form(colour_files.detector(), form, Postprocess(ssd_anchors(colour_files.GRIDS), 3))
+
+
+def test_a_detector_is_described_as_mediapipe_and_the_task_library_look_for_it():
+    """By the names of DetectionPostprocessingGraph in MediaPipe, and by the order in the Task Library."""
+    content = described(detector("nms"), "detect")
+    root = read(content)
+    outputs = [follow(root, (3, 0), (3, place)) for place in range(4)]
+    assert [text(output, 0) for output in outputs] == ["location", "category", "score", "number of detections"]
+    boxes = follow(outputs[0], 3, 1)
+    order = boxes.GetVectorAsNumpy(flatbuffers.number_types.Uint32Flags, boxes.Offset(4))
+    # Where left, top, right and bottom stand in ymin, xmin, ymax, xmax; two corners, as shares of the image (0, which
+    # is not written).
+    assert order.tolist() == [1, 0, 3, 2] and byte(boxes, 1) == 1 and not boxes.Offset(8)
+    assert byte(follow(outputs[0], 3), 0) == 3  # BoundingBoxProperties
+    names = follow(outputs[1], (6, 0))
+    assert (text(names, 0), byte(names, 2)) == ("labels.txt", 3)  # TENSOR_VALUE_LABELS
+    assert [length(output, 6) for output in outputs] == [0, 1, 0, 0]
+    group = follow(root, (3, 0), (8, 0))
+    start = group.Vector(group.Offset(6))
+    assert [group.String(start + 4 * place).decode() for place in range(length(group, 1))] == [
+        "location", "category", "score",
+    ]  # fmt: skip
+    assert text(root, 7) == "1.2.0"
+    assert metadata.associated_files(content) == {"labels.txt": b"red\ngreen\nblue\n"}
+    assert length(follow(read(described(detector("nms"), "detect", ())), (3, 0), (3, 1)), 6) == 0
+
+
+@pytest.mark.parametrize("form, names", [("raw", ["boxes", "scores"]), ("decoded", ["decoded_boxes", "scores"])])
+def test_what_a_detector_gives_without_suppression_goes_by_its_own_names(form, names):
+    root = read(described(detector(form), "detect"))
+    assert [text(follow(root, (3, 0), (3, place)), 0) for place in (0, 1)] == names
+    assert length(follow(root, (3, 0)), 8) == 0 and text(root, 7) == "1.0.0"
+
+
+def test_a_segmenter_says_that_its_logits_want_a_softmax():
+    root = read(described(segmenter_forms.with_form(colour_files.segmenter(), "full", 8), "segment"))
+    names = follow(root, *OUTPUT, (6, 0))
+    assert (text(names, 0), byte(names, 2)) == ("labels.txt", 2)  # TENSOR_AXIS_LABELS
+    custom = follow(root, (3, 0), (9, 0))
+    assert (text(custom, 0), text(root, 7)) == ("SEGMENTER_METADATA", "1.5.0")
+    data = custom.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, custom.Offset(6)).tobytes()
+    assert data[4:8] == b"V001" and custom.Vector(custom.Offset(6)) % 16 == 0
+    inner = flatbuffers.table.Table(data, flatbuffers.encode.Get(flatbuffers.packer.uoffset, data, 0))
+    assert byte(inner, 0) == 2
+
+
+def test_a_mask_holds_classes():
+    root = read(described(segmenter_forms.with_form(colour_files.segmenter(), "mask", 8), "segment"))
+    assert byte(follow(root, *OUTPUT, (6, 0)), 2) == 3 and length(follow(root, (3, 0)), 9) == 0

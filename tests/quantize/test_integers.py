@@ -117,6 +117,36 @@ def test_a_small_convolutional_network_is_one_accelerated_piece(float_file):
     assert decibels(found, content) > 20
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_heads_of_a_detector_and_of_a_segmenter(scheme, float_file):
+    """Boxes and scores have a scale each; the highest class, where there is no integer kernel, is found in float."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((16, 16, 3))
+    boxes, scores = [], []
+    for _ in range(2):
+        x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu6")(x)
+        boxes.append(layers.Reshape((-1, 4))(20 * layers.Conv2D(8, 1)(x)))
+        scores.append(layers.Reshape((-1, 3))(layers.Conv2D(6, 1)(x)))
+    heads = [layers.Concatenate(axis=1)(boxes), keras.ops.sigmoid(layers.Concatenate(axis=1)(scores))]
+    logits = layers.UpSampling2D(4, interpolation="bilinear")(layers.Conv2D(3, 1)(x))
+    # Keras' own argmax looks at the bits of zeros, for which TFLite has no operator.
+    highest = layers.Lambda(lambda logits: tf.argmax(logits, axis=-1, output_type=tf.int32))
+    content = float_file(keras.Model(inputs, [*heads, highest(logits)]))
+    before = Runner(content)
+    after = Runner(quantize_flatbuffer(content, scheme, Calibration(CALIBRATION), PLAIN))
+    assert [details["shape"].tolist() for details in after.outputs] == [[1, 160, 4], [1, 160, 3], [1, 16, 16]]
+    if scheme == "int8":
+        assert after.outputs[0]["quantization"][0] > 10 / 256 and after.outputs[1]["quantization"] == (1 / 256, -128)
+    for picture in photographs(3, 16, seed=1):
+        *expected, wanted = before(picture)
+        *actual, found = after(picture)
+        for one, other in zip(expected, actual, strict=True):
+            assert np.square(one - other).sum() < 1e-3 * np.square(one).sum()
+        assert (found == wanted).mean() > 0.95
+
+
 def test_the_same_file_is_written_each_time(mixed):
     first, second = (prepare(mixed, "int8", Calibration(CALIBRATION)) for _ in range(2))
     assert first.write() == first.write() == second.write()
