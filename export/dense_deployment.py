@@ -103,6 +103,7 @@ def proven(
     content = metadata.add(network.formed(converted.content, form), described)
     final = replace(converted, content=content, float_content=network.formed(converted.float_content, form))
     options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
+    options |= {"output": form, "void": network.void}
     manifest = {
         "task": source.task,
         "form": form,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import image_input, images
+from mobilenets_tf import image_input, images, metrics
 from mobilenets_tf.boxes import find_boxes
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.export import judging, result_folder
@@ -187,6 +187,8 @@ def check(request: DeployRequest) -> Images:
 
 def _check_output(request: DeployRequest) -> None:
     task = request.source.task
+    if task == "detect":
+        metrics.check_installed()
     forms = OUTPUTS.get(task, ())
     if request.output is not None and not forms:
         raise RequestError(

@@ -103,11 +103,8 @@ def _in_float(tree, index: int) -> int:
     tensor = tree.subgraphs[0].tensors[index]
     if tensor.type == schema.TensorType.FLOAT32:
         return index
-    result = flatbuffer.add_tensor(tree, f"{tensor.name.decode()}/float32", tensor.shape)
-    version = _DEQUANTIZE_VERSIONS.get(tensor.type, 1)
-    operator = flatbuffer.make_operator(tree, "DEQUANTIZE", [index], [result], version=version)
-    tree.subgraphs[0].operators.append(operator)
-    return result
+    label, version = f"{tensor.name.decode()}/float32", _DEQUANTIZE_VERSIONS.get(tensor.type, 1)
+    return flatbuffer.append_operator(tree, label, "DEQUANTIZE", [index], tensor.shape, version=version)
 
 
 def _decoded(tree, boxes: int, anchors: np.ndarray) -> int:
@@ -118,20 +115,24 @@ def _decoded(tree, boxes: int, anchors: np.ndarray) -> int:
     def constant(name, values):
         return flatbuffer.add_constant(tree, f"decoding/{name}", values)
 
-    def add(name, inputs, shapes, options=None):
-        results = [flatbuffer.add_tensor(tree, f"decoding/{name.lower()}", shape) for shape in shapes]
-        tree.subgraphs[0].operators.append(flatbuffer.make_operator(tree, name, inputs, results, options))
-        return results
+    def add(name, inputs, shape, options):
+        return flatbuffer.append_operator(tree, f"decoding/{name.lower()}", name, inputs, shape, options)
 
-    by_two, last_axis = schema.SplitOptionsT(), schema.ConcatenationOptionsT()
-    by_two.numSplits, last_axis.axis = 2, 2
     ratios = np.concatenate([sides, np.ones_like(sides)], axis=2) / np.float32(SCALES)
-    (scaled,) = add("MUL", [boxes, constant("ratios", ratios)], [whole], schema.MulOptionsT())
-    moves, logarithms = add("SPLIT", [constant("axis", np.int32([2])), scaled], [half, half], by_two)
-    (middle,) = add("ADD", [moves, constant("centres", centres)], [half], schema.AddOptionsT())
-    (growth,) = add("EXP", [logarithms], [half], schema.ExpOptionsT())
-    (reach,) = add("MUL", [growth, constant("half_sides", sides / 2)], [half], schema.MulOptionsT())
-    (low,) = add("SUB", [middle, reach], [half], schema.SubOptionsT())
-    (high,) = add("ADD", [middle, reach], [half], schema.AddOptionsT())
-    (corners,) = add("CONCATENATION", [low, high], [whole], last_axis)
-    return corners
+    scaled = add("MUL", [boxes, constant("ratios", ratios)], whole, schema.MulOptionsT())
+    moves, logarithms = (flatbuffer.add_tensor(tree, f"decoding/{part}", half) for part in ("moves", "logarithms"))
+    options = schema.SplitOptionsT()
+    options.numSplits = 2
+    inputs = [constant("axis", np.int32([2])), scaled]
+    operator = flatbuffer.make_operator(tree, "SPLIT", inputs, [moves, logarithms], options)
+    tree.subgraphs[0].operators.append(operator)
+    middle = add("ADD", [moves, constant("centres", centres)], half, schema.AddOptionsT())
+    growth = add("EXP", [logarithms], half, schema.ExpOptionsT())
+    reach = add("MUL", [growth, constant("half_sides", sides / 2)], half, schema.MulOptionsT())
+    corners = [
+        add("SUB", [middle, reach], half, schema.SubOptionsT()),
+        add("ADD", [middle, reach], half, schema.AddOptionsT()),
+    ]
+    options = schema.ConcatenationOptionsT()
+    options.axis = 2
+    return add("CONCATENATION", corners, whole, options)

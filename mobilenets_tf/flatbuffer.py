@@ -162,6 +162,13 @@ def make_operator(model, name: str, inputs: list[int], outputs: list[int], optio
     return operator
 
 
+def append_operator(model, label: str, name: str, inputs: list[int], shape, options=None, version: int = 1) -> int:
+    """Put a new operator with one float32 result behind those of the first graph; the result, called ``label``."""
+    result = add_tensor(model, label, shape)
+    model.subgraphs[0].operators.append(make_operator(model, name, inputs, [result], options, version))
+    return result
+
+
 def make_custom_operator(model, name: str, inputs: list[int], outputs: list[int], options: bytes):
     """A new operator that the schema does not know; ``options`` are for its kernel to read."""
     operator = _operator(model, name, schema.BuiltinOperator.CUSTOM, inputs, outputs)

@@ -1,6 +1,7 @@
 """How good boxes and masks are: average precision as COCO counts it, and intersection over union."""
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Sequence
 
@@ -8,6 +9,15 @@ import numpy as np
 
 from mobilenets_tf.boxes import Boxes, Detections
 from mobilenets_tf.errors import RequestError
+
+
+def check_installed() -> None:
+    """
+    Raises:
+        RequestError: what ``average_precision`` needs is not installed.
+    """
+    if importlib.util.find_spec("pycocotools") is None:
+        raise RequestError("Average precision needs pycocotools:  pip install pycocotools")
 
 
 def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes], class_names: Sequence[str]) -> dict:
@@ -25,11 +35,9 @@ def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes],
     Raises:
         RequestError: pycocotools is not installed.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ModuleNotFoundError as error:
-        raise RequestError("Average precision needs pycocotools:  pip install pycocotools") from error
+    check_installed()
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
 
     def indexed(records):
         """The boxes of all images. IoU is the same for shares of the sides as for pixels."""

@@ -81,8 +81,8 @@ class Postprocess:
         """Put the operator behind two float32 tensors of a model's first graph, (1, A, 4) and (1, A, classes + 1).
 
         Returns:
-            Its outputs, all float32: boxes (1, N, 4), classes (1, N), scores (1, N) and how many were found (1,), N
-            being ``max_detections``.
+            What it gives, all float32: boxes (1, N, 4), inside the image, classes (1, N), scores (1, N) and how many
+            were found (1,), N being ``max_detections``.
         """
         spare = _SPARE if self.regular else 0
         if spare:
@@ -105,14 +105,12 @@ class Postprocess:
             tree, OPERATOR, [boxes, scores, anchors], outputs, bytes(flexbuffers.Dumps(options))
         )
         tree.subgraphs[0].operators.append(operator)
-        classes = self._without_spare_classes(tree, outputs[1]) if spare else outputs[1]
-        return [outputs[0], classes, *outputs[2:]]
+        boxes, classes, *others = outputs
+        return [self._inside(tree, boxes), self._without_spare_classes(tree, classes) if spare else classes, *others]
 
     def _behind_spare_classes(self, tree, scores: int) -> int:
         """Scores (1, A, spare + classes), without the background."""
         count = len(self.anchors)
-        of_classes = flatbuffer.add_tensor(tree, "scores/of_classes", (1, count, self.classes))
-        result = flatbuffer.add_tensor(tree, "scores/behind_spare", (1, count, _SPARE + self.classes))
         begin, size, padding = (
             flatbuffer.add_constant(tree, f"scores/{name}", np.int32(values))
             for name, values in (
@@ -121,21 +119,26 @@ class Postprocess:
                 ("padding", [[0, 0], [0, 0], [_SPARE, 0]]),
             )
         )
-        tree.subgraphs[0].operators += [
-            flatbuffer.make_operator(tree, "SLICE", [scores, begin, size], [of_classes], schema.SliceOptionsT()),
-            flatbuffer.make_operator(tree, "PAD", [of_classes, padding], [result], schema.PadOptionsT()),
-        ]
-        return result
+        inputs, shape = [scores, begin, size], (1, count, self.classes)
+        classes = flatbuffer.append_operator(tree, "scores/classes", "SLICE", inputs, shape, schema.SliceOptionsT())
+        inputs, shape = [classes, padding], (1, count, _SPARE + self.classes)
+        return flatbuffer.append_operator(tree, "scores/behind_spare", "PAD", inputs, shape, schema.PadOptionsT())
 
     def _without_spare_classes(self, tree, classes: int) -> int:
         """The classes' own numbers; 0 where nothing was found, as the operator has it."""
-        result = flatbuffer.add_tensor(tree, "classes", (1, self.max_detections))
         spare = flatbuffer.add_constant(tree, "classes/spare", np.float32([_SPARE]))
         options = schema.SubOptionsT()
         options.fusedActivationFunction = schema.ActivationFunctionType.RELU
-        operator = flatbuffer.make_operator(tree, "SUB", [classes, spare], [result], options)
-        tree.subgraphs[0].operators.append(operator)
-        return result
+        return flatbuffer.append_operator(tree, "classes", "SUB", [classes, spare], (1, self.max_detections), options)
+
+    def _inside(self, tree, boxes: int) -> int:
+        """Boxes cut off at the image's border. MediaPipe would move those that begin in front of it."""
+        options = schema.MaximumMinimumOptionsT()
+        for name, limit in (("MAXIMUM", 0), ("MINIMUM", 1)):
+            limit = flatbuffer.add_constant(tree, "boxes/limit", np.float32([limit]))
+            shape = (1, self.max_detections, 4)
+            boxes = flatbuffer.append_operator(tree, "boxes/inside", name, [boxes, limit], shape, options)
+        return boxes
 
     @cached_property
     def _runner(self) -> Runner:

@@ -72,7 +72,7 @@ def add_output_form(parser):
         "--output", metavar="FORM",
         help="of a detector: nms (default: the objects, by TFLite's own op, as MediaPipe wants them), decoded (every "
         "anchor's box) or raw (as the network gives them, the anchors in a file beside it); of a segmenter: full "
-        "(default: logits at the input's size), mask (the class of each pixel) or stride (logits of the network's size)",
+        "(default: logits at the input's size), mask (the class of each pixel) or stride (the network's own)",
     )  # fmt: skip
     parser.add_argument("--void", type=int, help="in masks, pixels of no class have this; left out, as in training")
 

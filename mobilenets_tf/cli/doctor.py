@@ -21,7 +21,7 @@ _EXTRAS = {
     "photos": ("the demo photographs", {"scikit-image": "skimage"}),
     "qat": ("quantisation-aware training", {"tensorflow-model-optimization": "tensorflow_model_optimization",
                                             "tf_keras": "tf_keras"}),
-    "training": ("augmentation", {"keras-cv": "keras_cv"}),
+    "detection": ("average precision of detectors", {"pycocotools": "pycocotools"}),
     "test": ("the tests", {"pytest": "pytest", "ruff": "ruff"}),
 }  # fmt: skip
 

@@ -27,7 +27,9 @@ def add_arguments(parser):
         "with images/ and annotations/ (VOC's XML), or COCO's .json; to segment: a folder with images/ and masks/ (PNG "
         "of class numbers)",
     )  # fmt: skip
-    parser.add_argument("--void", type=int, default=255, help="in masks, pixels of no class have this (default 255)")
+    parser.add_argument(
+        "--void", type=int, help="in masks, pixels of no class have this; left out, as in training, or 255"
+    )
     parser.add_argument("--count", type=int, metavar="N", help="use N of them, chosen with --seed")
     parser.add_argument("--seed", type=int, default=0)
     add_json(parser)
@@ -132,7 +134,8 @@ def _find(chosen, reading, report: Report):
     if reading.task == "segment":
         from mobilenets_tf.masks import find_masks
 
-        return find_masks(chosen.images, reading.labels, chosen.void, report=report)
+        void = manifest_of(Path(chosen.model)).get("options", {}).get("void") if chosen.void is None else chosen.void
+        return find_masks(chosen.images, reading.labels, 255 if void is None else void, report=report)
     found = images.find_images(chosen.images, reading.labels)
     if found.labels is None:
         hint = "" if reading.task else " If the file detects or segments, say so with --task."

@@ -39,8 +39,8 @@ def add_arguments(parser):
 class _Shown:
     """Which part of the answers is shown.
 
-    threshold: the lowest score of an object. top: how many classes of a classifier. suffix: of the pictures, ".png" or a
-        JPEG's; None draws none.
+    threshold: the lowest score of an object. top: how many classes of a classifier. suffix: of the pictures, ".png" or
+        a JPEG's; None draws none.
     """
 
     threshold: float

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mobilenets_tf import files, images, provenance, registry
+from mobilenets_tf import files, images, metrics, provenance, registry
 from mobilenets_tf.boxes import find_boxes
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.masks import find_masks
@@ -256,6 +256,7 @@ def _find(request: TrainRequest, spec: str, class_names: tuple[str, ...], report
     if request.label_offset is not None:
         raise RequestError(f"label_offset={request.label_offset} is for the labels of classifiers' TFRecords.")
     if request.task == "detect":
+        metrics.check_installed()
         return find_boxes(spec, class_names, report)
     found = find_masks(spec, class_names, request.void, None if class_names else request.source.classes, report)
     names = class_names or tuple(f"class {index}" for index in range(found.seen.shape[1]))

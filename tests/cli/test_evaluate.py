@@ -52,7 +52,7 @@ def test_evaluate_a_detector(boxed, call, file):
     assert status == 0 and "mAP 66.7% at IoU 0.5, 66.7% over 0.5 to 0.95 of 2 images" in out and "0.0%  green" in out
 
 
-def test_evaluate_a_segmenter(masked, call):
+def test_evaluate_a_segmenter(masked, folder, call):
     status, out, error = call("evaluate", "mask.tflite", "--images", masked, "--void", 7, "--json")
     assert status == 0, error
     result = json.loads(out)
@@ -60,6 +60,8 @@ def test_evaluate_a_segmenter(masked, call):
     assert result["miou"] == pytest.approx(0.5, abs=0.03) and result["pixel_accuracy"] == pytest.approx(2 / 3, abs=0.03)
     status, _, error = call("evaluate", "mask.tflite", "--images", masked)
     assert status == 2 and "--void 7" in error
+    write(folder / "trained.tflite", colour_files.segmenter(), task="segment", options={"void": 7}, **TOLD)
+    assert call("evaluate", "trained.tflite", "--images", masked)[0] == 0
 
 
 def test_evaluate_a_classifier(folder, call):
