@@ -1,6 +1,6 @@
 """What the requests of several commands have in common, found and checked without TensorFlow."""
 
-from mobilenets_tf import images
+from mobilenets_tf import images, metrics
 from mobilenets_tf.boxes import find_boxes
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.export.deployment import OUTPUTS
@@ -31,8 +31,10 @@ def annotated(source: ModelSource, spec: str, void: int | None = None) -> ImageS
 def check_output(source: ModelSource, output: str | None) -> None:
     """
     Raises:
-        RequestError: the model's file cannot give its answers in that form.
+        RequestError: the model's file cannot give its answers in that form, or they could not be judged here.
     """
+    if source.task == "detect":
+        metrics.check_installed()
     forms = OUTPUTS.get(source.task, ())
     if output is not None and not forms:
         raise RequestError(f"output={output!r} is for detectors and segmenters; {source.model} is neither.")

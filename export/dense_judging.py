@@ -117,8 +117,8 @@ class Meter:
 
 def sure(detections: Detections) -> Boxes:
     """Those above the threshold, as if they were the truth."""
-    kept = detections.scores > _SURE
-    return Boxes(detections.boxes[kept], detections.classes[kept], np.zeros(kept.sum(), bool))
+    found = detections.above(_SURE)
+    return Boxes(found.boxes, found.classes, np.zeros(len(found), bool))
 
 
 class Differences:

@@ -55,6 +55,11 @@ class Detections:
     def __len__(self):
         return len(self.classes)
 
+    def above(self, score: float) -> "Detections":
+        """Those with a higher score."""
+        kept = self.scores > score
+        return Detections(self.boxes[kept], self.classes[kept], self.scores[kept])
+
 
 @dataclass(frozen=True, eq=False)
 class BoxedImages(ImageSet):

@@ -329,8 +329,9 @@ def _train(job: Job, report: Report = silent):
     import keras
     import tensorflow as tf
 
-    from mobilenets_tf.training import curves, distribution, loop, pipeline, step
+    from mobilenets_tf.training import allocation, curves, distribution, loop, pipeline, step
 
+    allocation.keep_freed_memory()
     request, recipe = job.request, job.recipe
     place = distribution.set_up(request.distribute, request.replicas)
     keras.utils.set_random_seed(request.seed)
