@@ -15,7 +15,7 @@ of the default recipe: none of that changes an op. Only the time of "nms" depend
 how many scores are above the threshold. So that is set, for each file, to the score that lets 1000 of them pass.
 
 --check: exit 1 unless each int8 file's network is one partition of XNNPACK's, with no more ops behind it than its form
-takes, and has at most 0.3 of the float32 file's bytes; and an SSD is larger than the SSDLite, DeepLabv3 than R-ASPP.
+takes, and has at most a third of the float32 file's bytes; and an SSD is larger than the SSDLite, DeepLabv3 than R-ASPP.
 """
 
 import argparse
@@ -64,7 +64,7 @@ PLANS = {
     "full": {"DELEGATE": 1},
     "mask": {"DELEGATE": 1, "ARG_MAX": 1, "CAST": 1},
 }
-SMALLEST_GAIN = 0.3  # an int8 file's bytes over the float32 file's, at most
+LARGEST_SHARE = 1 / 3  # of the float32 file's bytes that an int8 file may have
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ def broken_promises(built: dict[str, Built], timings: Files) -> Iterator[str]:
         if plan != PLANS[form]:
             yield f"{name} {form}: int8 runs as {plan}, not as {PLANS[form]}"
         integers, floats = (len(built[name].files[form, scheme]) for scheme in ("int8", "float32"))
-        if integers > SMALLEST_GAIN * floats:
-            yield f"{name} {form}: int8 has {integers} bytes, more than {SMALLEST_GAIN} of float32's {floats}"
+        if integers > LARGEST_SHARE * floats:
+            yield f"{name} {form}: int8 has {integers} bytes, more than a third of float32's {floats}"
     for name, other, pair in pairs(list(built)):
         if pair in SMALLER:
             for key, content in built[other].files.items():

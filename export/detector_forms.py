@@ -23,15 +23,6 @@ ANCHORS_FILE = "anchors.json"
 _DEQUANTIZE_VERSIONS = {schema.TensorType.INT8: 2, schema.TensorType.INT16: 3}
 
 
-def check(form: str) -> None:
-    """
-    Raises:
-        RequestError: no such form.
-    """
-    if form not in FORMS:
-        raise unknown("form of a detector's outputs", form, FORMS)
-
-
 def with_form(content: bytes, form: str, postprocess: Postprocess) -> bytes:
     """A detector's file, float or quantised, that gives its outputs in a form.
 
@@ -43,7 +34,8 @@ def with_form(content: bytes, form: str, postprocess: Postprocess) -> bytes:
     Raises:
         RequestError: no such form, or the file's outputs are not those of a detector with such anchors and classes.
     """
-    check(form)
+    if form not in FORMS:
+        raise unknown("form of a detector's outputs", form, FORMS)
     tree = flatbuffer.read(content)
     boxes, scores = _outputs(tree, postprocess)
     if form == "raw":

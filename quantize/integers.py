@@ -280,9 +280,10 @@ class Rounded:
         return (self.integers * _along(self.scale, axis, self.integers.ndim)).astype(np.float32)
 
 
-def round_weights(weights: np.ndarray, axis: int | None, least_scale: float | np.ndarray = SMALLEST_SCALE) -> Rounded:
+def round_weights(weights: np.ndarray, axis: int | None, least_scale: float | np.ndarray = 0.0) -> Rounded:
     """Each weight to the nearest integer, with a scale for each channel along ``axis``, or one if that is None."""
     others = tuple(i for i in range(weights.ndim) if i != axis)
+    least_scale = np.maximum(least_scale, SMALLEST_SCALE)
     scale = np.maximum(np.abs(weights).max(axis=others) / LARGEST_WEIGHT, least_scale).astype(np.float32).reshape(-1)
     steps = np.round(weights / _along(scale, axis or 0, weights.ndim))
     return Rounded(np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scale)
