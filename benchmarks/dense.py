@@ -15,7 +15,8 @@ of the default recipe: none of that changes an op. Only the time of "nms" depend
 how many scores are above the threshold. So that is set, for each file, to the score that lets 1000 of them pass.
 
 --check: exit 1 unless each int8 file's network is one partition of XNNPACK's, with no more ops behind it than its form
-takes, and has at most a third of the float32 file's bytes; and an SSD is larger than the SSDLite, DeepLabv3 than R-ASPP.
+takes, and has at most a third of the float32 file's bytes; and an SSD is larger than the SSDLite, DeepLabv3 than
+R-ASPP.
 """
 
 import argparse

@@ -12,11 +12,11 @@ import json
 import numpy as np
 
 from mobilenets_tf import flatbuffer
+from mobilenets_tf.answers import FORMS
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.flatbuffer import schema
 from mobilenets_tf.postprocess import SCALES, Postprocess
 
-FORMS = ("raw", "decoded", "nms")
 # As the TF detection API calls the operator's outputs.
 DETECTIONS = ("detection_boxes", "detection_classes", "detection_scores", "num_detections")
 ANCHORS_FILE = "anchors.json"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mobilenets_tf import files
-from mobilenets_tf.export import android
+from mobilenets_tf.export import android, detector_forms
 from mobilenets_tf.export import report as report_file
 from mobilenets_tf.export.report import Evidence
 
@@ -17,7 +17,8 @@ def check(folder: Path, file_name: str, overwrite: bool) -> None:
         RequestError: see there.
     """
     files.check_folder(folder)
-    names = [file_name, *(f"{file_name}.{suffix}" for suffix in ("json", "html", "android.md")), LABELS]
+    suffixes = ("json", "html", "android.md", detector_forms.ANCHORS_FILE)
+    names = [file_name, *(f"{file_name}.{suffix}" for suffix in suffixes), LABELS]
     files.check_replaceable(folder, names, overwrite)
 
 
