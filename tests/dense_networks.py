@@ -19,7 +19,7 @@ def detector():
     boxes, logits = [], []
     for level, (anchors, x) in enumerate(zip((3, 6), maps[-2:], strict=True), 1):
         for part, depth, found in (("boxes", 4, boxes), ("classifier", len(NAMES) + 1, logits)):
-            y = layers.Conv2D(anchors * depth, 3, padding="same", name=f"ssd_level{level}_{part}")(x)
+            y = layers.Conv2D(anchors * depth, 1, name=f"ssd_level{level}_{part}")(x)
             found.append(layers.Reshape((-1, depth))(y))
     scores = layers.Activation("sigmoid", name="scores")(layers.Concatenate(axis=1)(logits))
     return keras.Model(maps[0], [layers.Concatenate(axis=1, name="boxes")(boxes), scores])
@@ -27,23 +27,22 @@ def detector():
 
 def segmenter():
     """Logits at stride 4, background first."""
-    inputs, _, x, y = _body()
+    inputs, x, y = _body()
     y = layers.UpSampling2D(interpolation="bilinear")(layers.Conv2D(16, 1, activation="relu6")(y))
     logits = layers.Conv2D(len(NAMES) + 1, 1, name="logits")(layers.Concatenate()([x, y]))
     return keras.Model(inputs, logits)
 
 
 def _body():
-    """The input and maps of stride 2, 4 and 8."""
+    """The input and maps of stride 4 and 8."""
     keras.utils.set_random_seed(0)
-    maps = [keras.Input((SIZE, SIZE, 3))]
-    for filters in (8, 16, 24):
-        maps.append(_conv(maps[-1], filters))
-    return maps
+    inputs = keras.Input((SIZE, SIZE, 3))
+    fine = _conv(inputs, 16, strides=4)
+    return [inputs, fine, _conv(fine, 24)]
 
 
-def _conv(x, filters):
-    x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
+def _conv(x, filters, strides=2):
+    x = layers.Conv2D(filters, 2 * strides - 1, strides, padding="same", use_bias=False)(x)
     return layers.ReLU(6.0)(layers.BatchNormalization()(x))
 
 

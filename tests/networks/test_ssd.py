@@ -43,7 +43,7 @@ BILLIONS = {
 # Millions in micronDLA/MobileViTv3's README. Its anchors, 6 on the finest map and 4 on the last, make 119,765 more.
 MOBILEVIT_V3 = {"s": 5.5, "xs": 2.7, "xxs": 1.5, "100": 5.8, "075": 3.7, "050": 2.0}
 CVNETS_ANCHORS = 3 * 85 * (512 + 1) - 2 * 85 * (64 + 1)
-PLAIN = {("mobilenet_v2", 80), ("mobilenet_v3_small_reduced", 90)}
+PLAIN = {("mobilenet_v2", 80)}
 
 
 @pytest.mark.parametrize(

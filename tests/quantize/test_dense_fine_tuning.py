@@ -28,7 +28,7 @@ class Case:
             self.task = Detection(self.model, NAMES, recipes.DETECT, "bilinear", 1)
         else:
             self.task = Segmentation(("background", *NAMES), 255, recipes.SEGMENT, "bilinear")
-        self.aware = quantize_aware(self.model, prepared(pictures(100)[0]))
+        self.aware = quantize_aware(self.model, prepared(pictures(20)[0]))
         self._before, self._logits = self.aware.model.get_weights(), tf.function(self.aware.logits)
 
     def reset(self):
@@ -86,6 +86,7 @@ def test_logits_are_what_the_scores_are_made_of(case):
         np.testing.assert_allclose(tf.sigmoid(logits) if case.detects else logits, answers, atol=step)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_and_a_function_may_judge(case, tmp_path):
     options = {"epochs": 3, "task": case.task, "learning_rate": 1e-3, "patience": 3, "checkpoint": tmp_path}
     images = prepared(pictures(8, 4)[0])
