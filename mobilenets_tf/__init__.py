@@ -47,7 +47,10 @@ _PUBLIC = {
             "V3_100",
         )
     },
+    "SSD": "mobilenets_tf.networks.ssd",
+    **dict.fromkeys(("DeepLabV3", "RASPP", "LRASPP"), "mobilenets_tf.networks.segmentation"),
 }
+
 __all__ = ["__version__", *_PUBLIC]
 
 

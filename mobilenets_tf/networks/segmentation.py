@@ -1,14 +1,12 @@
 """DeepLabv3, R-ASPP and LR-ASPP: the class of every place, from one feature map or two."""
 
-import keras
 from keras import layers, ops
 
-from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import conv_bn
 from mobilenets_tf.networks.dense import CONVENTION, check_positive, on_backbone
 from mobilenets_tf.networks.features import features
 
-FORMS = ("stride", "full", "mask")
 # Which of the backbones' reduced tails arXiv 1905.02244 counts in its table 7 (its "RF2").
 _REDUCED = {"mobilenet_v2": "outputs", "mobilenet_v3_large": "blocks", "mobilenet_v3_small": "blocks"}
 
@@ -58,7 +56,6 @@ def DeepLabV3(
 
     Returns:
         ``keras.Model``: (N, height, width, 3) -> ``logits`` (N, height / stride, width / stride, classes), rounded up.
-        ``with_output`` makes them larger.
 
     Raises:
         RequestError: an argument out of range, or weights that are not to be found or do not fit.
@@ -173,34 +170,8 @@ def LRASPP(
     return on_backbone(head, backbone, name or f"lraspp_{backbone}", input_shape, weights, convention, options)
 
 
-def with_output(model, form: str):
-    """A segmenter that answers in another form.
-
-    Args:
-        model: a ``keras.Model`` with one output, logits (N, h, w, classes).
-        form: "stride", the model as it is; "full", logits at the input's height and width, bilinear between the
-            centres of the places; "mask", the class of each pixel of the input, uint8 (N, height, width).
-
-    Raises:
-        RequestError: unknown form, or more classes than a mask's uint8 can number.
-    """
-    if form not in FORMS:
-        raise unknown("output form", form, FORMS)
-    if form == "stride":
-        return model
-    classes = model.output.shape[-1]
-    if form == "mask" and classes > 256:
-        raise RequestError(f"{model.name} has {classes} classes; a mask of uint8 numbers 256. Take the form 'full'.")
-    full = _resize(model.output, *model.inputs[0].shape[1:3])
-    if form == "mask":
-        outputs = layers.Identity(name="mask", dtype="uint8")(ops.cast(ops.argmax(full, axis=-1), "uint8"))
-    else:
-        outputs = layers.Identity(name="full_logits")(full)
-    return keras.Model(model.input, outputs, name=model.name)
-
-
 def _last(body):
-    """The last feature of the backbone's stages, which is MobileNetV2's before its convolution to 1280 channels."""
+    """The feature of the last stage; of MobileNetV2, what its convolution to 1280 channels reads."""
     return list(features(body).values())[-1]
 
 

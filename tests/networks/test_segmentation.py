@@ -1,11 +1,11 @@
-"""DeepLabv3, R-ASPP and LR-ASPP: the papers' counts, what they read, and their answers' forms."""
+"""DeepLabv3, R-ASPP and LR-ASPP: the papers' counts, what they read, weights."""
 
 import keras
 import numpy as np
 import pytest
 
 from mobilenets_tf import RequestError, complexity, create_model
-from mobilenets_tf.networks.segmentation import _windows, with_output
+from mobilenets_tf.networks.segmentation import _windows
 from tests.make_goldens import generated
 
 # (options, resolution): trainable parameters and multiply-adds of DeepLabv3 on MobileNetV2 (arXiv 1801.04381, table 7)
@@ -121,35 +121,6 @@ def test_the_windows_of_lraspp_go_with_the_size(places, window, strides, gates):
         assert (pool.pool_size, pool.strides) == ((window, window), strides)
     else:
         assert isinstance(pool, keras.layers.GlobalAveragePooling2D)
-
-
-# ------------------------------------------------------------------------------------------------------- forms
-def half_pixel(values, size):
-    """Bilinear between the centres of the places, along the first axis."""
-    position = np.clip((np.arange(size) + 0.5) * len(values) / size - 0.5, 0, len(values) - 1)
-    below = np.floor(position).astype(int)
-    above, part = np.minimum(below + 1, len(values) - 1), position - below
-    return values[below] * (1 - part)[:, None, None] + values[above] * part[:, None, None]
-
-
-def test_forms_of_the_answer():
-    inputs = keras.Input((20, 28, 3))
-    logits = keras.layers.AveragePooling2D(4, name="logits")(inputs)
-    model = keras.Model(inputs, logits, name="tiny")
-    image = np.random.default_rng(0).normal(size=(1, 20, 28, 3)).astype(np.float32)
-    coarse = np.asarray(model(image))[0]
-    expected = half_pixel(half_pixel(coarse, 20).swapaxes(0, 1), 28).swapaxes(0, 1)
-    assert with_output(model, "stride") is model
-    full = with_output(model, "full")
-    np.testing.assert_allclose(np.asarray(full(image))[0], expected, atol=1e-5)
-    mask = with_output(model, "mask")(image)
-    assert (mask.shape, mask.dtype) == ((1, 20, 28), "uint8")
-    np.testing.assert_array_equal(np.asarray(mask)[0], expected.argmax(axis=-1))
-    with pytest.raises(RequestError, match="Did you mean 'full'"):
-        with_output(model, "fulll")
-    many = keras.Model(inputs, keras.layers.Conv2D(300, 1)(logits), name="many")
-    with pytest.raises(RequestError, match="300 classes"):
-        with_output(many, "mask")
 
 
 # ----------------------------------------------------------------------------------------------------- weights
