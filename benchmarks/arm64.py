@@ -10,8 +10,7 @@ sdot, smmla). Printed are how many different values the outputs have, and "equal
 the largest difference as a share of the largest output. Integer files have to be equal, float32 ones within 1e-4.
 MobileViT's int8 file computes attention in floats, whose last bit decides some of the levels behind it, and may differ
 by 0.1. The detector's file is compared as the network gives its outputs, boxes and scores, and with the non-maximum
-suppression behind them (nms), all four outputs. That is computed in floats by LiteRT's own kernel: what goes into it is
-equal in the int8 file, and so far all that comes out was.
+suppression behind them (nms), all four outputs: export/arm64.py says what their equality means.
 
 The emulated cores say nothing of a phone's latency, its GPU or NPU, or Android's own build of LiteRT.
 """

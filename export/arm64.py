@@ -5,6 +5,11 @@ matrix product instructions. ``compare_with_host`` runs a file on emulated cores
 compares the outputs. Integer files have to agree bit for bit, but for a SOFTMAX at the end: XNNPACK leaves that one to
 LiteRT's own kernel, which rounds otherwise on arm64, by a level at most. What goes into it is compared bit for bit.
 
+All outputs are compared, of a detector's file with the non-maximum suppression in it all four. That is LiteRT's own
+kernel, which decodes boxes in double precision: where what goes into it is equal, so has been what comes out. But of
+different classes with equal scores, of which an integer file has many, std::partial_sort says which comes first; both
+builds here have libstdc++'s, Android has libc++'s.
+
 What that does not prove: latency (an emulator has none worth measuring), the GPU and NPU delegates (they are not here),
 and Android's own build of LiteRT (this is the Linux one, from the same source).
 

@@ -169,6 +169,36 @@ class KerasNetwork:
         return ssd.grids(self._model)
 
 
+class ScaledNetworks:
+    """One segmenter at several sizes, mirrored too if asked for, as ``Predictor`` uses it: the mean of what all say, in
+    shares of the classes and not in logits (the "MF" of arXiv 1801.04381, table 7).
+
+    models: ``keras.Model``s with the same weights, each of its own square size.
+    """
+
+    batch, dtype = _BATCH, np.float32
+
+    def __init__(self, models: Sequence, mirrored: bool, name: str):
+        self.name, self._mirrored = name, mirrored
+        self._models = sorted(models, key=lambda model: model.inputs[0].shape[1])
+        self.inputs, self.outputs = KerasNetwork(self._models[-1]).inputs, KerasNetwork(self._models[-1]).outputs
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        import tensorflow as tf
+
+        shares = []
+        for model in self._models:
+            pictures = tf.image.resize(batch, model.inputs[0].shape[1:3], antialias=True)
+            for step in (1, -1) if self._mirrored else (1,):
+                found = tf.nn.softmax(model.predict_on_batch(pictures[:, :, ::step]))
+                shares.append(tf.image.resize(found[:, :, ::step], self.outputs[0][:2]))
+        return [np.mean(shares, 0)]
+
+    def grids(self) -> tuple:
+        """None: no detector."""
+        return ()
+
+
 def predictor(file, reading: Reading | None = None) -> Predictor:
     """A ``.tflite``, ``.keras`` or full-model ``.h5`` file, ready to answer. For a file from a stranger call it in a
     ``Worker``.

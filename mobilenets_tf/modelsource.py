@@ -169,7 +169,8 @@ class ModelSource:
         return names
 
     def _manifest_preprocessing(self) -> Preprocessing | None:
-        return Preprocessing.of(manifest_of(Path(self.model))) if self.is_file else None
+        file = self.model if self.is_file else self.weights
+        return Preprocessing.of(manifest_of(Path(file))) if file else None
 
     def options(self, flag: str = "") -> str:
         """The command-line options that ask for this model again, the model itself after ``flag``."""

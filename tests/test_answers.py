@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mobilenets_tf.anchors import ssd_anchors
-from mobilenets_tf.answers import KerasNetwork, Predictor, Reading, classes_at, predictor
+from mobilenets_tf.answers import KerasNetwork, Predictor, Reading, ScaledNetworks, classes_at, predictor
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import detector_forms
 from mobilenets_tf.postprocess import Postprocess
@@ -146,3 +146,29 @@ def test_broken_numbers_are_no_answer(tmp_path):
     network = predictor(file, Reading("segment", Preprocessing(size=8, resize=8, std=(1e-38,) * 3)))
     with np.errstate(over="ignore"), pytest.raises(RequestError, match="NaN or infinite"):
         list(network([quarters("red", "red", "red", "red")]))
+
+
+def test_several_sizes_and_mirrored_are_the_mean_of_what_each_says():
+    import keras
+    import tensorflow as tf
+
+    def network(size):
+        """It sees edges to one side, so that mirroring matters."""
+        image = keras.Input((size, size, 3))
+        kernel = keras.initializers.Constant(np.random.default_rng(0).normal(size=(3, 3, 3, 3)))
+        return keras.Model(image, keras.layers.Conv2D(3, 3, padding="same", kernel_initializer=kernel)(image))
+
+    models = [network(16), network(8)]
+    batch = np.random.default_rng(1).uniform(size=(2, 16, 16, 3)).astype(np.float32)
+    small = tf.image.resize(batch, (8, 8), antialias=True).numpy()
+    wanted = []
+    for model, pictures in zip(models, (batch, small), strict=True):
+        for turned in (pictures, pictures[:, :, ::-1]):
+            logits = np.asarray(model(turned))
+            shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+            shares = shares[:, :, ::-1] if turned is not pictures else shares
+            wanted.append(tf.image.resize(shares, (16, 16)).numpy())
+    (found,) = ScaledNetworks(models, True, "both")(batch)
+    np.testing.assert_allclose(found, np.mean(wanted, 0), atol=1e-5)
+    (alone,) = ScaledNetworks(models[:1], False, "one")(batch)
+    np.testing.assert_allclose(alone, wanted[0], atol=1e-5)

@@ -30,6 +30,12 @@ def add_arguments(parser):
     parser.add_argument(
         "--void", type=int, help="in masks, pixels of no class have this; left out, as in training, or 255"
     )
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], metavar="SHARE",
+        help="segment: the mean of what the network says at these sizes, as shares of --resolution; for a registered "
+        "name with its trained file as --weights",
+    )  # fmt: skip
+    parser.add_argument("--flip", action="store_true", help="segment: and of the mirrored picture; for Keras models")
     parser.add_argument("--count", type=int, metavar="N", help="use N of them, chosen with --seed")
     parser.add_argument("--seed", type=int, default=0)
     add_json(parser)
@@ -46,11 +52,12 @@ def run(chosen):
 
     source = model_source(chosen)
     reading = reading_of(source, chosen.task)
+    scales = _checked_scales(chosen, source, reading)
     with display(chosen) as report:
         found = _find(chosen, reading, report).sample(chosen.count, chosen.seed)
         images.check(found)
         with Worker(preload="" if chosen.model.endswith(".tflite") else "tensorflow") as worker:
-            result = worker.call(_evaluate, source, reading, found, report=report)
+            result = worker.call(_evaluate, source, reading, found, scales, chosen.flip, report=report)
     if chosen.json:
         emit(to_json({"model": chosen.model, **result}))
     else:
@@ -78,6 +85,39 @@ def reading_of(source: ModelSource, task: str | None):
         raise RequestError(f"No such labels file: {source.labels}")
     labels = tuple(source.label_names()) if source.labels else known.labels
     return replace(known, task=task or known.task, preprocessing=file_preprocessing(file, source), labels=labels)
+
+
+def _checked_scales(chosen, source: ModelSource, reading) -> tuple[float, ...]:
+    """
+    Raises:
+        RequestError: --scales or --flip for what has no use for them.
+    """
+    scales = tuple(chosen.scales)
+    plain = scales == (1.0,)
+    if plain and not chosen.flip:
+        return scales
+    if reading.task != "segment" or chosen.model.endswith(".tflite"):
+        raise RequestError(f"--scales and --flip are for segmenters in Keras; {chosen.model} is none.")
+    if not plain and source.is_file:
+        raise RequestError(
+            f"{chosen.model} has one size. For others name its network and give the file as weights: "
+            f"mobilenets-tf evaluate deeplabv3_mobilenet_v2 --weights {chosen.model} --scales 0.75 1 1.25 ..."
+        )
+    if not all(0.1 <= scale <= 4 for scale in scales):
+        raise RequestError(f"--scales {' '.join(map(str, scales))}: expected shares from 0.1 to 4.")
+    return scales
+
+
+def _scaled(source: ModelSource, reading, scales: tuple[float, ...], flip: bool):
+    """A segmenter at several sizes, as an ``answers.Predictor``. Runs in the worker."""
+    from mobilenets_tf import answers
+
+    first = source.build()
+    size = first.inputs[0].shape[1]
+    models = [first] if 1.0 in scales else []
+    models += [source.build(resolution=max(32, round(size * scale / 32) * 32)) for scale in scales if scale != 1.0]
+    reading = replace(reading, preprocessing=source.preprocessing(first))
+    return answers.Predictor(answers.ScaledNetworks(models, flip, source.model), reading)
 
 
 def opened(source: ModelSource, reading):
@@ -145,9 +185,10 @@ def _find(chosen, reading, report: Report):
     return found
 
 
-def _evaluate(source: ModelSource, reading, found, report) -> dict:
+def _evaluate(source: ModelSource, reading, found, scales: tuple[float, ...], flip: bool, report) -> dict:
     """Runs in the worker."""
-    predictor = opened(source, reading)
+    several = flip or scales != (1.0,)
+    predictor = _scaled(source, reading, scales, flip) if several else opened(source, reading)
     answers = predictor(images.decode(path) for path in track(found.paths, "evaluating", report))
     return {"classify": _top, "detect": _average_precision, "segment": _intersections}[predictor.task](
         predictor, answers, found
