@@ -22,9 +22,9 @@ NAMES = ("disc", "square")  # in the masks 1 and 2, beside the background
 SIDE = 96
 
 
-def shapes(folder: Path, count: int = 32) -> Path:
+def shapes(folder: Path, count: int, seed: int) -> str:
     """Pictures with one to three shapes: images/, annotations/ for the detector, masks/ for the segmenter."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for kind in ("images", "annotations", "masks"):
         (folder / kind).mkdir(parents=True)
     for number in range(count):
@@ -43,21 +43,23 @@ def shapes(folder: Path, count: int = 32) -> Path:
         picture.save(folder / "images" / f"{number:02}.png")
         mask.save(folder / "masks" / f"{number:02}.png")
         (folder / "annotations" / f"{number:02}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
-    return folder
+    return str(folder)
 
 
 def main():
     with tempfile.TemporaryDirectory() as temporary:
-        data = str(shapes(Path(temporary, "shapes")))
+        data, others = shapes(Path(temporary, "train"), 32, seed=0), shapes(Path(temporary, "val"), 12, seed=1)
         labels = Path(temporary, "classes.txt")
         labels.write_text("\n".join(("background", *NAMES)))
         detector = ModelSource("ssdlite_mobilenet_v2", alpha=0.35, resolution=SIDE)
         segmenter = ModelSource("lraspp_mobilenet_v3_small", resolution=SIDE, labels=str(labels))
         for network in (detector, segmenter):
-            request = TrainRequest(network, data, out="trained", recipe="scratch", epochs=30, overwrite=True)
+            request = TrainRequest(
+                network, data, "trained", validation=others, recipe="scratch", epochs=30, overwrite=True
+            )
             trained = train(request, print_epochs)
             shipped = DeployRequest(
-                ModelSource(str(trained.path)), out="trained", calibration=data, evaluate=data, min_agreement=0,
+                ModelSource(str(trained.path)), out="trained", calibration=data, evaluate=others, min_agreement=0,
                 overwrite=True,
             )  # fmt: skip
             result = deploy(shipped)
