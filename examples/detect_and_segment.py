@@ -55,7 +55,7 @@ def main():
         segmenter = ModelSource("lraspp_mobilenet_v3_small", resolution=SIDE, labels=str(labels))
         for network in (detector, segmenter):
             request = TrainRequest(
-                network, data, "trained", validation=others, recipe="scratch", epochs=30, overwrite=True
+                network, data, "trained", validation=others, recipe="scratch", epochs=15, overwrite=True
             )
             trained = train(request, print_epochs)
             shipped = DeployRequest(
