@@ -54,7 +54,7 @@ def test_the_command_writes_a_file_that_is_as_good_as_its_training_said(trained,
     name = "mine_int8_qat.tflite"
     manifest = json.loads((tmp_path / f"{name}.json").read_text())
     tuning, compared = manifest["fine_tuning"], manifest["comparison"]
-    assert manifest["passed"] and manifest["task"] == task and compared["images"] == 12 and compared["score"] > 0.1
+    assert manifest["passed"] and manifest["task"] == task and compared["images"] == 12 and compared["score"] > 0.05
     # The model in training is judged as its file is, and answers as it does.
     scores = tuning["validation_accuracies"]
     assert len(scores) == 3 and scores[tuning["best_epoch"]] == pytest.approx(compared["score"], abs=1e-9)
