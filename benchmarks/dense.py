@@ -23,6 +23,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -50,6 +51,7 @@ NETWORKS = (
     "raspp_mobilenet_v3_small",
     "lraspp_mobilenet_v3_small",
 )
+TASKS = ("detect", "segment")  # a table each
 FORMS = {"classify": ("",), "detect": ("raw", "nms"), "segment": ("stride", "full", "mask")}
 # What is compared of two networks on one backbone, the larger first: beginnings of their names.
 PAIRS = (("ssd_", "ssdlite_"), ("deeplabv3_", "raspp_"), ("raspp_", "lraspp_"))
@@ -102,6 +104,12 @@ def build(names: Sequence[str], resolution: int) -> dict[str, Built]:
             counted = counts(reparameterize(model))
             built[name] = Built(files, counted["params_total"], counted["macs"])
     return built
+
+
+def build_table(names: Sequence[str]) -> dict[str, Built]:
+    """Some networks of one task, behind their classifiers, in a process of its own."""
+    classifiers = (registry.get(name).backbone for name in names)
+    return in_child(build, list(dict.fromkeys([*classifiers, *names])), registry.get(names[0]).resolution)
 
 
 def with_form(content: bytes, form: str, model, resolution: int) -> bytes:
@@ -200,22 +208,19 @@ def main():
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--check", action="store_true", help="exit 1 unless the files keep their promises")
     chosen = parser.parse_args()
-    problems = []
+    names = [name for pattern in chosen.names for name in registry.list_models(pattern)] or NETWORKS
+    tables = {task: [name for name in dict.fromkeys(names) if registry.get(name).task == task] for task in TASKS}
+    tables = {task: of_task for task, of_task in tables.items() if of_task}
+    if not tables:
+        parser.error(f"no detector or segmenter is called {' or '.join(chosen.names)}")
     print(f"{machine()}, one thread, median of {chosen.calls} calls; not a phone", flush=True)
-    for task in ("detect", "segment"):
-        names = list(NETWORKS)
-        if chosen.names:
-            names = [name for pattern in chosen.names for name in registry.list_models(pattern, task)]
-        names = [name for name in dict.fromkeys(names) if registry.get(name).task == task]
-        if not names:
-            continue
-        resolution = registry.get(names[0]).resolution
-        classifiers = [registry.get(name).backbone for name in names]
-        built = in_child(build, list(dict.fromkeys(classifiers + names)), resolution)
-        timings = measure(built, chosen.calls)
-        print_table(f"{task}, {resolution} pixels", built, timings)
-        print_pairs(built, timings)
-        problems += broken_promises(built, timings)
+    problems = []
+    with ThreadPoolExecutor() as pool:  # a process each
+        for task, built in zip(tables, list(pool.map(build_table, tables.values())), strict=True):
+            timings = measure(built, chosen.calls)
+            print_table(f"{task}, {registry.get(tables[task][0]).resolution} pixels", built, timings)
+            print_pairs(built, timings)
+            problems += broken_promises(built, timings)
     for problem in problems:
         print(problem)
     if problems and chosen.check:

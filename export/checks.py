@@ -1,12 +1,18 @@
 """What the requests of several commands have in common, found and checked without TensorFlow."""
 
+from pathlib import Path
+
 from mobilenets_tf import images, metrics
 from mobilenets_tf.boxes import find_boxes
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.export.deployment import OUTPUTS
 from mobilenets_tf.images import ImageSet
 from mobilenets_tf.masks import find_masks
 from mobilenets_tf.modelsource import ModelSource
+
+# What a file of a detector or a segmenter may give; the first is what MediaPipe takes. "nms": the objects that are left
+# by TFLite's own op; "decoded": all anchors' boxes; "raw": the network's outputs, for an app's own decoding. "full":
+# logits at the input's size; "mask": the class of each pixel; "stride": logits as the network's head gives them.
+OUTPUTS = {"detect": ("nms", "decoded", "raw"), "segment": ("full", "mask", "stride")}
 
 
 def annotated(source: ModelSource, spec: str, void: int | None = None) -> ImageSet:
@@ -40,3 +46,14 @@ def check_output(source: ModelSource, output: str | None) -> None:
         raise RequestError(f"output={output!r} is for detectors and segmenters; {source.model} is neither.")
     if output not in (None, *forms):
         raise unknown("output", output, forms)
+
+
+def photographs(spec: str, task: str) -> ImageSet:
+    """Images to calibrate with. Those of an annotated data set stand in a folder of their own, beside what are none."""
+    if task != "classify":
+        if Path(spec).suffix == ".json":
+            return ImageSet(find_boxes(spec).paths)
+        for name in ("images", "JPEGImages"):
+            if (Path(spec) / name).is_dir():
+                return images.find_images(Path(spec) / name)
+    return images.find_images(spec)

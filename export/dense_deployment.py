@@ -12,7 +12,8 @@ from mobilenets_tf.anchors import ssd_anchors
 from mobilenets_tf.answers import LiteRTNetwork, Predictor, Reading
 from mobilenets_tf.boxes import Detections
 from mobilenets_tf.export import delegates, dense_judging, detector_forms, judging, metadata, segmenter_forms
-from mobilenets_tf.export.deployment import OUTPUTS, DeployRequest, Images, Produced
+from mobilenets_tf.export.checks import OUTPUTS
+from mobilenets_tf.export.deployment import DeployRequest, Images, Produced
 from mobilenets_tf.export.report import Evidence
 from mobilenets_tf.export.tflite import Conversion, check_request, convert_model
 from mobilenets_tf.image_input import ImageInput

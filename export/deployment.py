@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import image_input, images, metrics
-from mobilenets_tf.boxes import find_boxes
-from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.export import judging, result_folder
+from mobilenets_tf import image_input, images
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export import checks, judging, result_folder
 from mobilenets_tf.export.dense_judging import DenseComparison
 from mobilenets_tf.export.report import Evidence
 from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
@@ -23,7 +22,6 @@ from mobilenets_tf.export.verification import (
 )
 from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.images import ImageSet
-from mobilenets_tf.masks import find_masks
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.progress import Report, silent, track
@@ -32,10 +30,6 @@ from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.worker import Worker
 
-# What a file of a detector or a segmenter may give; the first is what MediaPipe takes. "nms": the objects that are left
-# by TFLite's own op; "decoded": all anchors' boxes; "raw": the network's outputs, for an app's own decoding. "full":
-# logits at the input's size; "mask": the class of each pixel; "stride": logits as the network's head gives them.
-OUTPUTS = {"detect": ("nms", "decoded", "raw"), "segment": ("full", "mask", "stride")}
 # Files with some layers in float are judged on so many at most: that leaves a finer share than anyone will ask for, and
 # keeps 150 MB of pixels.
 TRIAL_IMAGES = 1000
@@ -55,8 +49,8 @@ class DeployRequest:
         on which it gives another answer than the float model. As few layers as that takes are left in float.
     per_tensor: one scale for a layer's weights; what that costs is measured.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
-    output: of a detector or segmenter, the form in which the file gives its answers, one of ``OUTPUTS``; None for the
-        first of them. void: of masks to judge with, the value of pixels of no class; None for that of the training.
+    output: of a detector or segmenter, the form in which the file gives its answers, of ``checks.OUTPUTS``; None for
+        the first of them. void: of masks to judge with, the value of pixels of no class; None for that of the training.
     """
 
     source: ModelSource
@@ -168,11 +162,11 @@ def check(request: DeployRequest) -> Images:
         if request.calibration == "demo":
             chosen.calibration = images.demo_photos()
         else:
-            found = _photographs(request.calibration, request.source.task)
+            found = checks.photographs(request.calibration, request.source.task)
             chosen.calibration = found.sample(request.calibration_count, request.seed)
         images.check(chosen.calibration)
     if request.evaluate is not None:
-        found = _annotated(request)
+        found = checks.annotated(request.source, request.evaluate, request.void)
         chosen.judge = found.without(chosen.calibration) if chosen.calibration else found
         if not chosen.judge.paths:
             raise RequestError("Every image of --evaluate was used for calibration; lower --calibration-count.")
@@ -186,44 +180,12 @@ def check(request: DeployRequest) -> Images:
 
 
 def _check_output(request: DeployRequest) -> None:
+    checks.check_output(request.source, request.output)
     task = request.source.task
-    if task == "detect":
-        metrics.check_installed()
-    forms = OUTPUTS.get(task, ())
-    if request.output is not None and not forms:
-        raise RequestError(
-            f"output={request.output!r} is for detectors and segmenters; {request.source.model} is neither."
-        )
-    if request.output not in (None, *forms):
-        raise unknown("output", request.output, forms)
-    if forms and request.max_drop is not None:
+    if task != "classify" and request.max_drop is not None:
         raise RequestError(f"max_drop is for classifiers so far; {request.source.model} is for the task {task!r}.")
-    if forms and request.per_tensor:
+    if task != "classify" and request.per_tensor:
         raise RequestError(f"per_tensor is for classifiers so far; {request.source.model} is for the task {task!r}.")
-
-
-def _photographs(spec: str, task: str) -> ImageSet:
-    """Images to calibrate with. Those of an annotated data set stand in a folder of their own, beside what are none."""
-    if task != "classify":
-        if Path(spec).suffix == ".json":
-            return ImageSet(find_boxes(spec).paths)
-        for name in ("images", "JPEGImages"):
-            if (Path(spec) / name).is_dir():
-                return images.find_images(Path(spec) / name)
-    return images.find_images(spec)
-
-
-def _annotated(request: DeployRequest) -> ImageSet:
-    """The images to judge with, and what is known of them."""
-    source, spec = request.source, request.evaluate
-    if source.task == "detect":
-        return find_boxes(spec, source.label_names())
-    if source.task == "segment":
-        return find_masks(spec, source.label_names(), source.void if request.void is None else request.void)
-    found = images.find_images(spec, source.label_names())
-    if found.labels is None:
-        raise RequestError(f"{spec} has no labels: give a CSV with file and class_index, or a sub-folder a class.")
-    return found
 
 
 def _produce(request: DeployRequest, chosen: Images, report: Report = silent) -> Produced:

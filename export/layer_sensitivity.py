@@ -6,8 +6,7 @@ from pathlib import Path
 
 from mobilenets_tf import files, images
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import sensitivity_chart
-from mobilenets_tf.export.deployment import _photographs
+from mobilenets_tf.export import checks, sensitivity_chart
 from mobilenets_tf.export.tflite import check_request, prepare_model
 from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
@@ -107,7 +106,7 @@ def check(request: SensitivityRequest) -> ImageSet:
     if request.calibration is None:
         raise RequestError("Nothing to measure with: give --calibration images (or --calibration demo).")
     demo = request.calibration == "demo"
-    found = images.demo_photos() if demo else _photographs(request.calibration, request.source.task)
+    found = images.demo_photos() if demo else checks.photographs(request.calibration, request.source.task)
     found = found.sample(request.calibration_count, request.seed)
     images.check(found)
     return found

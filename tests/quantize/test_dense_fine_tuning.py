@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mobilenets_tf import RequestError
+from mobilenets_tf import RequestError, create_model
 from mobilenets_tf.quantize import fine_tune, quantize_aware
 from mobilenets_tf.runtime import Runner
 from mobilenets_tf.training import recipes
 from mobilenets_tf.training.detection import Detection
 from mobilenets_tf.training.segmentation import Segmentation
+from tests.conftest import photographs
 from tests.dense_networks import NAMES, detector, masks, pictures, segmenter
+from tests.make_goldens import generated
 
 
 def prepared(pixels):
@@ -112,3 +114,33 @@ def test_the_float_model_teaches_classifiers_alone(case):
     data = case.batches(8, 0)
     with pytest.raises(RequestError, match="distill=0.5: the float model teaches classifiers only"):
         fine_tune(case.aware, data, data, task=case.task, distill=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("ssdlite_mobilenet_v2", {"alpha": 0.35}),
+        ("ssdlite_mobilevit_v3_xxs", {}),
+        ("lraspp_mobilenet_v3_small", {}),
+    ],
+)
+def test_a_registered_networks_file_answers_as_the_model_and_its_weights_go_back(name, options):
+    model = create_model(name, resolution=64, classes=3, **options)
+    for layer in model.layers:  # behind so many layers, random weights give zeros
+        for variable in layer.weights:
+            variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
+    aware = quantize_aware(model, photographs(20, 64))
+    random = np.random.default_rng(0)
+    for variable in aware.model.trainable_variables:
+        variable.assign(variable * (1 + 0.02 * random.normal(size=variable.shape)))
+    runner, images = Runner(aware.to_tflite()), photographs(6, 64, seed=2)
+    outputs = tf.nest.flatten(aware.model(images, training=False))
+    for wanted, given, details in zip(outputs, zip(*map(runner, images), strict=True), runner.outputs, strict=True):
+        given, step = np.concatenate(given), details["quantization"][0]
+        assert np.ptp(given) > 10 * step
+        if "mobilevit" in name:  # attention is in float, and floats are summed in another order
+            np.testing.assert_allclose(given, wanted, atol=2 * step)
+        else:
+            np.testing.assert_array_equal(given, wanted)
+    aware.to_keras()
