@@ -34,7 +34,7 @@ def annotated(source: ModelSource, spec: str, void: int | None = None) -> ImageS
     return found
 
 
-def check_output(source: ModelSource, output: str | None) -> None:
+def check_output(source: ModelSource, output: str | None, score_threshold: float | None) -> None:
     """
     Raises:
         RequestError: the model's file cannot give its answers in that form, or they could not be judged here.
@@ -46,6 +46,15 @@ def check_output(source: ModelSource, output: str | None) -> None:
         raise RequestError(f"output={output!r} is for detectors and segmenters; {source.model} is neither.")
     if output not in (None, *forms):
         raise unknown("output", output, forms)
+    if score_threshold is None:
+        return
+    if source.task != "detect" or output not in (None, "nms"):
+        form = f"with output={output!r}" if source.task == "detect" else "no detector"
+        raise RequestError(
+            f"score_threshold={score_threshold} is of a detector's file with output='nms'; {source.model} is {form}."
+        )
+    if not 0 < score_threshold <= 1:
+        raise RequestError(f"score_threshold={score_threshold} must be above 0 and at most 1.")
 
 
 def photographs(spec: str, task: str) -> ImageSet:

@@ -52,10 +52,13 @@ class Network:
         """What makes answers of outputs."""
         return dense_judging.Answers(self.names, self.void, self.postprocess)
 
-    def formed(self, content: bytes, form: str) -> bytes:
+    def formed(self, content: bytes, form: str, score_threshold: float | None = None) -> bytes:
         """A file of it that gives its answers in a form of ``OUTPUTS``."""
         if self.postprocess:
-            return detector_forms.with_form(content, form, self.postprocess)
+            postprocess = self.postprocess
+            if score_threshold is not None:
+                postprocess = replace(postprocess, score_threshold=score_threshold)
+            return detector_forms.with_form(content, form, postprocess)
         return segmenter_forms.with_form(content, form, self.image.given.size)
 
 
@@ -101,8 +104,9 @@ def proven(
     if converted.scheme != "float32" or hasattr(chosen.judge, "read"):
         comparison = dense_judging.compare(float_file, file, chosen.judge, image, answers, report)
     described = metadata.describe(network.model.name, image, network.names, source.task)
-    content = metadata.add(network.formed(converted.content, form), described)
-    final = replace(converted, content=content, float_content=network.formed(converted.float_content, form))
+    least = request.score_threshold
+    content = metadata.add(network.formed(converted.content, form, least), described)
+    final = replace(converted, content=content, float_content=network.formed(converted.float_content, form, least))
     options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
     options |= {"output": form, "void": network.void}
     manifest = {
@@ -118,7 +122,7 @@ def proven(
     }
     reading = Reading(source.task, image.given, tuple(network.names), form, network.grids)
     told = Predictor(LiteRTNetwork(content, "the file"), reading)
-    wrong = _differing(answers, file, told, few.sample(_FORM_IMAGES, request.seed), image)
+    wrong = _differing(answers, file, told, few.sample(_FORM_IMAGES, request.seed), image, least or 0)
     failed = (f"In the form {form!r} the file's answer is another one on {', '.join(wrong)}.",) if wrong else ()
     others = {}
     if network.postprocess and form == "raw":
@@ -134,13 +138,18 @@ def proven(
 
 
 def _differing(
-    answers: dense_judging.Answers, file: Callable, told: Predictor, few: ImageSet, image: ImageInput
+    answers: dense_judging.Answers, file: Callable, told: Predictor, few: ImageSet, image: ImageInput, least: float
 ) -> list[str]:
-    """The images on which a file in its final form does not answer what its network's outputs say."""
+    """The images on which a file in its final form does not answer what its network's outputs say.
+
+    least: what was found with lower scores is not in the file's answer.
+    """
     wrong = []
     for path in few.paths:
         photograph = images.decode(path)
         expected = answers.of(file(image.given.geometry(photograph)), photograph.height, photograph.width)
+        if isinstance(expected, Detections):
+            expected = expected.above(np.nextafter(np.float32(least), np.float32(0)))
         (found,) = told([photograph])
         if not _same(expected, found):
             wrong.append(path.name)

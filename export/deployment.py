@@ -50,7 +50,8 @@ class DeployRequest:
     per_tensor: one scale for a layer's weights; what that costs is measured.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
     output: of a detector or segmenter, the form in which the file gives its answers, of ``checks.OUTPUTS``; None for
-        the first of them. void: of masks to judge with, the value of pixels of no class; None for that of the training.
+        the first of them. score_threshold: of "nms", the score from which objects are given; None for
+        ``postprocess.Postprocess``'s, low enough to measure average precision with. void: of masks to judge with, the value of pixels of no class; None for that of the training.
     """
 
     source: ModelSource
@@ -65,6 +66,7 @@ class DeployRequest:
     per_tensor: bool = False
     input: str = "normalised"
     output: str | None = None
+    score_threshold: float | None = None
     void: int | None = None
     overwrite: bool = False
 
@@ -180,7 +182,7 @@ def check(request: DeployRequest) -> Images:
 
 
 def _check_output(request: DeployRequest) -> None:
-    checks.check_output(request.source, request.output)
+    checks.check_output(request.source, request.output, request.score_threshold)
     task = request.source.task
     if task != "classify" and request.max_drop is not None:
         raise RequestError(f"max_drop is for classifiers so far; {request.source.model} is for the task {task!r}.")

@@ -39,7 +39,7 @@ class FineTuneRequest:
     calibration_count: of the training images, to choose the first ranges from.
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
-    output, void: as in ``deployment.DeployRequest``.
+    output, score_threshold, void: as in ``deployment.DeployRequest``.
     The rest as in ``quantize.fine_tune``.
     """
 
@@ -58,6 +58,7 @@ class FineTuneRequest:
     distill: float = 0.0
     input: str = "normalised"
     output: str | None = None
+    score_threshold: float | None = None
     void: int | None = None
     seed: int = 0
     checkpoint: str | None = None
@@ -137,7 +138,7 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
     source = request.source
     source.check()
     image_input.check(request.input)
-    checks.check_output(source, request.output)
+    checks.check_output(source, request.output, request.score_threshold)
     if not 0 <= request.distill <= 1:
         raise RequestError(f"distill={request.distill}: expected 0 to 1.")
     if source.task != "classify" and request.distill:

@@ -67,12 +67,17 @@ def add_input_form(parser):
 
 
 def add_output_form(parser):
-    """--output and --void."""
+    """--output, --score-threshold and --void."""
     parser.add_argument(
         "--output", metavar="FORM",
         help="of a detector: nms (default: the objects, by TFLite's own op, as MediaPipe wants them), decoded (every "
         "anchor's box) or raw (as the network gives them, the anchors in a file beside it); of a segmenter: full "
         "(default: logits at the input's size), mask (the class of each pixel) or stride (the network's own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--score-threshold", type=float, metavar="SCORE",
+        help="of nms: what the file finds with a lower score it does not give (default 0.01, to measure with; an "
+        "application's own, such as 0.3, saves time)",
     )  # fmt: skip
     parser.add_argument("--void", type=int, help="in masks, pixels of no class have this; left out, as in training")
 
@@ -101,6 +106,7 @@ def run(chosen):
         per_tensor=chosen.per_tensor,
         input=chosen.input,
         output=chosen.output,
+        score_threshold=chosen.score_threshold,
         void=chosen.void,
         overwrite=chosen.overwrite,
     )
