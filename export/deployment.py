@@ -51,7 +51,8 @@ class DeployRequest:
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
     output: of a detector or segmenter, the form in which the file gives its answers, of ``checks.OUTPUTS``; None for
         the first of them. score_threshold: of "nms", the score from which objects are given; None for
-        ``postprocess.Postprocess``'s, low enough to measure average precision with. void: of masks to judge with, the value of pixels of no class; None for that of the training.
+        ``postprocess.Postprocess``'s, low enough to measure average precision with.
+    void: of masks to judge with, the value of pixels of no class; None for that of the training.
     """
 
     source: ModelSource
