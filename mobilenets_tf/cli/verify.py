@@ -113,11 +113,11 @@ def _check(chosen):
 
 def _images(chosen, source: ModelSource):
     """The images of --images. A data set's stand in a folder of their own, beside masks that are no photographs."""
-    from mobilenets_tf.export.deployment import _photographs
+    from mobilenets_tf.export import checks
 
     task = source.task if chosen.model else manifest_of(Path(chosen.file)).get("task", "classify")
     if task != "classify":
-        return _photographs(chosen.images, task)
+        return checks.photographs(chosen.images, task)
     return images.find_images(chosen.images, source.label_names() if chosen.model else ())
 
 
