@@ -44,25 +44,15 @@ class Worker:
         if not _inside:
             self._folder = tempfile.TemporaryDirectory(prefix="mobilenets-tf-")
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
-            # The child sees the modules that this process sees, whatever the working directory.
-            start = (
-                f"import sys; sys.path[:] = {sys.path!r}; from mobilenets_tf.worker import _serve; _serve({preload!r})"
-            )
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", start],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env=os.environ
-                | {
-                    "TF_CPP_MIN_LOG_LEVEL": "2",
-                    # Temporary files of the child go where this process removes them, however the child ends.
-                    "TMPDIR": self._folder.name,
-                    # glibc would keep large freed blocks, and a conversion makes and frees several copies of the model:
-                    # at this fixed threshold they go back to the system at once (90 MB less at the peak).
-                    "MALLOC_MMAP_THRESHOLD_": str(128 * 1024),
-                },
-            )
+            environment = {
+                "TF_CPP_MIN_LOG_LEVEL": "2",
+                # Temporary files of the child go where this process removes them, however the child ends.
+                "TMPDIR": self._folder.name,
+                # glibc would keep large freed blocks, and a conversion makes and frees several copies of the model:
+                # at this fixed threshold they go back to the system at once (90 MB less at the peak).
+                "MALLOC_MMAP_THRESHOLD_": str(128 * 1024),
+            }
+            self._process = _start(preload, self._errors, os.environ | environment)
 
     def __enter__(self):
         return self
@@ -114,6 +104,19 @@ class Worker:
         # A native stack trace follows the sentence that matters, so look for that first.
         telling = [line for line in lines if "LLVM ERROR" in line or "Check failed" in line or "Error" in line]
         return f"The child process ended with {cause}. Its last words: " + " | ".join((telling or lines)[-5:])
+
+
+def _start(preload: str, errors, environment: dict[str, str]) -> subprocess.Popen:
+    """A child that serves, its standard error in the file ``errors``. It sees the modules that this process sees,
+    whatever the working directory."""
+    start = f"import sys; sys.path[:] = {sys.path!r}; from mobilenets_tf.worker import _serve; _serve({preload!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", start],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=environment,
+    )
 
 
 def _serve(preload: str) -> None:

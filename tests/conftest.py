@@ -5,6 +5,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
+from mobilenets_tf.worker import _start
+from tests import forked
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_workers():
+    """Tests of what is special to a ``Worker``'s own process ask for ``own_workers``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilenets_tf.worker._start", forked.Child)
+        yield
+
+
+@pytest.fixture
+def own_workers(monkeypatch, forked_workers):
+    """Children that import TensorFlow, as outside of the tests."""
+    monkeypatch.setattr("mobilenets_tf.worker._start", _start)
+
 
 @pytest.fixture(scope="session")
 def worker():

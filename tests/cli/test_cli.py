@@ -13,18 +13,9 @@ import pytest
 
 from mobilenets_tf import list_models
 from mobilenets_tf.cli import VERBS
+from tests.forked import command as run
 
 COMMAND = [sys.executable, "-c", "import sys; from mobilenets_tf.cli import main; sys.exit(main())"]
-
-
-def run(*arguments, cwd=None, **environment):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=os.environ | {key: str(value) for key, value in environment.items()},
-    )
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import json
 import keras
 import pytest
 
-from tests.cli.test_cli import run
 from tests.conftest import photographs
+from tests.forked import command as run
 from tests.quantize.test_mixed_precision import outlying
 
 INPUT = ["--mean", 127.5, "--std", 127.5]

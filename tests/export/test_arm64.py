@@ -18,8 +18,9 @@ from mobilenets_tf import RequestError, flatbuffer
 from mobilenets_tf.export import arm64, arm64_setup
 from mobilenets_tf.postprocess import Postprocess
 from mobilenets_tf.runtime import Runner
-from tests.cli.test_cli import COMMAND, run
+from tests.cli.test_cli import COMMAND
 from tests.conftest import photographs
+from tests.forked import command as run
 
 CONVOLUTION = arm64_setup._convolution()
 

@@ -18,8 +18,9 @@ from mobilenets_tf.images import decode
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
 from mobilenets_tf.training.job import TrainRequest, _check_same, check
-from tests.cli.test_cli import COMMAND, run
+from tests.cli.test_cli import COMMAND
 from tests.conftest import photographs
+from tests.forked import command as run
 
 SIZE = 32
 
