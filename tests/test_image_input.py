@@ -71,6 +71,7 @@ def test_every_scheme_takes_pixels(small, tmp_path, scheme):
     assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_a_model_that_rescales_by_itself_loses_its_rescaling_in_int8(small, tmp_path):
     inputs = keras.Input((64, 64, 3))
     model = keras.Model(inputs, small(keras.layers.Rescaling(1 / 127.5, -1)(inputs)), name="rescaling")

@@ -30,7 +30,9 @@ def assert_folded(model, size=64):
     return folded
 
 
-@pytest.mark.parametrize("name", ["mobileone_s0", "mobileone_s4", "mobileone_mu1"])
+@pytest.mark.parametrize(
+    "name", ["mobileone_mu1", *(pytest.param(f"mobileone_{size}", marks=pytest.mark.slow) for size in ("s0", "s4"))]
+)
 def test_folded_is_the_same_function_and_the_inference_form(name):
     model = fill(create_model(name, resolution=64, classes=10, classifier_activation=None))
     folded = assert_folded(model)
@@ -39,6 +41,7 @@ def test_folded_is_the_same_function_and_the_inference_form(name):
     assert [v.shape for v in folded.weights] == [v.shape for v in built.weights]
 
 
+@pytest.mark.slow
 def test_after_training_has_moved_the_statistics():
     model = create_model("mobileone_mu0", resolution=32, classes=3, branches=1)  # fewer, to compile sooner
     before = np.array(model.get_layer("stem_branch1_bn").moving_mean)
@@ -80,7 +83,8 @@ def test_inside_a_larger_model(kind):
     assert folded.output_shape == (None, 3) and folded.count_params() < model.count_params() / 1.5
 
 
-@pytest.mark.parametrize("size", [pytest.param(64, marks=pytest.mark.slow), 65])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 65])
 def test_tensorflows_padding_folds_too(size):
     """There the 1x1 branch lies under another tap of the strided kernel, which depends on the input's size."""
     assert_folded(
@@ -123,6 +127,7 @@ def test_names_that_are_alike_by_chance_are_left_alone():
     assert reparameterize(model) is model
 
 
+@pytest.mark.slow
 def test_folded_weight_files(tmp_path):
     """Either form's file loads where it can; the inference form cannot be unfolded, and that is said."""
     model = fill(create_model("mobileone_mu0", resolution=32, classes=3))

@@ -278,6 +278,7 @@ def test_the_child_passes_on_results_warnings_and_errors():
             worker.call(schemes.get, "none")
 
 
+@pytest.mark.slow
 def test_exporting_from_a_script_without_a_main_guard(tmp_path, small):
     """A child made by multiprocessing would run the script again; ours does not."""
     small.save(tmp_path / "model.keras")

@@ -18,18 +18,17 @@ from mobilenets_tf.runtime import Runner
 from tests.conftest import photographs
 from tests.make_goldens import generated
 
-NAMES = list_models(task="classify")
-
-
-# One of each kind in the plain run; CI takes them all.
-PLAIN = {"mobilenet_v2", "efficientnet_lite0", "mobilenet_v3_small", "mobileone_mu0", "mobilevit_v3_050"}
+# With convolutions, squeeze-and-excite and hard swish, and with attention.
+PLAIN = {"mobilenet_v3_small", "mobilevit_v3_050"}
+# In CI each kind of block, the smallest and the largest of families. The sizes between them differ in numbers alone,
+# which test_counts.py has.
+SLOW = {
+    "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small_minimalistic", "efficientnet_lite0",
+    "efficientnet_lite4", "mobileone_mu0", "mobileone_s0", "mobileone_s4", "mobilevit_v3_xxs", "mobilevit_v3_xs_l2",
+    "mobilevit_v3_s", "mobilevit_xxs", "mobilevit_v2_050",
+}  # fmt: skip
 QUICK = Recipe(ranges="mean_square_error", rounding="nearest")  # the searches change no op
-# Of the "_l2" networks, which are others with two layers fewer, one will do.
-EACH = [
-    pytest.param(name, marks=[] if name in PLAIN else [pytest.mark.slow])
-    for name in NAMES
-    if not name.endswith("_l2") or name == "mobilevit_v3_xs_l2"
-]
+EACH = [*sorted(PLAIN), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(SLOW))]
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -111,25 +110,18 @@ def test_exports_lean_and_in_one_piece(name, worker):
     assert export.verify(converted.content, model, pictures[:4]).snr_db > 8
 
 
-# One in the plain run; in CI each kind of backbone under one detector and one segmenter, and the rest
-# of the heads.
-PLAIN_DENSE = {"ssdlite_mobilenet_v1"}
-SLOW_DENSE = {
-    *(
-        f"{head}_{backbone}"
-        for head in ("ssdlite", "deeplabv3")
-        for backbone in ("mobilenet_v2", "mobilenet_v3_large", "efficientnet_lite0", "mobileone_s0", "mobilevit_v3_050")
-    ),
-    "ssdlite_mobilenet_v3_small_reduced",
-    "ssdlite_mobilevit_v3_xxs",
-    "ssd_mobilenet_v2",
-    "raspp_mobilenet_v3_small",
-    "lraspp_mobilenet_v2",
-}
+# One in the plain run; in CI each kind of backbone and of head.
 DENSE = [
-    pytest.param(name, marks=[] if name in PLAIN_DENSE else [pytest.mark.slow])
-    for name in sorted(PLAIN_DENSE | SLOW_DENSE)
-]
+    "ssdlite_mobilenet_v1",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            "ssdlite_mobilenet_v2", "ssdlite_mobilenet_v3_small_reduced", "ssdlite_mobileone_s0",
+            "ssdlite_mobilevit_v3_050", "ssd_mobilenet_v2", "deeplabv3_mobilenet_v2", "deeplabv3_efficientnet_lite0",
+            "raspp_mobilenet_v3_small", "lraspp_mobilenet_v2",
+        )
+    ),
+]  # fmt: skip
 HEADS = {
     "CONV_2D",
     "DEPTHWISE_CONV_2D",
@@ -191,7 +183,8 @@ def test_contract_of_detectors_and_segmenters(name, tmp_path, worker):
 
 
 @pytest.mark.parametrize(
-    ("family", "softmaxes", "transposes"), [("mobilevit_v3_xxs", 9, 24), ("mobilevit_v3_050", 9, 6)]
+    ("family", "softmaxes", "transposes"),
+    [("mobilevit_v3_xxs", 9, 24), pytest.param("mobilevit_v3_050", 9, 6, marks=pytest.mark.slow)],
 )
 def test_attention_is_a_handful_of_ops(family, softmaxes, transposes, worker):
     """One SOFTMAX a transformer layer; one TRANSPOSE to unfold and one to fold each block, two for a layer's heads."""
