@@ -3,6 +3,7 @@ of a detector and a segmenter.
 
     python benchmarks/arm64.py
     python benchmarks/arm64.py --check --folder FOLDER    exit 1 if one differs; the runtime is set up there first
+    python benchmarks/arm64.py "mobilenet_v3*" "ssd*"     only those
 
 Weights are random, BatchNorm statistics those of the pictures; networks are narrow and pictures small, so that it takes
 minutes. LiteRT's own arm64 build runs each file on three emulated cores, one for each of XNNPACK's int8 kernels (smlal,
@@ -18,6 +19,7 @@ The emulated cores say nothing of a phone's latency, its GPU or NPU, or Android'
 import argparse
 import os
 import sys
+from fnmatch import fnmatch
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -74,11 +76,15 @@ def forms(name: str, model, content: bytes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=["*"], metavar="NAME", help="networks, wildcards allowed")
     parser.add_argument("--count", type=int, default=2, help="pictures for each file")
     parser.add_argument("--cpu", nargs="+", default=arm64.CPUS, help="cores, as QEMU calls them")
     parser.add_argument("--folder", help="of the emulated runtime; set up if it is not there")
     parser.add_argument("--check", action="store_true", help="exit 1 if a file differs by more than it may")
     chosen = parser.parse_args()
+    networks = [row for row in NETWORKS if any(fnmatch(row[0], pattern) for pattern in chosen.names)]
+    if not networks:
+        parser.error(f"none of {', '.join(name for name, *_ in NETWORKS)} is called {' or '.join(chosen.names)}")
     emulator = arm64_setup.setup(
         chosen.folder, lambda label, done, total: print(label, flush=True) if not done else None
     )
@@ -87,7 +93,7 @@ def main():
     print(f"{'':<37} {'pixels':>6} {'':<8}{'values':>7}" + "".join(f"{cpu:>14}" for cpu in chosen.cpu), flush=True)
     failed = []
     with Worker() as worker:
-        for name, alpha, resolution in NETWORKS:
+        for name, alpha, resolution in networks:
             model = build(name, alpha, resolution)
             for scheme in SCHEMES:
                 converted = convert_model(model, schemes.get(scheme), pictures(resolution), worker, silent).content
