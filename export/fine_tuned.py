@@ -178,6 +178,7 @@ def _produce(
 
     from mobilenets_tf.quantize import Recipe, quantize_aware
     from mobilenets_tf.quantize.fine_tuning import Options, fine_tune_steps
+    from mobilenets_tf.training.allocation import keep_freed_memory
 
     keras.utils.set_random_seed(request.seed)
     report("building", 0, 1)
@@ -194,6 +195,7 @@ def _produce(
     options = Options(
         request.epochs, request.learning_rate, request.patience, request.distill, request.freeze_norms_after
     )
+    keep_freed_memory()
     tuning = fine_tune_steps(
         aware, part.batches(plan), plan.steps_per_epoch, part.validation(report), options, request.checkpoint, report,
         part.task,

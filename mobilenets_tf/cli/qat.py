@@ -60,5 +60,6 @@ def run(chosen):
     emit(f"Report: {result.report}")
     emit(f"For Android: {result.path}.android.md")
     emit("Next:")
-    emit(f"  mobilenets-tf evaluate {shlex.quote(str(result.path))} --images {shlex.quote(chosen.images)}")
+    judged = shlex.quote(chosen.validation or chosen.images)
+    emit(f"  mobilenets-tf evaluate {shlex.quote(str(result.path))} --images {judged}")
     return 1 if result.failures else 0
