@@ -44,10 +44,8 @@ def test_a_float_file_equals_keras(small, tmp_path, wanted, form):
     assert runner.inputs[0]["dtype"] == (np.uint8 if form == "uint8" else np.float32)
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [pytest.param(WANTED[name], marks=[] if name == "each channel" else pytest.mark.slow, id=name) for name in WANTED],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED)
 def test_int8_has_nothing_more_to_compute_than_with_an_int8_input(small, tmp_path, wanted):
     runner = make(small, "int8", ImageInput(wanted, "uint8"), tmp_path)
     usual = make(small, "int8", ImageInput(WANTED["[-1, 1]"]), tmp_path)

@@ -28,17 +28,16 @@ def prepared(folder, task):
     return path, write(folder / "data", 8, task)
 
 
-@pytest.mark.filterwarnings("ignore:Only 8 calibration samples")
 def test_a_detectors_file_gives_nothing_under_its_score_threshold(tmp_path):
     path, data = prepared(tmp_path, "detect")
-    words = ["--calibration", str(data), "--evaluate", str(data), "--calibration-count", "4", "--quiet"]
+    words = ["--scheme", "float32", "--evaluate", str(data), "--quiet"]
     scores = {}
     for least in ("0.01", "0.57"):
         out = tmp_path / least
         assert main(["deploy", str(path), *words, "--score-threshold", least, "--out", str(out)]) == 0
-        manifest = json.loads((out / "mine_int8.tflite.json").read_text())
+        manifest = json.loads((out / "mine_float32.tflite.json").read_text())
         assert manifest["passed"] and manifest["options"]["score_threshold"] == float(least)
-        preprocessing, runner = Preprocessing.of(manifest), Runner(out / "mine_int8.tflite")
+        preprocessing, runner = Preprocessing.of(manifest), Runner(out / "mine_float32.tflite")
         pixels = preprocessing.geometry(decode(data / "images" / "0.png"))
         _, _, found, (number,) = runner(preprocessing.for_input(pixels, runner.inputs[0]["dtype"]))
         scores[least] = found[0, : int(number)]

@@ -13,10 +13,12 @@ from mobilenets_tf.runtime import Runner
 from tests.conftest import photographs
 from tests.make_goldens import generated
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "mobilevit_v3_xxs")]
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "mobilenet_v3_small", "mobilevit_v3_xxs")
+]
 
 
-@pytest.fixture(scope="module", params=["mobilenet_v3_small", *OTHERS])
+@pytest.fixture(scope="module", params=["mobilenet_v1", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def trained(request):
     """A network, and its aware model with weights that were moved as training would."""
     model = create_model(request.param, resolution=64, classes=10)

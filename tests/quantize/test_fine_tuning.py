@@ -49,6 +49,7 @@ def test_training_learns_and_keeps_the_best_epoch(fresh):
     assert accuracy == max(found.accuracies)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(fresh, tmp_path):
     before = fresh.model.get_weights()
     options = {"epochs": 4, "learning_rate": 1e-3, "patience": 4}

@@ -146,6 +146,7 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bytes(trained, network, fold
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_interrupted_with_ctrl_c(network, folder, tmp_path):
     process = started(arguments(network, folder, tmp_path, "--epochs", 2000))
     wait_for((tmp_path / "mine.checkpoint.npz").is_file, process)

@@ -173,7 +173,7 @@ def test_float16_scales_the_loss():
     assert any("dynamic_scale" in name or "step_counter" in name for name in training.state())
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", pytest.param("mobilevit_v3_050", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mobilenet_v1", pytest.param("mobilevit_v3_050", marks=pytest.mark.slow)])
 def test_another_size_trains_the_same_weights(name):
     def build(size):
         return create_model(name, resolution=size, classes=CLASSES, dropout_rate=0.0)
