@@ -48,14 +48,14 @@ def shapes(folder: Path, count: int, seed: int) -> str:
 
 def main():
     with tempfile.TemporaryDirectory() as temporary:
-        data, others = shapes(Path(temporary, "train"), 32, seed=0), shapes(Path(temporary, "val"), 12, seed=1)
+        data, others = shapes(Path(temporary, "train"), 48, seed=0), shapes(Path(temporary, "val"), 12, seed=1)
         labels = Path(temporary, "classes.txt")
         labels.write_text("\n".join(("background", *NAMES)))
-        detector = ModelSource("ssdlite_efficientnet_lite0", weights="imagenet", resolution=SIDE)
+        detector = ModelSource("ssdlite_efficientnet_lite0", weights="imagenet", resolution=160)
         segmenter = ModelSource("lraspp_mobilenet_v3_small", resolution=SIDE, labels=str(labels))
         courses = (
-            (detector, {"batch_size": 4, "epochs": 12, "learning_rate": 1e-3}),
-            (segmenter, {"recipe": "scratch", "epochs": 15}),
+            (detector, {"batch_size": 8, "epochs": 12, "learning_rate": 1e-3}),
+            (segmenter, {"recipe": "scratch", "epochs": 12}),
         )
         for network, course in courses:
             request = TrainRequest(network, data, "trained", validation=others, overwrite=True, **course)
