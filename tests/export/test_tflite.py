@@ -93,7 +93,7 @@ def test_every_step_of_the_recipe_pays(files, small, pictures):
     assert decibels(correct_biases=False) > plain + 2
 
 
-def test_same_inputs_same_bytes(files, small, pictures):
+def test_same_inputs_same_bytes(files, small, pictures, own_workers):
     with Worker() as other:
         assert converted(small, "int8", other, pictures).content == files["int8"].content
 
@@ -257,7 +257,7 @@ def abort(words):
     os.abort()
 
 
-def test_an_abort_in_native_code_becomes_an_exception():
+def test_an_abort_in_native_code_becomes_an_exception(own_workers):
     with Worker(preload="") as worker, pytest.raises(WorkerError, match="SIGABRT.*LLVM ERROR: the last words"):
         worker.call(abort, "the last words")
 
@@ -268,7 +268,7 @@ def warn_and_print(value):
     return value
 
 
-def test_the_child_passes_on_results_warnings_and_errors():
+def test_the_child_passes_on_results_warnings_and_errors(own_workers):
     with Worker(preload="") as worker:
         with pytest.warns(UserWarning, match="take care"):
             assert worker.call(warn_and_print, 3) == 3
