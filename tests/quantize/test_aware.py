@@ -18,7 +18,7 @@ SLOW = [
 ]
 
 
-@pytest.fixture(scope="module", params=["mobilenet_v1", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.fixture(scope="module", params=["mobilenet_v1", *SLOW])
 def trained(request):
     """A network, and its aware model with weights that were moved as training would."""
     model = create_model(request.param, resolution=64, classes=10)
