@@ -11,7 +11,7 @@ sdot, smmla). Printed are how many different values the outputs have, and "equal
 the largest difference as a share of the largest output. Integer files have to be equal, float32 ones within 1e-4.
 MobileViT's int8 file computes attention in floats, whose last bit decides some of the levels behind it, and may differ
 by 0.1. The detector's file is compared as the network gives its outputs, boxes and scores, and with the non-maximum
-suppression behind them (nms), all four outputs: export/arm64.py says what their equality means.
+suppression behind them (nms), all four outputs: export/arm64/emulator.py says what their equality means.
 
 The emulated cores say nothing of a phone's latency, its GPU or NPU, or Android's own build of LiteRT.
 """
@@ -27,13 +27,15 @@ import keras
 from latency import pictures, settled
 
 from mobilenets_tf import create_model, registry
-from mobilenets_tf.anchors import ssd_anchors
-from mobilenets_tf.export import arm64, arm64_setup, detector_forms
+from mobilenets_tf.export.arm64 import setup
+from mobilenets_tf.export.arm64.emulator import CPUS, compare_with_host
+from mobilenets_tf.export.forms import detector
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.networks import ssd
-from mobilenets_tf.postprocess import Postprocess
+from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.progress import silent
 from mobilenets_tf.quantize import schemes
+from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.worker import Worker
 
 # Every family: network, width multiplier, pixels.
@@ -71,24 +73,22 @@ def forms(name: str, model, content: bytes):
     yield "", content
     if registry.get(name).task == "detect":
         postprocess = Postprocess(ssd_anchors(ssd.grids(model)), model.outputs[1].shape[-1] - 1)
-        yield "nms", detector_forms.with_form(content, "nms", postprocess)
+        yield "nms", detector.with_form(content, "nms", postprocess)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["*"], metavar="NAME", help="networks, wildcards allowed")
     parser.add_argument("--count", type=int, default=2, help="pictures for each file")
-    parser.add_argument("--cpu", nargs="+", default=arm64.CPUS, help="cores, as QEMU calls them")
+    parser.add_argument("--cpu", nargs="+", default=CPUS, help="cores, as QEMU calls them")
     parser.add_argument("--folder", help="of the emulated runtime; set up if it is not there")
     parser.add_argument("--check", action="store_true", help="exit 1 if a file differs by more than it may")
     chosen = parser.parse_args()
     networks = [row for row in NETWORKS if any(fnmatch(row[0], pattern) for pattern in chosen.names)]
     if not networks:
         parser.error(f"none of {', '.join(name for name, *_ in NETWORKS)} is called {' or '.join(chosen.names)}")
-    emulator = arm64_setup.setup(
-        chosen.folder, lambda label, done, total: print(label, flush=True) if not done else None
-    )
-    arm64_setup.check_cpus(emulator, chosen.cpu)
+    emulator = setup.setup(chosen.folder, lambda label, done, total: print(label, flush=True) if not done else None)
+    setup.check_cpus(emulator, chosen.cpu)
     print(", ".join(f"{name} {version}" for name, version in emulator.versions.items()))
     print(f"{'':<37} {'pixels':>6} {'':<8}{'values':>7}" + "".join(f"{cpu:>14}" for cpu in chosen.cpu), flush=True)
     failed = []
@@ -99,7 +99,7 @@ def main():
                 converted = convert_model(model, schemes.get(scheme), pictures(resolution), worker, silent).content
                 for form, content in forms(name, model, converted):
                     samples = ([picture] for picture in pictures(resolution, chosen.count))
-                    found = arm64.compare_with_host(emulator, content, samples, chosen.cpu)
+                    found = compare_with_host(emulator, content, samples, chosen.cpu)
                     label = " ".join(filter(None, (name, alpha and str(alpha), form)))
                     cells = ["equal" if core.equal else f"{core.relative_difference:.1e}" for core in found]
                     print(

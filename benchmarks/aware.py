@@ -34,7 +34,7 @@ from cifar10 import Augmented, load
 
 from mobilenets_tf import reparameterize
 from mobilenets_tf.quantize import Recipe, fine_tune, quantize_aware
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.tflite.runtime import Runner
 
 LEAST_AGREEMENT = 0.99
 MOST_LOST = 0.5

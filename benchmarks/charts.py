@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from published import COUNTS, HERE, Comparison, Correlation, Row
 
-from mobilenets_tf.export.timing import Timing
+from mobilenets_tf.export.speed.timing import Timing
 
 WIDTH = 9.0  # inches
 BAR = 0.155

@@ -31,14 +31,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from mobilenets_tf import create_model, images, load_model
+from mobilenets_tf import create_model, load_model
+from mobilenets_tf.data import images
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.export.proof.verification import Comparison, compare
 from mobilenets_tf.export.tflite import convert_model
-from mobilenets_tf.export.verification import Comparison, compare
-from mobilenets_tf.preprocessing import Preprocessing
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, quantize_flatbuffer
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
 RESOLUTION = 64  # the networks shrink their input 32 times: of 32 pixels one would be left

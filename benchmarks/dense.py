@@ -33,8 +33,8 @@ from latency import SCHEMES, in_child, pictures, settled
 from papers import machine
 
 from mobilenets_tf import registry
-from mobilenets_tf.export import timing
-from mobilenets_tf.export.timing import Timing, ratio, side_by_side
+from mobilenets_tf.export.speed import timing
+from mobilenets_tf.export.speed.timing import Timing, ratio, side_by_side
 
 NETWORKS = (
     "ssdlite_mobilenet_v2",
@@ -84,10 +84,10 @@ def build(names: Sequence[str], resolution: int) -> dict[str, Built]:
     import keras
 
     from mobilenets_tf import create_model
-    from mobilenets_tf.complexity import counts
+    from mobilenets_tf.conversion.reparameterization import reparameterize
     from mobilenets_tf.export.tflite import convert_model
+    from mobilenets_tf.networks.complexity import counts
     from mobilenets_tf.quantize import Recipe, schemes
-    from mobilenets_tf.reparameterization import reparameterize
     from mobilenets_tf.worker import Worker
 
     recipe, built = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False), {}
@@ -114,17 +114,17 @@ def build_table(names: Sequence[str]) -> dict[str, Built]:
 
 def with_form(content: bytes, form: str, model, resolution: int) -> bytes:
     """A network's file that gives its outputs in one of ``FORMS``."""
-    from mobilenets_tf.anchors import ssd_anchors
-    from mobilenets_tf.export import detector_forms, segmenter_forms
+    from mobilenets_tf.export.forms import detector, segmenter
     from mobilenets_tf.networks import ssd
-    from mobilenets_tf.postprocess import Postprocess
+    from mobilenets_tf.networks.anchors import ssd_anchors
+    from mobilenets_tf.tasks.postprocess import Postprocess
 
     if form in FORMS["segment"]:
-        return segmenter_forms.with_form(content, form, resolution)
+        return segmenter.with_form(content, form, resolution)
     if form == "nms":
         anchors, classes = ssd_anchors(ssd.grids(model)), model.outputs[1].shape[-1] - 1
         postprocess = Postprocess(anchors, classes, score_threshold=threshold(content))
-        return detector_forms.with_form(content, form, postprocess)
+        return detector.with_form(content, form, postprocess)
     return content
 
 

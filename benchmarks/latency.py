@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf import registry
-from mobilenets_tf.export import timing
+from mobilenets_tf.export.speed import timing
 
 SCHEMES = ("float32", "int8")
 # The most that our int8 file may take, as a share of our float32 file's time.

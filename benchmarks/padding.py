@@ -23,11 +23,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from mobilenets_tf import flatbuffer
-from mobilenets_tf.convert import convert, freeze
+from mobilenets_tf.conversion.convert import convert, freeze
 from mobilenets_tf.quantize import Calibration, schemes
 from mobilenets_tf.quantize.post_training import quantize_flatbuffer
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
 WIDTHS = (32, 96, 144, 192)  # of the stride-2 layers, at 112, 56, 28 and 14 pixels, about MobileNetV2's

@@ -33,7 +33,7 @@ from latency import in_child, pictures, settled
 from published import COMPARISONS, COUNTS, HERE, THIRTY_LAYERS, Comparison, Correlation, Row
 
 from mobilenets_tf import files, registry
-from mobilenets_tf.export.timing import Timing, ratio, side_by_side
+from mobilenets_tf.export.speed.timing import Timing, ratio, side_by_side
 
 QUICK_ROWS, QUICK_CALLS, QUICK_RESOLUTION = 3, 5, 64
 BATCH = 8  # files that one child process builds
@@ -103,10 +103,10 @@ def build(jobs: Sequence[Job], folder: Path) -> None:
     """Write each job's ``<name>.tflite``, and ``<name>.json`` with the counts of its inference form."""
     import keras
 
-    from mobilenets_tf.complexity import counts
+    from mobilenets_tf.conversion.reparameterization import reparameterize
     from mobilenets_tf.export.tflite import convert_model
+    from mobilenets_tf.networks.complexity import counts
     from mobilenets_tf.quantize import Recipe, schemes
-    from mobilenets_tf.reparameterization import reparameterize
     from mobilenets_tf.worker import Worker
 
     # The ops, their order and shapes are the default recipe's; only scales and weights are other numbers.

@@ -30,14 +30,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from mobilenets_tf import images
+from mobilenets_tf.data import images
+from mobilenets_tf.export.proof.verification import compare
 from mobilenets_tf.export.tflite import convert_model
-from mobilenets_tf.export.verification import compare
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, quantize_flatbuffer
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
 # network: (least agreement with float, most points of top-1 lost; None: no gate)

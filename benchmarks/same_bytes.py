@@ -11,6 +11,7 @@ Keras writes into a ``.keras`` file (``shared_object_id``), and reports, which h
 manifest is recorded.
 """
 
+# ruff: noqa: E501 (a command is a line)
 import argparse
 import hashlib
 import io
@@ -59,7 +60,7 @@ COMMANDS = {
     "deploy_mobileone": ["deploy", "{inputs}/mobileone_s0.keras", *_MODEL, *_CALIBRATED, "--out", "{out}"],
     "deploy_detector": [
         "deploy", "ssdlite_mobilenet_v3_small", "--weights", "{inputs}/ssdlite_mobilenet_v3_small.keras", "--classes", "3",
-        "--resolution", "96", *_MODEL, "--calibration", "{inputs}/detect/images", "--evaluate", "{inputs}/detect", "--min-agreement", "0", "--out", "{out}",
+        "--resolution", "96", *_MODEL, "--calibration", "{inputs}/detect/images", "--calibration-count", "6", "--evaluate", "{inputs}/detect", "--min-agreement", "0", "--out", "{out}",
     ],
     "deploy_detector_raw": [
         "deploy", "ssdlite_mobilenet_v3_small", "--weights", "{inputs}/ssdlite_mobilenet_v3_small.keras", "--classes", "3",
@@ -67,7 +68,7 @@ COMMANDS = {
     ],
     "deploy_segmenter": [
         "deploy", "lraspp_mobilenet_v3_small", "--weights", "{inputs}/lraspp_mobilenet_v3_small.keras", "--classes", "3",
-        "--resolution", "64", *_MODEL, "--calibration", "{inputs}/segment", "--evaluate", "{inputs}/segment", "--output", "mask", "--min-agreement", "0", "--out", "{out}",
+        "--resolution", "64", *_MODEL, "--calibration", "{inputs}/segment", "--calibration-count", "6", "--evaluate", "{inputs}/segment", "--output", "mask", "--min-agreement", "0", "--out", "{out}",
     ],
     "export_int16x8": ["export", *_CLASSIFIER, "--scheme", "int16x8", *_CALIBRATED, "--out", "{out}/net.tflite"],
     "export_float32": ["export", *_CLASSIFIER, "--out", "{out}/net.tflite"],

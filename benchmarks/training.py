@@ -45,12 +45,14 @@ import tensorflow as tf
 from PIL import Image
 
 from mobilenets_tf import Preprocessing, create_model
-from mobilenets_tf.training import optimizers, pipeline, recipes, sources
+from mobilenets_tf.data import sources
+from mobilenets_tf.training import optimizers, recipes
 from mobilenets_tf.training.distribution import Distribution
-from mobilenets_tf.training.plan import Plan
+from mobilenets_tf.training.input import pipeline
+from mobilenets_tf.training.input.plan import Plan
+from mobilenets_tf.training.objectives.classification import Classification
 from mobilenets_tf.training.recipes import Rate, Recipe
 from mobilenets_tf.training.step import Settings, Training
-from mobilenets_tf.training.tasks import Classification
 
 LEAST = 0.95
 QUICK = "mobilenet_v1"  # the fewest layers, so the shortest time to build a graph

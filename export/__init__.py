@@ -5,14 +5,14 @@ import importlib
 _PUBLIC = {
     "to_tflite": "tflite",
     "Exported": "tflite",
-    "verify": "verification",
-    "compare": "verification",
-    "Comparison": "verification",
+    "verify": "proof.verification",
+    "compare": "proof.verification",
+    "Comparison": "proof.verification",
     "deploy": "deployment",
     "DeployRequest": "deployment",
     "sensitivity": "layer_sensitivity",
-    "inspect": "inspection",
-    "Inspection": "inspection",
+    "inspect": "delegates.inspection",
+    "Inspection": "delegates.inspection",
     "ConversionError": "tflite",
 }
 __all__ = list(_PUBLIC)

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from mobilenets_tf import images, metrics
-from mobilenets_tf.boxes import find_boxes
+from mobilenets_tf.data import images
+from mobilenets_tf.data.boxes import find_boxes
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.data.masks import find_masks
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.images import ImageSet
-from mobilenets_tf.masks import find_masks
 from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.tasks import metrics
 
 # What a file of a detector or a segmenter may give; the first is what MediaPipe takes. "nms": the objects that are left
 # by TFLite's own op; "decoded": all anchors' boxes; "raw": the network's outputs, for an app's own decoding. "full":

@@ -7,23 +7,28 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from mobilenets_tf import flatbuffer, images, pictures
-from mobilenets_tf.anchors import ssd_anchors
-from mobilenets_tf.answers import LiteRTNetwork, Predictor, Reading
-from mobilenets_tf.boxes import Detections
-from mobilenets_tf.export import delegates, dense_judging, detector_forms, judging, metadata, segmenter_forms
+from mobilenets_tf.answers.predictor import LiteRTNetwork, Predictor, Reading
+from mobilenets_tf.data import images
+from mobilenets_tf.data.boxes import Detections
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.export import metadata
 from mobilenets_tf.export.checks import OUTPUTS
+from mobilenets_tf.export.delegates import backends
 from mobilenets_tf.export.deployment import DeployRequest, Images, Produced
-from mobilenets_tf.export.report import Evidence
+from mobilenets_tf.export.forms import detector, segmenter
+from mobilenets_tf.export.page.report import Evidence
+from mobilenets_tf.export.proof import dense_judging, judging
 from mobilenets_tf.export.tflite import Conversion, check_request, convert_model
-from mobilenets_tf.image_input import ImageInput
-from mobilenets_tf.images import ImageSet
 from mobilenets_tf.networks import ssd
-from mobilenets_tf.postprocess import Postprocess
-from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.tasks import pictures
+from mobilenets_tf.tasks.postprocess import Postprocess
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
 _PARITY_IMAGES = 8
@@ -58,8 +63,8 @@ class Network:
             postprocess = self.postprocess
             if score_threshold is not None:
                 postprocess = replace(postprocess, score_threshold=score_threshold)
-            return detector_forms.with_form(content, form, postprocess)
-        return segmenter_forms.with_form(content, form, self.image.given.size)
+            return detector.with_form(content, form, postprocess)
+        return segmenter.with_form(content, form, self.image.given.size)
 
 
 def network(request, model, image: ImageInput) -> Network:
@@ -72,23 +77,23 @@ def network(request, model, image: ImageInput) -> Network:
     return Network(model, image, names, source.void if request.void is None else request.void, grids, postprocess)
 
 
-def produce(request: DeployRequest, chosen: Images, report: Report = silent) -> Produced:
+def produce(request: DeployRequest, chosen: Images, progress: Progress = silent) -> Produced:
     """As ``deployment`` does for a classifier. Runs in the worker; writes nothing."""
     source, scheme = request.source, schemes.get(request.scheme)
-    report("building", 0, 1)
+    progress("building", 0, 1)
     model = source.build()
     image = ImageInput(source.preprocessing(model), request.input)
-    report("building", 1, 1)
+    progress("building", 1, 1)
     calibration = Calibration.from_images(chosen.calibration, image.given) if scheme.calibrated else None
     check_request(model, scheme, calibration)
     with Worker() as worker:
-        converted = convert_model(model, scheme, calibration, worker, report, image=image)
+        converted = convert_model(model, scheme, calibration, worker, progress, image=image)
     name = f"{source.name}_{scheme.name}.tflite"
-    return proven(request, network(request, model, image), converted, chosen, name, report)
+    return proven(request, network(request, model, image), converted, chosen, name, progress)
 
 
 def proven(
-    request, network: Network, converted: Conversion, chosen: Images, name: str, report: Report = silent
+    request, network: Network, converted: Conversion, chosen: Images, name: str, progress: Progress = silent
 ) -> Produced:
     """A network's file, judged and in the form that was asked for, with all that there is to say of it.
 
@@ -102,7 +107,7 @@ def proven(
     parity = dense_judging.compare(dense_judging.of_keras(network.model, image), float_file, few, image, answers)
     comparison = None
     if converted.scheme != "float32" or hasattr(chosen.judge, "read"):
-        comparison = dense_judging.compare(float_file, file, chosen.judge, image, answers, report)
+        comparison = dense_judging.compare(float_file, file, chosen.judge, image, answers, progress)
     described = metadata.describe(network.model.name, image, network.names, source.task)
     least = request.score_threshold
     content = metadata.add(network.formed(converted.content, form, least), described)
@@ -126,11 +131,11 @@ def proven(
     failed = (f"In the form {form!r} the file's answer is another one on {', '.join(wrong)}.",) if wrong else ()
     others = {}
     if network.postprocess and form == "raw":
-        others[f"{name}.{detector_forms.ANCHORS_FILE}"] = detector_forms.anchors_file(network.postprocess.anchors)
+        others[f"{name}.{detector.ANCHORS_FILE}"] = detector.anchors_file(network.postprocess.anchors)
     evidence = Evidence(
         layers=judging.fidelity(converted),
         plan=Runner(content).execution_plan(),
-        delegates=delegates.verdicts(flatbuffer.read(content)),
+        delegates=backends.verdicts(flatbuffer.read(content)),
         latency=judging.latencies(final),
         pictures=_pictures(request, network, chosen, float_file, file),
     )

@@ -8,26 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import image_input, images
+from mobilenets_tf.data import images
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import checks, judging, result_folder
-from mobilenets_tf.export.dense_judging import DenseComparison
-from mobilenets_tf.export.report import Evidence
+from mobilenets_tf.export import checks, result_folder
+from mobilenets_tf.export.page.report import Evidence
+from mobilenets_tf.export.proof import judging
+from mobilenets_tf.export.proof.dense_judging import DenseComparison
+from mobilenets_tf.export.proof.verification import FLOAT_TOLERANCE, HALF_TOLERANCE, Comparison, compare
 from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
-from mobilenets_tf.export.verification import (
-    FLOAT_TOLERANCE,
-    HALF_TOLERANCE,
-    Comparison,
-    compare,
-)
-from mobilenets_tf.image_input import ImageInput
-from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.progress import Report, silent, track
+from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
+from mobilenets_tf.tflite import image_input
+from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
 
 # Files with some layers in float are judged on so many at most: that leaves a finer share than anyone will ask for, and
@@ -116,7 +113,7 @@ class Images:
     judged_on_calibration: bool = False
 
 
-def deploy(request: DeployRequest, report: Report = silent) -> Deployed:
+def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     """Build, convert, quantise, verify, write. TensorFlow runs in a child process only.
 
     Raises:
@@ -126,7 +123,7 @@ def deploy(request: DeployRequest, report: Report = silent) -> Deployed:
     started = time.monotonic()
     with Worker() as worker:  # starts importing TensorFlow while the request is checked
         chosen = check(request)
-        produced = worker.call(_produce, request, chosen, report=report)
+        produced = worker.call(_produce, request, chosen, progress=progress)
     content, manifest, parity, comparison = produced.content, produced.manifest, produced.parity, produced.comparison
     failed = (*failures(request, parity, comparison), *produced.failures)
     manifest |= {"passed": not failed, "failures": list(failed)}
@@ -191,29 +188,37 @@ def _check_output(request: DeployRequest) -> None:
         raise RequestError(f"per_tensor is for classifiers so far; {request.source.model} is for the task {task!r}.")
 
 
-def _produce(request: DeployRequest, chosen: Images, report: Report = silent) -> Produced:
+def _produce(request: DeployRequest, chosen: Images, progress: Progress = silent) -> Produced:
     """Runs in the worker: everything that needs TensorFlow. Writes nothing."""
     if request.source.task != "classify":
         from mobilenets_tf.export import dense_deployment
 
-        return dense_deployment.produce(request, chosen, report)
-    report("building", 0, 1)
+        return dense_deployment.produce(request, chosen, progress)
+    progress("building", 0, 1)
     model = request.source.build()
     scheme = schemes.get(request.scheme)
     image = ImageInput(request.source.preprocessing(model), request.input)
     labels = request.source.label_names(model.outputs[0].shape[-1])
-    report("building", 1, 1)
+    progress("building", 1, 1)
     calibration = Calibration.from_images(chosen.calibration, image.given) if scheme.calibrated else None
     check_request(model, scheme, calibration)
     bound = None
     if request.max_drop is not None:
         trial_set = chosen.judge.sample(TRIAL_IMAGES, request.seed)
-        pixels = track(trial_set.paths, "reading images", report)
+        pixels = track(trial_set.paths, "reading images", progress)
         samples = _Samples([image.given.geometry(images.decode(path)) for path in pixels], image.given)
         bound = Bound(request.max_drop, samples, trial_set.labels)
     with Worker() as worker:
         converted = convert_model(
-            model, scheme, calibration, worker, report, recipe=_recipe(request), bound=bound, image=image, labels=labels
+            model,
+            scheme,
+            calibration,
+            worker,
+            progress,
+            recipe=_recipe(request),
+            bound=bound,
+            image=image,
+            labels=labels,
         )
     # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
     parity = judging.parity(model, converted.float_content, chosen.judge, image, request.seed)
@@ -221,9 +226,9 @@ def _produce(request: DeployRequest, chosen: Images, report: Report = silent) ->
     if scheme.name != "float32" or chosen.judge.labels is not None:
         judged = {"float32": converted.float_content, "this": converted.content}
         if request.per_tensor:
-            usual = _per_channel(converted, scheme, Calibration.from_images(chosen.calibration, image.given), report)
+            usual = _per_channel(converted, scheme, Calibration.from_images(chosen.calibration, image.given), progress)
             judged["per channel"] = image.finish(usual)
-        found = judging.outputs(judged, chosen.judge, image, report)
+        found = judging.outputs(judged, chosen.judge, image, progress)
         reference, candidate = found["float32"], found["this"]
         comparison = compare(reference, candidate, chosen.judge.labels)
         if request.per_tensor:
@@ -245,13 +250,13 @@ def _recipe(request: DeployRequest) -> Recipe | None:
     return Recipe(per_tensor=True) if request.per_tensor else None
 
 
-def _per_channel(converted: Conversion, scheme, calibration: Calibration, report: Report) -> bytes:
+def _per_channel(converted: Conversion, scheme, calibration: Calibration, progress: Progress) -> bytes:
     """The file as it would be with a scale for each output channel, to show what a single one costs. The same layers
     are left in float.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the same images have been warned of
-        prepared = prepare(converted.float_content, scheme, calibration, report=report)
+        prepared = prepare(converted.float_content, scheme, calibration, progress=progress)
     return prepared.write(converted.mixed.places if converted.mixed else ())
 
 

@@ -7,22 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import image_input, images
+from mobilenets_tf.data import images
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.sources import Files
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import checks, judging, result_folder
-from mobilenets_tf.export.dense_judging import DenseComparison
+from mobilenets_tf.export import checks, result_folder
 from mobilenets_tf.export.deployment import Images, Produced
+from mobilenets_tf.export.proof import judging
+from mobilenets_tf.export.proof.dense_judging import DenseComparison
+from mobilenets_tf.export.proof.verification import Comparison, compare
 from mobilenets_tf.export.tflite import Conversion, finished
-from mobilenets_tf.export.verification import Comparison, compare
-from mobilenets_tf.image_input import ImageInput
-from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.progress import Report, silent, track
+from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.tflite import image_input
+from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.training import recipes
-from mobilenets_tf.training.plan import Plan
-from mobilenets_tf.training.sources import Files
+from mobilenets_tf.training.input.plan import Plan
 from mobilenets_tf.worker import Worker
 
 _VALIDATION_SHARE = 0.2
@@ -104,7 +106,7 @@ class FineTuned:
         ]
 
 
-def fine_tune_and_deploy(request: FineTuneRequest, report: Report = silent) -> FineTuned:
+def fine_tune_and_deploy(request: FineTuneRequest, progress: Progress = silent) -> FineTuned:
     """Build, calibrate, train, quantise, verify, write. TensorFlow runs in a child process only.
 
     Raises:
@@ -114,7 +116,7 @@ def fine_tune_and_deploy(request: FineTuneRequest, report: Report = silent) -> F
     started = time.monotonic()
     with Worker() as worker:
         training, validation = check(request)
-        produced, usual = worker.call(_produce, request, training, validation, report=report)
+        produced, usual = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
     labels, failures = request.source.label_names(), produced.failures
     manifest = {**produced.manifest, "passed": not failures, "failures": list(failures)}
@@ -170,26 +172,26 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
 
 
 def _produce(
-    request: FineTuneRequest, training: ImageSet, validation: ImageSet, report: Report = silent
+    request: FineTuneRequest, training: ImageSet, validation: ImageSet, progress: Progress = silent
 ) -> tuple[Produced, Comparison | DenseComparison]:
     """Runs in the worker: everything that needs TensorFlow. Writes nothing but the checkpoint. What came of it, and how
     the file compares that post-training quantisation makes."""
     import keras
 
     from mobilenets_tf.quantize import Recipe, quantize_aware
-    from mobilenets_tf.quantize.fine_tuning import Options, fine_tune_steps
+    from mobilenets_tf.quantize.qat.fine_tuning import Options, fine_tune_steps
     from mobilenets_tf.training.allocation import keep_freed_memory
 
     keras.utils.set_random_seed(request.seed)
-    report("building", 0, 1)
+    progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
     part = _Dense if request.source.task != "classify" else _Classifier
     part = part(request, model, image, training, validation)
-    report("building", 1, 1)
+    progress("building", 1, 1)
     calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)
     aware = quantize_aware(
-        model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, report=report
+        model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, progress=progress
     )
     plan = Plan(request.recipe(), len(training), image.given.size, seed=request.seed)
     options = Options(
@@ -197,12 +199,12 @@ def _produce(
     )
     keep_freed_memory()
     tuning = fine_tune_steps(
-        aware, part.batches(plan), plan.steps_per_epoch, part.validation(report), options, request.checkpoint, report,
-        part.task,
+        aware, part.batches(plan), plan.steps_per_epoch, part.validation(progress), options, request.checkpoint,
+        progress, part.task,
     )  # fmt: skip
     content = finished(aware.to_tflite(), model, image, part.labels)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
-    produced, usual = part.proven(converted, image.finish(aware.post_training), report)
+    produced, usual = part.proven(converted, image.finish(aware.post_training), progress)
     produced.manifest["fine_tuning"] = {
         "training_images": len(training),
         "validation_accuracies": list(tuning.accuracies),
@@ -236,34 +238,34 @@ class _Classifier:
         """Batches of (images, class indices) from a step on."""
         import tensorflow as tf
 
-        from mobilenets_tf.training.tasks import Classification
+        from mobilenets_tf.training.objectives.classification import Classification
 
         task = Classification(self._classes, plan.recipe, self._image.given.resampling)
         return _batches(
             Files(self._training), plan, task, self._image.given, lambda targets: tf.argmax(targets, -1, tf.int32)
         )  # fmt: skip
 
-    def validation(self, report: Report):
+    def validation(self, progress: Progress):
         """Batches of (images, class indices); pixels wait in memory as bytes and are normalised as they are needed."""
         import tensorflow as tf
 
-        from mobilenets_tf.training import pipeline
+        from mobilenets_tf.training.input import pipeline
 
         preprocessing, found = self._image.given, self._validation
-        paths = track(found.paths, "reading images", report)
+        paths = track(found.paths, "reading images", progress)
         pixels = np.stack([preprocessing.geometry(images.decode(path)) for path in paths])
         data = tf.data.Dataset.from_tensor_slices((pixels, np.array(found.labels, np.int32)))
         data = data.batch(self._request.recipe().batch_size)
         return data.map(lambda batch, labels: (pipeline.normalised(batch, preprocessing), labels)).prefetch(2)
 
-    def proven(self, converted: Conversion, post_training: bytes, report: Report) -> tuple[Produced, Comparison]:
+    def proven(self, converted: Conversion, post_training: bytes, progress: Progress) -> tuple[Produced, Comparison]:
         """The file beside its float file, and how that of post-training quantisation compares."""
         request, image, chosen = self._request, self._image, self._validation
         parity = judging.parity(self._model, converted.float_content, chosen, image, request.seed)
         judged = {
             "float32": converted.float_content, "post-training": post_training, "fine-tuned": converted.content,
         }  # fmt: skip
-        found = judging.outputs(judged, chosen, image, report)
+        found = judging.outputs(judged, chosen, image, progress)
         reference = found["float32"]
         usual, tuned = (compare(reference, found[name], chosen.labels) for name in ("post-training", "fine-tuned"))
         options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
@@ -282,8 +284,8 @@ class _Dense:
 
     def __init__(self, request: FineTuneRequest, model, image: ImageInput, training: ImageSet, validation: ImageSet):
         from mobilenets_tf.export import dense_deployment
-        from mobilenets_tf.training.detection import Detection
-        from mobilenets_tf.training.segmentation import Segmentation
+        from mobilenets_tf.training.objectives.detection import Detection
+        from mobilenets_tf.training.objectives.segmentation import Segmentation
 
         self._request, self._training, self._validation = request, training, validation
         self._network = dense_deployment.network(request, model, image)
@@ -298,11 +300,12 @@ class _Dense:
         """Batches of (images, what the task makes of their annotations) from a step on."""
         return _batches(self._training, plan, self.task, self._network.image.given)
 
-    def validation(self, report: Report) -> Callable:
+    def validation(self, progress: Progress) -> Callable:
         """What ``fine_tune_steps`` asks of the model: the score that its file will have."""
         import tensorflow as tf
 
-        from mobilenets_tf.training import pipeline, tasks
+        from mobilenets_tf.training.input import pipeline
+        from mobilenets_tf.training.objectives import classification
 
         reader = pipeline.Reader(self._validation, self.task.problem, pipeline.Broken())
         preprocessing, judge = self._network.image.given, self._network.answers
@@ -312,27 +315,30 @@ class _Dense:
                 return [np.asarray(output) for output in tf.nest.flatten(model(preprocessing.normalise(pixels)))]
 
             meter = judge.meter()
-            for outputs, truth in tasks.judged(_Answering(preprocessing, answers), reader, report):
+            for outputs, truth in classification.judged(_Answering(preprocessing, answers), reader, progress):
                 height, width = getattr(truth, "shape", (None, None))  # boxes are shares, of any size
                 meter.add(judge.of(outputs, height, width), truth)
             return meter.result()[0]
 
         return score
 
-    def proven(self, converted: Conversion, post_training: bytes, report: Report) -> tuple[Produced, DenseComparison]:
+    def proven(
+        self, converted: Conversion, post_training: bytes, progress: Progress
+    ) -> tuple[Produced, DenseComparison]:
         """As ``_Classifier.proven``."""
-        from mobilenets_tf.export import dense_deployment, dense_judging
+        from mobilenets_tf.export import dense_deployment
+        from mobilenets_tf.export.proof import dense_judging
 
         chosen, image, name = Images(judge=self._validation), self._network.image, _file_name(self._request)
-        produced = dense_deployment.proven(self._request, self._network, converted, chosen, name, report)
+        produced = dense_deployment.proven(self._request, self._network, converted, chosen, name, progress)
         float_file, file = (dense_judging.of_file(c, image) for c in (converted.float_content, post_training))
-        usual = dense_judging.compare(float_file, file, self._validation, image, self._network.answers, report)
+        usual = dense_judging.compare(float_file, file, self._validation, image, self._network.answers, progress)
         return produced, usual
 
 
 @dataclass(frozen=True)
 class _Answering:
-    """The part of a ``step.Training`` that ``tasks.judged`` asks for."""
+    """The part of a ``step.Training`` that ``classification.judged`` asks for."""
 
     preprocessing: Preprocessing
     answers: Callable
@@ -345,7 +351,8 @@ def _batches(source, plan: Plan, task, preprocessing: Preprocessing, taught: Cal
     """
     import tensorflow as tf
 
-    from mobilenets_tf.training import distribution, pipeline
+    from mobilenets_tf.training import distribution
+    from mobilenets_tf.training.input import pipeline
 
     reader, place = pipeline.Reader(source, task.problem, pipeline.Broken()), distribution.set_up("none")
     shape = (None, preprocessing.size, preprocessing.size, 3)

@@ -4,14 +4,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mobilenets_tf import files, images
+from mobilenets_tf import files
+from mobilenets_tf.data import images
+from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import checks, sensitivity_chart
+from mobilenets_tf.export import checks
+from mobilenets_tf.export.page import sensitivity_chart
 from mobilenets_tf.export.tflite import check_request, prepare_model
-from mobilenets_tf.images import ImageSet
+from mobilenets_tf.manifest import versions
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.progress import Report, silent
-from mobilenets_tf.provenance import versions
+from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe
@@ -43,7 +45,7 @@ class Written:
 
 
 def sensitivity(
-    model, calibration: Iterable, scheme="int8", *, recipe: Recipe | None = None, report: Report = silent
+    model, calibration: Iterable, scheme="int8", *, recipe: Recipe | None = None, progress: Progress = silent
 ) -> list[Sensitivity]:
     """What each layer of a Keras 3 model costs when it alone is quantised, the most sensitive first.
 
@@ -52,7 +54,7 @@ def sensitivity(
         calibration: as in ``to_tflite``.
         scheme: a calibrated scheme.
         recipe: the steps of quantisation; None for the default.
-        report: called with (what, done, total) as work goes on.
+        progress: called with (what, done, total) as work goes on.
 
     Raises:
         RequestError: an argument or the calibration data cannot be used.
@@ -64,11 +66,11 @@ def sensitivity(
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
     with Worker() as worker:
-        prepared, names = prepare_model(model, scheme, calibration, recipe or Recipe(), worker, report)
-    return measure(prepared, names, report=report)
+        prepared, names = prepare_model(model, scheme, calibration, recipe or Recipe(), worker, progress)
+    return measure(prepared, names, progress=progress)
 
 
-def write_sensitivity(request: SensitivityRequest, report: Report = silent) -> Written:
+def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) -> Written:
     """Build, convert, calibrate, measure, write. TensorFlow runs in a child process only.
 
     Raises:
@@ -77,7 +79,7 @@ def write_sensitivity(request: SensitivityRequest, report: Report = silent) -> W
     """
     with Worker() as worker:
         found = check(request)
-        facts, rows = worker.call(_produce, request, found, report=report)
+        facts, rows = worker.call(_produce, request, found, progress=progress)
     name, chart = _names(request)
     contents = {chart: sensitivity_chart.draw(rows, f"{request.source.name}, {request.scheme}")}
     layers = [row.as_dict() for row in rows]
@@ -120,15 +122,17 @@ def _check_scheme(scheme) -> None:
         )
 
 
-def _produce(request: SensitivityRequest, found: ImageSet, report: Report = silent) -> tuple[dict, list[Sensitivity]]:
+def _produce(
+    request: SensitivityRequest, found: ImageSet, progress: Progress = silent
+) -> tuple[dict, list[Sensitivity]]:
     """Runs in the worker: everything that needs TensorFlow. Writes nothing."""
-    report("building", 0, 1)
+    progress("building", 0, 1)
     model = request.source.build()
     preprocessing = request.source.preprocessing(model)
-    report("building", 1, 1)
+    progress("building", 1, 1)
     calibration = Calibration.from_images(found, preprocessing)
     recipe = Recipe(per_tensor=request.per_tensor)
-    rows = sensitivity(model, calibration, request.scheme, recipe=recipe, report=report)
+    rows = sensitivity(model, calibration, request.scheme, recipe=recipe, progress=progress)
     facts = {
         "model": request.source.facts(),
         "scheme": request.scheme,

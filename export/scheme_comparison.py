@@ -5,17 +5,19 @@ from pathlib import Path
 
 from mobilenets_tf import files
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import deployment, judging, timing
-from mobilenets_tf.export import report as report_file
+from mobilenets_tf.export import deployment
 from mobilenets_tf.export.deployment import DeployRequest
-from mobilenets_tf.export.report import Evidence, SchemeReport, SchemeRow
+from mobilenets_tf.export.page import report as report_file
+from mobilenets_tf.export.page.report import Evidence, SchemeReport, SchemeRow
+from mobilenets_tf.export.proof import judging
+from mobilenets_tf.export.proof.verification import compare
+from mobilenets_tf.export.speed import timing
 from mobilenets_tf.export.tflite import check_request, convert_model
-from mobilenets_tf.export.verification import compare
-from mobilenets_tf.image_input import ImageInput
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
 
 _NOT_OPTIONS = ("source", "out", "overwrite")
@@ -71,7 +73,7 @@ class _Made:
     failures: tuple[str, ...]
 
 
-def compare_schemes(request: ComparisonRequest, report: Report = silent) -> Compared:
+def compare_schemes(request: ComparisonRequest, progress: Progress = silent) -> Compared:
     """Build, convert in every scheme, judge on the same images, time side by side, write.
 
     TensorFlow runs in a child process only.
@@ -82,7 +84,7 @@ def compare_schemes(request: ComparisonRequest, report: Report = silent) -> Comp
     """
     with Worker() as worker:
         requests, chosen = check(request)
-        made, timings = worker.call(_produce, request, requests, chosen, report=report)
+        made, timings = worker.call(_produce, request, requests, chosen, progress=progress)
     folder = Path(request.out)
     names = [_file_name(request.source, scheme) for scheme in requests]
     reports = [
@@ -149,24 +151,24 @@ def check(request: ComparisonRequest):
     return requests, deployment.check(requests[most])
 
 
-def _produce(request: ComparisonRequest, requests: dict[str, DeployRequest], chosen, report: Report = silent):
+def _produce(request: ComparisonRequest, requests: dict[str, DeployRequest], chosen, progress: Progress = silent):
     """Runs in the worker: everything that needs TensorFlow. Writes nothing."""
-    report("building", 0, 1)
+    progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
     labels = request.source.label_names(model.outputs[0].shape[-1])
-    report("building", 1, 1)
+    progress("building", 1, 1)
     converted = {}
     with Worker() as worker:
         for name in requests:
             scheme = schemes.get(name)
             calibration = Calibration.from_images(chosen.calibration, image.given) if scheme.calibrated else None
             check_request(model, scheme, calibration)
-            converted[name] = convert_model(model, scheme, calibration, worker, report, image=image, labels=labels)
+            converted[name] = convert_model(model, scheme, calibration, worker, progress, image=image, labels=labels)
     contents = {name: found.content for name, found in converted.items()}
     parity = judging.parity(model, converted["float32"].float_content, chosen.judge, image, request.seed)
-    outputs = judging.outputs(contents, chosen.judge, image, report)
-    timings = timing.side_by_side(contents, request.calls, request.threads, report)
+    outputs = judging.outputs(contents, chosen.judge, image, progress)
+    timings = timing.side_by_side(contents, request.calls, request.threads, progress)
     made = {}
     for name, conversion in converted.items():
         comparison = compare(outputs["float32"], outputs[name], chosen.judge.labels)

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import files, flatbuffer
-from mobilenets_tf.convert import check_exportable, convert, float_file
+from mobilenets_tf import files
+from mobilenets_tf.conversion.convert import check_exportable, convert, float_file
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.export import metadata
-from mobilenets_tf.export.verification import Judge
-from mobilenets_tf.image_input import ImageInput
-from mobilenets_tf.progress import Report, silent
-from mobilenets_tf.provenance import versions
+from mobilenets_tf.export.proof.verification import Judge
+from mobilenets_tf.manifest import versions
+from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.mixed_precision import Mixed
 from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
 
 
@@ -92,7 +93,7 @@ def to_tflite(
     labels: Sequence[str] = (),
     overwrite: bool = False,
     facts: dict | None = None,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> Exported:
     """Convert any functional or sequential Keras 3 model to a TFLite file of builtin ops, batch 1, static shapes.
 
@@ -112,7 +113,7 @@ def to_tflite(
         labels: the class names for the metadata.
         overwrite: replace a file that is there and is not an earlier export.
         facts: a dict of what you know of the model, for the manifest.
-        report: called with (what, done, total) as work goes on.
+        progress: called with (what, done, total) as work goes on.
 
     Returns:
         The path, and the manifest that was written beside it as ``<path>.json``.
@@ -131,7 +132,7 @@ def to_tflite(
     with Worker() as worker:
         bound = None if max_drop is None else Bound(max_drop)
         converted = convert_model(
-            model, scheme, calibration, worker, report, recipe=recipe, bound=bound, image=image, labels=labels
+            model, scheme, calibration, worker, progress, recipe=recipe, bound=bound, image=image, labels=labels
         )
     manifest = {"files": files.digests({path.name: converted.content}), **(facts or {}), **converted.facts()}
     files.write_together(path.parent, {path.name: converted.content, manifest_path.name: files.to_json(manifest)})
@@ -169,7 +170,7 @@ def convert_model(
     scheme,
     calibration,
     worker: Worker,
-    report: Report = silent,
+    progress: Progress = silent,
     *,
     recipe: Recipe | None = None,
     bound: Bound | None = None,
@@ -189,24 +190,24 @@ def convert_model(
         if not isinstance(calibration, Calibration):
             calibration = Calibration(calibration)
         recipe = recipe or Recipe()
-        prepared, names = prepare_model(model, scheme, calibration, recipe, worker, report, image)
+        prepared, names = prepare_model(model, scheme, calibration, recipe, worker, progress, image)
         mixed = None
         if bound is not None:
             samples = prepared.samples if bound.samples is None else bound.samples
             judge = Judge(prepared.original, samples, bound.labels)
-            mixed = mixed_precision.search(prepared, names, judge, bound.max_drop, report)
+            mixed = mixed_precision.search(prepared, names, judge, bound.max_drop, progress)
         content = finished(mixed.content if mixed else prepared.write(), model, image, labels)
         return Conversion(
             scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed,
             prepared.uncorrected, prepared.samples,
         )  # fmt: skip
-    report("converting", 0, 1)
+    progress("converting", 0, 1)
     graph, float_content = _float_file(model, worker, image)
     content = float_content
     if scheme.name != "float32":
         content = convert(graph, scheme, worker)
         content = image.begin(content) if image else content
-    report("converting", 1, 1)
+    progress("converting", 1, 1)
     return Conversion(scheme.name, finished(content, model, image, labels), float_content, None)
 
 
@@ -216,14 +217,14 @@ def prepare_model(
     calibration: Calibration,
     recipe: Recipe,
     worker: Worker,
-    report: Report = silent,
+    progress: Progress = silent,
     image: ImageInput | None = None,
 ) -> tuple[Prepared, list[str]]:
     """A model ready to be written in integers, and for each of its operators the layer that it belongs to."""
-    report("converting", 0, 1)
+    progress("converting", 0, 1)
     graph, float_content = _float_file(model, worker, image, folded=False)
-    report("converting", 1, 1)
-    prepared = prepare(float_content, scheme, calibration, recipe, report)
+    progress("converting", 1, 1)
+    prepared = prepare(float_content, scheme, calibration, recipe, progress)
     return prepared, layers.of_operators(prepared.model, graph.layers)
 
 

@@ -1,4 +1,4 @@
-"""Output files: written whole or not at all, and never over something that is not ours."""
+"""Files: written whole or not at all, never over something that is not ours; their digests; the cache folder."""
 
 import errno
 import hashlib
@@ -122,3 +122,17 @@ def _explained(path: Path):
 def to_json(document) -> str:
     """The one way JSON is written here: readable, nothing that is not JSON, with a last newline."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as hexadecimal."""
+    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
+    with open(path, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where files that are fetched once are kept: $MOBILENETS_TF_HOME, else ~/.cache/mobilenets_tf."""
+    return Path(os.environ.get("MOBILENETS_TF_HOME") or Path.home() / ".cache" / "mobilenets_tf")

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mobilenets_tf import registry
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.provenance import manifest_of
+from mobilenets_tf.files import sha256_of
+from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.weights import catalog
 
 _FILES = (".keras", ".h5")
@@ -191,7 +192,7 @@ class ModelSource:
             path = catalog.require(record)
         facts = {key: value for key, value in asdict(self).items() if value is not None}
         if path:
-            facts["weights_sha256"] = catalog.sha256_of(Path(path))
+            facts["weights_sha256"] = sha256_of(Path(path))
         if record:
             facts |= {"weights_source": record.source, "weights_licence": record.licence}
         return facts

@@ -5,25 +5,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 # Called with what is being done, how much of it is done and how much there is (None: not known).
-Report = Callable[[str, int, "int | None"], None]
+Progress = Callable[[str, int, "int | None"], None]
 
 
 def silent(label: str, done: int, total: int | None) -> None:
     """The default: report nothing."""
 
 
-def track(items: Iterable, label: str, report: Report, total: int | None = None) -> Iterator:
+def track(items: Iterable, label: str, progress: Progress, total: int | None = None) -> Iterator:
     """Yield ``items`` and report after each."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)
-    report(label, 0, total)
+    progress(label, 0, total)
     for done, item in enumerate(items, 1):
         yield item
-        report(label, done, total)
+        progress(label, done, total)
 
 
 class Display:
-    """A ``Report`` for people, on standard error. Use as a context manager, so that the bar is taken down."""
+    """A ``Progress`` for people, on standard error. Use as a context manager, so that the bar is taken down."""
 
     SECONDS_BETWEEN_LINES = 5.0
 

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 
-from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.progress import Progress, silent
 
 _inside = False
 
@@ -33,7 +33,7 @@ class Worker:
     ...     model = worker.call(convert_graph, graph, scheme)
 
     A function must be importable by name, its arguments and result picklable. Its exceptions and warnings arrive here
-    as if it had been called here. If it has a parameter ``report``, its progress does too.
+    as if it had been called here. If it has a parameter ``progress``, what it reports arrives here too.
 
     Args:
         preload: a module that the child imports at once; "" for work that does not need TensorFlow.
@@ -67,15 +67,15 @@ class Worker:
             self._errors.close()
             self._folder.cleanup()
 
-    def call(self, function: Callable, *arguments, report: Report = silent):
+    def call(self, function: Callable, *arguments, progress: Progress = silent):
         """``function(*arguments)`` in the child.
 
         Raises:
             WorkerError: the child died.
         """
-        reports = "report" in function.__code__.co_varnames[: function.__code__.co_argcount]
+        reports = "progress" in function.__code__.co_varnames[: function.__code__.co_argcount]
         if not self._process:
-            return function(*arguments, report=report) if reports else function(*arguments)
+            return function(*arguments, progress=progress) if reports else function(*arguments)
         try:
             request = pickle.dumps((function.__module__, function.__qualname__, arguments, reports))
             self._process.stdin.write(request)
@@ -83,7 +83,7 @@ class Worker:
             while True:
                 kind, content = pickle.load(self._process.stdout)
                 if kind == "progress":
-                    report(*content)
+                    progress(*content)
                 elif kind == "warning":
                     warnings.warn(content, stacklevel=2)
                 elif kind == "error":
@@ -133,8 +133,8 @@ def _serve(preload: str) -> None:
         answers.write(pickle.dumps((kind, content)))  # whole or, where it cannot be pickled, not at all
         answers.flush()
 
-    def report(*progress):
-        answer("progress", progress)
+    def progress(*step):
+        answer("progress", step)
 
     def show_warning(message, category, *_, **__):
         if issubclass(category, UserWarning):
@@ -148,7 +148,7 @@ def _serve(preload: str) -> None:
             module, name, arguments, reports = pickle.load(requests)
             try:
                 function = getattr(importlib.import_module(module), name)
-                answer("result", function(*arguments, report=report) if reports else function(*arguments))
+                answer("result", function(*arguments, progress=progress) if reports else function(*arguments))
             except Exception as error:
                 answer("error", _portable(error))
 

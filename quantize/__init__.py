@@ -7,10 +7,10 @@ __all__ = ["SCHEMES", "Aware", "Calibration", "FineTuning", "Recipe", "fine_tune
 
 _LATER = {
     "Recipe": "post_training",
-    "Aware": "aware",
-    "quantize_aware": "aware",
-    "FineTuning": "fine_tuning",
-    "fine_tune": "fine_tuning",
+    "Aware": "qat.aware",
+    "quantize_aware": "qat.aware",
+    "FineTuning": "qat.fine_tuning",
+    "fine_tune": "qat.fine_tuning",
 }
 
 

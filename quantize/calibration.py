@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf import images as image_files
+from mobilenets_tf.data import images as image_files
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.progress import Report, silent, track
+from mobilenets_tf.progress import Progress, silent, track
 
 # ai-edge-quantizer's guide and the converter's documentation both say 100 to 500.
 RECOMMENDED = 100
@@ -74,7 +74,7 @@ class Calibration:
         stream = _Stream(lambda: (preprocessing(image_files.decode(path)) for path in images.paths))
         return cls(stream, preprocessing.value_range, len(images), images.paths)
 
-    def batches(self, input_shapes: dict[str, tuple], report: Report = silent) -> Iterator[list[np.ndarray]]:
+    def batches(self, input_shapes: dict[str, tuple], progress: Progress = silent) -> Iterator[list[np.ndarray]]:
         """Each sample as float arrays, one an input, ordered as ``input_shapes`` (name -> shape with a batch of 1).
 
         Raises:
@@ -84,7 +84,7 @@ class Calibration:
         self._seen.clear()
         rank = len(next(iter(input_shapes.values())))
         samples = self._samples if len(input_shapes) > 1 else one_by_one(self._samples, rank)
-        for sample in track(samples, "calibrating", report, self._total):
+        for sample in track(samples, "calibrating", progress, self._total):
             arrays = [self._fit(name, sample, shape) for name, shape in input_shapes.items()]
             self._look_at(arrays)
             yield arrays
@@ -165,7 +165,7 @@ class Calibration:
 
     def manifest(self) -> dict:
         """What went in, for the manifest: the findings and the files with their sha256."""
-        from mobilenets_tf.weights.catalog import sha256_of
+        from mobilenets_tf.files import sha256_of
 
         files = [{"file": path.name, "sha256": sha256_of(path)} for path in self.sources]
         return asdict(self.findings) | {"files": files}

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mobilenets_tf import flatbuffer
-from mobilenets_tf.flatbuffer import schema
 from mobilenets_tf.quantize.schemes import Scheme
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
 
 # Op -> places of its data, weights and bias among the inputs, and the weights' axis of output channels.
 WEIGHTED = {

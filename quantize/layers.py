@@ -9,8 +9,8 @@ graph keeps those names or adds to their end.
 import re
 from collections.abc import Collection
 
-from mobilenets_tf import flatbuffer
 from mobilenets_tf.quantize.integers import WEIGHTED
+from mobilenets_tf.tflite import flatbuffer
 
 # What the op with the weights is called in the scope of its layer, a number at the end where there are several.
 _WITH_WEIGHTS = re.compile(r"(convolution|depthwise|separable_conv2d|conv2d_transpose|conv_transpose|MatMul|Einsum)\w*")

@@ -8,13 +8,13 @@ layers are taken back into integers, the least sensitive first, as long as the b
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 
-from mobilenets_tf import flatbuffer
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import sensitivity
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.quantize.post_training import Prepared
 from mobilenets_tf.quantize.sensitivity import Sensitivity
+from mobilenets_tf.tflite import flatbuffer
 
 _TRIALS = 128  # files that are judged before no more layers are taken back into integers
 
@@ -80,7 +80,7 @@ def search(
     layers: Sequence[str],
     drop: Callable[[bytes], float],
     max_drop: float,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> Mixed:
     """The quantised file with the fewest layers in float whose drop is at most ``max_drop``.
 
@@ -94,11 +94,11 @@ def search(
         RequestError: the bound is no share, or even float layers do not keep it.
     """
     check_bound(max_drop)
-    trials = _Trials(prepared, layers, drop, report)
+    trials = _Trials(prepared, layers, drop, progress)
     nothing = trials[frozenset()]
     rows, kept = {}, []
     if nothing.drop > max_drop:
-        rows = {row.layer: row for row in sensitivity.measure(prepared, layers, report=report)}
+        rows = {row.layer: row for row in sensitivity.measure(prepared, layers, progress=progress)}
         order = promising(prepared, layers, list(rows.values()))
         kept = _take_back(_least(order, trials, max_drop, prepared), rows, trials, max_drop)
     final = trials[frozenset(kept)]
@@ -120,8 +120,8 @@ class _Trial:
 class _Trials:
     """Files with some layers in float, each judged once."""
 
-    def __init__(self, prepared: Prepared, layers: Sequence[str], drop: Callable[[bytes], float], report: Report):
-        self._prepared, self._layers, self._drop, self._report = prepared, layers, drop, report
+    def __init__(self, prepared: Prepared, layers: Sequence[str], drop: Callable[[bytes], float], progress: Progress):
+        self._prepared, self._layers, self._drop, self._progress = prepared, layers, drop, progress
         graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
         self.rounding = list(sensitivity.rounding_places(graph, prepared.plan()))
         self._known: dict[frozenset[str], _Trial] = {}
@@ -131,7 +131,7 @@ class _Trials:
 
     def __getitem__(self, kept: frozenset[str]) -> _Trial:
         if kept not in self._known:
-            self._report("trying layers in float", len(self._known), None)
+            self._progress("trying layers in float", len(self._known), None)
             content = self.content(kept)
             counts = flatbuffer.operator_counts(flatbuffer.read(content))
             conversions = counts.get("QUANTIZE", 0) + counts.get("DEQUANTIZE", 0)

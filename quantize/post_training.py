@@ -11,20 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mobilenets_tf import flatbuffer
 from mobilenets_tf.errors import ConversionError, RequestError, unknown
-from mobilenets_tf.input_fold import fold_input
-from mobilenets_tf.progress import Report, silent
-from mobilenets_tf.quantize import equalize, integers, ranges, rounding, schemes
-from mobilenets_tf.quantize.bias_correction import correct_biases
+from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.quantize import integers, schemes
 from mobilenets_tf.quantize.calibration import Calibration
-from mobilenets_tf.quantize.effects import Effects
-from mobilenets_tf.quantize.float_islands import float_islands
-from mobilenets_tf.quantize.integer_forms import integer_forms
-from mobilenets_tf.quantize.ranges import Range
 from mobilenets_tf.quantize.schemes import Scheme
-from mobilenets_tf.quantize.statistics import Statistics, observe
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.quantize.steps import equalize, ranges, rounding
+from mobilenets_tf.quantize.steps.bias_correction import correct_biases
+from mobilenets_tf.quantize.steps.effects import Effects
+from mobilenets_tf.quantize.steps.float_islands import float_islands
+from mobilenets_tf.quantize.steps.integer_forms import integer_forms
+from mobilenets_tf.quantize.steps.ranges import Range
+from mobilenets_tf.quantize.steps.statistics import Statistics, observe
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.input_fold import fold_input
+from mobilenets_tf.tflite.runtime import Runner
 
 _KEPT = 128  # samples that are kept for the steps that run the model more than once; the rest pass by
 _TRIED_ON = 32  # of these, on how many ranges are tried
@@ -115,7 +116,7 @@ def prepare(
     scheme,
     calibration: Calibration,
     recipe: Recipe | None = None,
-    report: Report = silent,
+    progress: Progress = silent,
     *,
     exact_border: bool = False,
 ) -> Prepared:
@@ -139,7 +140,7 @@ def prepare(
         model = fold_input(model, 0.0 if exact_border else (high - low) / 255 / 2)
     graph = flatbuffer.read(model).subgraphs[0]
     shapes = {graph.tensors[i].name.decode(): tuple(map(int, graph.tensors[i].shape)) for i in graph.inputs}
-    batches = calibration.batches(shapes, report)
+    batches = calibration.batches(shapes, progress)
     samples = list(itertools.islice(batches, _KEPT))
     if recipe.equalize:
         model = equalize.equalize(model, samples)
@@ -150,9 +151,9 @@ def prepare(
             if index in statistics:  # an integer input has no range to choose
                 statistics[index].low, statistics[index].high = calibration.value_range
     islands = frozenset(float_islands(flatbuffer.read(model)))
-    chosen = choose_ranges(model, statistics, scheme, recipe, islands, samples, report)
+    chosen = choose_ranges(model, statistics, scheme, recipe, islands, samples, progress)
     round_all = rounding.learned if recipe.rounding == "learned" else rounding.nearest
-    arguments = (samples[:64], recipe.per_tensor, report) if recipe.rounding == "learned" else (recipe.per_tensor,)
+    arguments = (samples[:64], recipe.per_tensor, progress) if recipe.rounding == "learned" else (recipe.per_tensor,)
     rounded = round_all(model, *arguments)
     corrected = correct_biases(model, rounded, statistics) if recipe.correct_biases else model
     return Prepared(corrected, model, original, scheme, chosen, rounded, islands, samples)
@@ -165,7 +166,7 @@ def choose_ranges(
     recipe: Recipe,
     islands: frozenset[int],
     samples: list[list[np.ndarray]],
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> dict[int, Range]:
     """The range of each observed tensor.
 
@@ -188,7 +189,7 @@ def choose_ranges(
     if searched:
         roots = set(integers.plan(tree, chosen, scheme, islands).roots.values())
         inner = {index: chosen[index] for index in sorted(roots - ends - scores)}
-        chosen |= ranges.least_output_error(effects, inner, statistics, report)
+        chosen |= ranges.least_output_error(effects, inner, statistics, progress)
         for index in (scores & roots) - ends:
             chosen[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
     _fit_sums(graph, chosen)
@@ -240,7 +241,7 @@ def _fit_layers(graph: flatbuffer.Graph, chosen: dict[int, Range]) -> None:
 
 
 def quantize_flatbuffer(
-    model: bytes, scheme, calibration: Calibration, recipe: Recipe | None = None, report: Report = silent
+    model: bytes, scheme, calibration: Calibration, recipe: Recipe | None = None, progress: Progress = silent
 ) -> bytes:
     """Quantise a float32 TFLite model: ``prepare`` and ``Prepared.write``.
 
@@ -248,4 +249,4 @@ def quantize_flatbuffer(
         RequestError: calibration data that cannot be used, or activations that are not finite.
         ConversionError: LiteRT cannot run the result.
     """
-    return prepare(model, scheme, calibration, recipe, report).write()
+    return prepare(model, scheme, calibration, recipe, progress).write()

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from mobilenets_tf import flatbuffer
-from mobilenets_tf.flatbuffer import schema
-from mobilenets_tf.progress import Report, silent, track
-from mobilenets_tf.quantize.effects import Effects
+from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.integers import WEIGHTED, Form, Plan
 from mobilenets_tf.quantize.post_training import Prepared
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.quantize.steps.effects import Effects
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
+from mobilenets_tf.tflite.runtime import Runner
 
 SAMPLES = 16  # calibration samples to measure on
 
@@ -43,7 +43,7 @@ class Sensitivity:
 
 
 def measure(
-    prepared: Prepared, layers: Sequence[str], samples: int = SAMPLES, report: Report = silent
+    prepared: Prepared, layers: Sequence[str], samples: int = SAMPLES, progress: Progress = silent
 ) -> list[Sensitivity]:
     """Every layer that rounds, the most sensitive first. What only moves, picks or averages integers is left out.
 
@@ -58,7 +58,7 @@ def measure(
     for place in reference.rounding:
         places.setdefault(layers[place], []).append(place)
     rows = []
-    for layer, own in track(list(places.items()), "measuring layers", report):
+    for layer, own in track(list(places.items()), "measuring layers", progress):
         both = _Alone(reference, own)
         weights = _Alone(reference, own, results_too=False) if both.has_weights else None
         for arrays in prepared.samples[:samples]:

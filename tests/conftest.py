@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mobilenets_tf.worker import _start
-from tests import forked
+from tests.support import forked
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,10 +35,10 @@ def worker():
 @pytest.fixture(scope="session")
 def float_file(worker):
     """A function: Keras model -> the content of its lean float32 file, what quantisation starts from."""
-    from mobilenets_tf.convert import convert, freeze
-    from mobilenets_tf.lean import lean
-    from mobilenets_tf.normalization import with_lean_norms
+    from mobilenets_tf.conversion.convert import convert, freeze
+    from mobilenets_tf.conversion.lean_norms import with_lean_norms
     from mobilenets_tf.quantize import SCHEMES
+    from mobilenets_tf.tflite.lean import lean
 
     return lambda model: lean(convert(freeze(with_lean_norms(model)), SCHEMES["float32"], worker))
 
@@ -70,7 +70,7 @@ def convolutions(float_file):
 def small():
     """A small network whose weights and BatchNorm statistics are far from trivial."""
     from mobilenets_tf import create_model
-    from tests.make_goldens import generated
+    from tests.support.make_goldens import generated
 
     model = create_model("mobilenet_v2", alpha=0.35, resolution=64, classes=10)
     for layer in model.layers:
@@ -117,8 +117,8 @@ def correlated(count, shape=(13, 10, 6), seed=0):
 
 def with_weights(content, rounded):
     """The float file, its weights those that the integers stand for."""
-    from mobilenets_tf import flatbuffer
     from mobilenets_tf.quantize.integers import WEIGHTED
+    from mobilenets_tf.tflite import flatbuffer
 
     tree = flatbuffer.read(content)
     for place, weights in rounded.items():

@@ -17,16 +17,16 @@ def add_arguments(parser):
 
 
 def run(chosen):
-    from mobilenets_tf.export import arm64_setup
+    from mobilenets_tf.export.arm64 import setup
 
-    folder = chosen.folder or arm64_setup.default_folder()
+    folder = chosen.folder or setup.default_folder()
     if chosen.remove:
-        removed = arm64_setup.remove(folder)
+        removed = setup.remove(folder)
         emit(to_json({"folder": folder, "removed": bool(removed)}) if chosen.json else
              f"Removed {folder}" if removed else f"There was none in {folder}")  # fmt: skip
         return
-    with display(chosen) as report:
-        emulator = arm64_setup.setup(folder, report)
+    with display(chosen) as progress:
+        emulator = setup.setup(folder, progress)
     if chosen.json:
         emit(to_json({"folder": folder, "versions": emulator.versions}))
         return

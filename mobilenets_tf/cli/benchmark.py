@@ -43,15 +43,15 @@ def run(chosen):
     for name in ("benchmark_model", "adb", "serial", "use_gpu", "use_nnapi", "cores"):
         if getattr(chosen, name):
             raise RequestError(f"--{name.replace('_', '-')} is for --android, which is missing.")
-    from mobilenets_tf.export import benchmark
+    from mobilenets_tf.export.speed import side_by_side
 
-    with display(chosen) as report:
-        found = benchmark.measure(chosen.files, chosen.calls, chosen.threads, chosen.profile, report)
+    with display(chosen) as progress:
+        found = side_by_side.measure(chosen.files, chosen.calls, chosen.threads, chosen.profile, progress)
     if chosen.json:
-        emit(to_json({"machine": benchmark.machine(), "files": [file.as_dict() for file in found]}))
+        emit(to_json({"machine": side_by_side.machine(), "files": [file.as_dict() for file in found]}))
         return
     threads = f"{chosen.threads} thread{'s' if chosen.threads > 1 else ''}"
-    emit(f"Milliseconds on {benchmark.machine()}: compare files, the times on a phone are others.")
+    emit(f"Milliseconds on {side_by_side.machine()}: compare files, the times on a phone are others.")
     emit(f"{chosen.calls} rounds, {threads}, LiteRT with XNNPACK.")
     ratios = "ratio (in 9 of 10 rounds)"
     emit(f"{'':<40}{'median':>9}{'10 %':>9}{'90 %':>9}{ratios:>27}  partitions  peak MB  arena MB")
@@ -73,20 +73,24 @@ def run(chosen):
 
 
 def _run_on_phone(chosen):
-    from mobilenets_tf.export import adb
+    from mobilenets_tf.export.speed import phone
 
     if not chosen.benchmark_model:
         raise RequestError(
             "--android needs --benchmark-model: the path or address of LiteRT's benchmark_model for the phone "
             "(developers.google.com/edge/litert/next/benchmark)."
         )
-    options = adb.Options(chosen.calls, chosen.threads, chosen.use_gpu, chosen.use_nnapi, chosen.cores, chosen.profile)
+    options = phone.Options(
+        chosen.calls, chosen.threads, chosen.use_gpu, chosen.use_nnapi, chosen.cores, chosen.profile
+    )
     options.check()
-    program = adb.find_adb(chosen.adb)
-    device = adb.choose(adb.devices(program), chosen.serial)
-    tool = adb.tool(chosen.benchmark_model)
-    with display(chosen) as report:
-        found = adb.run_on_device(program, device, tool, {file: Path(file) for file in chosen.files}, options, report)
+    program = phone.find_adb(chosen.adb)
+    device = phone.choose(phone.devices(program), chosen.serial)
+    tool = phone.tool(chosen.benchmark_model)
+    with display(chosen) as progress:
+        found = phone.run_on_device(
+            program, device, tool, {file: Path(file) for file in chosen.files}, options, progress
+        )
     if chosen.json:
         emit(to_json({"benchmark_model": tool.as_dict(), "files": [file.as_dict() for file in found]}))
         return 1 if any(file.accelerated is False for file in found) else 0
@@ -117,7 +121,7 @@ def _run_on_phone(chosen):
 
 def _emit_ops(file: str, ops, call_ms: float) -> None:
     """What each kind of op takes, the ops together, and the whole that they are part of."""
-    from mobilenets_tf.export.op_profile import by_name
+    from mobilenets_tf.export.speed.op_profile import by_name
 
     kinds = by_name(ops)
     emit(f"\n{_short(file)}: its ops as they ran, in ms of a call with the profiler on")

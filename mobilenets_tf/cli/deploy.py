@@ -3,8 +3,8 @@
 import shlex
 from pathlib import Path
 
-from mobilenets_tf import images
 from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, model_source
+from mobilenets_tf.data import images
 from mobilenets_tf.errors import RequestError
 
 HELP = "Build, convert, quantise and verify a model; write the .tflite file, labels, manifest and report."
@@ -110,8 +110,8 @@ def run(chosen):
         void=chosen.void,
         overwrite=chosen.overwrite,
     )
-    with display(chosen) as report:
-        result = deploy(request, report)
+    with display(chosen) as progress:
+        result = deploy(request, progress)
     _print(result, request)
     if photo:
         _classify(result, photo)
@@ -187,8 +187,8 @@ def _classify(result, photo):
 
 def _scores(file: str, preprocessing: dict, image):
     """Runs in the worker."""
-    from mobilenets_tf.preprocessing import Preprocessing
-    from mobilenets_tf.runtime import Runner
+    from mobilenets_tf.data.preprocessing import Preprocessing
+    from mobilenets_tf.tflite.runtime import Runner
 
     runner, preprocessing = Runner(file), Preprocessing(**preprocessing)
     return runner(preprocessing.for_input(preprocessing.geometry(image), runner.inputs[0]["dtype"]))[0][0]

@@ -7,6 +7,7 @@ import sys
 
 from mobilenets_tf import __version__, registry
 from mobilenets_tf.cli.options import emit
+from mobilenets_tf.files import cache_folder, sha256_of
 from mobilenets_tf.weights import catalog
 
 HELP = "Show versions, which extras are installed and which weights are on this machine."
@@ -45,12 +46,12 @@ def run(chosen):
         for record in catalog.weight_sets(network):
             label = network + (f" alpha={record.alpha}" if record.alpha not in (None, 1.0) else "")
             if path := catalog.locate(record):
-                intact = not record.sha256 or catalog.sha256_of(path) == record.sha256
+                intact = not record.sha256 or sha256_of(path) == record.sha256
                 broken += [] if intact else [str(path)]
                 emit(f"  weights {label} {record.tag}: {path}{'' if intact else '  DAMAGED (sha256 differs)'}")
             elif record.package:
                 emit(f"  weights {label} {record.tag}: not installed ({record.install})")
-    emit(f"  other weight files are looked for in {catalog.cache_folder()}")
+    emit(f"  other weight files are looked for in {cache_folder()}")
     if broken:
         emit(f"Broken: {', '.join(broken)}. Install what is missing or damaged again.")
         return 1

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mobilenets_tf import images, registry
+from mobilenets_tf import registry
 from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, model_source
+from mobilenets_tf.data import images
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import to_json
+from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import ModelSource, triple
-from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.progress import Report, track
-from mobilenets_tf.provenance import manifest_of
+from mobilenets_tf.progress import Progress, track
 
 HELP = "Judge a model or a .tflite file on annotated images: top-1 and top-5, mAP of boxes, or mIoU of masks."
 EXAMPLE = "mobilenets-tf evaluate efficientnet_lite0 --weights imagenet --images labels.csv"
@@ -53,11 +54,11 @@ def run(chosen):
     source = model_source(chosen)
     reading = reading_of(source, chosen.task)
     scales = _checked_scales(chosen, source, reading)
-    with display(chosen) as report:
-        found = _find(chosen, reading, report).sample(chosen.count, chosen.seed)
+    with display(chosen) as progress:
+        found = _find(chosen, reading, progress).sample(chosen.count, chosen.seed)
         images.check(found)
         with Worker(preload="" if chosen.model.endswith(".tflite") else "tensorflow") as worker:
-            result = worker.call(_evaluate, source, reading, found, scales, chosen.flip, report=report)
+            result = worker.call(_evaluate, source, reading, found, scales, chosen.flip, progress=progress)
     if chosen.json:
         emit(to_json({"model": chosen.model, **result}))
     else:
@@ -71,7 +72,7 @@ def reading_of(source: ModelSource, task: str | None):
     Raises:
         RequestError: no such file or network, one of another task, or a file whose input nobody describes.
     """
-    from mobilenets_tf.answers import Reading, check_file
+    from mobilenets_tf.answers.predictor import Reading, check_file
 
     file = Path(source.model)
     if file.suffix != ".tflite":
@@ -109,26 +110,26 @@ def _checked_scales(chosen, source: ModelSource, reading) -> tuple[float, ...]:
 
 
 def _scaled(source: ModelSource, reading, scales: tuple[float, ...], flip: bool):
-    """A segmenter at several sizes, as an ``answers.Predictor``. Runs in the worker."""
-    from mobilenets_tf import answers
+    """A segmenter at several sizes, as an ``predictor.Predictor``. Runs in the worker."""
+    from mobilenets_tf.answers import predictor
 
     first = source.build()
     size = first.inputs[0].shape[1]
     models = [first] if 1.0 in scales else []
     models += [source.build(resolution=max(32, round(size * scale / 32) * 32)) for scale in scales if scale != 1.0]
     reading = replace(reading, preprocessing=source.preprocessing(first))
-    return answers.Predictor(answers.ScaledNetworks(models, flip, source.model), reading)
+    return predictor.Predictor(predictor.ScaledNetworks(models, flip, source.model), reading)
 
 
 def opened(source: ModelSource, reading):
-    """The model as an ``answers.Predictor``. Runs in the worker."""
-    from mobilenets_tf import answers
+    """The model as an ``predictor.Predictor``. Runs in the worker."""
+    from mobilenets_tf.answers import predictor
 
     if source.is_file or source.model.endswith(".tflite"):
-        return answers.predictor(source.model, reading)
+        return predictor.predictor(source.model, reading)
     model = source.build()
     reading = replace(reading, preprocessing=source.preprocessing(model))
-    return answers.Predictor(answers.KerasNetwork(model, source.model), reading)
+    return predictor.Predictor(predictor.KerasNetwork(model, source.model), reading)
 
 
 def file_preprocessing(file: Path, source: ModelSource) -> Preprocessing:
@@ -157,7 +158,7 @@ def file_inputs(file: str, runner, preprocessing: Preprocessing, paths) -> Itera
     Raises:
         RequestError: the file does not take one square RGB image.
     """
-    from mobilenets_tf.answers import input_size
+    from mobilenets_tf.answers.predictor import input_size
 
     shapes = [tuple(map(int, details["shape"][1:])) for details in runner.inputs]
     prepare = preprocessing.at(input_size(file, shapes))
@@ -165,17 +166,17 @@ def file_inputs(file: str, runner, preprocessing: Preprocessing, paths) -> Itera
         yield prepare.for_input(prepare.geometry(images.decode(path)), runner.inputs[0]["dtype"])
 
 
-def _find(chosen, reading, report: Report):
+def _find(chosen, reading, progress: Progress):
     """The annotated images that the task is judged on."""
     if reading.task == "detect":
-        from mobilenets_tf.boxes import find_boxes
+        from mobilenets_tf.data.boxes import find_boxes
 
-        return find_boxes(chosen.images, reading.labels, report)
+        return find_boxes(chosen.images, reading.labels, progress)
     if reading.task == "segment":
-        from mobilenets_tf.masks import find_masks
+        from mobilenets_tf.data.masks import find_masks
 
         void = manifest_of(Path(chosen.model)).get("options", {}).get("void") if chosen.void is None else chosen.void
-        return find_masks(chosen.images, reading.labels, 255 if void is None else void, report=report)
+        return find_masks(chosen.images, reading.labels, 255 if void is None else void, progress=progress)
     found = images.find_images(chosen.images, reading.labels)
     if found.labels is None:
         hint = "" if reading.task else " If the file detects or segments, say so with --task."
@@ -185,11 +186,11 @@ def _find(chosen, reading, report: Report):
     return found
 
 
-def _evaluate(source: ModelSource, reading, found, scales: tuple[float, ...], flip: bool, report) -> dict:
+def _evaluate(source: ModelSource, reading, found, scales: tuple[float, ...], flip: bool, progress) -> dict:
     """Runs in the worker."""
     several = flip or scales != (1.0,)
     predictor = _scaled(source, reading, scales, flip) if several else opened(source, reading)
-    answers = predictor(images.decode(path) for path in track(found.paths, "evaluating", report))
+    answers = predictor(images.decode(path) for path in track(found.paths, "evaluating", progress))
     return {"classify": _top, "detect": _average_precision, "segment": _intersections}[predictor.task](
         predictor, answers, found
     )
@@ -198,7 +199,7 @@ def _evaluate(source: ModelSource, reading, found, scales: tuple[float, ...], fl
 def _top(_, answers, found) -> dict:
     import numpy as np
 
-    from mobilenets_tf.export.verification import compare
+    from mobilenets_tf.export.proof.verification import compare
 
     outputs = np.stack(list(answers))
     scored = compare(outputs, outputs, found.labels)
@@ -206,7 +207,7 @@ def _top(_, answers, found) -> dict:
 
 
 def _average_precision(predictor, answers, found) -> dict:
-    from mobilenets_tf.metrics import average_precision
+    from mobilenets_tf.tasks.metrics import average_precision
 
     _check_classes(predictor, found, len(found.class_names))
     scored = average_precision(list(answers), found.boxes, found.class_names)
@@ -220,8 +221,8 @@ def _average_precision(predictor, answers, found) -> dict:
 
 
 def _intersections(predictor, answers, found) -> dict:
-    from mobilenets_tf.answers import class_name
-    from mobilenets_tf.metrics import Confusion
+    from mobilenets_tf.answers.predictor import class_name
+    from mobilenets_tf.tasks.metrics import Confusion
 
     count = found.seen.shape[1]
     _check_classes(predictor, found, count)

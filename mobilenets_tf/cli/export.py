@@ -3,10 +3,11 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from mobilenets_tf import image_input, images
 from mobilenets_tf.cli.deploy import add_input_form, add_scheme
 from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, model_source
+from mobilenets_tf.data import images
 from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.tflite import image_input
 
 HELP = "Convert a model to one .tflite file and its manifest, without judging it (see deploy for that)."
 EXAMPLE = "mobilenets-tf export my_model.keras --mean 127.5 --std 127.5 --scheme float16 --out my_model.tflite"
@@ -45,19 +46,19 @@ def run(chosen):
         images.check(found)
     elif scheme.calibrated:
         raise RequestError(f"The scheme {scheme.name!r} needs --calibration images.")
-    with Worker() as worker, display(chosen) as report:
+    with Worker() as worker, display(chosen) as progress:
         options = {"overwrite": chosen.overwrite, "per_tensor": chosen.per_tensor, "input": chosen.input}
-        manifest = worker.call(_export, source, scheme.name, found, str(out), options, report=report)
+        manifest = worker.call(_export, source, scheme.name, found, str(out), options, progress=progress)
     emit(f"{out}  {manifest['bytes'] / 1e6:.2f} MB")
     emit(f"Next:\n  mobilenets-tf verify {out} {source.options('--model')} --images PHOTOS/")
 
 
-def _export(source: ModelSource, scheme: str, found, out: str, options: dict, report):
+def _export(source: ModelSource, scheme: str, found, out: str, options: dict, progress):
     """Runs in the worker."""
     from mobilenets_tf.export.tflite import to_tflite
-    from mobilenets_tf.image_input import ImageInput
     from mobilenets_tf.quantize.calibration import Calibration
     from mobilenets_tf.quantize.post_training import Recipe
+    from mobilenets_tf.tflite.image_input import ImageInput
 
     model = source.build()
     facts, calibration, image = {"model": source.facts()}, None, None
@@ -68,6 +69,6 @@ def _export(source: ModelSource, scheme: str, found, out: str, options: dict, re
     recipe = Recipe(per_tensor=True) if options["per_tensor"] else None
     exported = to_tflite(
         model, scheme, calibration, out, recipe=recipe, image=image, labels=source.label_names(),
-        overwrite=options["overwrite"], facts=facts, report=report,
+        overwrite=options["overwrite"], facts=facts, progress=progress,
     )  # fmt: skip
     return exported.manifest

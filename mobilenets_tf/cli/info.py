@@ -72,9 +72,9 @@ def _arenas(name: str, alpha: float | None, resolution: int | None) -> dict[str,
 
     from mobilenets_tf import create_model
     from mobilenets_tf.export.tflite import convert_model
-    from mobilenets_tf.memory import arena_bytes
     from mobilenets_tf.quantize import SCHEMES as schemes
     from mobilenets_tf.quantize import Calibration
+    from mobilenets_tf.tflite.arena import arena_bytes
 
     model = create_model(name, alpha=alpha, resolution=resolution)
     ramp = np.linspace(-1, 1, model.input_shape[1], dtype=np.float32)

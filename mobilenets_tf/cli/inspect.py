@@ -13,7 +13,7 @@ def add_arguments(parser):
 
 
 def run(chosen):
-    from mobilenets_tf.export.inspection import inspect
+    from mobilenets_tf.export.delegates.inspection import inspect
 
     found = inspect(chosen.file)
     if chosen.json:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobilenets_tf import files, images
+from mobilenets_tf import files
 from mobilenets_tf.cli.evaluate import add_task, opened, reading_of
 from mobilenets_tf.cli.options import add_input, add_json, add_quiet, display, emit
+from mobilenets_tf.data import images
+from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import track
 
@@ -61,8 +62,8 @@ def run(chosen):
     images.check(photographs)
     shown = _Shown(chosen.threshold, chosen.top, Path(names[0]).suffix.lower() if names else None)
     in_keras = any(not source.model.endswith(".tflite") for source, _ in networks)
-    with Worker(preload="tensorflow" if in_keras else "") as worker, display(chosen) as report:
-        found = worker.call(_predict, networks, photographs, shown, report=report)
+    with Worker(preload="tensorflow" if in_keras else "") as worker, display(chosen) as progress:
+        found = worker.call(_predict, networks, photographs, shown, progress=progress)
     if names:
         files.write_together(folder, {name: picture for name, (_, picture) in zip(names, found, strict=True)})
     records, pictures = [record for record, _ in found], [str(folder / name) for name in names]
@@ -77,7 +78,7 @@ def run(chosen):
 
 def _network(chosen, file: str):
     """A file, and how to read its outputs. The options are for FILE, and for those beside it that do not say."""
-    from mobilenets_tf.answers import Reading, check_file
+    from mobilenets_tf.answers.predictor import Reading, check_file
 
     told = Reading.of(check_file(file))
     known = Reading() if file == chosen.file else told
@@ -122,7 +123,7 @@ def _places(chosen, photographs: Sequence[Path]) -> tuple[Path | None, list[str]
     return folder, names
 
 
-def _predict(networks, photographs: ImageSet, shown: _Shown, report) -> list[tuple[dict, bytes | None]]:
+def _predict(networks, photographs: ImageSet, shown: _Shown, progress) -> list[tuple[dict, bytes | None]]:
     """Of each photograph, what the files say as plain data, and its picture. Runs in the worker."""
     predictors = [opened(source, reading) for source, reading in networks]
     names = [source.model for source, _ in networks]
@@ -132,7 +133,7 @@ def _predict(networks, photographs: ImageSet, shown: _Shown, report) -> list[tup
                 f"{names[0]} is for the task {predictors[0].task!r}, {name} for {predictor.task!r}; side by side they "
                 "need the same."
             )
-    return [_of_photograph(path, names, predictors, shown) for path in track(photographs.paths, "predicting", report)]
+    return [_of_photograph(path, names, predictors, shown) for path in track(photographs.paths, "predicting", progress)]
 
 
 def _of_photograph(path: Path, names, predictors, shown: _Shown) -> tuple[dict, bytes | None]:
@@ -154,7 +155,7 @@ def _best_first(detections, threshold: float):
     """Those with a score of ``threshold`` or more."""
     import numpy as np
 
-    from mobilenets_tf.boxes import Detections
+    from mobilenets_tf.data.boxes import Detections
 
     order = np.argsort(-detections.scores, kind="stable")
     order = order[detections.scores[order] >= threshold]
@@ -166,7 +167,7 @@ def _found(predictor, answer, image, top: int) -> list[dict]:
     pixels, the largest first."""
     import numpy as np
 
-    from mobilenets_tf.answers import class_name
+    from mobilenets_tf.answers.predictor import class_name
 
     def named(index, **more) -> dict:
         return {"class": int(index), "name": class_name(predictor.labels, index), **more}
@@ -183,7 +184,7 @@ def _found(predictor, answer, image, top: int) -> list[dict]:
 
 
 def _drawn(predictor, answer, image, found: list[dict]):
-    from mobilenets_tf import pictures
+    from mobilenets_tf.tasks import pictures
 
     if predictor.task == "classify":
         return pictures.with_classes(image, [(each["name"], each["score"]) for each in found])
@@ -192,7 +193,7 @@ def _drawn(predictor, answer, image, found: list[dict]):
 
 
 def _picture(names: Sequence[str], drawn: Sequence, suffix: str) -> bytes:
-    from mobilenets_tf import pictures
+    from mobilenets_tf.tasks import pictures
 
     short = [Path(name).name for name in names]
     captions = short if len(set(short)) == len(short) else names
@@ -211,7 +212,7 @@ def _print(record: dict) -> None:
 
 
 def _line(found: dict) -> str:
-    from mobilenets_tf.pictures import score_text
+    from mobilenets_tf.tasks.pictures import score_text
 
     share = score_text(found["score"] if "score" in found else found["share"])
     box = "  x {xmin:.0f} to {xmax:.0f}, y {ymin:.0f} to {ymax:.0f}".format(**found["box"]) if "box" in found else ""

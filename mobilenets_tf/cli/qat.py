@@ -46,8 +46,8 @@ def run(chosen):
     from mobilenets_tf.export.fine_tuned import FineTuneRequest, fine_tune_and_deploy
 
     options = {field.name: getattr(chosen, field.name) for field in fields(FineTuneRequest) if field.name != "source"}
-    with display(chosen) as report:
-        result = fine_tune_and_deploy(FineTuneRequest(source=model_source(chosen), **options), report)
+    with display(chosen) as progress:
+        result = fine_tune_and_deploy(FineTuneRequest(source=model_source(chosen), **options), progress)
     size = result.manifest["bytes"] / 1e6
     emit(f"{result.path}  {size:.2f} MB, {result.seconds:.0f} s")
     tuning = result.manifest["fine_tuning"]

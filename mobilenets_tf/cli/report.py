@@ -49,8 +49,8 @@ def run(chosen):
     values = {field.name: getattr(chosen, field.name) for field in fields(ComparisonRequest) if field.name != "source"}
     values["schemes"] = tuple(values["schemes"])
     request = ComparisonRequest(source=model_source(chosen), **values)
-    with display(chosen) as report:
-        result = compare_schemes(request, report)
+    with display(chosen) as progress:
+        result = compare_schemes(request, progress)
     if chosen.json:
         rows = [asdict(row) for row in result.rows]
         emit(json.dumps({"report": str(result.path), "failures": result.failures, "schemes": rows}, indent=2))

@@ -22,8 +22,8 @@ def run(chosen):
 
     names = [field.name for field in fields(SensitivityRequest) if field.name != "source"]
     request = SensitivityRequest(source=model_source(chosen), **{name: getattr(chosen, name) for name in names})
-    with display(chosen) as report:
-        written = write_sensitivity(request, report)
+    with display(chosen) as progress:
+        written = write_sensitivity(request, progress)
     first = written.layers[:10]
     emit(f"{len(written.layers)} layers, each quantised alone; the most sensitive, signal to noise at the output:")
     for row in first:

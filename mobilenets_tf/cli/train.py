@@ -67,8 +67,8 @@ def run(chosen):
         from mobilenets_tf.quantize.schemes import get
 
         get(chosen.deploy)
-    with display(chosen) as report:
-        result = train(request, report)
+    with display(chosen) as progress:
+        result = train(request, progress)
     last = result.manifest["epochs"][-1]
     emit(f"{result.path}  {last['epoch']} epochs in {result.seconds:.0f} s: {described(last)}")
     if not result.path.is_file():  # another worker wrote it

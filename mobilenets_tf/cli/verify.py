@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from mobilenets_tf import images
 from mobilenets_tf.cli.evaluate import file_inputs, file_preprocessing, manifest_preprocessing
 from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, model_source
+from mobilenets_tf.data import images
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import to_json
+from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import track
-from mobilenets_tf.provenance import manifest_of
 
 HELP = "Compare a .tflite file with its Keras model, on images; or emulated arm64 cores with this machine (--arm64)."
 EXAMPLE = "mobilenets-tf verify net_int8.tflite --model efficientnet_lite0 --weights imagenet --images photos/"
@@ -73,15 +73,17 @@ def run(chosen):
         if emulator and not chosen.model:
             preprocessing = file_preprocessing(Path(chosen.file), source)
     comparison = cores = None
-    with Worker(preload="tensorflow" if chosen.model else "") as worker, display(chosen) as report:
+    with Worker(preload="tensorflow" if chosen.model else "") as worker, display(chosen) as progress:
         if chosen.model:
-            comparison, preprocessing = worker.call(_verify, chosen.file, source, found, chosen.threads, report=report)
+            comparison, preprocessing = worker.call(
+                _verify, chosen.file, source, found, chosen.threads, progress=progress
+            )
         if emulator:
-            from mobilenets_tf.export.arm64 import CPUS, compare_cores
+            from mobilenets_tf.export.arm64.emulator import CPUS, compare_cores
 
             samples = (chosen.count or _EMULATED, chosen.seed) if few is None else (few, preprocessing)
-            host = worker.call(_run_on_host, chosen.file, *samples, report=report)
-            cores = compare_cores(emulator, host, chosen.cpu or CPUS, report)
+            host = worker.call(_run_on_host, chosen.file, *samples, progress=progress)
+            cores = compare_cores(emulator, host, chosen.cpu or CPUS, progress)
     return _print(chosen, emulator, comparison, cores)
 
 
@@ -95,7 +97,7 @@ def _check(chosen):
     if chosen.model and not chosen.images:
         raise RequestError("--model needs --images: a folder or a CSV of images to compare on.")
     if chosen.model:
-        from mobilenets_tf.export.verification import check_form
+        from mobilenets_tf.export.proof.verification import check_form
 
         check_form(Path(chosen.file))
     if stray := [f"--{name}" for name in _OF_THE_MODEL if not chosen.model and getattr(chosen, name) is not None]:
@@ -104,10 +106,10 @@ def _check(chosen):
         raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 too, or leave it out.")
     if not chosen.arm64:
         return None
-    from mobilenets_tf.export import arm64_setup
+    from mobilenets_tf.export.arm64 import setup
 
-    emulator = arm64_setup.find(chosen.folder)
-    arm64_setup.check_cpus(emulator, chosen.cpu or ())
+    emulator = setup.find(chosen.folder)
+    setup.check_cpus(emulator, chosen.cpu or ())
     return emulator
 
 
@@ -121,10 +123,10 @@ def _images(chosen, source: ModelSource):
     return images.find_images(chosen.images, source.label_names() if chosen.model else ())
 
 
-def _verify(file: str, source: ModelSource, found, threads: int, report):
+def _verify(file: str, source: ModelSource, found, threads: int, progress):
     """Runs in the worker: a hostile file can take down no more than that."""
-    from mobilenets_tf.export.verification import check_outputs, verify
-    from mobilenets_tf.runtime import Runner
+    from mobilenets_tf.export.proof.verification import check_outputs, verify
+    from mobilenets_tf.tflite.runtime import Runner
 
     runner = Runner(file, threads)  # a file that cannot be run is refused before the model is built
     model = source.build()
@@ -133,23 +135,25 @@ def _verify(file: str, source: ModelSource, found, threads: int, report):
     dtype = runner.inputs[0]["dtype"]
     if source.task != "classify":
         check_outputs(runner, model)
-        return _verify_dense(lambda pixels: runner(given.for_input(pixels, dtype)), model, source, found, report), given
+        return _verify_dense(
+            lambda pixels: runner(given.for_input(pixels, dtype)), model, source, found, progress
+        ), given
     comparison = verify(
         file, model, (wanted.geometry(images.decode(path)) for path in found.paths), found.labels,
         for_model=wanted.normalise, for_file=lambda pixels: given.for_input(pixels, dtype),
-        threads=threads, report=report,
+        threads=threads, progress=progress,
     )  # fmt: skip
     return comparison, given
 
 
-def _verify_dense(file, model, source: ModelSource, found, report):
+def _verify_dense(file, model, source: ModelSource, found, progress):
     """A detector's or a segmenter's; ``file`` gives the outputs for an image's pixels. Runs in the worker."""
-    from mobilenets_tf.anchors import ssd_anchors
-    from mobilenets_tf.answers import class_name
-    from mobilenets_tf.export import dense_judging
-    from mobilenets_tf.image_input import ImageInput
+    from mobilenets_tf.answers.predictor import class_name
+    from mobilenets_tf.export.proof import dense_judging
     from mobilenets_tf.networks import ssd
-    from mobilenets_tf.postprocess import Postprocess
+    from mobilenets_tf.networks.anchors import ssd_anchors
+    from mobilenets_tf.tasks.postprocess import Postprocess
+    from mobilenets_tf.tflite.image_input import ImageInput
 
     classes, postprocess = model.outputs[0].shape[-1], None
     if source.task == "detect":
@@ -160,20 +164,20 @@ def _verify_dense(file, model, source: ModelSource, found, report):
     answers = dense_judging.Answers(names, source.void, postprocess)
     return dense_judging.compare(
         dense_judging.of_keras(model, image), lambda pixels: [output[0] for output in file(pixels)],
-        found, image, answers, report,
+        found, image, answers, progress,
     )  # fmt: skip
 
 
-def _run_on_host(file: str, samples, how, report):
+def _run_on_host(file: str, samples, how, progress):
     """Runs in the worker. ``samples``: images, ``how`` they become inputs; or how many random inputs, and the seed."""
-    from mobilenets_tf.export.arm64 import random_inputs, run_on_host
-    from mobilenets_tf.runtime import Runner
+    from mobilenets_tf.export.arm64.emulator import random_inputs, run_on_host
+    from mobilenets_tf.tflite.runtime import Runner
 
     runner = Runner(file)
     if isinstance(samples, int):
-        inputs = track(random_inputs(runner, samples, how), "on this machine", report, samples)
+        inputs = track(random_inputs(runner, samples, how), "on this machine", progress, samples)
     else:
-        paths = track(samples.paths, "on this machine", report)
+        paths = track(samples.paths, "on this machine", progress)
         inputs = ([array] for array in file_inputs(file, runner, how, paths))
     return run_on_host(Path(file).read_bytes(), inputs)
 
@@ -182,7 +186,7 @@ def _print(chosen, emulator, comparison, cores) -> int:
     agreed = comparison is None or comparison.agreement >= chosen.min_agreement
     passed = agreed and all(core.passed for core in cores or ())
     if emulator:
-        from mobilenets_tf.export.arm64 import NOT_PROVED
+        from mobilenets_tf.export.arm64.emulator import NOT_PROVED
     if chosen.json:
         document = comparison.as_dict() if comparison else {}
         if emulator:

@@ -1,11 +1,8 @@
-"""What detection and segmentation heads take from a backbone, its features by stride; and which layers are theirs."""
+"""What detection and segmentation heads take from a backbone: its features by stride."""
 
 import re
 
 _BLOCK = re.compile(r"(stem|stage\d+_block\d+)_")
-# Every layer of a head that has weights begins with one of these; those whose size is the number of classes end in
-# "classifier", as a classifier's own last layer does.
-_HEADS = ("ssd_", "aspp_", "lraspp_")
 
 
 def features(model) -> dict:
@@ -27,11 +24,6 @@ def expansion(model, stride: int):
     block = next((block for found, block, _ in _last_of_blocks(model) if found == stride), None)
     expanding = [layer for layer in model.operations if layer.name.startswith(f"{block}_expand_")]
     return expanding[-1].output if expanding else None
-
-
-def is_head(layer_name: str) -> bool:
-    """Whether a layer is of a detector's or a segmenter's head, and not of its backbone."""
-    return layer_name.startswith(_HEADS)
 
 
 def _last_of_blocks(model) -> list[tuple]:

@@ -12,9 +12,9 @@ import keras
 from keras import layers
 
 from mobilenets_tf.conventions import PYTORCH, Convention
+from mobilenets_tf.conversion.reparameterization import reparameterize
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import Dilator, activate, image_input, pad, squeeze_excite, top
-from mobilenets_tf.reparameterization import reparameterize
 from mobilenets_tf.weights.load import resolve
 
 # (filters before the width multiplier, blocks): the code's stages; the paper's stages 4 and 5 are one here.

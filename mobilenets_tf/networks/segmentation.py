@@ -4,8 +4,8 @@ from keras import layers, ops
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import conv_bn
-from mobilenets_tf.networks.dense import CONVENTION, check_positive, on_backbone
 from mobilenets_tf.networks.features import features
+from mobilenets_tf.networks.heads import CONVENTION, check_positive, on_backbone
 
 # Which of the backbones' reduced tails arXiv 1905.02244 counts in its table 7 (its "RF2").
 _REDUCED = {"mobilenet_v2": "outputs", "mobilenet_v3_large": "blocks", "mobilenet_v3_small": "blocks"}

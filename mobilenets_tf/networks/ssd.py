@@ -5,7 +5,7 @@ MobileNetV1 to V3 were published: predictions right on the maps, boxes and class
 SingleShotDetector), to which the MobileViTs were: each map is projected first, and one depthwise convolution serves
 both. Where SSD has a 3x3 convolution, SSDLite has a depthwise and a 1x1 one (arXiv 1801.04381, section 6.2).
 
-Anchors are laid on the maps by ``mobilenets_tf.anchors``, which is why both layouts have as many a place.
+Anchors are laid on the maps by ``mobilenets_tf.networks.anchors``, which is why both layouts have as many a place.
 """
 
 import math
@@ -16,8 +16,8 @@ import keras
 from keras import layers
 
 from mobilenets_tf.networks.blocks import activate, conv_bn
-from mobilenets_tf.networks.dense import CONVENTION, check_positive, on_backbone
 from mobilenets_tf.networks.features import expansion, features
+from mobilenets_tf.networks.heads import CONVENTION, check_positive, on_backbone
 
 ANCHORS = (3, 6, 6, 6, 6, 6)  # a place, from the finest map on
 PRIOR = 0.01  # what every score is before training, so that the many empty places do not drown the rest (1708.02002)

@@ -9,18 +9,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mobilenets_tf import files, images, metrics, provenance, registry
-from mobilenets_tf.boxes import find_boxes
+from mobilenets_tf import files, registry
+from mobilenets_tf.data import images, sources
+from mobilenets_tf.data.boxes import find_boxes
+from mobilenets_tf.data.masks import find_masks
+from mobilenets_tf.data.sources import Source
+from mobilenets_tf.data.tfrecords import Records
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.masks import find_masks
+from mobilenets_tf.manifest import versions
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.progress import Report, silent
-from mobilenets_tf.training import checkpoints, cluster, recipes, sources
-from mobilenets_tf.training.loop import Progress
-from mobilenets_tf.training.plan import Plan
+from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.tasks import metrics
+from mobilenets_tf.training import checkpoints, cluster, recipes
+from mobilenets_tf.training.input.plan import Plan
+from mobilenets_tf.training.loop import Course
 from mobilenets_tf.training.recipes import Recipe
-from mobilenets_tf.training.sources import Source
-from mobilenets_tf.training.tfrecords import Records
 from mobilenets_tf.weights import catalog
 from mobilenets_tf.weights.saved_models import to_bytes
 from mobilenets_tf.worker import Worker, WorkerError
@@ -142,7 +145,7 @@ class PeerLostError(Exception):
     """Another worker does not answer any more."""
 
 
-def train(request: TrainRequest, report: Report = silent) -> Trained:
+def train(request: TrainRequest, progress: Progress = silent) -> Trained:
     """Check, train, write. TensorFlow runs in a child process; what is interrupted goes on when asked for again.
 
     With several workers each machine runs this, with its own TF_CONFIG, and the first one writes. A worker that lost
@@ -154,9 +157,9 @@ def train(request: TrainRequest, report: Report = silent) -> Trained:
     started = time.monotonic()
     for attempt in range(_RESTARTS + 1):
         with Worker() as worker:
-            job = check(request, report)
+            job = check(request, progress)
             try:
-                content, manifest, drawn = worker.call(_train, job, report=report)
+                content, manifest, drawn = worker.call(_train, job, progress=progress)
                 break
             except (WorkerError, PeerLostError) as error:
                 if cluster.workers() < 2 or attempt == _RESTARTS:
@@ -175,7 +178,7 @@ def train(request: TrainRequest, report: Report = silent) -> Trained:
     return Trained(path, curves_path, manifest, time.monotonic() - started)
 
 
-def check(request: TrainRequest, report: Report = silent) -> Job:
+def check(request: TrainRequest, progress: Progress = silent) -> Job:
     """Everything that can be found wrong without TensorFlow, and what the request comes to.
 
     Raises:
@@ -209,10 +212,10 @@ def check(request: TrainRequest, report: Report = silent) -> Job:
     files.check_replaceable(folder, [*names, _LABELS], request.overwrite)
 
     given = tuple(source.label_names()) if source.labels or source.is_file else ()
-    training = _find(request, request.data, given, report)
+    training = _find(request, request.data, given, progress)
     class_names = given or training.class_names
     if request.validation is not None:
-        validation = _find(request, request.validation, class_names, report)
+        validation = _find(request, request.validation, class_names, progress)
     else:
         training, validation = _held_out(training, request.seed)
     classes = source.classes or len(class_names)
@@ -224,7 +227,7 @@ def check(request: TrainRequest, report: Report = silent) -> Job:
         raise RequestError(f"{request.data} has {len(class_names)} classes ({few}, ...), and classes is {classes}.")
     _check_classes(training, classes, class_names, request.data)
     if not request.checkpoint.is_file() or request.restart:
-        _check_images([training] + ([validation] if validation else []), request.broken, report)
+        _check_images([training] + ([validation] if validation else []), request.broken, progress)
     if not source.is_file:
         source = replace(source, classes=classes)
     return Job(replace(request, source=source), recipe, training, validation, classes, class_names)
@@ -250,15 +253,15 @@ def _task(request: TrainRequest) -> str:
     return request.task
 
 
-def _find(request: TrainRequest, spec: str, class_names: tuple[str, ...], report: Report) -> Source:
+def _find(request: TrainRequest, spec: str, class_names: tuple[str, ...], progress: Progress) -> Source:
     if request.task == "classify":
-        return sources.find(spec, class_names, label_offset=request.label_offset, report=report)
+        return sources.find(spec, class_names, label_offset=request.label_offset, progress=progress)
     if request.label_offset is not None:
         raise RequestError(f"label_offset={request.label_offset} is for the labels of classifiers' TFRecords.")
     if request.task == "detect":
         metrics.check_installed()
-        return find_boxes(spec, class_names, report)
-    found = find_masks(spec, class_names, request.void, None if class_names else request.source.classes, report)
+        return find_boxes(spec, class_names, progress)
+    found = find_masks(spec, class_names, request.void, None if class_names else request.source.classes, progress)
     names = class_names or tuple(f"class {index}" for index in range(found.seen.shape[1]))
     return replace(found, class_names=names)
 
@@ -314,29 +317,30 @@ def _check_classes(training: Source, classes: int, names: Sequence[str], data: s
             )
 
 
-def _check_images(found: Sequence[Source], rule: str, report: Report) -> None:
+def _check_images(found: Sequence[Source], rule: str, progress: Progress) -> None:
     """Read files to their end; records are checked as they are read."""
     files_of = [getattr(source, "images", source) for source in found if not isinstance(source, Records)]
-    problems = [text for part in files_of for text in images.broken(part, report)]
+    problems = [text for part in files_of for text in images.broken(part, progress)]
     if problems and rule == "fail":
         raise RequestError(f"{images.first_few(problems)} Remove or replace it, or pass --broken skip.")
     if problems:
         warnings.warn(f"Left out: {images.first_few(problems)}", stacklevel=3)
 
 
-def _train(job: Job, report: Report = silent):
+def _train(job: Job, progress: Progress = silent):
     """Runs in the worker. The content of the .keras file (None where another worker writes), manifest and curves."""
     import keras
     import tensorflow as tf
 
-    from mobilenets_tf.training import allocation, curves, distribution, loop, pipeline, step
+    from mobilenets_tf.training import allocation, curves, distribution, loop, step
+    from mobilenets_tf.training.input import pipeline
 
     allocation.keep_freed_memory()
     request, recipe = job.request, job.recipe
     place = distribution.set_up(request.distribute, request.replicas)
     keras.utils.set_random_seed(request.seed)
     step.deterministic()
-    report("building", 0, 1)
+    progress("building", 0, 1)
     warnings.filterwarnings("ignore", message=".* the classifier is fresh")  # which is what is wanted here
     source = request.source
     with place.strategy.scope():
@@ -353,7 +357,7 @@ def _train(job: Job, report: Report = silent):
     plan = Plan(recipe, len(job.training), size, replicas=place.replicas, seed=request.seed)
     settings = step.Settings(request.precision, request.jit_compile, request.sync_batchnorm)
     training = step.Training(task, model_at, plan, size, preprocessing, place, settings)
-    report("building", 1, 1)
+    progress("building", 1, 1)
 
     broken = pipeline.Broken(request.broken)
     reader = pipeline.Reader(job.training, task.problem, broken)
@@ -366,7 +370,7 @@ def _train(job: Job, report: Report = silent):
         to_judge = pipeline.Reader(job.validation, task.problem, broken)
 
         def judge():
-            return training.judge(to_judge, report)
+            return training.judge(to_judge, progress)
 
     state = _State(job, training, place)
     state.restore()
@@ -375,12 +379,12 @@ def _train(job: Job, report: Report = silent):
     def seen(row):
         logs.write(row)
         state.judge(row)
-        report(_line(row, recipe.epochs), 1, 1)
+        progress(_line(row, recipe.epochs), 1, 1)
 
     try:
         loop.run(
-            training, batches, state.progress, epochs=recipe.epochs, steps_per_epoch=plan.steps_per_epoch, judge=judge,
-            save=state.save, save_every=request.save_every, seen=seen, report=report,
+            training, batches, state.course, epochs=recipe.epochs, steps_per_epoch=plan.steps_per_epoch, judge=judge,
+            save=state.save, save_every=request.save_every, seen=seen, progress=progress,
         )  # fmt: skip
     except tf.errors.OpError as error:
         if broken.error:
@@ -394,10 +398,10 @@ def _train(job: Job, report: Report = silent):
         warnings.warn(f"Images that could not be read: {', '.join(sorted(broken.names)[:5])}", stacklevel=1)
     weights = state.kept()
     if not place.writes:
-        return None, {"epochs": state.progress.epochs}, None
+        return None, {"epochs": state.course.epochs}, None
     content = to_bytes(training.finished(weights))
     manifest = {
-        "versions": provenance.versions(),
+        "versions": versions(),
         "task": request.task,
         "model": source.facts(),
         "options": json.loads(files.to_json({k: v for k, v in asdict(request).items() if k not in (*_FREE, "source")})),
@@ -410,32 +414,32 @@ def _train(job: Job, report: Report = silent):
         "preprocessing": asdict(preprocessing),
         "labels": list(job.class_names),
         "kept_epoch": state.kept_epoch,
-        "epochs": state.progress.epochs,
+        "epochs": state.course.epochs,
     }
     title = f"{request.name}: {len(job.training)} images, {job.classes} classes"
-    return content, manifest, curves.draw(state.progress.epochs, task.metric, title)
+    return content, manifest, curves.draw(state.course.epochs, task.metric, title)
 
 
 def _task_of(job: Job, model, resampling: str):
     """The ``tasks.Task`` that the network is trained for."""
     request, recipe = job.request, job.recipe
     if request.task == "detect":
-        from mobilenets_tf.training.detection import Detection
+        from mobilenets_tf.training.objectives.detection import Detection
 
         most = max(len(boxes) for source in (job.training, job.validation) if source for boxes in source.boxes)
         return Detection(model, job.class_names, recipe, resampling, most)
     if request.task == "segment":
-        from mobilenets_tf.training.segmentation import Segmentation
+        from mobilenets_tf.training.objectives.segmentation import Segmentation
 
         return Segmentation(job.class_names, request.void, recipe, resampling)
-    from mobilenets_tf.training.tasks import Classification
+    from mobilenets_tf.training.objectives.classification import Classification
 
     _check_outputs(model, job, request.source.model)
     return Classification(job.classes, recipe, resampling, _teacher(job) if request.teacher else None)
 
 
 def _teacher(job: Job):
-    from mobilenets_tf.training.tasks import Teacher
+    from mobilenets_tf.training.objectives.classification import Teacher
 
     request = job.request
     model = request.teacher.build()
@@ -469,7 +473,7 @@ class _State:
         self._job, self._training, self._place = job, training, place
         self._identity = job.identity()
         self.key = hashlib.sha256(files.to_json(self._identity).encode()).hexdigest()[:8]
-        self.progress = Progress()
+        self.course = Course()
         self.kept_epoch, self._best = job.recipe.epochs, None
 
     def restore(self) -> None:
@@ -485,18 +489,18 @@ class _State:
             best = [arrays.pop(f"best/{i}") for i in range(about["best_arrays"])]
             self._best, self.kept_epoch = best or None, about["kept_epoch"]
             self._training.restore(arrays)
-            self.progress = Progress(**about["progress"])
-        self._place.check_same(self.progress.step, "step to go on from; --out must be a folder that all workers share")
+            self.course = Course(**about["progress"])
+        self._place.check_same(self.course.step, "step to go on from; --out must be a folder that all workers share")
 
     def judge(self, row: dict) -> None:
         """After an epoch: are these the weights to keep?"""
         metric = self._training.task.metric
         if self._job.request.keep == "best" and metric in row:
-            earlier = self.progress.epochs[:-1]
+            earlier = self.course.epochs[:-1]
             if all(row[metric] > other[metric] for other in earlier):
                 self._best, self.kept_epoch = self._training.weights(), row["epoch"]
 
-    def save(self, progress) -> None:
+    def save(self, course) -> None:
         """Write the checkpoint. Every worker must call it; the first one writes."""
         arrays = self._training.state()
         if not self._place.writes:
@@ -504,7 +508,7 @@ class _State:
         best = {f"best/{index}": values for index, values in enumerate(self._best or [])}
         about = {
             "identity": self._identity,
-            "progress": asdict(progress),
+            "progress": asdict(course),
             "kept_epoch": self.kept_epoch,
             "best_arrays": len(best),
         }

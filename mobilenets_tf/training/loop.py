@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.progress import Progress, silent
 
 
 class Trainable(Protocol):
@@ -30,7 +30,7 @@ class Trainable(Protocol):
 
 
 @dataclass
-class Progress:
+class Course:
     """How far a training is: what its curves are drawn from, and what a checkpoint says of it.
 
     step: of the next batch. epochs: a row each. loss, correct, seen: sums over the epoch under way.
@@ -46,73 +46,73 @@ class Progress:
 def run(
     trained: Trainable,
     batches: Callable[[int], Iterable],
-    progress: Progress,
+    course: Course,
     *,
     epochs: int,
     steps_per_epoch: int,
     judge: Callable[[], dict[str, float]] | None = None,
-    save: Callable[[Progress], None] | None = None,
+    save: Callable[[Course], None] | None = None,
     save_every: int | None = None,
     seen: Callable[[dict], None] = lambda row: None,
-    enough: Callable[[Progress], bool] = lambda progress: False,
-    report: Report = silent,
+    enough: Callable[[Course], bool] = lambda course: False,
+    progress: Progress = silent,
 ) -> None:
-    """Train from ``progress`` to the end.
+    """Train from ``course`` to the end.
 
     Args:
         batches: the batches from a step on.
         judge: called after each epoch.
         save: called after each epoch, and every ``save_every`` steps.
         seen: called with each epoch's row: epoch, step, loss, the accuracy on the training batches as they were
-            augmented, the last step's facts, what ``judge`` says, and seconds and images_per_second, which ``progress``
+            augmented, the last step's facts, what ``judge`` says, and seconds and images_per_second, which ``course``
             has not.
         enough: asked after each epoch whether to end early.
-        report: called with the epoch and its steps.
+        progress: called with the epoch and its steps.
 
     Raises:
         RequestError: the loss is no number any more.
     """
     iterator, started, images = None, time.monotonic(), 0.0
-    while progress.step < epochs * steps_per_epoch and not (_between(progress, steps_per_epoch) and enough(progress)):
-        iterator = iterator or iter(batches(progress.step))
-        epoch, position = divmod(progress.step, steps_per_epoch)
+    while course.step < epochs * steps_per_epoch and not (_between(course, steps_per_epoch) and enough(course)):
+        iterator = iterator or iter(batches(course.step))
+        epoch, position = divmod(course.step, steps_per_epoch)
         label = f"epoch {epoch + 1}/{epochs}"
         if not images:
-            report(label, position, steps_per_epoch)
-        batch, facts = next(iterator), trained.facts(progress.step)
+            progress(label, position, steps_per_epoch)
+        batch, facts = next(iterator), trained.facts(course.step)
         loss, correct, count = trained.step(batch)
         if not math.isfinite(loss):
             raise RequestError(
-                f"The loss became {loss} at step {progress.step + 1} of {epochs * steps_per_epoch}, in epoch "
+                f"The loss became {loss} at step {course.step + 1} of {epochs * steps_per_epoch}, in epoch "
                 f"{epoch + 1}, at a learning rate of {facts['rate']:.2g}. Train anew with a tenth of it "
                 "(--learning-rate)."
             )
-        progress.loss += loss * count
-        progress.correct += correct
-        progress.seen += count
-        progress.step += 1
+        course.loss += loss * count
+        course.correct += correct
+        course.seen += count
+        course.step += 1
         images += count
-        report(label, position + 1, steps_per_epoch)
-        if _between(progress, steps_per_epoch):
+        progress(label, position + 1, steps_per_epoch)
+        if _between(course, steps_per_epoch):
             row = {
                 "epoch": epoch + 1,
-                "step": progress.step,
-                "loss": progress.loss / progress.seen,
-                trained.accuracy: progress.correct / progress.seen,
+                "step": course.step,
+                "loss": course.loss / course.seen,
+                trained.accuracy: course.correct / course.seen,
                 **facts,
             }
             seconds = time.monotonic() - started
             row |= judge() if judge else {}
-            progress.epochs.append(row)
-            progress.loss, progress.correct, progress.seen = 0.0, 0.0, 0.0
+            course.epochs.append(row)
+            course.loss, course.correct, course.seen = 0.0, 0.0, 0.0
             seen(row | {"seconds": seconds, "images_per_second": images / seconds})
             if save:
-                save(progress)
+                save(course)
             started, images = time.monotonic(), 0.0
-        elif save and save_every and progress.step % save_every == 0:
-            save(progress)
+        elif save and save_every and course.step % save_every == 0:
+            save(course)
 
 
-def _between(progress: Progress, steps_per_epoch: int) -> bool:
+def _between(course: Course, steps_per_epoch: int) -> bool:
     """Whether an epoch has just ended."""
-    return progress.step > 0 and progress.step % steps_per_epoch == 0
+    return course.step > 0 and course.step % steps_per_epoch == 0

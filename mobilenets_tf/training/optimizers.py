@@ -13,7 +13,7 @@ from keras import ops
 from keras.optimizers.schedules import CosineDecay, ExponentialDecay, LearningRateSchedule
 
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.networks.features import is_head
+from mobilenets_tf.layer_names import is_head
 from mobilenets_tf.training import recipes
 from mobilenets_tf.training.recipes import Decay, Rate, Recipe
 

@@ -15,15 +15,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.networks.features import is_head
-from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.progress import Report, silent
+from mobilenets_tf.layer_names import is_head
+from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.training import optimizers
 from mobilenets_tf.training.distribution import Distribution
-from mobilenets_tf.training.pipeline import Reader, normalised
-from mobilenets_tf.training.plan import Plan
-from mobilenets_tf.training.tasks import Task
+from mobilenets_tf.training.input.pipeline import Reader, normalised
+from mobilenets_tf.training.input.plan import Plan
+from mobilenets_tf.training.objectives.classification import Task
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -158,10 +158,10 @@ class Training:
             self._trained[size] = self.task.trained(shared)
         return self._trained[size]
 
-    def judge(self, reader: Reader, report: Report = silent) -> dict[str, float]:
+    def judge(self, reader: Reader, progress: Progress = silent) -> dict[str, float]:
         """The task's scores on all images of a reader, with the moving averages where there are any."""
         with self.averaged():
-            return self.task.judge(self, reader, report)
+            return self.task.judge(self, reader, progress)
 
     @contextmanager
     def averaged(self):
@@ -178,7 +178,7 @@ class Training:
             for variable, value in zip(self._averaged, own, strict=True):
                 variable.assign(value)
 
-    def sums(self, batches, report: Report = silent, total: int | None = None) -> np.ndarray:
+    def sums(self, batches, progress: Progress = silent, total: int | None = None) -> np.ndarray:
         """What ``task.sums`` gives for batches of (pixels, truth), added up over all of them and all replicas.
 
         total: how many batches there are.
@@ -186,7 +186,7 @@ class Training:
         found = np.float64(0)
         for done, batch in enumerate(batches, 1):
             found = found + np.asarray(self._sums(*batch), np.float64)
-            report("validation", done, total)
+            progress("validation", done, total)
         return found
 
     def _summed(self, pixels, truth):

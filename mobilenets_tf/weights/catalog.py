@@ -3,16 +3,15 @@
 Building, calibration, export, the manifest and the report all read this one record.
 """
 
-import hashlib
 import importlib.metadata
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets_tf import registry
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.preprocessing import Preprocessing
+from mobilenets_tf.files import cache_folder, sha256_of
 
 LABELS_FILE = Path(__file__).with_name("imagenet_labels.txt")
 
@@ -288,11 +287,6 @@ def find(network: str, tag: str, alpha: float | None = None) -> WeightSet:
     raise RequestError(f"No {tag!r} weights for {network} at alpha={alpha}; there are for alpha {have}.")
 
 
-def cache_folder() -> Path:
-    """Where weight files that are not on PyPI are looked for: $MOBILENETS_TF_HOME, else ~/.cache/mobilenets_tf."""
-    return Path(os.environ.get("MOBILENETS_TF_HOME") or Path.home() / ".cache" / "mobilenets_tf")
-
-
 def locate(record: WeightSet) -> Path | None:
     """The weight set's file on this machine, or None. The package that carries it is not imported."""
     if record.package:
@@ -329,12 +323,3 @@ def require(record: WeightSet) -> Path:
             f"expected {record.sha256}. Install it anew:  {record.install}"
         )
     return path
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as hexadecimal."""
-    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
-    with open(path, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

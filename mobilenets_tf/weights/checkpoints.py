@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.weights.catalog import sha256_of
+from mobilenets_tf.files import sha256_of
 from mobilenets_tf.weights.hdf5 import open_hdf5
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mobilenets_tf.conventions import TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.networks.features import is_head
+from mobilenets_tf.layer_names import is_head
 from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
 
 CLASSIFIER = "classifier"

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from mobilenets_tf.cli import main
-from tests.export.fake_phone import Phone
-from tests.export.small_files import additions
+from tests.support.fake_phone import Phone
+from tests.support.small_files import additions
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from mobilenets_tf import list_models
 from mobilenets_tf.cli import VERBS
-from tests.forked import command as run
+from tests.support.forked import command as run
 
 COMMAND = [sys.executable, "-c", "import sys; from mobilenets_tf.cli import main; sys.exit(main())"]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import colour_files
 from tests.cli.conftest import RAW, TOLD
-from tests.colour_files import COLOURS, LABELS, quarters, write
+from tests.support import colour_files
+from tests.support.colour_files import COLOURS, LABELS, quarters, write
 
 
 @pytest.fixture

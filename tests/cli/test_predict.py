@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from tests import colour_files
 from tests.cli.conftest import TOLD
-from tests.colour_files import write
+from tests.support import colour_files
+from tests.support.colour_files import write
 
 
 def test_a_classifier_names_the_first_classes(folder, call):

@@ -6,8 +6,8 @@ import keras
 import pytest
 
 from tests.conftest import photographs
-from tests.forked import command as run
 from tests.quantize.test_mixed_precision import outlying
+from tests.support.forked import command as run
 
 INPUT = ["--mean", 127.5, "--std", 127.5]
 

@@ -6,10 +6,10 @@ from dataclasses import asdict
 import keras
 import pytest
 
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.layer_sensitivity import SensitivityRequest, check
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.preprocessing import Preprocessing
-from tests import dense_networks
+from tests.support import dense_networks
 
 BACKGROUND = ("background", *dense_networks.NAMES)
 

@@ -7,12 +7,12 @@ import pytest
 
 from mobilenets_tf import RequestError, files
 from mobilenets_tf.cli import main
+from mobilenets_tf.data.images import decode
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.deployment import DeployRequest, check
-from mobilenets_tf.images import decode
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.preprocessing import Preprocessing
-from mobilenets_tf.runtime import Runner
-from tests.dense_networks import NAMES, detector, segmenter, write
+from mobilenets_tf.tflite.runtime import Runner
+from tests.support.dense_networks import NAMES, detector, segmenter, write
 
 
 def prepared(folder, task):

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from mobilenets_tf import RequestError, files
-from mobilenets_tf.answers import predictor
-from mobilenets_tf.boxes import Detections
+from mobilenets_tf.answers.predictor import predictor
 from mobilenets_tf.cli import main
+from mobilenets_tf.data.boxes import Detections
+from mobilenets_tf.data.images import decode
 from mobilenets_tf.export.fine_tuned import FineTuneRequest, check
-from mobilenets_tf.images import decode
 from mobilenets_tf.modelsource import ModelSource
-from tests.dense_networks import NAMES, detector, segmenter, write
+from tests.support.dense_networks import NAMES, detector, segmenter, write
 
 
 @pytest.fixture(params=["detect", "segment"])

@@ -9,17 +9,19 @@ import importlib.util
 import numpy as np
 import pytest
 
-from mobilenets_tf import create_model, images
-from mobilenets_tf.anchors import ssd_anchors
-from mobilenets_tf.export import detector_forms, metadata, segmenter_forms, to_tflite
-from mobilenets_tf.image_input import ImageInput
-from mobilenets_tf.postprocess import Postprocess
-from mobilenets_tf.preprocessing import Preprocessing
+from mobilenets_tf import create_model
+from mobilenets_tf.data import images
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.export import metadata, to_tflite
+from mobilenets_tf.export.forms import detector, segmenter
+from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration, Recipe
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.tasks.postprocess import Postprocess
+from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.weights import catalog
-from tests import dense_networks
 from tests.conftest import photographs
+from tests.support import dense_networks
 
 pytestmark = [
     pytest.mark.slow,
@@ -115,7 +117,7 @@ def dense(model, scheme, path):
 def test_a_detector_finds_what_postprocess_finds(tmp_path, scheme):
     content, image = dense(dense_networks.detector(), scheme, tmp_path / "raw.tflite")
     postprocess = Postprocess(ssd_anchors(((8, 8), (4, 4))), len(dense_networks.NAMES), score_threshold=0.5)
-    formed = detector_forms.with_form(content, "nms", postprocess)
+    formed = detector.with_form(content, "nms", postprocess)
     described = metadata.describe("net", image, dense_networks.NAMES, "detect")
     (tmp_path / "net.tflite").write_bytes(metadata.add(formed, described))
     pictures, runner = dense_networks.pictures(3, seed=1)[0], Runner(content)
@@ -140,7 +142,7 @@ def test_a_segmenter_gives_our_classes_and_their_probabilities(tmp_path, scheme)
     head.kernel.assign(np.random.default_rng(0).normal(size=head.kernel.shape))
     head.bias.assign(-np.mean(model(pictures / 127.5 - 1), axis=(0, 1, 2)))  # else one class would be everywhere
     content, image = dense(model, scheme, tmp_path / "stride.tflite")
-    content = segmenter_forms.with_form(content, "full", 64)
+    content = segmenter.with_form(content, "full", 64)
     (tmp_path / "net.tflite").write_bytes(metadata.add(content, metadata.describe("net", image, SEGMENTS, "segment")))
     runner = Runner(content)
     for picture, (mask, shares) in zip(pictures, segment(tmp_path / "net.tflite", pictures), strict=True):

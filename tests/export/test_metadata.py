@@ -4,16 +4,18 @@ import flatbuffers
 import numpy as np
 import pytest
 
-from mobilenets_tf import flatbuffer
-from mobilenets_tf.anchors import ssd_anchors
-from mobilenets_tf.export import detector_forms, metadata, segmenter_forms, to_tflite
-from mobilenets_tf.image_input import ImageInput
-from mobilenets_tf.postprocess import Postprocess
-from mobilenets_tf.preprocessing import Preprocessing
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.export import metadata, to_tflite
+from mobilenets_tf.export.forms import detector as detector_forms
+from mobilenets_tf.export.forms import segmenter
+from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration
-from mobilenets_tf.runtime import Runner
-from tests import colour_files
+from mobilenets_tf.tasks.postprocess import Postprocess
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
+from tests.support import colour_files
 
 LABELS = tuple(f"class {index}, é" for index in range(10))
 PER_CHANNEL = Preprocessing(size=64, resize=64, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
@@ -155,7 +157,7 @@ def test_what_a_detector_gives_without_suppression_goes_by_its_own_names(form, n
 
 
 def test_a_segmenter_says_that_its_logits_want_a_softmax():
-    root = read(described(segmenter_forms.with_form(colour_files.segmenter(), "full", 8), "segment"))
+    root = read(described(segmenter.with_form(colour_files.segmenter(), "full", 8), "segment"))
     names = follow(root, *OUTPUT, (6, 0))
     assert (text(names, 0), byte(names, 2)) == ("labels.txt", 2)  # TENSOR_AXIS_LABELS
     custom = follow(root, (3, 0), (9, 0))
@@ -167,5 +169,5 @@ def test_a_segmenter_says_that_its_logits_want_a_softmax():
 
 
 def test_a_mask_holds_classes():
-    root = read(described(segmenter_forms.with_form(colour_files.segmenter(), "mask", 8), "segment"))
+    root = read(described(segmenter.with_form(colour_files.segmenter(), "mask", 8), "segment"))
     assert byte(follow(root, *OUTPUT, (6, 0)), 2) == 3 and length(follow(root, (3, 0)), 9) == 0

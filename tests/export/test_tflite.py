@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from mobilenets_tf import RequestError, export, flatbuffer
-from mobilenets_tf.convert import ConversionError, convert, freeze
+from mobilenets_tf import RequestError, export
+from mobilenets_tf.conversion.convert import ConversionError, convert, freeze
 from mobilenets_tf.export.tflite import convert_model, to_tflite
 from mobilenets_tf.quantize import SCHEMES, Calibration
 from mobilenets_tf.quantize.post_training import Recipe, quantize_flatbuffer
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker, WorkerError
 from tests.conftest import photographs
 

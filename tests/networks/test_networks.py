@@ -8,15 +8,16 @@ import keras
 import numpy as np
 import pytest
 
-from mobilenets_tf import RequestError, create_model, export, features, flatbuffer, list_models, load_model, registry
-from mobilenets_tf.anchors import ssd_anchors
+from mobilenets_tf import RequestError, create_model, export, features, list_models, load_model, registry
 from mobilenets_tf.export.tflite import convert_model
+from mobilenets_tf.layer_names import is_head
 from mobilenets_tf.networks import ssd
-from mobilenets_tf.networks.features import is_head
+from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
-from tests.make_goldens import generated
+from tests.support.make_goldens import generated
 
 # With convolutions, squeeze-and-excite and hard swish, and with attention.
 PLAIN = {"mobilenet_v3_small", "mobilevit_v3_050"}

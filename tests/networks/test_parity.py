@@ -1,6 +1,6 @@
 """The same weights give the same numbers as timm, torchvision, keras.applications and a MobileViTv3 written apart.
 
-What they answered is in tests/goldens.npz (tests/make_goldens.py).
+What they answered is in tests/support/goldens.npz (tests/support/make_goldens.py).
 """
 
 import keras
@@ -12,7 +12,17 @@ from mobilenets_tf.conventions import PYTORCH, TENSORFLOW
 from mobilenets_tf.weights.checkpoints import Checkpoint
 from mobilenets_tf.weights.load import _assign
 from mobilenets_tf.weights.spellings import SPELLINGS, recognise
-from tests.make_goldens import GOLDENS, KERAS, MOBILEVIT_V3, SIZE, TIMM, TORCHVISION, generated, input_image, spread
+from tests.support.make_goldens import (
+    GOLDENS,
+    KERAS,
+    MOBILEVIT_V3,
+    SIZE,
+    TIMM,
+    TORCHVISION,
+    generated,
+    input_image,
+    spread,
+)
 
 
 @pytest.fixture(scope="module")

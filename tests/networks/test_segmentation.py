@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from mobilenets_tf import RequestError, complexity, create_model
+from mobilenets_tf import RequestError, create_model
+from mobilenets_tf.networks import complexity
 from mobilenets_tf.networks.segmentation import _windows
-from tests.make_goldens import generated
+from tests.support.make_goldens import generated
 
 # (options, resolution): trainable parameters and multiply-adds of DeepLabv3 on MobileNetV2 (arXiv 1801.04381, table 7)
 V2 = [

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from mobilenets_tf import RequestError, complexity, create_model, features
-from mobilenets_tf.anchors import ssd_anchors
-from mobilenets_tf.networks import ssd
-from mobilenets_tf.networks.features import is_head
-from tests.make_goldens import generated
+from mobilenets_tf import RequestError, create_model, features
+from mobilenets_tf.layer_names import is_head
+from mobilenets_tf.networks import complexity, ssd
+from mobilenets_tf.networks.anchors import ssd_anchors
+from tests.support.make_goldens import generated
 
 # (network, classes): trainable parameters and multiply-adds at 320x320; None for a figure that nobody counted
 SSDLITE = {

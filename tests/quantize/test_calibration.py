@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mobilenets_tf import Preprocessing, RequestError
-from mobilenets_tf.images import find_images
+from mobilenets_tf.data.images import find_images
 from mobilenets_tf.quantize import Calibration
 from tests.conftest import photographs
 

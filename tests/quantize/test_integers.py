@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from mobilenets_tf import flatbuffer
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.quantize.integers import Form
 from mobilenets_tf.quantize.post_training import Recipe, prepare, quantize_flatbuffer
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
 
 PLAIN = Recipe(ranges="min_max", rounding="nearest")  # fast

@@ -4,12 +4,12 @@ import keras
 import pytest
 from keras import layers
 
-from mobilenets_tf import flatbuffer
-from mobilenets_tf.convert import convert, freeze
-from mobilenets_tf.lean import lean
+from mobilenets_tf.conversion.convert import convert, freeze
 from mobilenets_tf.quantize import SCHEMES
-from mobilenets_tf.quantize.integer_forms import integer_forms
 from mobilenets_tf.quantize.layers import of_operators
+from mobilenets_tf.quantize.steps.integer_forms import integer_forms
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.lean import lean
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from keras import layers
 
-from mobilenets_tf import flatbuffer
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import to_tflite
+from mobilenets_tf.export.proof.verification import Judge
 from mobilenets_tf.export.tflite import Bound, convert_model, prepare_model
-from mobilenets_tf.export.verification import Judge
 from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
 from mobilenets_tf.quantize.mixed_precision import promising, search
 from mobilenets_tf.quantize.sensitivity import measure
+from mobilenets_tf.tflite import flatbuffer
 from tests.conftest import photographs
 
 SAMPLES = photographs(100, 16)

@@ -10,9 +10,10 @@ from keras import layers
 from mobilenets_tf import RequestError
 from mobilenets_tf.errors import ConversionError
 from mobilenets_tf.export.tflite import to_tflite
-from mobilenets_tf.quantize import Calibration, ranges, schemes
+from mobilenets_tf.quantize import Calibration, schemes
 from mobilenets_tf.quantize.post_training import Recipe, prepare, quantize_flatbuffer
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.quantize.steps import ranges
+from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only")

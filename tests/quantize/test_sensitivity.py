@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from keras import layers
 
-from mobilenets_tf import flatbuffer
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import sensitivity, sensitivity_chart
+from mobilenets_tf.export import sensitivity
+from mobilenets_tf.export.page import sensitivity_chart
 from mobilenets_tf.export.tflite import prepare_model
 from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
-from mobilenets_tf.quantize.effects import Effects
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.quantize.sensitivity import Sensitivity, measure
-from mobilenets_tf.runtime import Runner
+from mobilenets_tf.quantize.steps.effects import Effects
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
 
 

@@ -14,13 +14,13 @@ import tensorflow as tf
 from PIL import Image
 
 from mobilenets_tf import RequestError, load_model
-from mobilenets_tf.images import decode
+from mobilenets_tf.data.images import decode
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
 from mobilenets_tf.training.job import TrainRequest, _check_same, check
 from tests.cli.test_cli import COMMAND
 from tests.conftest import photographs
-from tests.forked import command as run
+from tests.support.forked import command as run
 
 SIZE = 32
 

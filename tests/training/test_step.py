@@ -10,13 +10,13 @@ import pytest
 import tensorflow as tf
 
 from mobilenets_tf import Preprocessing, RequestError, create_model
-from mobilenets_tf.training import loop, optimizers, recipes, tasks
+from mobilenets_tf.training import loop, optimizers, recipes
 from mobilenets_tf.training.distribution import Distribution
-from mobilenets_tf.training.loop import Progress
-from mobilenets_tf.training.plan import Plan
+from mobilenets_tf.training.input.plan import Plan
+from mobilenets_tf.training.loop import Course
+from mobilenets_tf.training.objectives.classification import Classification, Teacher, logits
 from mobilenets_tf.training.recipes import SGD, Augment, Decay, Rate, Recipe
 from mobilenets_tf.training.step import Settings, Training
-from mobilenets_tf.training.tasks import Classification, Teacher
 
 SIZE, CLASSES = 32, 3
 PREPROCESSING = Preprocessing(size=SIZE, resize=SIZE)
@@ -134,9 +134,9 @@ def test_distillation_against_the_formula():
     wanted = Preprocessing(size=48, resize=48, mean=(0.0,) * 3, std=(255.0,) * 3)
     training = training_of(teacher=Teacher(teacher, wanted, share=0.3, temperature=2.0))
     pixels, targets = data(1)[0]
-    student = tasks.logits(training.model)(PREPROCESSING.normalise(pixels.numpy()), training=True).numpy().astype(float)
+    student = logits(training.model)(PREPROCESSING.normalise(pixels.numpy()), training=True).numpy().astype(float)
     resized = tf.image.resize(wanted.normalise(pixels.numpy()), (48, 48), antialias=True)
-    answers = tasks.logits(teacher)(resized).numpy().astype(float)
+    answers = logits(teacher)(resized).numpy().astype(float)
 
     def softmax(x):
         return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
@@ -190,7 +190,7 @@ def test_another_size_trains_the_same_weights(name):
     twin = build(64)
     twin.set_weights(training.model.get_weights())
     pixels, targets = data(1, size=64, seed=3)[0]
-    outputs = tasks.logits(twin)(PREPROCESSING.normalise(pixels.numpy()), training=True)
+    outputs = logits(twin)(PREPROCESSING.normalise(pixels.numpy()), training=True)
     expected = keras.losses.categorical_crossentropy(targets, outputs, from_logits=True, label_smoothing=0.1)
     assert losses(training, [(pixels, targets)])[0] == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-4)
 
@@ -202,12 +202,12 @@ class Seen:
     training: Training
     saved: tuple | None = None
 
-    def save(self, progress):
-        self.saved = self.training.state(), asdict(progress)
+    def save(self, course):
+        self.saved = self.training.state(), asdict(course)
 
 
-def run_to_end(training, batches, progress=None, stop=None):
-    seen, progress = Seen(training), progress or Progress()
+def run_to_end(training, batches, course=None, stop=None):
+    seen, course = Seen(training), course or Course()
 
     def batches_from(first):
         for number in range(first, training.plan.steps):
@@ -220,11 +220,11 @@ def run_to_end(training, batches, progress=None, stop=None):
 
     try:
         loop.run(
-            training, batches_from, progress, epochs=2, steps_per_epoch=4, judge=judge, save=seen.save, save_every=3
+            training, batches_from, course, epochs=2, steps_per_epoch=4, judge=judge, save=seen.save, save_every=3
         )  # fmt: skip
     except KeyboardInterrupt:
         assert stop is not None
-    return seen, progress
+    return seen, course
 
 
 def test_resuming_in_mid_epoch_equals_an_unbroken_run_bit_for_bit():
@@ -239,8 +239,8 @@ def test_resuming_in_mid_epoch_equals_an_unbroken_run_bit_for_bit():
     resumed = training_of(recipe, build=build)
     resumed.model.set_weights([np.zeros_like(w) for w in resumed.model.get_weights()])
     resumed.restore(state)
-    resumed_seen, resumed_progress = run_to_end(resumed, batches, Progress(**rows))
-    assert resumed_progress.epochs == whole.epochs and len(whole.epochs) == 2
+    resumed_seen, resumed_course = run_to_end(resumed, batches, Course(**rows))
+    assert resumed_course.epochs == whole.epochs and len(whole.epochs) == 2
     for name, values in unbroken.training.state().items():
         np.testing.assert_array_equal(resumed_seen.training.state()[name], values, err_msg=name)
 
@@ -272,8 +272,8 @@ def test_the_same_steps_give_the_same_bits():
 
 
 def test_rows_say_what_happened():
-    _, progress = run_to_end(training_of(), data(8))
-    row = progress.epochs[-1]
+    _, course = run_to_end(training_of(), data(8))
+    row = course.epochs[-1]
     assert (row["epoch"], row["step"], row["size"]) == (2, 8, SIZE)
     assert row["rate"] == pytest.approx(0.05 * (1 + np.cos(np.pi * 7 / 8)) / 2, rel=1e-4)
     assert 0 <= row["val_top1"] <= row["val_top5"] == 1 and 0 <= row["top1"] <= 1
@@ -302,9 +302,9 @@ def test_what_cannot_be_trained():
     inputs = keras.Input((SIZE, SIZE, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(inputs)
     with pytest.raises(RequestError, match="ends in a sigmoid"):
-        tasks.logits(keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(pooled)))
+        logits(keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(pooled)))
     with pytest.raises(RequestError, match="a classifier has one of"):
-        tasks.logits(keras.Model(inputs, inputs))
+        logits(keras.Model(inputs, inputs))
 
 
 @pytest.mark.parametrize("last", ["layer", "inside", "none"])
@@ -316,5 +316,5 @@ def test_logits_of_any_classifier(last):
     model = keras.Model(inputs, keras.layers.Softmax()(outputs) if last == "layer" else outputs)
     images = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 3)).astype(np.float32)
     expected = model(images).numpy()
-    found = tasks.logits(model)(images)
+    found = logits(model)(images)
     np.testing.assert_allclose(found if last == "none" else tf.nn.softmax(found), expected, rtol=1e-4, atol=1e-6)

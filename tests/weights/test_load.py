@@ -10,7 +10,7 @@ import pytest
 
 from mobilenets_tf import RequestError, create_model, load_model
 from mobilenets_tf.weights import catalog
-from tests.make_goldens import GOLDENS, generated
+from tests.support.make_goldens import GOLDENS, generated
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_keras_published_mobilenet_v3_files(tmp_path):
     """They are of Keras 2, which had "/" in layer names."""
     import h5py
 
-    from tests.make_goldens import SIZE, input_image
+    from tests.support.make_goldens import SIZE, input_image
 
     key = "keras/mobilenet_v3_small/0.75"
     goldens = np.load(GOLDENS)

@@ -1,0 +1,130 @@
+"""In which form a detector's file gives what it found, and what stands beside the file for those that decode it.
+
+"raw": two tensors with a scale each, boxes (1, A, 4) encoded against the anchors and scores (1, A, classes + 1).
+"decoded": decoded_boxes (1, A, 4) as ymin, xmin, ymax, xmax in shares of the image, float32, by builtin operators; the
+scores as they are. For applications with a non-maximum suppression of their own.
+"nms": TFLite_Detection_PostProcess behind the network. Its four outputs, in this order, are what MediaPipe's
+ObjectDetector, the TFLite Task Library and applications made for the TF detection API's files read.
+"""
+
+import json
+
+import numpy as np
+
+from mobilenets_tf.answers.predictor import FORMS
+from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
+
+# As the TF detection API calls the operator's outputs.
+DETECTIONS = ("detection_boxes", "detection_classes", "detection_scores", "num_detections")
+ANCHORS_FILE = "anchors.json"
+_DEQUANTIZE_VERSIONS = {schema.TensorType.INT8: 2, schema.TensorType.INT16: 3}
+
+
+def with_form(content: bytes, form: str, postprocess: Postprocess) -> bytes:
+    """A detector's file, float or quantised, that gives its outputs in a form.
+
+    Args:
+        content: a file in the form "raw". Metadata come afterwards: they describe the outputs.
+        form: one of ``FORMS``.
+        postprocess: with the model's anchors and classes; "nms" puts it into the file, numbers and all.
+
+    Raises:
+        RequestError: no such form, or the file's outputs are not those of a detector with such anchors and classes.
+    """
+    if form not in FORMS:
+        raise unknown("form of a detector's outputs", form, FORMS)
+    tree = flatbuffer.read(content)
+    boxes, scores = _outputs(tree, postprocess)
+    if form == "raw":
+        return content
+    graph = tree.subgraphs[0]
+    boxes = _in_float(tree, boxes)
+    if form == "decoded":
+        outputs = {"decoded_boxes": _decoded(tree, boxes, np.asarray(postprocess.anchors)), "scores": scores}
+    else:
+        outputs = dict(zip(DETECTIONS, postprocess.append(tree, boxes, _in_float(tree, scores)), strict=True))
+    graph.outputs = list(outputs.values())
+    inputs = [entry.name.decode() for entry in tree.signatureDefs[0].inputs]
+    flatbuffer.set_signature(tree, inputs, list(outputs))
+    return flatbuffer.write(tree)
+
+
+def anchors_file(anchors: np.ndarray) -> str:
+    """The anchors of a "raw" file as JSON, with the decoding in words."""
+    y, x, height, width = map(int, SCALES)
+    head = {
+        "anchors": "rows of y centre, x centre, height, width, as shares of the image, in the order of the outputs",
+        "decoding": [
+            "An anchor (y, x, h, w) and its row of the boxes (ty, tx, th, tw) give a box in shares of the image:",
+            f"y centre = y + ty / {y} * h, x centre = x + tx / {x} * w,",
+            f"height = h * exp(th / {height}), width = w * exp(tw / {width}).",
+            "Column 0 of the output scores is the background.",
+        ],
+        "scales": SCALES,
+    }
+    rows = ("[" + ", ".join(map(str, row)) + "]" for row in np.asarray(anchors, np.float32))
+    head["rows"] = []
+    return json.dumps(head, indent=2).replace("[]", "[\n" + ",\n".join(rows) + "\n]") + "\n"
+
+
+def _outputs(tree, postprocess: Postprocess) -> list[int]:
+    graph = tree.subgraphs[0]
+    outputs = list(map(int, graph.outputs))
+    shapes = [tuple(map(int, graph.tensors[index].shape)) for index in outputs]
+    count = len(postprocess.anchors)
+    wanted = [(1, count, 4), (1, count, postprocess.classes + 1)]
+    if shapes != wanted:
+        raise RequestError(
+            f"The file's outputs have the shapes {shapes}; those of a detector with {count} anchors and "
+            f"{postprocess.classes} classes are {wanted}: boxes, and scores with a column for the background."
+        )
+    return outputs
+
+
+def _in_float(tree, index: int) -> int:
+    graph = flatbuffer.Graph(tree)
+    types = [tensor.type for tensor in graph.graph.tensors]
+    writer = graph.writer.get(index)
+    if writer and (types[writer.inputs[0]], types[index]) == (schema.TensorType.INT8, schema.TensorType.UINT8):
+        # Made for applications (image_input.with_byte_ends), which do not see it now.
+        tree.subgraphs[0].operators.remove(writer)
+        index = int(writer.inputs[0])
+    tensor = tree.subgraphs[0].tensors[index]
+    if tensor.type == schema.TensorType.FLOAT32:
+        return index
+    label, version = f"{tensor.name.decode()}/float32", _DEQUANTIZE_VERSIONS.get(tensor.type, 1)
+    return flatbuffer.append_operator(tree, label, "DEQUANTIZE", [index], tensor.shape, version=version)
+
+
+def _decoded(tree, boxes: int, anchors: np.ndarray) -> int:
+    """Corners in shares of the image, of float32 boxes (1, A, 4)."""
+    whole, half = (1, len(anchors), 4), (1, len(anchors), 2)
+    centres, sides = anchors[None, :, :2], anchors[None, :, 2:]
+
+    def constant(name, values):
+        return flatbuffer.add_constant(tree, f"decoding/{name}", values)
+
+    def add(name, inputs, shape, options):
+        return flatbuffer.append_operator(tree, f"decoding/{name.lower()}", name, inputs, shape, options)
+
+    ratios = np.concatenate([sides, np.ones_like(sides)], axis=2) / np.float32(SCALES)
+    scaled = add("MUL", [boxes, constant("ratios", ratios)], whole, schema.MulOptionsT())
+    moves, logarithms = (flatbuffer.add_tensor(tree, f"decoding/{part}", half) for part in ("moves", "logarithms"))
+    options = schema.SplitOptionsT()
+    options.numSplits = 2
+    inputs = [constant("axis", np.int32([2])), scaled]
+    operator = flatbuffer.make_operator(tree, "SPLIT", inputs, [moves, logarithms], options)
+    tree.subgraphs[0].operators.append(operator)
+    middle = add("ADD", [moves, constant("centres", centres)], half, schema.AddOptionsT())
+    growth = add("EXP", [logarithms], half, schema.ExpOptionsT())
+    reach = add("MUL", [growth, constant("half_sides", sides / 2)], half, schema.MulOptionsT())
+    corners = [
+        add("SUB", [middle, reach], half, schema.SubOptionsT()),
+        add("ADD", [middle, reach], half, schema.AddOptionsT()),
+    ]
+    options = schema.ConcatenationOptionsT()
+    options.axis = 2
+    return add("CONCATENATION", corners, whole, options)

@@ -1,0 +1,52 @@
+"""What a segmenter's file gives: logits of the network's size or of the picture's, or a class for every pixel."""
+
+import numpy as np
+
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
+
+
+def with_form(content: bytes, form: str, size: int) -> bytes:
+    """A segmenter's file in another form.
+
+    Args:
+        content: with one output, logits (1, h, w, classes), real or quantised.
+        form: "stride": as it is. "full": ``logits`` (1, size, size, classes), resized bilinearly between pixels'
+            middles, in the scale that they have. "mask": ``mask`` (1, size, size), uint8: the class of each pixel, the
+            lowest where several are equal.
+        size: height and width of the picture.
+    """
+    if form == "stride":
+        return content
+    tree = flatbuffer.read(content)
+    graph = tree.subgraphs[0]
+    (logits,) = map(int, graph.outputs)
+    given = graph.tensors[logits]
+    classes = int(given.shape[-1])
+    operators, result = [], logits
+    if tuple(given.shape[1:3]) != (size, size):
+        result = flatbuffer.add_tensor(tree, "logits", (1, size, size, classes))
+        graph.tensors[result].type, graph.tensors[result].quantization = given.type, given.quantization
+        sides = flatbuffer.add_constant(tree, "sides", np.array([size, size], np.int32))
+        options = schema.ResizeBilinearOptionsT()
+        options.halfPixelCenters, options.alignCorners = True, False
+        operators.append(flatbuffer.make_operator(tree, "RESIZE_BILINEAR", [logits, sides], [result], options, 3))
+    if form == "mask":
+        highest = flatbuffer.add_tensor(tree, "highest", (1, size, size))
+        mask = flatbuffer.add_tensor(tree, "mask", (1, size, size))
+        graph.tensors[highest].type, graph.tensors[mask].type = schema.TensorType.INT32, schema.TensorType.UINT8
+        axis = flatbuffer.add_constant(tree, "axis", np.array(3, np.int32))
+        options = schema.ArgMaxOptionsT()
+        options.outputType = schema.TensorType.INT32
+        operators.append(flatbuffer.make_operator(tree, "ARG_MAX", [result, axis], [highest], options, 2))
+        options = schema.CastOptionsT()
+        options.inDataType, options.outDataType = schema.TensorType.INT32, schema.TensorType.UINT8
+        operators.append(flatbuffer.make_operator(tree, "CAST", [highest], [mask], options))
+        result = mask
+    graph.operators = [*graph.operators, *operators]
+    graph.outputs = [result]
+    (signature,) = tree.signatureDefs
+    taken = [entry.name.decode() for entry in signature.inputs]
+    graph.tensors[logits].name += b"/stride"
+    flatbuffer.set_signature(tree, taken, ["mask" if form == "mask" else "logits"])
+    return flatbuffer.write(tree)

@@ -1,0 +1,217 @@
+"""What the conversion gave and what it cost, as one HTML page that needs nothing but itself."""
+
+import base64
+import functools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobilenets_tf import files
+from mobilenets_tf.export.delegates.rules import Verdict
+from mobilenets_tf.export.page import charts
+from mobilenets_tf.export.proof.evidence import ChangedAnswers, LayerFidelity
+
+_CHARTED = 12  # layers, the least faithful
+
+
+@dataclass(frozen=True)
+class SchemeRow:
+    """One of several files of a model. agreement: the share of images with float32's answer. top1: accuracy, if the
+    images have labels. median_ms: on the machine that made the report.
+    """
+
+    scheme: str
+    bytes: int
+    agreement: float
+    top1: float | None = None
+    median_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report shows beside the manifest; what is left out is not shown.
+
+    changed: the images whose answer changed. layers: how faithful each layer is.
+    plan: how often each op runs (``Runner.execution_plan``), "DELEGATE" being XNNPACK's partitions. delegates: what a
+        phone's accelerators take over of the file (``delegates.verdicts``).
+    latency: name of a file -> median and 90th percentile in ms, float32 first. It is never the same twice, and stands
+        in a section of its own, as does schemes: several files of the model, for the Pareto picture.
+    pictures: of a detector or segmenter, photographs with both files' answers: (name, JPEG).
+    """
+
+    changed: ChangedAnswers | None = None
+    layers: Sequence[LayerFidelity] = ()
+    plan: Mapping[str, int] | None = None
+    delegates: Sequence[Verdict] = ()
+    latency: Mapping[str, tuple[float, float]] | None = None
+    schemes: Sequence[SchemeRow] = ()
+    pictures: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True)
+class SchemeReport:
+    """One file's part of a page on several."""
+
+    file_name: str
+    manifest: dict
+    evidence: Evidence = Evidence()
+
+
+def render(file_name: str, manifest: dict, evidence: Evidence = Evidence()) -> str:
+    """The page on one deployed file. The same arguments give the same bytes."""
+    return _environment().get_template("report.html").render(file=SchemeReport(file_name, manifest, evidence))
+
+
+def render_schemes(
+    title: str,
+    reports: Sequence[SchemeReport],
+    rows: Sequence[SchemeRow],
+    latency: Mapping[str, tuple[float, float]],
+) -> str:
+    """The page on several files of one model. The same arguments give the same bytes.
+
+    Args:
+        title: the model's name. reports: of each file. rows: for the Pareto picture. latency: as in ``Evidence``.
+    """
+    template = _environment().get_template("schemes.html")
+    return template.render(title=title, reports=reports, rows=rows, latency=latency)
+
+
+@functools.cache
+def _environment():
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": lambda share, digits=1: f"{share:.{digits}%}",
+        "signed_percent": lambda share: f"{share:+.2%}",
+        "megabytes": lambda size: f"{size / 1e6:.2f} MB",
+        "kilobytes": lambda size: f"{size / 1e3:.1f} kB",
+        "signed_kilobytes": lambda size: f"{size / 1e3:+.1f} kB",
+        "decibels": _decibels,
+        "milliseconds": lambda value: f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms",
+        "counts": lambda counts: ", ".join(f"{count} {name}" for name, count in counts.items()),
+        "score": lambda value, is_probability: f"{value:.1%}" if is_probability else f"{value:.4g}",
+        "model_facts": _model_facts,
+        "real_value": _real_value,
+        "plain": lambda value: {True: "yes", False: "no"}[value] if isinstance(value, bool) else value,
+        "geometry": _geometry,
+        "jpeg": lambda content: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}",
+        "manifest_text": files.to_json,
+        "class_scores": _class_scores,
+        "layer_charts": _layer_charts,
+        "pareto_charts": _pareto_charts,
+        "on_front": _on_front,
+        "reasons": _reasons,
+    }
+    return environment
+
+
+def _decibels(value: float | None) -> str:
+    return "exact" if value is None or math.isinf(value) else f"{value:.1f} dB"
+
+
+def _model_facts(manifest: dict) -> list[tuple]:
+    """What is known of the model; its weights' hash stands with the others."""
+    facts = dict(manifest["model"])
+    if "weights" not in facts and Path(facts["model"]).suffix not in (".keras", ".h5"):
+        facts["weights"] = "random, not trained"
+    return [(name.replace("_", " "), value) for name, value in facts.items() if name != "weights_sha256"]
+
+
+def _real_value(tensor: dict) -> str:
+    """The formula from what is in a tensor to what it stands for."""
+    if not tensor["scale"]:
+        return "the value itself"
+    zero_point = tensor["zero_point"]
+    shifted = f"(q {'-' if zero_point > 0 else '+'} {abs(zero_point)})" if zero_point else "q"
+    return f"{tensor['scale']:.8g} x {shifted}"
+
+
+def _geometry(pre: dict) -> str:
+    size = f"{pre['size']}x{pre['size']}"
+    if pre["crop"] == "stretch":
+        return f"resize the whole photograph to {size}, whatever its shape ({pre['resampling']})"
+    if pre["crop"] == "resize_then_crop":
+        return f"resize the shorter side to {pre['resize']} ({pre['resampling']}), centre crop of {size}"
+    return (
+        f"centre crop of {pre['size'] / pre['resize']:.3f} of the shorter side, resize to {size} ({pre['resampling']})"
+    )
+
+
+def _class_scores(comparison: dict) -> list[tuple[str, float, float]]:
+    """Of each class that the images have: its name, the float file's score and this one's."""
+    scores = comparison["classes"].items()
+    return [(name, comparison["reference_classes"][name], score) for name, score in scores if score is not None]
+
+
+def _layer_charts(layers: Sequence[LayerFidelity], key: str) -> list:
+    """The least faithful layers as bars, and all of them in the order in which they run."""
+    worst = [(row.layer, row.snr_db) for row in layers[:_CHARTED] if math.isfinite(row.snr_db)]
+    ordered = [row.snr_db for row in sorted(layers, key=lambda row: row.place)]
+    drawn = []
+    if worst:
+        spoken = ", ".join(f"{name} {value:.1f}" for name, value in worst)
+        description = f"Bar chart of the least faithful layers, signal to noise in dB: {spoken}."
+        label = "signal to noise in dB; shorter is worse"
+        drawn.append(charts.bars(worst, label, f"{key}-bars", description))
+    if len(worst) > 1:
+        description = (
+            f"Line chart of the signal to noise of all {len(ordered)} layers, first to last, between "
+            f"{worst[0][1]:.1f} and {max(filter(math.isfinite, ordered)):.1f} dB. The table has the values."
+        )
+        labels = ("layer, first to last", "signal to noise in dB")
+        drawn.append(charts.course(ordered, labels, f"{key}-course", description))
+    return _safe(drawn)
+
+
+def _points(rows: Sequence[SchemeRow], cost: str) -> list[charts.Point]:
+    given = "agreement" if any(row.top1 is None for row in rows) else "top1"
+    return [
+        charts.Point(row.scheme, getattr(row, cost) / (1e6 if cost == "bytes" else 1), getattr(row, given))
+        for row in rows
+        if getattr(row, cost) is not None
+    ]
+
+
+def _pareto_charts(rows: Sequence[SchemeRow]) -> list:
+    """Accuracy (without labels: agreement with float32) against latency and against size."""
+    gain = "same answer as float32" if any(row.top1 is None for row in rows) else "top-1 accuracy"
+    drawn = []
+    for cost, label in (("median_ms", "latency in ms, on this machine"), ("bytes", "size in MB")):
+        if points := _points(rows, cost):
+            spoken = ", ".join(f"{p.name} {p.x:.2f} and {p.y:.1%}" for p in points)
+            best = ", ".join(point.name for point in charts.front(points))
+            description = f"Scatter chart of {gain} against {label}: {spoken}. On the Pareto front: {best}."
+            drawn.append(charts.pareto(points, (label, gain), f"pareto-{cost.replace('_', '-')}", description))
+    return _safe(drawn)
+
+
+def _on_front(row: SchemeRow, rows: Sequence[SchemeRow]) -> str:
+    """In which of the Pareto pictures a scheme is on the front."""
+    costs = (("median_ms", "latency"), ("bytes", "size"))
+    names = [name for cost, name in costs if row.scheme in {p.name for p in charts.front(_points(rows, cost))}]
+    return " and ".join(names) or "neither"
+
+
+def _reasons(verdict: Verdict) -> list[tuple[str, int, str]]:
+    """Which operators are not taken over, how many for the same reason, and that; the most frequent first."""
+    return [
+        (op, times, why)
+        for (op, why), times in Counter((f.operator, f.reason) for f in verdict.fallbacks).most_common()
+    ]
+
+
+def _safe(svgs: list[str]) -> list:
+    """Charts go into the page as they are: what is text in them is escaped already."""
+    from markupsafe import Markup
+
+    return [Markup(svg) for svg in svgs]

@@ -1,0 +1,261 @@
+"""What a report shows beside the manifest: the images whose answer changed, and how faithful each layer is."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mobilenets_tf.data import images
+from mobilenets_tf.export.proof.verification import answers
+from mobilenets_tf.quantize import layers
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.runtime import Runner
+
+_PIXELS = 128  # sides of a thumbnail; the page shows it at 96 CSS pixels, and most screens have more than one each
+_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class ChangedAnswer:
+    """An image that the float file and the other one answer differently.
+
+    thumbnail: a square JPEG out of its middle. file: its name, without folders. label: the right class's name, if
+    known. float_answer, answer: what the two files say, with the value of that output in the same file.
+    float_is_right, is_right: None without a label.
+    """
+
+    thumbnail: bytes
+    file: str
+    label: str | None
+    float_answer: str
+    float_score: float
+    answer: str
+    score: float
+    float_is_right: bool | None = None
+    is_right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often float's answer ``float_answer`` became ``answer``."""
+
+    float_answer: str
+    answer: str
+    times: int
+
+
+@dataclass(frozen=True)
+class ChangedAnswers:
+    """shown: those that float was surest of against the new answer, the surest first, no more than were asked for.
+
+    total: how many changed, of how many images. lost: those that only float has right, won: those that only the other
+    file has right; None without labels. confusions: of all that changed, the most frequent first.
+    are_probabilities: whether each file's outputs sum to 1.
+    """
+
+    shown: tuple[ChangedAnswer, ...]
+    total: int
+    images: int
+    lost: int | None
+    won: int | None
+    confusions: tuple[Confusion, ...]
+    are_probabilities: bool
+
+
+def changed_answers(
+    paths: Sequence[Path],
+    labels: Sequence[int] | None,
+    names: Sequence[str],
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    limit: int = 24,
+) -> ChangedAnswers:
+    """The images on which two files differ.
+
+    Args:
+        paths: of the images. labels: the right class of each, or None.
+        names: one a class; where there is none, classes go by their number.
+        reference, candidate: the float file's and the other's outputs, (images, classes).
+        limit: of how many a thumbnail is made.
+
+    Raises:
+        RequestError: an image that cannot be read any more.
+    """
+    reference, candidate = (outputs.reshape(len(paths), -1).astype(np.float64) for outputs in (reference, candidate))
+    before, after = (answers(outputs).astype(int) for outputs in (reference, candidate))
+    changed = np.flatnonzero(before != after)
+    single = reference.shape[1] == 1
+    columns = (np.zeros_like(before), np.zeros_like(after)) if single else (before, after)
+
+    def name(index) -> str:
+        if single:
+            return "above 0.5" if index else "not above 0.5"
+        return names[index] if index < len(names) else f"class {index}"
+
+    def margin(row) -> float:
+        return abs(reference[row, 0] - 0.5) if single else reference[row, before[row]] - reference[row, after[row]]
+
+    shown = []
+    for row in sorted(changed, key=lambda row: (-margin(row), row))[:limit]:
+        right = None if labels is None else int(labels[row])
+        shown.append(
+            ChangedAnswer(
+                _thumbnail(paths[row]),
+                paths[row].name.encode(errors="replace").decode(),  # names on disk may be no UTF-8
+                None if right is None else name(right),
+                name(before[row]),
+                float(reference[row, columns[0][row]]),
+                name(after[row]),
+                float(candidate[row, columns[1][row]]),
+                None if right is None else bool(before[row] == right),
+                None if right is None else bool(after[row] == right),
+            )
+        )
+    pairs = Counter((int(before[row]), int(after[row])) for row in changed)
+    ordered = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
+    lost = won = None
+    if labels is not None:
+        right = np.asarray(labels)
+        lost = int(((before == right) & (after != right)).sum())
+        won = int(((before != right) & (after == right)).sum())
+    return ChangedAnswers(
+        tuple(shown),
+        len(changed),
+        len(paths),
+        lost,
+        won,
+        tuple(Confusion(name(old), name(new), times) for (old, new), times in ordered),
+        not single and all(_are_probabilities(outputs) for outputs in (reference, candidate)),
+    )
+
+
+def _are_probabilities(outputs: np.ndarray) -> bool:
+    # The eight-bit outputs of a thousand classes sum to 1 only within a level each.
+    return bool(outputs.min() >= 0 and outputs.max() <= 1 and np.median(np.abs(outputs.sum(-1) - 1)) < 0.1)
+
+
+def _thumbnail(path: Path) -> bytes:
+    from PIL import Image, ImageOps
+
+    image = ImageOps.fit(images.decode(path), (_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=_QUALITY, optimize=True)
+    return stream.getvalue()
+
+
+@dataclass(frozen=True)
+class LayerFidelity:
+    """Of one layer: its place in the file (from 0), its name, and at what it gives the signal to noise in dB: how much
+    stronger the float file's values are than the difference. Infinite where there is none.
+
+    cut_off: the share of the difference's power that is in values beyond the range that the quantised file has for
+    them. Ranges are chosen by what they do to the answer, so that a large share often does it little harm.
+    """
+
+    place: int
+    layer: str
+    snr_db: float
+    cut_off: float
+
+
+def layer_fidelity(
+    float_content: bytes, quantised_content: bytes, samples: Iterable[Sequence[np.ndarray]]
+) -> list[LayerFidelity]:
+    """How much of each layer's signal a quantised file keeps, when it runs as it is: noise adds up along the way.
+
+    Both files run with every tensor observed, and tensors of the same name are compared. Layers are called as Keras
+    calls them, told from the names of the tensors; several operators of one layer are compared where it ends.
+
+    Args:
+        float_content: the float file that the integers were written from (``Prepared.uncorrected``): equalisation gives
+            channels other scales, so in the file before it they are other numbers.
+        quantised_content: the quantised file.
+        samples: a few calibration samples, arrays in the order of the files' inputs.
+
+    Returns:
+        The least faithful first. Tensors that one of the files has not are left out, and the scores that a final
+        softmax reads: those far from the highest are cut off on purpose (``ranges.softmax_scores``), and what matters
+        of them is in the softmax's own result.
+    """
+    files = [_Observed(float_content), _Observed(quantised_content)]
+    shared = [name for name in files[0].tensors if name in files[1].tensors and name not in files[0].scores]
+    ends = {files[0].layers[name]: name for name in shared}  # of several tensors of a layer, the last
+    powers = {name: np.zeros(3) for name in ends.values()}  # of the signal, the noise, and the noise that is cut off
+    for arrays in samples:
+        for file in files:
+            file.runner.invoke(*arrays)
+        for name, power in powers.items():
+            values, others = (file.values(name) for file in files)
+            difference = others - values
+            low, high = files[1].limits(name)
+            beyond = difference[(values < low) | (values > high)]
+            power += [np.vdot(part, part) for part in (values, difference, beyond)]
+    found = []
+    for place, (layer, name) in enumerate(ends.items()):
+        signal, noise, cut_off = map(float, powers[name])
+        snr_db = float(10 * np.log10(max(signal, 1e-30) / noise)) if noise else np.inf
+        found.append(LayerFidelity(place, layer, snr_db, cut_off / noise if noise else 0.0))
+    return sorted(found, key=lambda row: row.snr_db)
+
+
+class _Observed:
+    """A file that gives every tensor out that an operator computes.
+
+    tensors: name -> index, in the order of the operators. layers: of each of them. scores: what a final softmax reads.
+    """
+
+    def __init__(self, content: bytes):
+        tree = flatbuffer.read(content)
+        graph = tree.subgraphs[0]
+        produced = [int(index) for operator in graph.operators for index in operator.outputs]
+        names = {index: graph.tensors[index].name.decode() for index in produced}
+        of_operators = layers.of_operators(content, _scopes(names.values()))
+        self.tensors = {name: index for index, name in names.items()}
+        self.layers = {
+            names[int(index)]: layer
+            for layer, operator in zip(of_operators, graph.operators, strict=True)
+            for index in operator.outputs
+        }
+        ends = set(map(int, graph.outputs))
+        self.scores = {
+            names.get(int(operator.inputs[0]))
+            for operator in graph.operators
+            if flatbuffer.operator_name(tree, operator) == "SOFTMAX" and int(operator.outputs[0]) in ends
+        }
+        self._scales = {index: _scale(graph.tensors[index].quantization) for index in produced}
+        graph.outputs = produced
+        tree.signatureDefs = []
+        self.runner = Runner(flatbuffer.write(tree))
+
+    def limits(self, name: str) -> tuple[float, float]:
+        """The lowest and the highest real value that a tensor can hold; infinite where it holds real values."""
+        index = self.tensors[name]
+        scale, zero_point = self._scales[index]
+        if not scale:
+            return -np.inf, np.inf
+        levels = np.iinfo(self.runner.raw(index).dtype)
+        return (levels.min - zero_point) * scale, (levels.max - zero_point) * scale
+
+    def values(self, name: str) -> np.ndarray:
+        """A tensor's real values, float32."""
+        index = self.tensors[name]
+        scale, zero_point = self._scales[index]
+        raw = self.runner.raw(index)
+        return (raw.astype(np.float32) - zero_point) * scale if scale else raw.astype(np.float32)
+
+
+def _scale(quantization) -> tuple[np.float32, int]:
+    """An activation's scale and zero point; (0, 0) where it holds real values."""
+    if quantization is None or quantization.scale is None or not len(quantization.scale):
+        return np.float32(0), 0
+    return np.float32(quantization.scale[0]), int(quantization.zeroPoint[0])
+
+
+def _scopes(names: Iterable[str]) -> set[str]:
+    """What the names of tensors say of the names of layers: scopes with a number behind, as TensorFlow gives layers."""
+    scopes = (scope for name in names for place in name.split(";") for scope in place.split("/")[1:-1])
+    return {re.sub(r"_\d+$", "", scope) for scope in scopes if re.search(r"_\d+$", scope)}

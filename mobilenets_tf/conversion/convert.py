@@ -1,0 +1,186 @@
+"""Keras model -> float TFLite file: freeze the graph here, convert it in a child process."""
+
+import gc
+import os
+import re
+import tempfile
+import warnings
+from dataclasses import dataclass
+
+from mobilenets_tf.conversion.lean_norms import with_lean_norms
+from mobilenets_tf.conversion.reparameterization import fold
+from mobilenets_tf.errors import ConversionError, RequestError
+from mobilenets_tf.quantize import schemes
+from mobilenets_tf.quantize.schemes import Scheme
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.lean import lean
+from mobilenets_tf.worker import Worker, WorkerError
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A frozen inference graph: every variable a constant, every shape static, batch 1.
+
+    content: a serialised GraphDef. inputs, outputs: node names, in the model's order.
+    input_names, output_names: what the file's signature will call them.
+    layers: names of the model's layers, nested ones too, to say which one is at fault.
+    """
+
+    content: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+def freeze(model) -> Graph:
+    """Trace a functional or sequential Keras 3 model for inference on one sample, and freeze it.
+
+    Raises:
+        RequestError: not such a model, or its input has a side that is not fixed.
+    """
+    import keras
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    check_exportable(model)
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    specs = [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, tensor.name) for tensor in functional.inputs]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def infer(*tensors):
+        outputs = model(keras.tree.pack_sequence_as(functional._inputs_struct, tensors), training=False)
+        # Without the identity, a model that ends in a reshape of its input would freeze to no node at all.
+        return [tf.identity(tensor) for tensor in keras.tree.flatten(outputs)]
+
+    frozen = convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=False)
+    graph = Graph(
+        content=frozen.graph.as_graph_def().SerializeToString(),
+        inputs=tuple(tensor.op.name for tensor in frozen.inputs),
+        outputs=tuple(tensor.op.name for tensor in frozen.outputs),
+        input_names=tuple(tensor.name for tensor in functional.inputs),
+        output_names=_unique(functional.output_names),
+        layers=tuple(layer.name for layer in model._flatten_layers(include_self=False)),
+    )
+    # What tracing leaves behind is several times the model's size, and cyclic: without this it stays.
+    del infer, frozen
+    gc.collect()
+    return graph
+
+
+def check_exportable(model) -> None:
+    """Refuse what cannot become a file with static shapes.
+
+    Raises:
+        RequestError: not a functional or sequential Keras 3 model, not in float32, or its input has a side that is not
+            fixed.
+    """
+    import keras
+
+    if not isinstance(model, (keras.Sequential, keras.src.models.Functional)):
+        module = type(model).__module__
+        if module.startswith(("tf_keras", "keras.src.engine")):
+            raise RequestError("This is a Keras 2 (tf_keras) model; rebuild it with Keras 3 and load its weights.")
+        raise RequestError(
+            f"Expected a functional or sequential keras.Model; received {module}.{type(model).__name__}."
+        )
+    if not model.built:
+        raise RequestError(f"{model.name} has no input shape yet: give it a keras.Input or call it once.")
+    for layer in model._flatten_layers():
+        if layer.compute_dtype not in ("float32", None) and layer.weights:
+            raise RequestError(
+                f"The layer {layer.name!r} computes in {layer.compute_dtype}. Build the model under the float32 policy "
+                "and give it the same weights: keras.config.set_dtype_policy('float32'), then set_weights()."
+            )
+    for tensor in model.inputs:
+        if None in tensor.shape[1:]:
+            raise RequestError(
+                f"The input {tensor.name!r} has shape {tensor.shape}: a phone needs every side fixed. Build the model "
+                "with a full input_shape, for example (224, 224, 3)."
+            )
+
+
+def _unique(names) -> tuple[str, ...]:
+    """Two outputs of one layer have one name; the signature needs two."""
+    names = list(names)
+    return tuple(n if names.count(n) == 1 else f"{n}_{names[:i].count(n)}" for i, n in enumerate(names))
+
+
+def convert(graph: Graph, scheme: Scheme, worker: Worker) -> bytes:
+    """The TFLite file of a frozen graph, with the scheme's weights, its activations still float.
+
+    Raises:
+        ConversionError: the converter refused or died; for an op that TFLite lacks the layer is named.
+    """
+    try:
+        content = worker.call(_convert_graph, graph, scheme.weights if not scheme.calibrated else "float32")
+    except WorkerError as error:
+        raise ConversionError(f"The converter died on this model. {error}") from error
+    tree = flatbuffer.read(content)
+    flatbuffer.set_signature(tree, list(graph.input_names), list(graph.output_names))
+    return flatbuffer.write(tree)
+
+
+def float_file(model, worker: Worker) -> tuple[Graph, bytes]:
+    """A Keras 3 model's frozen graph and its float32 TFLite file: folded to its inference form, with the fewest ops.
+
+    Raises:
+        RequestError, ConversionError: see ``freeze`` and ``convert``.
+    """
+    graph = freeze(with_lean_norms(fold(model, share=True)))
+    return graph, lean(convert(graph, schemes.SCHEMES["float32"], worker))
+
+
+def _convert_graph(graph: Graph, weights: str) -> bytes:
+    """Runs in the worker."""
+    import tensorflow as tf
+
+    with tempfile.NamedTemporaryFile(suffix=".pb", delete=False) as file:
+        file.write(graph.content)
+    try:
+        # The frozen-graph entry converts in a fifth of the time of a SavedModel, which is loaded and frozen anew.
+        converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(file.name, graph.inputs, graph.outputs)
+        if weights != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16] if weights == "float16" else []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return converter.convert()
+    except Exception as error:
+        raise ConversionError(_reason(str(error), graph)) from None
+    finally:
+        os.unlink(file.name)
+
+
+_NEEDS_FLEX = re.compile(r"tf\.(\w+) op is neither a custom op nor a flex op|^\s*tf\.(\w+)\(", re.MULTILINE)
+
+
+def _reason(text: str, graph: Graph) -> str:
+    """The converter's message cut to its point; for an op that TFLite lacks, the layers that contain it."""
+    missing = sorted({name for pair in _NEEDS_FLEX.findall(text) for name in pair if name})
+    missing += [name for name in re.findall(r"Flex ops: ([\w, ]+)", text) for name in name.split(", ")]
+    if not missing:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return "The converter refused this model: " + " | ".join(lines[:3])[:600]
+    import tensorflow as tf
+
+    nodes = tf.compat.v1.GraphDef.FromString(graph.content).node
+    places = []
+    for name in dict.fromkeys(missing):
+        op = name.removeprefix("Flex")
+        layers = sorted({_layer_of(node.name, graph.layers) for node in nodes if node.op == op})
+        places.append(f"{op} (in {', '.join(map(repr, layers[:5]))})" if layers else op)
+    return (
+        f"TFLite has no builtin op for {'; '.join(places)}. A phone would need the Flex runtime, which this exporter "
+        "does not ship; replace those layers by ones made of builtin ops."
+    )
+
+
+def _layer_of(node: str, layers: tuple[str, ...]) -> str:
+    """Keras scopes a layer's nodes "model_1/layer_1/...": the innermost part that is a layer's name, "_1" taken off."""
+    for part in reversed(node.split("/")):
+        for name in (part, part.rsplit("_", 1)[0]):
+            if name in layers:
+                return name
+    return node

@@ -1,0 +1,184 @@
+"""Fold MobileOne's training-time branches into single convolutions: the same function, far fewer operations.
+
+A sum of convolutions, each followed by a BatchNorm at inference, is one convolution with a bias: the kernels, scaled by
+gamma / sqrt(variance + epsilon), add up; a 1x1 kernel joins at the tap that looks at the same pixel, and the identity
+is a 1x1 kernel of ones (Ding et al. 2021, arXiv 2101.03697, section 3.3; Vasu et al. 2022, arXiv 2206.04040, 3.2).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mobilenets_tf.conversion.rewriting import reachable_layers, rebuild
+from mobilenets_tf.errors import RequestError
+
+_FIRST = re.compile(r"(?P<unit>.+)_branch1_conv")  # what makes it a unit; users may have a "skip_bn" of their own
+_MEMBER = re.compile(r"(?P<unit>.+)_(?P<branch>branch\d+|scale|skip)_(?P<kind>conv|bn)")
+
+
+def reparameterize(model):
+    """The inference form of a model with MobileOne units in it, wherever they are.
+
+    Args:
+        model: a functional or sequential ``keras.Model``: a MobileOne, or a model that has one inside, as a nested
+            model or taken apart. It is not changed.
+
+    Returns:
+        A new model whose outputs equal ``model``'s at inference (1e-5 of the largest in float32; the folding itself is
+        done in float64), the other layers copied with their weights. ``model`` itself if there is nothing to fold.
+
+    Raises:
+        RequestError: units inside something that is no functional or sequential model (a subclassed model, a wrapper
+            layer), a unit that has been taken apart, or a layer of yours that cannot be copied.
+    """
+    return fold(model, share=False)
+
+
+def fold(model, *, share: bool):
+    """``reparameterize``; with ``share``, the layers that stay are the model's own (see ``rewriting.rebuild``)."""
+    units = {match["unit"] for layer in model._flatten_layers() if (match := _FIRST.fullmatch(layer.name))}
+    if not units:
+        return model
+    reachable = {match["unit"] for layer in reachable_layers(model) if (match := _FIRST.fullmatch(layer.name))}
+    if hidden := sorted(units - reachable):
+        raise RequestError(
+            f"{model.name!r} has MobileOne units where they cannot be reached ({hidden[0]!r}, ...): in a subclassed "
+            "model or a wrapper layer. Fold the backbone before you put it there: reparameterize(backbone)."
+        )
+    return rebuild(model, _plan, share=share)
+
+
+def _plan(model) -> dict:
+    """A unit's layers pass on what they are given; the last one applies the fused convolution to it."""
+    replacements = {}
+    for unit in _units(model):
+        replacements |= dict.fromkeys(unit.layers, _first)
+        replacements[unit.last] = unit.fuse(model)
+    return replacements
+
+
+def _first(tensors):
+    """A sum's first term is the first branch, which reads the padded input where there is one."""
+    return tensors[0] if isinstance(tensors, (list, tuple)) else tensors
+
+
+@dataclass
+class _Unit:
+    """The layers of one unit in the training form: branch -> its convolution, its BatchNorm; and their sum."""
+
+    name: str
+    convolutions: dict = field(default_factory=dict)
+    norms: dict = field(default_factory=dict)
+    total: object = None  # None where there is one branch alone
+
+    @property
+    def layers(self) -> list:
+        return [layer for layer in (*self.convolutions.values(), *self.norms.values(), self.total) if layer]
+
+    @property
+    def last(self):
+        """The layer whose output is the unit's."""
+        return self.total or self.norms["branch1"]
+
+    def fuse(self, model) -> Callable:
+        """One convolution with a bias that does what the unit does at inference, for the call of the last layer."""
+        main = self.convolutions["branch1"]
+        kernel, bias = 0.0, 0.0
+        for branch, norm in self.norms.items():
+            scale, shift = _affine(norm)
+            one = _identity(main) if branch == "skip" else np.asarray(self.convolutions[branch].kernel, np.float64)
+            depthwise = type(main).__name__ == "DepthwiseConv2D"
+            kernel = kernel + self._embed(one, model) * (scale[:, None] if depthwise else scale)
+            bias = bias + shift
+        config = main.get_config() | {"name": f"{self.name}_conv", "use_bias": True}
+        fused = type(main).from_config(config)
+        fused.build_from_config(main.get_build_config())
+        fused.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
+        return lambda tensors: fused(_first(tensors))
+
+    def _embed(self, kernel: np.ndarray, model) -> np.ndarray:
+        """A 1x1 kernel as one of the unit's size: alone at the tap that looks at the same pixel."""
+        main = self.convolutions["branch1"]
+        if kernel.shape[:2] == tuple(main.kernel_size):
+            return kernel
+        embedded = np.zeros((*main.kernel_size, *kernel.shape[2:]))
+        embedded[_aligned_tap(main, 0, model, self.name), _aligned_tap(main, 1, model, self.name)] = kernel[0, 0]
+        return embedded
+
+
+def _units(model) -> list[_Unit]:
+    """The units at the top level of a functional model.
+
+    Raises:
+        RequestError: one of them is not whole, or something else reads its insides.
+    """
+    names = [match["unit"] for layer in model.layers if (match := _FIRST.fullmatch(layer.name))]
+    units = {name: _Unit(name) for name in names}
+    for layer in model.layers:
+        if (match := _MEMBER.fullmatch(layer.name)) and (unit := units.get(match["unit"])):
+            (unit.convolutions if match["kind"] == "conv" else unit.norms)[match["branch"]] = layer
+    sums = {layer.name: layer for layer in model.layers if layer.name.endswith("_sum")}
+    for unit in units.values():
+        unit.total = sums.get(f"{unit.name}_sum")
+        whole = set(unit.norms) - {"skip"} == set(unit.convolutions)
+        if not whole or (len(unit.norms) > 1) != (unit.total is not None) or _read_inside(model, unit):
+            raise RequestError(
+                f"The unit {unit.name!r} of {model.name!r} is not whole, or something reads its insides: it cannot be "
+                "folded. Fold the backbone before you take it apart: reparameterize(backbone)."
+            )
+    return list(units.values())
+
+
+def _read_inside(model, unit: _Unit) -> bool:
+    """Whether anything but the unit itself reads what one of its layers gives on the way."""
+    members = {id(layer) for layer in unit.layers}
+    inner = members - {id(unit.last)}
+    nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
+    outside = [tensor for node in nodes if id(node.operation) not in members for tensor in node.input_tensors]
+    return any(id(tensor._keras_history.operation) in inner for tensor in [*outside, *model.outputs])
+
+
+def _affine(norm) -> tuple[np.ndarray, np.ndarray]:
+    """A BatchNorm at inference as scale and shift of each channel, in float64."""
+    mean, variance = (np.asarray(value, np.float64) for value in (norm.moving_mean, norm.moving_variance))
+    scale = 1 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        scale = scale * np.asarray(norm.gamma, np.float64)
+    shift = -mean * scale
+    return scale, shift + np.asarray(norm.beta, np.float64) if norm.center else shift
+
+
+def _identity(convolution) -> np.ndarray:
+    """The 1x1 kernel that leaves its input as it is, in the layout of ``convolution``'s."""
+    channels = convolution.kernel.shape[2]
+    if type(convolution).__name__ == "DepthwiseConv2D":
+        return np.ones((1, 1, channels, 1))
+    return np.eye(channels)[None, None]
+
+
+def _aligned_tap(convolution, axis: int, model, name: str) -> int:
+    """Which tap of a convolution is over the pixel that a 1x1 convolution of the same stride reads.
+
+    Raises:
+        RequestError: none is: an even kernel, or "same" padding of a strided convolution whose input size is not known.
+    """
+    kernel, stride, dilation = (
+        getattr(convolution, attribute)[axis] for attribute in ("kernel_size", "strides", "dilation_rate")
+    )
+    reach = dilation * (kernel - 1)
+    if stride == 1 or convolution.padding == "valid":
+        # "valid" behind a ZeroPadding2D of half the reach on every side, which is how ``unit`` pads.
+        before = reach // 2
+    else:
+        side = convolution.input.shape[1 + axis]
+        if side is None:
+            raise RequestError(
+                f"{name!r} of {model.name!r} pads a stride of {stride} as TensorFlow does, which depends on the input "
+                "size: build the model with a full input_shape."
+            )
+        before = max((-(-side // stride) - 1) * stride + reach + 1 - side, 0) // 2
+    if before % dilation:
+        raise RequestError(f"{name!r} of {model.name!r}: no tap of its kernel lines up with its 1x1 branch.")
+    return before // dilation

@@ -1,0 +1,224 @@
+"""Photographs on disk: find them, decode them, and know their labels."""
+
+import csv
+import importlib.util
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.progress import Progress, silent, track
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Files, and for each the index of its class where that is known (None: unlabelled)."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...] | None = None
+
+    def __len__(self):
+        return len(self.paths)
+
+    def sample(self, count: int | None, seed: int = 0) -> "ImageSet":
+        """``count`` of them, chosen with ``seed``, in their original order; all where there are not more."""
+        if count is not None and count < 1:
+            raise RequestError(f"Cannot take {count} images; expected at least 1.")
+        if count is None or count >= len(self):
+            return self
+        return self._pick(sorted(random.Random(seed).sample(range(len(self)), count)))
+
+    def split(self, share: float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
+        """Two parts, the second with about ``share`` of each class, chosen with ``seed``. Of a class with two images or
+        more, each part has at least one; a class with one is in the first part alone."""
+        generator, second = random.Random(seed), set()
+        of_class: dict[int | None, list[int]] = {}
+        for index in range(len(self)):
+            of_class.setdefault(self.labels[index] if self.labels else None, []).append(index)
+        for indices in of_class.values():
+            count = min(max(1, round(share * len(indices))), len(indices) - 1)
+            second |= set(generator.sample(indices, count))
+        return self._pick([i for i in range(len(self)) if i not in second]), self._pick(sorted(second))
+
+    def without(self, other: "ImageSet") -> "ImageSet":
+        """Those whose file is not in ``other``."""
+        used = {path.resolve() for path in other.paths}
+        return self._pick([i for i, path in enumerate(self.paths) if path.resolve() not in used])
+
+    def _pick(self, indices: Sequence[int]) -> "ImageSet":
+        labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
+        return ImageSet(tuple(self.paths[i] for i in indices), labels)
+
+
+def find_images(source, class_names: Sequence[str] = ()) -> ImageSet:
+    """The images of a folder or a CSV.
+
+    A CSV has the columns ``file`` (relative to the CSV) and ``class_index``. A folder holds either images (unlabelled)
+    or one sub-folder a class: a sub-folder's class is its name's place in ``class_names`` when all of them are there,
+    else, where their numbers agree or ``class_names`` is empty, its place in alphabetical order.
+
+    Raises:
+        RequestError: nothing there, no image in it, or a CSV that is not of this form.
+    """
+    source = Path(source)
+    if source.is_dir():
+        found = _from_folder(source, class_names)
+    elif source.is_file() and source.suffix == ".csv":
+        found = _from_csv(source, len(class_names))
+    elif source.is_file():
+        raise RequestError(f"{source}: expected a folder of images or a .csv with the columns file and class_index.")
+    else:
+        raise RequestError(f"No such folder or CSV of images: {source}")
+    if not found.paths:
+        raise RequestError(f"{source} has no images in it (looked for {', '.join(SUFFIXES)}).")
+    return found
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and _images_in(path))
+    if len(classes) < 2 or any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+        return ImageSet(tuple(_images_in(folder)))
+    names = [path.name for path in classes]
+    known = {name: index for index, name in enumerate(class_names)}
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if empty := sorted({path.name for path in folders} - set(names) - set(known)):
+        raise RequestError(
+            f"{folder}: the sub-folder {empty[0]!r} has no images in it. Left out, it would change the numbers of the "
+            "classes behind it: put images into it, or remove it if it is no class."
+        )
+    if strangers := sorted(set(names) - set(known)):
+        if class_names and len(names) != len(class_names):
+            raise RequestError(
+                f"{folder}: the sub-folders {', '.join(map(repr, strangers[:5]))} are none of the model's "
+                f"{len(class_names)} classes; name them as in its labels, or give a CSV with file and class_index."
+            )
+        known = {name: index for index, name in enumerate(names)}
+    pairs = [(path, known[folder.name]) for folder in classes for path in _images_in(folder)]
+    return ImageSet(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
+
+
+def _from_csv(table: Path, classes: int) -> ImageSet:
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RequestError(f"{table} is not a CSV ({error}).") from error
+    if "file" not in columns or "class_index" not in columns:
+        raise RequestError(f"{table} has the columns {', '.join(columns)}; expected file and class_index.")
+    paths, labels = [], []
+    for line, row in enumerate(rows, 2):
+        path = table.parent / (row["file"] or "")
+        if not path.is_file():
+            raise RequestError(f"{table}, line {line}: no such image: {path}")
+        try:
+            label = int(row["class_index"])
+        except (TypeError, ValueError):
+            raise RequestError(f"{table}, line {line}: class_index {row['class_index']!r} is not a number.") from None
+        if label < 0 or (classes and label >= classes):
+            raise RequestError(
+                f"{table}, line {line}: class_index {label} is not one of the model's {classes} classes."
+            )
+        paths.append(path)
+        labels.append(label)
+    return ImageSet(tuple(paths), tuple(labels))
+
+
+def decode(file, name: str | None = None):
+    """A ``PIL.Image`` in RGB, upright as its Exif orientation says.
+
+    Args:
+        file: a path, or a binary stream that is called ``name``.
+
+    Raises:
+        RequestError: not an image, or a damaged one; the file is named.
+    """
+    return _open(file, None, name)
+
+
+def check(images: ImageSet) -> None:
+    """Read every file to its end, so that a broken one is named before the work begins rather than in its middle.
+
+    Raises:
+        RequestError: the first few broken files.
+    """
+    if problems := broken(images):
+        raise RequestError(f"{first_few(problems)} Remove or replace it and run again.")
+
+
+def broken(images: ImageSet, progress: Progress = silent) -> list[str]:
+    """What is wrong with those files that cannot be read to their end, a sentence each."""
+
+    def problem(path):
+        try:
+            _open(path, (32, 32))
+        except RequestError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        found = track(pool.map(problem, images.paths), "checking images", progress, len(images))
+        return [text for text in found if text]
+
+
+def first_few(problems: Sequence[str]) -> str:
+    """Three of them, and how many more there are."""
+    more = f" ... and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return " ".join(problems[:3]) + more
+
+
+def _open(path, draft: tuple[int, int] | None, name: str | None = None):
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            if draft:
+                image.draft("RGB", draft)  # a JPEG is then decoded at an eighth of its size, but still to its end
+            return _as_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise RequestError(f"No such image: {path}") from error
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise RequestError(f"{name or path} is not a readable image ({error}).") from error
+
+
+def _as_rgb(image):
+    """Of more than eight bits Pillow would clip the values: sixteen are scaled, others have no white that is known.
+
+    Raises:
+        ValueError: 32 bits a pixel.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a pixel: convert it to 8 or 16")
+    return image.convert("RGB")
+
+
+# The photographs among the sample images of scikit-image's wheel; the rest are textures, drawings, microscope slides.
+_DEMO = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "motorcycle_left.png", "rocket.jpg")
+
+
+def demo_photos() -> ImageSet:
+    """The few photographs that an installed scikit-image carries, for a first try without images of one's own.
+
+    Raises:
+        RequestError: scikit-image is not installed.
+    """
+    spec = importlib.util.find_spec("skimage")
+    folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
+    paths = tuple(folder / name for name in _DEMO if (folder / name).is_file()) if folder else ()
+    if not paths:
+        raise RequestError("The demo photographs come with scikit-image:  pip install scikit-image")
+    return ImageSet(paths)

@@ -1,0 +1,126 @@
+"""How good boxes and masks are: average precision as COCO counts it, and intersection over union."""
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from mobilenets_tf.data.boxes import Boxes, Detections
+from mobilenets_tf.errors import RequestError
+
+
+def check_installed() -> None:
+    """
+    Raises:
+        RequestError: what ``average_precision`` needs is not installed.
+    """
+    if importlib.util.find_spec("pycocotools") is None:
+        raise RequestError("Average precision needs pycocotools:  pip install pycocotools")
+
+
+def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes], class_names: Sequence[str]) -> dict:
+    """COCO's average precision (pycocotools), at most 100 detections of each class and image.
+
+    Ignored truths are COCO's crowds: what lies on one is neither right nor wrong.
+
+    Args:
+        detections, truths: of the same images.
+
+    Returns:
+        ``map50`` and ``map`` (mean over IoU 0.5, 0.55 ... 0.95), both means over the classes; ``per_class``, by name at
+        IoU 0.5; ``images``, how many. A class without truths has NaN and is not in the means.
+
+    Raises:
+        RequestError: pycocotools is not installed.
+    """
+    check_installed()
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def indexed(records):
+        """The boxes of all images. IoU is the same for shares of the sides as for pixels."""
+        coco, annotations = COCO(), []
+        for image, (corners, classes, more) in enumerate(records):
+            ymin, xmin, ymax, xmax = corners.astype(np.float64).T
+            boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=1)
+            for box, index, extra in zip(boxes, classes, more, strict=True):
+                # Its matching takes the id 0 for no match.
+                here = {"id": len(annotations) + 1, "image_id": image, "category_id": int(index)}
+                annotations.append(here | {"bbox": box.tolist(), "area": box[2] * box[3], "iscrowd": 0} | extra)
+        coco.dataset = {
+            "images": [{"id": image} for image in range(len(truths))],
+            "categories": [{"id": index} for index in range(len(class_names))],
+            "annotations": annotations,
+        }
+        coco.createIndex()
+        return coco
+
+    true = ((each.corners, each.classes, [{"iscrowd": int(flag)} for flag in each.ignored]) for each in truths)
+    found = ((each.boxes, each.classes, [{"score": float(score)} for score in each.scores]) for each in detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        judged = COCOeval(indexed(true), indexed(found), "bbox")
+        judged.evaluate()
+        judged.accumulate()
+    # (IoU, recall, class, area, most detections) -> (IoU, class); -1 where a class has no truths.
+    precision = judged.eval["precision"][:, :, :, 0, -1].mean(axis=1)
+    precision = np.where(precision < 0, np.nan, precision)
+    return {
+        "map50": _mean(precision[0]),
+        "map": _mean(precision),
+        "per_class": dict(zip(class_names, precision[0].tolist(), strict=True)),
+        "images": len(truths),
+    }
+
+
+class Confusion:
+    """Pixels counted by what they are and what they were taken for; void is left out.
+
+    classes: how many. matrix: int64 (classes, classes), rows being the truth.
+    """
+
+    def __init__(self, classes: int, void: int = 255):
+        self.classes, self.void = classes, void
+        self.matrix = np.zeros((classes, classes), np.int64)
+
+    def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Two arrays of integers and of one shape.
+
+        Raises:
+            RequestError: shapes that differ, or a value that is no class.
+        """
+        if truth.shape != prediction.shape:
+            raise RequestError(f"The truth has the shape {truth.shape}, the prediction {prediction.shape}.")
+        counted = truth != self.void
+        truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+        for name, values in (("truth", truth), ("prediction", prediction)):
+            strange = values[(values < 0) | (values >= self.classes)]
+            if strange.size:
+                raise RequestError(f"The {name} has the value {strange[0]}; classes are 0 to {self.classes - 1}.")
+        pairs = np.bincount(truth * self.classes + prediction, minlength=self.classes**2)
+        self.matrix += pairs.reshape(self.classes, self.classes)
+
+    @property
+    def iou(self) -> np.ndarray:
+        """Of each class, pixels that are it and were taken for it over those that are one or the other; else NaN."""
+        right = np.diag(self.matrix)
+        either = self.matrix.sum(axis=0) + self.matrix.sum(axis=1) - right
+        return np.divide(right, either, out=np.full(self.classes, np.nan), where=either > 0)
+
+    @property
+    def miou(self) -> float:
+        """The mean over the classes; NaN before the first pixel."""
+        return _mean(self.iou)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """The share of pixels taken for what they are; NaN before the first pixel."""
+        total = self.matrix.sum()
+        return float(np.trace(self.matrix) / total) if total else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of those that are not NaN; NaN where none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

@@ -1,0 +1,196 @@
+"""Rewrites of a float TFLite graph that leave its outputs as they are and its ops fewer.
+
+``fold_affines`` pushes constant factors and terms (a normalisation's gamma and beta, the 1/6 of hard-swish and
+hard-sigmoid) forward into the weights of the layers that read them. ``split_convolutions`` makes a convolution whose
+channels are split into one for each part.
+"""
+
+import numpy as np
+
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
+
+# What moves or pools positions and leaves the channels as they are.
+_PASSES = {"RESHAPE", "TRANSPOSE", "RESIZE_BILINEAR", "MEAN"}
+
+
+def lean(model: bytes) -> bytes:
+    """Both rewrites."""
+    tree = flatbuffer.read(model)
+    split_convolutions(tree)
+    fold_affines(tree)
+    return flatbuffer.write(tree)
+
+
+def fold_affines(tree) -> None:
+    """Take a MUL or ADD with a constant of one value a channel into the weights that follow, where all of them can."""
+    # Backwards, so that in "x * gamma + beta" the term goes first and the factor finds the weights right behind it.
+    for operator in list(reversed(tree.subgraphs[0].operators)):
+        graph = flatbuffer.Graph(tree)
+        found = _affine(graph, operator)
+        if found is None:
+            continue
+        source, scale, shift = found
+        (out,) = map(int, operator.outputs)
+        push = _Push(graph)
+        if not push.through(out, scale, shift) or not push.is_linear():
+            continue
+        for edit in push.edits:
+            edit()
+        for reader in graph.readers[out]:
+            reader.inputs = [source if int(index) == out else int(index) for index in reader.inputs]
+        tree.subgraphs[0].operators.remove(operator)
+
+
+def _affine(graph, operator) -> tuple[int, np.ndarray, np.ndarray] | None:
+    """The input, scale and shift of each channel if an operator is nothing but that."""
+    name = graph.name(operator)
+    if name not in ("MUL", "ADD") or operator.builtinOptions.fusedActivationFunction:
+        return None
+    (out,) = map(int, operator.outputs)
+    channels = graph.shape(out)[-1] if graph.shape(out) else 1
+    for source, other in (map(int, operator.inputs), reversed(list(map(int, operator.inputs)))):
+        values = graph.constant(other)
+        if values is None or graph.constant(source) is not None or graph.shape(source) != graph.shape(out):
+            continue
+        if values.size in (1, channels) and (values.ndim == 0 or values.size == values.shape[-1]):
+            values = np.broadcast_to(values.ravel(), channels).astype(np.float64)
+            ones, zeros = np.ones(channels), np.zeros(channels)
+            return (source, values, zeros) if name == "MUL" else (source, ones, values)
+    return None
+
+
+class _Push:
+    """Where a scale and shift would end up; ``edits`` put them there."""
+
+    def __init__(self, graph):
+        self._graph, self.edits, self._scaled, self._products = graph, [], set(), []
+
+    def is_linear(self) -> bool:
+        """Whether no product has got the scale from both sides."""
+        return all(sum(int(i) in self._scaled for i in product.inputs) == 1 for product in self._products)
+
+    def through(self, index: int, scale: np.ndarray, shift: np.ndarray) -> bool:
+        """Whether everything that reads a tensor can take ``tensor * scale + shift`` in its stead."""
+        graph = self._graph
+        if graph.is_output(index) or not graph.readers[index]:
+            return False
+        self._scaled.add(index)
+        return all(self._into(reader, index, scale, shift) for reader in graph.readers[index])
+
+    def _into(self, reader, index: int, scale, shift) -> bool:
+        graph, name = self._graph, self._graph.name(reader)
+        inputs, channels = list(map(int, reader.inputs)), len(scale)
+        if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            return inputs[0] == index and self._into_weights(reader, name, scale, shift)
+        out = int(reader.outputs[0])
+        if name in _PASSES:
+            last, axes = len(graph.shape(index)) - 1, graph.integers(inputs[1]) if len(inputs) > 1 else None
+            keeps = graph.shape(out)[-1:] == (channels,)
+            if name in ("TRANSPOSE", "MEAN"):
+                moved = axes is None or (axes[-1] != last if name == "TRANSPOSE" else {last, -1} & set(axes.tolist()))
+                keeps = keeps and not moved
+            return inputs[0] == index and keeps and self.through(out, scale, shift)
+        if name == "ADD" and not reader.builtinOptions.fusedActivationFunction:
+            return self._into_other_term(reader, index, scale) and self.through(out, scale, shift)
+        if name == "CONCATENATION" and inputs.count(index) == 1:
+            axis = reader.builtinOptions.axis % len(graph.shape(out))
+            if axis != len(graph.shape(out)) - 1 or reader.builtinOptions.fusedActivationFunction:
+                return False
+            parts = [
+                (scale, shift)
+                if other == index
+                else (np.ones(graph.shape(other)[-1]), np.zeros(graph.shape(other)[-1]))
+                for other in inputs
+            ]
+            return self.through(out, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+        if name == "MUL" and not shift.any() and not reader.builtinOptions.fusedActivationFunction:
+            self._products.append(reader)
+            return graph.shape(out)[-1] == channels and self.through(out, scale, shift)
+        return False
+
+    def _into_other_term(self, add, index: int, scale) -> bool:
+        """Whether the other term of a sum can be divided by the scale: x s + y = s (x + y / s).
+
+        It can if a convolution without activation writes it for this sum alone.
+        """
+        graph = self._graph
+        others = [int(i) for i in add.inputs if int(i) != index]
+        writer = graph.writer.get(others[0]) if len(others) == 1 else None
+        if writer is None or graph.name(writer) != "CONV_2D" or writer.builtinOptions.fusedActivationFunction:
+            return False
+        weights, bias = (graph.constant(int(i)) for i in writer.inputs[1:3])
+        alone = len(graph.readers[others[0]]) == 1 and not graph.is_output(others[0])
+        # Far apart, the scales would leave the sum's channels with ranges that no common int8 scale fits.
+        uneven = np.abs(scale).min() < np.abs(scale).max() / 16
+        if not alone or weights is None or bias is None or len(weights) != len(scale) or uneven:
+            return False
+
+        def edit():  # reads them anew: another edit may have changed them
+            weights, bias = (graph.constant(int(i)) for i in writer.inputs[1:3])
+            flatbuffer.replace_constant(graph.model, writer, 1, weights / scale[:, None, None, None])
+            flatbuffer.replace_constant(graph.model, writer, 2, bias / scale)
+
+        self.edits.append(edit)
+        return True
+
+    def _into_weights(self, reader, name: str, scale, shift) -> bool:
+        graph, inputs = self._graph, list(map(int, reader.inputs))
+        weights = graph.constant(inputs[1])
+        if weights is None:
+            return False
+        if name == "DEPTHWISE_CONV_2D":  # (1, H, W, channels x multiplier)
+            scale, shift = (np.repeat(part, weights.shape[-1] // len(part)) for part in (scale, shift))
+        if weights.shape[-1] != len(scale):
+            return False
+        taps = weights.shape[1] * weights.shape[2] if weights.ndim == 4 else 1
+        if shift.any() and taps > 1 and reader.builtinOptions.padding == schema.Padding.SAME:
+            return False  # at the border the padding, which is zero, would have to be shifted too
+        bias = graph.constant(inputs[2]) if len(inputs) > 2 and inputs[2] >= 0 else None
+        if shift.any() and bias is None:
+            return False
+
+        def edit():
+            weights = graph.constant(int(reader.inputs[1]))
+            flatbuffer.replace_constant(graph.model, reader, 1, weights * scale)
+            if shift.any():
+                bias = graph.constant(int(reader.inputs[2]))
+                axes = {"CONV_2D": (1, 2, 3), "DEPTHWISE_CONV_2D": (0, 1, 2), "FULLY_CONNECTED": -1}[name]
+                flatbuffer.replace_constant(graph.model, reader, 2, bias + (weights * shift).sum(axis=axes))
+
+        self.edits.append(edit)
+        return True
+
+
+def split_convolutions(tree) -> None:
+    """A convolution read by a split of its channels alone becomes one convolution a part: nothing is copied then."""
+    graph = flatbuffer.Graph(tree)
+    for split in list(tree.subgraphs[0].operators):
+        if graph.name(split) != "SPLIT_V":
+            continue
+        source = int(split.inputs[0])
+        convolution = graph.writer.get(source)
+        if convolution is None or graph.name(convolution) != "CONV_2D" or len(graph.readers[source]) != 1:
+            continue
+        sizes = [graph.shape(int(out))[-1] for out in split.outputs]
+        weights, bias = (graph.constant(int(index)) for index in convolution.inputs[1:3])
+        grouped = weights is None or weights.shape[-1] != graph.shape(int(convolution.inputs[0]))[-1]
+        if grouped or graph.is_output(source) or sum(sizes) != graph.shape(source)[-1] or bias is None:
+            continue
+        operators = tree.subgraphs[0].operators
+        ends = np.cumsum(sizes)
+        parts = []
+        for out, end, size in zip(split.outputs, ends, sizes, strict=True):
+            # Called after the convolution's, which say which layer they are of.
+            tensors = [
+                flatbuffer.add_constant(tree, graph.graph.tensors[index].name.decode(), values[end - size : end])
+                for index, values in zip(convolution.inputs[1:3], (weights, bias), strict=True)
+            ]
+            data = int(convolution.inputs[0])
+            parts.append(
+                flatbuffer.make_operator(tree, "CONV_2D", [data, *tensors], [int(out)], convolution.builtinOptions)
+            )
+        # At the convolution's place, in front of every reader of the parts.
+        place = next(i for i, operator in enumerate(operators) if operator is convolution)
+        operators.remove(split)
+        operators[place : place + 1] = parts

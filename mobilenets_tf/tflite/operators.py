@@ -1,0 +1,107 @@
+"""A TFLite file's operators as rules and counts want them: with their tensors, names and constants at hand."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
+from mobilenets_tf.tflite.flatbuffer_check import TYPES
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What rules see of a tensor.
+
+    type: in lower case, as in NumPy. constant: its values are in the file. unpacked: they are computed from constants
+    alone, by a DEQUANTIZE or a DENSIFY, as converters write half-precision and sparse weights.
+    scales, zero_points, axis: empty where the tensor is not quantised. data: the bytes of a constant.
+    """
+
+    index: int
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    constant: bool
+    scales: np.ndarray
+    zero_points: np.ndarray
+    axis: int
+    data: np.ndarray | None
+    sparse: bool
+    unpacked: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether its values do not depend on the model's input."""
+        return self.constant or self.unpacked
+
+    def integers(self) -> list[int]:
+        """A constant's values, of int32 or int64; empty for all other tensors."""
+        if not self.constant or self.data is None or self.type not in ("int32", "int64"):
+            return []
+        return np.frombuffer(self.data.tobytes(), self.type).tolist()
+
+
+@dataclass(frozen=True)
+class Call:
+    """What rules see of an operator. An optional input that is left out is None."""
+
+    place: int
+    name: str
+    version: int
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    options: object
+    custom: bool = False
+
+    def option(self, name: str, default=0):
+        """A field of its options; ``default`` where the file has none."""
+        return getattr(self.options, name, default)
+
+    def input(self, position: int) -> Tensor | None:
+        """An input, or None if there are fewer."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+
+def calls(model, number: int = 0) -> list[Call]:
+    """The operators of one of a model's graphs, in the order in which they run."""
+    graph, known = model.subgraphs[number], tensors(model, number)
+    found = []
+    for place, operator in enumerate(graph.operators):
+        code = model.operatorCodes[operator.opcodeIndex]
+        inputs = tuple(known[i] if i >= 0 else None for i in operator.inputs.tolist())
+        name = flatbuffer.code_name(code)
+        if name in ("DEQUANTIZE", "DENSIFY") and len(inputs) == 1 and inputs[0] is not None and inputs[0].known:
+            for index in operator.outputs.tolist():
+                known[index] = replace(known[index], unpacked=True, sparse=inputs[0].sparse)
+        outputs = tuple(known[i] for i in operator.outputs.tolist())
+        options = operator.builtinOptions if operator.builtinOptions is not None else operator.builtinOptions2
+        custom = max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.CUSTOM
+        found.append(Call(place, name, code.version, inputs, outputs, options, custom))
+    return found
+
+
+def tensors(model, number: int = 0) -> list[Tensor]:
+    """The tensors of one of a model's graphs, by their indices."""
+    return [_tensor(model, index, tensor) for index, tensor in enumerate(model.subgraphs[number].tensors)]
+
+
+def _tensor(model, index: int, tensor) -> Tensor:
+    parameters, buffer = tensor.quantization, model.buffers[tensor.buffer] if tensor.buffer else None
+    data = None if buffer is None or buffer.data is None or not len(buffer.data) else buffer.data
+    stored = data is not None or bool(buffer and buffer.offset > 1 and buffer.size) or bool(tensor.externalBuffer)
+    none = np.zeros(0)
+    scales = none if parameters is None or parameters.scale is None else parameters.scale
+    zeros = none if parameters is None or parameters.zeroPoint is None else parameters.zeroPoint
+    return Tensor(
+        index=index,
+        name=tensor.name.decode(),
+        type=TYPES[tensor.type].lower(),
+        shape=tuple(tensor.shape.tolist()),
+        constant=stored,
+        scales=scales,
+        zero_points=zeros if len(zeros) or not len(scales) else np.zeros(len(scales), np.int64),
+        axis=parameters.quantizedDimension if parameters is not None else 0,
+        data=data,
+        sparse=tensor.sparsity is not None,
+    )

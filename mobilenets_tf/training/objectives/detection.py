@@ -1,0 +1,125 @@
+"""The task of an SSD: which anchors are objects of which class, and how far their boxes are from the anchors."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.utils import bounding_boxes
+
+from mobilenets_tf.data.boxes import Boxes
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.networks.ssd import grids
+from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.tasks import metrics
+from mobilenets_tf.tasks.postprocess import Postprocess
+from mobilenets_tf.training.input import pipeline
+from mobilenets_tf.training.input.annotated_augmentation import with_boxes
+from mobilenets_tf.training.objectives.classification import judged
+from mobilenets_tf.training.recipes import Recipe
+
+# An anchor is an object's from this intersection over union on, and background up to the first; between them it is
+# neither (arXiv 1708.02002, section 4.1). An object that no anchor reaches takes the one that comes nearest.
+_BACKGROUND_BELOW, _OBJECT_FROM = 0.4, 0.5
+_VARIANCES = (0.1, 0.1, 0.2, 0.2)  # one over TFLite_Detection_PostProcess' scales 10, 10, 5, 5
+_ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss, arXiv 1708.02002, table 1
+_IGNORED, _NOTHING = -1, 0  # of an anchor, or of a box where an image has none; classes count from 1 as in the scores
+
+
+class Detection:
+    """Boxes and their classes.
+
+    Args:
+        model: the network, to know its anchors from.
+        class_names: of the objects.
+        recipe: its augmentation.
+        resampling: of crops, where the recipe leaves that to the network's ``Preprocessing``.
+        most: boxes that an image may have.
+    """
+
+    accuracy, metric = "anchors", "val_map50"
+
+    def __init__(self, model, class_names: Sequence[str], recipe: Recipe, resampling: str, most: int):
+        self._names, self._augment, self._most = tuple(class_names), recipe.augment.at(resampling), max(1, most)
+        self._anchors = ssd_anchors(grids(model))
+        centres, sides = self._anchors[:, :2], self._anchors[:, 2:]
+        self._corners = np.concatenate([centres - sides / 2, centres + sides / 2], -1)
+        self.truth = (((self._most, 4), np.float32), ((self._most,), np.int32))
+
+    def problem(self, annotation: Boxes) -> str | None:
+        if len(annotation.classes) > self._most:
+            return f"has {len(annotation.classes)} boxes; the others have {self._most} at the most."
+        return None
+
+    def example(self, image, annotation: Boxes, size: int, strength: float, random: np.random.Generator) -> tuple:
+        """Pixels, corners (most, 4) and classes (most,): what an image has too few of is filled with its own boxes
+        again, which changes no match; with background where it has none."""
+        pixels, boxes = with_boxes(image, annotation, size, self._augment, random)
+        corners, classes = boxes.corners, np.where(boxes.ignored, _IGNORED, boxes.classes + 1)
+        if not len(classes):
+            corners, classes = np.array([[0, 0, 1, 1]]), np.array([_NOTHING])
+        places = np.arange(self._most) % len(classes)
+        return pixels, corners[places], classes[places]
+
+    def targets(self, pixels, corners, classes, *, seed) -> tuple:
+        """Of each anchor its box, encoded, (n, A, 4), and its class (n, A): 0 for background, -1 for what is neither
+        that nor an object."""
+        size = tf.cast(tf.shape(pixels)[1], tf.float32)
+        anchors, boxes = self._corners * size, corners * size
+        overlap = bounding_boxes.compute_iou(anchors, boxes, "yxyx")  # (n, A, most)
+        nearest = tf.one_hot(tf.argmax(overlap, 1), len(anchors), axis=1)  # 1 for each box' nearest anchor
+        overlap += 2 * nearest  # more than any other can have
+        columns, best = tf.argmax(overlap, -1), tf.reduce_max(overlap, -1)
+        encoded = bounding_boxes.encode_box_to_deltas(
+            anchors, tf.gather(boxes, columns, batch_dims=1), "yxyx", "yxyx", "center_yxhw", _VARIANCES
+        )
+        classes = tf.gather(classes, columns, batch_dims=1)
+        others = tf.where((best < _BACKGROUND_BELOW) | (classes == _NOTHING), _NOTHING, _IGNORED)
+        return pixels, (encoded, tf.where(best >= _OBJECT_FROM, classes, others))
+
+    def trained(self, model) -> keras.Model:
+        """Boxes and logits, without the last sigmoid.
+
+        Raises:
+            RequestError: not an SSD.
+        """
+        shapes = [tuple(output.shape) for output in model.outputs]
+        if len(shapes) != 2 or shapes[0][1:] != (len(self._anchors), 4) or shapes[1][1] != len(self._anchors):
+            raise RequestError(f"{model.name!r} has outputs of shape {shapes}; a detector has boxes and scores.")
+        boxes, scores = model.outputs
+        last, node, _ = scores._keras_history
+        if getattr(last, "activation", None) is keras.activations.sigmoid:
+            scores = last._inbound_nodes[node].input_tensors[0]
+        return keras.Model(model.inputs[0], [boxes, scores])
+
+    def loss(self, pixels, targets, outputs) -> tf.Tensor:
+        """Focal loss of all anchors and smooth L1 loss of the objects' boxes, over the number of these.
+
+        The scores' first column, background, takes no part: TFLite's op skips it.
+        """
+        (encoded, classes), (boxes, scores) = targets, outputs
+        objects = tf.cast(classes > 0, tf.float32)
+        wanted = tf.one_hot(classes - 1, len(self._names))
+        focal = len(self._names) * keras.losses.binary_focal_crossentropy(
+            wanted, scores[..., 1:], apply_class_balancing=True, alpha=_ALPHA, gamma=_GAMMA, from_logits=True
+        )
+        focal = tf.where(classes == _IGNORED, 0.0, focal)
+        distance = 4 * keras.losses.huber(encoded, boxes) * objects
+        return tf.reduce_sum(focal + distance, -1) / tf.maximum(1.0, tf.reduce_sum(objects, -1))
+
+    def right(self, targets, outputs) -> tf.Tensor:
+        """Of the anchors that are objects, the share whose class has the highest score."""
+        (_, classes), (_, scores) = targets, outputs
+        objects = tf.cast(classes > 0, tf.float32)
+        right = tf.cast(tf.argmax(scores[..., 1:], -1, tf.int32) == classes - 1, tf.float32)
+        return tf.math.divide_no_nan(tf.reduce_sum(right * objects, -1), tf.reduce_sum(objects, -1))
+
+    def judge(self, training, reader: pipeline.Reader, progress: Progress = silent) -> dict[str, float]:
+        """val_map50 and val_map, as ``metrics.average_precision`` computes them."""
+        postprocess, found, truths = Postprocess(self._anchors, len(self._names)), [], []
+        for (boxes, scores), truth in judged(training, reader, progress):
+            found.append(postprocess(boxes, 1 / (1 + np.exp(-scores))))
+            truths.append(truth)
+        scores = metrics.average_precision(found, truths, self._names)
+        return {"val_map50": scores["map50"], "val_map": scores["map"]}

@@ -1,0 +1,279 @@
+"""Quantisation-aware fine-tuning: early stop, best weights kept, resumable. Its loop is that of every training here."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.quantize.qat.aware import Aware
+from mobilenets_tf.training import checkpoints, loop
+from mobilenets_tf.training.objectives.classification import Task
+
+_CHECKPOINT = "fine_tuning.checkpoint.npz"
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What became of a training.
+
+    accuracies: on the validation data, before the first epoch and after each; where a function judged, its scores.
+    best_epoch: whose weights were kept; 0 for those before training.
+    """
+
+    accuracies: tuple[float, ...]
+    best_epoch: int
+
+
+def fine_tune(
+    aware: Aware,
+    training,
+    validation,
+    epochs: int = 10,
+    *,
+    task: Task | None = None,
+    learning_rate: float = 1e-4,
+    patience: int = 3,
+    distill: float = 0.0,
+    freeze_norms_after: int = 0,
+    checkpoint=None,
+    progress: Progress = silent,
+) -> FineTuning:
+    """Train a network with its rounding in place; ``aware.model`` then has the best weights.
+
+    The learning rate falls to zero along a cosine. Guidance: a hundredth of what the network was trained with, 1e-4 to
+    1e-5 with Adam (the default here) for weights that are good already; up to 1e-3 where post-training quantisation
+    has lost most of the accuracy, as with ``per_tensor``. A few epochs are enough: there is little to learn anew.
+
+    Args:
+        training: ``tf.data.Dataset`` of batches (images, targets), the images preprocessed as for the model; of known
+            length. The targets are class indices, or what ``task.targets`` makes.
+        validation: such a dataset, the share of right answers being what counts; or a function of another one, which
+            takes images and gives the model's outputs as they would be in the file, to a score.
+        epochs: at most.
+        task: what is lost by an answer, and what is right: ``training.detection.Detection``,
+            ``training.segmentation.Segmentation``, or anything that has their ``loss`` (of logits), ``right``,
+            ``accuracy`` and ``metric``. None: one class an image.
+        patience: stop after that many epochs without a better validation accuracy.
+        distill: how much of what is taught is the float model's answer, 0 to 1; the rest is the right class. An answer
+            says more of an image than its class does, so that little data goes further, and data that the network knows
+            by heart (Hinton et al. 2015, arXiv 1503.02531, at temperature 1; for quantised networks Mishra and Marr
+            2017, arXiv 1711.05852). For classifiers.
+        freeze_norms_after: for so many epochs BatchNormalization goes on with the statistics of the batches, for data
+            that differ from what the network was trained on; then it is frozen. 0: frozen from the start.
+        checkpoint: a folder for the state after each epoch; if it holds one, training goes on from there. It is
+            emptied when training ends.
+        progress: called with the epoch and its steps.
+
+    Raises:
+        RequestError: an option out of range or not for the task, or the loss became NaN.
+    """
+    steps = int(training.cardinality())
+    if steps < 1:
+        raise RequestError("The training data is empty or does not know its length.")
+    options = Options(epochs, learning_rate, patience, distill, freeze_norms_after)
+    return fine_tune_steps(
+        aware,
+        lambda first: training.repeat().skip(first % steps),
+        steps,
+        validation,
+        options,
+        checkpoint,
+        progress,
+        task,
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """As in ``fine_tune``.
+
+    Raises:
+        RequestError: one is out of range.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 1e-4
+    patience: int = 3
+    distill: float = 0.0
+    freeze_norms_after: int = 0
+
+    def __post_init__(self):
+        for name, least in (("epochs", 1), ("patience", 1), ("freeze_norms_after", 0)):
+            if getattr(self, name) < least:
+                raise RequestError(f"{name}={getattr(self, name)}: expected at least {least}.")
+        if not self.learning_rate > 0:
+            raise RequestError(f"learning_rate={self.learning_rate}: expected more than 0.")
+        if not 0 <= self.distill <= 1:
+            raise RequestError(f"distill={self.distill}: expected 0 to 1.")
+
+
+def fine_tune_steps(
+    aware: Aware,
+    batches: Callable[[int], Iterable],
+    steps: int,
+    validation,
+    options: Options,
+    checkpoint=None,
+    progress: Progress = silent,
+    task: Task | None = None,
+) -> FineTuning:
+    """``fine_tune`` with batches that are a function of the step: ``batches(first)`` are those from there on, and so
+    many ``steps`` make an epoch."""
+    if task and options.distill:
+        raise RequestError(f"distill={options.distill}: the float model teaches classifiers only; leave it out.")
+    path = None if checkpoint is None else Path(checkpoint) / _CHECKPOINT
+    goal = task or _OneClass(aware.float_logits, options.distill)
+    tuned = _Tuned(aware, goal, options.learning_rate, options.epochs * steps, options.freeze_norms_after * steps)
+    if path and path.is_file():
+        arrays, about = checkpoints.read(path)
+        weights = [arrays.pop(f"best/{index}") for index in range(about["best_arrays"])]
+        course, best = loop.Course(**about["progress"]), _Best(about["accuracies"], about["best_epoch"], weights)
+        tuned.restore(arrays, course.step)
+    else:
+        course, best = loop.Course(), _Best([tuned.judge(validation)], 0, aware.model.get_weights())
+
+    def judge() -> dict[str, float]:
+        best.note(tuned.judge(validation), aware.model)
+        return {goal.metric: best.accuracies[-1]}
+
+    def save(course) -> None:
+        if path:
+            kept = {f"best/{index}": values for index, values in enumerate(best.weights)}
+            about = {
+                "progress": asdict(course), "accuracies": best.accuracies, "best_epoch": best.epoch,
+                "best_arrays": len(kept),
+            }  # fmt: skip
+            checkpoints.write(path, tuned.state() | kept, about)
+
+    loop.run(
+        tuned, batches, course, epochs=options.epochs, steps_per_epoch=steps,
+        judge=judge, save=save, enough=lambda _: len(best.accuracies) - 1 - best.epoch >= options.patience,
+        progress=progress,
+    )  # fmt: skip
+    if path:
+        path.unlink(missing_ok=True)
+    aware.model.set_weights(best.weights)
+    aware.freeze_norms()  # which may have been live in the best epoch
+    if task is None:
+        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
+        aware.model.compile(loss=loss, metrics=["accuracy"])
+    return FineTuning(tuple(best.accuracies), best.epoch)
+
+
+@dataclass
+class _Best:
+    """Validation accuracies, before the first epoch and after each, and the weights of the best."""
+
+    accuracies: list[float]
+    epoch: int
+    weights: list[np.ndarray]
+
+    def note(self, accuracy: float, model) -> None:
+        if accuracy > max(self.accuracies):
+            self.epoch, self.weights = len(self.accuracies), model.get_weights()
+        self.accuracies.append(accuracy)
+
+
+class _OneClass:
+    """The part of a ``Task`` that is asked for here, of a classifier.
+
+    teacher: gives the logits that are taught too, with the weight ``share``.
+    """
+
+    accuracy, metric = "top1", "val_top1"
+
+    def __init__(self, teacher, share: float):
+        self._teacher, self._share = teacher, share
+
+    def loss(self, images, labels, logits) -> tf.Tensor:
+        targets = tf.one_hot(labels, logits.shape[-1])
+        if self._share:
+            targets += self._share * (tf.nn.softmax(self._teacher(images, training=False)) - targets)
+        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+    def right(self, labels, outputs) -> tf.Tensor:
+        return tf.cast(tf.argmax(outputs, -1, tf.int32) == tf.cast(labels, tf.int32), tf.float32)
+
+
+class _Tuned:
+    """What ``loop.run`` trains: the aware model with its optimizer.
+
+    freeze_at: step from which normalisations are frozen.
+    """
+
+    def __init__(self, aware: Aware, task, learning_rate: float, steps: int, freeze_at: int):
+        self._aware, self._task, self._freeze_at, self._done = aware, task, freeze_at, 0
+        self.accuracy = task.accuracy
+        self._schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+        self._optimizer = tf_keras.optimizers.Adam(self._schedule)
+        self._optimizer.build(aware.model.trainable_variables)
+        self._live = freeze_at > 0
+        if self._live:
+            aware.thaw_norms()
+        self._trace()
+
+    def _trace(self) -> None:
+        self._step = tf.function(self._train)
+        self._answer = tf.function(lambda images: self._aware.model(images, training=False), reduce_retracing=True)
+
+    def _freeze(self) -> None:
+        self._live = False
+        self._aware.freeze_norms()
+        self._trace()  # what was traced is another function now
+
+    def step(self, batch) -> tuple[float, float, float]:
+        if self._live and self._done >= self._freeze_at:
+            self._freeze()
+        self._done += 1
+        loss, correct = self._step(*batch)
+        return float(loss), float(correct), float(len(batch[0]))
+
+    def _train(self, images, targets):
+        model = self._aware.model
+        with tf.GradientTape() as tape:
+            outputs = self._aware.logits(images, training=True)
+            loss = tf.reduce_mean(self._task.loss(images, targets, outputs)) + sum(model.losses, 0.0)
+        variables = model.trainable_variables
+        self._optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss, tf.reduce_sum(self._task.right(targets, outputs))
+
+    def facts(self, step: int) -> dict:
+        return {"rate": float(self._schedule(step))}
+
+    def judge(self, validation) -> float:
+        """The score that a function gives, or else the share of (images, targets) that is answered right."""
+        if callable(validation):
+            return validation(self._answer)
+        right = [
+            (float(tf.reduce_sum(self._task.right(targets, self._answer(images)))), len(images))
+            for images, targets in validation
+        ]
+        return sum(correct for correct, _ in right) / max(1, sum(count for _, count in right))
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {str(index): variable.numpy() for index, variable in enumerate(self._variables())}
+
+    def restore(self, state: dict[str, np.ndarray], step: int) -> None:
+        """Go on from a state after so many steps.
+
+        Raises:
+            RequestError: it is another model's.
+        """
+        self._done = step
+        if self._live and step >= self._freeze_at:
+            self._freeze()
+        variables = self._variables()
+        if [value.shape for value in state.values()] != [tuple(variable.shape) for variable in variables]:
+            raise RequestError(
+                "The checkpoint is of another model or other options; remove it to train from the start."
+            )
+        for index, variable in enumerate(variables):
+            variable.assign(state[str(index)])
+
+    def _variables(self) -> list:
+        return [*self._aware.model.variables, *self._optimizer.variables]

@@ -1,0 +1,188 @@
+"""Cross-layer equalisation: let the channels that share one int8 scale fill it evenly. Nothing is added to the network.
+
+Nagel et al. 2019, arXiv 1906.04721, section 4.1, in the two places where int8 with a scale for each output channel of
+the weights has something to gain, and where the weights do not pay for it:
+
+* A linear activation (the output of a linear bottleneck, and the residual sums over it) may be scaled channel by
+  channel if the convolutions that read it are scaled back. The factor may be negative too: a channel whose tail points
+  down is turned round, so that all tails point the same way and share one side of the range.
+* What a convolution with ReLU or ReLU6 gives to depthwise convolutions may be scaled up: their weights have a scale
+  for each of those very channels. ReLU6's bound of 6 must stay out of reach, so a channel grows to half of it at most.
+"""
+
+import numpy as np
+
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
+from mobilenets_tf.tflite.runtime import Runner
+
+LARGEST_SCALE = 8.0  # a channel that hardly moves must not be blown up to the size of the others
+# Behind a ReLU6, where what was never seen would be cut off: so much at most, and half of the bound stays free.
+BOUNDED_SCALE, HEADROOM = 2.0, 2.0
+_BALANCES = np.linspace(0.2, 0.8, 25)  # shares of the range below zero that are tried
+
+
+def equalize(model: bytes, samples: list[list[np.ndarray]]) -> bytes:
+    """A float model with the same outputs (to float32 rounding), whose activations have even channels.
+
+    samples: a few calibration samples, arrays in the order of the model's inputs.
+    """
+    tree = flatbuffer.read(model)
+    graph = _Graph(tree)
+    groups, rectified = graph.linear_groups(), graph.rectified()
+    if not groups and not rectified:
+        return model
+    reach = _channel_reach(model, sorted({*rectified, *(index for group in groups for index in group)}), samples)
+    for group in groups:
+        scale = _settled(_linear_scale([reach[index] for index in group]))
+        for index in group:
+            graph.scale_output(index, scale)
+            graph.scale_readers(index, 1 / scale)
+    for index in rectified:
+        scale = _settled(_rectified_scale(reach[index][1], graph.bound(index)))
+        graph.scale_output(index, scale)
+        graph.scale_readers(index, 1 / scale)
+    return flatbuffer.write(tree)
+
+
+def _linear_scale(reaches: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """One factor a channel for a group of tensors that are added to each other, each given as (below, above) zero.
+
+    The rounding noise of a channel goes with the square of the tensor's range over the channel's factor. So every
+    channel gets the largest factor that keeps it inside a range whose sides stand in some ratio; the ratio is the one
+    with the least noise.
+    """
+    sizes = [max(float((below + above).max()), 1e-12) for below, above in reaches]
+    tail = sum((above - below) / size for (below, above), size in zip(reaches, sizes, strict=True))
+    turned = tail < 0
+    below, above = (
+        np.max([np.where(turned, b, a) / size for (a, b), size in zip(sides, sizes, strict=True)], axis=0)
+        for sides in (reaches, [(b, a) for a, b in reaches])
+    )
+
+    def factors(balance):
+        fitting = np.minimum(balance / np.maximum(below, 1e-12), (1 - balance) / np.maximum(above, 1e-12))
+        return np.minimum(fitting, LARGEST_SCALE * fitting.min())
+
+    scale = min((factors(balance) for balance in _BALANCES), key=lambda scale: np.mean(scale**-2.0))
+    return scale / scale.min() * np.where(turned, -1.0, 1.0)
+
+
+def _rectified_scale(above: np.ndarray, bound: float | None) -> np.ndarray:
+    largest = above.max() if bound is None else bound / HEADROOM
+    return np.clip(largest / np.maximum(above, 1e-12), 1.0, LARGEST_SCALE if bound is None else BOUNDED_SCALE)
+
+
+def _settled(scale: np.ndarray) -> np.ndarray:
+    """Rounded to sixteenths, so that the last bits of another processor's activations do not change every weight."""
+    return np.round(16 * scale) / 16
+
+
+class _Graph(flatbuffer.Graph):
+    """The tensors of a graph that can be scaled, and how."""
+
+    def _scalable(self, operator, names: tuple[str, ...]) -> bool:
+        """A convolution of one of those kinds over all its input's channels, with constant weights and bias."""
+        if self.name(operator) not in names or len(operator.inputs) < 3 or operator.inputs[2] < 0:
+            return False
+        weights, bias = (self.constant(int(operator.inputs[i])) for i in (1, 2))
+        return weights is not None and bias is not None and weights.shape[-1] == self._input_channels(operator)
+
+    def _input_channels(self, operator) -> int:
+        if self.name(operator) == "DEPTHWISE_CONV_2D" and operator.builtinOptions.depthMultiplier != 1:
+            return -1
+        return self.shape(int(operator.inputs[0]))[-1]
+
+    def _activation(self, index: int) -> int | None:
+        writer = self.writer[index]
+        return getattr(writer.builtinOptions, "fusedActivationFunction", None)
+
+    def _is_linear(self, index: int) -> bool:
+        """Written by a convolution or sum without activation, read only by convolutions and sums."""
+        writer = self.writer[index]
+        if self.is_output(index) or not self.readers[index] or self._activation(index) != 0:
+            return False
+        if self.name(writer) != "ADD" and not self._scalable(writer, ("CONV_2D",)):
+            return False
+        return all(self.name(reader) == "ADD" or self._scalable(reader, ("CONV_2D",)) for reader in self.readers[index])
+
+    def linear_groups(self) -> list[list[int]]:
+        """Sets of linear tensors that have to have one scale, because sums connect them."""
+        linear = {index for index in self.writer if self._is_linear(index)}
+        group_of = {index: {index} for index in linear}
+        spoilt = set()
+        for operator in self.graph.operators:
+            if self.name(operator) != "ADD":
+                continue
+            members = [int(index) for index in [*operator.inputs, *operator.outputs]]
+            shapes = {tuple(self.graph.tensors[index].shape) for index in members}
+            if not linear.issuperset(members) or len(shapes) > 1:  # a broadcast has channels of its own
+                spoilt.update(linear.intersection(members))
+                continue
+            joined = set().union(*(group_of[index] for index in members))
+            for index in joined:
+                group_of[index] = joined
+        unique = {min(group): sorted(group) for group in group_of.values() if not group & spoilt}
+        return [unique[key] for key in sorted(unique)]
+
+    def rectified(self) -> list[int]:
+        """Tensors that a convolution writes through ReLU or ReLU6 and depthwise convolutions alone read."""
+        kinds = (schema.ActivationFunctionType.RELU, schema.ActivationFunctionType.RELU6)
+        return [
+            index
+            for index, writer in self.writer.items()
+            if self._scalable(writer, ("CONV_2D", "DEPTHWISE_CONV_2D"))
+            and self._activation(index) in kinds
+            and self.readers[index]
+            and not self.is_output(index)
+            and all(self._scalable(reader, ("DEPTHWISE_CONV_2D",)) for reader in self._final_readers(index))
+        ]
+
+    def _final_readers(self, index: int) -> list:
+        """The readers, past a PAD that keeps the channels."""
+        found = []
+        for reader in self.readers[index]:
+            found += self.readers[int(reader.outputs[0])] if self.name(reader) == "PAD" else [reader]
+        return found
+
+    def bound(self, index: int) -> float | None:
+        """Where the activation that writes a tensor ends: 6, or None."""
+        return 6.0 if self._activation(index) == schema.ActivationFunctionType.RELU6 else None
+
+    def scale_output(self, index: int, scale: np.ndarray) -> None:
+        """Multiply a convolution's output channels; a sum's follow from its terms."""
+        writer = self.writer[index]
+        if self.name(writer) == "ADD":
+            return
+        weights, bias = (self.constant(int(writer.inputs[i])) for i in (1, 2))
+        along = scale if self.name(writer) == "DEPTHWISE_CONV_2D" else scale[:, None, None, None]
+        flatbuffer.replace_constant(self.model, writer, 1, weights * along)
+        flatbuffer.replace_constant(self.model, writer, 2, bias * scale)
+
+    def scale_readers(self, index: int, scale: np.ndarray) -> None:
+        """Multiply the input channels of the convolutions that read a tensor."""
+        for reader in self._final_readers(index):
+            if self.name(reader) != "ADD":
+                weights = self.constant(int(reader.inputs[1]))
+                flatbuffer.replace_constant(self.model, reader, 1, weights * scale)
+
+
+def _channel_reach(model: bytes, indices: list[int], samples) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """How far each channel of some tensors reaches below and above zero over the samples; both are not negative."""
+    tree = flatbuffer.read(model)
+    tree.subgraphs[0].outputs, tree.signatureDefs = indices, []
+    runner = Runner(flatbuffer.write(tree))
+    reach: dict[int, tuple] = {}
+    for arrays in samples:
+        runner.invoke(*arrays)
+        for index in indices:
+            low, high = _channel_extremes(runner, index)
+            below, above = reach.get(index, (0.0, 0.0))
+            reach[index] = np.maximum(below, -low), np.maximum(above, high)
+    return reach
+
+
+def _channel_extremes(runner: Runner, index: int) -> tuple[np.ndarray, np.ndarray]:
+    values = runner.raw(index)  # a view, which must not outlive this call
+    axes = tuple(range(values.ndim - 1))
+    return values.min(axis=axes), values.max(axis=axes)

@@ -1,0 +1,291 @@
+"""The Kotlin that a developer pastes: it compiles, feeds what Python feeds, and says what Python says."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.export import to_tflite
+from mobilenets_tf.export.forms import detector, segmenter
+from mobilenets_tf.export.page import android
+from mobilenets_tf.export.proof.judging import described
+from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.quantize import Calibration
+from mobilenets_tf.quantize.post_training import quantize_flatbuffer
+from mobilenets_tf.tasks.postprocess import Postprocess
+from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.tflite.runtime import Runner
+from tests.conftest import photographs
+from tests.support import colour_files
+
+PER_CHANNEL = Preprocessing(64, 72, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+CASES = {  # scheme, form of the input
+    "uint8": ("int8", "uint8"),
+    "int8": ("int8", "normalised"),
+    "float32": ("float32", "normalised"),
+}
+# Stand-ins for Android's and LiteRT's classes: a bitmap of pixels in memory, a model that notes its input in a file and
+# takes its outputs from others, and so much of JSON as an array of arrays needs.
+STUBS = {
+    "context": """
+        package android.content
+        class Assets { fun open(name: String) = java.io.File(name).inputStream() }
+        class Context { val assets = Assets() }
+    """,
+    "bitmap": """
+        package android.graphics
+        class Bitmap(val width: Int, val height: Int, private val pixels: IntArray) {
+            fun getPixels(into: IntArray, offset: Int, stride: Int, x: Int, y: Int, width: Int, height: Int) {
+                pixels.copyInto(into)
+            }
+            companion object {
+                fun createBitmap(source: Bitmap, x: Int, y: Int, width: Int, height: Int): Bitmap {
+                    println("crop $x $y $width $height")
+                    return source
+                }
+                fun createScaledBitmap(source: Bitmap, width: Int, height: Int, filter: Boolean) = source
+            }
+        }
+        class RectF(val left: Float, val top: Float, val right: Float, val bottom: Float) {
+            fun width() = right - left
+            fun height() = bottom - top
+        }
+    """,
+    "json": """
+        package org.json
+        class JSONObject(private val text: String) {
+            fun getJSONArray(name: String) = JSONArray(text.substringAfter("\\"$name\\": [").trim())
+        }
+        class JSONArray(private val text: String) {
+            fun getJSONArray(place: Int) = JSONArray(text.split("[")[place + 1].substringBefore("]"))
+            fun getDouble(place: Int) = text.split(",")[place].trim().toDouble()
+        }
+    """,
+    "litert": """
+        package com.google.ai.edge.litert
+        enum class Accelerator { CPU, GPU, NPU }
+        class TensorBuffer(place: Int) {
+            private val file = java.io.File("output$place.bin")
+            private var bytes = ByteArray(0)
+            fun load() { bytes = file.readBytes() }
+            fun writeInt8(data: ByteArray) = java.io.File("input.bin").writeBytes(data)
+            fun writeFloat(data: FloatArray) {
+                val buffer = java.nio.ByteBuffer.allocate(4 * data.size).order(java.nio.ByteOrder.LITTLE_ENDIAN)
+                data.forEach { buffer.putFloat(it) }
+                java.io.File("input.bin").writeBytes(buffer.array())
+            }
+            fun readInt8() = bytes
+            fun readFloat(): FloatArray {
+                val buffer = java.nio.ByteBuffer.wrap(bytes).order(java.nio.ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
+                return FloatArray(buffer.remaining()) { buffer.get(it) }
+            }
+        }
+        class CompiledModel : AutoCloseable {
+            class Options(vararg accelerators: Accelerator)
+            fun createInputBuffers() = listOf(TensorBuffer(-1))
+            fun createOutputBuffers() =
+                (0..3).filter { java.io.File("output$it.bin").exists() }.map { TensorBuffer(it) }
+            fun run(inputs: List<TensorBuffer>, outputs: List<TensorBuffer>) = outputs.forEach { it.load() }
+            override fun close() {}
+            companion object {
+                fun create(assets: android.content.Assets, name: String, options: Options) = CompiledModel()
+            }
+        }
+    """,
+}
+MAIN = """
+    fun main() {
+        val values = java.io.File("pixels.txt").readText().split(" ").map { it.toInt() }
+        val side = Math.sqrt(values.size.toDouble()).toInt()
+        val photo = android.graphics.Bitmap(side, side, values.toIntArray())
+        %s
+    }
+"""
+CALLS = {
+    "classify": """
+        for ((label, score) in Classifier(android.content.Context()).classify(photo, 3)) println("$label $score")
+    """,
+    "detect": """
+        for (found in Detector(android.content.Context()).detect(photo, 0.3f)) {
+            val box = found.box
+            println("${found.index} ${found.label} ${found.score} ${box.top} ${box.left} ${box.bottom} ${box.right}")
+        }
+    """,
+    "segment": """
+        val segmenter = Segmenter(android.content.Context())
+        println(segmenter.segment(photo).joinToString(" ") + " " + segmenter.label(2))
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def deployed(small, tmp_path_factory):
+    """Case -> (the snippets, the file's runner, how it takes its image)."""
+    folder = tmp_path_factory.mktemp("android")
+    pixels = ((photographs(100, 64) + 1) * 127.5).astype(np.uint8)
+    found = {}
+    for case, (scheme, form) in CASES.items():
+        image = ImageInput(PER_CHANNEL, form)
+        calibration = Calibration(image.given.normalise(pixels), image.given.value_range)
+        path = folder / f"{case}.tflite"
+        to_tflite(small, scheme, None if scheme == "float32" else calibration, path, image=image)
+        runner = Runner(path)
+        manifest = {
+            "scheme": scheme,
+            "inputs": list(map(described, runner.inputs)),
+            "outputs": list(map(described, runner.outputs)),
+            "preprocessing": vars(image.given),
+        }
+        found[case] = android.render(path.name, manifest, labels=case != "float32"), runner, image
+    return found
+
+
+def blocks(text: str) -> list[str]:
+    return [part.split("```")[0] for part in text.split("```kotlin\n")[1:]]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_page_names_the_file_and_says_how_to_feed_it(deployed, case):
+    text, runner, _ = deployed[case]
+    assert f'CompiledModel.create(context.assets, "{case}.tflite"' in text
+    assert f"as {case} `[1, 64, 64, 3]`" in text
+    assert ("ImageClassifier.createFromOptions" in text) == (case != "int8")
+    assert ("deploy it with `--input uint8`" in text) == (case == "int8")
+    assert "{{" not in text and "{%" not in text
+    scale = runner.outputs[0]["quantization"][0]
+    assert (f"score = {scale:.8g}" in text) == (case != "float32")
+
+
+KOTLIN = pytest.mark.skipif(not shutil.which("kotlinc"), reason="kotlinc is not installed (Debian: apt install kotlin)")
+
+
+def ran(folder, text, task, picture, runner, taken, labels):
+    """What the page's Kotlin prints for a picture when the network gives what ``runner`` gives for ``taken``; what it
+    fed; and the outputs as real numbers."""
+    (source,) = [block for block in blocks(text) if "AutoCloseable" in block]
+    for name, content in {**STUBS, "net": source, "main": MAIN % CALLS[task]}.items():
+        (folder / f"{name}.kt").write_text(content)
+    sources, jar = [str(path) for path in folder.glob("*.kt")], folder / "app.jar"
+    subprocess.run(["kotlinc", *sources, "-include-runtime", "-d", str(jar)], check=True, capture_output=True)
+    words = picture.astype(int) @ [1 << 16, 1 << 8, 1] + (255 << 24) - (1 << 32)
+    (folder / "pixels.txt").write_text(" ".join(map(str, words.ravel())))
+    (folder / "labels.txt").write_text("\n".join(labels) + "\n")
+    outputs = runner(taken)
+    for place, details in enumerate(runner.outputs):
+        runner.raw(details["index"]).tofile(folder / f"output{place}.bin")
+    fed = runner.raw(runner.inputs[0]["index"]).copy()
+    printed = subprocess.run(
+        ["java", "-cp", str(jar), "MainKt"], check=True, capture_output=True, text=True, cwd=folder
+    ).stdout.splitlines()
+    given = np.frombuffer((folder / "input.bin").read_bytes(), fed.dtype).reshape(fed.shape)
+    if fed.dtype == np.float32:
+        np.testing.assert_allclose(given, fed, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(given, fed)
+    return printed, outputs
+
+
+@pytest.mark.slow
+@KOTLIN
+@pytest.mark.parametrize("case", CASES)
+def test_the_kotlin_compiles_and_does_what_python_does(deployed, tmp_path, case):
+    text, runner, image = deployed[case]
+    picture = ((photographs(1, 64, seed=3)[0] + 1) * 127.5).astype(np.uint8)
+    taken = image.given.for_input(picture, runner.inputs[0]["dtype"])
+    labels = [f"label {index}" for index in range(10)]
+    printed, ((scores,),) = ran(tmp_path, text, "classify", picture, runner, taken, labels)
+    assert printed[0] == "crop 4 4 56 56"  # 64 / 72 of the side, in the middle
+    best = np.argsort(-scores, kind="stable")[:3]
+    word = "class" if case == "float32" else "label"
+    assert [line.rsplit(" ", 1)[0] for line in printed[1:]] == [f"{word} {index}" for index in best]
+    np.testing.assert_allclose([float(line.rsplit(" ", 1)[1]) for line in printed[1:]], scores[best], rtol=1e-5)
+
+
+DENSE = [  # task, form, scheme, form of the input
+    ("detect", "nms", "float32", "normalised"),
+    ("detect", "decoded", "int8", "uint8"),
+    ("detect", "raw", "int8", "normalised"),
+    ("segment", "full", "float32", "normalised"),
+    ("segment", "full", "int8", "uint8"),
+    ("segment", "stride", "int8", "normalised"),
+    ("segment", "mask", "int8", "uint8"),
+]
+POST = Postprocess(ssd_anchors(colour_files.GRIDS), 3, score_threshold=0.3)
+
+
+def dense(task, form, scheme, given):
+    """The page of a small detector or segmenter, its file's runner and how that takes its image."""
+    image = ImageInput(Preprocessing(8, 8, mean=(0,) * 3, std=(255,) * 3, crop="stretch"), given)
+    content = colour_files.detector() if task == "detect" else colour_files.segmenter()
+    if scheme == "int8":
+        content = quantize_flatbuffer(content, scheme, Calibration((photographs(100, 8) + 1) / 2, (0, 1)))
+    content = image.finish(content)
+    if task == "detect":
+        content = detector.with_form(content, form, POST)
+    else:
+        content = segmenter.with_form(content, form, 16 if form == "full" else 8)
+    runner = Runner(content)
+    manifest = {
+        "task": task,
+        "form": form,
+        "labels": colour_files.LABELS,
+        "scheme": scheme,
+        "inputs": list(map(described, runner.inputs)),
+        "outputs": list(map(described, runner.outputs)),
+        "preprocessing": vars(image.given),
+    }
+    return android.render("net.tflite", manifest, labels=True), runner, image
+
+
+@pytest.mark.parametrize("case", DENSE, ids=" ".join)
+def test_the_page_of_a_detector_and_of_a_segmenter(case):
+    task, form, _, _ = case
+    text, runner, _ = dense(*case)
+    assert "{{" not in text and "{%" not in text and "{#" not in text
+    types = {details["dtype"] for details in (*runner.inputs, *runner.outputs)}
+    for_mediapipe = form in ("nms", "full", "stride") and types <= {np.uint8, np.float32}
+    name = {"detect": "ObjectDetector", "segment": "ImageSegmenter"}[task]
+    assert (f"{name}.createFromOptions" in text) == for_mediapipe
+    remedy = {"raw": "--output nms", "decoded": "--output nms", "mask": "--output full"}.get(form, "--input uint8")
+    assert (f"deploy it with `{remedy}`" in text) == (not for_mediapipe)
+    assert ("and `net.tflite.anchors.json` into" in text) == (form == "raw")
+    for details in runner.outputs:
+        scale = details["quantization"][0]
+        assert not scale or f"{scale:.8g} * (q - {details['quantization'][1]})" in text
+
+
+@pytest.mark.slow
+@KOTLIN
+@pytest.mark.parametrize("case", DENSE, ids=" ".join)
+def test_the_kotlin_finds_what_python_finds(tmp_path, case):
+    task, form, _, _ = case
+    text, runner, image = dense(*case)
+    picture = np.asarray(colour_files.quarters("red", "blue", "green", "red", size=(8, 8)))
+    taken = image.given.for_input(picture, runner.inputs[0]["dtype"])
+    (tmp_path / "net.tflite.anchors.json").write_text(detector.anchors_file(POST.anchors))
+    printed, outputs = ran(tmp_path, text, task, picture, runner, taken, colour_files.LABELS)
+    if task == "segment":
+        *found, last = printed[0].split()
+        classes = outputs[0][0] if form == "mask" else outputs[0][0].argmax(-1)
+        assert last == "blue" and list(map(int, found)) == classes.ravel().tolist() and len({*found}) == 3
+        return
+    if form == "nms":
+        boxes, classes, scores = (output[0, : int(outputs[3][0])] for output in outputs[:3])
+    else:
+        raw = outputs[0][0]
+        if form == "decoded":  # encoded again, against the image itself
+            begin, end = raw[:, :2], raw[:, 2:]
+            raw = np.hstack([(begin + end) / 2, np.log(end - begin)]) * [10, 10, 5, 5]
+        whole = np.float32([[0, 0, 1, 1]] * len(raw))
+        post = POST if form == "raw" else Postprocess(whole, 3, score_threshold=0.3)
+        boxes, classes, scores = vars(post(raw.astype(np.float32), outputs[1][0])).values()
+    rows = [line.split() for line in printed]
+    assert len(rows) == len(scores) == 4 and {label for _, label, *_ in rows} == {*colour_files.LABELS}
+    assert all(colour_files.LABELS[int(index)] == label for index, label, *_ in rows)
+    found = np.array([[index, *numbers] for index, _, *numbers in rows], float)
+    found[:, 2:] = found[:, 2:].clip(0, 8)
+    wanted = np.c_[classes, scores, 8 * boxes]
+    in_order = [each[np.lexsort(each.round(2).T)] for each in (found, wanted)]  # equal scores may have come otherwise
+    np.testing.assert_allclose(*in_order, atol=1e-3)

@@ -1,0 +1,207 @@
+"""The report as text: what it says, that it is settled, and that nothing from outside becomes markup."""
+
+import copy
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from mobilenets_tf.export.delegates.rules import Fallback, Source, Verdict
+from mobilenets_tf.export.page.charts import Point, front
+from mobilenets_tf.export.page.report import Evidence, SchemeReport, SchemeRow, render, render_schemes
+from mobilenets_tf.export.proof.evidence import ChangedAnswer, ChangedAnswers, Confusion, LayerFidelity
+
+HOSTILE = "<script>alert('x')</script>"
+COMPARISON = {
+    "images": 372, "largest_difference": 0.39, "relative_difference": 0.39, "snr_db": 21.9, "top1_agreement": 0.989,
+    "top5_agreement": 1.0, "ties": 0.013, "reference_top1": 0.879, "reference_top5": 0.968, "top1": 0.876, "top5": 0.97,
+}  # fmt: skip
+MANIFEST = {
+    "passed": True,
+    "failures": [],
+    "model": {"model": "efficientnet_lite0", "weights": "imagenet", "weights_sha256": "57"},
+    "options": {"scheme": "int8", "calibration": "photos/", "max_drop": None, "per_tensor": False},
+    "preprocessing": {
+        "size": 224, "resize": 256, "resampling": "bicubic", "mean": [127.0] * 3, "std": [128.0] * 3,
+        "crop": "crop_then_resize",
+    },
+    "scheme": "int8",
+    "bytes": 5333456,
+    "sha256": "2f85",
+    "float32_bytes": 18571376,
+    "operators": {"CONV_2D": 33, "SOFTMAX": 2},
+    "float_operators": {"SOFTMAX": 1},
+    "calibration": {"samples": 128, "low": -0.99, "high": 1.0, "mean": -0.13, "warnings": ["Only 7 samples."]},
+    "recipe": {"equalize": True, "ranges": "least_output_error"},
+    "mixed_precision": None,
+    "versions": {"mobilenets-tf": "0.1.0"},
+    "inputs": [{"name": "image", "shape": [1, 224, 224, 3], "dtype": "int8", "scale": 0.0078125, "zero_point": -1}],
+    "outputs": [{"name": "scores", "shape": [1, 1000], "dtype": "float32", "scale": 0.0, "zero_point": 0}],
+    "parity": COMPARISON | {"images": 16, "relative_difference": 2e-6},
+    "comparison": COMPARISON,
+    "per_channel": None,
+    "judged_on_calibration_images": False,
+}  # fmt: skip
+
+
+def picture() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (128, 128), "green").save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def evidence(name="tabby", layer="block1_conv") -> Evidence:
+    """A little of everything, with names from outside."""
+    image = ChangedAnswer(picture(), f"{name}.jpg", name, name, 0.53, "lynx", 0.49, True, False)
+    changed = ChangedAnswers((image,), 4, 372, 3, 1, (Confusion(name, "lynx", 3), Confusion("a", "b", 1)), True)
+    rows = (
+        LayerFidelity(3, layer, 12.3, 0.25),
+        LayerFidelity(1, "block2_conv", 25.0, 0.0),
+        LayerFidelity(0, "pad", float("inf"), 0.0),
+    )
+    schemes = (SchemeRow("float32", 18571376, 1.0, 0.879, 5.2), SchemeRow("int8", 5333456, 0.989, 0.876, 2.3))
+    latency = {"float32": (5.2, 5.9), "int8": (2.3, 2.6)}
+    source = Source("file.cc", "Function")
+    left = tuple(Fallback(0, place, "SOFTMAX", "scores", f"its beta is {name}", source) for place in (3, 5))
+    verdict = Verdict("xnnpack", "XNNPACK (CPU)", "the default", 33, 35, (2,), left)
+    return Evidence(changed, rows, {"DELEGATE": 1, "SOFTMAX": 1}, (verdict,), latency, schemes)
+
+
+class Text(HTMLParser):
+    """The page's words in one line, and its elements."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.words, self.elements, self._hidden = [], [], None
+        self.feed(page)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._hidden = tag if tag == "style" else None
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_the_page_says_what_the_manifest_says():
+    text = Text(render("file.tflite", MANIFEST, evidence())).text
+    for said in (
+        "Verified.", "98.9% of 372 images", "5.33 MB instead of 18.57 MB", "float32: 87.9%", "21.9 dB",
+        "Only 7 samples.", "0.0078125 x (q + 1)", "the value itself", "centre crop of 0.875 of the shorter side",
+        "ranges least_output_error", "per_tensor no", "In float: 1 SOFTMAX", "takes it over in 1 partition",
+        "Outside it runs: 1 SOFTMAX", "This is not a phone's latency", "int8 2.30 ms 2.60 ms 0.44",
+        "tabby 53.0%, right", "In 3 of them float32 was right and int8 is not, in 1 it is the other way round",
+        "tabby lynx 3", "XNNPACK (CPU) 33 of 35 2 the default", "XNNPACK (CPU) SOFTMAX 2 its beta is tabby",
+        "block1_conv 4 12.3 dB 25%", "pad 1 exact 0%", '"weights_sha256": "57"', "SHA-256 file.tflite 2f85",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "max_drop None" not in text
+
+
+def test_a_failed_check_is_the_first_thing_said():
+    text = Text(render("file.tflite", MANIFEST | {"passed": False, "failures": ["It is bad."]})).text
+    assert text.index("A check failed. It is bad.") < 200 and "Verified" not in text
+
+
+def test_what_options_of_quantisation_bring_is_shown():
+    layer = {
+        "layer": "stem_conv", "operators": {"CONV_2D": 1}, "output_db": 12.0, "bought": 0.01, "bytes": 1200,
+        "conversions": 2, "weight_bytes": 5000,
+    }  # fmt: skip
+    mixed = {"max_drop": 0.005, "left": [layer], "drop": 0.004, "integer_drop": 0.02, "layers": 60, "trials": 12}
+    usual = COMPARISON | {"top1": 0.881}
+    tuning = {"training_images": 99, "validation_accuracies": [0.5, 0.61], "best_epoch": 1, "post_training": usual}
+    options = {"per_channel": {"bytes": 5333000, "comparison": usual}, "mixed_precision": mixed, "fine_tuning": tuning}
+    text = Text(render("file.tflite", MANIFEST | options)).text
+    assert "stem_conv 1 CONV_2D 12.0 dB +1.00% +1.2 kB +2 5.0 kB" in text
+    assert "With all layers in integers the loss is 2.00%, with 1 of 60 in float 0.40%." in text
+    assert "Top-1 accuracy 88.1% 87.6%" in text  # a scale for each channel, one scale
+    assert "Top-1 accuracy 87.9% 88.1% 87.6%" in text  # float32, post-training, fine-tuned
+    assert "after each epoch: 50.0%, 61.0%; the weights of epoch 1 were kept." in text
+    none_left = render("file.tflite", MANIFEST | {"mixed_precision": mixed | {"left": []}})
+    assert "No layer had to stay float: all in integers loses 0.40%." in Text(none_left).text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"comparison": None, "scheme": "float32", "calibration": None, "recipe": None, "float_operators": None},
+        {"scheme": "float32", "calibration": None, "float_operators": None},
+        {"comparison": {**COMPARISON, **dict.fromkeys(("top1", "top5", "reference_top1", "reference_top5"))}},
+        {"comparison": COMPARISON | {"snr_db": None}, "judged_on_calibration_images": True, "float_operators": {}},
+        {"inputs": [{"name": "i", "shape": [1, 2], "dtype": "uint8", "scale": 0.5, "zero_point": 0}]},
+    ],
+)
+def test_every_kind_of_manifest_makes_a_page(change):
+    page = render("file.tflite", MANIFEST | change, Evidence(plan={"CONV_2D": 33}))
+    text = Text(page).text
+    assert "XNNPACK takes over nothing" in text and "None" not in text.split("The manifest")[0]
+
+
+def test_the_same_inputs_give_the_same_bytes():
+    assert render("f", MANIFEST, evidence()) == render("f", copy.deepcopy(MANIFEST), evidence())
+    arguments = "m", [SchemeReport("m_int8.tflite", MANIFEST, evidence())], evidence().schemes, evidence().latency
+    assert render_schemes(*arguments) == render_schemes(*arguments)
+
+
+def test_latency_is_kept_apart():
+    def without(seconds):
+        given = Evidence(evidence().changed, evidence().layers, latency={"float32": (5.2, 6.0), "int8": (seconds, 7.0)})
+        return re.sub(
+            r'<section class="chapter" id="latency">.*?</section>', "", render("f", MANIFEST, given), flags=re.S
+        )
+
+    assert without(2.3) == without(2.9)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_comes_from_outside_stays_text(several):
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["model"]["weights"] = manifest["calibration"]["warnings"][0] = manifest["failures"] = HOSTILE
+    manifest |= {"passed": False, "failures": [HOSTILE], "operators": {HOSTILE: 1}}
+    manifest["inputs"][0]["name"] = f'"{HOSTILE}'
+    found = evidence(name=HOSTILE, layer=f'" onload="x {HOSTILE} $a_b$')
+    if several:
+        page = render_schemes(HOSTILE, [SchemeReport(HOSTILE, manifest, found)], found.schemes, {HOSTILE: (1.0, 2.0)})
+    else:
+        page = render(HOSTILE, manifest, found)
+    parsed = Text(page)
+    assert not parsed.all("script") and not any("onload" in attributes for _, attributes in parsed.elements)
+    assert parsed.text.count(HOSTILE) >= 10
+
+
+def test_the_page_needs_nothing_but_itself():
+    page = Text(render("f", MANIFEST, evidence()))
+    links = [value for _, a in page.elements for name, value in a.items() if name in ("href", "src", "xlink:href")]
+    assert links and all(link.startswith(("#", "data:")) for link in links)
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert all(image["alt"] for image in page.all("img")) and len(page.all("img")) == 1
+    charts = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert len(charts) == len(page.all("svg")) == 4 and all(svg["aria-label"] for svg in charts)
+    assert "block1_conv 12.3" in charts[2]["aria-label"]
+
+
+def test_several_files_on_one_page_have_ids_of_their_own():
+    other = MANIFEST | {"scheme": "int16x8", "passed": False, "failures": ["It is bad."]}
+    reports = [SchemeReport("m_int8.tflite", MANIFEST, evidence()), SchemeReport("m_int16x8.tflite", other, evidence())]
+    page = Text(render_schemes("m", reports, evidence().schemes, evidence().latency))
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids)) and {"int8", "int16x8"} <= set(ids)
+    assert "1 of 2 files failed a check. m_int16x8.tflite: It is bad." in page.text
+
+
+def test_the_front_has_what_nothing_else_beats():
+    best = [Point("a", 1, 0.5), Point("b", 2, 0.7), Point("c", 4, 0.9)]
+    beaten = [Point("d", 2, 0.6), Point("e", 5, 0.9), Point("f", 3, 0.7)]
+    assert front([*beaten, *reversed(best)]) == best
+    twins = [Point("a", 1, 0.5), Point("b", 1, 0.5)]
+    assert front(twins) == twins

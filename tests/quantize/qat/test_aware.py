@@ -1,0 +1,99 @@
+"""Quantisation-aware models: in Keras and in the file the same, and back in Keras 3 again."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from mobilenets_tf import ImageInput, Preprocessing, RequestError, create_model
+from mobilenets_tf.quantize import Calibration, quantize_aware
+from mobilenets_tf.tflite.runtime import Runner
+from tests.conftest import photographs
+from tests.support.make_goldens import generated
+
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "mobilenet_v3_small", "mobilevit_v3_xxs")
+]
+
+
+@pytest.fixture(scope="module", params=["mobilenet_v1", *SLOW])
+def trained(request):
+    """A network, and its aware model with weights that were moved as training would."""
+    model = create_model(request.param, resolution=64, classes=10)
+    for layer in model.layers:
+        for variable in layer.weights:
+            variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
+    aware = quantize_aware(model, photographs(20, 64))
+    before = np.asarray(aware.float_model(photographs(8, 64, seed=1)))
+    random = np.random.default_rng(0)
+    for variable in aware.model.trainable_variables:
+        variable.assign(variable * (1 + 0.02 * random.normal(size=variable.shape)))
+    return model, aware, before
+
+
+def test_the_float_model_is_the_keras_model(trained):
+    model, _, before = trained
+    np.testing.assert_allclose(before, model.predict(photographs(8, 64, seed=1), verbose=0), atol=1e-5)
+
+
+def test_the_file_answers_as_the_aware_model(trained):
+    model, aware, _ = trained
+    pictures = photographs(30, 64, seed=2)
+    runner = Runner(aware.to_tflite())
+    found = np.stack([runner(picture)[0][0] for picture in pictures])
+    expected = aware.model.predict(pictures, verbose=0)
+    if model.name.startswith("mobilevit"):  # attention is in float, and floats are summed in another order
+        np.testing.assert_allclose(found, expected, atol=2 / 256)
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_trained_weights_go_back_into_keras(trained):
+    model, aware, _ = trained
+    pictures = photographs(8, 64, seed=3)
+    runner = Runner(aware.trained_graph())
+    wanted = np.stack([runner(picture)[0][0] for picture in pictures])
+    np.testing.assert_allclose(aware.to_keras().predict(pictures, verbose=0), wanted, atol=1e-5)
+    assert np.abs(model.predict(pictures, verbose=0) - wanted).max() > 1e-4  # the model itself stays
+
+
+@pytest.mark.parametrize("form", ["normalised", "uint8"])
+def test_a_file_that_takes_its_image_otherwise_answers_as_the_aware_model(form):
+    """The normalisation is in the first convolution, and its border, which differs by channel, around the picture."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu6")(inputs)
+    model = keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    wanted = Preprocessing(size=32, resize=32, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
+    image = ImageInput(wanted, form)
+    pixels = ((photographs(120, 32) + 1) * 127.5).astype(np.uint8)
+    given = image.given.normalise(pixels)
+    aware = quantize_aware(model, Calibration(given[:100], image.given.value_range), image=image)
+    found = aware.float_model.predict(given[100:], verbose=0)
+    np.testing.assert_allclose(found, model.predict(wanted.normalise(pixels[100:]), verbose=0), atol=1e-5)
+    runner = Runner(image.finish(aware.to_tflite()))
+    taken = image.given.for_input(pixels[100:], runner.inputs[0]["dtype"])
+    expected = aware.model.predict(given[100:], verbose=0)
+    np.testing.assert_array_equal(np.stack([runner(picture)[0][0] for picture in taken]), expected)
+    with pytest.raises(RequestError, match="without image= to bring weights back"):
+        aware.to_keras()
+
+
+def test_the_process_keeps_its_keras():
+    assert "TF_USE_LEGACY_KERAS" not in os.environ
+
+
+def test_a_scheme_that_is_not_int8_is_refused(small, pictures):
+    with pytest.raises(RequestError, match="int8 and int8_float_io; received 'int16x8'"):
+        quantize_aware(small, pictures, "int16x8")
+
+
+@pytest.mark.slow
+def test_pictures_of_a_batch_stay_apart_where_the_graph_leaves_the_batch_out():
+    """At 32 pixels the last sums of MobileNetV2 are of one position, which the converter flattens to a vector."""
+    model = create_model("mobilenet_v2", alpha=0.35, resolution=32, classes=10)
+    pictures = photographs(20, 32)
+    found = quantize_aware(model, pictures).float_model.predict(pictures[:5], verbose=0)
+    np.testing.assert_allclose(found, model.predict(pictures[:5], verbose=0), atol=1e-5)

@@ -1,0 +1,142 @@
+"""Quantisation-aware fine-tuning of detectors and segmenters: with the tasks of other training, to the file's bits."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mobilenets_tf import RequestError, create_model
+from mobilenets_tf.quantize import fine_tune, quantize_aware
+from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.training import recipes
+from mobilenets_tf.training.objectives.detection import Detection
+from mobilenets_tf.training.objectives.segmentation import Segmentation
+from tests.conftest import photographs
+from tests.support.dense_networks import NAMES, detector, masks, pictures, segmenter
+from tests.support.make_goldens import generated
+
+
+def prepared(pixels):
+    return (pixels / np.float32(127.5) - 1).astype(np.float32)
+
+
+class Case:
+    """A network in training, its task, and its state before any test trained it."""
+
+    def __init__(self, name):
+        self.detects = name == "detect"
+        self.model = detector() if self.detects else segmenter()
+        if self.detects:
+            self.task = Detection(self.model, NAMES, recipes.DETECT, "bilinear", 1)
+        else:
+            self.task = Segmentation(("background", *NAMES), 255, recipes.SEGMENT, "bilinear")
+        self.aware = quantize_aware(self.model, prepared(pictures(20)[0]))
+        self._before, self._logits = self.aware.model.get_weights(), tf.function(self.aware.logits)
+
+    def reset(self):
+        self.aware.model.set_weights(self._before)
+
+    def batches(self, count, seed):
+        pixels, corners, classes = pictures(count, seed)
+        truth = (corners, (classes + 1).astype(np.int32)) if self.detects else (masks(corners, classes),)
+        data = tf.data.Dataset.from_tensor_slices((pixels, *truth)).batch(8)
+        data = data.map(lambda *batch: self.task.targets(*batch, seed=0))
+        return data.map(lambda pixels, targets: (tf.cast(pixels, tf.float32) / 127.5 - 1, targets))
+
+    def loss(self, data):
+        found = [self.task.loss(images, targets, self._logits(images)) for images, targets in data]
+        return float(tf.reduce_mean(tf.concat(found, 0)))
+
+    def files(self, images):
+        """The file's outputs for each image, stacked."""
+        runner = Runner(self.aware.to_tflite())
+        return [np.concatenate(output) for output in zip(*map(runner, images), strict=True)]
+
+
+@pytest.fixture(scope="module", params=["detect", "segment"])
+def made(request):
+    return Case(request.param)
+
+
+@pytest.fixture
+def case(made):
+    yield made
+    made.reset()
+
+
+def test_training_lowers_the_loss_and_the_file_answers_as_the_model(case):
+    training, validation = case.batches(64, 0), case.batches(32, 1)
+    found = fine_tune(case.aware, training, lambda _: -case.loss(validation), 3, task=case.task, learning_rate=1e-2)
+    first, best = found.accuracies[0], found.accuracies[found.best_epoch]
+    assert best > 0.9 * first and -case.loss(validation) == pytest.approx(best)
+    images = prepared(pictures(16, 2)[0])
+    outputs = tf.nest.flatten(case.aware.model(images, training=False))
+    for wanted, given in zip(outputs, case.files(images), strict=True):
+        np.testing.assert_array_equal(given, wanted)
+    assert case.aware.to_keras().output_names == case.model.output_names  # which checks all outputs
+
+
+def test_logits_are_what_the_scores_are_made_of(case):
+    images = prepared(pictures(8, 3)[0])
+    pairs = (
+        (case.aware.float_logits, case.aware.float_model, 1e-6),
+        (case.aware.logits, case.aware.model, 0.5 / 256 + 1e-6),  # scores are stored in steps of 1/256
+    )
+    for logits, model, step in pairs:
+        *_, logits = tf.nest.flatten(logits(images, training=False))
+        *_, answers = tf.nest.flatten(model(images, training=False))
+        np.testing.assert_allclose(tf.sigmoid(logits) if case.detects else logits, answers, atol=step)
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_goes_on_and_a_function_may_judge(case, tmp_path):
+    options = {"epochs": 3, "task": case.task, "learning_rate": 1e-3, "patience": 3, "checkpoint": tmp_path}
+    images = prepared(pictures(8, 4)[0])
+
+    def score(model):  # any number that tells states apart
+        outputs = tf.nest.flatten(model(images))
+        return float(sum(tf.reduce_sum(output) for output in outputs))
+
+    training = case.batches(16, 0)
+    unbroken = fine_tune(case.aware, training, score, **options)
+    case.reset()
+
+    def power_cut(label, done, total):
+        if (label, done) == ("epoch 2/3", 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(case.aware, training, score, progress=power_cut, **options)
+    case.reset()  # as in a new process
+    assert fine_tune(case.aware, training, score, **options) == unbroken
+
+
+def test_the_float_model_teaches_classifiers_alone(case):
+    data = case.batches(8, 0)
+    with pytest.raises(RequestError, match="distill=0.5: the float model teaches classifiers only"):
+        fine_tune(case.aware, data, data, task=case.task, distill=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("ssdlite_mobilenet_v2", {"alpha": 0.35}),
+        ("lraspp_mobilenet_v3_small", {}),
+    ],
+)
+def test_a_registered_networks_file_answers_as_the_model_and_its_weights_go_back(name, options):
+    model = create_model(name, resolution=64, classes=3, **options)
+    for layer in model.layers:  # behind so many layers, random weights give zeros
+        for variable in layer.weights:
+            variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
+    aware = quantize_aware(model, photographs(20, 64))
+    random = np.random.default_rng(0)
+    for variable in aware.model.trainable_variables:
+        variable.assign(variable * (1 + 0.02 * random.normal(size=variable.shape)))
+    runner, images = Runner(aware.to_tflite()), photographs(6, 64, seed=2)
+    outputs = tf.nest.flatten(aware.model(images, training=False))
+    for wanted, given, details in zip(outputs, zip(*map(runner, images), strict=True), runner.outputs, strict=True):
+        given, step = np.concatenate(given), details["quantization"][0]
+        assert np.ptp(given) > 10 * step
+        np.testing.assert_array_equal(given, wanted)
+    aware.to_keras()

@@ -1,0 +1,156 @@
+"""Range estimators against what they are defined to be; and ranges by what they do to the outputs."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from mobilenets_tf import RequestError
+from mobilenets_tf.quantize.integers import Form
+from mobilenets_tf.quantize.steps import ranges
+from mobilenets_tf.quantize.steps.effects import Effects
+from mobilenets_tf.quantize.steps.statistics import Statistics, observe
+from mobilenets_tf.tflite import flatbuffer
+
+
+def statistics_of(values, parts=4):
+    found = Statistics()
+    for part in np.array_split(np.asarray(values, np.float32), parts):
+        found.add(part.reshape(1, -1, 1))
+    return found
+
+
+def squared_error(values, low, high, levels=256):
+    scale = (high - low) / (levels - 1)
+    return np.mean((np.clip(np.round((values - low) / scale), 0, levels - 1) * scale + low - values) ** 2)
+
+
+NORMAL = np.random.default_rng(0).normal(0, 1, 20000)
+VALUES = {
+    "normal": NORMAL,
+    "positive": np.abs(NORMAL) + 1,
+    "negative": -np.abs(NORMAL) - 1,
+    "outlier": np.append(NORMAL, 1000),
+    "zero": np.zeros(8),
+    "constant": np.full(8, -5.0),
+    "minute": NORMAL * 1e-12,
+}
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("name", [*ranges.ESTIMATORS, "symmetric"])
+def test_every_range_contains_zero_and_is_inside_the_extremes(name, values):
+    found = statistics_of(VALUES[values])
+    low, high = getattr(ranges, name)(found)
+    magnitude = max(-min(found.low, 0), max(found.high, 0)) if name == "symmetric" else 0
+    smallest = 1e-6  # that is how wide a range is at least
+    assert low <= 0 <= high and high - low >= smallest * 0.999
+    assert min(found.low, 0, -magnitude) - smallest <= low and high <= max(found.high, 0, magnitude) + smallest
+
+
+def test_min_max_is_everything_that_was_seen():
+    assert ranges.min_max(statistics_of([2.0, 3.0, 4.0, 5.0])) == (0.0, 5.0)
+    assert ranges.min_max(statistics_of([-3.0, -1.0, -2.0, -2.0])) == (-3.0, 0.0)
+
+
+def test_symmetric():
+    assert ranges.symmetric(statistics_of([-1.0, 4.0, 0.0, 0.0])) == (-4.0, 4.0)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.99])
+def test_percentile_cuts_the_share_that_it_says(share):
+    values = np.random.default_rng(0).normal(0.5, 1, 30000)
+    found = statistics_of(values, parts=10)
+    low, high = ranges.percentile(found, share)
+    bin_width = 2 * found.limit / len(found.counts)
+    assert low == pytest.approx(np.quantile(values, (1 - share) / 2), abs=1.5 * bin_width)
+    cut = np.mean((values < low) | (values > high))
+    assert cut == pytest.approx(1 - share, rel=0.1, abs=2 / len(values))
+
+
+@pytest.mark.parametrize("outlier", [0.0, 8.0, -9.0])
+def test_mean_square_error_beats_min_max_where_there_are_outliers(outlier):
+    values = np.append(np.random.default_rng(0).normal(0, 1, 200000), outlier).astype(np.float32)
+    found = statistics_of(values, parts=40)
+    chosen, everything = ranges.mean_square_error(found), ranges.min_max(found)
+    assert squared_error(values, *chosen) <= 1.02 * squared_error(values, *everything)
+    if outlier:
+        assert squared_error(values, *chosen) < 0.8 * squared_error(values, *everything)
+
+
+def test_mean_square_error_is_near_the_best_range_there_is():
+    values = np.random.default_rng(1).laplace(0, 1, 20000).astype(np.float32)
+    chosen = ranges.mean_square_error(statistics_of(values))
+    best = min(squared_error(values, a, b) for a in np.linspace(-12, -3, 30) for b in np.linspace(3, 12, 30))
+    assert squared_error(values, *chosen) < 1.1 * best
+
+
+def test_entropy_gives_up_an_outlier_and_keeps_what_is_evenly_spread():
+    low, high = ranges.entropy(statistics_of(np.append(NORMAL, 20)))
+    assert high < 10 and low < -3
+    even = np.random.default_rng(0).uniform(-1, 2, 30000)
+    assert ranges.entropy(statistics_of(even)) == pytest.approx((-1, 2), rel=0.03)
+
+
+def test_an_unknown_estimator_is_refused_with_the_nearest():
+    with pytest.raises(RequestError, match="Unknown range estimator 'percentil'.*Did you mean 'percentile'"):
+        ranges.estimator("percentil")
+
+
+@pytest.fixture(scope="module")
+def outliers(float_file):
+    """Two models with the same activation, one channel of which rarely is 100: to the first model it is nothing."""
+    contents = []
+    for weight in (0.0, 1.0):
+        inputs = keras.Input((16, 16, 2))
+        model = keras.Model(inputs, layers.Conv2D(2, 1, name="out")(layers.Conv2D(2, 1, name="middle")(inputs)))
+        model.get_layer("middle").set_weights([np.eye(2).reshape(1, 1, 2, 2), np.full(2, 0.5)])
+        model.get_layer("out").set_weights([np.array([[1, -1], [weight, weight]]).reshape(1, 1, 2, 2), np.zeros(2)])
+        contents.append(float_file(model))
+    samples = np.random.default_rng(0).normal(0, 1, (12, 1, 16, 16, 2)).astype(np.float32)
+    samples[:, 0, 3, 3, 1] = 100
+    return contents, [[sample] for sample in samples]
+
+
+@pytest.mark.parametrize("begin", [(-4.0, 100.5), (-4.0, 40.0), (-3.0, 4.0)])
+def test_an_outlier_is_given_up_where_it_does_not_matter_and_kept_where_it_does(outliers, begin):
+    (indifferent, dependent), samples = outliers
+    widths = []
+    for content in (indifferent, dependent):
+        (middle, _) = (int(op.outputs[0]) for op in flatbuffer.read(content).subgraphs[0].operators)
+        statistics = observe(content, samples)
+        found = ranges.least_output_error(Effects(content, samples), {middle: begin}, statistics)
+        widths.append(found.get(middle, begin)[1])
+    assert widths[0] <= min(begin[1], 60)
+    assert widths[1] > 80
+
+
+def test_activations_without_outliers_keep_their_range(outliers):
+    (_, content), samples = outliers
+    tame = [[np.clip(sample, -2, 2)] for (sample,) in samples]
+    (middle, _) = (int(op.outputs[0]) for op in flatbuffer.read(content).subgraphs[0].operators)
+    assert ranges.least_output_error(Effects(content, tame), {middle: (-1, 1)}, observe(content, tame)) == {}
+
+
+def divergence(scores, chosen):
+    form, total = Form.spanning(*chosen, "int8"), 0
+    for values in scores:
+        wanted, found = (
+            np.exp(v - v.max()) / np.exp(v - v.max()).sum() for v in (values, form.rounded(values, "int8"))
+        )
+        total += (wanted * np.log(wanted / found)).sum()
+    return total / len(scores)
+
+
+def test_scores_that_are_nothing_to_the_softmax_are_cut_off():
+    random = np.random.default_rng(0)
+    scores = [np.append(random.uniform(-60, -30, 90), random.uniform(5, 10, 10))[None] for _ in range(5)]
+    low, high = ranges.softmax_scores(scores, (-60.0, 10.0))
+    assert high > 5 and -20 < low <= 0
+    assert divergence(scores, (low, high)) < 1e-3
+
+
+def test_scores_that_share_the_probability_are_all_kept():
+    scores = [np.random.default_rng(seed).uniform(-2, 2, (1, 10)) for seed in range(5)]
+    low, high = ranges.softmax_scores(scores, (-2.0, 2.0))
+    assert high - low > 3 and divergence(scores, (low, high)) < 1e-3

@@ -1,0 +1,119 @@
+"""Weights to integers: what learned rounding looks at is what the layer sees, and its errors cancel out."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from mobilenets_tf.quantize.integers import round_weights
+from mobilenets_tf.quantize.steps import rounding
+from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.runtime import Runner
+from tests.conftest import correlated, with_weights
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((8, 3, 3, 4), 0), ((1, 3, 3, 8), 3), ((8, 16), 0), ((8, 16), None)])
+def test_round_weights_is_symmetric_int8(shape, axis):
+    weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    rounded = round_weights(weights, axis)
+    assert rounded.integers.dtype == np.int8 and len(rounded.scale) == (8 if axis is not None else 1)
+    channels = range(8) if axis is not None else [slice(None)]
+    for channel, scale in zip(channels, rounded.scale, strict=True):
+        integers, original = (np.moveaxis(a, axis or 0, 0)[channel] for a in (rounded.integers, weights))
+        assert np.abs(integers.astype(int)).max() == 127
+        assert np.abs(integers * scale - original).max() <= scale * 0.5001
+    np.testing.assert_allclose(rounded.values(axis or 0), weights, atol=rounded.scale.max() / 2 * 1.001)
+    assert (round_weights(np.zeros(shape, np.float32), axis).values(axis or 0) == 0).all()
+
+
+class InOrder:
+    """In place of a random generator: the first positions, one after the other."""
+
+    def choice(self, positions, count, replace):
+        return np.arange(count)
+
+
+def test_patches_are_what_the_convolutions_see(convolutions):
+    graph = flatbuffer.Graph(flatbuffer.read(convolutions))
+    runner, ((sample,),) = Runner(convolutions), correlated(1)
+    outputs = {details["index"]: values for details, values in zip(runner.outputs, runner(sample), strict=True)}
+    seen = set()
+    for place, operator, name, weights in rounding._layers(graph):
+        index, options = int(operator.outputs[0]), operator.builtinOptions
+        if index not in outputs or int(operator.inputs[0]) not in map(int, graph.graph.inputs):
+            continue
+        layer = rounding._Layer(place, operator, name, weights, graph)
+        patches = layer.patches(sample, InOrder())
+        rows = weights.reshape(-1, weights.shape[-1]).T[..., None] if layer.depthwise else weights.reshape(5, -1).T
+        results = patches @ rows
+        results = results[..., 0].T if layer.depthwise else results
+        expected = outputs[index].reshape(-1, outputs[index].shape[-1])[: len(results)]
+        assert len(results) == min(rounding._POSITIONS, np.prod(graph.shape(index)[1:3]))
+        np.testing.assert_allclose(results + graph.constant(int(operator.inputs[2])), expected, atol=1e-5)
+        seen.add((name, options.padding, options.strideH, options.dilationHFactor, weights.shape[1:3]))
+    assert len(seen) == 8  # the converter left every kind as it is
+
+
+def squared_errors(content, other, samples):
+    """Of each output, over all samples."""
+    before, after = Runner(content), Runner(other)
+    return sum(
+        np.array([np.square(a - b).mean() for a, b in zip(before(*sample), after(*sample), strict=True)])
+        for sample in samples
+    )
+
+
+@pytest.mark.parametrize("per_tensor", [False, True])
+def test_learned_rounding_disturbs_every_kind_of_convolution_less(convolutions, per_tensor):
+    near = rounding.nearest(convolutions, per_tensor)
+    learned = rounding.learned(convolutions, correlated(32), per_tensor)
+    unseen = correlated(8, seed=1)
+    ratio = squared_errors(convolutions, with_weights(convolutions, learned), unseen) / squared_errors(
+        convolutions, with_weights(convolutions, near), unseen
+    )
+    assert ratio.max() < 0.7, ratio
+    for place, found in learned.items():
+        np.testing.assert_array_equal(found.scale, near[place].scale)
+        assert found.integers.dtype == np.int8 and found.integers.shape == near[place].integers.shape
+        # Errors are handed on, never more than a few steps.
+        assert 0 < np.abs(found.integers.astype(int) - near[place].integers).max() < 20
+
+
+def test_learned_rounding_never_leaves_the_symmetric_range(float_file):
+    """Weights at the edge of their range, to which errors are still to be added."""
+    inputs = keras.Input((13, 10, 6))
+    model = keras.Model(inputs, layers.Conv2D(16, 3)(inputs))
+    sign = np.where(np.arange(16) % 2, 1, -1)
+    weights = sign * np.random.default_rng(0).uniform(0.97, 1, (3, 3, 6, 16))
+    model.layers[-1].set_weights([weights, np.zeros(16)])
+    (found,) = rounding.learned(float_file(model), correlated(16)).values()
+    assert found.integers.max() == 127 and found.integers.min() == -127
+
+
+def test_other_layers_are_rounded_to_the_nearest(float_file):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((13, 10, 6))
+    grouped, multiplied = layers.Conv2D(4, 3, groups=2)(inputs), layers.DepthwiseConv2D(3, depth_multiplier=2)(inputs)
+    dense = layers.Dense(3)(layers.GlobalAveragePooling2D()(inputs))
+    content = float_file(keras.Model(inputs, [grouped, multiplied, dense]))
+    near, learned = rounding.nearest(content), rounding.learned(content, correlated(8))
+    assert len(near) == len(learned) == 3
+    for place, found in learned.items():
+        np.testing.assert_array_equal(found.integers, near[place].integers)
+
+
+def test_inputs_that_are_always_zero_or_equal_do_no_harm(convolutions):
+    """Their second moments are singular."""
+    for value in (0.0, 1.0):
+        learned = rounding.learned(convolutions, [[np.full((1, 13, 10, 6), value, np.float32)]] * 4)
+        sample = [[np.full((1, 13, 10, 6), value, np.float32)]]
+        near = squared_errors(convolutions, with_weights(convolutions, rounding.nearest(convolutions)), sample)
+        assert (squared_errors(convolutions, with_weights(convolutions, learned), sample) <= near + 1e-9).all()
+
+
+def test_errors_are_passed_on_past_the_end_of_a_block(convolutions, monkeypatch):
+    """How many inputs are dealt with together is a matter of speed."""
+    whole = rounding.learned(convolutions, correlated(16))
+    monkeypatch.setattr(rounding, "_BLOCK", 4)
+    for place, found in rounding.learned(convolutions, correlated(16)).items():
+        assert np.mean(found.integers != whole[place].integers) < 0.01  # but for a tie
