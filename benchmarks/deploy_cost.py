@@ -24,7 +24,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import numpy as np
 import tensorflow as tf
 import mobilenets_tf
-from mobilenets_tf.images import decode, find_images
+from mobilenets_tf.data.images import decode, find_images
 from mobilenets_tf.weights import catalog
 
 source, count, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -71,7 +71,7 @@ COMMANDS = {
         "--resolution", "64", *_MODEL, "--calibration", "{inputs}/segment", "--calibration-count", "6", "--evaluate", "{inputs}/segment", "--output", "mask", "--min-agreement", "0", "--out", "{out}",
     ],
     "export_int16x8": ["export", *_CLASSIFIER, "--scheme", "int16x8", *_CALIBRATED, "--out", "{out}/net.tflite"],
-    "export_float32": ["export", *_CLASSIFIER, "--out", "{out}/net.tflite"],
+    "export_float32": ["export", *_CLASSIFIER, "--scheme", "float32", "--out", "{out}/net.tflite"],
     "train_two_epochs": [
         "train", "--model", "mobilenet_v3_small", "--weights", "{inputs}/mobilenet_v3_small.keras", "--resolution", "64", "--mean", "127.5", "--std", "127.5",
         "--data", "{inputs}/classify", "--epochs", "2", "--batch-size", "8", "--out", "{out}",

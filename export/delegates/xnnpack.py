@@ -1,4 +1,4 @@
-"""What XNNPACK takes over on a phone's CPU, by operator. Tested against XNNPACK (tests/export/delegates/test_backends.py)."""
+"""What XNNPACK takes over on a phone's CPU, by operator. Tested against XNNPACK (tests/export/delegates/)."""
 
 import math
 from collections.abc import Callable

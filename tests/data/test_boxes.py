@@ -319,6 +319,6 @@ def test_files_that_are_no_coco(tmp_path, text, message):
 
 def test_finding_needs_no_tensorflow(folder):
     root = str(folder(a=voc(CAT)))
-    code = f"import sys\nfrom mobilenets_tf.boxes import find_boxes\nassert len(find_boxes({root!r})) == 1\n"
+    code = f"import sys\nfrom mobilenets_tf.data.boxes import find_boxes\nassert len(find_boxes({root!r})) == 1\n"
     code += "sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -97,7 +97,7 @@ def test_opening_needs_no_tensorflow(image_folder, tmp_path):
     record = _HEADER.pack(4, _masked(crc32c(length))) + b"data" + _masked(crc32c(b"data")).to_bytes(4, "little")
     (tmp_path / "x.tfrecord").write_bytes(record * 3)
     code = (
-        "import sys\nfrom mobilenets_tf.training.sources import find\n"
+        "import sys\nfrom mobilenets_tf.data.sources import find\n"
         f"assert len(find({str(image_folder)!r})) == 10 and len(find({str(tmp_path / 'x.tfrecord')!r})) == 3\n"
         "sys.exit('tensorflow' in sys.modules)"
     )

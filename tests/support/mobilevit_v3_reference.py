@@ -2,8 +2,9 @@
 
 Written from the published block description (Wadekar and Chaurasia, arXiv 2209.15159) and the published code
 (github.com/micronDLA/MobileViTv3, which patches github.com/apple/ml-cvnets), independently of the Keras networks.
-Only `tests/support/make_goldens.py` uses it, and it needs torch. The keys of `state_dict()` are those of the checkpoints of
-that repository. `python tests/mobilevit_v3_reference.py` compares the counts with the expected ones.
+Only `tests/support/make_goldens.py` uses it, and it needs torch. The keys of `state_dict()` are those of the
+checkpoints of that repository. `python tests/support/mobilevit_v3_reference.py` compares the counts with the expected
+ones.
 
 In the paths named below, `v1/` is MobileViTv3-v1/cvnets (laid over ml-cvnets d38a116), `v2/` is MobileViTv3-v2/cvnets
 (laid over ml-cvnets 84d992f).
