@@ -29,7 +29,7 @@ from latency import pictures, settled
 from mobilenets_tf import create_model, registry
 from mobilenets_tf.export.arm64 import setup
 from mobilenets_tf.export.arm64.emulator import CPUS, compare_with_host
-from mobilenets_tf.export.forms import detector
+from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.networks import ssd
 from mobilenets_tf.networks.anchors import ssd_anchors
@@ -73,7 +73,7 @@ def forms(name: str, model, content: bytes):
     yield "", content
     if registry.get(name).task == "detect":
         postprocess = Postprocess(ssd_anchors(ssd.grids(model)), model.outputs[1].shape[-1] - 1)
-        yield "nms", detector.with_form(content, "nms", postprocess)
+        yield "nms", detector_forms.with_form(content, "nms", postprocess)
 
 
 def main():

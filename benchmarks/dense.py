@@ -114,17 +114,18 @@ def build_table(names: Sequence[str]) -> dict[str, Built]:
 
 def with_form(content: bytes, form: str, model, resolution: int) -> bytes:
     """A network's file that gives its outputs in one of ``FORMS``."""
-    from mobilenets_tf.export.forms import detector, segmenter
+    from mobilenets_tf.export.forms import detector as detector_forms
+    from mobilenets_tf.export.forms import segmenter as segmenter_forms
     from mobilenets_tf.networks import ssd
     from mobilenets_tf.networks.anchors import ssd_anchors
     from mobilenets_tf.tasks.postprocess import Postprocess
 
     if form in FORMS["segment"]:
-        return segmenter.with_form(content, form, resolution)
+        return segmenter_forms.with_form(content, form, resolution)
     if form == "nms":
         anchors, classes = ssd_anchors(ssd.grids(model)), model.outputs[1].shape[-1] - 1
         postprocess = Postprocess(anchors, classes, score_threshold=threshold(content))
-        return detector.with_form(content, form, postprocess)
+        return detector_forms.with_form(content, form, postprocess)
     return content
 
 

@@ -15,7 +15,8 @@ from mobilenets_tf.export import metadata
 from mobilenets_tf.export.checks import OUTPUTS
 from mobilenets_tf.export.delegates import backends
 from mobilenets_tf.export.deployment import DeployRequest, Images, Produced
-from mobilenets_tf.export.forms import detector, segmenter
+from mobilenets_tf.export.forms import detector as detector_forms
+from mobilenets_tf.export.forms import segmenter as segmenter_forms
 from mobilenets_tf.export.page.report import Evidence
 from mobilenets_tf.export.proof import dense_judging, judging
 from mobilenets_tf.export.tflite import Conversion, check_request, convert_model
@@ -63,8 +64,8 @@ class Network:
             postprocess = self.postprocess
             if score_threshold is not None:
                 postprocess = replace(postprocess, score_threshold=score_threshold)
-            return detector.with_form(content, form, postprocess)
-        return segmenter.with_form(content, form, self.image.given.size)
+            return detector_forms.with_form(content, form, postprocess)
+        return segmenter_forms.with_form(content, form, self.image.given.size)
 
 
 def network(request, model, image: ImageInput) -> Network:
@@ -131,7 +132,7 @@ def proven(
     failed = (f"In the form {form!r} the file's answer is another one on {', '.join(wrong)}.",) if wrong else ()
     others = {}
     if network.postprocess and form == "raw":
-        others[f"{name}.{detector.ANCHORS_FILE}"] = detector.anchors_file(network.postprocess.anchors)
+        others[f"{name}.{detector_forms.ANCHORS_FILE}"] = detector_forms.anchors_file(network.postprocess.anchors)
     evidence = Evidence(
         layers=judging.fidelity(converted),
         plan=Runner(content).execution_plan(),

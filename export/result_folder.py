@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mobilenets_tf import files
-from mobilenets_tf.export.forms import detector
+from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.page import android
 from mobilenets_tf.export.page import report as report_file
 from mobilenets_tf.export.page.report import Evidence
@@ -18,7 +18,7 @@ def check(folder: Path, file_name: str, overwrite: bool) -> None:
         RequestError: see there.
     """
     files.check_folder(folder)
-    suffixes = ("json", "html", "android.md", detector.ANCHORS_FILE)
+    suffixes = ("json", "html", "android.md", detector_forms.ANCHORS_FILE)
     names = [file_name, *(f"{file_name}.{suffix}" for suffix in suffixes), LABELS]
     files.check_replaceable(folder, names, overwrite)
 

@@ -6,7 +6,7 @@ import pytest
 from mobilenets_tf.answers.predictor import KerasNetwork, Predictor, Reading, ScaledNetworks, classes_at, predictor
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.forms import detector
+from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.tasks.postprocess import Postprocess
 from tests.support import colour_files
@@ -71,10 +71,10 @@ def test_a_classifier_crops_and_needs_no_manifest_that_says_its_task(tmp_path):
     assert scores == pytest.approx([0.5, 0, 0.5], abs=0.01)
 
 
-@pytest.mark.parametrize("form", detector.FORMS)
+@pytest.mark.parametrize("form", detector_forms.FORMS)
 def test_every_form_of_a_detector_says_the_same(tmp_path, form):
     anchors = ssd_anchors(GRIDS)
-    content = detector.with_form(colour_files.detector(), form, Postprocess(anchors, 3))
+    content = detector_forms.with_form(colour_files.detector(), form, Postprocess(anchors, 3))
     told = {"form": form, "anchors": {"grids": GRIDS}} if form == "raw" else {"form": form}
     file = write(tmp_path / "net.tflite", content, task="detect", labels=LABELS, preprocessing=PREPROCESSING, **told)
     network = predictor(file)

@@ -3,7 +3,7 @@ import warnings
 import pytest
 
 from mobilenets_tf.cli import main
-from mobilenets_tf.export.forms import detector
+from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.tasks.postprocess import Postprocess
 from tests.support import colour_files
@@ -42,7 +42,7 @@ def contents():
         "class.tflite": (colour_files.classifier(), {"task": "classify", **TOLD}),
         "boxes.tflite": (raw, RAW),
         "nms.tflite": (
-            detector.with_form(raw, "nms", Postprocess(ssd_anchors(GRIDS), 3)),
+            detector_forms.with_form(raw, "nms", Postprocess(ssd_anchors(GRIDS), 3)),
             {"task": "detect", **TOLD},
         ),
         "mask.tflite": (colour_files.segmenter(), {"task": "segment", "form": "stride", **TOLD}),

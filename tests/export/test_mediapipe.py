@@ -13,7 +13,8 @@ from mobilenets_tf import create_model
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export import metadata, to_tflite
-from mobilenets_tf.export.forms import detector, segmenter
+from mobilenets_tf.export.forms import detector as detector_forms
+from mobilenets_tf.export.forms import segmenter as segmenter_forms
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration, Recipe
 from mobilenets_tf.tasks.postprocess import Postprocess
@@ -117,7 +118,7 @@ def dense(model, scheme, path):
 def test_a_detector_finds_what_postprocess_finds(tmp_path, scheme):
     content, image = dense(dense_networks.detector(), scheme, tmp_path / "raw.tflite")
     postprocess = Postprocess(ssd_anchors(((8, 8), (4, 4))), len(dense_networks.NAMES), score_threshold=0.5)
-    formed = detector.with_form(content, "nms", postprocess)
+    formed = detector_forms.with_form(content, "nms", postprocess)
     described = metadata.describe("net", image, dense_networks.NAMES, "detect")
     (tmp_path / "net.tflite").write_bytes(metadata.add(formed, described))
     pictures, runner = dense_networks.pictures(3, seed=1)[0], Runner(content)
@@ -142,7 +143,7 @@ def test_a_segmenter_gives_our_classes_and_their_probabilities(tmp_path, scheme)
     head.kernel.assign(np.random.default_rng(0).normal(size=head.kernel.shape))
     head.bias.assign(-np.mean(model(pictures / 127.5 - 1), axis=(0, 1, 2)))  # else one class would be everywhere
     content, image = dense(model, scheme, tmp_path / "stride.tflite")
-    content = segmenter.with_form(content, "full", 64)
+    content = segmenter_forms.with_form(content, "full", 64)
     (tmp_path / "net.tflite").write_bytes(metadata.add(content, metadata.describe("net", image, SEGMENTS, "segment")))
     runner = Runner(content)
     for picture, (mask, shares) in zip(pictures, segment(tmp_path / "net.tflite", pictures), strict=True):

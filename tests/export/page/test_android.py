@@ -8,7 +8,8 @@ import pytest
 
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export import to_tflite
-from mobilenets_tf.export.forms import detector, segmenter
+from mobilenets_tf.export.forms import detector as detector_forms
+from mobilenets_tf.export.forms import segmenter as segmenter_forms
 from mobilenets_tf.export.page import android
 from mobilenets_tf.export.proof.judging import described
 from mobilenets_tf.networks.anchors import ssd_anchors
@@ -223,9 +224,9 @@ def dense(task, form, scheme, given):
         content = quantize_flatbuffer(content, scheme, Calibration((photographs(100, 8) + 1) / 2, (0, 1)))
     content = image.finish(content)
     if task == "detect":
-        content = detector.with_form(content, form, POST)
+        content = detector_forms.with_form(content, form, POST)
     else:
-        content = segmenter.with_form(content, form, 16 if form == "full" else 8)
+        content = segmenter_forms.with_form(content, form, 16 if form == "full" else 8)
     runner = Runner(content)
     manifest = {
         "task": task,
@@ -264,7 +265,7 @@ def test_the_kotlin_finds_what_python_finds(tmp_path, case):
     text, runner, image = dense(*case)
     picture = np.asarray(colour_files.quarters("red", "blue", "green", "red", size=(8, 8)))
     taken = image.given.for_input(picture, runner.inputs[0]["dtype"])
-    (tmp_path / "net.tflite.anchors.json").write_text(detector.anchors_file(POST.anchors))
+    (tmp_path / "net.tflite.anchors.json").write_text(detector_forms.anchors_file(POST.anchors))
     printed, outputs = ran(tmp_path, text, task, picture, runner, taken, colour_files.LABELS)
     if task == "segment":
         *found, last = printed[0].split()
