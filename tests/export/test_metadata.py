@@ -6,7 +6,7 @@ import pytest
 
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export import metadata, to_tflite
-from mobilenets_tf.export.forms import detector as detector_forms as detector as detector_forms_forms
+from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.forms import segmenter
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration
