@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from contextlib import contextmanager
@@ -120,8 +121,16 @@ def _explained(path: Path):
 
 
 def to_json(document) -> str:
-    """The one way JSON is written here: readable, nothing that is not JSON, with a last newline."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    """A document as JSON: readable, with a last newline. JSON has no infinity and no NaN, so both become null."""
+    return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256_of(path: Path) -> str:

@@ -58,11 +58,8 @@ class Mixed:
     places: tuple[int, ...]
 
     def as_dict(self) -> dict:
-        """For the manifest; without noise at the output (an infinite ratio) ``output_db`` is None."""
-        values = {key: value for key, value in asdict(self).items() if key not in ("content", "places")}
-        for layer in values["left"]:
-            layer["output_db"] = None if layer["output_db"] == float("inf") else layer["output_db"]
-        return values
+        """For the manifest."""
+        return {key: value for key, value in asdict(self).items() if key not in ("content", "places")}
 
 
 def check_bound(max_drop: float) -> None:

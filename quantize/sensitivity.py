@@ -38,8 +38,8 @@ class Sensitivity:
     weights_db: float
 
     def as_dict(self) -> dict:
-        """For JSON, which has no infinity: None."""
-        return {key: None if value == float("inf") else value for key, value in asdict(self).items()}
+        """As plain data."""
+        return asdict(self)
 
 
 def measure(

@@ -330,10 +330,8 @@ class ArchComparison:
     passed: bool
 
     def as_dict(self) -> dict:
-        """For JSON, which has no infinity: None."""
-        values = asdict(self)
-        values["relative_difference"] = None if np.isinf(self.relative_difference) else self.relative_difference
-        return values
+        """As plain data."""
+        return asdict(self)
 
     def line(self) -> str:
         """For people."""

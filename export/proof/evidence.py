@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf.data import images
+from mobilenets_tf.decibels import signal_to_noise
 from mobilenets_tf.export.proof.verification import answers
 from mobilenets_tf.quantize import layers
 from mobilenets_tf.tflite import flatbuffer
@@ -197,7 +198,7 @@ def layer_fidelity(
     found = []
     for place, (layer, name) in enumerate(ends.items()):
         signal, noise, cut_off = map(float, powers[name])
-        snr_db = float(10 * np.log10(max(signal, 1e-30) / noise)) if noise else np.inf
+        snr_db = signal_to_noise(signal, noise)
         found.append(LayerFidelity(place, layer, snr_db, cut_off / noise if noise else 0.0))
     return sorted(found, key=lambda row: row.snr_db)
 

@@ -11,6 +11,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import sensitivity
 from mobilenets_tf.export.page import sensitivity_chart
 from mobilenets_tf.export.tflite import prepare_model
+from mobilenets_tf.files import to_json
 from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.quantize.sensitivity import Sensitivity, measure
@@ -100,7 +101,7 @@ def test_a_keras_model_is_measured_in_one_call(rows):
 
 
 def test_rows_are_json_without_infinity(rows):
-    written = json.loads(json.dumps([row.as_dict() for row in rows.values()], allow_nan=False))
+    written = json.loads(to_json([row.as_dict() for row in rows.values()]))
     assert {row["layer"]: row["weights_db"] for row in written}["sum"] is None
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from mobilenets_tf import RequestError
 from mobilenets_tf.export.arm64 import emulator, setup
+from mobilenets_tf.files import to_json
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
@@ -131,7 +132,7 @@ def test_floats_may_differ_a_little(convolutions):
         )
         (found,) = emulator.compare_with_host(otherwise(change), convolutions, samples, ["any"])
         assert (found.equal, found.passed, found.tolerance) == (False, passed, limit)
-        json.dumps(found.as_dict(), allow_nan=False)
+        to_json(found.as_dict())
 
 
 def test_what_may_differ_follows_from_what_the_file_computes(small, worker, convolutions):
