@@ -88,7 +88,7 @@ COMMANDS = {
         "qat", *_CLASSIFIER, "--images", "{inputs}/classify", "--epochs", "1", "--batch-size", "8", "--calibration-count", "12", "--out", "{out}",
     ],
     "qat_segmenter": [
-        "qat", "{inputs}/lraspp_mobilenet_v3_small.keras", *_MODEL, "--images", "{inputs}/segment", "--epochs", "1", "--batch-size", "8", "--calibration-count", "8", "--out", "{out}",
+        "qat", "lraspp_mobilenet_v3_small", "--weights", "{inputs}/lraspp_mobilenet_v3_small.keras", "--classes", "3", "--resolution", "64", *_MODEL, "--images", "{inputs}/segment", "--epochs", "1", "--batch-size", "8", "--calibration-count", "8", "--out", "{out}",
     ],
     "report": ["report", *_CLASSIFIER, *_CALIBRATED, "--evaluate", "{inputs}/classify", "--schemes", "float32", "float16", "dynamic", "int8", "--calls", "2", "--out", "{out}"],
     "sensitivity": ["sensitivity", *_CLASSIFIER, *_CALIBRATED, "--out", "{out}"],
