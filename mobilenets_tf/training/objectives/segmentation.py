@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilenets_tf.answers.predictor import classes_at
+from mobilenets_tf.tasks.segmentation import classes_at
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks.metrics import Confusion

@@ -11,7 +11,6 @@ from mobilenets_tf.export import to_tflite
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.forms import segmenter as segmenter_forms
 from mobilenets_tf.export.page import android
-from mobilenets_tf.export.proof.judging import described
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.quantize.post_training import quantize_flatbuffer
