@@ -11,6 +11,7 @@ product of the two scales, and for 16-bit activations zero points of 0.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +19,24 @@ from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
-# Op -> places of its data, weights and bias among the inputs, and the weights' axis of output channels.
+
+class WeightedInputs(NamedTuple):
+    """Where an op that has weights finds its data, weights and bias among its inputs, and which axis of the weights
+    has the output channels.
+    """
+
+    data: int
+    weights: int
+    bias: int
+    output_axis: int
+
+
+# The ops that have weights.
 WEIGHTED = {
-    "CONV_2D": (0, 1, 2, 0),  # OHWI
-    "DEPTHWISE_CONV_2D": (0, 1, 2, 3),  # 1HWO
-    "FULLY_CONNECTED": (0, 1, 2, 0),  # OI
-    "TRANSPOSE_CONV": (2, 1, 3, 0),  # OHWI
+    "CONV_2D": WeightedInputs(0, 1, 2, output_axis=0),  # OHWI
+    "DEPTHWISE_CONV_2D": WeightedInputs(0, 1, 2, output_axis=3),  # 1HWO
+    "FULLY_CONNECTED": WeightedInputs(0, 1, 2, output_axis=0),  # OI
+    "TRANSPOSE_CONV": WeightedInputs(2, 1, 3, output_axis=0),  # OHWI
 }
 # Ops whose output keeps the scale of their input: they move, pick or average values.
 SAME_SCALE = {
@@ -143,11 +156,10 @@ class _Planner(flatbuffer.Graph):
     def __init__(self, tree, ranges, scheme: Scheme, keep_float: set[int]):
         super().__init__(tree)
         self._ranges, self._scheme, self._dtype = ranges, scheme, scheme.activations
-        self._operators = list(self.graph.operators)
-        self._place = {id(operator): place for place, operator in enumerate(self._operators)}
+        self._place = {id(operator): place for place, operator in enumerate(self.operators)}
         self._integer = {
             place
-            for place, operator in enumerate(self._operators)
+            for place, operator in enumerate(self.operators)
             if place not in keep_float and self._has_integer_form(operator)
         }
         self._leave_movers_between_float_ops()
@@ -158,14 +170,14 @@ class _Planner(flatbuffer.Graph):
 
     def plan(self) -> Plan:
         for place in sorted(self._integer):
-            self._unite(place, self._operators[place])
+            self._unite(place, self.operators[place])
         made = Plan(self._dtype, self._integer)
         for place in sorted(self._integer):
-            operator = self._operators[place]
+            operator = self.operators[place]
             for index in (*self.activations(operator.inputs), *self.activations(operator.outputs)):
                 made.forms[index] = self._form(index)
         if self._scheme.io != "float32":
-            for index in (*self.activations(self.graph.inputs), *self.activations(self.graph.outputs)):
+            for index in (*self.activations(self.inputs), *self.activations(self.outputs)):
                 made.forms[index] = self._form(index)
         made.demanded = {key: self._form(index) for key, index in self._wanted.items()}
         made.roots = {index: root for index in made.forms if (root := self._root(index)) not in self._fixed}
@@ -183,11 +195,9 @@ class _Planner(flatbuffer.Graph):
         if not all(index in self._ranges for index in results):
             return False
         if name in WEIGHTED:
-            _, weights, bias, _ = WEIGHTED[name]
-            constants = [index for index in (weights, bias) if index < len(operator.inputs)]
-            return all(
-                operator.inputs[place] < 0 or self.constant(operator.inputs[place]) is not None for place in constants
-            )
+            places = (WEIGHTED[name].weights, WEIGHTED[name].bias)
+            constants = [operator.inputs[place] for place in places if place < len(operator.inputs)]
+            return all(index < 0 or self.constant(index) is not None for index in constants)
         return name in _OWN_SCALE[self._dtype] or not results
 
     def _leave_movers_between_float_ops(self) -> None:
@@ -201,13 +211,12 @@ class _Planner(flatbuffer.Graph):
         while changed:
             changed = False
             for place in sorted(integer):
-                operator = self._operators[place]
+                operator = self.operators[place]
                 if self.name(operator) not in SAME_SCALE:
                     continue
                 writers = [self.writer.get(index) for index in self.activations(operator.inputs)]
-                results = [int(index) for index in operator.outputs]
-                readers = [reader for index in results for reader in self.readers[index]]
-                if all(map(is_float, writers + readers)) and not any(map(self.is_output, results)):
+                readers = [reader for index in operator.outputs for reader in self.readers[index]]
+                if all(map(is_float, writers + readers)) and not any(map(self.is_output, operator.outputs)):
                     integer.remove(place)
                     changed = True
 
@@ -226,7 +235,7 @@ class _Planner(flatbuffer.Graph):
         """What an op demands of its tensors' scales."""
         name = self.name(operator)
         if name in _FIXED_SCALE:
-            self._fixed[int(operator.outputs[0])] = Form(*_FIXED_SCALE[name][self._dtype == "int16"])
+            self._fixed[operator.outputs[0]] = Form(*_FIXED_SCALE[name][self._dtype == "int16"])
         if name not in SAME_SCALE:
             return
         data, results = self.activations(operator.inputs), self.activations(operator.outputs)
@@ -239,7 +248,7 @@ class _Planner(flatbuffer.Graph):
         # Several inputs of different scales, such as a concatenation's: the result's scale is everyone's. An input
         # that nothing else reads is written with that scale at once; others are changed to it in between.
         (result,) = results
-        for position, index in enumerate(map(int, operator.inputs)):
+        for position, index in enumerate(operator.inputs):
             if index in data:
                 if self._only_leads_to(self._root(index), operator):
                     self._join(result, index)
@@ -247,16 +256,16 @@ class _Planner(flatbuffer.Graph):
                     self._wanted[place, position] = result
 
     def _only_leads_to(self, root: int, operator) -> bool:
-        if root in self._fixed or root in map(int, self.graph.inputs):
+        if root in self._fixed or root in self.inputs:
             return False
-        members = [index for index in range(len(self.graph.tensors)) if self._root(index) == root]
+        members = [index for index in range(len(self.tensors)) if self._root(index) == root]
         inner = {id(operator)} | {
             id(reader)
             for index in members
             for reader in self.readers[index]
             if self._place[id(reader)] in self._integer
             and self.name(reader) in SAME_SCALE
-            and self._root(int(reader.outputs[0])) == root
+            and self._root(reader.outputs[0]) == root
         }
         return all(
             not self.is_output(index) and all(id(reader) in inner for reader in self.readers[index])
@@ -306,10 +315,10 @@ class _Writer(flatbuffer.Graph):
         super().__init__(tree)
         self._plan, self._scheme, self._rounded = made, scheme, rounded
         self._activation = getattr(schema.TensorType, made.dtype.upper())
-        inputs = set(self.activations(self.graph.inputs)) if scheme.io != "float32" else set()
+        inputs = set(self.activations(self.inputs)) if scheme.io != "float32" else set()
         self._home_is_integer = inputs | {
-            int(index)
-            for place, operator in enumerate(self.graph.operators)
+            index
+            for place, operator in enumerate(self.operators)
             if place in made.integer
             for index in self.activations(operator.outputs)
         }
@@ -317,26 +326,27 @@ class _Writer(flatbuffer.Graph):
         self._written: list = []
 
     def write(self) -> None:
-        for place, operator in enumerate(list(self.graph.operators)):
+        for place, operator in enumerate(list(self.operators)):
             convert = self._integer_operator if place in self._plan.integer else self._float_operator
             convert(place, operator)
             self._written.append(operator)
         integer_ends = self._scheme.io != "float32"
-        self.graph.outputs = [
+        graph = self.model.subgraphs[0]
+        graph.outputs = [
             index if index not in self._plan.forms and not self._is_float(index)
             else self._in_form(index, self._plan.forms[index]) if integer_ends
             else self._in_float(index)
-            for index in map(int, self.graph.outputs)
+            for index in self.outputs
         ]  # fmt: skip
-        self.graph.operators = self._written
+        graph.operators = self._written
         for index in self._home_is_integer:
             self._store(index, self._plan.forms[index])
 
     def _is_float(self, index: int) -> bool:
-        return self.graph.tensors[index].type == schema.TensorType.FLOAT32
+        return self.tensors[index].type == schema.TensorType.FLOAT32
 
     def _store(self, index: int, form: Form, dtype: int | None = None) -> None:
-        tensor = self.graph.tensors[index]
+        tensor = self.tensors[index]
         tensor.type = self._activation if dtype is None else dtype
         tensor.quantization = _parameters([form.scale], [form.zero_point])
 
@@ -364,28 +374,28 @@ class _Writer(flatbuffer.Graph):
         return self._others[index, None]
 
     def _twin(self, index: int, kind: str) -> int:
-        tensor = self.graph.tensors[index]
+        tensor = self.tensors[index]
         return flatbuffer.add_tensor(self.model, f"{tensor.name.decode()}/{kind}", tensor.shape)
 
     def _float_operator(self, place: int, operator) -> None:
-        operator.inputs = [int(index) if index < 0 else self._in_float(int(index)) for index in operator.inputs]
+        operator.inputs = [index if index < 0 else self._in_float(index) for index in operator.inputs]
 
     def _integer_operator(self, place: int, operator) -> None:
         name, dtype = self.name(operator), self._plan.dtype
         activations = set(self.activations(operator.inputs))
         inputs = []
-        for position, index in enumerate(map(int, operator.inputs)):
+        for position, index in enumerate(operator.inputs):
             if index in activations:
                 form = self._plan.demanded.get((place, position), self._plan.forms[index])
                 index = self._in_form(index, form)
             inputs.append(index)
         if name in WEIGHTED:
-            self._weights(self._rounded[place], operator, inputs, *WEIGHTED[name])
+            self._weights(self._rounded[place], operator, inputs, WEIGHTED[name])
         else:
             for position, index in enumerate(inputs):
                 values = self.constant(index) if index >= 0 and index not in activations else None
                 if values is not None:
-                    home = self._plan.forms[int(operator.outputs[0])] if name in SAME_SCALE else None
+                    home = self._plan.forms[operator.outputs[0]] if name in SAME_SCALE else None
                     form = home or constant_form(values, dtype)
                     inputs[position] = self._constant(index, form.integers(values, dtype), form)
         operator.inputs = inputs
@@ -395,24 +405,25 @@ class _Writer(flatbuffer.Graph):
 
     def _constant(self, index: int, values: np.ndarray, form: Form) -> int:
         """A quantised copy of a constant; the original may serve other operators."""
-        copy = flatbuffer.add_constant(self.model, self.graph.tensors[index].name.decode(), values)
+        copy = flatbuffer.add_constant(self.model, self.tensors[index].name.decode(), values)
         self._store(copy, form)
         return copy
 
-    def _weights(self, rounded: Rounded, operator, inputs: list[int], data: int, weights: int, bias: int, axis: int):
-        source = np.float32(self._plan.forms[int(operator.inputs[data])].scale)
+    def _weights(self, rounded: Rounded, operator, inputs: list[int], places: WeightedInputs) -> None:
+        _, weights, bias, axis = places
+        source = np.float32(self._plan.forms[operator.inputs[places.data]].scale)
         terms = None
         if bias < len(inputs) and inputs[bias] >= 0:
             terms = self.constant(inputs[bias]).astype(np.float64)
             rounded = self._wide_enough(rounded, terms / source, self.constant(inputs[weights]), axis)
         scale = rounded.scale
         inputs[weights] = flatbuffer.add_constant(self.model, self._name(inputs[weights]), rounded.integers)
-        self.graph.tensors[inputs[weights]].quantization = _parameters(scale, [0] * len(scale), axis)
+        self.tensors[inputs[weights]].quantization = _parameters(scale, [0] * len(scale), axis)
         if terms is not None:
             wide = np.int32 if self._plan.dtype == "int8" else np.int64
             integers = np.round(terms / (source * scale)).astype(wide)
             inputs[bias] = flatbuffer.add_constant(self.model, self._name(inputs[bias]), integers)
-            self.graph.tensors[inputs[bias]].quantization = _parameters(source * scale, [0] * len(scale))
+            self.tensors[inputs[bias]].quantization = _parameters(source * scale, [0] * len(scale))
 
     def _wide_enough(self, rounded: Rounded, terms: np.ndarray, weights: np.ndarray, axis: int) -> Rounded:
         """Where weights are next to nothing beside the bias, it would not fit into 32 bits; with 16-bit activations the
@@ -428,7 +439,7 @@ class _Writer(flatbuffer.Graph):
         return Rounded(np.where(kept, coarse.integers, rounded.integers), np.where(narrow, coarse.scale, rounded.scale))
 
     def _name(self, index: int) -> str:
-        return self.graph.tensors[index].name.decode()
+        return self.tensors[index].name.decode()
 
     def _version(self, name: str, version: int) -> None:
         """Ask for at least that version of an op."""

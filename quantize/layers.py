@@ -36,9 +36,9 @@ def _layer(graph: flatbuffer.Graph, operator, known: set[str]) -> str:
     if op in WEIGHTED:
         # What says least of an operator is the name of the model's output. Its weights' name, or if they are used
         # twice the other operator's, then says more.
-        weights = int(operator.inputs[WEIGHTED[op][1]])
+        weights = operator.inputs[WEIGHTED[op].weights]
         tensors += [weights, *(reader.outputs[0] for reader in graph.readers[weights])]
-    places = [place.split("/") for index in tensors for place in graph.graph.tensors[index].name.decode().split(";")]
+    places = [place.split("/") for index in tensors for place in graph.tensors[index].name.decode().split(";")]
     if op in WEIGHTED:  # stable: those that say where the weights come from first
         places.sort(key=lambda parts: not _WITH_WEIGHTS.fullmatch(parts[-1]))
     found = (_scopes(parts, known) for parts in places)

@@ -190,10 +190,10 @@ def _readers(prepared: Prepared, layers: Sequence[str]) -> dict[str, set[str | N
     """
     made, graph = prepared.plan(), flatbuffer.Graph(flatbuffer.read(prepared.model))
     rounding = set(sensitivity.rounding_places(graph, made))
-    place_of = {id(operator): place for place, operator in enumerate(graph.graph.operators)}
+    place_of = {id(operator): place for place, operator in enumerate(graph.operators)}
     found: dict[str, set[str | None]] = {layers[place]: set() for place in rounding}
     for place in rounding:
-        own, waiting = found[layers[place]], list(graph.activations(graph.graph.operators[place].outputs))
+        own, waiting = found[layers[place]], list(graph.activations(graph.operators[place].outputs))
         while waiting:
             index = waiting.pop()
             if graph.is_output(index) and prepared.scheme.io != "float32":
@@ -277,8 +277,8 @@ def _left_in_float(row: Sensitivity, kept: list[str], trials: _Trials, prepared:
 def _weight_bytes(prepared: Prepared, layers: Sequence[str], layer: str) -> int:
     graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
     tensors = {
-        int(operator.inputs[WEIGHTED[graph.name(operator)][1]])
-        for operator, name in zip(graph.graph.operators, layers, strict=True)
+        operator.inputs[WEIGHTED[graph.name(operator)].weights]
+        for operator, name in zip(graph.operators, layers, strict=True)
         if name == layer and graph.name(operator) in WEIGHTED
     }
     values = [graph.constant(index) for index in tensors]

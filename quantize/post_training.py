@@ -139,7 +139,7 @@ def prepare(
         low, high = calibration.value_range
         model = fold_input(model, 0.0 if exact_border else (high - low) / 255 / 2)
     graph = flatbuffer.read(model).subgraphs[0]
-    shapes = {graph.tensors[i].name.decode(): tuple(map(int, graph.tensors[i].shape)) for i in graph.inputs}
+    shapes = {graph.tensors[i].name.decode(): tuple(graph.tensors[i].shape) for i in graph.inputs}
     batches = calibration.batches(shapes, progress)
     samples = list(itertools.islice(batches, _KEPT))
     if recipe.equalize:
@@ -147,7 +147,7 @@ def prepare(
     statistics = observe(model, itertools.chain(samples, batches))
     if calibration.value_range:
         # What pixels can be is known better than what these pixels were.
-        for index in map(int, graph.inputs):
+        for index in graph.inputs:
             if index in statistics:  # an integer input has no range to choose
                 statistics[index].low, statistics[index].high = calibration.value_range
     islands = frozenset(float_islands(flatbuffer.read(model)))
@@ -180,7 +180,7 @@ def choose_ranges(
     searched = recipe.ranges == "least_output_error"
     estimate = ranges.estimator("mean_square_error" if searched else recipe.ranges)
     extremes = {index: ranges.min_max(found) for index, found in statistics.items()}
-    ends = {*map(int, graph.graph.inputs), *map(int, graph.graph.outputs)}
+    ends = {*graph.inputs, *graph.outputs}
     effects = Effects(model, samples[:_TRIED_ON])
     scores = {target.index for target in effects.targets if target.is_scores}
     chosen = {
@@ -194,7 +194,7 @@ def choose_ranges(
             chosen[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
     _fit_sums(graph, chosen)
     _fit_layers(graph, chosen)
-    given = set(map(int, graph.graph.inputs))
+    given = set(graph.inputs)
     return {index: found if index in given else _settled(*found) for index, found in chosen.items()}
 
 
@@ -211,11 +211,11 @@ def _fit_sums(graph: flatbuffer.Graph, chosen: dict[int, Range]) -> None:
     accelerated graph, and far beyond LiteRT's own kernel aborts the process.
     """
     # From the end: what is widened for the sums that read a tensor is then seen by the sum that writes it.
-    for operator in reversed(graph.graph.operators):
+    for operator in reversed(graph.operators):
         if graph.name(operator) not in ("ADD", "SUB"):
             continue
-        (out,) = map(int, operator.outputs)
-        for index in (index for index in map(int, operator.inputs) if index in chosen):
+        (out,) = operator.outputs
+        for index in (index for index in operator.inputs if index in chosen):
             width, result = (high - low for low, high in (chosen[index], chosen[out]))
             for tensor, factor in ((index, result / width / 1000), (out, width / result / 250)):
                 if factor > 1:
@@ -226,12 +226,12 @@ def _fit_layers(graph: flatbuffer.Graph, chosen: dict[int, Range]) -> None:
     """Widen the ranges of layers that give next to nothing for what they read, such as those behind whose ReLU no
     calibration sample got: XNNPACK refuses files where (input scale x weight scale) is 256 times the output's or more.
     """
-    for operator in graph.graph.operators:
+    for operator in graph.operators:
         if graph.name(operator) not in integers.WEIGHTED:
             continue
-        data, weights, _, _ = integers.WEIGHTED[graph.name(operator)]
-        index, out = int(operator.inputs[data]), int(operator.outputs[0])
-        values = graph.constant(int(operator.inputs[weights]))
+        places = integers.WEIGHTED[graph.name(operator)]
+        index, out = operator.inputs[places.data], operator.outputs[0]
+        values = graph.constant(operator.inputs[places.weights])
         if values is None or index not in chosen or out not in chosen:
             continue
         width, result = (high - low for low, high in (chosen[index], chosen[out]))

@@ -69,7 +69,7 @@ def measure(
         rows.append(
             Sensitivity(
                 layer,
-                dict(Counter(reference.name(reference.graph.operators[place]) for place in own)),
+                dict(Counter(reference.name(reference.operators[place]) for place in own)),
                 both.at_layer.db,
                 both.output_db,
                 weights.output_db if weights else float("inf"),
@@ -81,7 +81,7 @@ def measure(
 def rounding_places(graph: flatbuffer.Graph, made: Plan) -> Iterator[int]:
     """Places of the integer operators that round: their result has not the form of an input."""
     for place in sorted(made.integer):
-        operator = graph.graph.operators[place]
+        operator = graph.operators[place]
         kept = {made.forms[index] for index in graph.activations(operator.inputs)}
         results = graph.activations(operator.outputs)
         if results and (graph.name(operator) in WEIGHTED or any(made.forms[index] not in kept for index in results)):
@@ -91,7 +91,7 @@ def rounding_places(graph: flatbuffer.Graph, made: Plan) -> Iterator[int]:
 class _Reference(flatbuffer.Graph):
     """The float model, with every activation that will be rounded as an output.
 
-    targets: where errors at the model's outputs are counted; outputs: the outputs themselves.
+    targets: where errors at the model's outputs are counted; ends: the outputs themselves, as far as they are float32.
     """
 
     def __init__(self, prepared: Prepared, made: Plan):
@@ -99,9 +99,9 @@ class _Reference(flatbuffer.Graph):
         self.prepared, self.made = prepared, made
         self.rounding = list(rounding_places(self, made))
         self.targets = Effects(prepared.uncorrected, []).targets
-        self.outputs = self.activations(self.graph.outputs)
-        wanted = {out for place in self.rounding for out in self.activations(self.graph.operators[place].outputs)}
-        wanted.update(self.outputs, (target.index for target in self.targets))
+        self.ends = self.activations(self.outputs)
+        wanted = {out for place in self.rounding for out in self.activations(self.operators[place].outputs)}
+        wanted.update(self.ends, (target.index for target in self.targets))
         self.run = _Run(self.model, sorted(wanted))
 
 
@@ -109,7 +109,7 @@ class _Run:
     """A model that is run for some of its tensors."""
 
     def __init__(self, tree, wanted: list[int]):
-        self._inputs = list(map(int, tree.subgraphs[0].inputs))
+        self._inputs = tree.subgraphs[0].inputs
         self._arrays: list[np.ndarray] = []
         places = list(range(len(tree.subgraphs[0].operators)))
         computed = [index for index in wanted if index not in self._inputs]
@@ -133,7 +133,7 @@ class _Alone:
         self._reference, prepared = reference, reference.prepared
         tree, corrected = flatbuffer.read(prepared.uncorrected), flatbuffer.read(prepared.model)
         graph = flatbuffer.Graph(tree)
-        operators = [graph.graph.operators[place] for place in places]
+        operators = [graph.operators[place] for place in places]
         weighted = [place for place in places if place in prepared.rounded]
         self.has_weights = bool(weighted)
         for place in weighted:
@@ -147,7 +147,7 @@ class _Alone:
         ]
         forms, dtype = reference.made.forms, reference.made.dtype
         self._rounded = {index: _round(tree, index, forms[index], dtype) for index in results} if results_too else {}
-        ends = [*(target.index for target in reference.targets), *reference.outputs]
+        ends = [*(target.index for target in reference.targets), *reference.ends]
         self._run = _Run(tree, list(dict.fromkeys(map(self._tensor, [*ends, *self._results]))))
         self.at_layer, self._at_targets, self._at_outputs = _Noise(), _Noise(), _Noise()
 
@@ -158,7 +158,7 @@ class _Alone:
     def compare(self, arrays: list[np.ndarray]) -> None:
         """Run one more sample, which the reference has run."""
         self._run(arrays)
-        for noise, indices in ((self.at_layer, self._results), (self._at_outputs, self._reference.outputs)):
+        for noise, indices in ((self.at_layer, self._results), (self._at_outputs, self._reference.ends)):
             for index in indices:
                 noise.add(index, *self._pair(index))
         for target in self._reference.targets:
@@ -199,10 +199,11 @@ class _Noise:
 
 def _round_weights(tree, corrected, place: int, rounded) -> None:
     operator, with_bias = (model.subgraphs[0].operators[place] for model in (tree, corrected))
-    _, weights, bias, axis = WEIGHTED[flatbuffer.operator_name(tree, operator)]
-    flatbuffer.replace_constant(tree, operator, weights, rounded.values(axis))
-    if bias < len(operator.inputs) and operator.inputs[bias] >= 0:
-        flatbuffer.replace_constant(tree, operator, bias, flatbuffer.constant(corrected, with_bias.inputs[bias]))
+    places = WEIGHTED[flatbuffer.operator_name(tree, operator)]
+    flatbuffer.replace_constant(tree, operator, places.weights, rounded.values(places.output_axis))
+    if places.bias < len(operator.inputs) and operator.inputs[places.bias] >= 0:
+        bias = flatbuffer.constant(corrected, with_bias.inputs[places.bias])
+        flatbuffer.replace_constant(tree, operator, places.bias, bias)
 
 
 def _round(tree, index: int, form: Form, dtype: str) -> int:
@@ -214,8 +215,8 @@ def _round(tree, index: int, form: Form, dtype: str) -> int:
     parameters = graph.tensors[stored].quantization = schema.QuantizationParametersT()
     parameters.scale, parameters.zeroPoint = [form.scale], [form.zero_point]
     for operator in graph.operators:
-        operator.inputs = [back if int(other) == index else int(other) for other in operator.inputs]
-    place = next(place for place, operator in enumerate(graph.operators) if index in map(int, operator.outputs))
+        operator.inputs = [back if other == index else other for other in operator.inputs]
+    place = next(place for place, operator in enumerate(graph.operators) if index in operator.outputs)
     graph.operators[place + 1 : place + 1] = [
         flatbuffer.make_operator(tree, "QUANTIZE", [index], [stored]),
         flatbuffer.make_operator(tree, "DEQUANTIZE", [stored], [back]),

@@ -123,6 +123,6 @@ def with_weights(content, rounded):
     tree = flatbuffer.read(content)
     for place, weights in rounded.items():
         operator = tree.subgraphs[0].operators[place]
-        axis = WEIGHTED[flatbuffer.operator_name(tree, operator)][3]
+        axis = WEIGHTED[flatbuffer.operator_name(tree, operator)].output_axis
         flatbuffer.replace_constant(tree, operator, 1, weights.values(axis))
     return flatbuffer.write(tree)

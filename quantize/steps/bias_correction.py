@@ -29,13 +29,13 @@ def correct_biases(model: bytes, rounded: Mapping[int, Rounded], statistics: Map
     for place, weights in rounded.items():
         operator = operators[place]
         name = flatbuffer.operator_name(tree, operator)
-        observed = statistics.get(int(operator.inputs[0]))
+        observed = statistics.get(operator.inputs[0])
         if name not in _LAYERS or observed is None or len(operator.inputs) < 3 or operator.inputs[2] < 0:
             continue
         bias = flatbuffer.constant(tree, operator.inputs[2])
         if bias is None:
             continue
-        axis = WEIGHTED[name][3]
+        axis = WEIGHTED[name].output_axis
         error = weights.values(axis) - flatbuffer.constant(tree, operator.inputs[1])
         if error.ndim == 4:
             error = error * _inside(graph, operator, error.shape[1:3])[None, :, :, None]
@@ -62,8 +62,8 @@ def _inside(graph: flatbuffer.Graph, operator, kernel: tuple[int, int]) -> np.nd
     shares = []
     for taps, side, count, stride, dilation in zip(
         kernel,
-        graph.shape(int(operator.inputs[0]))[1:3],
-        graph.shape(int(operator.outputs[0]))[1:3],
+        graph.shape(operator.inputs[0])[1:3],
+        graph.shape(operator.outputs[0])[1:3],
         (options.strideH, options.strideW),
         (options.dilationHFactor, options.dilationWFactor),
         strict=True,

@@ -33,10 +33,10 @@ class Effects:
     def __init__(self, model: bytes, samples: list[list[np.ndarray]]):
         self._tree, self._samples = flatbuffer.read(model), samples
         self._graph = flatbuffer.Graph(self._tree)
-        self._inputs = list(map(int, self._graph.graph.inputs))
-        self.targets = [_Target(self._graph, index) for index in self._graph.activations(self._graph.graph.outputs)]
+        self._inputs = self._graph.inputs
+        self.targets = [_Target(self._graph, index) for index in self._graph.activations(self._graph.outputs)]
         indices = {target.index for target in self.targets}
-        whole = _Part(self._tree, range(len(self._graph.graph.operators)), self._inputs, sorted(indices))
+        whole = _Part(self._tree, range(len(self._graph.operators)), self._inputs, sorted(indices))
         self._outcomes = [whole(arrays) for arrays in samples]
 
     def cut(self, index: int) -> "Cut":
@@ -50,7 +50,7 @@ class Effects:
         for index in sorted(indices, key=lambda index: order.get(index, -1)):
             behind, live = _behind(self._tree, index, {target.index for target in self.targets})
             size = sum(4 * math.prod(self._graph.shape(i)) for i in live)
-            affordable = _RUNS * len(self._graph.graph.operators) // max(len(behind), 1)
+            affordable = _RUNS * len(self._graph.operators) // max(len(behind), 1)
             count = min(max(min(_MEMORY // size, affordable), _RUNS), len(self._samples))
             if group and together + count * size > _TOGETHER:
                 yield from self._made(group)
@@ -63,7 +63,7 @@ class Effects:
     def _made(self, group: list[tuple]) -> Iterator["Cut"]:
         """Runs the model once for all of them."""
         computed = sorted({i for _, _, live, _ in group for i in live} - set(self._inputs))
-        operators = self._graph.graph.operators
+        operators = self._graph.operators
         places = _needed(operators, range(len(operators)), set(computed))
         front = _Part(self._tree, places, self._inputs, computed) if computed else None
         values = [[] for _ in group]
@@ -84,7 +84,7 @@ class _Target:
     def __init__(self, graph: flatbuffer.Graph, index: int):
         writer = graph.writer.get(index)
         self.is_scores = writer is not None and graph.name(writer) == "SOFTMAX"
-        self.index = int(writer.inputs[0]) if self.is_scores else index
+        self.index = writer.inputs[0] if self.is_scores else index
 
     def decisive(self, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """Given the undisturbed values: a function that takes out of any the part whose error counts.
@@ -107,7 +107,7 @@ class Cut:
 
     def __init__(self, tree, index: int, behind: list[int], live: list[int], targets, values: list, outcomes: list):
         self.index, self._values = index, values
-        written = {int(out) for place in behind for out in tree.subgraphs[0].operators[place].outputs}
+        written = {out for place in behind for out in tree.subgraphs[0].operators[place].outputs}
         targets = [target for target in targets if target.index in written | {index}]
         outputs = sorted({target.index for target in targets} & written)
         self._back = _Part(tree, behind, live, outputs) if behind else None
@@ -155,12 +155,11 @@ def _power(values: np.ndarray) -> float:
 
 def _behind(tree, index: int, targets: set[int]) -> tuple[list[int], list[int]]:
     """Places of the ops behind the one that writes a tensor, and the tensors that lead to them, ``index`` first."""
-    operators = list(tree.subgraphs[0].operators)
-    inputs = list(map(int, tree.subgraphs[0].inputs))
-    place = next((i for i, operator in enumerate(operators) if index in map(int, operator.outputs)), -1)
-    known = {*inputs, *(int(out) for operator in operators[: place + 1] for out in operator.outputs)}
+    operators, inputs = tree.subgraphs[0].operators, tree.subgraphs[0].inputs
+    place = next((i for i, operator in enumerate(operators) if index in operator.outputs), -1)
+    known = {*inputs, *(out for operator in operators[: place + 1] for out in operator.outputs)}
     behind = _needed(operators, range(place + 1, len(operators)), targets)
-    read = {int(i) for p in behind for i in operators[p].inputs}
+    read = {i for p in behind for i in operators[p].inputs}
     return behind, [index, *sorted((known & read) - {index})]
 
 
@@ -168,9 +167,9 @@ def _needed(operators: list, places: range, targets: set[int]) -> list[int]:
     """Places of those ops that the targets depend on."""
     wanted, needed = set(targets), []
     for place in reversed(places):
-        if wanted & set(map(int, operators[place].outputs)):
+        if wanted.intersection(operators[place].outputs):
             needed.append(place)
-            wanted |= set(map(int, operators[place].inputs))
+            wanted.update(operators[place].inputs)
     return needed[::-1]
 
 

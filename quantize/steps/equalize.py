@@ -85,13 +85,13 @@ class _Graph(flatbuffer.Graph):
         """A convolution of one of those kinds over all its input's channels, with constant weights and bias."""
         if self.name(operator) not in names or len(operator.inputs) < 3 or operator.inputs[2] < 0:
             return False
-        weights, bias = (self.constant(int(operator.inputs[i])) for i in (1, 2))
+        weights, bias = (self.constant(operator.inputs[i]) for i in (1, 2))
         return weights is not None and bias is not None and weights.shape[-1] == self._input_channels(operator)
 
     def _input_channels(self, operator) -> int:
         if self.name(operator) == "DEPTHWISE_CONV_2D" and operator.builtinOptions.depthMultiplier != 1:
             return -1
-        return self.shape(int(operator.inputs[0]))[-1]
+        return self.shape(operator.inputs[0])[-1]
 
     def _activation(self, index: int) -> int | None:
         writer = self.writer[index]
@@ -111,11 +111,11 @@ class _Graph(flatbuffer.Graph):
         linear = {index for index in self.writer if self._is_linear(index)}
         group_of = {index: {index} for index in linear}
         spoilt = set()
-        for operator in self.graph.operators:
+        for operator in self.operators:
             if self.name(operator) != "ADD":
                 continue
-            members = [int(index) for index in [*operator.inputs, *operator.outputs]]
-            shapes = {tuple(self.graph.tensors[index].shape) for index in members}
+            members = [*operator.inputs, *operator.outputs]
+            shapes = {self.shape(index) for index in members}
             if not linear.issuperset(members) or len(shapes) > 1:  # a broadcast has channels of its own
                 spoilt.update(linear.intersection(members))
                 continue
@@ -142,7 +142,7 @@ class _Graph(flatbuffer.Graph):
         """The readers, past a PAD that keeps the channels."""
         found = []
         for reader in self.readers[index]:
-            found += self.readers[int(reader.outputs[0])] if self.name(reader) == "PAD" else [reader]
+            found += self.readers[reader.outputs[0]] if self.name(reader) == "PAD" else [reader]
         return found
 
     def bound(self, index: int) -> float | None:
@@ -154,7 +154,7 @@ class _Graph(flatbuffer.Graph):
         writer = self.writer[index]
         if self.name(writer) == "ADD":
             return
-        weights, bias = (self.constant(int(writer.inputs[i])) for i in (1, 2))
+        weights, bias = (self.constant(writer.inputs[i]) for i in (1, 2))
         along = scale if self.name(writer) == "DEPTHWISE_CONV_2D" else scale[:, None, None, None]
         flatbuffer.replace_constant(self.model, writer, 1, weights * along)
         flatbuffer.replace_constant(self.model, writer, 2, bias * scale)
@@ -163,7 +163,7 @@ class _Graph(flatbuffer.Graph):
         """Multiply the input channels of the convolutions that read a tensor."""
         for reader in self._final_readers(index):
             if self.name(reader) != "ADD":
-                weights = self.constant(int(reader.inputs[1]))
+                weights = self.constant(reader.inputs[1])
                 flatbuffer.replace_constant(self.model, reader, 1, weights * scale)
 
 

@@ -20,10 +20,10 @@ def float_islands(tree) -> list[int]:
     the residual sums that one normalisation after the other reads.
     """
     graph = flatbuffer.Graph(tree)
-    operators = graph.graph.operators
+    operators = graph.operators
 
     def readers(operator):
-        return [reader for out in operator.outputs for reader in graph.readers[int(out)]]
+        return [reader for out in operator.outputs for reader in graph.readers[out]]
 
     island = {
         id(operator) for operator in operators if graph.name(operator) in _FLOAT_ONLY and not _ends(graph, operator)
@@ -41,4 +41,4 @@ def float_islands(tree) -> list[int]:
 
 
 def _ends(graph, operator) -> bool:
-    return any(graph.is_output(int(out)) for out in operator.outputs)
+    return any(graph.is_output(out) for out in operator.outputs)

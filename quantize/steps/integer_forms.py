@@ -36,7 +36,7 @@ def integer_forms(model: bytes) -> bytes:
 
 
 def _hard_swish(tree, operator) -> list:
-    (x,), (out,) = map(int, operator.inputs), map(int, operator.outputs)
+    (x,), (out,) = operator.inputs, operator.outputs
     tensors = tree.subgraphs[0].tensors
     name, shape = tensors[out].name.decode(), tensors[out].shape
     gate = flatbuffer.add_tensor(tree, f"{name}/gate", shape)
@@ -53,7 +53,7 @@ def _hard_swish(tree, operator) -> list:
 
 
 def _rectifier(tree, operator, activation: int) -> list:
-    (x,), (out,) = map(int, operator.inputs), map(int, operator.outputs)
+    (x,), (out,) = operator.inputs, operator.outputs
     graph = flatbuffer.Graph(tree)
     writer = graph.writer.get(x)
     alone = len(graph.readers[x]) == 1 and not graph.is_output(x)

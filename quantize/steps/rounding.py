@@ -25,7 +25,7 @@ _LEARNED = ("CONV_2D", "DEPTHWISE_CONV_2D")  # a fully connected layer sees one 
 def nearest(model: bytes, per_tensor: bool = False) -> dict[int, Rounded]:
     """Every layer's weights, each rounded to the nearest integer, by the layer's place among the operators."""
     return {
-        place: round_weights(weights, None if per_tensor else WEIGHTED[name][3])
+        place: round_weights(weights, None if per_tensor else WEIGHTED[name].output_axis)
         for place, _, name, weights in _layers(flatbuffer.Graph(flatbuffer.read(model)))
     }
 
@@ -51,17 +51,17 @@ def learned(
 
 
 def _layers(graph: flatbuffer.Graph) -> Iterator[tuple]:
-    for place, operator in enumerate(graph.graph.operators):
+    for place, operator in enumerate(graph.operators):
         name = graph.name(operator)
         if name in WEIGHTED:
-            weights = graph.constant(int(operator.inputs[WEIGHTED[name][1]]))
+            weights = graph.constant(operator.inputs[WEIGHTED[name].weights])
             if weights is not None:
                 yield place, operator, name, weights
 
 
 def _whole(graph: flatbuffer.Graph, operator, name: str, weights: np.ndarray) -> bool:
     """Whether it is no grouped convolution, and no depthwise one with several outputs a channel."""
-    return weights.shape[-1] == graph.shape(int(operator.inputs[0]))[-1]
+    return weights.shape[-1] == graph.shape(operator.inputs[0])[-1]
 
 
 @dataclass
@@ -76,7 +76,7 @@ class _Layer:
 
     @property
     def source(self) -> int:
-        return int(self.operator.inputs[0])
+        return self.operator.inputs[0]
 
     @property
     def depthwise(self) -> bool:
@@ -90,7 +90,7 @@ class _Layer:
             (options.strideH, options.strideW),
             (options.dilationHFactor, options.dilationWFactor),
         )
-        rows, columns = self.graph.shape(int(self.operator.outputs[0]))[1:3]
+        rows, columns = self.graph.shape(self.operator.outputs[0])[1:3]
         if options.padding == schema.Padding.SAME:
             reach = [
                 max((out - 1) * stride + dilation * (kernel - 1) + 1 - side, 0)
@@ -128,7 +128,7 @@ def _second_moments(
 ) -> Iterator[tuple[_Layer, np.ndarray]]:
     """Of each layer's patches, over all samples."""
     tree = flatbuffer.read(model)
-    inputs = list(map(int, tree.subgraphs[0].inputs))
+    inputs = tree.subgraphs[0].inputs
     tree.subgraphs[0].outputs = sorted({layer.source for layer in layers} - set(inputs))
     tree.signatureDefs = []
     runner = Runner(flatbuffer.write(tree)) if len(tree.subgraphs[0].outputs) else None

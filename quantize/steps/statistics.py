@@ -88,8 +88,8 @@ def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, Stat
     tree = flatbuffer.read(model)
     graph = tree.subgraphs[0]
     float32 = flatbuffer.schema.TensorType.FLOAT32
-    produced = {int(o) for operator in graph.operators for o in operator.outputs if graph.tensors[o].type == float32}
-    inputs = [int(i) for i in graph.inputs if graph.tensors[i].type == float32]
+    produced = {o for operator in graph.operators for o in operator.outputs if graph.tensors[o].type == float32}
+    inputs = [i for i in graph.inputs if graph.tensors[i].type == float32]
     names = {index: graph.tensors[index].name.decode() for index in produced}
     graph.outputs = sorted(produced)
     tree.signatureDefs = []

@@ -115,7 +115,7 @@ def test_outputs_keep_their_order_and_names(scheme, worker):
     for expected, actual in zip(model(pictures[:1]), Runner(content)(pictures[0]), strict=True):
         np.testing.assert_allclose(actual, expected, atol=0.05 * np.abs(expected).max())
     (signature,) = flatbuffer.read(content).signatureDefs
-    order = list(map(int, flatbuffer.read(content).subgraphs[0].outputs))
+    order = flatbuffer.read(content).subgraphs[0].outputs
     names = [entry.name.decode() for entry in sorted(signature.outputs, key=lambda e: order.index(e.tensorIndex))]
     assert names[:2] == ["b", "a"]
 
@@ -143,8 +143,8 @@ def test_int16x8_with_attention_and_normalisation_agrees_with_float(worker):
     assert export.verify(content, model, pictures[:20]).snr_db > 40
     tree = flatbuffer.read(content)
     graph = flatbuffer.Graph(tree)
-    weighted = [op for op in graph.graph.operators if graph.name(op) in ("CONV_2D", "FULLY_CONNECTED")]
-    types = {graph.graph.tensors[int(op.outputs[0])].type for op in weighted}
+    weighted = [op for op in graph.operators if graph.name(op) in ("CONV_2D", "FULLY_CONNECTED")]
+    types = {graph.tensors[op.outputs[0]].type for op in weighted}
     assert weighted and types == {flatbuffer.schema.TensorType.INT16}
     assert {"SOFTMAX", "BATCH_MATMUL", "RSQRT"} <= set(flatbuffer.float_operator_counts(tree))
 

@@ -78,7 +78,7 @@ SAME_SCALE = {
 
 
 def form_of(graph, index):
-    found = graph.graph.tensors[index].quantization
+    found = graph.tensors[index].quantization
     return float(found.scale[0]), int(found.zeroPoint[0])
 
 
@@ -88,16 +88,16 @@ def test_ops_that_move_values_keep_their_scale(mixed, scheme):
     graph = flatbuffer.Graph(flatbuffer.read(content))
     activation = getattr(flatbuffer.schema.TensorType, "INT16" if scheme == "int16x8" else "INT8")
     seen = set()
-    for operator in graph.graph.operators:
+    for operator in graph.operators:
         if graph.name(operator) in SAME_SCALE:
             seen.add(graph.name(operator))
-            quantised = [i for i in map(int, operator.inputs) if graph.graph.tensors[i].type == activation]
-            forms = {form_of(graph, index) for index in [*quantised, int(operator.outputs[0])]}
+            quantised = [i for i in operator.inputs if graph.tensors[i].type == activation]
+            forms = {form_of(graph, index) for index in [*quantised, operator.outputs[0]]}
             assert quantised and len(forms) == 1, graph.name(operator)
     assert seen >= SAME_SCALE - {"PADV2"}
     # y and the input are read elsewhere in their own scale, and requantised for the concatenation; z is not.
-    (join,) = (operator for operator in graph.graph.operators if graph.name(operator) == "CONCATENATION")
-    writers = [graph.writer.get(int(index)) for index in join.inputs]
+    (join,) = (operator for operator in graph.operators if graph.name(operator) == "CONCATENATION")
+    writers = [graph.writer.get(index) for index in join.inputs]
     assert [writer is not None and graph.name(writer) for writer in writers] == [
         "DEPTHWISE_CONV_2D", "QUANTIZE", "QUANTIZE",
     ]  # fmt: skip
@@ -194,6 +194,6 @@ def test_biases_that_do_not_fit_beside_tiny_weights_are_kept(per_tensor, scheme,
 def test_one_scale_a_tensor_where_that_is_asked_for(mixed):
     content = quantize_flatbuffer(mixed, "int8", Calibration(CALIBRATION), Recipe(per_tensor=True))
     graph = flatbuffer.Graph(flatbuffer.read(content))
-    layers_ = [op for op in graph.graph.operators if graph.name(op) in ("CONV_2D", "DEPTHWISE_CONV_2D")]
-    assert layers_ and all(len(graph.graph.tensors[op.inputs[1]].quantization.scale) == 1 for op in layers_)
+    layers_ = [op for op in graph.operators if graph.name(op) in ("CONV_2D", "DEPTHWISE_CONV_2D")]
+    assert layers_ and all(len(graph.tensors[op.inputs[1]].quantization.scale) == 1 for op in layers_)
     assert decibels(content, mixed) > 30

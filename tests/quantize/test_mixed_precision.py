@@ -104,10 +104,10 @@ def float_layers(content):
     graph = flatbuffer.Graph(tree)
     return {
         name
-        for operator in graph.graph.operators
+        for operator in graph.operators
         if graph.name(operator) == "CONV_2D" and graph.activations(operator.outputs)
         for name in ("first", "second", "bad", "after", "last")
-        if f"/{name}_" in graph.graph.tensors[operator.outputs[0]].name.decode()
+        if f"/{name}_" in graph.tensors[operator.outputs[0]].name.decode()
     }
 
 

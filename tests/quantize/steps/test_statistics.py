@@ -41,20 +41,20 @@ def test_observe_tells_each_tensor_apart(convolutions):
     samples = [[np.full((1, 13, 10, 6), value, np.float32)] for value in (1.0, 3.0)]
     found = observe(convolutions, iter(samples))
     graph = flatbuffer.Graph(flatbuffer.read(convolutions))
-    (source,) = map(int, graph.graph.inputs)
+    (source,) = graph.inputs
     assert (found[source].low, found[source].high, found[source].samples) == (1.0, 3.0, 2)
     pointwise = [
         operator
         for operator in graph.readers[source]
-        if graph.name(operator) == "CONV_2D" and graph.constant(int(operator.inputs[1])).shape[1:3] == (1, 1)
+        if graph.name(operator) == "CONV_2D" and graph.constant(operator.inputs[1]).shape[1:3] == (1, 1)
     ]
     assert len(pointwise) == 2
     for operator in pointwise:
-        weights, bias = (graph.constant(int(index)) for index in operator.inputs[1:])
+        weights, bias = (graph.constant(index) for index in operator.inputs[1:])
         outputs = np.outer([1, 3], weights.sum(axis=(1, 2, 3))) + bias
         if operator.builtinOptions.fusedActivationFunction:
             outputs = np.maximum(outputs, 0)
-        statistics = found[int(operator.outputs[0])]
+        statistics = found[operator.outputs[0]]
         np.testing.assert_allclose(statistics.channel_mean, outputs.mean(axis=0), atol=1e-5)
         assert (statistics.low, statistics.high) == pytest.approx((outputs.min(), outputs.max()), abs=1e-5)
 
