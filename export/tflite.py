@@ -205,7 +205,7 @@ def convert_model(
     graph, float_content = _float_file(model, worker, image)
     content = float_content
     if scheme.name != "float32":
-        content = convert(graph, scheme, worker)
+        content = convert(graph, worker, scheme.weights)
         content = image.begin(content) if image else content
     progress("converting", 1, 1)
     return Conversion(scheme.name, finished(content, model, image, labels), float_content, None)

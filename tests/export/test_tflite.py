@@ -208,7 +208,7 @@ def test_an_op_that_tflite_lacks_is_refused_with_its_layer(worker):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, Oddity(name="my_oddity")(layers.Dense(3)(inputs)))
     with pytest.raises(ConversionError, match=r"Betainc \(in 'my_oddity'\); Erfinv \(in 'my_oddity'\)"):
-        convert(freeze(model), SCHEMES["float32"], worker)
+        convert(freeze(model), worker)
 
 
 @pytest.mark.parametrize(
