@@ -238,15 +238,3 @@ def _fit_layers(graph: flatbuffer.Graph, chosen: dict[int, Range]) -> None:
         factor = width * float(np.abs(values).max()) / integers.LARGEST_WEIGHT / result / 200
         if factor > 1:
             chosen[out] = tuple(factor * end for end in chosen[out])
-
-
-def quantize_flatbuffer(
-    model: bytes, scheme, calibration: Calibration, recipe: Recipe | None = None, progress: Progress = silent
-) -> bytes:
-    """Quantise a float32 TFLite model: ``prepare`` and ``Prepared.write``.
-
-    Raises:
-        RequestError: calibration data that cannot be used, or activations that are not finite.
-        ConversionError: LiteRT cannot run the result.
-    """
-    return prepare(model, scheme, calibration, recipe, progress).write()

@@ -11,8 +11,8 @@ import numpy as np
 
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
+from mobilenets_tf.tflite.lean import channel_affine
 
-_AFFINE = {"MUL", "ADD"}
 # Op -> the axis of its weights that has the input channels; a depthwise one's outputs stand in groups, one an input.
 _CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
 
@@ -29,8 +29,8 @@ def fold_input(model: bytes, half_level: float) -> bytes:
         return model
     channels = graph.shape(source)[-1]
     factor, term, last, dropped = np.ones(channels), np.zeros(channels), source, []
-    while (reader := _only_reader(graph, last)) is not None and (found := _affine(graph, reader, last, channels)):
-        factor, term = factor * found[0], term * found[0] + found[1]
+    while (reader := _only_reader(graph, last)) is not None and (step := channel_affine(graph, reader)):
+        factor, term = factor * step.scale, term * step.scale + step.shift
         last = reader.outputs[0]
         dropped.append(reader)
     if not dropped or not factor.all():
@@ -72,19 +72,6 @@ def _feed(operator, index: int) -> None:
 def _only_reader(graph: flatbuffer.Graph, index: int):
     readers = graph.readers[index]
     return readers[0] if len(readers) == 1 and not graph.is_output(index) else None
-
-
-def _affine(graph: flatbuffer.Graph, operator, source: int, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """(factor, term) of each channel, if an operator is nothing but that of the tensor ``source``."""
-    name = graph.name(operator)
-    if name not in _AFFINE or operator.builtinOptions.fusedActivationFunction:
-        return None
-    others = [index for index in operator.inputs if index != source]
-    values = graph.constant(others[0]) if len(others) == 1 else None
-    if values is None or values.size not in (1, channels) or values.size != max(values.shape[-1:], default=1):
-        return None
-    values = np.broadcast_to(values.ravel(), channels).astype(np.float64)
-    return (values, np.zeros(channels)) if name == "MUL" else (np.ones(channels), values)
 
 
 def _pads_sides_alone(graph: flatbuffer.Graph, operator) -> bool:

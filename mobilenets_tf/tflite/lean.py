@@ -5,6 +5,8 @@ hard-sigmoid) forward into the weights of the layers that read them. ``split_con
 channels are split into one for each part.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from mobilenets_tf.tflite import flatbuffer
@@ -27,10 +29,10 @@ def fold_affines(tree) -> None:
     # Backwards, so that in "x * gamma + beta" the term goes first and the factor finds the weights right behind it.
     for operator in list(reversed(tree.subgraphs[0].operators)):
         graph = flatbuffer.Graph(tree)
-        found = _affine(graph, operator)
-        if found is None:
+        step = channel_affine(graph, operator)
+        if step is None:
             continue
-        source, scale, shift = found
+        source, scale, shift = step
         (out,) = operator.outputs
         push = _Push(graph)
         if not push.through(out, scale, shift) or not push.is_linear():
@@ -42,8 +44,22 @@ def fold_affines(tree) -> None:
         tree.subgraphs[0].operators.remove(operator)
 
 
-def _affine(graph, operator) -> tuple[int, np.ndarray, np.ndarray] | None:
-    """The input, scale and shift of each channel if an operator is nothing but that."""
+class ChannelAffine(NamedTuple):
+    """An operator that computes source * scale + shift, with one scale and one shift for each channel.
+
+    source: the index of the tensor that the operator reads. scale, shift: shape (channels), float64.
+    """
+
+    source: int
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+def channel_affine(graph: flatbuffer.Graph, operator: schema.OperatorT) -> ChannelAffine | None:
+    """Describe a MUL or ADD of an activation and a constant of one value, or one value a channel.
+
+    Returns None for every other operator, and for one with a fused activation.
+    """
     name = graph.name(operator)
     if name not in ("MUL", "ADD") or operator.builtinOptions.fusedActivationFunction:
         return None
@@ -56,7 +72,7 @@ def _affine(graph, operator) -> tuple[int, np.ndarray, np.ndarray] | None:
         if values.size in (1, channels) and (values.ndim == 0 or values.size == values.shape[-1]):
             values = np.broadcast_to(values.ravel(), channels).astype(np.float64)
             ones, zeros = np.ones(channels), np.zeros(channels)
-            return (source, values, zeros) if name == "MUL" else (source, ones, values)
+            return ChannelAffine(source, *((values, zeros) if name == "MUL" else (ones, values)))
     return None
 
 

@@ -14,7 +14,7 @@ from mobilenets_tf import RequestError, export
 from mobilenets_tf.conversion.convert import ConversionError, convert, freeze
 from mobilenets_tf.export.tflite import convert_model, to_tflite
 from mobilenets_tf.quantize import SCHEMES, Calibration
-from mobilenets_tf.quantize.post_training import Recipe, quantize_flatbuffer
+from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker, WorkerError
@@ -86,7 +86,7 @@ def test_every_step_of_the_recipe_pays(files, small, pictures):
 
     def decibels(**steps):
         recipe = Recipe(**steps)
-        content = quantize_flatbuffer(files["int16x8"].float_content, "int16x8", Calibration(pictures), recipe)
+        content = prepare(files["int16x8"].float_content, "int16x8", Calibration(pictures), recipe).write()
         return export.verify(content, small, photographs(40, seed=1)).snr_db
 
     plain = decibels(rounding="nearest", correct_biases=False)
