@@ -122,7 +122,7 @@ def constant_form(values: np.ndarray, dtype: str) -> Form:
 
 
 @dataclass
-class Plan:
+class IntegerPlan:
     """What becomes of each op and activation of a float graph.
 
     dtype: of the activations, "int8" or "int16".
@@ -140,7 +140,9 @@ class Plan:
     demanded: dict[tuple[int, int], Form] = field(default_factory=dict)
 
 
-def plan(tree, ranges: Mapping[int, tuple[float, float]], scheme: Scheme, keep_float: Collection[int] = ()) -> Plan:
+def plan(
+    tree, ranges: Mapping[int, tuple[float, float]], scheme: Scheme, keep_float: Collection[int] = ()
+) -> IntegerPlan:
     """Decide which ops of a float graph compute in integers, and the form of every activation.
 
     Args:
@@ -168,10 +170,10 @@ class _Planner(flatbuffer.Graph):
         self._fixed: dict[int, Form] = {}
         self._wanted: dict[tuple[int, int], int] = {}
 
-    def plan(self) -> Plan:
+    def plan(self) -> IntegerPlan:
         for place in sorted(self._integer):
             self._unite(place, self.operators[place])
-        made = Plan(self._dtype, self._integer)
+        made = IntegerPlan(self._dtype, self._integer)
         for place in sorted(self._integer):
             operator = self.operators[place]
             for index in (*self.activations(operator.inputs), *self.activations(operator.outputs)):
@@ -278,7 +280,7 @@ class _Planner(flatbuffer.Graph):
 
 
 @dataclass(frozen=True)
-class Rounded:
+class RoundedWeights:
     """Symmetric int8 weights: the integers, and the scale of each output channel, or one alone for all."""
 
     integers: np.ndarray
@@ -289,29 +291,29 @@ class Rounded:
         return (self.integers * _along(self.scale, axis, self.integers.ndim)).astype(np.float32)
 
 
-def round_weights(weights: np.ndarray, axis: int | None, least_scale: float | np.ndarray = 0.0) -> Rounded:
+def round_weights(weights: np.ndarray, axis: int | None, least_scale: float | np.ndarray = 0.0) -> RoundedWeights:
     """Each weight to the nearest integer, with a scale for each channel along ``axis``, or one if that is None."""
     others = tuple(i for i in range(weights.ndim) if i != axis)
     least_scale = np.maximum(least_scale, SMALLEST_SCALE)
     scale = np.maximum(np.abs(weights).max(axis=others) / LARGEST_WEIGHT, least_scale).astype(np.float32).reshape(-1)
     steps = np.round(weights / _along(scale, axis or 0, weights.ndim))
-    return Rounded(np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scale)
+    return RoundedWeights(np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scale)
 
 
 def _along(scale: np.ndarray, axis: int, ndim: int) -> np.ndarray:
     return scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
 
 
-def write(tree, made: Plan, scheme: Scheme, rounded: Mapping[int, Rounded]) -> None:
+def write(tree, made: IntegerPlan, scheme: Scheme, rounded: Mapping[int, RoundedWeights]) -> None:
     """Turn the float model into its quantised form, in place.
 
     rounded: the weights of the layers that have them, by the layer's place among the operators.
     """
-    _Writer(tree, made, scheme, rounded).write()
+    _IntegerWriter(tree, made, scheme, rounded).write()
 
 
-class _Writer(flatbuffer.Graph):
-    def __init__(self, tree, made: Plan, scheme: Scheme, rounded: Mapping[int, Rounded]):
+class _IntegerWriter(flatbuffer.Graph):
+    def __init__(self, tree, made: IntegerPlan, scheme: Scheme, rounded: Mapping[int, RoundedWeights]):
         super().__init__(tree)
         self._plan, self._scheme, self._rounded = made, scheme, rounded
         self._activation = getattr(schema.TensorType, made.dtype.upper())
@@ -409,7 +411,7 @@ class _Writer(flatbuffer.Graph):
         self._store(copy, form)
         return copy
 
-    def _weights(self, rounded: Rounded, operator, inputs: list[int], places: WeightedInputs) -> None:
+    def _weights(self, rounded: RoundedWeights, operator, inputs: list[int], places: WeightedInputs) -> None:
         _, weights, bias, axis = places
         source = np.float32(self._plan.forms[operator.inputs[places.data]].scale)
         terms = None
@@ -425,7 +427,9 @@ class _Writer(flatbuffer.Graph):
             inputs[bias] = flatbuffer.add_constant(self.model, self._name(inputs[bias]), integers)
             self.tensors[inputs[bias]].quantization = _parameters(source * scale, [0] * len(scale))
 
-    def _wide_enough(self, rounded: Rounded, terms: np.ndarray, weights: np.ndarray, axis: int) -> Rounded:
+    def _wide_enough(
+        self, rounded: RoundedWeights, terms: np.ndarray, weights: np.ndarray, axis: int
+    ) -> RoundedWeights:
         """Where weights are next to nothing beside the bias, it would not fit into 32 bits; with 16-bit activations the
         factor from its scale to the output's would be below 2^-32, which counts as zero. A coarser scale then.
         """
@@ -436,7 +440,9 @@ class _Writer(flatbuffer.Graph):
             return rounded
         coarse = round_weights(weights, axis if channels else None, least if channels else least.max())
         kept = _along(narrow, axis, weights.ndim)
-        return Rounded(np.where(kept, coarse.integers, rounded.integers), np.where(narrow, coarse.scale, rounded.scale))
+        return RoundedWeights(
+            np.where(kept, coarse.integers, rounded.integers), np.where(narrow, coarse.scale, rounded.scale)
+        )
 
     def _name(self, index: int) -> str:
         return self.tensors[index].name.decode()

@@ -12,7 +12,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import sensitivity
 from mobilenets_tf.quantize.integers import WEIGHTED
-from mobilenets_tf.quantize.post_training import Prepared
+from mobilenets_tf.quantize.post_training import PreparedModel
 from mobilenets_tf.quantize.sensitivity import Sensitivity
 from mobilenets_tf.tflite import flatbuffer
 
@@ -20,7 +20,7 @@ _TRIALS = 128  # files that are judged before no more layers are taken back into
 
 
 @dataclass(frozen=True)
-class LeftInFloat:
+class FloatLayer:
     """A layer that stayed float.
 
     layer, operators, output_db: see ``Sensitivity``.
@@ -40,19 +40,19 @@ class LeftInFloat:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixedPrecision:
     """A quantised file within its bound, and what that took.
 
     drop: what the file loses against float; integer_drop: what it loses with no layer left in float.
     layers: how many layers there are to choose from. trials: files that were made and judged.
-    places: of the operators that were left in float, for ``Prepared.write``.
+    places: of the operators that were left in float, for ``PreparedModel.write``.
     """
 
     content: bytes
     max_drop: float
     drop: float
     integer_drop: float
-    left: tuple[LeftInFloat, ...]
+    left: tuple[FloatLayer, ...]
     layers: int
     trials: int
     places: tuple[int, ...]
@@ -73,12 +73,12 @@ def check_bound(max_drop: float) -> None:
 
 
 def search(
-    prepared: Prepared,
+    prepared: PreparedModel,
     layers: Sequence[str],
     drop: Callable[[bytes], float],
     max_drop: float,
     progress: Progress = silent,
-) -> Mixed:
+) -> MixedPrecision:
     """The quantised file with the fewest layers in float whose drop is at most ``max_drop``.
 
     Args:
@@ -102,7 +102,7 @@ def search(
     left = tuple(_left_in_float(rows[layer], kept, trials, prepared, layers) for layer in kept)
     count = len({layers[place] for place in trials.rounding})
     places = tuple(trials.places(kept))
-    return Mixed(trials.content(kept), max_drop, final.drop, nothing.drop, left, count, len(trials), places)
+    return MixedPrecision(trials.content(kept), max_drop, final.drop, nothing.drop, left, count, len(trials), places)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,9 @@ class _Trial:
 class _Trials:
     """Files with some layers in float, each judged once."""
 
-    def __init__(self, prepared: Prepared, layers: Sequence[str], drop: Callable[[bytes], float], progress: Progress):
+    def __init__(
+        self, prepared: PreparedModel, layers: Sequence[str], drop: Callable[[bytes], float], progress: Progress
+    ):
         self._prepared, self._layers, self._drop, self._progress = prepared, layers, drop, progress
         graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
         self.rounding = list(sensitivity.rounding_places(graph, prepared.plan()))
@@ -148,7 +150,7 @@ class _Trials:
         return kept in self._known or len(self) < _TRIALS
 
 
-def promising(prepared: Prepared, layers: Sequence[str], rows: Sequence[Sensitivity]) -> list[str]:
+def promising(prepared: PreparedModel, layers: Sequence[str], rows: Sequence[Sensitivity]) -> list[str]:
     """All measured layers in the order in which leaving them in float should take off the most noise for each.
 
     A layer in float does not round its weights. But its result is still rounded as long as an integer layer reads it,
@@ -184,7 +186,7 @@ def _power(db: float) -> float:
     return 10 ** (-db / 10)
 
 
-def _readers(prepared: Prepared, layers: Sequence[str]) -> dict[str, set[str | None]]:
+def _readers(prepared: PreparedModel, layers: Sequence[str]) -> dict[str, set[str | None]]:
     """For each layer that rounds, the layers in integers that read its results, past what only moves them; None among
     them for an integer output of the file.
     """
@@ -207,7 +209,7 @@ def _readers(prepared: Prepared, layers: Sequence[str]) -> dict[str, set[str | N
     return found
 
 
-def _least(order: list[str], trials: _Trials, max_drop: float, prepared: Prepared) -> list[str]:
+def _least(order: list[str], trials: _Trials, max_drop: float, prepared: PreparedModel) -> list[str]:
     """The shortest beginning of the order that keeps the bound, supposing that longer ones do too."""
 
     def enough(count: int) -> bool:
@@ -261,9 +263,9 @@ def _take_back(kept: list[str], rows: dict[str, Sensitivity], trials: _Trials, m
     return sorted(kept, key=lambda layer: rows[layer].output_db)
 
 
-def _left_in_float(row: Sensitivity, kept: list[str], trials: _Trials, prepared: Prepared, layers) -> LeftInFloat:
+def _left_in_float(row: Sensitivity, kept: list[str], trials: _Trials, prepared: PreparedModel, layers) -> FloatLayer:
     final, other = trials[frozenset(kept)], trials[frozenset(kept) - {row.layer}]
-    return LeftInFloat(
+    return FloatLayer(
         row.layer,
         row.operators,
         row.output_db,
@@ -274,7 +276,7 @@ def _left_in_float(row: Sensitivity, kept: list[str], trials: _Trials, prepared:
     )
 
 
-def _weight_bytes(prepared: Prepared, layers: Sequence[str], layer: str) -> int:
+def _weight_bytes(prepared: PreparedModel, layers: Sequence[str], layer: str) -> int:
     graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
     tensors = {
         operator.inputs[WEIGHTED[graph.name(operator)].weights]

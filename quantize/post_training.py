@@ -22,7 +22,7 @@ from mobilenets_tf.quantize.steps.effects import Effects
 from mobilenets_tf.quantize.steps.float_islands import float_islands
 from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.quantize.steps.ranges import Range
-from mobilenets_tf.quantize.steps.statistics import Statistics, observe
+from mobilenets_tf.quantize.steps.statistics import ActivationStatistics, observe
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.input_fold import fold_input
 from mobilenets_tf.tflite.runtime import Runner
@@ -59,8 +59,8 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A float model ready to be written in integers; see ``Prepared.write``.
+class PreparedModel:
+    """A float model ready to be written in integers; see ``PreparedModel.write``.
 
     model: the float file's content, its biases corrected; uncorrected: without that, its outputs those of the model
     that was given. original: as it was given, for its signature's names.
@@ -73,11 +73,11 @@ class Prepared:
     original: bytes
     scheme: Scheme
     ranges: dict[int, Range]
-    rounded: dict[int, integers.Rounded]
+    rounded: dict[int, integers.RoundedWeights]
     islands: frozenset[int]
     samples: list[list[np.ndarray]]
 
-    def plan(self, keep_float: Iterable[int] = ()) -> integers.Plan:
+    def plan(self, keep_float: Iterable[int] = ()) -> integers.IntegerPlan:
         """What will be integer, if the operators at those places are not to be."""
         return integers.plan(flatbuffer.read(self.model), self.ranges, self.scheme, {*self.islands, *keep_float})
 
@@ -101,7 +101,7 @@ class Prepared:
             ) from error
         return content
 
-    def _restore_biases(self, tree, made: integers.Plan) -> None:
+    def _restore_biases(self, tree, made: integers.IntegerPlan) -> None:
         """A layer that stays float has no rounding whose shift its biases should take off."""
         uncorrected = flatbuffer.read(self.uncorrected)
         for place in sorted(set(self.rounded) - made.integer):
@@ -119,7 +119,7 @@ def prepare(
     progress: Progress = silent,
     *,
     exact_border: bool = False,
-) -> Prepared:
+) -> PreparedModel:
     """Everything that is decided before integers are written.
 
     Args:
@@ -156,12 +156,12 @@ def prepare(
     arguments = (samples[:64], recipe.per_tensor, progress) if recipe.rounding == "learned" else (recipe.per_tensor,)
     rounded = round_all(model, *arguments)
     corrected = correct_biases(model, rounded, statistics) if recipe.correct_biases else model
-    return Prepared(corrected, model, original, scheme, chosen, rounded, islands, samples)
+    return PreparedModel(corrected, model, original, scheme, chosen, rounded, islands, samples)
 
 
 def choose_ranges(
     model: bytes,
-    statistics: dict[int, Statistics],
+    statistics: dict[int, ActivationStatistics],
     scheme: Scheme,
     recipe: Recipe,
     islands: frozenset[int],

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from mobilenets_tf.progress import Progress, silent, track
-from mobilenets_tf.quantize.integers import WEIGHTED, Form, Plan
-from mobilenets_tf.quantize.post_training import Prepared
+from mobilenets_tf.quantize.integers import WEIGHTED, Form, IntegerPlan
+from mobilenets_tf.quantize.post_training import PreparedModel
 from mobilenets_tf.quantize.steps.effects import Effects
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
@@ -43,7 +43,7 @@ class Sensitivity:
 
 
 def measure(
-    prepared: Prepared, layers: Sequence[str], samples: int = SAMPLES, progress: Progress = silent
+    prepared: PreparedModel, layers: Sequence[str], samples: int = SAMPLES, progress: Progress = silent
 ) -> list[Sensitivity]:
     """Every layer that rounds, the most sensitive first. What only moves, picks or averages integers is left out.
 
@@ -78,7 +78,7 @@ def measure(
     return sorted(rows, key=lambda row: row.output_db)
 
 
-def rounding_places(graph: flatbuffer.Graph, made: Plan) -> Iterator[int]:
+def rounding_places(graph: flatbuffer.Graph, made: IntegerPlan) -> Iterator[int]:
     """Places of the integer operators that round: their result has not the form of an input."""
     for place in sorted(made.integer):
         operator = graph.operators[place]
@@ -94,7 +94,7 @@ class _Reference(flatbuffer.Graph):
     targets: where errors at the model's outputs are counted; ends: the outputs themselves, as far as they are float32.
     """
 
-    def __init__(self, prepared: Prepared, made: Plan):
+    def __init__(self, prepared: PreparedModel, made: IntegerPlan):
         super().__init__(flatbuffer.read(prepared.uncorrected))
         self.prepared, self.made = prepared, made
         self.rounding = list(rounding_places(self, made))

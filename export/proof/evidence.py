@@ -172,8 +172,8 @@ def layer_fidelity(
     calls them, told from the names of the tensors; several operators of one layer are compared where it ends.
 
     Args:
-        float_content: the float file that the integers were written from (``Prepared.uncorrected``): equalisation gives
-            channels other scales, so in the file before it they are other numbers.
+        float_content: the float file that the integers were written from (``PreparedModel.uncorrected``): equalisation
+            gives channels other scales, so in the file before it they are other numbers.
         quantised_content: the quantised file.
         samples: a few calibration samples, arrays in the order of the files' inputs.
 

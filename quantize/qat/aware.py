@@ -21,9 +21,9 @@ from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.integers import WEIGHTED
-from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
+from mobilenets_tf.quantize.post_training import PreparedModel, Recipe, prepare
 from mobilenets_tf.quantize.qat import tfmot_scheme
-from mobilenets_tf.quantize.qat.keras_graph import Interpreter, Operation, fused_activation, to_tflite_weights
+from mobilenets_tf.quantize.qat.keras_graph import Interpreter, OperatorLayer, fused_activation, to_tflite_weights
 from mobilenets_tf.quantize.qat.live_norms import LiveNorm, output_moments
 from mobilenets_tf.quantize.qat.trained_weights import give_back, traits
 from mobilenets_tf.quantize.steps import rounding
@@ -55,7 +55,7 @@ class Aware:
     def __init__(
         self,
         source,
-        prepared: Prepared,
+        prepared: PreparedModel,
         post_training: bytes,
         names: list[str],
         per_tensor: bool,
@@ -200,7 +200,7 @@ def quantize_aware(
 class _Builder:
     """Connects the layers of a prepared model's graph, as they are or annotated for tfmot."""
 
-    def __init__(self, prepared: Prepared, names: list[str], biasless: set[int], moments: dict, per_tensor: bool):
+    def __init__(self, prepared: PreparedModel, names: list[str], biasless: set[int], moments: dict, per_tensor: bool):
         self._interpreter = Interpreter(flatbuffer.read(prepared.model), names, biasless)
         self._moments = moments
         self._graph = self._interpreter.graph
@@ -217,7 +217,7 @@ class _Builder:
 
     def aware_models(self):
         """Likewise, and the rest of what ``tfmot_scheme.apply`` gives; the groups of ranges are their root tensors."""
-        whole, trained, norms = tfmot_scheme.apply(self._connect(annotated=True), {"Operation": Operation})
+        whole, trained, norms = tfmot_scheme.apply(self._connect(annotated=True), {"OperatorLayer": OperatorLayer})
         return *self._parts(whole), {int(group): found.factors for group, found in trained.items()}, norms
 
     def _parts(self, whole):
@@ -280,7 +280,9 @@ class _Builder:
         """How the layer is annotated; None if it need not know that it moves levels."""
         operator = self._graph.operators[place]
         activation = fused_activation(operator.builtinOptions)
-        has_constants = isinstance(layer, Operation) and layer.constants  # which are real values, and have to be levels
+        has_constants = (
+            isinstance(layer, OperatorLayer) and layer.constants
+        )  # which are real values, and have to be levels
         if self._graph.name(operator) in _EXACT and activation == "linear" and not has_constants:
             return None
         return tfmot_scheme.PlannedConfig(
@@ -311,7 +313,7 @@ class _Builder:
     def _changed_to(self, op: str, index: int, source: int | None, result: int | None):
         """A tensor in another form; source, result: tensors that have the forms, None for real values."""
         ranges = [None if owner is None else self._range_of(owner) for owner in (source, result)]
-        layer = Operation(op, name=self._interpreter.unique(op.lower()))
+        layer = OperatorLayer(op, name=self._interpreter.unique(op.lower()))
         return tfmot_scheme.annotate(layer, tfmot_scheme.PlannedConfig(ranges[:1], ranges[1]))(self._home[index])
 
     def _range_of(self, owner: int) -> dict:

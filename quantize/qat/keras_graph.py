@@ -27,7 +27,7 @@ _ACTIVATIONS = {
 }
 
 
-class Operation(tf_keras.layers.Layer):
+class OperatorLayer(tf_keras.layers.Layer):
     """A TFLite op without trainable weights: on real values, or, once it has been told its ``result``, on levels.
 
     Args:
@@ -241,7 +241,7 @@ class Interpreter:
         for output in outputs:
             size = self.graph.shape(output)[axis]
             options = {"axis": int(axis), "start": start, "size": size}
-            parts.append((Operation("SPLIT_PART", options, name=self.name(place)), [], output))
+            parts.append((OperatorLayer("SPLIT_PART", options, name=self.name(place)), [], output))
             start += size
         return parts
 
@@ -260,17 +260,17 @@ class Interpreter:
                 end[axis] = begin[axis] + 1 or None
         return {"begin": begin[1:], "end": end[1:], "strides": strides[1:]}
 
-    def _operation(self, place: int, operator, op: str, output: int) -> Operation:
+    def _operation(self, place: int, operator, op: str, output: int) -> OperatorLayer:
         constants = {}
         for position, index in enumerate(operator.inputs):
             values = self.graph.constant(index) if index >= 0 else None
             if values is not None and values.dtype == np.float32:
                 constants[position] = values
         made, options = self._options(operator, op, output)
-        return Operation(made, options, constants, name=self.name(place))
+        return OperatorLayer(made, options, constants, name=self.name(place))
 
     def _options(self, operator, op: str, output: int) -> tuple[str, dict]:
-        """The op that ``Operation`` knows, and its options."""
+        """The op that ``OperatorLayer`` knows, and its options."""
         given = operator.builtinOptions
         integers = [self.graph.integers(i) for i in operator.inputs[1:]]
         shape = self.graph.shape(output)

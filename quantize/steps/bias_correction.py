@@ -9,15 +9,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mobilenets_tf.quantize.integers import WEIGHTED, Rounded
-from mobilenets_tf.quantize.steps.statistics import Statistics
+from mobilenets_tf.quantize.integers import WEIGHTED, RoundedWeights
+from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
-def correct_biases(model: bytes, rounded: Mapping[int, Rounded], statistics: Mapping[int, Statistics]) -> bytes:
+def correct_biases(
+    model: bytes, rounded: Mapping[int, RoundedWeights], statistics: Mapping[int, ActivationStatistics]
+) -> bytes:
     """The float model with the biases that its quantised form should have.
 
     rounded: the layers' integer weights, by the layer's place among the operators. Layers without a bias, or whose

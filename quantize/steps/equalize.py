@@ -28,7 +28,7 @@ def equalize(model: bytes, samples: list[list[np.ndarray]]) -> bytes:
     samples: a few calibration samples, arrays in the order of the model's inputs.
     """
     tree = flatbuffer.read(model)
-    graph = _Graph(tree)
+    graph = _ScalableGraph(tree)
     groups, rectified = graph.linear_groups(), graph.rectified()
     if not groups and not rectified:
         return model
@@ -78,7 +78,7 @@ def _settled(scale: np.ndarray) -> np.ndarray:
     return np.round(16 * scale) / 16
 
 
-class _Graph(flatbuffer.Graph):
+class _ScalableGraph(flatbuffer.Graph):
     """The tensors of a graph that can be scaled, and how."""
 
     def _scalable(self, operator, names: tuple[str, ...]) -> bool:

@@ -13,7 +13,7 @@ from mobilenets_tf.errors import unknown
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.integers import Form
 from mobilenets_tf.quantize.steps.effects import Cut, Effects
-from mobilenets_tf.quantize.steps.statistics import Statistics
+from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
 
 Range = tuple[float, float]
 
@@ -21,20 +21,20 @@ Range = tuple[float, float]
 _SMALLEST = 1e-6
 
 
-def min_max(statistics: Statistics) -> Range:
+def min_max(statistics: ActivationStatistics) -> Range:
     """Everything that was seen, nothing clipped."""
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
     return (low, high) if high - low > _SMALLEST else (0.0, _SMALLEST)
 
 
-def symmetric(statistics: Statistics) -> Range:
+def symmetric(statistics: ActivationStatistics) -> Range:
     """Everything that was seen, zero in the middle: what 16-bit kernels require."""
     low, high = min_max(statistics)
     magnitude = max(-low, high)
     return -magnitude, magnitude
 
 
-def percentile(statistics: Statistics, share: float = 0.9999) -> Range:
+def percentile(statistics: ActivationStatistics, share: float = 0.9999) -> Range:
     """What is left when ``(1 - share) / 2`` of all values are cut off at either end."""
     low, high = min_max(statistics)
     below = np.cumsum(statistics.counts) / max(statistics.counts.sum(), 1)
@@ -46,7 +46,7 @@ def percentile(statistics: Statistics, share: float = 0.9999) -> Range:
     return (low, high) if high - low > _SMALLEST else (0.0, _SMALLEST)
 
 
-def mean_square_error(statistics: Statistics, levels: int = 256) -> Range:
+def mean_square_error(statistics: ActivationStatistics, levels: int = 256) -> Range:
     """The range with the least expected squared error of rounding and clipping together, over the histogram.
 
     The two ends are searched in turn among 71 fractions (1.0 down to 0.3) of the extremes, twice.
@@ -59,7 +59,7 @@ def mean_square_error(statistics: Statistics, levels: int = 256) -> Range:
     return _search_ends(statistics, error)
 
 
-def entropy(statistics: Statistics, levels: int = 256) -> Range:
+def entropy(statistics: ActivationStatistics, levels: int = 256) -> Range:
     """The range that loses the least information: least Kullback-Leibler divergence of the distribution of rounded
     values from that of the values (Migacz 2017, "8-bit inference with TensorRT"), searched as in ``mean_square_error``.
     """
@@ -77,7 +77,7 @@ def entropy(statistics: Statistics, levels: int = 256) -> Range:
     return _search_ends(statistics, divergence)
 
 
-def _distribution(statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
+def _distribution(statistics: ActivationStatistics) -> tuple[np.ndarray, np.ndarray]:
     used = statistics.counts > 0
     return statistics.centres()[used], statistics.counts[used]
 
@@ -87,7 +87,7 @@ def _rounded(values: np.ndarray, low: float, high: float, levels: int) -> np.nda
     return np.clip(np.round((values - low) / scale), 0, levels - 1) * scale + low
 
 
-def _search_ends(statistics: Statistics, cost: Callable[[float, float], float]) -> Range:
+def _search_ends(statistics: ActivationStatistics, cost: Callable[[float, float], float]) -> Range:
     low, high = min_max(statistics)
     fractions = np.linspace(1.0, 0.3, 71)
     best_low, best_high = low, high
@@ -97,7 +97,7 @@ def _search_ends(statistics: Statistics, cost: Callable[[float, float], float]) 
     return float(best_low), float(best_high)
 
 
-ESTIMATORS: dict[str, Callable[[Statistics], Range]] = {
+ESTIMATORS: dict[str, Callable[[ActivationStatistics], Range]] = {
     "min_max": min_max,
     "percentile": percentile,
     "entropy": entropy,
@@ -105,7 +105,7 @@ ESTIMATORS: dict[str, Callable[[Statistics], Range]] = {
 }
 
 
-def estimator(name: str) -> Callable[[Statistics], Range]:
+def estimator(name: str) -> Callable[[ActivationStatistics], Range]:
     """The estimator of that name.
 
     Raises:
@@ -126,7 +126,10 @@ _SURVEY = 8  # samples to find out which activations matter
 
 
 def least_output_error(
-    effects: Effects, ranges: Mapping[int, Range], statistics: Mapping[int, Statistics], progress: Progress = silent
+    effects: Effects,
+    ranges: Mapping[int, Range],
+    statistics: Mapping[int, ActivationStatistics],
+    progress: Progress = silent,
 ) -> dict[int, Range]:
     """Better ranges for those activations with outliers whose rounding and clipping costs the outputs most.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mobilenets_tf.progress import Progress, silent, track
-from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, WEIGHTED, Rounded, round_weights
+from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, WEIGHTED, RoundedWeights, round_weights
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
@@ -22,7 +22,7 @@ _BLOCK = 64  # inputs whose errors are passed on together
 _LEARNED = ("CONV_2D", "DEPTHWISE_CONV_2D")  # a fully connected layer sees one patch a sample, too few
 
 
-def nearest(model: bytes, per_tensor: bool = False) -> dict[int, Rounded]:
+def nearest(model: bytes, per_tensor: bool = False) -> dict[int, RoundedWeights]:
     """Every layer's weights, each rounded to the nearest integer, by the layer's place among the operators."""
     return {
         place: round_weights(weights, None if per_tensor else WEIGHTED[name].output_axis)
@@ -32,7 +32,7 @@ def nearest(model: bytes, per_tensor: bool = False) -> dict[int, Rounded]:
 
 def learned(
     model: bytes, samples: list[list[np.ndarray]], per_tensor: bool = False, progress: Progress = silent
-) -> dict[int, Rounded]:
+) -> dict[int, RoundedWeights]:
     """As ``nearest``, with errors that cancel out on the samples (arrays in the order of the model's inputs).
 
     Fully connected layers, grouped convolutions and layers whose weights are not constant are rounded to the nearest.
@@ -111,7 +111,7 @@ class _Layer:
             return np.stack(taps, axis=-1).transpose(1, 0, 2)
         return np.concatenate(taps, axis=-1)
 
-    def round(self, moments: np.ndarray, scale: np.ndarray) -> Rounded:
+    def round(self, moments: np.ndarray, scale: np.ndarray) -> RoundedWeights:
         """moments: E[x y] of its inputs, (inputs, inputs), for depthwise (channels, taps, taps)."""
         if self.depthwise:
             channels = self.weights.shape[-1]
@@ -120,7 +120,7 @@ class _Layer:
         else:
             rows = self.weights.reshape(1, len(self.weights), -1)
             integers = _round_in_turn(rows, moments[None], np.broadcast_to(scale, len(self.weights))[None])[0]
-        return Rounded(integers.reshape(self.weights.shape).astype(np.int8), scale)
+        return RoundedWeights(integers.reshape(self.weights.shape).astype(np.int8), scale)
 
 
 def _second_moments(

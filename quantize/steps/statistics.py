@@ -20,7 +20,7 @@ SAMPLED = 8192  # values a tensor and calibration sample that enter the histogra
 
 
 @dataclass
-class Statistics:
+class ActivationStatistics:
     """Of one activation tensor, over all calibration samples.
 
     low, high: the exact extremes.
@@ -79,7 +79,7 @@ class Statistics:
             self.limit *= 2
 
 
-def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, Statistics]:
+def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, ActivationStatistics]:
     """Run a float model over calibration batches and describe each of its float activation tensors, by index.
 
     Raises:
@@ -95,7 +95,7 @@ def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, Stat
     tree.signatureDefs = []
     runner = Runner(flatbuffer.write(tree))
     order = [int(details["index"]) for details in runner.inputs]
-    statistics = {index: Statistics() for index in [*inputs, *sorted(produced)]}
+    statistics = {index: ActivationStatistics() for index in [*inputs, *sorted(produced)]}
     for arrays in batches:
         runner.invoke(*arrays)
         for index, array in zip(order, arrays, strict=True):

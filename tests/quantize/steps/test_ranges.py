@@ -9,12 +9,12 @@ from mobilenets_tf import RequestError
 from mobilenets_tf.quantize.integers import Form
 from mobilenets_tf.quantize.steps import ranges
 from mobilenets_tf.quantize.steps.effects import Effects
-from mobilenets_tf.quantize.steps.statistics import Statistics, observe
+from mobilenets_tf.quantize.steps.statistics import ActivationStatistics, observe
 from mobilenets_tf.tflite import flatbuffer
 
 
 def statistics_of(values, parts=4):
-    found = Statistics()
+    found = ActivationStatistics()
     for part in np.array_split(np.asarray(values, np.float32), parts):
         found.add(part.reshape(1, -1, 1))
     return found

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from mobilenets_tf import RequestError
-from mobilenets_tf.quantize.steps.statistics import BINS, Statistics, observe
+from mobilenets_tf.quantize.steps.statistics import BINS, ActivationStatistics, observe
 from mobilenets_tf.tflite import flatbuffer
 
 
@@ -14,7 +14,7 @@ def test_statistics_stream():
     random = np.random.default_rng(0)
     # the magnitude grows, so the histogram has to widen on the way
     values = [random.normal(0, scale, (1, 9, 9, 6)).astype(np.float32) + np.arange(6) for scale in (0.1, 1, 5, 40)]
-    found = Statistics()
+    found = ActivationStatistics()
     for value in values:
         found.add(value)
     every = np.concatenate(values)
@@ -30,7 +30,7 @@ def test_the_sampled_histogram_sees_every_channel():
     """Sizes at which a plain stride would visit a third of the channels or fewer, always the same."""
     for shape in ((1, 112, 112, 96), (1, 14, 14, 384), (1, 7, 7, 960)):
         channels = np.broadcast_to(np.arange(1.0, shape[-1] + 1, dtype=np.float32), shape)
-        found = Statistics()
+        found = ActivationStatistics()
         found.add(channels)
         seen = np.unique(np.round(found.centres()[found.counts > 0]))
         assert len(seen) > 0.95 * shape[-1]
