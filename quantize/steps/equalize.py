@@ -34,12 +34,12 @@ def equalize(model: bytes, samples: list[list[np.ndarray]]) -> bytes:
         return model
     reach = _channel_reach(model, sorted({*rectified, *(index for group in groups for index in group)}), samples)
     for group in groups:
-        scale = _settled(_linear_scale([reach[index] for index in group]))
+        scale = _round_scale(_linear_scale([reach[index] for index in group]))
         for index in group:
             graph.scale_output(index, scale)
             graph.scale_readers(index, 1 / scale)
     for index in rectified:
-        scale = _settled(_rectified_scale(reach[index][1], graph.bound(index)))
+        scale = _round_scale(_rectified_scale(reach[index][1], graph.bound(index)))
         graph.scale_output(index, scale)
         graph.scale_readers(index, 1 / scale)
     return flatbuffer.write(tree)
@@ -73,7 +73,7 @@ def _rectified_scale(above: np.ndarray, bound: float | None) -> np.ndarray:
     return np.clip(largest / np.maximum(above, 1e-12), 1.0, LARGEST_SCALE if bound is None else BOUNDED_SCALE)
 
 
-def _settled(scale: np.ndarray) -> np.ndarray:
+def _round_scale(scale: np.ndarray) -> np.ndarray:
     """Rounded to sixteenths, so that the last bits of another processor's activations do not change every weight."""
     return np.round(16 * scale) / 16
 
