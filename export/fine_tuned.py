@@ -181,7 +181,7 @@ def _produce(
     import keras
 
     from mobilenets_tf.quantize import Recipe, quantize_aware
-    from mobilenets_tf.quantize.qat.fine_tuning import Options, fine_tune_steps
+    from mobilenets_tf.quantize.qat.fine_tuning import FineTuningOptions, fine_tune_steps
     from mobilenets_tf.training.allocation import keep_freed_memory
     from mobilenets_tf.training.objectives import objective_of
 
@@ -201,7 +201,7 @@ def _produce(
         model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, progress=progress
     )
     plan = Plan(request.recipe(), len(training), image.given.size, seed=request.seed)
-    options = Options(
+    options = FineTuningOptions(
         request.epochs, request.learning_rate, request.patience, request.distill, request.freeze_norms_after
     )
     keep_freed_memory()

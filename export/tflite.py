@@ -16,8 +16,8 @@ from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.drop import AnswerDrop, DropOf
-from mobilenets_tf.quantize.mixed_precision import Mixed
-from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
+from mobilenets_tf.quantize.mixed_precision import MixedPrecision
+from mobilenets_tf.quantize.post_training import PreparedModel, Recipe, prepare
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
@@ -51,7 +51,7 @@ class Conversion:
     float_content: bytes
     calibration: dict | None
     recipe: Recipe | None = None
-    mixed: Mixed | None = None
+    mixed: MixedPrecision | None = None
     equalised: bytes | None = None
     samples: Sequence[list[np.ndarray]] = ()
 
@@ -204,7 +204,7 @@ def convert_model(
     graph, float_content = _float_file(model, worker, image)
     content = float_content
     if scheme.name != "float32":
-        content = convert(graph, scheme, worker)
+        content = convert(graph, worker, scheme.weights)
         content = image.begin(content) if image else content
     progress("converting", 1, 1)
     return Conversion(scheme.name, finished(content, model, image, labels), float_content, None)
@@ -218,7 +218,7 @@ def prepare_model(
     worker: Worker,
     progress: Progress = silent,
     image: ImageInput | None = None,
-) -> tuple[Prepared, list[str]]:
+) -> tuple[PreparedModel, list[str]]:
     """A model ready to be written in integers, and for each of its operators the layer that it belongs to."""
     progress("converting", 0, 1)
     graph, float_content = _float_file(model, worker, image, folded=False)

@@ -91,8 +91,7 @@ def anchors_file(anchors: np.ndarray) -> str:
 
 def _outputs(tree, postprocess: Postprocess) -> list[int]:
     graph = tree.subgraphs[0]
-    outputs = list(map(int, graph.outputs))
-    shapes = [tuple(map(int, graph.tensors[index].shape)) for index in outputs]
+    shapes = [tuple(graph.tensors[index].shape) for index in graph.outputs]
     count = len(postprocess.anchors)
     wanted = [(1, count, 4), (1, count, postprocess.classes + 1)]
     if shapes != wanted:
@@ -100,17 +99,17 @@ def _outputs(tree, postprocess: Postprocess) -> list[int]:
             f"The file's outputs have the shapes {shapes}; those of a detector with {count} anchors and "
             f"{postprocess.classes} classes are {wanted}: boxes, and scores with a column for the background."
         )
-    return outputs
+    return graph.outputs
 
 
 def _in_float(tree, index: int) -> int:
     graph = flatbuffer.Graph(tree)
-    types = [tensor.type for tensor in graph.graph.tensors]
+    types = [tensor.type for tensor in graph.tensors]
     writer = graph.writer.get(index)
     if writer and (types[writer.inputs[0]], types[index]) == (schema.TensorType.INT8, schema.TensorType.UINT8):
         # Made for applications (image_input.with_byte_ends), which do not see it now.
         tree.subgraphs[0].operators.remove(writer)
-        index = int(writer.inputs[0])
+        index = writer.inputs[0]
     tensor = tree.subgraphs[0].tensors[index]
     if tensor.type == schema.TensorType.FLOAT32:
         return index

@@ -32,9 +32,9 @@ def with_form(content: bytes, form: str, size: int) -> bytes:
         return content
     tree = flatbuffer.read(content)
     graph = tree.subgraphs[0]
-    (logits,) = map(int, graph.outputs)
+    (logits,) = graph.outputs
     given = graph.tensors[logits]
-    classes = int(given.shape[-1])
+    classes = given.shape[-1]
     operators, result = [], logits
     if tuple(given.shape[1:3]) != (size, size):
         result = flatbuffer.add_tensor(tree, "logits", (1, size, size, classes))

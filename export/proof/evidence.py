@@ -183,8 +183,8 @@ def layer_fidelity(
     calls them, told from the names of the tensors; several operators of one layer are compared where it ends.
 
     Args:
-        float_content: the float file that the integers were written from (``Prepared.uncorrected``): equalisation gives
-            channels other scales, so in the file before it they are other numbers.
+        float_content: the float file that the integers were written from (``PreparedModel.uncorrected``): equalisation
+            gives channels other scales, so in the file before it they are other numbers.
         quantised_content: the quantised file.
         samples: a few calibration samples, arrays in the order of the files' inputs.
 
@@ -223,20 +223,19 @@ class _Observed:
     def __init__(self, content: bytes):
         tree = flatbuffer.read(content)
         graph = tree.subgraphs[0]
-        produced = [int(index) for operator in graph.operators for index in operator.outputs]
+        produced = [index for operator in graph.operators for index in operator.outputs]
         names = {index: graph.tensors[index].name.decode() for index in produced}
         of_operators = layers.of_operators(content, _scopes(names.values()))
         self.tensors = {name: index for index, name in names.items()}
         self.layers = {
-            names[int(index)]: layer
+            names[index]: layer
             for layer, operator in zip(of_operators, graph.operators, strict=True)
             for index in operator.outputs
         }
-        ends = set(map(int, graph.outputs))
         self.scores = {
-            names.get(int(operator.inputs[0]))
+            names.get(operator.inputs[0])
             for operator in graph.operators
-            if flatbuffer.operator_name(tree, operator) == "SOFTMAX" and int(operator.outputs[0]) in ends
+            if flatbuffer.operator_name(tree, operator) == "SOFTMAX" and operator.outputs[0] in graph.outputs
         }
         self._scales = {index: _scale(graph.tensors[index].quantization) for index in produced}
         graph.outputs = produced

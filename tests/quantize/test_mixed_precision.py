@@ -71,6 +71,42 @@ def test_the_terrible_layer_is_left_in_float_by_name_and_the_bound_holds(prepare
     assert mixed.content == prepared[0].write(mixed.places)
 
 
+def test_measured_by_the_score_the_terrible_layer_and_its_reader_come_first(prepared, judge):
+    _, names = prepared
+    contents, steps = [], []
+
+    def drop(content):
+        contents.append(content)
+        return judge(content)
+
+    rows = measure(*prepared, progress=lambda *step: steps.append(step), drop=drop)
+    # A file stores what its integer layer reads in integers too: "after" reads what "bad" gives.
+    assert {row.layer for row in rows[:2]} == {"bad", "after"} and rows[1].drop > 0.3
+    assert [row.drop for row in rows] == sorted((row.drop for row in rows), reverse=True)
+    assert all(row.drop < 0.15 for row in rows[2:])
+    assert {(what, total) for what, _, total in steps} == {("measuring layers", len(rows))}
+    assert len(contents) == len(rows) == max(done for _, done, _ in steps)
+    # Each file is that of one layer: the others, which are named in its tensors, are float.
+    for content, layer in zip(contents, dict.fromkeys(name for name in names if name), strict=True):
+        graph = flatbuffer.Graph(flatbuffer.read(content))
+        integer = [
+            graph.tensors[operator.outputs[0]].name.decode()
+            for operator in graph.operators
+            if graph.name(operator) not in ("QUANTIZE", "DEQUANTIZE")
+            and graph.tensors[operator.outputs[0]].type == flatbuffer.schema.TensorType.INT8
+        ]
+        assert integer and all(name == layer or f"/{layer}_" in name for name in integer)
+
+
+def test_noise_is_the_same_with_a_score_and_without(prepared):
+    plain = {row.layer: row for row in measure(*prepared)}
+    scored = {row.layer: row for row in measure(*prepared, drop=lambda content: 0.25)}
+    assert {name: row.as_dict() | {"drop": 0.25} for name, row in plain.items()} == {
+        name: row.as_dict() for name, row in scored.items()
+    }
+    assert "drop" not in plain["bad"].as_dict() and list(scored) == list(plain)
+
+
 def test_each_layers_price_is_that_of_the_file_without_it(prepared, judge, mixed):
     ready, names = prepared
     kept = {layer.layer for layer in mixed.left}
@@ -104,10 +140,10 @@ def float_layers(content):
     graph = flatbuffer.Graph(tree)
     return {
         name
-        for operator in graph.graph.operators
+        for operator in graph.operators
         if graph.name(operator) == "CONV_2D" and graph.activations(operator.outputs)
         for name in ("first", "second", "bad", "after", "last")
-        if f"/{name}_" in graph.graph.tensors[operator.outputs[0]].name.decode()
+        if f"/{name}_" in graph.tensors[operator.outputs[0]].name.decode()
     }
 
 
