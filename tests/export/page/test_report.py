@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from mobilenets_tf.export.delegates.rules import Fallback, Source, Verdict
+from mobilenets_tf.export.delegates.rules import Fallback, RuleSource, Verdict
 from mobilenets_tf.export.page.charts import Point, front
 from mobilenets_tf.export.page.report import Evidence, SchemeReport, SchemeRow, render, render_schemes
 from mobilenets_tf.export.proof.evidence import ChangedAnswer, ChangedAnswers, Confusion, LayerFidelity
@@ -63,7 +63,7 @@ def evidence(name="tabby", layer="block1_conv") -> Evidence:
     )
     schemes = (SchemeRow("float32", 18571376, 1.0, 0.879, 5.2), SchemeRow("int8", 5333456, 0.989, 0.876, 2.3))
     latency = {"float32": (5.2, 5.9), "int8": (2.3, 2.6)}
-    source = Source("file.cc", "Function")
+    source = RuleSource("file.cc", "Function")
     left = tuple(Fallback(0, place, "SOFTMAX", "scores", f"its beta is {name}", source) for place in (3, 5))
     verdict = Verdict("xnnpack", "XNNPACK (CPU)", "the default", 33, 35, (2,), left)
     return Evidence(changed, rows, {"DELEGATE": 1, "SOFTMAX": 1}, (verdict,), latency, schemes)
