@@ -433,19 +433,19 @@ def apt_state():
 @pytest.mark.slow
 @needs_debian
 def test_an_integer_and_a_float_file_on_all_cores(runtime, integer_and_float, suppression):
-    emulator = setup.find(runtime)
-    assert int(emulator.versions["qemu"].split(".")[0]) >= debian.OLDEST_QEMU
+    machine = setup.find(runtime)
+    assert int(machine.versions["qemu"].split(".")[0]) >= debian.OLDEST_QEMU
     for scheme, content in integer_and_float.items():
-        cores = emulator.compare_with_host(emulator, content, [[picture] for picture in photographs(3)])
+        cores = emulator.compare_with_host(machine, content, [[picture] for picture in photographs(3)])
         assert [core.kernels for core in cores] == ["smlal", "sdot", "smmla"]
         assert all(core.passed and core.partitions for core in cores), [core.line() for core in cores]
         assert all(core.equal for core in cores) == (scheme == "int8")
         assert cores[0].values > emulator.FEW_VALUES
-    assert all(core.equal for core in emulator.compare_with_host(emulator, *suppression))
+    assert all(core.equal for core in emulator.compare_with_host(machine, *suppression))
     with pytest.raises(emulator.EmulatorError, match="cortex-a99"):
-        emulator.run(CONVOLUTION, [], "cortex-a99")
+        machine.run(CONVOLUTION, [], "cortex-a99")
     with pytest.raises(RequestError, match="Did you mean 'cortex-a76'"):
-        setup.check_cpus(emulator, ["cortex-a77"])
+        setup.check_cpus(machine, ["cortex-a77"])
 
 
 @pytest.mark.slow
@@ -474,8 +474,8 @@ def test_a_qemu_on_the_path_is_taken(runtime, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "qemu-aarch64").symlink_to(runtime / "qemu-aarch64")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    emulator = setup.setup(tmp_path / "arm64")
-    assert emulator.command[0] == str(tmp_path / "bin" / "qemu-aarch64")
+    machine = setup.setup(tmp_path / "arm64")
+    assert machine.command[0] == str(tmp_path / "bin" / "qemu-aarch64")
     assert not (tmp_path / "arm64" / "qemu-aarch64").exists()
     manifest = json.loads((tmp_path / "arm64" / setup.MANIFEST).read_text())
     assert "qemu-user" not in [package["name"] for package in manifest["packages"]]
