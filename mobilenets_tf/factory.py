@@ -52,13 +52,13 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
         that form. The memory of activations, of
         the inference form and in elements (times 4 bytes in float32, 1 in int8): peak_activation op by op,
         largest_tensor with each bottleneck as one op, and bottleneck_split, the peak with each bottleneck computed in
-        t parts ("n": as many as it has inner channels); see ``mobilenets_tf.networks.memory``.
+        t parts ("n": as many as it has inner channels); see ``mobilenets_tf.networks.costs.memory``.
 
     Raises:
         RequestError: unknown name, or a value out of range.
     """
     from mobilenets_tf.conversion.reparameterization import reparameterize
-    from mobilenets_tf.networks import complexity, memory
+    from mobilenets_tf.networks.costs import complexity, memory
     from mobilenets_tf.networks.features import features
 
     network = registry.get(name)
