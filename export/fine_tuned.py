@@ -143,8 +143,6 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
     checks.check_output(source, request.output, request.score_threshold)
     if not 0 <= request.distill <= 1:
         raise RequestError(f"distill={request.distill}: expected 0 to 1.")
-    if source.task != "classify" and request.distill:
-        raise RequestError(f"distill={request.distill} is for classifiers; {source.model} is for {source.task!r}.")
     if source.task != "classify" and not source.label_names():
         raise RequestError(
             f"Nothing says what the classes of {source.model} are called, and in which order they are: pass --labels "
@@ -200,7 +198,7 @@ def _produce(
     keep_freed_memory()
     tuning = fine_tune_steps(
         aware, part.batches(plan), plan.steps_per_epoch, part.validation(progress), options, request.checkpoint,
-        progress, part.task,
+        progress, part.objective,
     )  # fmt: skip
     content = finished(aware.to_tflite(), model, image, part.labels)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
@@ -223,7 +221,7 @@ class _Classifier:
         RequestError: labels that are not the model's.
     """
 
-    task = None  # one class an image
+    objective = None  # one class an image
 
     def __init__(self, request: FineTuneRequest, model, image: ImageInput, training: ImageSet, validation: ImageSet):
         self._request, self._model, self._image = request, model, image
@@ -238,11 +236,11 @@ class _Classifier:
         """Batches of (images, class indices) from a step on."""
         import tensorflow as tf
 
-        from mobilenets_tf.training.objectives.classification import Classification
+        from mobilenets_tf.training.objectives.classification import ClassificationObjective
 
-        task = Classification(self._classes, plan.recipe, self._image.given.resampling)
+        objective = ClassificationObjective(self._classes, plan.recipe, self._image.given.resampling)
         return _batches(
-            Files(self._training), plan, task, self._image.given, lambda targets: tf.argmax(targets, -1, tf.int32)
+            Files(self._training), plan, objective, self._image.given, lambda targets: tf.argmax(targets, -1, tf.int32)
         )  # fmt: skip
 
     def validation(self, progress: Progress):
@@ -284,30 +282,28 @@ class _Dense:
 
     def __init__(self, request: FineTuneRequest, model, image: ImageInput, training: ImageSet, validation: ImageSet):
         from mobilenets_tf.export import dense_deployment
-        from mobilenets_tf.training.objectives.detection import Detection
-        from mobilenets_tf.training.objectives.segmentation import Segmentation
+        from mobilenets_tf.training.objectives import objective_of
 
         self._request, self._training, self._validation = request, training, validation
         self._network = dense_deployment.network(request, model, image)
         self.labels = names = self._network.names
-        if request.source.task == "detect":
-            most = max(len(boxes) for found in (training, validation) for boxes in found.boxes)
-            self.task = Detection(model, names, request.recipe(), image.given.resampling, most)
-        else:
-            self.task = Segmentation(names, self._network.void, request.recipe(), image.given.resampling)
+        self.objective = objective_of(
+            request.source.task, model, recipe=request.recipe(), resampling=image.given.resampling, classes=len(names),
+            class_names=names, void=self._network.void, images=(training, validation),
+        )  # fmt: skip
 
     def batches(self, plan: Plan) -> Callable:
-        """Batches of (images, what the task makes of their annotations) from a step on."""
-        return _batches(self._training, plan, self.task, self._network.image.given)
+        """Batches of (images, targets of the objective) from a step on."""
+        return _batches(self._training, plan, self.objective, self._network.image.given)
 
     def validation(self, progress: Progress) -> Callable:
         """What ``fine_tune_steps`` asks of the model: the score that its file will have."""
         import tensorflow as tf
 
         from mobilenets_tf.training.input import pipeline
-        from mobilenets_tf.training.objectives import classification
+        from mobilenets_tf.training.objectives.objective import network_outputs
 
-        reader = pipeline.Reader(self._validation, self.task.problem, pipeline.Broken())
+        reader = pipeline.Reader(self._validation, self.objective.problem, pipeline.Broken())
         preprocessing, judge = self._network.image.given, self._network.answers
 
         def score(model: Callable) -> float:
@@ -315,7 +311,7 @@ class _Dense:
                 return [np.asarray(output) for output in tf.nest.flatten(model(preprocessing.normalise(pixels)))]
 
             meter = judge.meter()
-            for outputs, truth in classification.judged(_Answering(preprocessing, answers), reader, progress):
+            for outputs, truth in network_outputs(_Answering(preprocessing, answers), reader, progress):
                 height, width = getattr(truth, "shape", (None, None))  # boxes are shares, of any size
                 meter.add(judge.of(outputs, height, width), truth)
             return meter.result()[0]
@@ -338,26 +334,26 @@ class _Dense:
 
 @dataclass(frozen=True)
 class _Answering:
-    """The part of a ``step.Training`` that ``classification.judged`` asks for."""
+    """The part of a ``step.Training`` that ``network_outputs`` asks for."""
 
     preprocessing: Preprocessing
     answers: Callable
 
 
-def _batches(source, plan: Plan, task, preprocessing: Preprocessing, taught: Callable = lambda targets: targets):
+def _batches(source, plan: Plan, objective, preprocessing: Preprocessing, taught: Callable = lambda targets: targets):
     """Batches of (images, targets) from a step on, augmented as in other training.
 
-    taught: makes the targets of those of the task.
+    taught: makes the targets of those of the objective.
     """
     import tensorflow as tf
 
     from mobilenets_tf.training import distribution
     from mobilenets_tf.training.input import pipeline
 
-    reader, place = pipeline.Reader(source, task.problem, pipeline.Broken()), distribution.set_up("none")
+    reader, place = pipeline.Reader(source, objective.problem, pipeline.Broken()), distribution.set_up("none")
     shape = (None, preprocessing.size, preprocessing.size, 3)
 
     def prepare(pixels, targets):
         return tf.ensure_shape(pipeline.normalised(pixels, preprocessing), shape), taught(targets)
 
-    return lambda first: pipeline.training_batches(reader, plan, task, place, first=first).map(prepare)
+    return lambda first: pipeline.training_batches(reader, plan, objective, place, first=first).map(prepare)

@@ -34,6 +34,11 @@ class ModelSource:
     std: tuple[float, ...] | None = None
     labels: str | None = None
 
+    @classmethod
+    def of(cls, model: "str | Path | ModelSource") -> "ModelSource":
+        """The source of a registry name or a file's path, with defaults for everything else; a source as it is."""
+        return model if isinstance(model, cls) else cls(str(model))
+
     @property
     def is_file(self) -> bool:
         """Whether the model is a file rather than a registered network."""

@@ -1,13 +1,17 @@
 """Training: the papers' recipes as data, the input, the optimizers, and the loop that runs them.
 
 >>> from mobilenets_tf.training import TrainRequest, train
->>> train(TrainRequest(ModelSource("efficientnet_lite0"), data="photos/", out="trained/"))
+>>> train(TrainRequest("efficientnet_lite0", data="photos/", out="trained/"))
 """
 
 import importlib
 
-_PUBLIC = {"TrainRequest": "job", "Trained": "job", "train": "job", "Recipe": "recipes"}
+_PUBLIC = {"TrainRequest": "request", "Trained": "job", "train": "job", "Recipe": "recipes"}
 __all__ = ["Recipe", "TrainRequest", "Trained", "train"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name):
