@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = _parser(modules).parse_args(arguments)
     warnings.showwarning = _show_warning
     try:
-        return modules[chosen.verb].run(chosen) or 0
+        return modules[arguments.verb].run(arguments) or 0
     except (RequestError, ConversionError, WorkerError) as error:
         print(f"mobilenets-tf: {error}", file=sys.stderr)
         return 2
