@@ -123,17 +123,15 @@ def test_sensitivity_by_the_tasks_own_score(task, tmp_path):
 
 
 def test_a_keras_model_may_be_given_for_its_file(tmp_path):
-    path, data = prepared(tmp_path, "segment")
-    source = ModelSource.of(segmenter())
-    assert ModelSource.of(source) is source and source.name == segmenter().name
+    _, data = prepared(tmp_path, "segment")
+    with pytest.raises(RequestError, match="Received int for a model"):
+        ModelSource.of(3)
+    layers = keras.layers
+    classifier = keras.Sequential([keras.Input((64, 64, 3)), layers.GlobalAveragePooling2D(), layers.Dense(3)])
+    source = ModelSource.of(classifier)
+    assert ModelSource.of(source) is source and source.name == classifier.name
     source = replace(source, mean=(127.5,), std=(127.5,))
     photographs = str(data / "images")
-    with pytest.raises(RequestError, match="has outputs of shape|expected"):
-        ModelSource.of(3)
-    classifier = keras.Sequential(
-        [keras.Input((64, 64, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
-    )
-    source = replace(ModelSource.of(classifier), mean=(127.5,), std=(127.5,))
     deployed = deploy(DeployRequest(source, str(tmp_path / "out"), calibration=photographs, min_agreement=0))
     assert deployed.path.name == f"{classifier.name}_int8.tflite" and deployed.path.is_file()
     assert len(deployed.manifest["model"]["weights_sha256"]) == 64 and "content" not in deployed.manifest["model"]
