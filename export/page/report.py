@@ -82,6 +82,7 @@ def _environment():
         "geometry": _geometry,
         "jpeg": lambda content: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}",
         "manifest_text": files.to_json,
+        "summary": _summary,
         "class_scores": _class_scores,
         "layer_charts": _layer_charts,
         "pareto_charts": _pareto_charts,
@@ -125,6 +126,18 @@ def _geometry(pre: dict) -> str:
     )
 
 
+def _summary(comparison: dict) -> dict:
+    """Return the names and values of a comparison's score and agreement, whatever the task is."""
+    if "measure" in comparison:
+        names = {"measure": comparison["measure"], "agreement_measure": "Agreement with float32"}
+        values = {name: comparison[name] for name in ("reference_score", "score", "agreement")}
+    else:
+        names = {"measure": "Top-1 accuracy", "agreement_measure": "Same answer as float32"}
+        values = {"reference_score": comparison["reference_top1"], "score": comparison["top1"]}
+        values |= {"agreement": comparison["top1_agreement"]}
+    return names | values
+
+
 def _class_scores(comparison: dict) -> list[tuple[str, float, float]]:
     """Return (name, score of the float file, score of this file) of each class that the images have."""
     scores = comparison["classes"].items()
@@ -162,7 +175,11 @@ def _points(rows: Sequence[SchemeRow], cost: str) -> list[charts.Point]:
 
 def _pareto_charts(rows: Sequence[SchemeRow]) -> list:
     """Draw accuracy (without labels: agreement with float32) against latency, and against size."""
-    gain = "agreement with float32" if any(row.score is None for row in rows) else rows[0].measure
+    is_classifier = rows[0].measure == "top-1"
+    if any(row.score is None for row in rows):
+        gain = "same answer as float32" if is_classifier else "agreement with float32"
+    else:
+        gain = "top-1 accuracy" if is_classifier else rows[0].measure
     svgs = []
     for cost, label in (("median_ms", "latency in ms, on this machine"), ("bytes", "size in MB")):
         if points := _points(rows, cost):
