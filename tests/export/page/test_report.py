@@ -146,7 +146,7 @@ def test_a_detector_is_judged_by_its_own_score():
     }  # fmt: skip
     text = Text(render("file.tflite", manifest, evidence())).text
     for said in (
-        "int8 reaches 91.0% mAP at IoU 0.5 on 40 images.", "cat 70.0% 65.0%", "mAP at IoU 0.5 61.0% 60.0%",
+        "int8 reaches 91.0% mAP at IoU 0.5 on 40 images", "cat 70.0% 65.0%", "mAP at IoU 0.5 61.0% 60.0%",
         "Agreement with float32 91.0% 91.0%", "mAP at IoU 0.5 on the validation images",
     ):  # fmt: skip
         assert said in text, said
