@@ -132,7 +132,7 @@ def _geometry(pre: dict) -> str:
 
 
 def _view(comparison: dict | None) -> dict | None:
-    """A comparison of a manifest, of any task, in the words of the page.
+    """Describe a comparison of a manifest, of any task, in the words of the page.
 
     Returns:
         images, snr_db, largest_difference; measure, score and reference_score (None without annotations); agreement
