@@ -33,6 +33,15 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def annotated(self) -> bool:
+        """Whether each image's truth is known."""
+        return self.labels is not None
+
+    def truth(self, i: int):
+        """What is known of an image: the index of its class; None if nothing is known."""
+        return None if self.labels is None else self.labels[i]
+
     def sample(self, count: int | None, seed: int = 0) -> ImageSet:
         """Draw ``count`` images with the random ``seed``, in their original order. None, or more than there are: all.
 

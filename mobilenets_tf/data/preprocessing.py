@@ -67,6 +67,10 @@ class Preprocessing:
         """Return the same preprocessing for another ``size``; the crop keeps its share of the photograph."""
         return replace(self, size=size, resize=round(self.resize * size / self.size))
 
+    def whole(self) -> Preprocessing:
+        """The same for the whole photograph, nothing cut off."""
+        return replace(self, crop="stretch")
+
     def geometry(self, image: Image.Image) -> np.ndarray:
         """Crop and resize a ``PIL.Image`` of any size and mode to a uint8 array of shape (size, size, 3)."""
         from PIL import Image

@@ -62,6 +62,18 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         raise RequestError(f"{path} cannot be loaded: {_first_line(error)}") from error
 
 
+def of_bytes(content: bytes) -> keras.Model:
+    """Load a ``keras.Model`` from the content of a ``.keras`` file, as ``load_model`` does.
+
+    Raises:
+        RequestError: as ``load_model``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.keras")
+        path.write_bytes(content)
+        return load_model(path)
+
+
 def to_bytes(model: keras.Model) -> bytes:
     """Serialise a model as a ``.keras`` file without the time that Keras puts there: same model, same bytes."""
     import keras
