@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras import layers
+from keras import KerasTensor, layers
 
 from mobilenets_tf.conventions import PYTORCH, Convention
 from mobilenets_tf.conversion.reparameterization import reparameterize
@@ -66,7 +66,7 @@ SIZES = {
 
 
 def unit(
-    x,
+    x: KerasTensor,
     filters: int | None,
     kernel: int,
     name: str,
@@ -77,7 +77,7 @@ def unit(
     branches: int = 1,
     squeeze: bool = False,
     folded: bool = False,
-):
+) -> KerasTensor:
     """Apply one convolution of MobileOne (figure 3), depthwise if ``filters`` is None, and its ReLU.
 
     The training form is a sum of ``branches`` convolutions, of a 1x1 convolution if ``kernel`` is larger, and of the

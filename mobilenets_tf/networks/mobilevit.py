@@ -8,7 +8,7 @@ blocks follow apple/ml-cvnets and micronDLA/MobileViTv3, for which weights are p
 from dataclasses import dataclass, replace
 
 import keras
-from keras import layers, ops
+from keras import KerasTensor, layers, ops
 
 from mobilenets_tf.conventions import PYTORCH, Convention
 from mobilenets_tf.errors import RequestError
@@ -84,7 +84,9 @@ SIZES = {
 }
 
 
-def mobilevit_block(x, dim: int, depth: int, size: MobileViTSize, name: str, convention: Convention, dilation: int = 1):
+def mobilevit_block(
+    x: KerasTensor, dim: int, depth: int, size: MobileViTSize, name: str, convention: Convention, dilation: int = 1
+) -> KerasTensor:
     """Apply a local convolution, a transformer over the patches, and the fusion of its output with local features.
 
     The shape stays (N, H, W, C), but with separable attention an odd side grows by one, as in the published code.
