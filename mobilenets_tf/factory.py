@@ -151,8 +151,7 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
             output: list(tensor.shape[1:]) for output, tensor in zip(model.output_names, model.outputs, strict=True)
         },
         "features": {
-            stride: list(tensor.shape[1:])
-            for stride, tensor in (features(model) if network.task == "classify" else {}).items()
+            stride: list(tensor.shape[1:]) for stride, tensor in ({} if network.backbone else features(model)).items()
         },
         "weights": [
             asdict(record) | {"installed": catalog.locate(record) is not None} for record in catalog.weight_sets(name)

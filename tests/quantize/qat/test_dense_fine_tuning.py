@@ -11,7 +11,7 @@ from mobilenets_tf.training import recipes
 from mobilenets_tf.training.objectives.detection import DetectionObjective, anchors_of
 from mobilenets_tf.training.objectives.segmentation import SegmentationObjective
 from tests.conftest import photographs
-from tests.support.dense_networks import NAMES, detector, masks, pictures, segmenter
+from tests.support.drawn_networks import NAMES, detector, masks, pictures, segmenter
 from tests.support.make_goldens import generated
 
 
