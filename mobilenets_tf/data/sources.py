@@ -28,7 +28,8 @@ _MOST_CLASSES = 100_000
 class Source(Protocol):
     """Images from 0 to ``len(source) - 1``. ``class_names`` is empty where they are not known."""
 
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -56,18 +57,23 @@ class Files:
     def __len__(self):
         return len(self.images)
 
+    @property
+    def _labels(self) -> tuple[int, ...]:
+        return self.images.labels or ()
+
     def read(self, i: int) -> tuple[bytes, int]:
-        return content(self.images.paths[i]), self.images.labels[i]
+        return content(self.images.paths[i]), self._labels[i]
 
     def name(self, i: int) -> str:
         return str(self.images.paths[i])
 
     def split(self, share: float, seed: int) -> tuple["Files", "Files"]:
         """As ``ImageSet.split``."""
-        return tuple(replace(self, images=part) for part in self.images.split(share, seed))
+        first, second = self.images.split(share, seed)
+        return replace(self, images=first), replace(self, images=second)
 
     def class_counts(self) -> list[int]:
-        return np.bincount(self.images.labels, minlength=len(self.class_names)).tolist()
+        return np.bincount(self._labels, minlength=len(self.class_names)).tolist()
 
 
 def find(
@@ -136,7 +142,7 @@ def _sub_folders(source: Path, images: ImageSet) -> tuple[str, ...]:
     if not source.is_dir():
         return ()
     names = {}
-    for path, label in zip(images.paths, images.labels, strict=True):
+    for path, label in zip(images.paths, images.labels or (), strict=True):
         if label not in names:
             names[label] = path.relative_to(source).parts[0]
     return tuple(names[label] for label in sorted(names))

@@ -267,6 +267,7 @@ def matching(pattern: str) -> list[str]:
 def _set_of(path: Path) -> tuple[str, str, str]:
     shard = _SHARD.fullmatch(path.name)
     match = shard or _SINGLE.fullmatch(path.name)
+    assert match, "only files of these names are asked about"
     return match["stem"], shard["total"] if shard else "", match["suffix"]
 
 
@@ -277,7 +278,7 @@ def _complete(found: Sequence[Path]) -> list[str]:
         there = [path for path in folder.iterdir() if _SHARD.fullmatch(path.name)] if wanted else []
         for stem, total, suffix in sorted(wanted):
             same = (path.name for path in there if _set_of(path) == (stem, total, suffix))
-            numbers = {int(_SHARD.fullmatch(name)["number"]) for name in same}
+            numbers = {int(match["number"]) for match in map(_SHARD.fullmatch, same) if match}
             if (missing := int(total) - sum(number < int(total) for number in numbers)) > 0:
                 first = next(number for number in itertools.count() if number not in numbers)
                 raise RequestError(
@@ -336,7 +337,8 @@ def crc32c(data: bytes) -> int:
     values = np.frombuffer(data, np.uint8)
     if len(values) < 4:
         return _crc32c_of_few(data)
-    for level in itertools.count():
+    level = 0
+    while True:
         # Zeros in front change nothing, where the register begins with zero: the ones it does begin with are put into
         # the first four bytes instead.
         padded = np.concatenate([np.zeros(-len(values) % 64, np.uint8), values])
@@ -350,6 +352,7 @@ def crc32c(data: bytes) -> int:
         if len(states) == 1:
             return int(states[0]) ^ 0xFFFFFFFF
         values = states.view(np.uint8)
+        level += 1
 
 
 def _crc32c_of_few(data: bytes) -> int:

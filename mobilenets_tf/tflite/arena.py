@@ -57,7 +57,7 @@ def _span(places, within: int) -> int:
     The planner starts each tensor where another ends, rounded up to its alignment. Other blocks of memory (a second
     arena holds what persists) lie further off: at least their allocator's header and the arena's own slack.
     """
-    runs = []
+    runs: list[list[int]] = []
     for start, end in sorted(places):
         if runs and start <= math.ceil(runs[-1][1] / _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT:
             runs[-1][1] = max(runs[-1][1], end)

@@ -99,7 +99,7 @@ def operator_counts(model) -> dict[str, int]:
 
 def float_operator_counts(model) -> dict[str, int]:
     """How often each op occurs whose result is float32: in an integer file, what was left in float."""
-    counts = Counter()
+    counts: Counter[str] = Counter()
     for graph in model.subgraphs:
         for operator in graph.operators:
             if any(graph.tensors[out].type == schema.TensorType.FLOAT32 for out in operator.outputs):

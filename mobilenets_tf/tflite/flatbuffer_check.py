@@ -109,7 +109,8 @@ class _Walk:
 
     def __init__(self, content: bytes):
         self._content, self._size = content, len(content)
-        self._layouts, self._tables, self._text, self._values = {}, 0, 0, 0
+        self._layouts: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._tables = self._text = self._values = 0
 
     def _numbers(self, form: str, at: int) -> tuple[int, ...]:
         if not 0 <= at <= self._size - struct.calcsize(form):
@@ -352,7 +353,7 @@ def _check_order(model, graph, sound: list[bool], where: str) -> set[int]:
 
 def _refuse_recursion(calls: dict[int, set[int]]) -> None:
     """Refuse graphs that call themselves, by whatever way."""
-    callers = {graph: [] for graph in calls}
+    callers: dict[int, list[int]] = {graph: [] for graph in calls}
     for graph, called in calls.items():
         for other in called:
             callers[other].append(graph)

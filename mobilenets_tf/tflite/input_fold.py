@@ -75,7 +75,7 @@ def _only_reader(graph: flatbuffer.Graph, index: int):
 
 
 def _pads_sides_alone(graph: flatbuffer.Graph, operator) -> bool:
-    paddings = graph.integers(operator.inputs[1]).reshape(-1, 2)
+    paddings = np.asarray(graph.integers(operator.inputs[1])).reshape(-1, 2)
     return not paddings[[0, -1]].any()
 
 
@@ -85,7 +85,7 @@ def _margins(graph: flatbuffer.Graph, convolution, pad, shape) -> list[tuple[int
     weights = graph.shape(convolution.inputs[1])
     results = graph.shape(convolution.outputs[0])
     strides, dilations = (options.strideH, options.strideW), (options.dilationHFactor, options.dilationWFactor)
-    before = [0, 0] if pad is None else graph.integers(pad.inputs[1]).reshape(-1, 2)[1:3, 0].tolist()
+    before = [0, 0] if pad is None else np.asarray(graph.integers(pad.inputs[1])).reshape(-1, 2)[1:3, 0].tolist()
     margins = []
     for axis in (0, 1):
         read = (results[1 + axis] - 1) * strides[axis] + (weights[1 + axis] - 1) * dilations[axis] + 1

@@ -190,8 +190,10 @@ def split_convolutions(tree) -> None:
             continue
         sizes = [graph.shape(out)[-1] for out in split.outputs]
         weights, bias = (graph.constant(index) for index in convolution.inputs[1:3])
-        grouped = weights is None or weights.shape[-1] != graph.shape(convolution.inputs[0])[-1]
-        if grouped or graph.is_output(source) or sum(sizes) != graph.shape(source)[-1] or bias is None:
+        if weights is None or bias is None:
+            continue
+        grouped = weights.shape[-1] != graph.shape(convolution.inputs[0])[-1]
+        if grouped or graph.is_output(source) or sum(sizes) != graph.shape(source)[-1]:
             continue
         operators = tree.subgraphs[0].operators
         ends = np.cumsum(sizes)
