@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning: stops early, keeps the best weights, can be resumed. Its loop is ``training.loop``."""
+"""Quantisation-aware fine-tuning: it stops early, keeps the best weights and can be resumed (``training.loop``)."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -58,7 +58,7 @@ def fine_tune(
             for a function which takes images and gives the model's outputs as the file would.
         epochs: how many at most.
         task: defines the loss and the right answers: ``Detection`` or ``Segmentation`` of ``training.objectives``, or
-            any object with their ``loss`` (of logits), ``right``, ``accuracy`` and ``metric``. None: one class an image.
+            any object with their ``loss`` (of logits), ``right``, ``accuracy`` and ``metric``. None: classification.
         learning_rate: the first learning rate.
         patience: stop after so many epochs without a better validation accuracy.
         distill: the weight of the float model's answer in the target, 0 to 1; the rest is the right class. An answer
@@ -255,7 +255,7 @@ class _Tuned:
         return loss, tf.reduce_sum(self._task.right(targets, outputs))
 
     def facts(self, step: int) -> dict[str, float]:
-        """Give what ``loop.run`` logs of a step besides the loss."""
+        """Give what the curves record of a step: its learning rate."""
         return {"rate": float(self._schedule(step))}
 
     def judge(self, validation: tf.data.Dataset | Callable[[Callable], float]) -> float:
