@@ -44,7 +44,7 @@ class OperatorLayer(tf_keras.layers.Layer):
         self.sources = self.result = None
         self.constants = {int(place): np.asarray(values, np.float32) for place, values in (constants or {}).items()}
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor | list[tf.Tensor]) -> tf.Tensor:
         waiting = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         count = len(waiting) + len(self.constants)
         tensors = [self.constants[i] if i in self.constants else waiting.pop(0) for i in range(count)]
@@ -70,7 +70,7 @@ class OperatorLayer(tf_keras.layers.Layer):
                 sources.append(fixed(form.scale, form.zero_point))
         return inputs, sources
 
-    def get_config(self):
+    def get_config(self) -> dict:
         constants = {str(place): values.tolist() for place, values in self.constants.items()}
         return super().get_config() | {"op": self.op, "options": self.options, "constants": constants}
 

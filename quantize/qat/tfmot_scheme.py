@@ -338,17 +338,17 @@ class PlannedConfig(QuantizeConfig):
 class _NoTransform(quantize_layout_transform.QuantizeLayoutTransform):
     """Changes nothing: the graph is that of the file already."""
 
-    def apply(self, model, layer_quantize_map):
+    def apply(self, model: tf_keras.Model, layer_quantize_map: dict) -> tuple[tf_keras.Model, dict]:
         return model, layer_quantize_map
 
 
 class _EmptyRegistry(QuantizeRegistry):
     """Quantises no layer that is not annotated."""
 
-    def supports(self, layer):
+    def supports(self, layer: tf_keras.layers.Layer) -> bool:
         return False
 
-    def get_quantize_config(self, layer):
+    def get_quantize_config(self, layer: tf_keras.layers.Layer) -> None:
         return None
 
 
