@@ -34,7 +34,7 @@ import numpy as np
 from mobilenets_tf import create_model, load_model
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.export.proof.verification import Comparison, compare
+from mobilenets_tf.export.proof.comparison import Comparison, compare
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration

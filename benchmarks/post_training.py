@@ -31,7 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from mobilenets_tf.data import images
-from mobilenets_tf.export.proof.verification import compare
+from mobilenets_tf.export.proof.comparison import compare
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.quantize import schemes

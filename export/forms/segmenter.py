@@ -6,6 +6,18 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
 
+class SegmenterForms:
+    """The forms of a segmenter's file. See ``forms.Forms``."""
+
+    own, with_threshold = "stride", ()
+
+    def apply(self, content: bytes, form: str, network, score_threshold: float | None = None) -> bytes:
+        return with_form(content, form, network.size)
+
+    def companions(self, file_name: str, form: str, network) -> dict[str, str]:
+        return {}
+
+
 def with_form(content: bytes, form: str, size: int) -> bytes:
     """A segmenter's file in another form.
 

@@ -12,7 +12,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.qat.aware import Aware
 from mobilenets_tf.training import checkpoints, loop
-from mobilenets_tf.training.objectives.classification import Task
+from mobilenets_tf.training.objectives.objective import Objective, Teacher, soft_cross_entropy, training_loss
 
 _CHECKPOINT = "fine_tuning.checkpoint.npz"
 
@@ -36,7 +36,7 @@ def fine_tune(
     validation: tf.data.Dataset | Callable[[Callable], float],
     epochs: int = 10,
     *,
-    task: Task | None = None,
+    objective: Objective | None = None,
     learning_rate: float = 1e-4,
     patience: int = 3,
     distill: float = 0.0,
@@ -53,18 +53,19 @@ def fine_tune(
     Args:
         aware: the model, see ``quantize_aware``.
         training: a ``tf.data.Dataset`` of known length of batches (images, targets), the images preprocessed as for the
-            model. The targets are class indices, or the result of ``task.targets``.
+            model. The targets are class indices, or those of ``objective.targets``.
         validation: such a dataset, on which the share of right answers is measured; or a function that gives a score
             for a function which takes images and gives the model's outputs as the file would.
         epochs: how many at most.
-        task: defines the loss and the right answers: ``Detection`` or ``Segmentation`` of ``training.objectives``, or
-            any object with their ``loss`` (of logits), ``right``, ``accuracy`` and ``metric``. None: classification.
+        objective: the loss, and which answers are right: a ``DetectionObjective`` or ``SegmentationObjective`` of
+            ``training.objectives``, or any object with their ``loss`` and ``distillation`` (of logits), ``right``,
+            ``accuracy`` and ``metric``. None: one class an image.
         learning_rate: the first learning rate.
         patience: stop after so many epochs without a better validation accuracy.
-        distill: the weight of the float model's answer in the target, 0 to 1; the rest is the right class. An answer
-            tells more of an image than its class, which helps with little data, and with data that the network was
-            trained on (Hinton et al. 2015, arXiv 1503.02531, at temperature 1; for quantised networks Mishra and Marr
-            2017, arXiv 1711.05852). For classifiers.
+        distill: the share of the loss that compares outputs with the float model's, 0 to 1; the rest is the
+            objective's. Outputs tell more of an image than its annotation, which helps with little data, and with data
+            on which the network was trained (Hinton et al. 2015, arXiv 1503.02531, at temperature 1; for quantised
+            networks Mishra and Marr 2017, arXiv 1711.05852).
         freeze_norms_after: for so many epochs BatchNormalization uses the statistics of the batches, for data that
             differ from those on which the network was trained; then it is frozen. 0: frozen from the start.
         checkpoint: a folder for the state after each epoch; if it has a state, training continues from there. The
@@ -72,7 +73,7 @@ def fine_tune(
         progress: called with the epoch and its steps.
 
     Raises:
-        RequestError: an option out of range or not for the task, or the loss became NaN.
+        RequestError: an option out of range, or the loss became NaN.
     """
     steps = int(training.cardinality())
     if steps < 1:
@@ -86,7 +87,7 @@ def fine_tune(
         options,
         checkpoint,
         progress,
-        task,
+        objective,
     )
 
 
@@ -122,23 +123,26 @@ def fine_tune_steps(
     options: FineTuningOptions,
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
-    task: Task | None = None,
+    objective: Objective | None = None,
 ) -> FineTuning:
     """Fine-tune as ``fine_tune`` does, with batches that are a function of the step.
 
     Args:
-        aware, validation, options, checkpoint, progress, task: as for ``fine_tune``.
+        aware, validation, options, checkpoint, progress, objective: as for ``fine_tune``.
         batches: a function of a step's number that gives the batches from that step on.
         steps: how many steps make an epoch.
 
     Raises:
-        RequestError: an option that is not for the task, or the loss became NaN.
+        RequestError: the loss became NaN.
     """
-    if task and options.distill:
-        raise RequestError(f"distill={options.distill}: the float model teaches classifiers only; leave it out.")
     path = None if checkpoint is None else Path(checkpoint) / _CHECKPOINT
-    goal = task or _OneClass(aware.float_logits, options.distill)
-    tuned = _Tuned(aware, goal, options.learning_rate, options.epochs * steps, options.freeze_norms_after * steps)
+    goal = objective or _OneClass()
+    teacher = None
+    if options.distill:
+        teacher = Teacher(lambda images: aware.float_logits(images, training=False), options.distill)
+    tuned = _Tuned(
+        aware, goal, teacher, options.learning_rate, options.epochs * steps, options.freeze_norms_after * steps
+    )
     if path and path.is_file():
         arrays, about = checkpoints.read(path)
         weights = [arrays.pop(f"best/{index}") for index in range(about["best_arrays"])]
@@ -169,7 +173,7 @@ def fine_tune_steps(
         path.unlink(missing_ok=True)
     aware.model.set_weights(best.weights)
     aware.freeze_norms()  # the best epoch may have had live normalisations
-    if task is None:
+    if objective is None:
         loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
         aware.model.compile(loss=loss, metrics=["accuracy"])
     return FineTuning(tuple(best.accuracies), best.epoch)
@@ -191,21 +195,17 @@ class _Best:
 
 
 class _OneClass:
-    """The part of a ``Task`` that fine-tuning needs, for a classifier.
-
-    teacher: the model whose probabilities are part of the target, with the weight ``share``.
-    """
+    """The part of an ``Objective`` that fine-tuning needs, for a classifier whose targets are class indices."""
 
     accuracy, metric = "top1", "val_top1"
 
-    def __init__(self, teacher: tf_keras.Model, share: float):
-        self._teacher, self._share = teacher, share
+    def loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax_cross_entropy_with_logits(tf.one_hot(labels, logits.shape[-1]), logits)
 
-    def loss(self, images: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        targets = tf.one_hot(labels, logits.shape[-1])
-        if self._share:
-            targets += self._share * (tf.nn.softmax(self._teacher(images, training=False)) - targets)
-        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    def distillation(
+        self, labels: tf.Tensor, logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float
+    ) -> tf.Tensor:
+        return soft_cross_entropy(logits, teacher_logits, temperature)
 
     def right(self, labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.argmax(outputs, -1, tf.int32) == tf.cast(labels, tf.int32), tf.float32)
@@ -217,9 +217,18 @@ class _Tuned:
     freeze_at: the step from which normalisations are frozen.
     """
 
-    def __init__(self, aware: Aware, task: Task | _OneClass, learning_rate: float, steps: int, freeze_at: int):
-        self._aware, self._task, self._freeze_at, self._done = aware, task, freeze_at, 0
-        self.accuracy = task.accuracy
+    def __init__(
+        self,
+        aware: Aware,
+        objective: Objective | _OneClass,
+        teacher: Teacher | None,
+        learning_rate: float,
+        steps: int,
+        freeze_at: int,
+    ):
+        self._aware, self._objective, self._teacher = aware, objective, teacher
+        self._freeze_at, self._done = freeze_at, 0
+        self.accuracy = objective.accuracy
         self._schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         self._optimizer = tf_keras.optimizers.Adam(self._schedule)
         self._optimizer.build(aware.model.trainable_variables)
@@ -249,10 +258,11 @@ class _Tuned:
         model = self._aware.model
         with tf.GradientTape() as tape:
             outputs = self._aware.logits(images, training=True)
-            loss = tf.reduce_mean(self._task.loss(images, targets, outputs)) + sum(model.losses, 0.0)
+            losses = training_loss(self._objective, self._teacher, images, targets, outputs)
+            loss = tf.reduce_mean(losses) + sum(model.losses, 0.0)
         variables = model.trainable_variables
         self._optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return loss, tf.reduce_sum(self._task.right(targets, outputs))
+        return loss, tf.reduce_sum(self._objective.right(targets, outputs))
 
     def facts(self, step: int) -> dict[str, float]:
         """Give what the curves record of a step: its learning rate."""
@@ -263,7 +273,7 @@ class _Tuned:
         if callable(validation):
             return validation(self._answer)
         right = [
-            (float(tf.reduce_sum(self._task.right(targets, self._answer(images)))), len(images))
+            (float(tf.reduce_sum(self._objective.right(targets, self._answer(images)))), len(images))
             for images, targets in validation
         ]
         return sum(correct for correct, _ in right) / max(1, sum(count for _, count in right))

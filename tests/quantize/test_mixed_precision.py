@@ -7,9 +7,9 @@ from keras import layers
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import to_tflite
-from mobilenets_tf.export.proof.verification import Judge
 from mobilenets_tf.export.tflite import Bound, convert_model, prepare_model
 from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
+from mobilenets_tf.quantize.drop import AnswerDrop
 from mobilenets_tf.quantize.mixed_precision import promising, search
 from mobilenets_tf.quantize.sensitivity import measure
 from mobilenets_tf.tflite import flatbuffer
@@ -54,7 +54,7 @@ def prepared(worker):
 
 @pytest.fixture(scope="module")
 def judge(prepared):
-    return Judge(prepared[0].original, prepared[0].samples)
+    return AnswerDrop(prepared[0].original, prepared[0].samples)
 
 
 @pytest.fixture(scope="module")
@@ -173,17 +173,20 @@ def test_the_judge_counts_answers_or_with_labels_accuracy(prepared, judge):
     content = ready.write()
     given, found = judge._answers(ready.original), judge._answers(content)
     assert judge(content) == np.mean(given != found)
-    labels = np.where(np.arange(len(given)) % 2, given, found)
-    labelled = Judge(ready.original, ready.samples, labels)
-    assert labelled(content) == pytest.approx(np.mean(given == labels) - np.mean(found == labels))
 
 
 def test_conversion_judges_on_the_samples_that_it_is_given(worker):
     samples = [[sample[None]] for sample in photographs(40, 16, seed=7)]
     calibration = Calibration(SAMPLES)
-    converted = convert_model(outlying(), SCHEMES["int8"], calibration, worker, bound=Bound(0.25, samples, labels=None))
+    converted = convert_model(
+        outlying(),
+        SCHEMES["int8"],
+        calibration,
+        worker,
+        bound=Bound(0.25, lambda reference: AnswerDrop(reference, samples)),
+    )
     assert "bad" in {layer.layer for layer in converted.mixed.left}
-    assert Judge(converted.float_content, samples)(converted.content) == converted.mixed.drop <= 0.25
+    assert AnswerDrop(converted.float_content, samples)(converted.content) == converted.mixed.drop <= 0.25
 
 
 def test_to_tflite_names_the_layers_in_the_manifest(tmp_path):
