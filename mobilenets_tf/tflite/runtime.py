@@ -58,6 +58,16 @@ class Runner:
         """LiteRT's details of each output."""
         return self._outputs
 
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each input without its batch axis."""
+        return [tuple(details["shape"][1:].tolist()) for details in self._inputs]
+
+    @property
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each output without its batch axis."""
+        return [tuple(details["shape"][1:].tolist()) for details in self._outputs]
+
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """Run the model.
 
