@@ -319,7 +319,7 @@ def set_signature(model: schema.ModelT, inputs: list[str], outputs: list[str]) -
 
 
 def copy_signature(source: schema.ModelT, target: schema.ModelT) -> None:
-    """Give a model that was made of ``source`` the names of its inputs and outputs."""
+    """Give a model that was made from ``source`` the names of its inputs and outputs."""
     (signature,) = source.signatureDefs
     by_tensor = {entry.tensorIndex: entry.name.decode() for entry in [*signature.inputs, *signature.outputs]}
     graph = source.subgraphs[0]

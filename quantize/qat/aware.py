@@ -50,7 +50,7 @@ class Aware:
         sigmoid, they give the logits that this op reads, rounded as it reads them. A loss of probabilities would have
         to bound their logarithm, and would learn nothing where rounding makes a wrong probability 1.
     float_content, post_training: the content of the float file, and of the file that post-training quantisation makes
-        of it, for comparison.
+        from it, for comparison.
     ends_in_softmax: whether the first output is the result of a softmax.
     """
 
@@ -178,7 +178,7 @@ def quantize_aware(
             ``per_tensor`` is for chips with one scale for all channels of a layer's weights. Weights are rounded to the
             nearest and biases are learned, whatever the recipe says.
         image: as in ``export.to_tflite``. Samples for calibration and training are then normalised by ``image.given``,
-            and the aware model's file takes such input; ``image.finish`` makes the application's file of it.
+            and the aware model's file takes such input; ``image.finish`` makes the application's file from it.
         progress: called as work goes on.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Bring weights that were trained in a TFLite graph back into the Keras 3 model of which the graph was made.
+"""Bring weights that were trained in a TFLite graph back into the Keras 3 model from which the graph was made.
 
 On the way into the graph a layer's kernel is multiplied by factors of its outputs (BatchNormalization, equalisation)
 and of its inputs (a normalisation's gamma, the 1/6 of a hard-swish, equalisation again). This module finds the layer of
@@ -36,7 +36,7 @@ def give_back(model: keras.Model, before: bytes, after: bytes) -> None:
     """Assign to a model the changes that training has made in its graph.
 
     Args:
-        model: the Keras 3 model, with the weights of which ``before`` was made.
+        model: the Keras 3 model, with the weights from which ``before`` was made.
         before, after: the contents of float TFLite files of the same operators, before and after training.
 
     Raises:
@@ -74,7 +74,7 @@ def traits(model: keras.Model, graph_model: bytes) -> tuple[set[int], set[int]]:
 
     Args:
         model: the Keras 3 model.
-        graph_model: the content of the float TFLite file that was made of it.
+        graph_model: the content of the float TFLite file that was made from it.
 
     Returns:
         The places of the ones and of the others.
