@@ -2,21 +2,19 @@
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from mobilenets_tf import files, registry
-from mobilenets_tf.data import images, sources
-from mobilenets_tf.data.boxes import find_boxes
-from mobilenets_tf.data.masks import find_masks
+from mobilenets_tf.data import images
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.data.tfrecords import Records
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Progress, silent
-from mobilenets_tf.tasks import metrics
+from mobilenets_tf.tasks import task_of
 from mobilenets_tf.training import cluster, recipes
 from mobilenets_tf.training.recipes import Recipe
 from mobilenets_tf.weights import catalog
@@ -105,7 +103,8 @@ class TrainRequest:
 
     def options(self) -> dict:
         """Everything that the result depends on."""
-        return {key: value for key, value in asdict(self).items() if key not in _FREE}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _FREE}
+        return {key: value.plain() if isinstance(value, ModelSource) else value for key, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -256,74 +255,15 @@ def _find_images(
     """The images to train with and to judge with; both have the same ``class_names``."""
 
     def find(spec: str, names: tuple[str, ...]) -> Source:
-        return find_source(
-            request.task, spec, names, classes=request.source.classes, void=request.void,
-            label_offset=request.label_offset, progress=progress,
+        return task_of(request.task).training_source(
+            spec, names, classes=request.source.classes, void=request.void, label_offset=request.label_offset,
+            progress=progress,
         )  # fmt: skip
 
     training = find(request.data, class_names)
     if request.validation is None:
         return _held_out(training, request.seed)
     return training, find(request.validation, training.class_names)
-
-
-def find_source(
-    task: str,
-    spec: str,
-    class_names: Sequence[str] = (),
-    *,
-    classes: int | None = None,
-    void: int = 255,
-    label_offset: int | None = None,
-    progress: Progress = silent,
-) -> Source:
-    """Find the annotated images of a task.
-
-    Args:
-        task: one of ``registry.TASKS``.
-        spec: as in ``sources.find``, ``boxes.find_boxes`` or ``masks.find_masks``.
-        class_names: in the order of their indices; left out, the annotations' names where they have some.
-        classes: how many there are, where ``class_names`` are left out; None where nothing says it.
-        void: of masks, the value of pixels that are of no class.
-        label_offset: of TFRecords, the label of the first class; None for 1.
-
-    Raises:
-        RequestError: nothing there, or annotations that are wrong or of another task.
-    """
-    options = {"classes": classes, "void": void, "label_offset": label_offset, "progress": progress}
-    return _FINDERS[task](spec, tuple(class_names), **options)
-
-
-def _find_classes(spec: str, names: tuple[str, ...], *, label_offset: int | None, progress: Progress, **_) -> Source:
-    return sources.find(spec, names, label_offset=label_offset, progress=progress)
-
-
-def _find_boxes(spec: str, names: tuple[str, ...], *, label_offset: int | None, progress: Progress, **_) -> Source:
-    _refuse_offset(label_offset)
-    metrics.check_installed()
-    return find_boxes(spec, names, progress)
-
-
-def _find_masks(
-    spec: str,
-    names: tuple[str, ...],
-    *,
-    classes: int | None,
-    void: int,
-    label_offset: int | None,
-    progress: Progress,
-) -> Source:
-    _refuse_offset(label_offset)
-    masks = find_masks(spec, names, void, None if names else classes, progress)
-    return replace(masks, class_names=names or tuple(f"class {index}" for index in range(masks.seen.shape[1])))
-
-
-_FINDERS: dict[str, Callable[..., Source]] = {"classify": _find_classes, "detect": _find_boxes, "segment": _find_masks}
-
-
-def _refuse_offset(label_offset: int | None) -> None:
-    if label_offset is not None:
-        raise RequestError(f"label_offset={label_offset} is for the labels of classifiers' TFRecords.")
 
 
 def _held_out(source: Source, seed: int) -> tuple[Source, Source | None]:

@@ -11,10 +11,10 @@ from mobilenets_tf.export import to_tflite
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.forms import segmenter as segmenter_forms
 from mobilenets_tf.export.page import android
-from mobilenets_tf.export.proof.judging import described
+from mobilenets_tf.export.proof.judging import describe_tensor
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration
-from mobilenets_tf.quantize.post_training import quantize_flatbuffer
+from mobilenets_tf.quantize.post_training import prepare
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
@@ -109,9 +109,10 @@ CALLS = {
         for ((label, score) in Classifier(android.content.Context()).classify(photo, 3)) println("$label $score")
     """,
     "detect": """
-        for (found in Detector(android.content.Context()).detect(photo, 0.3f)) {
-            val box = found.box
-            println("${found.index} ${found.label} ${found.score} ${box.top} ${box.left} ${box.bottom} ${box.right}")
+        for (detection in Detector(android.content.Context()).detect(photo, 0.3f)) {
+            val box = detection.box
+            print("${detection.index} ${detection.label} ${detection.score} ")
+            println("${box.top} ${box.left} ${box.bottom} ${box.right}")
         }
     """,
     "segment": """
@@ -135,8 +136,8 @@ def deployed(small, tmp_path_factory):
         runner = Runner(path)
         manifest = {
             "scheme": scheme,
-            "inputs": list(map(described, runner.inputs)),
-            "outputs": list(map(described, runner.outputs)),
+            "inputs": list(map(describe_tensor, runner.inputs)),
+            "outputs": list(map(describe_tensor, runner.outputs)),
             "preprocessing": vars(image.given),
         }
         found[case] = android.render(path.name, manifest, labels=case != "float32"), runner, image
@@ -153,7 +154,7 @@ def test_the_page_names_the_file_and_says_how_to_feed_it(deployed, case):
     assert f'CompiledModel.create(context.assets, "{case}.tflite"' in text
     assert f"as {case} `[1, 64, 64, 3]`" in text
     assert ("ImageClassifier.createFromOptions" in text) == (case != "int8")
-    assert ("deploy it with `--input uint8`" in text) == (case == "int8")
+    assert ("deploy the model with `--input uint8`" in text) == (case == "int8")
     assert "{{" not in text and "{%" not in text
     scale = runner.outputs[0]["quantization"][0]
     assert (f"score = {scale:.8g}" in text) == (case != "float32")
@@ -221,7 +222,7 @@ def dense(task, form, scheme, given):
     image = ImageInput(Preprocessing(8, 8, mean=(0,) * 3, std=(255,) * 3, crop="stretch"), given)
     content = colour_files.detector() if task == "detect" else colour_files.segmenter()
     if scheme == "int8":
-        content = quantize_flatbuffer(content, scheme, Calibration((photographs(100, 8) + 1) / 2, (0, 1)))
+        content = prepare(content, scheme, Calibration((photographs(100, 8) + 1) / 2, (0, 1))).write()
     content = image.finish(content)
     if task == "detect":
         content = detector_forms.with_form(content, form, POST)
@@ -233,8 +234,8 @@ def dense(task, form, scheme, given):
         "form": form,
         "labels": colour_files.LABELS,
         "scheme": scheme,
-        "inputs": list(map(described, runner.inputs)),
-        "outputs": list(map(described, runner.outputs)),
+        "inputs": list(map(describe_tensor, runner.inputs)),
+        "outputs": list(map(describe_tensor, runner.outputs)),
         "preprocessing": vars(image.given),
     }
     return android.render("net.tflite", manifest, labels=True), runner, image
@@ -250,7 +251,7 @@ def test_the_page_of_a_detector_and_of_a_segmenter(case):
     name = {"detect": "ObjectDetector", "segment": "ImageSegmenter"}[task]
     assert (f"{name}.createFromOptions" in text) == for_mediapipe
     remedy = {"raw": "--output nms", "decoded": "--output nms", "mask": "--output full"}.get(form, "--input uint8")
-    assert (f"deploy it with `{remedy}`" in text) == (not for_mediapipe)
+    assert (f"deploy the model with `{remedy}`" in text) == (not for_mediapipe)
     assert ("and `net.tflite.anchors.json` into" in text) == (form == "raw")
     for details in runner.outputs:
         scale = details["quantization"][0]
