@@ -54,7 +54,7 @@ class DetectionObjective:
         most_boxes: that an image may have.
     """
 
-    accuracy, metric, crop = "anchors", "val_map50", "stretch"  # objects at the border count too
+    accuracy, metric = "anchors", "val_map50"
 
     def __init__(
         self, anchors: np.ndarray, class_names: Sequence[str], recipe: Recipe, resampling: str, most_boxes: int
