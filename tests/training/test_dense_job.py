@@ -68,7 +68,6 @@ def test_it_learns_from_a_teacher(task, words, tmp_path):
     done = run(*words, "--teacher", described, "--distill", 1, "--epochs", 4, "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out" / "mine.keras.json").read_text())["epochs"]
-    print(rows)
     assert rows[-1]["loss"] < rows[0]["loss"]
     other = create_model("lraspp_mobilenet_v3_small" if task == "segment" else "ssdlite_mobilenet_v2", resolution=SIZE)
     other.save(described)
