@@ -11,7 +11,7 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
-from mobilenets_tf.tasks.task import all_finite, class_name
+from mobilenets_tf.tasks.task import Task, all_finite, class_name
 
 
 def first_answers(outputs: np.ndarray) -> np.ndarray:
@@ -26,10 +26,11 @@ def first_five(outputs: np.ndarray) -> np.ndarray:
     return np.argsort(-outputs, axis=-1, kind="stable")[:, :5]
 
 
-class Classification:
+class Classification(Task):
     """One class for an image. See ``task.Task``."""
 
-    name, measure, key, forms, scales = "classify", "top-1", "top1", (), False
+    name, measure, key, scales = "classify", "top-1", "top1", False
+    forms: tuple[str, ...] = ()
 
     def check_installed(self) -> None:
         """Nothing beside the package's own dependencies is needed."""

@@ -12,13 +12,13 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import metrics
-from mobilenets_tf.tasks.task import all_finite, class_name, percent, refuse_label_offset
+from mobilenets_tf.tasks.task import Task, all_finite, class_name, percent, refuse_label_offset
 
 # A detection that one file is surer of than this is one that another file should have too.
 _SURE = 0.5
 
 
-class Detection:
+class Detection(Task):
     """Boxes around objects, with their classes. See ``task.Task``.
 
     forms: "nms": the objects that are left by TFLite's own operator: boxes (k, 4), classes (k,), scores (k,) and how
@@ -27,7 +27,7 @@ class Detection:
     """
 
     name, measure, key, scales = "detect", "mAP at IoU 0.5", "map50", False
-    forms = ("nms", "decoded", "raw")
+    forms: tuple[str, ...] = ("nms", "decoded", "raw")
 
     def check_installed(self) -> None:
         metrics.check_installed()
@@ -188,7 +188,7 @@ def _decode(outputs: str, form: str, grids, count: int, classes: int) -> Callabl
             return (np.concatenate([(begin + end) / 2, sides], axis=1) * SCALES).astype(np.float32)
 
         return lambda boxes, scores: postprocess(encoded(boxes), scores)
-    anchors = ssd_anchors(grids) if grids else ()
+    anchors = ssd_anchors(grids) if grids else np.zeros((0, 4), np.float32)
     if len(anchors) != count:
         known = f"the grids {list(grids)} have {len(anchors)} anchors" if grids else "it names no grids for anchors"
         raise RequestError(f"{outputs}; {known}. The manifest beside it is of another file.")

@@ -41,7 +41,8 @@ def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes],
 
     def indexed(records):
         """The boxes of all images. IoU is the same for shares of the sides as for pixels."""
-        coco, annotations = COCO(), []
+        coco = COCO()
+        annotations: list[dict] = []
         for image, (corners, classes, more) in enumerate(records):
             ymin, xmin, ymax, xmax = corners.astype(np.float64).T
             boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=1)

@@ -12,20 +12,20 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks.metrics import Confusion
-from mobilenets_tf.tasks.task import all_finite, class_name, percent, refuse_label_offset
+from mobilenets_tf.tasks.task import Task, all_finite, class_name, percent, refuse_label_offset
 
 # A mask is made at the network's size before it is enlarged, which moves borders by a pixel or so.
 _SAME_PIXELS = 0.97
 
 
-class Segmentation:
+class Segmentation(Task):
     """The class of every pixel. See ``task.Task``.
 
     forms: "full": logits at the input's size; "mask": the class of each pixel; "stride": logits as the head gives them.
     """
 
     name, measure, key, scales = "segment", "mIoU", "miou", True
-    forms = ("full", "mask", "stride")
+    forms: tuple[str, ...] = ("full", "mask", "stride")
 
     def check_installed(self) -> None:
         """Nothing beside the package's own dependencies is needed."""
@@ -153,8 +153,8 @@ def classes_at(output: np.ndarray, height: int, width: int) -> np.ndarray:
     # One plane after the other: together they may be gigabytes at a photograph's size.
     classes, highest = np.zeros((height, width), np.uint8), np.full((height, width), -np.inf, np.float32)
     for index in range(output.shape[2]):
-        plane = Image.fromarray(np.ascontiguousarray(output[:, :, index], np.float32))
-        plane = np.asarray(plane.resize(size, Image.Resampling.BILINEAR))
+        logits = Image.fromarray(np.ascontiguousarray(output[:, :, index], np.float32))
+        plane = np.asarray(logits.resize(size, Image.Resampling.BILINEAR))
         classes[plane > highest] = index
         np.maximum(highest, plane, out=highest)
     return classes

@@ -18,7 +18,8 @@ class Decoder(Protocol):
     classes: how many classes the network tells apart; None where its outputs do not show the number.
     """
 
-    classes: int | None
+    @property
+    def classes(self) -> int | None: ...
 
     def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> Any:
         """Return the answer about one image.
@@ -38,7 +39,7 @@ class Meter(Protocol):
     def add(self, answer: Any, truth: Any) -> None:
         """Count one image."""
 
-    def lost(self, reference: "Meter | None" = None) -> float:
+    def lost(self, reference: Any = None) -> float:
         """What is lost of the score: of the reference's on the same images, or of a perfect score. Below zero where the
         score is higher than the reference's; NaN where nothing could be measured."""
 
