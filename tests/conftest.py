@@ -68,15 +68,19 @@ def convolutions(float_file):
 
 @pytest.fixture(scope="session")
 def small():
-    """A small network whose weights and BatchNorm statistics are far from trivial."""
-    from mobilenets_tf import create_model
-    from tests.support.make_goldens import generated
+    """A classifier of a few layers, for tests to which it does not matter how many there are."""
+    from tests.support import classifiers
 
-    model = create_model("mobilenet_v2", alpha=0.35, resolution=64, classes=10)
-    for layer in model.layers:
-        for variable in layer.weights:
-            variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
-    return model
+    return classifiers.small()
+
+
+@pytest.fixture(scope="session")
+def mobilenet():
+    """MobileNetV2 as narrow as it gets, its weights and BatchNorm statistics far from trivial."""
+    from mobilenets_tf import create_model
+    from tests.support.classifiers import filled
+
+    return filled(create_model("mobilenet_v2", alpha=0.35, resolution=64, classes=10))
 
 
 def photographs(count, size=64, seed=0):

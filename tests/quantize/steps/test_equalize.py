@@ -11,8 +11,8 @@ from mobilenets_tf.tflite.runtime import Runner
 
 
 @pytest.fixture(scope="module")
-def model(small, float_file):
-    return float_file(small)
+def model(mobilenet, float_file):
+    return float_file(mobilenet)
 
 
 def test_groups_are_the_residual_chains(model):
