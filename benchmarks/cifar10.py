@@ -34,11 +34,11 @@ import numpy as np
 from mobilenets_tf import create_model, load_model
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.export.proof.verification import Comparison, compare
+from mobilenets_tf.export.proof.comparison import Comparison, compare
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
-from mobilenets_tf.quantize.post_training import Recipe, quantize_flatbuffer
+from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
@@ -162,7 +162,7 @@ def judge(model, data, worker: Worker) -> dict[str, Comparison]:
     for label, (scheme, recipe) in FILES.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a picture or two of one colour
-            quantised = quantize_flatbuffer(content, scheme, Calibration(samples, (-1, 1)), recipe)
+            quantised = prepare(content, scheme, Calibration(samples, (-1, 1)), recipe).write()
         found[label] = compare(reference, np.array(list(Runner(quantised).first_outputs(pixels))), labels)
     return found
 

@@ -24,8 +24,8 @@ import numpy as np
 from keras import layers
 
 from mobilenets_tf.conversion.convert import convert, freeze
-from mobilenets_tf.quantize import Calibration, schemes
-from mobilenets_tf.quantize.post_training import quantize_flatbuffer
+from mobilenets_tf.quantize import Calibration
+from mobilenets_tf.quantize.post_training import prepare
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
@@ -69,10 +69,10 @@ def main():
     contents = {}
     with Worker() as worker:
         for form in ("tensorflow", "pad", "embedded", "crop"):
-            content = convert(freeze(stack(form)), schemes.get("float32"), worker)
+            content = convert(freeze(stack(form)), worker)
             contents[form, "float32"] = content
             varied = [sample * scale for scale in np.linspace(0.5, 1, 100)]
-            contents[form, "int8"] = quantize_flatbuffer(content, "int8", Calibration(varied))
+            contents[form, "int8"] = prepare(content, "int8", Calibration(varied)).write()
     for scheme in ("float32", "int8"):
         runners = {form: Runner(content, threads=1) for (form, kind), content in contents.items() if kind == scheme}
         times = {form: [] for form in runners}

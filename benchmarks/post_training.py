@@ -31,12 +31,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from mobilenets_tf.data import images
-from mobilenets_tf.export.proof.verification import compare
+from mobilenets_tf.export.proof.comparison import compare
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
-from mobilenets_tf.quantize.post_training import Recipe, quantize_flatbuffer
+from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
@@ -90,7 +90,7 @@ class Subject:
         return compare(self.reference[places], outputs, self.labels[places])
 
 
-def prepare(name: str, source: str) -> Subject:
+def build_subject(name: str, source: str) -> Subject:
     network = ModelSource(name, weights="imagenet")
     model = network.build()
     preprocessing = network.preprocessing(model)
@@ -112,7 +112,7 @@ def now() -> np.ndarray:
 
 def ours(subject: Subject, samples: list[np.ndarray], recipe: Recipe | None = None) -> tuple[bytes, np.ndarray]:
     started = now()
-    content = quantize_flatbuffer(subject.content, "int8", Calibration(samples, subject.value_range), recipe)
+    content = prepare(subject.content, "int8", Calibration(samples, subject.value_range), recipe).write()
     return content, started
 
 
@@ -240,7 +240,7 @@ def main():
             print("Not installed, so left out: ai-edge-quantizer. To have it: pip install -e '.[peers]'")
     problems = []
     for name in models:
-        subject = prepare(name, chosen.images)
+        subject = build_subject(name, chosen.images)
         float_top1 = (subject.reference.argmax(-1) == subject.labels).mean()
         print(f"{f'{name}, float top-1 {float_top1:.1%}':<36} {HEADING}", flush=True)
         means = measure(subject, tools, chosen.seeds, base)

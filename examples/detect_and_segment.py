@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mobilenets_tf.export.deployment import DeployRequest, deploy
+from mobilenets_tf.export import DeployRequest, deploy
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import TrainRequest, train
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf.data.images import decode, demo_photos
-from mobilenets_tf.export.deployment import DeployRequest, deploy
+from mobilenets_tf.export import DeployRequest, deploy
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import TrainRequest, train
 

@@ -1,8 +1,8 @@
-"""Quantisation-aware fine-tuning from image files to a folder with the int8 file, its labels, manifest and report."""
+"""The straight line of ``qat``: a model and annotated images in, a folder with a fine-tuned int8 file out."""
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,16 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Files
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import checks, result_folder
-from mobilenets_tf.export.deployment import Images, Produced
-from mobilenets_tf.export.proof import judging
-from mobilenets_tf.export.proof.dense_judging import DenseComparison
-from mobilenets_tf.export.proof.verification import Comparison, compare
+from mobilenets_tf.export import forms, result_folder
+from mobilenets_tf.export.deployment import annotated_images
+from mobilenets_tf.export.proof.judging import AnyComparison
+from mobilenets_tf.export.proof.proof import prove
+from mobilenets_tf.export.proof.subject import Subject
+from mobilenets_tf.export.request import ImagesToUse, Produced, Request
 from mobilenets_tf.export.tflite import Conversion, finished
-from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tflite import image_input
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.training import recipes
@@ -31,21 +32,18 @@ _VALIDATION_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class FineTuneRequest:
+class QatRequest(Request):
     """Everything that decides the result; plain data.
 
-    source: the model, with weights. images: annotated images to train with: a CSV or a folder with a sub-folder a
-        class, or what ``boxes.find_boxes`` or ``masks.find_masks`` takes.
+    source: the model, with weights. images: annotated images to train with, as in ``EvaluateRequest.images``.
     validation: such images to judge with; None takes a fifth of ``images``, chosen with ``seed``.
     batch_size: None for that of the task's recipe for fine-tuning, whose augmentation the images get too.
     calibration_count: of the training images, to choose the first ranges from.
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
-    output, score_threshold, void: as in ``deployment.DeployRequest``.
-    The rest as in ``quantize.fine_tune``.
+    output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
     """
 
-    source: ModelSource
     images: str
     out: str
     validation: str | None = None
@@ -72,42 +70,50 @@ class FineTuneRequest:
         Raises:
             RequestError: epochs or batch size out of range.
         """
-        return recipes.OURS[self.source.task]["finetune"].changed(self.epochs, self.batch_size)
+        recipe = recipes.OURS[self.source.task]["finetune"].changed(self.epochs, self.batch_size)
+        return replace(recipe, label_smoothing=0.0)  # a trained network is taught the labels as they are
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What was written, and how float, post-training and fine-tuned compare on the validation images. ``failures`` says
-    which checks failed.
+    """What was written, and how float, post-training and fine-tuned compare on the validation images.
+
+    path: of the TFLite file. report: of the page on it. manifest: as in ``<path>.json``.
+    post_training, fine_tuned: the two files beside the float file. failures: the checks that failed, a sentence each.
+    seconds: of the whole line.
     """
 
     path: Path
     report: Path
     manifest: dict
-    post_training: Comparison | DenseComparison
-    fine_tuned: Comparison | DenseComparison
+    post_training: AnyComparison
+    fine_tuned: AnyComparison
     failures: tuple[str, ...]
     seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check succeeded."""
+        return not self.failures
 
     def lines(self) -> list[str]:
         """The table, for people."""
         usual, tuned = self.post_training, self.fine_tuned
-        if isinstance(tuned, DenseComparison):
-            measure, agreement = tuned.measure, "agreement with float32"
-            scores = tuned.reference_score, usual.score, tuned.score
-        else:
-            measure, agreement = "top-1", "same answer as float32"
-            scores = tuned.reference_top1, usual.top1, tuned.top1
-        same, width = ("", f"{usual.agreement:.1%}", f"{tuned.agreement:.1%}"), max(6, len(measure))
+        scores = tuned.reference_score, usual.score, tuned.score
+        same, width = ("", f"{usual.agreement:.1%}", f"{tuned.agreement:.1%}"), max(6, len(tuned.measure))
         rows = zip(("float32", "post-training", "fine-tuned"), scores, same, strict=True)
         return [
-            f"{'':<14} {measure:>{width}}  {agreement}",
+            f"{'':<14} {tuned.measure:>{width}}  {tuned.agreement_measure}",
             *(f"{name:<14} {score:>{width}.1%}  {share}" for name, score, share in rows),
         ]
 
 
-def fine_tune_and_deploy(request: FineTuneRequest, progress: Progress = silent) -> FineTuned:
-    """Build, calibrate, train, quantise, verify, write. TensorFlow runs in a child process only.
+def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
+    """Build, calibrate, train with the rounding in place, quantise, verify, write. TensorFlow runs in a child process
+    only.
+
+    Args:
+        progress: called with (what, done, total) as work goes on.
 
     Raises:
         RequestError: whatever is wrong with the request, before any work is done where that can be known.
@@ -118,34 +124,31 @@ def fine_tune_and_deploy(request: FineTuneRequest, progress: Progress = silent) 
         training, validation = check(request)
         produced, usual = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
-    labels, failures = request.source.label_names(), produced.failures
-    manifest = {**produced.manifest, "passed": not failures, "failures": list(failures)}
     manifest, page = result_folder.write(
-        folder, name, produced.content, manifest, produced.evidence, labels, produced.files
+        folder, name, produced, produced.failures, request.source.label_names()
     )  # fmt: skip
     seconds = time.monotonic() - started
-    return FineTuned(folder / name, page, manifest, usual, produced.comparison, failures, seconds)
+    return FineTuned(folder / name, page, manifest, usual, produced.comparison, produced.failures, seconds)
 
 
-def _file_name(request: FineTuneRequest) -> str:
+def _file_name(request: QatRequest) -> str:
     return f"{request.source.name}_{request.scheme}_qat.tflite"
 
 
-def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
-    """Everything that can be found wrong without TensorFlow; the images to train with and to judge with.
+def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
+    """Check everything that can be known to be wrong without TensorFlow; return the images to train and to judge with.
 
     Raises:
-        RequestError: see there.
+        RequestError: an option out of range, a model or images that are not there, classes without names, a folder that
+            cannot be written.
     """
     source = request.source
     source.check()
     image_input.check(request.input)
-    checks.check_output(source, request.output, request.score_threshold)
+    forms.check_output(source, request.output, request.score_threshold)
     if not 0 <= request.distill <= 1:
         raise RequestError(f"distill={request.distill}: expected 0 to 1.")
-    if source.task != "classify" and request.distill:
-        raise RequestError(f"distill={request.distill} is for classifiers; {source.model} is for {source.task!r}.")
-    if source.task != "classify" and not source.label_names():
+    if task_of(source.task).forms and not source.label_names():
         raise RequestError(
             f"Nothing says what the classes of {source.model} are called, and in which order they are: pass --labels "
             "FILE, a name a line."
@@ -157,13 +160,12 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
         raise RequestError(f"freeze_norms_after={request.freeze_norms_after}: expected at least 0.")
     request.recipe()
     result_folder.check(Path(request.out), _file_name(request), request.overwrite)
-    training = checks.annotated(source, request.images, request.void)
+    training = annotated_images(request, request.images)
     if request.validation is not None:
-        validation = checks.annotated(source, request.validation, request.void)
-        training = training.without(validation)
+        validation = annotated_images(request, request.validation)
     else:
         validation = training.sample(max(1, round(_VALIDATION_SHARE * len(training))), request.seed)
-        training = training.without(validation)
+    training = training.without(validation)
     if not len(training):
         raise RequestError(f"No image of {request.images} is left to train with beside those to judge with.")
     images.check(training)
@@ -172,39 +174,47 @@ def check(request: FineTuneRequest) -> tuple[ImageSet, ImageSet]:
 
 
 def _produce(
-    request: FineTuneRequest, training: ImageSet, validation: ImageSet, progress: Progress = silent
-) -> tuple[Produced, Comparison | DenseComparison]:
+    request: QatRequest, training: ImageSet, validation: ImageSet, progress: Progress
+) -> tuple[Produced, AnyComparison]:
     """Runs in the worker: everything that needs TensorFlow. Writes nothing but the checkpoint. What came of it, and how
     the file compares that post-training quantisation makes."""
     import keras
 
     from mobilenets_tf.quantize import Recipe, quantize_aware
-    from mobilenets_tf.quantize.qat.fine_tuning import Options, fine_tune_steps
+    from mobilenets_tf.quantize.qat.fine_tuning import FineTuningOptions, fine_tune_steps
     from mobilenets_tf.training.allocation import keep_freed_memory
+    from mobilenets_tf.training.objectives import objective_of
 
     keras.utils.set_random_seed(request.seed)
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    part = _Dense if request.source.task != "classify" else _Classifier
-    part = part(request, model, image, training, validation)
+    subject = Subject.of(request.source, model, image, request.void)
+    _check_labels(subject, training, validation)
+    objective = objective_of(
+        subject.task.name, model, recipe=request.recipe(), resampling=image.given.resampling, classes=subject.classes,
+        class_names=subject.class_names, void=subject.void, images=(training, validation),
+    )  # fmt: skip
     progress("building", 1, 1)
     calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)
     aware = quantize_aware(
         model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, progress=progress
     )
     plan = Plan(request.recipe(), len(training), image.given.size, seed=request.seed)
-    options = Options(
+    options = FineTuningOptions(
         request.epochs, request.learning_rate, request.patience, request.distill, request.freeze_norms_after
     )
     keep_freed_memory()
     tuning = fine_tune_steps(
-        aware, part.batches(plan), plan.steps_per_epoch, part.validation(progress), options, request.checkpoint,
-        progress, part.task,
+        aware, _batches(training, plan, objective, image.given), plan.steps_per_epoch,
+        _score(subject, validation, objective, progress), options, request.checkpoint, progress, objective,
     )  # fmt: skip
-    content = finished(aware.to_tflite(), model, image, part.labels)
+    content = finished(aware.to_tflite(), model, image, subject.labels)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
-    produced, usual = part.proven(converted, image.finish(aware.post_training), progress)
+    images_to_use = ImagesToUse(judge=validation)
+    others = {"post-training": image.finish(aware.post_training)}
+    produced, comparisons = prove(request, subject, converted, images_to_use, _file_name(request), progress, others)
+    usual = comparisons["post-training"]
     produced.manifest["fine_tuning"] = {
         "training_images": len(training),
         "validation_accuracies": list(tuning.accuracies),
@@ -214,150 +224,63 @@ def _produce(
     return produced, usual
 
 
-class _Classifier:
-    """What is a classifier's own in ``_produce``.
-
-    labels: the classes' names; may be empty.
-
+def _check_labels(subject: Subject, training: ImageSet, validation: ImageSet) -> None:
+    """
     Raises:
-        RequestError: labels that are not the model's.
+        RequestError: a class that the model does not have.
     """
-
-    task = None  # one class an image
-
-    def __init__(self, request: FineTuneRequest, model, image: ImageInput, training: ImageSet, validation: ImageSet):
-        self._request, self._model, self._image = request, model, image
-        self._training, self._validation = training, validation
-        self._classes = model.outputs[0].shape[-1]
-        self.labels = request.source.label_names(self._classes)
-        last = max(training.labels + validation.labels)
-        if last >= self._classes:
-            raise RequestError(f"Class {last} among the labels; the model has {self._classes} outputs.")
-
-    def batches(self, plan: Plan) -> Callable:
-        """Batches of (images, class indices) from a step on."""
-        import tensorflow as tf
-
-        from mobilenets_tf.training.objectives.classification import Classification
-
-        task = Classification(self._classes, plan.recipe, self._image.given.resampling)
-        return _batches(
-            Files(self._training), plan, task, self._image.given, lambda targets: tf.argmax(targets, -1, tf.int32)
-        )  # fmt: skip
-
-    def validation(self, progress: Progress):
-        """Batches of (images, class indices); pixels wait in memory as bytes and are normalised as they are needed."""
-        import tensorflow as tf
-
-        from mobilenets_tf.training.input import pipeline
-
-        preprocessing, found = self._image.given, self._validation
-        paths = track(found.paths, "reading images", progress)
-        pixels = np.stack([preprocessing.geometry(images.decode(path)) for path in paths])
-        data = tf.data.Dataset.from_tensor_slices((pixels, np.array(found.labels, np.int32)))
-        data = data.batch(self._request.recipe().batch_size)
-        return data.map(lambda batch, labels: (pipeline.normalised(batch, preprocessing), labels)).prefetch(2)
-
-    def proven(self, converted: Conversion, post_training: bytes, progress: Progress) -> tuple[Produced, Comparison]:
-        """The file beside its float file, and how that of post-training quantisation compares."""
-        request, image, chosen = self._request, self._image, self._validation
-        parity = judging.parity(self._model, converted.float_content, chosen, image, request.seed)
-        judged = {
-            "float32": converted.float_content, "post-training": post_training, "fine-tuned": converted.content,
-        }  # fmt: skip
-        found = judging.outputs(judged, chosen, image, progress)
-        reference = found["float32"]
-        usual, tuned = (compare(reference, found[name], chosen.labels) for name in ("post-training", "fine-tuned"))
-        options = {key: value for key, value in asdict(request).items() if key not in ("source", "out", "overwrite")}
-        manifest = {
-            **judging.facts(request.source, options, image, converted),
-            "parity": parity.as_dict(),
-            "comparison": tuned.as_dict(),
-            "judged_on_calibration_images": False,
-        }
-        evidence = judging.evidence(converted, chosen, self.labels, reference, found["fine-tuned"])
-        return Produced(converted.content, manifest, parity, tuned, evidence), usual
+    last = max((training.labels or (0,)) + (validation.labels or (0,)))
+    if last >= subject.classes:
+        raise RequestError(f"Class {last} among the labels; the model has {subject.classes} outputs.")
 
 
-class _Dense:
-    """What is a detector's or a segmenter's own in ``_produce``."""
-
-    def __init__(self, request: FineTuneRequest, model, image: ImageInput, training: ImageSet, validation: ImageSet):
-        from mobilenets_tf.export import dense_deployment
-        from mobilenets_tf.training.objectives.detection import Detection
-        from mobilenets_tf.training.objectives.segmentation import Segmentation
-
-        self._request, self._training, self._validation = request, training, validation
-        self._network = dense_deployment.network(request, model, image)
-        self.labels = names = self._network.names
-        if request.source.task == "detect":
-            most = max(len(boxes) for found in (training, validation) for boxes in found.boxes)
-            self.task = Detection(model, names, request.recipe(), image.given.resampling, most)
-        else:
-            self.task = Segmentation(names, self._network.void, request.recipe(), image.given.resampling)
-
-    def batches(self, plan: Plan) -> Callable:
-        """Batches of (images, what the task makes of their annotations) from a step on."""
-        return _batches(self._training, plan, self.task, self._network.image.given)
-
-    def validation(self, progress: Progress) -> Callable:
-        """What ``fine_tune_steps`` asks of the model: the score that its file will have."""
-        import tensorflow as tf
-
-        from mobilenets_tf.training.input import pipeline
-        from mobilenets_tf.training.objectives import classification
-
-        reader = pipeline.Reader(self._validation, self.task.problem, pipeline.Broken())
-        preprocessing, judge = self._network.image.given, self._network.answers
-
-        def score(model: Callable) -> float:
-            def answers(pixels):
-                return [np.asarray(output) for output in tf.nest.flatten(model(preprocessing.normalise(pixels)))]
-
-            meter = judge.meter()
-            for outputs, truth in classification.judged(_Answering(preprocessing, answers), reader, progress):
-                height, width = getattr(truth, "shape", (None, None))  # boxes are shares, of any size
-                meter.add(judge.of(outputs, height, width), truth)
-            return meter.result()[0]
-
-        return score
-
-    def proven(
-        self, converted: Conversion, post_training: bytes, progress: Progress
-    ) -> tuple[Produced, DenseComparison]:
-        """As ``_Classifier.proven``."""
-        from mobilenets_tf.export import dense_deployment
-        from mobilenets_tf.export.proof import dense_judging
-
-        chosen, image, name = Images(judge=self._validation), self._network.image, _file_name(self._request)
-        produced = dense_deployment.proven(self._request, self._network, converted, chosen, name, progress)
-        float_file, file = (dense_judging.of_file(c, image) for c in (converted.float_content, post_training))
-        usual = dense_judging.compare(float_file, file, self._validation, image, self._network.answers, progress)
-        return produced, usual
+def _source(image_set: ImageSet):
+    """A ``sources.Source`` of annotated images."""
+    return image_set if hasattr(image_set, "read") else Files(image_set)
 
 
-@dataclass(frozen=True)
-class _Answering:
-    """The part of a ``step.Training`` that ``classification.judged`` asks for."""
-
-    preprocessing: Preprocessing
-    answers: Callable
-
-
-def _batches(source, plan: Plan, task, preprocessing: Preprocessing, taught: Callable = lambda targets: targets):
-    """Batches of (images, targets) from a step on, augmented as in other training.
-
-    taught: makes the targets of those of the task.
-    """
+def _batches(training: ImageSet, plan: Plan, objective, preprocessing: Preprocessing) -> Callable:
+    """Batches of (images, targets) from a step on, augmented as in other training."""
     import tensorflow as tf
 
     from mobilenets_tf.training import distribution
     from mobilenets_tf.training.input import pipeline
 
-    reader, place = pipeline.Reader(source, task.problem, pipeline.Broken()), distribution.set_up("none")
-    shape = (None, preprocessing.size, preprocessing.size, 3)
+    reader = pipeline.Reader(_source(training), objective.problem, pipeline.Broken())
+    place, shape = distribution.set_up("none"), (None, preprocessing.size, preprocessing.size, 3)
 
     def prepare(pixels, targets):
-        return tf.ensure_shape(pipeline.normalised(pixels, preprocessing), shape), taught(targets)
+        return tf.ensure_shape(pipeline.normalised(pixels, preprocessing), shape), targets
 
-    return lambda first: pipeline.training_batches(reader, plan, task, place, first=first).map(prepare)
+    return lambda first: pipeline.training_batches(reader, plan, objective, place, first=first).map(prepare)
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """The part of a ``step.Training`` that ``objective.judged`` asks for."""
+
+    preprocessing: Preprocessing
+    answers: Callable
+
+
+def _score(subject: Subject, validation: ImageSet, objective, progress: Progress) -> Callable:
+    """What ``fine_tune_steps`` asks of the model: the score that its file will have."""
+    import tensorflow as tf
+
+    from mobilenets_tf.training.input import pipeline
+    from mobilenets_tf.training.objectives.objective import judged
+
+    reader = pipeline.Reader(_source(validation), objective.problem, pipeline.Broken())
+    preprocessing, key = subject.image.given, subject.task.key
+
+    def score(model: Callable) -> float:
+        def answers(pixels):
+            return [np.asarray(output) for output in tf.nest.flatten(model(preprocessing.normalise(pixels)))]
+
+        meter = subject.meter()
+        for outputs, truth in judged(_Answering(preprocessing, answers), reader, progress):
+            height, width = getattr(truth, "shape", None) or (1, 1)  # boxes are shares, of any size
+            meter.add(subject.answer(outputs, height, width), truth)
+        return meter.scores()[key]
+
+    return score

@@ -1,4 +1,4 @@
-"""Per-layer sensitivity to quantisation, from a model to a list and a chart on disk."""
+"""The straight line of ``sensitivity``: a model in, a list and a chart of what each layer costs in integers out."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -8,36 +8,45 @@ from mobilenets_tf import files
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import checks
+from mobilenets_tf.export.deployment import annotated_images, calibration_images
 from mobilenets_tf.export.page import sensitivity_chart
+from mobilenets_tf.export.proof.judging import Judge
+from mobilenets_tf.export.proof.subject import Subject
+from mobilenets_tf.export.request import Request
 from mobilenets_tf.export.tflite import check_request, prepare_model
 from mobilenets_tf.manifest import versions
-from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.quantize.drop import DropOf
 from mobilenets_tf.quantize.post_training import Recipe
 from mobilenets_tf.quantize.sensitivity import Sensitivity, measure
+from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
 
 
 @dataclass(frozen=True)
-class SensitivityRequest:
-    """Everything that decides the result; plain data. As in ``deployment.DeployRequest``."""
+class SensitivityRequest(Request):
+    """Everything that decides the result; plain data.
 
-    source: ModelSource
+    evaluate: annotated images: what each layer costs of the task's own score is then measured too. void: of masks, the
+        value of pixels of no class. The rest as in ``DeployRequest``.
+    """
+
     out: str
     scheme: str = "int8"
     calibration: str | None = None
     calibration_count: int | None = None
+    evaluate: str | None = None
+    void: int | None = None
     seed: int = 0
     per_tensor: bool = False
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
-class Written:
-    """The two files, and the rows of the list."""
+class SensitivityList:
+    """The two files that were written, and the rows of the list, the most sensitive layer first."""
 
     path: Path
     chart: Path
@@ -45,15 +54,23 @@ class Written:
 
 
 def sensitivity(
-    model, calibration: Iterable, scheme="int8", *, recipe: Recipe | None = None, progress: Progress = silent
+    model,
+    calibration: Iterable,
+    scheme="int8",
+    *,
+    recipe: Recipe | None = None,
+    drop_of: DropOf | None = None,
+    progress: Progress = silent,
 ) -> list[Sensitivity]:
-    """What each layer of a Keras 3 model costs when it alone is quantised, the most sensitive first.
+    """Measure what each layer of a Keras 3 model costs when it alone is quantised, the most sensitive first.
 
     Args:
         model: a functional or sequential ``keras.Model``.
         calibration: as in ``to_tflite``.
         scheme: a calibrated scheme.
         recipe: the steps of quantisation; None for the default.
+        drop_of: makes of the float file's content what tells how much of its score a file loses. None: noise alone is
+            measured.
         progress: called with (what, done, total) as work goes on.
 
     Raises:
@@ -67,26 +84,30 @@ def sensitivity(
         calibration = Calibration(calibration)
     with Worker() as worker:
         prepared, names = prepare_model(model, scheme, calibration, recipe or Recipe(), worker, progress)
-    return measure(prepared, names, progress=progress)
+    drop = drop_of(prepared.original) if drop_of else None
+    return measure(prepared, names, drop=drop, progress=progress)
 
 
-def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) -> Written:
+def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) -> SensitivityList:
     """Build, convert, calibrate, measure, write. TensorFlow runs in a child process only.
+
+    Args:
+        progress: called with (what, done, total) as work goes on.
 
     Raises:
         RequestError: whatever is wrong with the request, before any work is done where that can be known.
         ConversionError: the converter refused the model.
     """
     with Worker() as worker:
-        found = check(request)
-        facts, rows = worker.call(_produce, request, found, progress=progress)
+        calibration_set, annotated = check(request)
+        facts, rows = worker.call(_produce, request, calibration_set, annotated, progress=progress)
     name, chart = _names(request)
     contents = {chart: sensitivity_chart.draw(rows, f"{request.source.name}, {request.scheme}")}
     layers = [row.as_dict() for row in rows]
     document = {"files": files.digests(contents), **facts, "layers": layers}
     folder = Path(request.out)
     files.write_together(folder, contents | {name: files.to_json(document)})
-    return Written(folder / name, folder / chart, layers)
+    return SensitivityList(folder / name, folder / chart, layers)
 
 
 def _names(request: SensitivityRequest) -> tuple[str, str]:
@@ -94,11 +115,13 @@ def _names(request: SensitivityRequest) -> tuple[str, str]:
     return f"{name}.json", f"{name}.svg"
 
 
-def check(request: SensitivityRequest) -> ImageSet:
-    """Everything that can be found wrong without TensorFlow; the images to calibrate and measure with.
+def check(request: SensitivityRequest) -> tuple[ImageSet, ImageSet | None]:
+    """Check everything that can be known to be wrong without TensorFlow; return the images to calibrate with, and the
+    annotated ones.
 
     Raises:
-        RequestError: see there.
+        RequestError: a scheme that rounds no activations, a model or images that are not there, a folder that cannot be
+            written.
     """
     _check_scheme(schemes.get(request.scheme))
     request.source.check()
@@ -107,11 +130,15 @@ def check(request: SensitivityRequest) -> ImageSet:
     files.check_replaceable(folder, list(_names(request)), request.overwrite)
     if request.calibration is None:
         raise RequestError("Nothing to measure with: give --calibration images (or --calibration demo).")
-    demo = request.calibration == "demo"
-    found = images.demo_photos() if demo else checks.photographs(request.calibration, request.source.task)
-    found = found.sample(request.calibration_count, request.seed)
-    images.check(found)
-    return found
+    task, count = request.source.task, request.calibration_count
+    calibration_set = calibration_images(task, request.calibration, count, request.seed)
+    if request.evaluate is None:
+        return calibration_set, None
+    annotated = annotated_images(request, request.evaluate).without(calibration_set)
+    if not len(annotated):
+        raise RequestError("Every image of --evaluate was used for calibration; lower --calibration-count.")
+    images.check(annotated)
+    return calibration_set, annotated
 
 
 def _check_scheme(scheme) -> None:
@@ -123,16 +150,24 @@ def _check_scheme(scheme) -> None:
 
 
 def _produce(
-    request: SensitivityRequest, found: ImageSet, progress: Progress = silent
+    request: SensitivityRequest, calibration_set: ImageSet, annotated: ImageSet | None, progress: Progress
 ) -> tuple[dict, list[Sensitivity]]:
     """Runs in the worker: everything that needs TensorFlow. Writes nothing."""
     progress("building", 0, 1)
     model = request.source.build()
     preprocessing = request.source.preprocessing(model)
     progress("building", 1, 1)
-    calibration = Calibration.from_images(found, preprocessing)
+    drop_of = None
+    if annotated is not None:
+        subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void)
+        preprocessing = subject.image.given
+
+        def drop_of(reference: bytes) -> Judge:
+            return Judge(subject, reference, annotated, progress)
+
+    calibration = Calibration.from_images(calibration_set, preprocessing)
     recipe = Recipe(per_tensor=request.per_tensor)
-    rows = sensitivity(model, calibration, request.scheme, recipe=recipe, progress=progress)
+    rows = sensitivity(model, calibration, request.scheme, recipe=recipe, drop_of=drop_of, progress=progress)
     facts = {
         "model": request.source.facts(),
         "scheme": request.scheme,

@@ -1,12 +1,13 @@
 """The folder that an Android developer gets: the file, its labels, manifest and report, and the lines to paste."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mobilenets_tf import files
-from mobilenets_tf.export.forms import detector as detector_forms
+from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.export.page import android
-from mobilenets_tf.export.page import report as report_file
-from mobilenets_tf.export.page.report import Evidence
+from mobilenets_tf.export.page import report as page
+from mobilenets_tf.export.request import Produced
 
 LABELS = "labels.txt"
 
@@ -15,37 +16,36 @@ def check(folder: Path, file_name: str, overwrite: bool) -> None:
     """Refuse, before any work, a folder that cannot be written to or has something of the user's in a file's place.
 
     Raises:
-        RequestError: see there.
+        RequestError: the folder cannot be made or written, or a file is there that is not an earlier result.
     """
     files.check_folder(folder)
-    suffixes = ("json", "html", "android.md", detector_forms.ANCHORS_FILE)
+    suffixes = ("json", "html", "android.md", ANCHORS_FILE)
     names = [file_name, *(f"{file_name}.{suffix}" for suffix in suffixes), LABELS]
     files.check_replaceable(folder, names, overwrite)
 
 
 def write(
-    folder: Path,
-    file_name: str,
-    content: bytes,
-    manifest: dict,
-    evidence: Evidence,
-    labels: list[str],
-    others: dict[str, str] = {},  # noqa: B006
+    folder: Path, file_name: str, produced: Produced, failures: Sequence[str], labels: Sequence[str]
 ) -> tuple[dict, Path]:
-    """Write it all together, ``others`` too (name -> text). Returns the manifest with the list of files in front, and
-    the report's path.
+    """Write a file with everything that belongs to it, all together.
 
-    The report has measured times in it, which are never the same twice, so it is not in that list.
+    Args:
+        failures: the checks that failed, for the manifest. labels: the classes' names; may be empty.
+
+    Returns:
+        The manifest with the list of files in front, and the report's path. The report holds measured times, which are
+        never the same twice, so it is not in that list.
 
     Raises:
         RequestError: the folder cannot be written, or the disk is full.
     """
-    contents: dict[str, bytes | str] = {file_name: content, **others}
+    manifest = {**produced.manifest, "passed": not failures, "failures": list(failures)}
+    contents: dict[str, bytes | str] = {file_name: produced.content, **produced.files}
     if labels:
         contents[LABELS] = "\n".join(labels) + "\n"
     contents[f"{file_name}.android.md"] = android.render(file_name, manifest, bool(labels))
     manifest = {"files": files.digests(contents), **manifest}
     contents[f"{file_name}.json"] = files.to_json(manifest)
-    contents[f"{file_name}.html"] = files.sealed(report_file.render(file_name, manifest, evidence))
+    contents[f"{file_name}.html"] = files.sealed(page.render(file_name, manifest, produced.evidence))
     files.write_together(folder, contents)
     return manifest, folder / f"{file_name}.html"

@@ -1,40 +1,39 @@
-"""Several schemes of one model side by side: the files, their manifests, and one page with the Pareto picture."""
+"""The straight line of ``report``: several schemes of one model side by side: files, manifests, one page on them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets_tf import files
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import deployment
-from mobilenets_tf.export.deployment import DeployRequest
-from mobilenets_tf.export.page import report as report_file
-from mobilenets_tf.export.page.report import Evidence, SchemeReport, SchemeRow
+from mobilenets_tf.export.page import report as page
+from mobilenets_tf.export.page.report import SchemeReport
 from mobilenets_tf.export.proof import judging
-from mobilenets_tf.export.proof.verification import compare
+from mobilenets_tf.export.proof.evidence import SchemeRow
+from mobilenets_tf.export.proof.proof import conclude
+from mobilenets_tf.export.proof.subject import Subject
+from mobilenets_tf.export.request import DeployRequest, ImagesToUse, Produced, Request
 from mobilenets_tf.export.speed import timing
 from mobilenets_tf.export.tflite import check_request, convert_model
-from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
 
-_NOT_OPTIONS = ("source", "out", "overwrite")
 _SHOWN = 12  # images with another answer, of each scheme
 DEFAULT_SCHEMES = ("float32", "float16", "dynamic", "int8", "int16x8")
 
 
 @dataclass(frozen=True)
-class ComparisonRequest:
+class ReportRequest(Request):
     """Everything that decides the result, but for the latencies; plain data.
 
     schemes: names of ``quantize.SCHEMES``; float32, with which the others are compared, is added where it is missing.
     calls: how often each file is timed. threads: for the timing.
-    The rest as in ``deployment.DeployRequest``.
+    The rest as in ``DeployRequest``.
     """
 
-    source: ModelSource
     out: str
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
     calibration: str | None = None
@@ -43,14 +42,17 @@ class ComparisonRequest:
     seed: int = 0
     min_agreement: float = 0.5
     input: str = "normalised"
+    output: str | None = None
+    score_threshold: float | None = None
+    void: int | None = None
     calls: int = 50
     threads: int = 1
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The page, the rows of its table, and what failed (``passed`` is False then)."""
+class SchemesReport:
+    """What was written: the page's path, the rows of its table, and the checks that failed, a sentence each."""
 
     path: Path
     rows: tuple[SchemeRow, ...]
@@ -62,72 +64,56 @@ class Compared:
         return not self.failures
 
 
-@dataclass(frozen=True)
-class _Made:
-    """One scheme's file before anything is written, and what the worker found of it."""
+def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport:
+    """Build, convert in every scheme, judge on the same images, time side by side, write. TensorFlow runs in a child
+    process only.
 
-    content: bytes
-    manifest: dict
-    evidence: Evidence
-    row: SchemeRow
-    failures: tuple[str, ...]
-
-
-def compare_schemes(request: ComparisonRequest, progress: Progress = silent) -> Compared:
-    """Build, convert in every scheme, judge on the same images, time side by side, write.
-
-    TensorFlow runs in a child process only.
+    Args:
+        progress: called with (what, done, total) as work goes on.
 
     Raises:
         RequestError: whatever is wrong with the request, before any work is done where that can be known.
         ConversionError: the converter refused the model.
     """
     with Worker() as worker:
-        requests, chosen = check(request)
-        made, timings = worker.call(_produce, request, requests, chosen, progress=progress)
-    folder = Path(request.out)
-    names = [_file_name(request.source, scheme) for scheme in requests]
-    reports = [
-        SchemeReport(name, found.manifest, found.evidence) for name, found in zip(names, made.values(), strict=True)
-    ]
-    rows = tuple(found.row for found in made.values())
-    page = report_file.render_schemes(
-        request.source.name, reports, rows, {name: (t.median_ms, t.p90_ms) for name, t in timings.items()}
-    )
-    page_name = _page_name(request.source)
-    shared = {"labels.txt": "\n".join(labels) + "\n"} if (labels := request.source.label_names()) else {}
-    contents: dict[str, bytes | str] = {page_name: files.sealed(page), **shared}
-    for name, found in zip(names, made.values(), strict=True):
-        contents[name] = found.content
-        manifest = {"files": files.digests({name: found.content, **shared}), **found.manifest}
-        contents[f"{name}.json"] = files.to_json(manifest)
-    files.write_together(folder, contents)
-    failures = tuple(
-        f"{name}: {text}" for name, found in zip(names, made.values(), strict=True) for text in found.failures
-    )
-    return Compared(folder / page_name, rows, failures)
+        requests, images_to_use = check(request)
+        produced, timings = worker.call(_produce, request, requests, images_to_use, progress=progress)
+    folder, failures, contents = Path(request.out), [], {}
+    names = {scheme: _file_name(request, scheme) for scheme in requests}
+    labels = request.source.label_names()
+    shared = {"labels.txt": "\n".join(labels) + "\n"} if labels else {}
+    reports, rows = [], []
+    for scheme, made in produced.items():
+        name = names[scheme]
+        failed = [*deployment.failures(requests[scheme], made.parity, made.comparison), *made.failures]
+        failures += [f"{name}: {text}" for text in failed]
+        manifest = {"passed": not failed, "failures": failed, **made.manifest}
+        listed = {name: made.content, **made.files, **shared}
+        contents |= {name: made.content, **made.files}
+        contents[f"{name}.json"] = files.to_json({"files": files.digests(listed), **manifest})
+        reports.append(SchemeReport(name, manifest, made.evidence))
+        rows.append(SchemeRow.of(scheme, len(made.content), made.comparison, timings[scheme].median_ms))
+    latency = {name: (t.median_ms, t.p90_ms) for name, t in timings.items()}
+    text = page.render_schemes(request.source.name, reports, tuple(rows), latency)
+    files.write_together(folder, {_page_name(request): files.sealed(text), **shared, **contents})
+    return SchemesReport(folder / _page_name(request), tuple(rows), tuple(failures))
 
 
-def _file_name(source: ModelSource, scheme: str) -> str:
-    return f"{source.name}_{scheme}.tflite"
+def _file_name(request: ReportRequest, scheme: str) -> str:
+    return f"{request.source.name}_{scheme}.tflite"
 
 
-def _page_name(source: ModelSource) -> str:
-    return f"{source.name}_schemes.html"
+def _page_name(request: ReportRequest) -> str:
+    return f"{request.source.name}_schemes.html"
 
 
-def check(request: ComparisonRequest):
-    """Everything that can be found wrong without TensorFlow: for each scheme its ``DeployRequest``, and the images.
+def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse]:
+    """Check everything that can be known to be wrong without TensorFlow; return a ``DeployRequest`` for each scheme,
+    and the images.
 
     Raises:
-        RequestError: see there.
+        RequestError: unknown schemes or fewer than two, counts below 1, and what ``deployment.check`` refuses.
     """
-    if (task := request.source.task) != "classify":
-        raise RequestError(
-            f"report compares the schemes of classifiers so far; {request.source.model} is for the task {task!r}. Make "
-            "each scheme's file with mobilenets-tf deploy --scheme, whose report has its accuracy and latency beside "
-            "float32's, and time them all side by side with mobilenets-tf benchmark."
-        )
     names = tuple(dict.fromkeys(schemes.get(name).name for name in request.schemes))
     if "float32" not in names:
         names = ("float32", *names)
@@ -136,56 +122,47 @@ def check(request: ComparisonRequest):
     for option in ("calls", "threads"):
         if getattr(request, option) < 1:
             raise RequestError(f"{option}={getattr(request, option)}: expected at least 1.")
-    shared = {
-        name: getattr(request, name)
-        for name in ("source", "out", "calibration", "calibration_count", "evaluate", "seed", "min_agreement", "input")
-    }
-    requests = {name: DeployRequest(scheme=name, overwrite=request.overwrite, **shared) for name in names}
-    most = next((name for name in names if schemes.get(name).calibrated), names[-1])
+    own = ("schemes", "calls", "threads")
+    shared = {name: value for name, value in vars(request).items() if name not in own}
+    requests = {name: DeployRequest(scheme=name, **shared) for name in names}
+    calibrated = next((name for name in names if schemes.get(name).calibrated), names[-1])
     # The files' names first: what there is to say of them costs nothing.
-    written = [_page_name(request.source), "labels.txt"]
+    written = [_page_name(request), "labels.txt"]
     for name in names:
-        written += [_file_name(request.source, name), f"{_file_name(request.source, name)}.json"]
+        written += [_file_name(request, name), f"{_file_name(request, name)}.json"]
     files.check_folder(Path(request.out))
     files.check_replaceable(Path(request.out), written, request.overwrite)
-    return requests, deployment.check(requests[most])
+    return requests, deployment.check(requests[calibrated])
 
 
-def _produce(request: ComparisonRequest, requests: dict[str, DeployRequest], chosen, progress: Progress = silent):
-    """Runs in the worker: everything that needs TensorFlow. Writes nothing."""
+def _produce(
+    request: ReportRequest, requests: dict[str, DeployRequest], images_to_use: ImagesToUse, progress: Progress
+) -> tuple[dict[str, Produced], dict[str, timing.Timing]]:
+    """Runs in the worker: everything that needs TensorFlow. Writes nothing. Each scheme's file, and all timings."""
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    labels = request.source.label_names(model.outputs[0].shape[-1])
+    subject = Subject.of(request.source, model, image, request.void)
     progress("building", 1, 1)
     converted = {}
     with Worker() as worker:
         for name in requests:
             scheme = schemes.get(name)
-            calibration = Calibration.from_images(chosen.calibration, image.given) if scheme.calibrated else None
+            calibration = Calibration.from_images(images_to_use.calibration, image.given) if scheme.calibrated else None
             check_request(model, scheme, calibration)
-            converted[name] = convert_model(model, scheme, calibration, worker, progress, image=image, labels=labels)
-    contents = {name: found.content for name, found in converted.items()}
-    parity = judging.parity(model, converted["float32"].float_content, chosen.judge, image, request.seed)
-    outputs = judging.outputs(contents, chosen.judge, image, progress)
-    timings = timing.side_by_side(contents, request.calls, request.threads, progress)
-    made = {}
-    for name, conversion in converted.items():
-        comparison = compare(outputs["float32"], outputs[name], chosen.judge.labels)
-        failed = tuple(deployment.failures(requests[name], parity, comparison))
-        options = {key: value for key, value in asdict(requests[name]).items() if key not in _NOT_OPTIONS}
-        manifest = {
-            "passed": not failed,
-            "failures": list(failed),
-            **judging.facts(request.source, options, image, conversion),
-            "parity": parity.as_dict(),
-            "comparison": comparison.as_dict(),
-            "judged_on_calibration_images": chosen.judged_on_calibration,
-        }
-        row = SchemeRow(
-            name, len(conversion.content), comparison.top1_agreement, comparison.top1, timings[name].median_ms
+            converted[name] = convert_model(
+                model, scheme, calibration, worker, progress, image=image, labels=subject.labels
+            )
+    contents = {name: each.content for name, each in converted.items()}
+    float_content = converted["float32"].float_content
+    parity = judging.parity(subject, float_content, images_to_use.judge, request.seed)
+    tallies = judging.compared_files(subject, contents["float32"], contents, images_to_use.judge, progress)
+    produced = {
+        name: conclude(
+            requests[name], subject, each, images_to_use, _file_name(request, name), parity, tallies[name],
+            timed=False, shown=_SHOWN,
         )
-        answers = outputs["float32"], outputs[name]
-        found = judging.evidence(conversion, chosen.judge, labels, *answers, timed=False, shown=_SHOWN)
-        made[name] = _Made(conversion.content, manifest, found, row, failed)
-    return made, timings
+        for name, each in converted.items()
+    }  # fmt: skip
+    final = {name: each.content for name, each in produced.items()}
+    return produced, timing.side_by_side(final, request.calls, request.threads, progress)

@@ -1,7 +1,7 @@
 """to_tflite: a Keras model to a TFLite file of a scheme, with its manifest beside it."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from mobilenets_tf import files
 from mobilenets_tf.conversion.convert import check_exportable, convert, float_file
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.export import metadata
-from mobilenets_tf.export.proof.verification import Judge
 from mobilenets_tf.manifest import versions
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
-from mobilenets_tf.quantize.mixed_precision import Mixed
-from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
+from mobilenets_tf.quantize.drop import AnswerDrop, DropOf
+from mobilenets_tf.quantize.mixed_precision import MixedPrecision
+from mobilenets_tf.quantize.post_training import PreparedModel, Recipe, prepare
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
@@ -25,16 +25,15 @@ from mobilenets_tf.worker import Worker
 
 @dataclass(frozen=True)
 class Bound:
-    """How much of its accuracy a quantised file may lose; layers stay in float until it does not.
+    """How much of its score a quantised file may lose; layers stay in float until it loses no more.
 
     max_drop: 0.01 for one answer in a hundred.
-    samples: to judge on, arrays in the order of the model's inputs; gone through once a trial. None for the calibration
-        samples that quantisation keeps. labels: their right classes; without, a lost answer is one that float has not.
+    drop_of: makes of the float file's content what tells a file's loss. None: the share of other answers on the
+        calibration samples that quantisation keeps, for a classifier.
     """
 
     max_drop: float
-    samples: Iterable[list[np.ndarray]] | None = None
-    labels: Sequence[int] | None = None
+    drop_of: DropOf | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Conversion:
     float_content: bytes
     calibration: dict | None
     recipe: Recipe | None = None
-    mixed: Mixed | None = None
+    mixed: MixedPrecision | None = None
     equalised: bytes | None = None
     samples: Sequence[list[np.ndarray]] = ()
 
@@ -193,9 +192,9 @@ def convert_model(
         prepared, names = prepare_model(model, scheme, calibration, recipe, worker, progress, image)
         mixed = None
         if bound is not None:
-            samples = prepared.samples if bound.samples is None else bound.samples
-            judge = Judge(prepared.original, samples, bound.labels)
-            mixed = mixed_precision.search(prepared, names, judge, bound.max_drop, progress)
+            drop_of = bound.drop_of or (lambda reference: AnswerDrop(reference, prepared.samples))
+            drop = drop_of(prepared.original)
+            mixed = mixed_precision.search(prepared, names, drop, bound.max_drop, progress)
         content = finished(mixed.content if mixed else prepared.write(), model, image, labels)
         return Conversion(
             scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed,
@@ -205,7 +204,7 @@ def convert_model(
     graph, float_content = _float_file(model, worker, image)
     content = float_content
     if scheme.name != "float32":
-        content = convert(graph, scheme, worker)
+        content = convert(graph, worker, scheme.weights)
         content = image.begin(content) if image else content
     progress("converting", 1, 1)
     return Conversion(scheme.name, finished(content, model, image, labels), float_content, None)
@@ -219,7 +218,7 @@ def prepare_model(
     worker: Worker,
     progress: Progress = silent,
     image: ImageInput | None = None,
-) -> tuple[Prepared, list[str]]:
+) -> tuple[PreparedModel, list[str]]:
     """A model ready to be written in integers, and for each of its operators the layer that it belongs to."""
     progress("converting", 0, 1)
     graph, float_content = _float_file(model, worker, image, folded=False)

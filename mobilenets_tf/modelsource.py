@@ -1,7 +1,9 @@
 """The model that a command was asked to work on: a registered network or a file of the user's, and its input."""
 
+import hashlib
+import os
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mobilenets_tf import registry
@@ -9,6 +11,7 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.tasks import task_of
 from mobilenets_tf.weights import catalog
 
 _FILES = (".keras", ".h5")
@@ -23,6 +26,7 @@ class ModelSource:
     mean, std: of the input, in pixel values 0-255, one number or three; for what a file does not say. A ``.keras`` file
         that was trained here has a manifest beside it that says it.
     labels: a text file with one class name a line; likewise.
+    content: of a ``keras.Model`` object its ``.keras`` file; ``model`` is then the object's name. See ``of``.
     """
 
     model: str
@@ -33,28 +37,50 @@ class ModelSource:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: str | None = None
+    content: bytes | None = field(default=None, repr=False)
+
+    @staticmethod
+    def of(model) -> "ModelSource":
+        """The source of a model that is given in any form: a registry name, a path, a ``keras.Model`` object, or a
+        ``ModelSource``.
+
+        Raises:
+            RequestError: anything else.
+        """
+        if isinstance(model, ModelSource):
+            return model
+        if isinstance(model, (str, os.PathLike)):
+            return ModelSource(os.fspath(model))
+        if hasattr(model, "get_config") and hasattr(model, "predict_on_batch"):
+            from mobilenets_tf.weights.saved_models import to_bytes
+
+            return ModelSource(model.name, content=to_bytes(model))
+        raise RequestError(
+            f"Received {type(model).__name__} for a model; expected a registry name, the path of a model file, a "
+            "keras.Model or a ModelSource."
+        )
 
     @property
     def is_file(self) -> bool:
-        """Whether the model is a file rather than a registered network."""
-        return Path(self.model).suffix in _FILES
+        """Whether the model is a file, or an object, rather than a registered network."""
+        return self.content is not None or Path(self.model).suffix in _FILES
 
     @property
     def task(self) -> str:
         """What the network is for, one of ``registry.TASKS``; a file's manifest says it, or it is a classifier."""
         if self.is_file:
-            return manifest_of(Path(self.model)).get("task", "classify")
+            return self._manifest().get("task", "classify")
         return registry.get(self.model).task
 
     @property
     def void(self) -> int:
         """Of a segmenter that was trained here, the value that pixels of no class had in its masks; else 255."""
-        return manifest_of(Path(self.model)).get("options", {}).get("void", 255) if self.is_file else 255
+        return self._manifest().get("options", {}).get("void", 255) if self.is_file else 255
 
     @property
     def name(self) -> str:
         """What the result's files are called after."""
-        name = Path(self.model).stem if self.is_file else self.model
+        name = Path(self.model).stem if self.is_file and self.content is None else self.model
         return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
 
     @property
@@ -69,7 +95,7 @@ class ModelSource:
             RequestError: unknown name, a value out of range, a file or weight set that is not here.
         """
         if self.is_file:
-            if not Path(self.model).is_file():
+            if self.content is None and not Path(self.model).is_file():
                 raise RequestError(f"No such model file: {self.model}")
             for option in ("weights", "alpha", "resolution", "classes"):
                 if getattr(self, option) is not None:
@@ -104,9 +130,9 @@ class ModelSource:
     def build(self, **options):
         """The ``keras.Model``. ``options`` are more of the builder's, for a registered network."""
         if self.is_file:
-            from mobilenets_tf.weights.saved_models import load_model
+            from mobilenets_tf.weights import saved_models
 
-            return load_model(self.model)
+            return saved_models.load_model(self.model) if self.content is None else saved_models.of_bytes(self.content)
         from mobilenets_tf.factory import create_model
 
         options = {"alpha": self.alpha, "resolution": self.resolution, "weights": self.weights} | options
@@ -140,8 +166,7 @@ class ModelSource:
                 "rescales by itself."
             )
         base = record.preprocessing if record else Preprocessing()
-        if self.task != "classify":  # objects and pixels at the border count too
-            base = replace(base, crop="stretch", resize=base.size)
+        base = task_of(self.task).framed(base)
         if self.mean is not None:
             base = replace(base, mean=triple(self.mean), std=triple(self.std))
         return base.at(shape[1])
@@ -157,9 +182,9 @@ class ModelSource:
                 line.strip() for line in Path(self.labels).read_text(encoding="utf-8").splitlines() if line.strip()
             ]
         elif self.is_file:
-            names = manifest_of(Path(self.model)).get("labels", [])
-        elif self.classes not in (None, 1000) or self.task != "classify":
-            return []
+            names = self._manifest().get("labels", [])
+        elif self.classes not in (None, 1000) or registry.get(self.model).backbone:
+            return []  # ImageNet's classes are of other networks
         else:
             record = self.weight_set() or next(iter(catalog.weight_sets(self.model)), None)
             names = record.labels if record else []
@@ -169,7 +194,13 @@ class ModelSource:
             )
         return names
 
+    def _manifest(self) -> dict:
+        """Of the model's file."""
+        return manifest_of(Path(self.model)) if self.content is None else {}
+
     def _manifest_preprocessing(self) -> Preprocessing | None:
+        if self.content is not None:
+            return None
         file = self.model if self.is_file else self.weights
         return Preprocessing.of(manifest_of(Path(file))) if file else None
 
@@ -177,20 +208,24 @@ class ModelSource:
         """The command-line options that ask for this model again, the model itself after ``flag``."""
         words = [flag, self.model] if flag else [self.model]
         for name, value in asdict(self).items():
-            if name != "model" and value is not None:
+            if name not in ("model", "content") and value is not None:
                 words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
         return shlex.join(words)
 
     def facts(self) -> dict:
         """For the manifest: what was asked for, and the sha256 of what was read."""
         record = self.weight_set()
-        if self.is_file:
+        if self.content is not None:
+            path = None
+        elif self.is_file:
             path = self.model
         elif self.weights is None or Path(self.weights).is_file():
             path = self.weights
         else:
             path = catalog.require(record)
-        facts = {key: value for key, value in asdict(self).items() if value is not None}
+        facts = {key: value for key, value in asdict(self).items() if value is not None and key != "content"}
+        if self.content is not None:
+            facts["weights_sha256"] = hashlib.sha256(self.content).hexdigest()
         if path:
             facts["weights_sha256"] = sha256_of(Path(path))
         if record:

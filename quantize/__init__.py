@@ -14,8 +14,8 @@ _LATER = {
 }
 
 
-def __getattr__(name):
-    """What takes long to import, or needs the extra "qat", is imported when it is asked for."""
+def __getattr__(name: str) -> object:
+    """Import on first use what takes long to import or needs the extra "qat"."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -1,4 +1,4 @@
-"""Calibration data that cannot be got wrong quietly: normalised as the weights want it, looked at, and streamed."""
+"""Calibration data: a stream of samples, normalised as the weights need it, and checked for the usual mistakes."""
 
 import hashlib
 import warnings
@@ -19,7 +19,11 @@ RECOMMENDED = 100
 
 @dataclass
 class Findings:
-    """What was seen in calibration samples. ``low``, ``high``, ``mean`` are of the values that went in."""
+    """What the checks found in the calibration samples.
+
+    samples: how many there were. low, high, mean: of all their values. constant, noise, duplicates: how many samples
+    have one value everywhere, have uncorrelated neighbouring pixels, or equal an earlier sample.
+    """
 
     samples: int = 0
     low: float = float("inf")
@@ -32,20 +36,23 @@ class Findings:
 
 
 class Calibration:
-    """A stream of samples for choosing activation ranges, checked as it goes by.
+    """A stream of samples from which activation ranges are chosen, checked while it is read.
 
-    Memory does not grow with the number of samples (but for 16 bytes each, to find copies). What is certainly wrong is
-    refused: values that are not finite or outside the range the model was trained on (normalised twice or not at all),
-    a set that is mostly noise, constant or copies. What is only doubtful is warned of: fewer than 100 samples, a few
-    constant, noisy or equal ones.
+    Memory does not grow with the number of samples, except for 16 bytes each to recognise copies. Certain mistakes are
+    errors: values that are not finite or outside the range that the model was trained on (normalised twice or not at
+    all), or a set most of whose samples are noise, constant or copies. Doubtful data are warned of: fewer than 100
+    samples, or a few that are constant, noise or copies.
 
     Args:
         samples: an array (N, ...) or an iterable of samples, each with or without a leading axis of 1; a tuple such as
             tf.data's (image, label) counts as its first member; a dict holds one array for each input of the model.
             Batches of a ``tf.data.Dataset`` are taken apart.
-        value_range: the lowest and highest value that correct samples can have; None where that is not known.
-        total: how many there are, for progress.
-        sources: where they come from, for the manifest.
+        value_range: the lowest and highest value that correct samples can have; None if not known.
+        total: how many samples there are, for progress.
+        sources: the files of the samples, for the manifest.
+
+    Raises:
+        RequestError: ``samples`` is a path; use ``from_images``.
     """
 
     def __init__(
@@ -67,15 +74,27 @@ class Calibration:
         self._seen: set[bytes] = set()
 
     @classmethod
-    def from_images(cls, images, preprocessing: Preprocessing) -> "Calibration":
-        """From an ``ImageSet``, or a folder or CSV of images, normalised by ``preprocessing``."""
+    def from_images(cls, images: "image_files.ImageSet | str | Path", preprocessing: Preprocessing) -> "Calibration":
+        """Read image files.
+
+        Args:
+            images: an ``ImageSet``, or a folder or CSV of images.
+            preprocessing: how pixels become the model's input.
+
+        Raises:
+            RequestError: no such folder or file, or no images in it.
+        """
         if not isinstance(images, image_files.ImageSet):
             images = image_files.find_images(images)
         stream = _Stream(lambda: (preprocessing(image_files.decode(path)) for path in images.paths))
         return cls(stream, preprocessing.value_range, len(images), images.paths)
 
     def batches(self, input_shapes: dict[str, tuple], progress: Progress = silent) -> Iterator[list[np.ndarray]]:
-        """Each sample as float arrays, one an input, ordered as ``input_shapes`` (name -> shape with a batch of 1).
+        """Give each sample as float32 arrays, one for each input of the model.
+
+        Args:
+            input_shapes: name of each input -> its shape with a batch of 1; the arrays come in this order.
+            progress: called after each sample.
 
         Raises:
             RequestError: a sample of the wrong shape or with impossible values, or a set that cannot be used.
@@ -91,6 +110,7 @@ class Calibration:
         self._conclude()
 
     def _fit(self, name: str, sample, shape: tuple) -> np.ndarray:
+        """Take one input's array from a sample, in the shape of the input."""
         if isinstance(sample, dict):
             if name not in sample:
                 raise RequestError(f"A calibration sample has no {name!r}; it has {', '.join(map(repr, sample))}.")
@@ -103,26 +123,28 @@ class Calibration:
         return array.reshape(shape).astype(np.float32, copy=False)
 
     def _look_at(self, arrays: list[np.ndarray]) -> None:
-        found = self.findings
-        found.samples += 1
+        findings = self.findings
+        findings.samples += 1
         low, high = min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays)
         if not np.isfinite(low + high):
-            raise RequestError(f"Calibration sample {found.samples} has values that are not finite (NaN or infinite).")
+            raise RequestError(
+                f"Calibration sample {findings.samples} has values that are not finite (NaN or infinite)."
+            )
         if self.value_range:
             self._check_range(low, high)
-        found.low, found.high = min(found.low, low), max(found.high, high)
+        findings.low, findings.high = min(findings.low, low), max(findings.high, high)
         mean = sum(float(array.sum(dtype=np.float64)) for array in arrays) / sum(array.size for array in arrays)
-        found.mean += (mean - found.mean) / found.samples
-        found.constant += all(array.min() == array.max() for array in arrays)
-        found.noise += any(map(_is_noise, arrays))
+        findings.mean += (mean - findings.mean) / findings.samples
+        findings.constant += all(array.min() == array.max() for array in arrays)
+        findings.noise += any(map(_is_noise, arrays))
         digest = hashlib.blake2b(digest_size=16)
         for array in arrays:
             digest.update(array.tobytes())
-        found.duplicates += digest.digest() in self._seen
+        findings.duplicates += digest.digest() in self._seen
         self._seen.add(digest.digest())
 
     def _check_range(self, low: float, high: float) -> None:
-        """A hint of which mistake it is helps more than the numbers."""
+        # A hint at the mistake helps more than the numbers.
         lowest, highest = self.value_range
         slack = 0.01 * (highest - lowest)
         if low < lowest - slack or high > highest + slack:
@@ -133,52 +155,57 @@ class Calibration:
             )
 
     def _conclude(self) -> None:
-        found = self.findings
-        if found.samples == 0:
+        findings = self.findings
+        if findings.samples == 0:
             raise RequestError("There are no calibration samples.")
         for count, what in (
-            (found.constant, "constant (one value everywhere)"),
-            (found.noise, "noise (neighbouring pixels have nothing in common)"),
-            (found.duplicates, "copies of another"),
+            (findings.constant, "constant (one value everywhere)"),
+            (findings.noise, "noise (neighbouring pixels have nothing in common)"),
+            (findings.duplicates, "copies of another"),
         ):
-            if count > found.samples / 2:
+            if count > findings.samples / 2:
                 raise RequestError(
-                    f"{count} of {found.samples} calibration samples are {what}. Ranges chosen from them would fit "
+                    f"{count} of {findings.samples} calibration samples are {what}. Ranges chosen from them would fit "
                     "nothing a camera sees; use real images of the kind the app will meet."
                 )
             if count:
-                found.warnings.append(f"{count} of {found.samples} calibration samples are {what}.")
-        if self.value_range and found.samples > 1:
+                findings.warnings.append(f"{count} of {findings.samples} calibration samples are {what}.")
+        if self.value_range and findings.samples > 1:
             lowest, highest = self.value_range
-            if found.high - found.low < 0.05 * (highest - lowest):
+            if findings.high - findings.low < 0.05 * (highest - lowest):
                 raise RequestError(
-                    f"All calibration values lie between {found.low:.4g} and {found.high:.4g}, where "
+                    f"All calibration values lie between {findings.low:.4g} and {findings.high:.4g}, where "
                     f"preprocessing gives {lowest:.4g} to {highest:.4g}: they look normalised twice."
                 )
-        if found.samples < RECOMMENDED:
-            found.warnings.append(
-                f"Only {found.samples} calibration samples: a real deployment wants {RECOMMENDED} to 500 images of the "
-                "kind the app will meet."
+        if findings.samples < RECOMMENDED:
+            findings.warnings.append(
+                f"Only {findings.samples} calibration samples: a real deployment wants {RECOMMENDED} to 500 images of "
+                "the kind the app will meet."
             )
-        for text in found.warnings:
+        for text in findings.warnings:
             warnings.warn(text, stacklevel=2)
 
     def manifest(self) -> dict:
-        """What went in, for the manifest: the findings and the files with their sha256."""
+        """Give the findings, and the files with their sha256, as plain data for the manifest."""
         from mobilenets_tf.files import sha256_of
 
         files = [{"file": path.name, "sha256": sha256_of(path)} for path in self.sources]
         return asdict(self.findings) | {"files": files}
 
     def __iter__(self) -> Iterator:
-        """The samples as they were given, unchecked."""
+        """Give the samples themselves, unchecked."""
         return iter(self._samples)
 
 
 def one_by_one(items: Iterable, rank: int) -> Iterator:
-    """Single samples out of what users pass for one input of ``rank`` axes (batch counted).
+    """Split what users pass for a model of one input into single samples.
 
-    A tuple such as tf.data's (image, label) gives its first member; what has ``rank`` axes is a batch and taken apart.
+    A tuple such as tf.data's (image, label) counts as its first member; an array of ``rank`` axes is a batch, and is
+    taken apart.
+
+    Args:
+        items: an array, a ``tf.data.Dataset`` or another iterable.
+        rank: how many axes the model's input has, with the batch.
     """
     for item in items:
         item = item[0] if isinstance(item, (tuple, list)) else item
@@ -189,7 +216,7 @@ def one_by_one(items: Iterable, rank: int) -> Iterator:
 
 
 class _Stream:
-    """An iterable that starts anew each time, out of a function that makes an iterator."""
+    """An iterable that calls a function for a new iterator each time."""
 
     def __init__(self, start: Callable[[], Iterator]):
         self._start = start

@@ -1,8 +1,8 @@
-"""Write the integers: a float TFLite graph and a range for each activation in, the quantised graph out.
+"""Turn a float TFLite graph, with a range for each activation, into the quantised graph.
 
-Where integers begin and end is decided here and nowhere else, in two steps: ``plan`` says which ops compute in integers
-and with which scale and zero point each activation is stored; ``write`` makes the file. Quantisation-aware training
-places its fake-quantisation by the same plan, so that a trained model and its file cannot disagree.
+Only this module decides where integers begin and end. It does so in two steps: ``plan`` says which ops compute in
+integers, and with which scale and zero point each activation is stored; ``write`` makes the file. Quantisation-aware
+training rounds by the same plan, so that a trained model and its file cannot disagree.
 
 The rules are those of the TFLite 8-bit quantisation specification (ai.google.dev/edge/litert, "quantization_spec"):
 activations with one scale and zero point a tensor, weights symmetric with one scale an output channel, biases in the
@@ -11,6 +11,7 @@ product of the two scales, and for 16-bit activations zero points of 0.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,14 +19,26 @@ from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
-# Op -> places of its data, weights and bias among the inputs, and the weights' axis of output channels.
+
+class WeightedInputs(NamedTuple):
+    """Where an op that has weights finds its data, weights and bias among its inputs, and which axis of the weights
+    has the output channels.
+    """
+
+    data: int
+    weights: int
+    bias: int
+    output_axis: int
+
+
+# The ops that have weights.
 WEIGHTED = {
-    "CONV_2D": (0, 1, 2, 0),  # OHWI
-    "DEPTHWISE_CONV_2D": (0, 1, 2, 3),  # 1HWO
-    "FULLY_CONNECTED": (0, 1, 2, 0),  # OI
-    "TRANSPOSE_CONV": (2, 1, 3, 0),  # OHWI
+    "CONV_2D": WeightedInputs(0, 1, 2, output_axis=0),  # OHWI
+    "DEPTHWISE_CONV_2D": WeightedInputs(0, 1, 2, output_axis=3),  # 1HWO
+    "FULLY_CONNECTED": WeightedInputs(0, 1, 2, output_axis=0),  # OI
+    "TRANSPOSE_CONV": WeightedInputs(2, 1, 3, output_axis=0),  # OHWI
 }
-# Ops whose output keeps the scale of their input: they move, pick or average values.
+# Ops whose output has the scale of their input: they move, pick or average values.
 SAME_SCALE = {
     "AVERAGE_POOL_2D", "BATCH_TO_SPACE_ND", "BROADCAST_TO", "CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER",
     "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MIRROR_PAD", "PACK", "PAD", "PADV2", "REDUCE_MAX", "REDUCE_MIN", "RESHAPE",
@@ -40,7 +53,7 @@ _FIXED_SCALE = {
     "LOG_SOFTMAX": ((16 / 256, 127), None),
     "L2_NORMALIZATION": ((1 / 128, 0), None),
 }
-# Ops with integer kernels and an output scale of their own; what no table lists computes in float.
+# Ops with integer kernels and an output scale of their own. Ops in none of these tables compute in float.
 _OWN_SCALE = {
     "int8": {
         "ADD", "SUB", "MUL", "MEAN", "SUM", "BATCH_MATMUL", "SQUARED_DIFFERENCE", "RSQRT", "ABS", "PRELU", "LEAKY_RELU",
@@ -49,8 +62,8 @@ _OWN_SCALE = {
     "int16": {"ADD", "SUB", "MUL", "MEAN", "SUM", "BATCH_MATMUL", "LEAKY_RELU", "RELU", "RELU6"},
 }  # fmt: skip
 _NO_INT16 = {"BATCH_TO_SPACE_ND", "BROADCAST_TO", "DEPTH_TO_SPACE", "REVERSE_V2", "SPACE_TO_DEPTH", "TILE"}
-# Versions of the ops' integer forms, as TensorFlow's op_version.cc numbers them: an old runtime must be able to say
-# that it does not know them. Every other op's integer form is version 2.
+# Versions of the ops' integer forms, as TensorFlow's op_version.cc numbers them, by which an old runtime recognises an
+# op that it does not know. The integer form of every other op is version 2.
 _VERSIONS = {
     "int8": {
         "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "TRANSPOSE_CONV": 3, "RESHAPE": 1, "SQUEEZE": 1,
@@ -68,7 +81,7 @@ _VERSIONS = {
 }  # fmt: skip
 _LIMITS = {"int8": (-128, 127), "int16": (-32768, 32767)}
 LARGEST_WEIGHT = 127  # symmetric: -127 to 127
-SMALLEST_SCALE = 1e-9  # of weights that are all zero
+SMALLEST_SCALE = 1e-9  # for weights that are all zero
 
 
 @dataclass(frozen=True)
@@ -80,10 +93,14 @@ class Form:
 
     @classmethod
     def spanning(cls, low: float, high: float, dtype: str) -> "Form":
-        """The form whose integers reach from ``low`` to ``high``, zero exactly representable.
+        """Make the form whose integers reach from ``low`` to ``high`` and represent zero exactly.
 
-        Eight bits use all 256 levels, so one end moves by less than half a step to make zero exact; sixteen bits are
+        Eight bits use all 256 levels, so one end moves by less than half a step to make zero exact. Sixteen bits are
         symmetric around zero, as their kernels require.
+
+        Args:
+            low, high: the real values at the two ends; zero is always included.
+            dtype: "int8" or "int16".
         """
         low, high = min(low, 0.0), max(high, 0.0)
         lowest, highest = _LIMITS[dtype]
@@ -93,31 +110,32 @@ class Form:
         return cls(scale, int(np.clip(np.round(lowest - low / scale), lowest, highest)))
 
     def integers(self, values: np.ndarray, dtype: str) -> np.ndarray:
-        """Real values as integers, out of range clipped."""
+        """Round real values to integers, and clip those out of range."""
         return np.clip(np.round(values / self.scale) + self.zero_point, *_LIMITS[dtype]).astype(dtype)
 
     def rounded(self, values: np.ndarray, dtype: str) -> np.ndarray:
-        """The real values that come back when float32 values are stored so."""
+        """Round float32 values as storing and reading them back does."""
         lowest, highest = ((limit - self.zero_point) * self.scale for limit in _LIMITS[dtype])
         return np.clip(np.round(values / np.float32(self.scale)) * np.float32(self.scale), lowest, highest)
 
 
 def constant_form(values: np.ndarray, dtype: str) -> Form:
-    """The form in which a constant that is no layer's weights is stored."""
+    """Make the form of a constant that is no layer's weights: its range is that of its values."""
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
     return Form.spanning(low, high if high > low else low + 1.0, dtype)
 
 
 @dataclass
-class Plan:
-    """What becomes of each op and activation of a float graph.
+class IntegerPlan:
+    """Which ops of a float graph compute in integers, and the integer form of each activation.
 
-    dtype: of the activations, "int8" or "int16".
-    integer: places, in the graph's order, of the operators that compute in integers.
+    dtype: the type of the activations, "int8" or "int16".
+    integer: the places of the operators that compute in integers, in the graph's order.
     forms: activation tensor -> its integer form. A tensor that only float ops write and read has none.
-    roots: activation tensor -> the one whose range decides its form, mostly itself; none where the runtime decides.
-    demanded: (operator, input) places -> the form in which that operator wants that input, where the tensor's own is
-        another: a QUANTIZE op in between changes it.
+    roots: activation tensor -> the tensor whose range decides its form, mostly itself. A tensor whose form the runtime
+        decides has none.
+    demanded: (place of an operator, position of an input) -> the form in which the operator reads that input, where
+        the tensor has another form: a QUANTIZE op between them converts it.
     """
 
     dtype: str
@@ -127,49 +145,53 @@ class Plan:
     demanded: dict[tuple[int, int], Form] = field(default_factory=dict)
 
 
-def plan(tree, ranges: Mapping[int, tuple[float, float]], scheme: Scheme, keep_float: Collection[int] = ()) -> Plan:
+def plan(
+    tree: schema.ModelT, ranges: Mapping[int, tuple[float, float]], scheme: Scheme, keep_float: Collection[int] = ()
+) -> IntegerPlan:
     """Decide which ops of a float graph compute in integers, and the form of every activation.
 
     Args:
         tree: the float model.
-        ranges: (low, high) of activation tensors, by index. An op whose result has none stays float.
+        ranges: (low, high) of activation tensors, by index. An op whose result has no range stays float.
         scheme: a calibrated scheme.
-        keep_float: places of the operators that are to stay float, in the graph's order.
+        keep_float: the places of operators that stay float in any case.
     """
     return _Planner(tree, ranges, scheme, set(keep_float)).plan()
 
 
 class _Planner(flatbuffer.Graph):
-    def __init__(self, tree, ranges, scheme: Scheme, keep_float: set[int]):
+    def __init__(
+        self, tree: schema.ModelT, ranges: Mapping[int, tuple[float, float]], scheme: Scheme, keep_float: set[int]
+    ):
         super().__init__(tree)
         self._ranges, self._scheme, self._dtype = ranges, scheme, scheme.activations
-        self._operators = list(self.graph.operators)
-        self._place = {id(operator): place for place, operator in enumerate(self._operators)}
+        self._place = {id(operator): place for place, operator in enumerate(self.operators)}
         self._integer = {
             place
-            for place, operator in enumerate(self._operators)
+            for place, operator in enumerate(self.operators)
             if place not in keep_float and self._has_integer_form(operator)
         }
         self._leave_movers_between_float_ops()
-        # Tensors of one scale: a forest of indices, in which a tree's root has the range of all.
+        # Tensors that share a scale: a forest of indices. The range of a tree's root holds for the whole tree.
         self._parent: dict[int, int] = {}
         self._fixed: dict[int, Form] = {}
-        self._wanted: dict[tuple[int, int], int] = {}
+        # (place of an operator, position of an input) -> the tensor in whose form the operator reads it.
+        self._demanded: dict[tuple[int, int], int] = {}
 
-    def plan(self) -> Plan:
+    def plan(self) -> IntegerPlan:
         for place in sorted(self._integer):
-            self._unite(place, self._operators[place])
-        made = Plan(self._dtype, self._integer)
+            self._unite(place, self.operators[place])
+        plan = IntegerPlan(self._dtype, self._integer)
         for place in sorted(self._integer):
-            operator = self._operators[place]
+            operator = self.operators[place]
             for index in (*self.activations(operator.inputs), *self.activations(operator.outputs)):
-                made.forms[index] = self._form(index)
+                plan.forms[index] = self._form(index)
         if self._scheme.io != "float32":
-            for index in (*self.activations(self.graph.inputs), *self.activations(self.graph.outputs)):
-                made.forms[index] = self._form(index)
-        made.demanded = {key: self._form(index) for key, index in self._wanted.items()}
-        made.roots = {index: root for index in made.forms if (root := self._root(index)) not in self._fixed}
-        return made
+            for index in (*self.activations(self.inputs), *self.activations(self.outputs)):
+                plan.forms[index] = self._form(index)
+        plan.demanded = {key: self._form(index) for key, index in self._demanded.items()}
+        plan.roots = {index: root for index in plan.forms if (root := self._root(index)) not in self._fixed}
+        return plan
 
     def _has_integer_form(self, operator) -> bool:
         name, sixteen = self.name(operator), self._dtype == "int16"
@@ -183,15 +205,13 @@ class _Planner(flatbuffer.Graph):
         if not all(index in self._ranges for index in results):
             return False
         if name in WEIGHTED:
-            _, weights, bias, _ = WEIGHTED[name]
-            constants = [index for index in (weights, bias) if index < len(operator.inputs)]
-            return all(
-                operator.inputs[place] < 0 or self.constant(operator.inputs[place]) is not None for place in constants
-            )
+            places = (WEIGHTED[name].weights, WEIGHTED[name].bias)
+            constants = [operator.inputs[place] for place in places if place < len(operator.inputs)]
+            return all(index < 0 or self.constant(index) is not None for index in constants)
         return name in _OWN_SCALE[self._dtype] or not results
 
     def _leave_movers_between_float_ops(self) -> None:
-        """What only moves values from float ops to float ops had better move floats."""
+        """Leave an op in float if it only moves values from float ops to float ops."""
         integer = self._integer
 
         def is_float(operator):
@@ -201,13 +221,12 @@ class _Planner(flatbuffer.Graph):
         while changed:
             changed = False
             for place in sorted(integer):
-                operator = self._operators[place]
+                operator = self.operators[place]
                 if self.name(operator) not in SAME_SCALE:
                     continue
                 writers = [self.writer.get(index) for index in self.activations(operator.inputs)]
-                results = [int(index) for index in operator.outputs]
-                readers = [reader for index in results for reader in self.readers[index]]
-                if all(map(is_float, writers + readers)) and not any(map(self.is_output, results)):
+                readers = [reader for index in operator.outputs for reader in self.readers[index]]
+                if all(map(is_float, writers + readers)) and not any(map(self.is_output, operator.outputs)):
                     integer.remove(place)
                     changed = True
 
@@ -217,16 +236,16 @@ class _Planner(flatbuffer.Graph):
         return index
 
     def _join(self, root: int, index: int) -> None:
-        """Give a tensor's group the scale of another's."""
+        """Give the tensors that share a scale with ``index`` the scale of ``root``."""
         index = self._root(index)
         if index != root:
             self._parent[index] = root
 
     def _unite(self, place: int, operator) -> None:
-        """What an op demands of its tensors' scales."""
+        """Note which tensors an op requires to share a scale, and the scale that it fixes for its result."""
         name = self.name(operator)
         if name in _FIXED_SCALE:
-            self._fixed[int(operator.outputs[0])] = Form(*_FIXED_SCALE[name][self._dtype == "int16"])
+            self._fixed[operator.outputs[0]] = Form(*_FIXED_SCALE[name][self._dtype == "int16"])
         if name not in SAME_SCALE:
             return
         data, results = self.activations(operator.inputs), self.activations(operator.outputs)
@@ -236,27 +255,28 @@ class _Planner(flatbuffer.Graph):
             for index in (*data, *results):
                 self._join(self._root(data[0]), index)
             return
-        # Several inputs of different scales, such as a concatenation's: the result's scale is everyone's. An input
-        # that nothing else reads is written with that scale at once; others are changed to it in between.
+        # Inputs of different scales, such as those of a concatenation, all get the result's scale. An input that
+        # nothing else reads is written with that scale at once; a QUANTIZE op converts every other input.
         (result,) = results
-        for position, index in enumerate(map(int, operator.inputs)):
+        for position, index in enumerate(operator.inputs):
             if index in data:
                 if self._only_leads_to(self._root(index), operator):
                     self._join(result, index)
                 else:
-                    self._wanted[place, position] = result
+                    self._demanded[place, position] = result
 
-    def _only_leads_to(self, root: int, operator) -> bool:
-        if root in self._fixed or root in map(int, self.graph.inputs):
+    def _only_leads_to(self, root: int, operator: schema.OperatorT) -> bool:
+        """Whether the tensors that share a scale with ``root`` are read by this operator alone in the end."""
+        if root in self._fixed or root in self.inputs:
             return False
-        members = [index for index in range(len(self.graph.tensors)) if self._root(index) == root]
+        members = [index for index in range(len(self.tensors)) if self._root(index) == root]
         inner = {id(operator)} | {
             id(reader)
             for index in members
             for reader in self.readers[index]
             if self._place[id(reader)] in self._integer
             and self.name(reader) in SAME_SCALE
-            and self._root(int(reader.outputs[0])) == root
+            and self._root(reader.outputs[0]) == root
         }
         return all(
             not self.is_output(index) and all(id(reader) in inner for reader in self.readers[index])
@@ -269,79 +289,94 @@ class _Planner(flatbuffer.Graph):
 
 
 @dataclass(frozen=True)
-class Rounded:
-    """Symmetric int8 weights: the integers, and the scale of each output channel, or one alone for all."""
+class RoundedWeights:
+    """Symmetric int8 weights of a layer: real = scale x integer.
+
+    integers: the shape of the float weights. scale: shape (output channels), or (1) for one scale for all.
+    """
 
     integers: np.ndarray
     scale: np.ndarray
 
     def values(self, axis: int) -> np.ndarray:
-        """The real values, ``axis`` being that of the output channels."""
+        """Give the real values; ``axis`` is the axis of the output channels."""
         return (self.integers * _along(self.scale, axis, self.integers.ndim)).astype(np.float32)
 
 
-def round_weights(weights: np.ndarray, axis: int | None, least_scale: float | np.ndarray = 0.0) -> Rounded:
-    """Each weight to the nearest integer, with a scale for each channel along ``axis``, or one if that is None."""
+def round_weights(weights: np.ndarray, axis: int | None, least_scale: float | np.ndarray = 0.0) -> RoundedWeights:
+    """Round each weight to the nearest integer.
+
+    Args:
+        weights: of any shape.
+        axis: the axis of the output channels, each of which gets a scale; None for one scale for all weights.
+        least_scale: no scale becomes smaller; one value, or one for each channel.
+    """
     others = tuple(i for i in range(weights.ndim) if i != axis)
     least_scale = np.maximum(least_scale, SMALLEST_SCALE)
     scale = np.maximum(np.abs(weights).max(axis=others) / LARGEST_WEIGHT, least_scale).astype(np.float32).reshape(-1)
     steps = np.round(weights / _along(scale, axis or 0, weights.ndim))
-    return Rounded(np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scale)
+    return RoundedWeights(np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scale)
 
 
 def _along(scale: np.ndarray, axis: int, ndim: int) -> np.ndarray:
     return scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
 
 
-def write(tree, made: Plan, scheme: Scheme, rounded: Mapping[int, Rounded]) -> None:
+def write(tree: schema.ModelT, plan: IntegerPlan, scheme: Scheme, rounded: Mapping[int, RoundedWeights]) -> None:
     """Turn the float model into its quantised form, in place.
 
-    rounded: the weights of the layers that have them, by the layer's place among the operators.
+    Args:
+        tree: the float model.
+        plan: the result of ``plan`` for that model.
+        scheme: the scheme, which decides the types of inputs and outputs.
+        rounded: the integer weights of each operator that has weights, by the operator's place.
     """
-    _Writer(tree, made, scheme, rounded).write()
+    _IntegerWriter(tree, plan, scheme, rounded).write()
 
 
-class _Writer(flatbuffer.Graph):
-    def __init__(self, tree, made: Plan, scheme: Scheme, rounded: Mapping[int, Rounded]):
+class _IntegerWriter(flatbuffer.Graph):
+    def __init__(self, tree: schema.ModelT, plan: IntegerPlan, scheme: Scheme, rounded: Mapping[int, RoundedWeights]):
         super().__init__(tree)
-        self._plan, self._scheme, self._rounded = made, scheme, rounded
-        self._activation = getattr(schema.TensorType, made.dtype.upper())
-        inputs = set(self.activations(self.graph.inputs)) if scheme.io != "float32" else set()
+        self._plan, self._scheme, self._rounded = plan, scheme, rounded
+        self._activation = getattr(schema.TensorType, plan.dtype.upper())
+        inputs = set(self.activations(self.inputs)) if scheme.io != "float32" else set()
         self._home_is_integer = inputs | {
-            int(index)
-            for place, operator in enumerate(self.graph.operators)
-            if place in made.integer
+            index
+            for place, operator in enumerate(self.operators)
+            if place in plan.integer
             for index in self.activations(operator.outputs)
         }
-        self._others: dict[tuple, int] = {}  # (tensor, form or None for float) -> the tensor that holds it so
-        self._written: list = []
+        # (tensor, form or None for float32) -> the tensor that holds the same values in that form.
+        self._others: dict[tuple[int, Form | None], int] = {}
+        self._written: list[schema.OperatorT] = []
 
     def write(self) -> None:
-        for place, operator in enumerate(list(self.graph.operators)):
+        for place, operator in enumerate(list(self.operators)):
             convert = self._integer_operator if place in self._plan.integer else self._float_operator
             convert(place, operator)
             self._written.append(operator)
         integer_ends = self._scheme.io != "float32"
-        self.graph.outputs = [
+        graph = self.model.subgraphs[0]
+        graph.outputs = [
             index if index not in self._plan.forms and not self._is_float(index)
             else self._in_form(index, self._plan.forms[index]) if integer_ends
             else self._in_float(index)
-            for index in map(int, self.graph.outputs)
+            for index in self.outputs
         ]  # fmt: skip
-        self.graph.operators = self._written
+        graph.operators = self._written
         for index in self._home_is_integer:
             self._store(index, self._plan.forms[index])
 
     def _is_float(self, index: int) -> bool:
-        return self.graph.tensors[index].type == schema.TensorType.FLOAT32
+        return self.tensors[index].type == schema.TensorType.FLOAT32
 
     def _store(self, index: int, form: Form, dtype: int | None = None) -> None:
-        tensor = self.graph.tensors[index]
+        tensor = self.tensors[index]
         tensor.type = self._activation if dtype is None else dtype
         tensor.quantization = _parameters([form.scale], [form.zero_point])
 
     def _in_form(self, index: int, form: Form) -> int:
-        """The tensor that holds an activation as integers of that form; the op that makes it, if one is needed."""
+        """Find the tensor that holds an activation as integers of that form; add the op that makes it if needed."""
         at_home = index in self._home_is_integer
         if at_home and form == self._plan.forms[index]:
             return index
@@ -354,7 +389,7 @@ class _Writer(flatbuffer.Graph):
         return self._others[index, form]
 
     def _in_float(self, index: int) -> int:
-        """The tensor that holds an activation as float32; the op that makes it, if one is needed."""
+        """Find the tensor that holds an activation as float32; add the op that makes it if needed."""
         if index not in self._home_is_integer:
             return index
         if (index, None) not in self._others:
@@ -364,28 +399,28 @@ class _Writer(flatbuffer.Graph):
         return self._others[index, None]
 
     def _twin(self, index: int, kind: str) -> int:
-        tensor = self.graph.tensors[index]
+        tensor = self.tensors[index]
         return flatbuffer.add_tensor(self.model, f"{tensor.name.decode()}/{kind}", tensor.shape)
 
     def _float_operator(self, place: int, operator) -> None:
-        operator.inputs = [int(index) if index < 0 else self._in_float(int(index)) for index in operator.inputs]
+        operator.inputs = [index if index < 0 else self._in_float(index) for index in operator.inputs]
 
     def _integer_operator(self, place: int, operator) -> None:
         name, dtype = self.name(operator), self._plan.dtype
         activations = set(self.activations(operator.inputs))
         inputs = []
-        for position, index in enumerate(map(int, operator.inputs)):
+        for position, index in enumerate(operator.inputs):
             if index in activations:
                 form = self._plan.demanded.get((place, position), self._plan.forms[index])
                 index = self._in_form(index, form)
             inputs.append(index)
         if name in WEIGHTED:
-            self._weights(self._rounded[place], operator, inputs, *WEIGHTED[name])
+            self._weights(self._rounded[place], operator, inputs, WEIGHTED[name])
         else:
             for position, index in enumerate(inputs):
                 values = self.constant(index) if index >= 0 and index not in activations else None
                 if values is not None:
-                    home = self._plan.forms[int(operator.outputs[0])] if name in SAME_SCALE else None
+                    home = self._plan.forms[operator.outputs[0]] if name in SAME_SCALE else None
                     form = home or constant_form(values, dtype)
                     inputs[position] = self._constant(index, form.integers(values, dtype), form)
         operator.inputs = inputs
@@ -394,29 +429,34 @@ class _Writer(flatbuffer.Graph):
         self._version(name, _VERSIONS[dtype].get(name, 2))
 
     def _constant(self, index: int, values: np.ndarray, form: Form) -> int:
-        """A quantised copy of a constant; the original may serve other operators."""
-        copy = flatbuffer.add_constant(self.model, self.graph.tensors[index].name.decode(), values)
+        """Add a quantised copy of a constant: other operators may still read the original."""
+        copy = flatbuffer.add_constant(self.model, self.tensors[index].name.decode(), values)
         self._store(copy, form)
         return copy
 
-    def _weights(self, rounded: Rounded, operator, inputs: list[int], data: int, weights: int, bias: int, axis: int):
-        source = np.float32(self._plan.forms[int(operator.inputs[data])].scale)
+    def _weights(self, rounded: RoundedWeights, operator, inputs: list[int], places: WeightedInputs) -> None:
+        _, weights, bias, axis = places
+        source = np.float32(self._plan.forms[operator.inputs[places.data]].scale)
         terms = None
         if bias < len(inputs) and inputs[bias] >= 0:
             terms = self.constant(inputs[bias]).astype(np.float64)
             rounded = self._wide_enough(rounded, terms / source, self.constant(inputs[weights]), axis)
         scale = rounded.scale
         inputs[weights] = flatbuffer.add_constant(self.model, self._name(inputs[weights]), rounded.integers)
-        self.graph.tensors[inputs[weights]].quantization = _parameters(scale, [0] * len(scale), axis)
+        self.tensors[inputs[weights]].quantization = _parameters(scale, [0] * len(scale), axis)
         if terms is not None:
             wide = np.int32 if self._plan.dtype == "int8" else np.int64
             integers = np.round(terms / (source * scale)).astype(wide)
             inputs[bias] = flatbuffer.add_constant(self.model, self._name(inputs[bias]), integers)
-            self.graph.tensors[inputs[bias]].quantization = _parameters(source * scale, [0] * len(scale))
+            self.tensors[inputs[bias]].quantization = _parameters(source * scale, [0] * len(scale))
 
-    def _wide_enough(self, rounded: Rounded, terms: np.ndarray, weights: np.ndarray, axis: int) -> Rounded:
-        """Where weights are next to nothing beside the bias, it would not fit into 32 bits; with 16-bit activations the
-        factor from its scale to the output's would be below 2^-32, which counts as zero. A coarser scale then.
+    def _wide_enough(
+        self, rounded: RoundedWeights, terms: np.ndarray, weights: np.ndarray, axis: int
+    ) -> RoundedWeights:
+        """Give a channel a coarser scale where its weights are tiny beside its bias.
+
+        The bias would not fit into 32 bits; with 16-bit activations, the factor from the bias' scale to the output's
+        would be below 2^-32, which kernels take for zero.
         """
         least = np.abs(terms) / (2**30 if self._plan.dtype == "int8" else 2**32)
         channels = len(rounded.scale) > 1
@@ -424,14 +464,16 @@ class _Writer(flatbuffer.Graph):
         if not narrow.any():
             return rounded
         coarse = round_weights(weights, axis if channels else None, least if channels else least.max())
-        kept = _along(narrow, axis, weights.ndim)
-        return Rounded(np.where(kept, coarse.integers, rounded.integers), np.where(narrow, coarse.scale, rounded.scale))
+        coarser = _along(narrow, axis, weights.ndim)
+        return RoundedWeights(
+            np.where(coarser, coarse.integers, rounded.integers), np.where(narrow, coarse.scale, rounded.scale)
+        )
 
     def _name(self, index: int) -> str:
-        return self.graph.tensors[index].name.decode()
+        return self.tensors[index].name.decode()
 
     def _version(self, name: str, version: int) -> None:
-        """Ask for at least that version of an op."""
+        """Raise the version that the file asks of an op to at least this one."""
         for code in self.model.operatorCodes:
             if flatbuffer.code_name(code) == name:
                 code.version = max(code.version, version)

@@ -1,8 +1,8 @@
-"""Accuracy-controlled quantisation: the fewest layers left in float so that a quantised file stays within a bound.
+"""Accuracy-controlled quantisation: leave as few layers in float as keep a quantised file's loss within a bound.
 
-The layers' measured sensitivities foretell in which order to leave them in float; what counts is measured on the files
-themselves. The least number from the front of that order that keeps the bound is found by doubling and halving; then
-layers are taken back into integers, the least sensitive first, as long as the bound still holds.
+The layers' measured sensitivities predict the order in which to leave them in float; the loss itself is measured on the
+files. Doubling and halving find the least number of layers from the front of that order that keeps the bound. Then
+layers go back to integers, the least sensitive first, as long as the bound still holds.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -12,22 +12,23 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import sensitivity
 from mobilenets_tf.quantize.integers import WEIGHTED
-from mobilenets_tf.quantize.post_training import Prepared
+from mobilenets_tf.quantize.post_training import PreparedModel
 from mobilenets_tf.quantize.sensitivity import Sensitivity
 from mobilenets_tf.tflite import flatbuffer
 
-_TRIALS = 128  # files that are judged before no more layers are taken back into integers
+_TRIALS = 128  # after so many files have been judged, no more layers are tried in integers
 
 
 @dataclass(frozen=True)
-class LeftInFloat:
-    """A layer that stayed float.
+class FloatLayer:
+    """A layer that was left in float.
 
     layer, operators, output_db: see ``Sensitivity``.
     bought: how much larger the drop would be if this layer were integer too.
-    bytes: what leaving it in float adds to the file. conversions: the QUANTIZE and DEQUANTIZE ops that it adds, fewer
-        than none where its neighbours are float as well.
-    weight_bytes: the size of its float weights.
+    bytes: how much larger the file is because this layer is float.
+    conversions: how many more QUANTIZE and DEQUANTIZE ops the file has; negative where the layer's neighbours are float
+        too.
+    weight_bytes: the size of the layer's float weights.
     """
 
     layer: str
@@ -40,74 +41,77 @@ class LeftInFloat:
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """A quantised file within its bound, and what that took.
+class MixedPrecision:
+    """A quantised file that keeps its bound, and what that cost.
 
-    drop: what the file loses against float; integer_drop: what it loses with no layer left in float.
-    layers: how many layers there are to choose from. trials: files that were made and judged.
-    places: of the operators that were left in float, for ``Prepared.write``.
+    content: the file. max_drop: the bound.
+    drop: how much the file loses against float. integer_drop: how much it loses with no layer in float.
+    left: the layers in float, the most sensitive first. layers: how many layers round, and could have been left.
+    trials: how many files were made and judged.
+    places: the places of the operators that were left in float, for ``PreparedModel.write``.
     """
 
     content: bytes
     max_drop: float
     drop: float
     integer_drop: float
-    left: tuple[LeftInFloat, ...]
+    left: tuple[FloatLayer, ...]
     layers: int
     trials: int
     places: tuple[int, ...]
 
     def as_dict(self) -> dict:
-        """For the manifest."""
+        """Give the fields as plain data for the manifest, without the file and the places."""
         return {key: value for key, value in asdict(self).items() if key not in ("content", "places")}
 
 
 def check_bound(max_drop: float) -> None:
-    """Refuse what is no share.
+    """Check that a bound is a share.
 
     Raises:
-        RequestError: it is not from 0 to 1.
+        RequestError: ``max_drop`` is below 0, or 1 or more.
     """
     if not 0 <= max_drop < 1:
         raise RequestError(f"max_drop={max_drop}: expected a share from 0 up to 1, such as 0.01 for one point in 100.")
 
 
 def search(
-    prepared: Prepared,
+    prepared: PreparedModel,
     layers: Sequence[str],
     drop: Callable[[bytes], float],
     max_drop: float,
     progress: Progress = silent,
-) -> Mixed:
-    """The quantised file with the fewest layers in float whose drop is at most ``max_drop``.
+) -> MixedPrecision:
+    """Find the quantised file with the fewest layers in float whose drop is at most ``max_drop``.
 
     Args:
-        prepared: what ``post_training.prepare`` gave; its calibration and rounded weights serve all trials.
-        layers: of each operator, see ``layers.of_operators``.
-        drop: of a file's content, the share of accuracy or of answers that it loses against float.
+        prepared: the result of ``post_training.prepare``; its ranges and rounded weights serve every trial.
+        layers: the layer of each operator, see ``layers.of_operators``.
+        drop: a function of a file's content: the share of accuracy or of answers that the file loses against float.
         max_drop: the bound, 0.01 for one point in a hundred.
+        progress: called before each file that is tried.
 
     Raises:
-        RequestError: the bound is no share, or even float layers do not keep it.
+        RequestError: the bound is no share, or even a file with every layer in float does not keep it.
     """
     check_bound(max_drop)
     trials = _Trials(prepared, layers, drop, progress)
-    nothing = trials[frozenset()]
-    rows, kept = {}, []
-    if nothing.drop > max_drop:
+    integer = trials[frozenset()]
+    rows, floats = {}, []
+    if integer.drop > max_drop:
         rows = {row.layer: row for row in sensitivity.measure(prepared, layers, progress=progress)}
         order = promising(prepared, layers, list(rows.values()))
-        kept = _take_back(_least(order, trials, max_drop, prepared), rows, trials, max_drop)
-    final = trials[frozenset(kept)]
-    left = tuple(_left_in_float(rows[layer], kept, trials, prepared, layers) for layer in kept)
+        floats = _take_back(_least(order, trials, max_drop, prepared), rows, trials, max_drop)
+    final = trials[frozenset(floats)]
+    left = tuple(_float_layer(rows[layer], floats, trials, prepared, layers) for layer in floats)
     count = len({layers[place] for place in trials.rounding})
-    places = tuple(trials.places(kept))
-    return Mixed(trials.content(kept), max_drop, final.drop, nothing.drop, left, count, len(trials), places)
+    places = tuple(trials.places(floats))
+    return MixedPrecision(trials.content(floats), max_drop, final.drop, integer.drop, left, count, len(trials), places)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What is kept of a file that was judged; the files themselves would fill the memory."""
+    """The result of judging one file. The files themselves are not kept: they would fill the memory."""
 
     drop: float
     bytes: int
@@ -115,9 +119,11 @@ class _Trial:
 
 
 class _Trials:
-    """Files with some layers in float, each judged once."""
+    """Judges files with some layers in float, each set of layers once."""
 
-    def __init__(self, prepared: Prepared, layers: Sequence[str], drop: Callable[[bytes], float], progress: Progress):
+    def __init__(
+        self, prepared: PreparedModel, layers: Sequence[str], drop: Callable[[bytes], float], progress: Progress
+    ):
         self._prepared, self._layers, self._drop, self._progress = prepared, layers, drop, progress
         graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
         self.rounding = list(sensitivity.rounding_places(graph, prepared.plan()))
@@ -126,38 +132,39 @@ class _Trials:
     def __len__(self) -> int:
         return len(self._known)
 
-    def __getitem__(self, kept: frozenset[str]) -> _Trial:
-        if kept not in self._known:
+    def __getitem__(self, floats: frozenset[str]) -> _Trial:
+        """Judge the file with those layers in float."""
+        if floats not in self._known:
             self._progress("trying layers in float", len(self._known), None)
-            content = self.content(kept)
+            content = self.content(floats)
             counts = flatbuffer.operator_counts(flatbuffer.read(content))
             conversions = counts.get("QUANTIZE", 0) + counts.get("DEQUANTIZE", 0)
-            self._known[kept] = _Trial(self._drop(content), len(content), conversions)
-        return self._known[kept]
+            self._known[floats] = _Trial(self._drop(content), len(content), conversions)
+        return self._known[floats]
 
-    def content(self, kept: Collection[str]) -> bytes:
-        """The file with those layers in float."""
-        return self._prepared.write(self.places(kept))
+    def content(self, floats: Collection[str]) -> bytes:
+        """Write the file with those layers in float."""
+        return self._prepared.write(self.places(floats))
 
-    def places(self, kept: Collection[str]) -> list[int]:
-        """Of all operators of those layers."""
-        return [place for place, layer in enumerate(self._layers) if layer in kept]
+    def places(self, floats: Collection[str]) -> list[int]:
+        """List the places of the operators of those layers."""
+        return [place for place, layer in enumerate(self._layers) if layer in floats]
 
-    def allowed(self, kept: frozenset[str]) -> bool:
-        """Whether there is an answer already, or time for one."""
-        return kept in self._known or len(self) < _TRIALS
+    def allowed(self, floats: frozenset[str]) -> bool:
+        """Whether the file has been judged already, or one more may be."""
+        return floats in self._known or len(self) < _TRIALS
 
 
-def promising(prepared: Prepared, layers: Sequence[str], rows: Sequence[Sensitivity]) -> list[str]:
-    """All measured layers in the order in which leaving them in float should take off the most noise for each.
+def promising(prepared: PreparedModel, layers: Sequence[str], rows: Sequence[Sensitivity]) -> list[str]:
+    """Order the measured layers by how much noise leaving each of them in float should remove, the most first.
 
     A layer in float does not round its weights. But its result is still rounded as long as an integer layer reads it,
-    so a layer counts together with its readers where that takes off more.
+    so a layer counts together with its readers where that removes more noise.
     """
     weights = {row.layer: _power(row.weights_db) for row in rows}
     results = {row.layer: max(_power(row.output_db) - weights[row.layer], 0.0) for row in rows}
     readers = _readers(prepared, layers)
-    # A layer whose results something that is no layer reads, an integer output of the file, rounds them in any case.
+    # A layer whose result is an integer output of the file rounds that result in any case.
     closed = {layer: {layer, *readers[layer]} for layer in results if None not in readers[layer]}
     noise_of = {layer: [own for own, needed in closed.items() if layer in needed] for layer in results}
     order: list[str] = []
@@ -184,16 +191,16 @@ def _power(db: float) -> float:
     return 10 ** (-db / 10)
 
 
-def _readers(prepared: Prepared, layers: Sequence[str]) -> dict[str, set[str | None]]:
-    """For each layer that rounds, the layers in integers that read its results, past what only moves them; None among
-    them for an integer output of the file.
+def _readers(prepared: PreparedModel, layers: Sequence[str]) -> dict[str, set[str | None]]:
+    """Find for each layer that rounds the integer layers that read its results, directly or behind ops that only move
+    values. None among the readers stands for an integer output of the file.
     """
-    made, graph = prepared.plan(), flatbuffer.Graph(flatbuffer.read(prepared.model))
-    rounding = set(sensitivity.rounding_places(graph, made))
-    place_of = {id(operator): place for place, operator in enumerate(graph.graph.operators)}
-    found: dict[str, set[str | None]] = {layers[place]: set() for place in rounding}
+    plan, graph = prepared.plan(), flatbuffer.Graph(flatbuffer.read(prepared.model))
+    rounding = set(sensitivity.rounding_places(graph, plan))
+    place_of = {id(operator): place for place, operator in enumerate(graph.operators)}
+    readers: dict[str, set[str | None]] = {layers[place]: set() for place in rounding}
     for place in rounding:
-        own, waiting = found[layers[place]], list(graph.activations(graph.graph.operators[place].outputs))
+        own, waiting = readers[layers[place]], list(graph.activations(graph.operators[place].outputs))
         while waiting:
             index = waiting.pop()
             if graph.is_output(index) and prepared.scheme.io != "float32":
@@ -202,13 +209,13 @@ def _readers(prepared: Prepared, layers: Sequence[str]) -> dict[str, set[str | N
                 other = place_of[id(reader)]
                 if other in rounding:
                     own.add(layers[other])
-                elif other in made.integer:
+                elif other in plan.integer:
                     waiting += graph.activations(reader.outputs)
-    return found
+    return readers
 
 
-def _least(order: list[str], trials: _Trials, max_drop: float, prepared: Prepared) -> list[str]:
-    """The shortest beginning of the order that keeps the bound, supposing that longer ones do too."""
+def _least(order: list[str], trials: _Trials, max_drop: float, prepared: PreparedModel) -> list[str]:
+    """Find the shortest beginning of the order that keeps the bound, supposing that longer ones keep it too."""
 
     def enough(count: int) -> bool:
         return trials[frozenset(order[:count])].drop <= max_drop
@@ -228,19 +235,19 @@ def _least(order: list[str], trials: _Trials, max_drop: float, prepared: Prepare
     return order[:good]
 
 
-def _take_back(kept: list[str], rows: dict[str, Sensitivity], trials: _Trials, max_drop: float) -> list[str]:
-    """Those of the layers without which the bound would be broken. Many at once are tried in integers first, then each
-    alone, until none can go or the trials run out.
+def _take_back(floats: list[str], rows: dict[str, Sensitivity], trials: _Trials, max_drop: float) -> list[str]:
+    """Find the layers without which the bound would be broken: try many layers in integers at once, then each alone,
+    until none can be integer or the trials run out.
     """
 
     def without(group: list[str]) -> list[str]:
-        return [layer for layer in kept if layer not in group]
+        return [layer for layer in floats if layer not in group]
 
     def go(group: list[str]) -> bool:
-        nonlocal kept
+        nonlocal floats
         rest = frozenset(without(group))
         if group and trials.allowed(rest) and trials[rest].drop <= max_drop:
-            kept = without(group)
+            floats = without(group)
             return True
         return False
 
@@ -250,20 +257,22 @@ def _take_back(kept: list[str], rows: dict[str, Sensitivity], trials: _Trials, m
             attempt(group[len(group) // 2 :])
 
     def least_sensitive_first() -> list[str]:
-        return sorted(kept, key=lambda layer: -rows[layer].output_db)
+        return sorted(floats, key=lambda layer: -rows[layer].output_db)
 
     attempt(least_sensitive_first())
     before = None
-    while before != kept:
-        before = kept
+    while before != floats:
+        before = floats
         for layer in least_sensitive_first():
             go([layer])
-    return sorted(kept, key=lambda layer: rows[layer].output_db)
+    return sorted(floats, key=lambda layer: rows[layer].output_db)
 
 
-def _left_in_float(row: Sensitivity, kept: list[str], trials: _Trials, prepared: Prepared, layers) -> LeftInFloat:
-    final, other = trials[frozenset(kept)], trials[frozenset(kept) - {row.layer}]
-    return LeftInFloat(
+def _float_layer(
+    row: Sensitivity, floats: list[str], trials: _Trials, prepared: PreparedModel, layers: Sequence[str]
+) -> FloatLayer:
+    final, other = trials[frozenset(floats)], trials[frozenset(floats) - {row.layer}]
+    return FloatLayer(
         row.layer,
         row.operators,
         row.output_db,
@@ -274,11 +283,11 @@ def _left_in_float(row: Sensitivity, kept: list[str], trials: _Trials, prepared:
     )
 
 
-def _weight_bytes(prepared: Prepared, layers: Sequence[str], layer: str) -> int:
+def _weight_bytes(prepared: PreparedModel, layers: Sequence[str], layer: str) -> int:
     graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
     tensors = {
-        int(operator.inputs[WEIGHTED[graph.name(operator)][1]])
-        for operator, name in zip(graph.graph.operators, layers, strict=True)
+        operator.inputs[WEIGHTED[graph.name(operator)].weights]
+        for operator, name in zip(graph.operators, layers, strict=True)
         if name == layer and graph.name(operator) in WEIGHTED
     }
     values = [graph.constant(index) for index in tensors]

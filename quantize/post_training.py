@@ -1,8 +1,8 @@
-"""Post-training quantisation: a float TFLite model and calibration data in, a quantised TFLite model out.
+"""Post-training quantisation: make a quantised TFLite model of a float one and calibration data.
 
-integer forms -> equalise the channels -> observe the activations -> choose the ranges -> round the weights -> correct
-the biases -> write the integers, but for islands that stay float. Each step is a module of its own; ``Recipe`` says
-which are taken.
+The steps: integer forms -> equalise the channels -> observe the activations -> choose the ranges -> round the weights
+-> correct the biases -> write the integers, except for islands of ops that stay float. Each step is a module in
+``steps``; a ``Recipe`` selects among them.
 """
 
 import itertools
@@ -22,27 +22,28 @@ from mobilenets_tf.quantize.steps.effects import Effects
 from mobilenets_tf.quantize.steps.float_islands import float_islands
 from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.quantize.steps.ranges import Range
-from mobilenets_tf.quantize.steps.statistics import Statistics, observe
+from mobilenets_tf.quantize.steps.statistics import ActivationStatistics, observe
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.input_fold import fold_input
 from mobilenets_tf.tflite.runtime import Runner
 
-_KEPT = 128  # samples that are kept for the steps that run the model more than once; the rest pass by
-_TRIED_ON = 32  # of these, on how many ranges are tried
+_KEPT = 128  # samples kept in memory for the steps that run the model more than once; of the others, statistics only
+_TRIED_ON = 32  # how many of the kept samples serve to compare ranges
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The steps of post-training quantisation. The default is what measured best (benchmarks/post_training.py).
+    """The steps of post-training quantisation. The defaults measured best (benchmarks/post_training.py).
 
-    equalize: let channels share scales evenly (equalize.py).
-    ranges: "least_output_error", or an estimator by its name: "min_max", "percentile", "entropy", "mean_square_error".
-    rounding: "learned" or "nearest" (rounding.py).
-    correct_biases: take off the shift that rounding the weights causes (bias_correction.py).
-    per_tensor: one scale for all channels of a layer's weights, for hardware that has no more.
+    equalize: scale channels so that they fill the range of a shared scale evenly (steps/equalize.py).
+    ranges: how ranges of activations are chosen: "least_output_error", or an estimator by its name: "min_max",
+        "percentile", "entropy", "mean_square_error" (steps/ranges.py).
+    rounding: how weights are rounded: "learned" or "nearest" (steps/rounding.py).
+    correct_biases: remove the shift of a layer's mean that rounding its weights causes (steps/bias_correction.py).
+    per_tensor: one scale for all channels of a layer's weights, for hardware that has only one.
 
     Raises:
-        RequestError: a name that is none of these.
+        RequestError: an unknown name for ``ranges`` or ``rounding``.
     """
 
     equalize: bool = True
@@ -59,13 +60,17 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A float model ready to be written in integers; see ``Prepared.write``.
+class PreparedModel:
+    """A float model with all that its integer form needs: ``write`` makes the file.
 
-    model: the float file's content, its biases corrected; uncorrected: without that, its outputs those of the model
-    that was given. original: as it was given, for its signature's names.
-    ranges: of every activation. rounded: the layers' integer weights, by place among the operators. islands: places of
-    the operators that stay float whatever is asked. samples: some of the calibration data.
+    model: the content of the float file whose biases are corrected for the rounding of the weights.
+    uncorrected: the same file with its own biases; its outputs are those of ``original``.
+    original: the float file before any step.
+    scheme: the scheme of the integer file.
+    ranges: (low, high) of every activation tensor.
+    rounded: the integer weights of each operator that has weights, by the operator's place.
+    islands: the places of the operators that stay float in any case.
+    samples: some of the calibration samples, each a list of arrays in the order of the model's inputs.
     """
 
     model: bytes
@@ -73,24 +78,27 @@ class Prepared:
     original: bytes
     scheme: Scheme
     ranges: dict[int, Range]
-    rounded: dict[int, integers.Rounded]
+    rounded: dict[int, integers.RoundedWeights]
     islands: frozenset[int]
     samples: list[list[np.ndarray]]
 
-    def plan(self, keep_float: Iterable[int] = ()) -> integers.Plan:
-        """What will be integer, if the operators at those places are not to be."""
+    def plan(self, keep_float: Iterable[int] = ()) -> integers.IntegerPlan:
+        """Decide what becomes integer, where the operators at the places ``keep_float`` are to stay float."""
         return integers.plan(flatbuffer.read(self.model), self.ranges, self.scheme, {*self.islands, *keep_float})
 
     def write(self, keep_float: Iterable[int] = ()) -> bytes:
-        """The quantised file's content, its signature as in the float file.
+        """Make the content of the quantised file; its signature has the names of the float file.
+
+        Args:
+            keep_float: the places of operators that are to stay float.
 
         Raises:
-            ConversionError: LiteRT cannot run it.
+            ConversionError: LiteRT cannot run the file.
         """
         tree = flatbuffer.read(self.model)
-        made = self.plan(keep_float)
-        self._restore_biases(tree, made)
-        integers.write(tree, made, self.scheme, self.rounded)
+        plan = self.plan(keep_float)
+        self._restore_biases(tree, plan)
+        integers.write(tree, plan, self.scheme, self.rounded)
         flatbuffer.copy_signature(flatbuffer.read(self.original), tree)
         content = flatbuffer.write(tree)
         try:
@@ -101,10 +109,10 @@ class Prepared:
             ) from error
         return content
 
-    def _restore_biases(self, tree, made: integers.Plan) -> None:
-        """A layer that stays float has no rounding whose shift its biases should take off."""
+    def _restore_biases(self, tree: flatbuffer.schema.ModelT, plan: integers.IntegerPlan) -> None:
+        """Give layers that stay float their own biases back: their weights are not rounded, so there is no shift."""
         uncorrected = flatbuffer.read(self.uncorrected)
-        for place in sorted(set(self.rounded) - made.integer):
+        for place in sorted(set(self.rounded) - plan.integer):
             operator, before = (model.subgraphs[0].operators[place] for model in (tree, uncorrected))
             if operator.inputs[2] != before.inputs[2]:
                 bias = flatbuffer.constant(uncorrected, before.inputs[2])
@@ -113,22 +121,23 @@ class Prepared:
 
 def prepare(
     model: bytes,
-    scheme,
+    scheme: str | Scheme,
     calibration: Calibration,
     recipe: Recipe | None = None,
     progress: Progress = silent,
     *,
     exact_border: bool = False,
-) -> Prepared:
-    """Everything that is decided before integers are written.
+) -> PreparedModel:
+    """Do all steps of quantisation before the integers are written; ``prepare(...).write()`` is the quantised file.
 
     Args:
         model: the float file's content, every shape static.
         scheme: a calibrated scheme ("int8", "int8_float_io", "int16x8") or its name.
         calibration: the samples to choose ranges from.
         recipe: the steps to take; None for the default.
-        exact_border: a normalisation that goes into the first convolution (``fold_input``) leaves the float outputs as
-            they are to float32 rounding, rather than to half a level of the input at the border.
+        progress: called as work goes on.
+        exact_border: where a normalisation is folded into the first convolution (``fold_input``), keep the float
+            outputs equal to float32 rounding. Otherwise they may be off by half a level of the input at the border.
 
     Raises:
         RequestError: calibration data that cannot be used, or activations that are not finite.
@@ -139,114 +148,114 @@ def prepare(
         low, high = calibration.value_range
         model = fold_input(model, 0.0 if exact_border else (high - low) / 255 / 2)
     graph = flatbuffer.read(model).subgraphs[0]
-    shapes = {graph.tensors[i].name.decode(): tuple(map(int, graph.tensors[i].shape)) for i in graph.inputs}
+    shapes = {graph.tensors[i].name.decode(): tuple(graph.tensors[i].shape) for i in graph.inputs}
     batches = calibration.batches(shapes, progress)
     samples = list(itertools.islice(batches, _KEPT))
     if recipe.equalize:
         model = equalize.equalize(model, samples)
     statistics = observe(model, itertools.chain(samples, batches))
     if calibration.value_range:
-        # What pixels can be is known better than what these pixels were.
-        for index in map(int, graph.inputs):
-            if index in statistics:  # an integer input has no range to choose
+        # The range that pixels can have is certain; the samples' own range is not.
+        for index in graph.inputs:
+            if index in statistics:  # an integer input has no statistics
                 statistics[index].low, statistics[index].high = calibration.value_range
     islands = frozenset(float_islands(flatbuffer.read(model)))
-    chosen = choose_ranges(model, statistics, scheme, recipe, islands, samples, progress)
+    activation_ranges = choose_ranges(model, statistics, scheme, recipe, islands, samples, progress)
     round_all = rounding.learned if recipe.rounding == "learned" else rounding.nearest
     arguments = (samples[:64], recipe.per_tensor, progress) if recipe.rounding == "learned" else (recipe.per_tensor,)
     rounded = round_all(model, *arguments)
     corrected = correct_biases(model, rounded, statistics) if recipe.correct_biases else model
-    return Prepared(corrected, model, original, scheme, chosen, rounded, islands, samples)
+    return PreparedModel(corrected, model, original, scheme, activation_ranges, rounded, islands, samples)
 
 
 def choose_ranges(
     model: bytes,
-    statistics: dict[int, Statistics],
+    statistics: dict[int, ActivationStatistics],
     scheme: Scheme,
     recipe: Recipe,
     islands: frozenset[int],
     samples: list[list[np.ndarray]],
     progress: Progress = silent,
 ) -> dict[int, Range]:
-    """The range of each observed tensor.
+    """Choose the range of each observed tensor.
 
-    Sixteen bits: nothing needs clipping. Eight bits: as the recipe says, but everything that was seen for the model's
-    inputs and outputs, and what a final softmax reads in its own way (``ranges.softmax_scores``).
+    Sixteen bits need no clipping: the range is all values seen. Eight bits: the recipe decides, except for the model's
+    inputs and outputs, whose ranges are all values seen, and the scores that a final softmax reads, which have a way of
+    their own (``ranges.softmax_scores``).
+
+    Args:
+        model: the float file's content.
+        statistics: of each float32 activation tensor, by index.
+        scheme, recipe: as for ``prepare``.
+        islands: the places of operators that stay float.
+        samples: calibration samples, arrays in the order of the model's inputs.
+        progress: called as ranges are tried.
+
+    Returns:
+        (low, high) of each tensor, by index.
     """
     if scheme.activations == "int16":
-        return {index: ranges.symmetric(found) for index, found in statistics.items()}
+        return {index: ranges.symmetric(seen) for index, seen in statistics.items()}
     tree = flatbuffer.read(model)
     graph = flatbuffer.Graph(tree)
     searched = recipe.ranges == "least_output_error"
     estimate = ranges.estimator("mean_square_error" if searched else recipe.ranges)
-    extremes = {index: ranges.min_max(found) for index, found in statistics.items()}
-    ends = {*map(int, graph.graph.inputs), *map(int, graph.graph.outputs)}
+    extremes = {index: ranges.min_max(seen) for index, seen in statistics.items()}
+    ends = {*graph.inputs, *graph.outputs}
     effects = Effects(model, samples[:_TRIED_ON])
     scores = {target.index for target in effects.targets if target.is_scores}
-    chosen = {
-        index: extremes[index] if index in ends | scores else estimate(found) for index, found in statistics.items()
+    result = {
+        index: extremes[index] if index in ends | scores else estimate(seen) for index, seen in statistics.items()
     }
     if searched:
-        roots = set(integers.plan(tree, chosen, scheme, islands).roots.values())
-        inner = {index: chosen[index] for index in sorted(roots - ends - scores)}
-        chosen |= ranges.least_output_error(effects, inner, statistics, progress)
+        roots = set(integers.plan(tree, result, scheme, islands).roots.values())
+        inner = {index: result[index] for index in sorted(roots - ends - scores)}
+        result |= ranges.least_output_error(effects, inner, statistics, progress)
         for index in (scores & roots) - ends:
-            chosen[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
-    _fit_sums(graph, chosen)
-    _fit_layers(graph, chosen)
-    given = set(map(int, graph.graph.inputs))
-    return {index: found if index in given else _settled(*found) for index, found in chosen.items()}
+            result[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
+    _widen_sums(graph, result)
+    _widen_layers(graph, result)
+    return {index: span if index in graph.inputs else _round_range(*span) for index, span in result.items()}
 
 
-def _settled(low: float, high: float) -> Range:
-    """Rounded to about a thousandth, so that the last bits of another processor's activations do not matter."""
+def _round_range(low: float, high: float) -> Range:
+    """Round a range to about a thousandth, so that another processor's last bits do not change the file."""
     step = 2.0 ** (np.floor(np.log2(high - low)) - 10)
     return float(np.round(low / step) * step), float(np.round(high / step) * step)
 
 
-def _fit_sums(graph: flatbuffer.Graph, chosen: dict[int, Range]) -> None:
+def _widen_sums(graph: flatbuffer.Graph, spans: dict[int, Range]) -> None:
     """Widen ranges where the terms and the result of a sum are of very different size, as in untrained networks.
 
-    XNNPACK adds 8-bit numbers whose scales are between 2^-10 and 2^8 of the result's; beyond, the op falls out of the
-    accelerated graph, and far beyond LiteRT's own kernel aborts the process.
+    XNNPACK adds 8-bit numbers if their scales are between 2^-10 and 2^8 times the result's. Beyond that, the op falls
+    out of the accelerated graph; far beyond, LiteRT's own kernel aborts the process.
     """
-    # From the end: what is widened for the sums that read a tensor is then seen by the sum that writes it.
-    for operator in reversed(graph.graph.operators):
+    # From the end: a range that is widened for the sums that read a tensor then counts for the sum that writes it.
+    for operator in reversed(graph.operators):
         if graph.name(operator) not in ("ADD", "SUB"):
             continue
-        (out,) = map(int, operator.outputs)
-        for index in (index for index in map(int, operator.inputs) if index in chosen):
-            width, result = (high - low for low, high in (chosen[index], chosen[out]))
+        (out,) = operator.outputs
+        for index in (index for index in operator.inputs if index in spans):
+            width, result = (high - low for low, high in (spans[index], spans[out]))
             for tensor, factor in ((index, result / width / 1000), (out, width / result / 250)):
                 if factor > 1:
-                    chosen[tensor] = tuple(factor * end for end in chosen[tensor])
+                    spans[tensor] = tuple(factor * end for end in spans[tensor])
 
 
-def _fit_layers(graph: flatbuffer.Graph, chosen: dict[int, Range]) -> None:
-    """Widen the ranges of layers that give next to nothing for what they read, such as those behind whose ReLU no
-    calibration sample got: XNNPACK refuses files where (input scale x weight scale) is 256 times the output's or more.
+def _widen_layers(graph: flatbuffer.Graph, spans: dict[int, Range]) -> None:
+    """Widen the ranges of layers whose results are tiny beside their inputs, such as a layer whose ReLU gave zero on
+    all calibration samples: XNNPACK refuses files where (input scale x weight scale) is 256 times the output's scale
+    or more.
     """
-    for operator in graph.graph.operators:
+    for operator in graph.operators:
         if graph.name(operator) not in integers.WEIGHTED:
             continue
-        data, weights, _, _ = integers.WEIGHTED[graph.name(operator)]
-        index, out = int(operator.inputs[data]), int(operator.outputs[0])
-        values = graph.constant(int(operator.inputs[weights]))
-        if values is None or index not in chosen or out not in chosen:
+        places = integers.WEIGHTED[graph.name(operator)]
+        index, out = operator.inputs[places.data], operator.outputs[0]
+        values = graph.constant(operator.inputs[places.weights])
+        if values is None or index not in spans or out not in spans:
             continue
-        width, result = (high - low for low, high in (chosen[index], chosen[out]))
+        width, result = (high - low for low, high in (spans[index], spans[out]))
         factor = width * float(np.abs(values).max()) / integers.LARGEST_WEIGHT / result / 200
         if factor > 1:
-            chosen[out] = tuple(factor * end for end in chosen[out])
-
-
-def quantize_flatbuffer(
-    model: bytes, scheme, calibration: Calibration, recipe: Recipe | None = None, progress: Progress = silent
-) -> bytes:
-    """Quantise a float32 TFLite model: ``prepare`` and ``Prepared.write``.
-
-    Raises:
-        RequestError: calibration data that cannot be used, or activations that are not finite.
-        ConversionError: LiteRT cannot run the result.
-    """
-    return prepare(model, scheme, calibration, recipe, progress).write()
+            spans[out] = tuple(factor * end for end in spans[out])

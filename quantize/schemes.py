@@ -15,7 +15,11 @@ from mobilenets_tf.errors import unknown
 
 @dataclass(frozen=True)
 class Scheme:
-    """weights, activations, io: the types stored, computed with, and met at the file's two ends."""
+    """A way to store and compute a network in fewer bits.
+
+    weights: the type in which weights are stored. activations: the type in which the ops compute. io: the type of the
+    file's inputs and outputs.
+    """
 
     name: str
     weights: str
@@ -41,11 +45,11 @@ SCHEMES = {
 }
 
 
-def get(name) -> Scheme:
-    """The scheme of that name.
+def get(name: str | Scheme) -> Scheme:
+    """Find a scheme by its name; a ``Scheme`` is returned as it is.
 
     Raises:
-        RequestError: there is none; the nearest is given.
+        RequestError: no scheme of that name; the message has the nearest name.
     """
     if isinstance(name, Scheme):
         return name

@@ -1,18 +1,18 @@
-"""What each layer costs in integers: quantised alone in a float model, what it does to its own output and the model's.
+"""Measure what each layer costs in integers: quantise that layer alone, and compare with the float model.
 
-The layer's weights are the rounded ones, its bias is the corrected one, and its results are rounded as the file will
-round them; everything else stays float. So the figures name the layer that the noise comes from, wherever it is seen.
+The layer has its rounded weights and its corrected bias, and its results are rounded as in the integer file; all other
+layers stay float. So a figure names the layer that causes the noise, wherever the noise becomes visible.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from mobilenets_tf.progress import Progress, silent, track
-from mobilenets_tf.quantize.integers import WEIGHTED, Form, Plan
-from mobilenets_tf.quantize.post_training import Prepared
+from mobilenets_tf.quantize.integers import WEIGHTED, Form, IntegerPlan, RoundedWeights
+from mobilenets_tf.quantize.post_training import PreparedModel
 from mobilenets_tf.quantize.steps.effects import Effects
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
@@ -23,12 +23,17 @@ SAMPLES = 16  # calibration samples to measure on
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Of one Keras layer.
+    """What one Keras layer costs when it alone is quantised.
 
-    layer: its name. operators: its ops that round, and how many of each.
-    layer_db: signal to noise at what the layer gives, in dB, when it alone is quantised.
-    output_db: the same at the model's outputs; before a final softmax, of the highest scores (effects.py).
-    weights_db: at the model's outputs again, its weights alone being rounded. Infinite where nothing changes.
+    layer: the layer's name.
+    operators: the layer's ops that round, and how many of each.
+    layer_db: signal-to-noise ratio of the layer's results, in dB.
+    output_db: signal-to-noise ratio of the model's outputs, in dB; where the model ends in a softmax, of the highest
+        scores that the softmax reads (effects.py).
+    weights_db: the same as output_db when only the layer's weights are rounded, not its results. A ratio is infinite
+        where quantising the layer changes nothing.
+    drop: how much the file whose only integer layer is this one loses of the task's score against the float file; None
+        if the score was not measured.
     """
 
     layer: str
@@ -36,31 +41,47 @@ class Sensitivity:
     layer_db: float
     output_db: float
     weights_db: float
+    drop: float | None = None
 
     def as_dict(self) -> dict:
-        """As plain data."""
-        return asdict(self)
+        """Give the fields as plain data, without ``drop`` where that was not measured."""
+        return {name: value for name, value in asdict(self).items() if name != "drop" or value is not None}
 
 
 def measure(
-    prepared: Prepared, layers: Sequence[str], samples: int = SAMPLES, progress: Progress = silent
+    prepared: PreparedModel,
+    layers: Sequence[str],
+    samples: int = SAMPLES,
+    progress: Progress = silent,
+    *,
+    drop: Callable[[bytes], float] | None = None,
 ) -> list[Sensitivity]:
-    """Every layer that rounds, the most sensitive first. What only moves, picks or averages integers is left out.
+    """Measure every layer that rounds; layers that only move, pick or average integers are left out.
 
     Args:
-        prepared: what ``post_training.prepare`` gave.
-        layers: of each of its operators, see ``layers.of_operators``.
-        samples: of the calibration samples that were kept, how many to measure on.
+        prepared: the result of ``post_training.prepare``.
+        layers: the layer of each operator, see ``layers.of_operators``.
+        samples: how many of the prepared model's calibration samples to measure noise on.
+        progress: called after each layer.
+        drop: a function of a file's content: how much the file loses of the task's score against the float file, as
+            for ``mixed_precision.search``. It is called once for each layer, with a file in which that layer computes
+            in integers and all others in float: what the layer reads is stored in integers too, and the file's inputs
+            and outputs have the scheme's types. None: measure noise only.
+
+    Returns:
+        One row for each layer, the most sensitive first: by ``drop`` where it was measured, then by ``output_db``.
+
+    Raises:
+        ConversionError: LiteRT cannot run one of the files that ``drop`` is to judge.
     """
-    made = prepared.plan()
-    reference = _Reference(prepared, made)
-    places: dict[str, list[int]] = {}
+    reference = _Reference(prepared)
+    places_of: dict[str, list[int]] = {}
     for place in reference.rounding:
-        places.setdefault(layers[place], []).append(place)
+        places_of.setdefault(layers[place], []).append(place)
     rows = []
-    for layer, own in track(list(places.items()), "measuring layers", progress):
-        both = _Alone(reference, own)
-        weights = _Alone(reference, own, results_too=False) if both.has_weights else None
+    for layer, places in track(list(places_of.items()), "measuring layers", progress):
+        both = _OneLayer(reference, places)
+        weights = _OneLayer(reference, places, results_too=False) if both.has_weights else None
         for arrays in prepared.samples[:samples]:
             reference.run(arrays)
             both.compare(arrays)
@@ -69,50 +90,56 @@ def measure(
         rows.append(
             Sensitivity(
                 layer,
-                dict(Counter(reference.name(reference.graph.operators[place]) for place in own)),
+                dict(Counter(reference.name(reference.operators[place]) for place in places)),
                 both.at_layer.db,
                 both.output_db,
                 weights.output_db if weights else float("inf"),
+                drop(_file_with_one_integer_layer(prepared, layers, layer)) if drop else None,
             )
         )
-    return sorted(rows, key=lambda row: row.output_db)
+    return sorted(rows, key=lambda row: (-(row.drop or 0.0), row.output_db))
 
 
-def rounding_places(graph: flatbuffer.Graph, made: Plan) -> Iterator[int]:
-    """Places of the integer operators that round: their result has not the form of an input."""
-    for place in sorted(made.integer):
-        operator = graph.graph.operators[place]
-        kept = {made.forms[index] for index in graph.activations(operator.inputs)}
-        results = graph.activations(operator.outputs)
-        if results and (graph.name(operator) in WEIGHTED or any(made.forms[index] not in kept for index in results)):
+def rounding_places(graph: flatbuffer.Graph, plan: IntegerPlan) -> Iterator[int]:
+    """Give the places of the integer operators that round: those whose result has another form than all inputs."""
+    for place in sorted(plan.integer):
+        operator = graph.operators[place]
+        input_forms = {plan.forms[index] for index in graph.activations(operator.inputs)}
+        result_forms = {plan.forms[index] for index in graph.activations(operator.outputs)}
+        if result_forms and (graph.name(operator) in WEIGHTED or result_forms - input_forms):
             yield place
 
 
-class _Reference(flatbuffer.Graph):
-    """The float model, with every activation that will be rounded as an output.
+def _file_with_one_integer_layer(prepared: PreparedModel, layers: Sequence[str], layer: str) -> bytes:
+    return prepared.write(place for place, other in enumerate(layers) if other != layer)
 
-    targets: where errors at the model's outputs are counted; outputs: the outputs themselves.
+
+class _Reference(flatbuffer.Graph):
+    """The float model, which is run for every activation that the integer file rounds.
+
+    rounding: the places of the operators that round. targets: the tensors in which errors at the model's outputs are
+    counted. ends: the outputs themselves, as far as they are float32.
     """
 
-    def __init__(self, prepared: Prepared, made: Plan):
+    def __init__(self, prepared: PreparedModel):
         super().__init__(flatbuffer.read(prepared.uncorrected))
-        self.prepared, self.made = prepared, made
-        self.rounding = list(rounding_places(self, made))
+        self.prepared, self.plan = prepared, prepared.plan()
+        self.rounding = list(rounding_places(self, self.plan))
         self.targets = Effects(prepared.uncorrected, []).targets
-        self.outputs = self.activations(self.graph.outputs)
-        wanted = {out for place in self.rounding for out in self.activations(self.graph.operators[place].outputs)}
-        wanted.update(self.outputs, (target.index for target in self.targets))
-        self.run = _Run(self.model, sorted(wanted))
+        self.ends = self.activations(self.outputs)
+        observed = {index for place in self.rounding for index in self.activations(self.operators[place].outputs)}
+        observed.update(self.ends, (target.index for target in self.targets))
+        self.run = _Run(self.model, sorted(observed))
 
 
 class _Run:
-    """A model that is run for some of its tensors."""
+    """Runs a model and keeps the values of some of its tensors."""
 
-    def __init__(self, tree, wanted: list[int]):
-        self._inputs = list(map(int, tree.subgraphs[0].inputs))
+    def __init__(self, tree: schema.ModelT, observed: list[int]):
+        self._inputs = tree.subgraphs[0].inputs
         self._arrays: list[np.ndarray] = []
         places = list(range(len(tree.subgraphs[0].operators)))
-        computed = [index for index in wanted if index not in self._inputs]
+        computed = [index for index in observed if index not in self._inputs]
         self._runner = Runner(flatbuffer.part(tree, places, self._inputs, computed), trusted=True)
 
     def __call__(self, arrays: list[np.ndarray]) -> None:
@@ -120,20 +147,23 @@ class _Run:
         self._runner.invoke(*arrays)
 
     def value(self, index: int) -> np.ndarray:
-        """Of a wanted tensor, on the sample that was run last; a copy."""
+        """Copy the values that an observed tensor has on the sample that was run last."""
         if index in self._inputs:
             return self._arrays[self._inputs.index(index)]
         return np.array(self._runner.raw(index))
 
 
-class _Alone:
-    """The float model with one layer's weights rounded, and its results too or not; and what that has done so far."""
+class _OneLayer:
+    """The float model with one layer quantised, and the noise that this has made on the samples so far.
+
+    places: of the layer's operators. results_too: round the layer's results as well as its weights.
+    """
 
     def __init__(self, reference: _Reference, places: list[int], results_too: bool = True):
         self._reference, prepared = reference, reference.prepared
         tree, corrected = flatbuffer.read(prepared.uncorrected), flatbuffer.read(prepared.model)
         graph = flatbuffer.Graph(tree)
-        operators = [graph.graph.operators[place] for place in places]
+        operators = [graph.operators[place] for place in places]
         weighted = [place for place in places if place in prepared.rounded]
         self.has_weights = bool(weighted)
         for place in weighted:
@@ -145,28 +175,29 @@ class _Alone:
             for index in results
             if graph.is_output(index) or any(id(reader) not in inside for reader in graph.readers[index])
         ]
-        forms, dtype = reference.made.forms, reference.made.dtype
+        forms, dtype = reference.plan.forms, reference.plan.dtype
         self._rounded = {index: _round(tree, index, forms[index], dtype) for index in results} if results_too else {}
-        ends = [*(target.index for target in reference.targets), *reference.outputs]
+        ends = [*(target.index for target in reference.targets), *reference.ends]
         self._run = _Run(tree, list(dict.fromkeys(map(self._tensor, [*ends, *self._results]))))
         self.at_layer, self._at_targets, self._at_outputs = _Noise(), _Noise(), _Noise()
 
     def _tensor(self, index: int) -> int:
-        """What stands for a tensor of the reference."""
+        """The tensor of this model that stands for a tensor of the reference."""
         return self._rounded.get(index, index)
 
     def compare(self, arrays: list[np.ndarray]) -> None:
-        """Run one more sample, which the reference has run."""
+        """Run the sample that the reference has run last, and add up the differences."""
         self._run(arrays)
-        for noise, indices in ((self.at_layer, self._results), (self._at_outputs, self._reference.outputs)):
+        for noise, indices in ((self.at_layer, self._results), (self._at_outputs, self._reference.ends)):
             for index in indices:
                 noise.add(index, *self._pair(index))
         for target in self._reference.targets:
-            wanted, found = self._pair(target.index)
-            take = target.decisive(wanted)
-            self._at_targets.add(target.index, take(wanted), take(found))
+            exact, quantised = self._pair(target.index)
+            part = target.decisive(exact)
+            self._at_targets.add(target.index, part(exact), part(quantised))
 
     def _pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A tensor's values in the float model and in this one."""
         return self._reference.run.value(index), self._run.value(self._tensor(index))
 
     @property
@@ -176,37 +207,42 @@ class _Alone:
 
 
 class _Noise:
-    """Its power and the signal's, summed over samples for each of several tensors."""
+    """The power of the noise and of the signal, summed over samples for each of several tensors."""
 
     def __init__(self):
         self._noise, self._signal = Counter(), Counter()
 
-    def add(self, index: int, wanted: np.ndarray, found: np.ndarray) -> None:
-        self._noise[index] += float(np.square(found - wanted, dtype=np.float64).sum())
-        self._signal[index] += float(np.square(wanted, dtype=np.float64).sum())
+    def add(self, index: int, exact: np.ndarray, quantised: np.ndarray) -> None:
+        self._noise[index] += float(np.square(quantised - exact, dtype=np.float64).sum())
+        self._signal[index] += float(np.square(exact, dtype=np.float64).sum())
 
     @property
     def silent(self) -> bool:
-        """Whether there was none."""
+        """Whether there was no noise."""
         return not any(self._noise.values())
 
     @property
     def db(self) -> float:
-        """Signal to noise; of several tensors, the ratios added up."""
+        """The signal-to-noise ratio in dB. Of several tensors, the shares of noise are added up."""
         ratio = sum(noise / max(self._signal[index], 1e-30) for index, noise in self._noise.items())
         return float(-10 * np.log10(ratio)) if ratio else float("inf")
 
 
-def _round_weights(tree, corrected, place: int, rounded) -> None:
+def _round_weights(tree: schema.ModelT, corrected: schema.ModelT, place: int, rounded: RoundedWeights) -> None:
+    """Give one operator its rounded weights, and its bias from the model whose biases are corrected."""
     operator, with_bias = (model.subgraphs[0].operators[place] for model in (tree, corrected))
-    _, weights, bias, axis = WEIGHTED[flatbuffer.operator_name(tree, operator)]
-    flatbuffer.replace_constant(tree, operator, weights, rounded.values(axis))
-    if bias < len(operator.inputs) and operator.inputs[bias] >= 0:
-        flatbuffer.replace_constant(tree, operator, bias, flatbuffer.constant(corrected, with_bias.inputs[bias]))
+    places = WEIGHTED[flatbuffer.operator_name(tree, operator)]
+    flatbuffer.replace_constant(tree, operator, places.weights, rounded.values(places.output_axis))
+    if places.bias < len(operator.inputs) and operator.inputs[places.bias] >= 0:
+        bias = flatbuffer.constant(corrected, with_bias.inputs[places.bias])
+        flatbuffer.replace_constant(tree, operator, places.bias, bias)
 
 
-def _round(tree, index: int, form: Form, dtype: str) -> int:
-    """Let all that read a tensor read what is left of it when it is stored in integers; that tensor."""
+def _round(tree: schema.ModelT, index: int, form: Form, dtype: str) -> int:
+    """Let the readers of a tensor read a new one: its values rounded to integers of a form and back to float32.
+
+    Returns the new tensor's index.
+    """
     graph = tree.subgraphs[0]
     shape = graph.tensors[index].shape
     stored, back = (flatbuffer.add_tensor(tree, f"rounded/{index}/{kind}", shape) for kind in (dtype, "float32"))
@@ -214,8 +250,8 @@ def _round(tree, index: int, form: Form, dtype: str) -> int:
     parameters = graph.tensors[stored].quantization = schema.QuantizationParametersT()
     parameters.scale, parameters.zeroPoint = [form.scale], [form.zero_point]
     for operator in graph.operators:
-        operator.inputs = [back if int(other) == index else int(other) for other in operator.inputs]
-    place = next(place for place, operator in enumerate(graph.operators) if index in map(int, operator.outputs))
+        operator.inputs = [back if other == index else other for other in operator.inputs]
+    place = next(place for place, operator in enumerate(graph.operators) if index in operator.outputs)
     graph.operators[place + 1 : place + 1] = [
         flatbuffer.make_operator(tree, "QUANTIZE", [index], [stored]),
         flatbuffer.make_operator(tree, "DEQUANTIZE", [stored], [back]),

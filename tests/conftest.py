@@ -37,10 +37,9 @@ def float_file(worker):
     """A function: Keras model -> the content of its lean float32 file, what quantisation starts from."""
     from mobilenets_tf.conversion.convert import convert, freeze
     from mobilenets_tf.conversion.lean_norms import with_lean_norms
-    from mobilenets_tf.quantize import SCHEMES
     from mobilenets_tf.tflite.lean import lean
 
-    return lambda model: lean(convert(freeze(with_lean_norms(model)), SCHEMES["float32"], worker))
+    return lambda model: lean(convert(freeze(with_lean_norms(model)), worker))
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +126,6 @@ def with_weights(content, rounded):
     tree = flatbuffer.read(content)
     for place, weights in rounded.items():
         operator = tree.subgraphs[0].operators[place]
-        axis = WEIGHTED[flatbuffer.operator_name(tree, operator)][3]
+        axis = WEIGHTED[flatbuffer.operator_name(tree, operator)].output_axis
         flatbuffer.replace_constant(tree, operator, 1, weights.values(axis))
     return flatbuffer.write(tree)

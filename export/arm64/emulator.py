@@ -236,16 +236,16 @@ def _with_scores(content: bytes) -> tuple[bytes, list[float]]:
     tree = flatbuffer.read(content)
     graph = flatbuffer.Graph(tree)
     steps, scores = [], []
-    for index in map(int, graph.graph.outputs):
+    for index in graph.outputs:
         writer = graph.writer.get(index)
         while writer is not None and graph.name(writer) in ("QUANTIZE", "DEQUANTIZE"):
-            writer = graph.writer.get(int(writer.inputs[0]))
+            writer = graph.writer.get(writer.inputs[0])
         rounds = writer is not None and graph.name(writer) == "SOFTMAX"
-        steps.append(float(graph.graph.tensors[writer.outputs[0]].quantization.scale[0]) if rounds else 0.0)
-        scores += [int(writer.inputs[0])] if rounds else []
+        steps.append(float(graph.tensors[writer.outputs[0]].quantization.scale[0]) if rounds else 0.0)
+        scores += [writer.inputs[0]] if rounds else []
     if not scores:
         return content, steps
-    graph.graph.outputs, tree.signatureDefs = [*map(int, graph.graph.outputs), *scores], []
+    tree.subgraphs[0].outputs, tree.signatureDefs = [*graph.outputs, *scores], []
     return flatbuffer.write(tree), [*steps, *[0.0] * len(scores)]
 
 
@@ -258,9 +258,7 @@ def tolerance(content: bytes) -> float:
     for graph in tree.subgraphs:
         computed = set()  # tensors in which computed floats have a part; operators are in the order of their run
         for operator in graph.operators:
-            given, results = (
-                [int(index) for index in ends if index >= 0] for ends in (operator.inputs, operator.outputs)
-            )
+            given, results = ([index for index in ends if index >= 0] for ends in (operator.inputs, operator.outputs))
             converts = flatbuffer.operator_name(tree, operator) == "DEQUANTIZE"
             in_floats = not converts and any(graph.tensors[index].type == floats for index in results)
             if in_floats or computed.intersection(given):

@@ -161,8 +161,8 @@ def _inspection(content: bytes, model, worker: Worker) -> Inspection:
     return Inspection(
         bytes=len(content),
         description=(model.description or b"").decode(),
-        inputs=tuple(_end(main, every[0][index]) for index in main.inputs.tolist()),
-        outputs=tuple(_end(main, every[0][index]) for index in main.outputs.tolist()),
+        inputs=tuple(_end(main, every[0][index]) for index in main.inputs),
+        outputs=tuple(_end(main, every[0][index]) for index in main.outputs),
         signatures=_signatures(model),
         operations=tuple(Operation(name, counts[name], products[name]) for name in order),
         multiply_adds=products.total(),

@@ -8,11 +8,13 @@ ObjectDetector, the TFLite Task Library and applications made for the TF detecti
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
-from mobilenets_tf.answers.predictor import FORMS
 from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.tasks.detection import Detection
 from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
@@ -23,19 +25,36 @@ ANCHORS_FILE = "anchors.json"
 _DEQUANTIZE_VERSIONS = {schema.TensorType.INT8: 2, schema.TensorType.INT16: 3}
 
 
+class DetectorForms:
+    """The forms of a detector's file. See ``forms.Forms``."""
+
+    own, with_threshold = "raw", ("nms",)
+
+    def apply(self, content: bytes, form: str, network, score_threshold: float | None = None) -> bytes:
+        postprocess = Postprocess(ssd_anchors(network.grids), network.classes)
+        if score_threshold is not None:
+            postprocess = replace(postprocess, score_threshold=score_threshold)
+        return with_form(content, form, postprocess)
+
+    def companions(self, file_name: str, form: str, network) -> dict[str, str]:
+        if form != "raw":
+            return {}
+        return {f"{file_name}.{ANCHORS_FILE}": anchors_file(ssd_anchors(network.grids))}
+
+
 def with_form(content: bytes, form: str, postprocess: Postprocess) -> bytes:
     """A detector's file, float or quantised, that gives its outputs in a form.
 
     Args:
         content: a file in the form "raw". Metadata come afterwards: they describe the outputs.
-        form: one of ``FORMS``.
+        form: one of ``Detection.forms``.
         postprocess: with the model's anchors and classes; "nms" puts it into the file, numbers and all.
 
     Raises:
         RequestError: no such form, or the file's outputs are not those of a detector with such anchors and classes.
     """
-    if form not in FORMS:
-        raise unknown("form of a detector's outputs", form, FORMS)
+    if form not in Detection.forms:
+        raise unknown("form of a detector's outputs", form, Detection.forms)
     tree = flatbuffer.read(content)
     boxes, scores = _outputs(tree, postprocess)
     if form == "raw":
@@ -72,8 +91,7 @@ def anchors_file(anchors: np.ndarray) -> str:
 
 def _outputs(tree, postprocess: Postprocess) -> list[int]:
     graph = tree.subgraphs[0]
-    outputs = list(map(int, graph.outputs))
-    shapes = [tuple(map(int, graph.tensors[index].shape)) for index in outputs]
+    shapes = [tuple(graph.tensors[index].shape) for index in graph.outputs]
     count = len(postprocess.anchors)
     wanted = [(1, count, 4), (1, count, postprocess.classes + 1)]
     if shapes != wanted:
@@ -81,17 +99,17 @@ def _outputs(tree, postprocess: Postprocess) -> list[int]:
             f"The file's outputs have the shapes {shapes}; those of a detector with {count} anchors and "
             f"{postprocess.classes} classes are {wanted}: boxes, and scores with a column for the background."
         )
-    return outputs
+    return graph.outputs
 
 
 def _in_float(tree, index: int) -> int:
     graph = flatbuffer.Graph(tree)
-    types = [tensor.type for tensor in graph.graph.tensors]
+    types = [tensor.type for tensor in graph.tensors]
     writer = graph.writer.get(index)
     if writer and (types[writer.inputs[0]], types[index]) == (schema.TensorType.INT8, schema.TensorType.UINT8):
         # Made for applications (image_input.with_byte_ends), which do not see it now.
         tree.subgraphs[0].operators.remove(writer)
-        index = int(writer.inputs[0])
+        index = writer.inputs[0]
     tensor = tree.subgraphs[0].tensors[index]
     if tensor.type == schema.TensorType.FLOAT32:
         return index

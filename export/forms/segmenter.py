@@ -6,6 +6,18 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
 
+class SegmenterForms:
+    """The forms of a segmenter's file. See ``forms.Forms``."""
+
+    own, with_threshold = "stride", ()
+
+    def apply(self, content: bytes, form: str, network, score_threshold: float | None = None) -> bytes:
+        return with_form(content, form, network.size)
+
+    def companions(self, file_name: str, form: str, network) -> dict[str, str]:
+        return {}
+
+
 def with_form(content: bytes, form: str, size: int) -> bytes:
     """A segmenter's file in another form.
 
@@ -20,9 +32,9 @@ def with_form(content: bytes, form: str, size: int) -> bytes:
         return content
     tree = flatbuffer.read(content)
     graph = tree.subgraphs[0]
-    (logits,) = map(int, graph.outputs)
+    (logits,) = graph.outputs
     given = graph.tensors[logits]
-    classes = int(given.shape[-1])
+    classes = given.shape[-1]
     operators, result = [], logits
     if tuple(given.shape[1:3]) != (size, size):
         result = flatbuffer.add_tensor(tree, "logits", (1, size, size, classes))

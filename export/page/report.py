@@ -11,43 +11,10 @@ from pathlib import Path
 from mobilenets_tf import files
 from mobilenets_tf.export.delegates.rules import Verdict
 from mobilenets_tf.export.page import charts
-from mobilenets_tf.export.proof.evidence import ChangedAnswers, LayerFidelity
+from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
 
 _CHARTED = 12  # layers, the least faithful
-
-
-@dataclass(frozen=True)
-class SchemeRow:
-    """One of several files of a model. agreement: the share of images with float32's answer. top1: accuracy, if the
-    images have labels. median_ms: on the machine that made the report.
-    """
-
-    scheme: str
-    bytes: int
-    agreement: float
-    top1: float | None = None
-    median_ms: float | None = None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a report shows beside the manifest; what is left out is not shown.
-
-    changed: the images whose answer changed. layers: how faithful each layer is.
-    plan: how often each op runs (``Runner.execution_plan``), "DELEGATE" being XNNPACK's partitions. delegates: what a
-        phone's accelerators take over of the file (``delegates.verdicts``).
-    latency: name of a file -> median and 90th percentile in ms, float32 first. It is never the same twice, and stands
-        in a section of its own, as does schemes: several files of the model, for the Pareto picture.
-    pictures: of a detector or segmenter, photographs with both files' answers: (name, JPEG).
-    """
-
-    changed: ChangedAnswers | None = None
-    layers: Sequence[LayerFidelity] = ()
-    plan: Mapping[str, int] | None = None
-    delegates: Sequence[Verdict] = ()
-    latency: Mapping[str, tuple[float, float]] | None = None
-    schemes: Sequence[SchemeRow] = ()
-    pictures: Sequence[tuple[str, bytes]] = ()
+_NOTHING = Evidence()
 
 
 @dataclass(frozen=True)
@@ -56,10 +23,10 @@ class SchemeReport:
 
     file_name: str
     manifest: dict
-    evidence: Evidence = Evidence()
+    evidence: Evidence = _NOTHING
 
 
-def render(file_name: str, manifest: dict, evidence: Evidence = Evidence()) -> str:
+def render(file_name: str, manifest: dict, evidence: Evidence = _NOTHING) -> str:
     """The page on one deployed file. The same arguments give the same bytes."""
     return _environment().get_template("report.html").render(file=SchemeReport(file_name, manifest, evidence))
 
@@ -174,7 +141,7 @@ def _layer_charts(layers: Sequence[LayerFidelity], key: str) -> list:
 
 
 def _points(rows: Sequence[SchemeRow], cost: str) -> list[charts.Point]:
-    given = "agreement" if any(row.top1 is None for row in rows) else "top1"
+    given = "agreement" if any(row.score is None for row in rows) else "score"
     return [
         charts.Point(row.scheme, getattr(row, cost) / (1e6 if cost == "bytes" else 1), getattr(row, given))
         for row in rows
@@ -184,7 +151,7 @@ def _points(rows: Sequence[SchemeRow], cost: str) -> list[charts.Point]:
 
 def _pareto_charts(rows: Sequence[SchemeRow]) -> list:
     """Accuracy (without labels: agreement with float32) against latency and against size."""
-    gain = "same answer as float32" if any(row.top1 is None for row in rows) else "top-1 accuracy"
+    gain = "agreement with float32" if any(row.score is None for row in rows) else rows[0].measure
     drawn = []
     for cost, label in (("median_ms", "latency in ms, on this machine"), ("bytes", "size in MB")):
         if points := _points(rows, cost):

@@ -3,19 +3,30 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mobilenets_tf.data import images
+from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.decibels import signal_to_noise
-from mobilenets_tf.export.proof.verification import answers
+from mobilenets_tf.export.delegates import backends
+from mobilenets_tf.export.delegates.rules import Verdict
+from mobilenets_tf.export.proof.judging import AnyComparison, Tally
+from mobilenets_tf.export.proof.subject import Subject
+from mobilenets_tf.export.speed import timing
+from mobilenets_tf.export.tflite import Conversion
 from mobilenets_tf.quantize import layers
+from mobilenets_tf.tasks.classification import first_answers
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
+_FIDELITY_SAMPLES = 8  # on which layers are compared
+_CALLS = 30  # to time a file
+_PICTURES, _WIDEST = 3, 1100  # on the page, and their longer side in pixels
+_SHOWN_FROM = 0.5  # objects of a lower score are not drawn
 _PIXELS = 128  # sides of a thumbnail; the page shows it at 96 CSS pixels, and most screens have more than one each
 _QUALITY = 80
 
@@ -87,7 +98,7 @@ def changed_answers(
         RequestError: an image that cannot be read any more.
     """
     reference, candidate = (outputs.reshape(len(paths), -1).astype(np.float64) for outputs in (reference, candidate))
-    before, after = (answers(outputs).astype(int) for outputs in (reference, candidate))
+    before, after = (first_answers(outputs).astype(int) for outputs in (reference, candidate))
     changed = np.flatnonzero(before != after)
     single = reference.shape[1] == 1
     columns = (np.zeros_like(before), np.zeros_like(after)) if single else (before, after)
@@ -172,8 +183,8 @@ def layer_fidelity(
     calls them, told from the names of the tensors; several operators of one layer are compared where it ends.
 
     Args:
-        float_content: the float file that the integers were written from (``Prepared.uncorrected``): equalisation gives
-            channels other scales, so in the file before it they are other numbers.
+        float_content: the float file that the integers were written from (``PreparedModel.uncorrected``): equalisation
+            gives channels other scales, so in the file before it they are other numbers.
         quantised_content: the quantised file.
         samples: a few calibration samples, arrays in the order of the files' inputs.
 
@@ -212,20 +223,19 @@ class _Observed:
     def __init__(self, content: bytes):
         tree = flatbuffer.read(content)
         graph = tree.subgraphs[0]
-        produced = [int(index) for operator in graph.operators for index in operator.outputs]
+        produced = [index for operator in graph.operators for index in operator.outputs]
         names = {index: graph.tensors[index].name.decode() for index in produced}
         of_operators = layers.of_operators(content, _scopes(names.values()))
         self.tensors = {name: index for index, name in names.items()}
         self.layers = {
-            names[int(index)]: layer
+            names[index]: layer
             for layer, operator in zip(of_operators, graph.operators, strict=True)
             for index in operator.outputs
         }
-        ends = set(map(int, graph.outputs))
         self.scores = {
-            names.get(int(operator.inputs[0]))
+            names.get(operator.inputs[0])
             for operator in graph.operators
-            if flatbuffer.operator_name(tree, operator) == "SOFTMAX" and int(operator.outputs[0]) in ends
+            if flatbuffer.operator_name(tree, operator) == "SOFTMAX" and operator.outputs[0] in graph.outputs
         }
         self._scales = {index: _scale(graph.tensors[index].quantization) for index in produced}
         graph.outputs = produced
@@ -260,3 +270,124 @@ def _scopes(names: Iterable[str]) -> set[str]:
     """What the names of tensors say of the names of layers: scopes with a number behind, as TensorFlow gives layers."""
     scopes = (scope for name in names for place in name.split(";") for scope in place.split("/")[1:-1])
     return {re.sub(r"_\d+$", "", scope) for scope in scopes if re.search(r"_\d+$", scope)}
+
+
+@dataclass(frozen=True)
+class SchemeRow:
+    """One of several files of a model. agreement: with float32, see ``DeployRequest``. score: the task's own, if the
+    images are annotated; measure: what the score is called. median_ms: on the machine that made the report.
+    """
+
+    scheme: str
+    bytes: int
+    agreement: float
+    score: float | None = None
+    median_ms: float | None = None
+    measure: str = "top-1"
+
+    @staticmethod
+    def of(scheme: str, size: int, comparison: AnyComparison, median_ms: float) -> "SchemeRow":
+        """The row of a file of so many bytes."""
+        return SchemeRow(scheme, size, comparison.agreement, comparison.score, median_ms, comparison.measure)
+
+    def as_dict(self) -> dict:
+        """As plain data; a classifier's score is called ``top1``."""
+        score = {"top1": self.score} if self.measure == "top-1" else {"score": self.score, "measure": self.measure}
+        return {
+            "scheme": self.scheme, "bytes": self.bytes, "agreement": self.agreement, **score,
+            "median_ms": self.median_ms,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report shows beside the manifest; what is left out is not shown.
+
+    changed: the images whose answer changed. layers: how faithful each layer is.
+    plan: how often each op runs (``Runner.execution_plan``), "DELEGATE" being XNNPACK's partitions. delegates: what a
+        phone's accelerators take over of the file (``delegates.verdicts``).
+    latency: name of a file -> median and 90th percentile in ms, float32 first. It is never the same twice, and stands
+        in a section of its own, as does schemes: several files of the model, for the Pareto picture.
+    pictures: of a detector or segmenter, photographs with both files' answers: (name, JPEG).
+    """
+
+    changed: ChangedAnswers | None = None
+    layers: Sequence[LayerFidelity] = ()
+    plan: Mapping[str, int] | None = None
+    delegates: Sequence[Verdict] = ()
+    latency: Mapping[str, tuple[float, float]] | None = None
+    schemes: Sequence[SchemeRow] = ()
+    pictures: Sequence[tuple[str, bytes]] = ()
+
+
+def gather(
+    subject: Subject,
+    converted: Conversion,
+    image_set: ImageSet,
+    tally: Tally | None,
+    own_files: dict[str, bytes],
+    seed: int = 0,
+    timed: bool = True,
+    shown: int = 24,
+) -> Evidence:
+    """Gather what the report on a file shows beside the manifest.
+
+    Args:
+        converted: the file in its final form. image_set: the images that the file was judged on.
+        tally: how the file compares with its float file; None where there was nothing to compare.
+        own_files: the float file and this one as the network gives its outputs, by the scheme's name.
+        timed: time the file beside its float file. shown: how many images with another answer at the most.
+    """
+    exhibits = _EXHIBITS[subject.task.name](subject, converted, image_set, tally, own_files, seed, shown)
+    return Evidence(
+        layers=fidelity(converted),
+        plan=Runner(converted.content).execution_plan(),
+        delegates=backends.verdicts(flatbuffer.read(converted.content)),
+        latency=latencies(converted) if timed else None,
+        **exhibits,
+    )
+
+
+def fidelity(converted: Conversion) -> list[LayerFidelity]:
+    """How faithful each layer of a calibrated file is; nothing of another."""
+    if converted.equalised is None:
+        return []
+    return layer_fidelity(converted.equalised, converted.content, converted.samples[:_FIDELITY_SAMPLES])
+
+
+def latencies(converted: Conversion) -> dict[str, tuple[float, float]]:
+    """Median and 90th percentile in ms of the float file and of this one, timed side by side."""
+    contents = {"float32": converted.float_content} | {converted.scheme: converted.content}
+    return {name: (t.median_ms, t.p90_ms) for name, t in timing.side_by_side(contents, _CALLS).items()}
+
+
+def _changes(subject: Subject, converted: Conversion, image_set: ImageSet, tally, own_files, seed, shown) -> dict:
+    """The images with another answer."""
+    if tally is None or converted.scheme == "float32":
+        return {}
+    changed = changed_answers(image_set.paths, image_set.labels, subject.labels, *tally.outputs, shown)
+    return {"changed": changed}
+
+
+def _pictures(subject: Subject, converted: Conversion, image_set: ImageSet, tally, own_files, seed, shown) -> dict:
+    """Photographs with the float file's answer beside this file's."""
+    from mobilenets_tf.tasks import pictures
+
+    task = subject.task
+    answering = {name: subject.in_tflite(content) for name, content in own_files.items()}
+    drawings = []
+    for path in image_set.sample(_PICTURES, seed).paths:
+        photograph = images.decode(path)
+        pixels = subject.image.given.geometry(photograph)[None]
+        sides = []
+        for name, answers in answering.items():
+            answer = subject.answer(answers(pixels)[0], photograph.height, photograph.width)
+            sides.append((name, task.draw(photograph, task.shown(answer, _SHOWN_FROM), subject.class_names)))
+        sheet = pictures.side_by_side(sides)
+        sheet.thumbnail((_WIDEST, _WIDEST))
+        drawings.append((path.name, pictures.encoded(sheet, ".jpg")))
+    return {"pictures": drawings}
+
+
+# What of its answers the report on a file shows, by task.
+_EXHIBITS = {"classify": _changes, "detect": _pictures, "segment": _pictures}

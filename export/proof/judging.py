@@ -1,4 +1,5 @@
-"""What a file does on images beside the model that it was made of: answers, comparisons, and what the report shows."""
+"""What files do on images beside the model that they were made of. The same code for every task: a tally of the task
+adds up the images, see ``comparison``."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -7,66 +8,126 @@ import numpy as np
 
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
-from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.export.delegates import backends
-from mobilenets_tf.export.page.report import Evidence
-from mobilenets_tf.export.proof.evidence import LayerFidelity, changed_answers, layer_fidelity
-from mobilenets_tf.export.proof.verification import Comparison, compare, in_batches, keras_outputs
-from mobilenets_tf.export.speed import timing
-from mobilenets_tf.export.tflite import Conversion
-from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.export.proof.comparison import ClassifierTally, Comparison, ScoreComparison, ScoreTally
+from mobilenets_tf.export.proof.subject import Answering, Subject
 from mobilenets_tf.progress import Progress, silent, track
-from mobilenets_tf.tflite import flatbuffer
-from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 
-# Keras answers a tenth as fast as the file does, and a file that equals it on these equals it.
-_PARITY_IMAGES = 16
-_FIDELITY_SAMPLES = 8  # on which layers are compared
-_CALLS = 30  # to time a file
+AnyComparison = Comparison | ScoreComparison
+Tally = ClassifierTally | ScoreTally
+_TALLIES: dict[str, type[Tally]] = {"classify": ClassifierTally, "detect": ScoreTally, "segment": ScoreTally}
+# Keras answers a tenth as fast as the file does, and a file that equals it on these images equals it. Of detectors and
+# segmenters the outputs are many times larger.
+_PARITY: dict[str, tuple[int, int]] = {"classify": (16, 4), "detect": (8, 1), "segment": (8, 1)}  # images, at a time
 
 
-def load(chosen: ImageSet, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
-    """The images' pixels, uint8, of the size that the model takes."""
-    return (preprocessing.geometry(images.decode(path)) for path in chosen.paths)
+def parity(subject: Subject, float_content: bytes, image_set: ImageSet, seed: int) -> AnyComparison:
+    """Compare a float file, which takes ``image.given``, with the Keras model, on a few of the images.
+
+    Raises:
+        RequestError: outputs that differ in shape, or are NaN or infinite.
+    """
+    count, batch = _PARITY[subject.task.name]
+    few = ImageSet(image_set.sample(count, seed).paths)  # without truths: the scores are not of interest
+    tallies = compared(subject, subject.in_keras(), {"file": subject.in_tflite(float_content)}, few, batch=batch)
+    return tallies["file"].result()
 
 
-def parity(model, float_content: bytes, chosen: ImageSet, image: ImageInput, seed: int) -> Comparison:
-    """A float file, which takes ``image.given``, beside the Keras model, on a few of the images."""
-    runner, pairs = Runner(float_content), []
-    for pixels in in_batches(load(chosen.sample(_PARITY_IMAGES, seed), image.given), size=4):
-        found = list(runner.first_outputs(image.given.normalise(pixels)))
-        pairs.append((keras_outputs(model, image.wanted.normalise(pixels)), found))
-    return compare(*(np.concatenate(outputs) for outputs in zip(*pairs, strict=True)))
+def compared(
+    subject: Subject,
+    reference: Answering,
+    candidates: dict[str, Answering],
+    image_set: ImageSet,
+    progress: Progress = silent,
+    batch: int = 1,
+) -> dict[str, Tally]:
+    """Compare each candidate with the reference on images; where the images are annotated, score both.
+
+    Args:
+        reference, candidates: what gives the model's outputs for images. batch: how many images they get at a time.
+
+    Returns:
+        A tally of each candidate. Each image is read once.
+    """
+    tallies = {name: _TALLIES[subject.task.name](subject) for name in candidates}
+    decoded = track(_decoded(image_set, subject), "verifying", progress, len(image_set))
+    for first, sizes, pixels in _batches(decoded, batch):
+        truths = [image_set.truth(first + i) if image_set.annotated else None for i in range(len(sizes))]
+        expected = reference(pixels)
+        for name, answering in candidates.items():
+            for each in zip(expected, answering(pixels), sizes, truths, strict=True):
+                tallies[name].add(*each)
+    return tallies
 
 
-def outputs(
-    files: dict[str, bytes], chosen: ImageSet, image: ImageInput, progress: Progress = silent
-) -> dict[str, np.ndarray]:
-    """Each file's first output for every image, (images, ...), under the file's key. Images are read once."""
-    runners = {key: Runner(content) for key, content in files.items()}
-    found = [
-        [runner(image.given.for_input(pixels, runner.inputs[0]["dtype"]))[0][0] for runner in runners.values()]
-        for pixels in track(load(chosen, image.given), "verifying", progress, len(chosen))
-    ]
-    return dict(zip(runners, map(np.array, zip(*found, strict=True)), strict=True))
+def compared_files(
+    subject: Subject, reference: bytes, candidates: dict[str, bytes], image_set: ImageSet, progress: Progress = silent
+) -> dict[str, Tally]:
+    """``compared``, of TFLite files' contents."""
+    answering = {name: subject.in_tflite(content) for name, content in candidates.items()}
+    return compared(subject, subject.in_tflite(reference), answering, image_set, progress)
 
 
-def facts(source: ModelSource, options: dict, image: ImageInput, converted: Conversion) -> dict:
-    """For the manifest: what was asked for, and what the file is."""
-    runner = Runner(converted.content)
-    return {
-        "model": source.facts(),
-        "options": options,
-        "preprocessing": asdict(image.given),
-        "model_preprocessing": asdict(image.wanted),
-        **converted.facts(),
-        "inputs": [described(details) for details in runner.inputs],
-        "outputs": [described(details) for details in runner.outputs],
-    }
+def _decoded(image_set: ImageSet, subject: Subject) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Height and width of each photograph, and its pixels at the size that the model takes, uint8."""
+    for path in image_set.paths:
+        photograph = images.decode(path)
+        yield (photograph.height, photograph.width), subject.image.given.geometry(photograph)
 
 
-def described(details: dict) -> dict:
+def _batches(decoded, size: int) -> Iterator[tuple[int, list[tuple[int, int]], np.ndarray]]:
+    """Number of the first image, sizes and pixels of each batch."""
+    first, sizes, pixels = 0, [], []
+    for each_size, each_pixels in decoded:
+        sizes.append(each_size)
+        pixels.append(each_pixels)
+        if len(sizes) == size:
+            yield first, sizes, np.stack(pixels)
+            first, sizes, pixels = first + size, [], []
+    if sizes:
+        yield first, sizes, np.stack(pixels)
+
+
+class Judge:
+    """What files lose against a float file on the same images, by the task's own score. For files between whose
+    quantisation and end nothing was added: they take ``image.given`` as real values.
+
+    Args:
+        reference: the float file's content.
+        image_set: decoded once and kept. Annotated, the loss is one of the score; else one of agreement with the float
+            file's answers.
+    """
+
+    def __init__(self, subject: Subject, reference: bytes, image_set: ImageSet, progress: Progress = silent):
+        self._subject, self._images = subject, image_set
+        decoded = _decoded(image_set, subject)
+        self._decoded = list(track(decoded, "reading images", progress, len(image_set)))
+        answers = list(self._answers(reference))
+        if image_set.annotated:
+            self._truths = image_set.truth
+            self._reference = self._measured(answers)
+        else:
+            truths = [subject.task.as_truth(answer) for answer in answers]
+            self._truths, self._reference = truths.__getitem__, None
+
+    def __call__(self, content: bytes) -> float:
+        """The loss: below zero where a file scores higher than the float file."""
+        return self._measured(self._answers(content)).lost(self._reference)
+
+    def _measured(self, answers):
+        meter = self._subject.meter()
+        for index, answer in enumerate(answers):
+            meter.add(answer, self._truths(index))
+        return meter
+
+    def _answers(self, content: bytes) -> Iterator:
+        runner, given = Runner(content), self._subject.image.given
+        for size, pixels in self._decoded:
+            outputs = [output[0] for output in runner(given.normalise(pixels))]
+            yield self._subject.answer(outputs, *size)
+
+
+def describe_tensor(details: dict) -> dict:
     """One of ``Runner.inputs`` or ``Runner.outputs`` as plain data."""
     scale, zero_point = details["quantization"]
     return {
@@ -78,39 +139,12 @@ def described(details: dict) -> dict:
     }
 
 
-def evidence(
-    converted: Conversion,
-    chosen: ImageSet,
-    labels: list[str],
-    reference: np.ndarray | None = None,
-    candidate: np.ndarray | None = None,
-    timed: bool = True,
-    shown: int = 24,
-) -> Evidence:
-    """What the report on a file shows beside the manifest.
-
-    Args:
-        chosen: the images that it was judged on. labels: names of the classes; may be empty.
-        reference, candidate: the float file's and this file's ``outputs`` for them; None where there was nothing to
-            compare.
-        timed: time the file beside its float file. shown: how many images with another answer at the most.
-    """
-    changed = None
-    if reference is not None and converted.scheme != "float32":
-        changed = changed_answers(chosen.paths, chosen.labels, labels, reference, candidate, shown)
-    latency = latencies(converted) if timed else None
-    plan = Runner(converted.content).execution_plan()
-    return Evidence(changed, fidelity(converted), plan, backends.verdicts(flatbuffer.read(converted.content)), latency)
-
-
-def fidelity(converted: Conversion) -> list[LayerFidelity]:
-    """How faithful each layer of a calibrated file is; nothing of another."""
-    if converted.equalised is None:
-        return []
-    return layer_fidelity(converted.equalised, converted.content, converted.samples[:_FIDELITY_SAMPLES])
-
-
-def latencies(converted: Conversion) -> dict[str, tuple[float, float]]:
-    """Median and 90th percentile in ms of the float file and of this one, timed side by side."""
-    files = {"float32": converted.float_content} | {converted.scheme: converted.content}
-    return {name: (t.median_ms, t.p90_ms) for name, t in timing.side_by_side(files, _CALLS).items()}
+def file_facts(content: bytes, subject: Subject) -> dict:
+    """For the manifest: how the file takes its image, and its inputs and outputs."""
+    runner = Runner(content)
+    return {
+        "preprocessing": asdict(subject.image.given),
+        "model_preprocessing": asdict(subject.image.wanted),
+        "inputs": [describe_tensor(details) for details in runner.inputs],
+        "outputs": [describe_tensor(details) for details in runner.outputs],
+    }

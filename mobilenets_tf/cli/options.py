@@ -34,12 +34,24 @@ def add_size(parser) -> None:
     parser.add_argument("--resolution", type=int, help="height and width of the input in pixels")
 
 
-def model_source(chosen) -> ModelSource:
+def model_source(arguments) -> ModelSource:
     """The ``ModelSource`` that the options describe."""
-    values = {field.name: getattr(chosen, field.name) for field in fields(ModelSource)}
-    for name in ("mean", "std"):
-        values[name] = values[name] and tuple(values[name])
-    return ModelSource(**values)
+    return ModelSource(**_values(ModelSource, arguments))
+
+
+def request_of(cls, arguments, **others):
+    """A request, its fields out of the options of the same names; ``others`` are fields whose options say them in
+    another form."""
+    values = _values(cls, arguments) | others
+    if hasattr(arguments, "model"):
+        values.setdefault("source", model_source(arguments))
+    return cls(**values)
+
+
+def _values(cls, arguments) -> dict:
+    """The options that are called like fields of a dataclass; lists as tuples."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(cls) if hasattr(arguments, field.name)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def add_quiet(parser) -> None:
@@ -47,9 +59,9 @@ def add_quiet(parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
-def display(chosen):
+def display(arguments):
     """Progress on standard error, unless --quiet."""
-    return nullcontext(silent) if chosen.quiet else Display()
+    return nullcontext(silent) if arguments.quiet else Display()
 
 
 def add_json(parser) -> None:

@@ -1,10 +1,9 @@
 """mobilenets-tf qat"""
 
 import shlex
-from dataclasses import fields
 
 from mobilenets_tf.cli.deploy import add_input_form, add_output_form
-from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, model_source
+from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, request_of
 
 HELP = "Quantisation-aware fine-tuning: train with int8 rounding in place, write the int8 file and a comparison."
 EXAMPLE = "mobilenets-tf qat mobilenet_v3_small.keras --images photos/ --mean 127.5 --std 127.5 --out build/"
@@ -20,7 +19,7 @@ def add_arguments(parser):
     parser.add_argument("--validation", metavar="DATA", help="such images to judge with; left out, a fifth of --images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--scheme", default="int8", help="int8 (default) or int8_float_io")
-    parser.add_argument("--per-tensor", action="store_true", help="one scale a layer's weights, for chips that need it")
+    parser.add_argument("--per-tensor", action="store_true", help="one scale for all weights of a layer")
     parser.add_argument("--epochs", type=int, default=10, help="at most (default 10)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default 32; 16 for a detector, 8 for a segmenter")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of Adam, to begin with (default 1e-4)")
@@ -31,7 +30,8 @@ def add_arguments(parser):
     )  # fmt: skip
     parser.add_argument(
         "--distill", type=float, default=0.0, metavar="SHARE",
-        help="how much of what is taught is the float model's own answer, 0 (default) to 1; for classifiers",
+        help="share of the loss that teaches the float model's own answers instead of the annotations: 0 (default) "
+        "to 1",
     )  # fmt: skip
     add_input_form(parser)
     add_output_form(parser)
@@ -42,24 +42,23 @@ def add_arguments(parser):
     add_quiet(parser)
 
 
-def run(chosen):
-    from mobilenets_tf.export.fine_tuned import FineTuneRequest, fine_tune_and_deploy
+def run(arguments):
+    from mobilenets_tf.export.fine_tuned import QatRequest, qat
 
-    options = {field.name: getattr(chosen, field.name) for field in fields(FineTuneRequest) if field.name != "source"}
-    with display(chosen) as progress:
-        result = fine_tune_and_deploy(FineTuneRequest(source=model_source(chosen), **options), progress)
-    size = result.manifest["bytes"] / 1e6
-    emit(f"{result.path}  {size:.2f} MB, {result.seconds:.0f} s")
-    tuning = result.manifest["fine_tuning"]
-    emit(f"  {tuning['training_images']} images to train, {result.fine_tuned.images} to judge; weights of epoch "
+    with display(arguments) as progress:
+        tuned = qat(request_of(QatRequest, arguments), progress)
+    size = tuned.manifest["bytes"] / 1e6
+    emit(f"{tuned.path}  {size:.2f} MB, {tuned.seconds:.0f} s")
+    tuning = tuned.manifest["fine_tuning"]
+    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge; weights of epoch "
          f"{tuning['best_epoch']} of {len(tuning['validation_accuracies']) - 1}")  # fmt: skip
-    for line in result.lines():
+    for line in tuned.lines():
         emit(f"  {line}")
-    for failure in result.failures:
+    for failure in tuned.failures:
         emit(f"  FAILED: {failure}")
-    emit(f"Report: {result.report}")
-    emit(f"For Android: {result.path}.android.md")
+    emit(f"Report: {tuned.report}")
+    emit(f"For Android: {tuned.path}.android.md")
     emit("Next:")
-    judged = shlex.quote(chosen.validation or chosen.images)
-    emit(f"  mobilenets-tf evaluate {shlex.quote(str(result.path))} --images {judged}")
-    return 1 if result.failures else 0
+    judged = shlex.quote(arguments.validation or arguments.images)
+    emit(f"  mobilenets-tf evaluate {shlex.quote(str(tuned.path))} --images {judged}")
+    return 0 if tuned.passed else 1

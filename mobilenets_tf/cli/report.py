@@ -1,10 +1,8 @@
 """mobilenets-tf report"""
 
-import json
-from dataclasses import asdict, fields
-
-from mobilenets_tf.cli.deploy import add_input_form
-from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, model_source
+from mobilenets_tf.cli.deploy import add_input_form, add_output_form
+from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, request_of
+from mobilenets_tf.files import to_json
 
 HELP = "Make several schemes of one model, judge and time them side by side; write the files and one page on them."
 EXAMPLE = (
@@ -30,6 +28,7 @@ def add_arguments(parser):
         help="labelled images to judge with: a CSV with file and class_index, or a sub-folder a class",
     )  # fmt: skip
     add_input_form(parser)
+    add_output_form(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--min-agreement", type=float, default=0.5, metavar="SHARE",
@@ -43,29 +42,27 @@ def add_arguments(parser):
     add_quiet(parser)
 
 
-def run(chosen):
-    from mobilenets_tf.export.scheme_comparison import ComparisonRequest, compare_schemes
+def run(arguments):
+    from mobilenets_tf.export.scheme_comparison import ReportRequest, report
 
-    values = {field.name: getattr(chosen, field.name) for field in fields(ComparisonRequest) if field.name != "source"}
-    values["schemes"] = tuple(values["schemes"])
-    request = ComparisonRequest(source=model_source(chosen), **values)
-    with display(chosen) as progress:
-        result = compare_schemes(request, progress)
-    if chosen.json:
-        rows = [asdict(row) for row in result.rows]
-        emit(json.dumps({"report": str(result.path), "failures": result.failures, "schemes": rows}, indent=2))
+    with display(arguments) as progress:
+        written = report(request_of(ReportRequest, arguments), progress)
+    if arguments.json:
+        rows = [row.as_dict() for row in written.rows]
+        emit(to_json({"report": str(written.path), "failures": written.failures, "schemes": rows}).rstrip())
     else:
-        _print(result)
-    return 0 if result.passed else 1
+        _print(written)
+    return 0 if written.passed else 1
 
 
-def _print(result):
-    emit(f"{'':<14} {'size':>9}  {'top-1':>6}  {'same answer':>11}  {'median':>9}  (this machine, not a phone)")
-    for row in result.rows:
-        top1 = "" if row.top1 is None else f"{row.top1:.1%}"
-        emit(
-            f"{row.scheme:<14} {row.bytes / 1e6:>6.2f} MB  {top1:>6}  {row.agreement:>11.1%}  {row.median_ms:>6.2f} ms"
-        )
-    for failure in result.failures:
+def _print(written):
+    measure = written.rows[0].measure
+    width = max(6, len(measure))
+    emit(f"{'':<14} {'size':>9}  {measure:>{width}}  {'agreement':>9}  {'median':>9}  (this machine, not a phone)")
+    for row in written.rows:
+        score = "" if row.score is None else f"{row.score:.1%}"
+        size = f"{row.bytes / 1e6:>6.2f} MB"
+        emit(f"{row.scheme:<14} {size}  {score:>{width}}  {row.agreement:>9.1%}  {row.median_ms:>6.2f} ms")
+    for failure in written.failures:
         emit(f"FAILED: {failure}")
-    emit(f"Report: {result.path}")
+    emit(f"Report: {written.path}")

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.conversion.reparameterization import fold
-from mobilenets_tf.errors import ConversionError, RequestError
-from mobilenets_tf.quantize import schemes
-from mobilenets_tf.quantize.schemes import Scheme
+from mobilenets_tf.errors import ConversionError, RequestError, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.lean import lean
 from mobilenets_tf.worker import Worker, WorkerError
 
+# The types in which the converter can store weights; activations stay float32.
+WEIGHT_TYPES = ("float32", "float16", "int8")
+
 
 @dataclass(frozen=True)
-class Graph:
+class FrozenGraph:
     """A frozen inference graph: every variable a constant, every shape static, batch 1.
 
     content: a serialised GraphDef. inputs, outputs: node names, in the model's order.
@@ -34,7 +35,7 @@ class Graph:
     layers: tuple[str, ...]
 
 
-def freeze(model) -> Graph:
+def freeze(model) -> FrozenGraph:
     """Trace a functional or sequential Keras 3 model for inference on one sample, and freeze it.
 
     Raises:
@@ -55,7 +56,7 @@ def freeze(model) -> Graph:
         return [tf.identity(tensor) for tensor in keras.tree.flatten(outputs)]
 
     frozen = convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=False)
-    graph = Graph(
+    graph = FrozenGraph(
         content=frozen.graph.as_graph_def().SerializeToString(),
         inputs=tuple(tensor.op.name for tensor in frozen.inputs),
         outputs=tuple(tensor.op.name for tensor in frozen.outputs),
@@ -107,14 +108,23 @@ def _unique(names) -> tuple[str, ...]:
     return tuple(n if names.count(n) == 1 else f"{n}_{names[:i].count(n)}" for i, n in enumerate(names))
 
 
-def convert(graph: Graph, scheme: Scheme, worker: Worker) -> bytes:
-    """The TFLite file of a frozen graph, with the scheme's weights, its activations still float.
+def convert(graph: FrozenGraph, worker: Worker, weights: str = "float32") -> bytes:
+    """Convert a frozen graph to a TFLite file whose inputs, outputs and activations are float32.
+
+    Args:
+        graph: see ``freeze``.
+        worker: the child process in which the converter runs.
+        weights: the type in which weights are stored, one of ``WEIGHT_TYPES``. With "int8", kernels that can quantise
+            their activations on the fly (the scheme "dynamic").
 
     Raises:
-        ConversionError: the converter refused or died; for an op that TFLite lacks the layer is named.
+        RequestError: no such type of weights.
+        ConversionError: the converter refused the graph or died; for an op that TFLite lacks the layer is named.
     """
+    if weights not in WEIGHT_TYPES:
+        raise unknown("type of weights", weights, WEIGHT_TYPES)
     try:
-        content = worker.call(_convert_graph, graph, scheme.weights if not scheme.calibrated else "float32")
+        content = worker.call(_convert_graph, graph, weights)
     except WorkerError as error:
         raise ConversionError(f"The converter died on this model. {error}") from error
     tree = flatbuffer.read(content)
@@ -122,17 +132,17 @@ def convert(graph: Graph, scheme: Scheme, worker: Worker) -> bytes:
     return flatbuffer.write(tree)
 
 
-def float_file(model, worker: Worker) -> tuple[Graph, bytes]:
+def float_file(model, worker: Worker) -> tuple[FrozenGraph, bytes]:
     """A Keras 3 model's frozen graph and its float32 TFLite file: folded to its inference form, with the fewest ops.
 
     Raises:
         RequestError, ConversionError: see ``freeze`` and ``convert``.
     """
     graph = freeze(with_lean_norms(fold(model, share=True)))
-    return graph, lean(convert(graph, schemes.SCHEMES["float32"], worker))
+    return graph, lean(convert(graph, worker))
 
 
-def _convert_graph(graph: Graph, weights: str) -> bytes:
+def _convert_graph(graph: FrozenGraph, weights: str) -> bytes:
     """Runs in the worker."""
     import tensorflow as tf
 
@@ -156,7 +166,7 @@ def _convert_graph(graph: Graph, weights: str) -> bytes:
 _NEEDS_FLEX = re.compile(r"tf\.(\w+) op is neither a custom op nor a flex op|^\s*tf\.(\w+)\(", re.MULTILINE)
 
 
-def _reason(text: str, graph: Graph) -> str:
+def _reason(text: str, graph: FrozenGraph) -> str:
     """The converter's message cut to its point; for an op that TFLite lacks, the layers that contain it."""
     missing = sorted({name for pair in _NEEDS_FLEX.findall(text) for name in pair if name})
     missing += [name for name in re.findall(r"Flex ops: ([\w, ]+)", text) for name in name.split(", ")]

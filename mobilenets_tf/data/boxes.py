@@ -79,6 +79,13 @@ class BoxedImages(ImageSet):
         """
         return content(self.paths[i]), self.boxes[i]
 
+    @property
+    def annotated(self) -> bool:
+        return True
+
+    def truth(self, i: int) -> Boxes:
+        return self.boxes[i]
+
     def name(self, i: int) -> str:
         return str(self.paths[i])
 

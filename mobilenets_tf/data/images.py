@@ -26,6 +26,15 @@ class ImageSet:
     def __len__(self):
         return len(self.paths)
 
+    @property
+    def annotated(self) -> bool:
+        """Whether each image's truth is known."""
+        return self.labels is not None
+
+    def truth(self, i: int):
+        """What is known of an image: the index of its class; None if nothing is known."""
+        return None if self.labels is None else self.labels[i]
+
     def sample(self, count: int | None, seed: int = 0) -> "ImageSet":
         """``count`` of them, chosen with ``seed``, in their original order; all where there are not more."""
         if count is not None and count < 1:

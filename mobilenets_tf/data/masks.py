@@ -37,6 +37,18 @@ class MaskedImages(ImageSet):
         """
         return content(self.paths[i]), _indices(self.masks[i])
 
+    @property
+    def annotated(self) -> bool:
+        return True
+
+    def truth(self, i: int) -> np.ndarray:
+        """uint8 (height, width), see ``read``.
+
+        Raises:
+            RequestError: the mask cannot be read.
+        """
+        return _indices(self.masks[i])
+
     def name(self, i: int) -> str:
         return str(self.paths[i])
 

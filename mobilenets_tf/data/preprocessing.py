@@ -56,6 +56,10 @@ class Preprocessing:
         """The same for another input size, the crop in proportion."""
         return replace(self, size=size, resize=round(self.resize * size / self.size))
 
+    def whole(self) -> "Preprocessing":
+        """The same for the whole photograph, nothing cut off."""
+        return replace(self, crop="stretch")
+
     def geometry(self, image) -> np.ndarray:
         """A ``PIL.Image`` of any size and mode -> uint8 array of shape (size, size, 3)."""
         from PIL import Image

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf.answers.predictor import class_name
 from mobilenets_tf.data.boxes import Detections
+from mobilenets_tf.tasks.task import class_name
 
 # The seven colours of Okabe and Ito, which people see apart with any colour vision; then each the one farthest from
 # those before it in OKLab, as seen with normal vision, protanopia and deuteranopia (Machado et al. 2009).

@@ -14,10 +14,12 @@ _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() 
 
 
 def read(content: bytes) -> "schema.ModelT":
-    """A TFLite file's content as the schema's object tree, checked: see ``flatbuffer_check``.
+    """Read a TFLite file's content into the schema's object tree, after the checks of ``flatbuffer_check``.
+
+    Tensor indices (``inputs``, ``outputs``) and shapes are lists of Python integers, empty where the file has none.
 
     Raises:
-        RequestError: it is not a TFLite file, or a damaged one.
+        RequestError: not a TFLite file, or a damaged one; the reason is given.
     """
     if content[4:8] != IDENTIFIER:
         raise RequestError("not a TFLite file (its identifier is not TFL3).")
@@ -38,16 +40,15 @@ def write(model: "schema.ModelT") -> bytes:
 
     kept = {entry.buffer for entry in model.metadata or ()}
     for graph in model.subgraphs:
-        ends = [*graph.inputs, *graph.outputs]
-        read = {int(i) for operator in graph.operators for i in [*operator.inputs, *operator.outputs]}
-        kept |= {graph.tensors[index].buffer for index in read.union(map(int, ends)) if index >= 0}
-    used = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
+        used = {index for table in [graph, *graph.operators] for index in [*table.inputs, *table.outputs]}
+        kept |= {graph.tensors[index].buffer for index in used if index >= 0}
+    codes = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
     lean = copy.copy(model)
     lean.buffers = [buffer if index in kept else schema.BufferT() for index, buffer in enumerate(model.buffers)]
-    lean.operatorCodes = [model.operatorCodes[index] for index in used]
+    lean.operatorCodes = [model.operatorCodes[index] for index in codes]
     lean.subgraphs = [
         with_fields(
-            graph, operators=[with_fields(op, opcodeIndex=used.index(op.opcodeIndex)) for op in graph.operators]
+            graph, operators=[with_fields(op, opcodeIndex=codes.index(op.opcodeIndex)) for op in graph.operators]
         )
         for graph in model.subgraphs
     ]
@@ -63,7 +64,7 @@ def part(model: "schema.ModelT", places: list[int], inputs: list[int], outputs: 
     """
     graph = model.subgraphs[0]
     operators = [graph.operators[place] for place in places]
-    used = {int(i) for operator in operators for i in [*operator.inputs, *operator.outputs]}.union(inputs, outputs)
+    used = {index for operator in operators for index in [*operator.inputs, *operator.outputs]}.union(inputs, outputs)
     empty = schema.TensorT()
     tensors = [tensor if index in used else empty for index, tensor in enumerate(graph.tensors)]
     graph = with_fields(graph, operators=operators, inputs=inputs, outputs=outputs, tensors=tensors)
@@ -122,7 +123,7 @@ def replace_constant(model, operator, position: int, values: np.ndarray) -> None
     The tensor and its buffer may serve other operators too (the converter merges equal ones), so both are made anew.
     """
     name = model.subgraphs[0].tensors[operator.inputs[position]].name.decode()
-    operator.inputs = [int(index) for index in operator.inputs]
+    operator.inputs = list(operator.inputs)  # edits stay out of a shallow copy's list
     operator.inputs[position] = add_constant(model, name, values)
 
 
@@ -142,7 +143,7 @@ def add_constant(model, name: str, values: np.ndarray) -> int:
 def add_tensor(model, name: str, shape, buffer: int = 0) -> int:
     """A new float32 tensor in the first graph, computed unless it has a buffer; its index."""
     tensor = schema.TensorT()
-    tensor.name, tensor.shape, tensor.buffer = name.encode(), list(map(int, shape)), buffer
+    tensor.name, tensor.shape, tensor.buffer = name.encode(), list(shape), buffer
     tensor.type = schema.TensorType.FLOAT32
     model.subgraphs[0].tensors.append(tensor)
     return len(model.subgraphs[0].tensors) - 1
@@ -190,24 +191,51 @@ def _operator(model, name: str, number: int, inputs: list[int], outputs: list[in
 
 
 class Graph:
-    """Who writes and who reads each tensor of a model's first graph. To be made anew when operators change."""
+    """A model's first graph, and which operators write and read each of its tensors.
 
-    def __init__(self, model):
-        self.model, self.graph = model, model.subgraphs[0]
-        self.writer, self.readers = {}, defaultdict(list)
-        for operator in self.graph.operators:
+    Make it anew after operators were changed.
+
+    model: the object tree. writer: tensor's index -> the operator that computes it; inputs and constants have none.
+    readers: tensor's index -> the operators that read it, in their order.
+    """
+
+    def __init__(self, model: "schema.ModelT"):
+        self.model = model
+        self.writer: dict[int, schema.OperatorT] = {}
+        self.readers: defaultdict[int, list[schema.OperatorT]] = defaultdict(list)
+        for operator in self.operators:
             for index in operator.outputs:
-                self.writer[int(index)] = operator
+                self.writer[index] = operator
             for index in operator.inputs:
-                self.readers[int(index)].append(operator)
+                self.readers[index].append(operator)
 
-    def name(self, operator) -> str:
-        """The op's name in the schema."""
+    @property
+    def operators(self) -> "list[schema.OperatorT]":
+        """The operators, in the order in which they run; an operator's place is its number in this list."""
+        return self.model.subgraphs[0].operators
+
+    @property
+    def tensors(self) -> "list[schema.TensorT]":
+        """The tensors, by index."""
+        return self.model.subgraphs[0].tensors
+
+    @property
+    def inputs(self) -> list[int]:
+        """The indices of the tensors that the model takes."""
+        return self.model.subgraphs[0].inputs
+
+    @property
+    def outputs(self) -> list[int]:
+        """The indices of the tensors that the model gives."""
+        return self.model.subgraphs[0].outputs
+
+    def name(self, operator: "schema.OperatorT") -> str:
+        """Give an operator's name in the schema, such as "CONV_2D"."""
         return operator_name(self.model, operator)
 
     def shape(self, index: int) -> tuple[int, ...]:
         """A tensor's shape."""
-        return tuple(map(int, self.graph.tensors[index].shape))
+        return tuple(self.tensors[index].shape)
 
     def constant(self, index: int) -> np.ndarray | None:
         """A constant's float32 values; None if the tensor is computed."""
@@ -215,7 +243,7 @@ class Graph:
 
     def integers(self, index: int) -> np.ndarray | None:
         """A constant's int32 values, such as axes; None if the tensor is computed."""
-        tensor = self.graph.tensors[index]
+        tensor = self.tensors[index]
         data = self.model.buffers[tensor.buffer].data
         if data is None or len(data) == 0 or tensor.type != schema.TensorType.INT32:
             return None
@@ -223,16 +251,16 @@ class Graph:
 
     def activations(self, indices) -> list[int]:
         """Those of some tensors that are float32 and computed (or fed)."""
-        tensors = self.graph.tensors
+        tensors = self.tensors
         return [
-            int(index)
+            index
             for index in indices
             if index >= 0 and tensors[index].type == schema.TensorType.FLOAT32 and self.constant(index) is None
         ]
 
     def is_output(self, index: int) -> bool:
         """Whether the model gives this tensor out."""
-        return index in map(int, self.graph.outputs)
+        return index in self.outputs
 
 
 def set_signature(model, inputs: list[str], outputs: list[str]) -> None:
@@ -244,7 +272,7 @@ def set_signature(model, inputs: list[str], outputs: list[str]) -> None:
         entries = []
         for index, name in zip(indices, names, strict=True):
             entry = schema.TensorMapT()
-            entry.name, entry.tensorIndex = name.encode(), int(index)
+            entry.name, entry.tensorIndex = name.encode(), index
             graph.tensors[index].name = name.encode()
             entries.append(entry)
         setattr(signature, attribute, entries)

@@ -84,7 +84,7 @@ _QUANTISED = {"INT2", "INT4", "UINT4", "INT8", "UINT8", "INT16", "INT32"}
 def tensor_bytes(type_name: str, shape) -> int | None:
     """What a dense tensor takes; None for types whose values differ in length, or that are not known."""
     bits = _BITS.get(type_name)
-    return None if bits is None else math.ceil(math.prod(map(int, shape)) * bits / 8)
+    return None if bits is None else math.ceil(math.prod(shape) * bits / 8)
 
 
 def check_structure(content: bytes) -> None:
@@ -189,8 +189,10 @@ class _Walk:
 
 
 def fill(model: "schema.ModelT") -> None:
-    """Put empty lists where a file leaves a list out, and nothing in buffer 0, which LiteRT takes for none."""
-    nothing = np.zeros(0, np.int32)
+    """Put empty lists where a file leaves a list out, and nothing in buffer 0, which LiteRT takes for none.
+
+    Tensor indices and shapes become lists of Python integers.
+    """
     model.operatorCodes, model.buffers = model.operatorCodes or [], model.buffers or []
     model.subgraphs = model.subgraphs or []
     for buffer in model.buffers[:1]:
@@ -198,11 +200,13 @@ def fill(model: "schema.ModelT") -> None:
     for graph in model.subgraphs:
         graph.tensors, graph.operators = graph.tensors or [], graph.operators or []
         for record in [graph, *graph.operators]:
-            record.inputs = nothing if record.inputs is None else record.inputs
-            record.outputs = nothing if record.outputs is None else record.outputs
+            record.inputs, record.outputs = _integers(record.inputs), _integers(record.outputs)
         for tensor in graph.tensors:
-            tensor.shape = nothing if tensor.shape is None else tensor.shape
-            tensor.name = tensor.name or b""
+            tensor.shape, tensor.name = _integers(tensor.shape), tensor.name or b""
+
+
+def _integers(values: np.ndarray | None) -> list[int]:
+    return [] if values is None else values.tolist()
 
 
 def check_model(model: "schema.ModelT", size: int) -> None:
@@ -250,7 +254,7 @@ def _check_tensor(model, graph, index: int, external: set[int], where: str) -> b
         raise _damaged(f"{what} is of an unknown type, {tensor.type}")
     if len(tensor.shape) > _MOST_SIDES:
         raise _damaged(f"{what} has {len(tensor.shape)} dimensions")
-    shape, name = tensor.shape.tolist(), TYPES[tensor.type]
+    shape, name = tensor.shape, TYPES[tensor.type]
     if any(side < 0 for side in shape):
         raise _damaged(f"{what} has the shape {shape}")
     if tensor.shapeSignature is not None and len(tensor.shapeSignature):
@@ -298,8 +302,7 @@ def _check_quantisation(parameters, type_name: str, shape: list[int], tensors: i
 
 
 def _check_sparsity(sparsity, rank: int, what: str) -> None:
-    order = [] if sparsity.traversalOrder is None else sparsity.traversalOrder.tolist()
-    blocks = [] if sparsity.blockMap is None else sparsity.blockMap.tolist()
+    order, blocks = _integers(sparsity.traversalOrder), _integers(sparsity.blockMap)
     if (
         sorted(order) != list(range(rank + len(blocks)))
         or any(not 0 <= block < rank for block in blocks)
@@ -312,28 +315,27 @@ def _check_order(model, graph, sound: list[bool], where: str) -> set[int]:
     """Refuse operators that read what nothing has written, and the like; the graphs that this one calls."""
     tensors, called = graph.tensors, set()
     for what in ("inputs", "outputs"):
-        for index in getattr(graph, what).tolist():
+        for index in getattr(graph, what):
             _in_range(index, tensors, f"{where}{what}: tensor")
-    inputs = graph.inputs.tolist()
-    for index in inputs:
-        if sound[index] and not tensors[index].isVariable and 0 not in tensors[index].shape.tolist():
+    for index in graph.inputs:
+        if sound[index] and not tensors[index].isVariable and 0 not in tensors[index].shape:
             raise _damaged(f"{where}input tensor {index} has values in the file")
-    written = {index for index, has_value in enumerate(sound) if has_value}.union(inputs)
+    written = {index for index, has_value in enumerate(sound) if has_value}.union(graph.inputs)
     for number, operator in enumerate(graph.operators):
         what = f"{where}operator {number}"
         _in_range(operator.opcodeIndex, model.operatorCodes, f"{what}: code")
-        for index in operator.inputs.tolist():
+        for index in operator.inputs:
             if index == -1:  # an optional input that is left out
                 continue
             _in_range(index, tensors, f"{what}: tensor")
             if index not in written:
                 raise _damaged(f"{what} reads tensor {index}, which nothing has written before")
-        for index in [] if operator.intermediates is None else operator.intermediates.tolist():
+        for index in _integers(operator.intermediates):
             if index != -1:
                 _in_range(index, tensors, f"{what}: tensor")
-        for index in operator.outputs.tolist():
+        for index in operator.outputs:
             _in_range(index, tensors, f"{what}: tensor")
-            if index in written and 0 not in tensors[index].shape.tolist():
+            if index in written and 0 not in tensors[index].shape:
                 raise _damaged(f"{what} writes tensor {index}, which has its values already")
             written.add(index)
         for options in (operator.builtinOptions, operator.builtinOptions2):
@@ -342,7 +344,7 @@ def _check_order(model, graph, sound: list[bool], where: str) -> set[int]:
                     for index in np.atleast_1d(value).tolist():
                         _in_range(index, model.subgraphs, f"{what}: graph")
                         called.add(index)
-    for index in graph.outputs.tolist():
+    for index in graph.outputs:
         if index not in written:
             raise _damaged(f"{where}output tensor {index} is written by nothing")
     return called

@@ -81,8 +81,8 @@ def renormalised(content: bytes, wanted: Preprocessing, given: Preprocessing) ->
         return content
     tree = flatbuffer.read(content)
     graph = flatbuffer.Graph(tree)
-    (source,) = map(int, graph.graph.inputs)
-    tensor, last, steps = graph.graph.tensors[source], source, []
+    (source,) = graph.inputs
+    tensor, last, steps = graph.tensors[source], source, []
     for name, options, values in (("MUL", schema.MulOptionsT, factor), ("ADD", schema.AddOptionsT, term)):
         if np.all(values == (name == "MUL")):
             continue
@@ -92,8 +92,8 @@ def renormalised(content: bytes, wanted: Preprocessing, given: Preprocessing) ->
         steps.append(flatbuffer.make_operator(tree, name, [last, constant], [result], options()))
         last = result
     for operator in graph.readers[source]:
-        operator.inputs = [last if int(index) == source else int(index) for index in operator.inputs]
-    graph.graph.operators = [*steps, *graph.graph.operators]
+        operator.inputs = [last if index == source else index for index in operator.inputs]
+    tree.subgraphs[0].operators = [*steps, *graph.operators]
     return flatbuffer.write(tree)
 
 
@@ -105,13 +105,13 @@ def with_byte_ends(content: bytes, given: Preprocessing) -> bytes:
     """
     tree = flatbuffer.read(content)
     graph = flatbuffer.Graph(tree)
-    (source,) = map(int, graph.graph.inputs)
-    tensor = graph.graph.tensors[source]
+    (source,) = graph.inputs
+    tensor = graph.tensors[source]
     name = tensor.name.decode()
     pixels = flatbuffer.add_tensor(tree, name, tensor.shape)
     tensor.name = f"{name}/{'normalised' if tensor.type == schema.TensorType.FLOAT32 else 'int8'}".encode()
-    graph.graph.tensors[pixels].type = schema.TensorType.UINT8
-    graph.graph.tensors[pixels].quantization = parameters = schema.QuantizationParametersT()
+    graph.tensors[pixels].type = schema.TensorType.UINT8
+    graph.tensors[pixels].quantization = parameters = schema.QuantizationParametersT()
     parameters.scale, parameters.zeroPoint = [1 / given.std[0]], [int(given.mean[0])]
     first = []
     if tensor.type == schema.TensorType.INT8:
@@ -126,8 +126,8 @@ def with_byte_ends(content: bytes, given: Preprocessing) -> bytes:
                 others.append(operator)
         if others:
             first = [flatbuffer.make_operator(tree, "DEQUANTIZE", [pixels], [source])]
-    graph.graph.operators = [*first, *graph.graph.operators]
-    graph.graph.inputs = [pixels]
+    tree.subgraphs[0].operators = [*first, *graph.operators]
+    tree.subgraphs[0].inputs = [pixels]
     _shift_outputs(tree)
     signature = tree.signatureDefs[0]
     names = ([entry.name.decode() for entry in ends] for ends in (signature.inputs, signature.outputs))
@@ -138,7 +138,7 @@ def with_byte_ends(content: bytes, given: Preprocessing) -> bytes:
 def _shift_outputs(tree) -> None:
     graph = tree.subgraphs[0]
     outputs = []
-    for index in map(int, graph.outputs):
+    for index in graph.outputs:
         tensor = graph.tensors[index]
         if tensor.type == schema.TensorType.INT8:
             shifted = flatbuffer.add_tensor(tree, tensor.name.decode(), tensor.shape)
@@ -153,4 +153,4 @@ def _shift_outputs(tree) -> None:
 
 
 def _type(graph: flatbuffer.Graph, operator) -> int:
-    return graph.graph.tensors[int(operator.outputs[0])].type
+    return graph.tensors[operator.outputs[0]].type

@@ -11,8 +11,8 @@ import numpy as np
 
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
+from mobilenets_tf.tflite.lean import channel_affine
 
-_AFFINE = {"MUL", "ADD"}
 # Op -> the axis of its weights that has the input channels; a depthwise one's outputs stand in groups, one an input.
 _CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
 
@@ -24,49 +24,49 @@ def fold_input(model: bytes, half_level: float) -> bytes:
     """
     tree = flatbuffer.read(model)
     graph = flatbuffer.Graph(tree)
-    source = int(graph.graph.inputs[0])
-    if len(graph.graph.inputs) != 1 or len(graph.shape(source)) != 4:
+    source = graph.inputs[0]
+    if len(graph.inputs) != 1 or len(graph.shape(source)) != 4:
         return model
     channels = graph.shape(source)[-1]
     factor, term, last, dropped = np.ones(channels), np.zeros(channels), source, []
-    while (reader := _only_reader(graph, last)) is not None and (found := _affine(graph, reader, last, channels)):
-        factor, term = factor * found[0], term * found[0] + found[1]
-        last = int(reader.outputs[0])
+    while (reader := _only_reader(graph, last)) is not None and (step := channel_affine(graph, reader)):
+        factor, term = factor * step.scale, term * step.scale + step.shift
+        last = reader.outputs[0]
         dropped.append(reader)
     if not dropped or not factor.all():
         return model
     pad = None
     if reader is not None and graph.name(reader) == "PAD" and _pads_sides_alone(graph, reader):
-        pad, last = reader, int(reader.outputs[0])
+        pad, last = reader, reader.outputs[0]
         reader = _only_reader(graph, last)
-    if reader is None or graph.name(reader) not in _CONVOLUTIONS or int(reader.inputs[0]) != last:
+    if reader is None or graph.name(reader) not in _CONVOLUTIONS or reader.inputs[0] != last:
         return model
-    weights, bias = (graph.constant(int(index)) for index in reader.inputs[1:3])
+    weights, bias = (graph.constant(index) for index in reader.inputs[1:3])
     if weights is None or bias is None or (graph.name(reader) == "CONV_2D" and weights.shape[-1] != channels):
         return model
     if pad is not None and reader.builtinOptions.padding != schema.Padding.VALID:
         return model
     margins = _margins(graph, reader, pad, graph.shape(source))
     border = -term / factor  # what the convolution is to see around the picture
-    operators = [operator for operator in graph.graph.operators if operator not in dropped]
+    operators = [operator for operator in graph.operators if operator not in dropped]
     if np.abs(border).max() <= 1.001 * half_level or not any(map(any, margins)):
         _feed(pad or reader, source)
     else:
         around = _surrounded(tree, source, margins, border)
         operators = [*around, *(operator for operator in operators if operator is not pad)]
-        _feed(reader, int(around[-1].outputs[0]))
+        _feed(reader, around[-1].outputs[0])
         reader.builtinOptions = flatbuffer.with_fields(reader.builtinOptions, padding=schema.Padding.VALID)
     if graph.name(reader) == "DEPTHWISE_CONV_2D":
         factor, term = (np.repeat(values, weights.shape[-1] // channels) for values in (factor, term))
     axes = (1, 2, 3) if graph.name(reader) == "CONV_2D" else (0, 1, 2)
     flatbuffer.replace_constant(tree, reader, 1, weights * factor)
     flatbuffer.replace_constant(tree, reader, 2, bias + (weights * term).sum(axis=axes))
-    graph.graph.operators = operators
+    tree.subgraphs[0].operators = operators
     return flatbuffer.write(tree)
 
 
 def _feed(operator, index: int) -> None:
-    operator.inputs = [index, *map(int, operator.inputs[1:])]
+    operator.inputs = [index, *operator.inputs[1:]]
 
 
 def _only_reader(graph: flatbuffer.Graph, index: int):
@@ -74,31 +74,18 @@ def _only_reader(graph: flatbuffer.Graph, index: int):
     return readers[0] if len(readers) == 1 and not graph.is_output(index) else None
 
 
-def _affine(graph: flatbuffer.Graph, operator, source: int, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """(factor, term) of each channel, if an operator is nothing but that of the tensor ``source``."""
-    name = graph.name(operator)
-    if name not in _AFFINE or operator.builtinOptions.fusedActivationFunction:
-        return None
-    others = [int(index) for index in operator.inputs if int(index) != source]
-    values = graph.constant(others[0]) if len(others) == 1 else None
-    if values is None or values.size not in (1, channels) or values.size != max(values.shape[-1:], default=1):
-        return None
-    values = np.broadcast_to(values.ravel(), channels).astype(np.float64)
-    return (values, np.zeros(channels)) if name == "MUL" else (np.ones(channels), values)
-
-
 def _pads_sides_alone(graph: flatbuffer.Graph, operator) -> bool:
-    paddings = graph.integers(int(operator.inputs[1])).reshape(-1, 2)
+    paddings = graph.integers(operator.inputs[1]).reshape(-1, 2)
     return not paddings[[0, -1]].any()
 
 
 def _margins(graph: flatbuffer.Graph, convolution, pad, shape) -> list[tuple[int, int]]:
     """(before, behind) the picture's rows and columns, as far as the convolution reads them."""
     options = convolution.builtinOptions
-    weights = graph.shape(int(convolution.inputs[1]))
-    results = graph.shape(int(convolution.outputs[0]))
+    weights = graph.shape(convolution.inputs[1])
+    results = graph.shape(convolution.outputs[0])
     strides, dilations = (options.strideH, options.strideW), (options.dilationHFactor, options.dilationWFactor)
-    before = [0, 0] if pad is None else graph.integers(int(pad.inputs[1])).reshape(-1, 2)[1:3, 0].tolist()
+    before = [0, 0] if pad is None else graph.integers(pad.inputs[1]).reshape(-1, 2)[1:3, 0].tolist()
     margins = []
     for axis in (0, 1):
         read = (results[1 + axis] - 1) * strides[axis] + (weights[1 + axis] - 1) * dilations[axis] + 1
@@ -113,7 +100,7 @@ def _surrounded(tree, source: int, margins: list[tuple[int, int]], border: np.nd
     tensors = tree.subgraphs[0].tensors
     name, last, made = tensors[source].name.decode(), source, []
     for axis in (2, 1):
-        shape = list(map(int, tensors[last].shape))
+        shape = list(tensors[last].shape)
         sides = [
             [
                 flatbuffer.add_constant(

@@ -5,6 +5,8 @@ hard-sigmoid) forward into the weights of the layers that read them. ``split_con
 channels are split into one for each part.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from mobilenets_tf.tflite import flatbuffer
@@ -27,36 +29,50 @@ def fold_affines(tree) -> None:
     # Backwards, so that in "x * gamma + beta" the term goes first and the factor finds the weights right behind it.
     for operator in list(reversed(tree.subgraphs[0].operators)):
         graph = flatbuffer.Graph(tree)
-        found = _affine(graph, operator)
-        if found is None:
+        step = channel_affine(graph, operator)
+        if step is None:
             continue
-        source, scale, shift = found
-        (out,) = map(int, operator.outputs)
+        source, scale, shift = step
+        (out,) = operator.outputs
         push = _Push(graph)
         if not push.through(out, scale, shift) or not push.is_linear():
             continue
         for edit in push.edits:
             edit()
         for reader in graph.readers[out]:
-            reader.inputs = [source if int(index) == out else int(index) for index in reader.inputs]
+            reader.inputs = [source if index == out else index for index in reader.inputs]
         tree.subgraphs[0].operators.remove(operator)
 
 
-def _affine(graph, operator) -> tuple[int, np.ndarray, np.ndarray] | None:
-    """The input, scale and shift of each channel if an operator is nothing but that."""
+class ChannelAffine(NamedTuple):
+    """An operator that computes source * scale + shift, with one scale and one shift for each channel.
+
+    source: the index of the tensor that the operator reads. scale, shift: shape (channels), float64.
+    """
+
+    source: int
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+def channel_affine(graph: flatbuffer.Graph, operator: schema.OperatorT) -> ChannelAffine | None:
+    """Describe a MUL or ADD of an activation and a constant of one value, or one value a channel.
+
+    Returns None for every other operator, and for one with a fused activation.
+    """
     name = graph.name(operator)
     if name not in ("MUL", "ADD") or operator.builtinOptions.fusedActivationFunction:
         return None
-    (out,) = map(int, operator.outputs)
+    (out,) = operator.outputs
     channels = graph.shape(out)[-1] if graph.shape(out) else 1
-    for source, other in (map(int, operator.inputs), reversed(list(map(int, operator.inputs)))):
+    for source, other in (operator.inputs, reversed(operator.inputs)):
         values = graph.constant(other)
         if values is None or graph.constant(source) is not None or graph.shape(source) != graph.shape(out):
             continue
         if values.size in (1, channels) and (values.ndim == 0 or values.size == values.shape[-1]):
             values = np.broadcast_to(values.ravel(), channels).astype(np.float64)
             ones, zeros = np.ones(channels), np.zeros(channels)
-            return (source, values, zeros) if name == "MUL" else (source, ones, values)
+            return ChannelAffine(source, *((values, zeros) if name == "MUL" else (ones, values)))
     return None
 
 
@@ -68,7 +84,7 @@ class _Push:
 
     def is_linear(self) -> bool:
         """Whether no product has got the scale from both sides."""
-        return all(sum(int(i) in self._scaled for i in product.inputs) == 1 for product in self._products)
+        return all(sum(index in self._scaled for index in product.inputs) == 1 for product in self._products)
 
     def through(self, index: int, scale: np.ndarray, shift: np.ndarray) -> bool:
         """Whether everything that reads a tensor can take ``tensor * scale + shift`` in its stead."""
@@ -80,10 +96,10 @@ class _Push:
 
     def _into(self, reader, index: int, scale, shift) -> bool:
         graph, name = self._graph, self._graph.name(reader)
-        inputs, channels = list(map(int, reader.inputs)), len(scale)
+        inputs, channels = reader.inputs, len(scale)
         if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             return inputs[0] == index and self._into_weights(reader, name, scale, shift)
-        out = int(reader.outputs[0])
+        out = reader.outputs[0]
         if name in _PASSES:
             last, axes = len(graph.shape(index)) - 1, graph.integers(inputs[1]) if len(inputs) > 1 else None
             keeps = graph.shape(out)[-1:] == (channels,)
@@ -115,11 +131,11 @@ class _Push:
         It can if a convolution without activation writes it for this sum alone.
         """
         graph = self._graph
-        others = [int(i) for i in add.inputs if int(i) != index]
+        others = [other for other in add.inputs if other != index]
         writer = graph.writer.get(others[0]) if len(others) == 1 else None
         if writer is None or graph.name(writer) != "CONV_2D" or writer.builtinOptions.fusedActivationFunction:
             return False
-        weights, bias = (graph.constant(int(i)) for i in writer.inputs[1:3])
+        weights, bias = (graph.constant(i) for i in writer.inputs[1:3])
         alone = len(graph.readers[others[0]]) == 1 and not graph.is_output(others[0])
         # Far apart, the scales would leave the sum's channels with ranges that no common int8 scale fits.
         uneven = np.abs(scale).min() < np.abs(scale).max() / 16
@@ -127,7 +143,7 @@ class _Push:
             return False
 
         def edit():  # reads them anew: another edit may have changed them
-            weights, bias = (graph.constant(int(i)) for i in writer.inputs[1:3])
+            weights, bias = (graph.constant(i) for i in writer.inputs[1:3])
             flatbuffer.replace_constant(graph.model, writer, 1, weights / scale[:, None, None, None])
             flatbuffer.replace_constant(graph.model, writer, 2, bias / scale)
 
@@ -135,7 +151,7 @@ class _Push:
         return True
 
     def _into_weights(self, reader, name: str, scale, shift) -> bool:
-        graph, inputs = self._graph, list(map(int, reader.inputs))
+        graph, inputs = self._graph, reader.inputs
         weights = graph.constant(inputs[1])
         if weights is None:
             return False
@@ -151,10 +167,10 @@ class _Push:
             return False
 
         def edit():
-            weights = graph.constant(int(reader.inputs[1]))
+            weights = graph.constant(reader.inputs[1])
             flatbuffer.replace_constant(graph.model, reader, 1, weights * scale)
             if shift.any():
-                bias = graph.constant(int(reader.inputs[2]))
+                bias = graph.constant(reader.inputs[2])
                 axes = {"CONV_2D": (1, 2, 3), "DEPTHWISE_CONV_2D": (0, 1, 2), "FULLY_CONNECTED": -1}[name]
                 flatbuffer.replace_constant(graph.model, reader, 2, bias + (weights * shift).sum(axis=axes))
 
@@ -168,13 +184,13 @@ def split_convolutions(tree) -> None:
     for split in list(tree.subgraphs[0].operators):
         if graph.name(split) != "SPLIT_V":
             continue
-        source = int(split.inputs[0])
+        source = split.inputs[0]
         convolution = graph.writer.get(source)
         if convolution is None or graph.name(convolution) != "CONV_2D" or len(graph.readers[source]) != 1:
             continue
-        sizes = [graph.shape(int(out))[-1] for out in split.outputs]
-        weights, bias = (graph.constant(int(index)) for index in convolution.inputs[1:3])
-        grouped = weights is None or weights.shape[-1] != graph.shape(int(convolution.inputs[0]))[-1]
+        sizes = [graph.shape(out)[-1] for out in split.outputs]
+        weights, bias = (graph.constant(index) for index in convolution.inputs[1:3])
+        grouped = weights is None or weights.shape[-1] != graph.shape(convolution.inputs[0])[-1]
         if grouped or graph.is_output(source) or sum(sizes) != graph.shape(source)[-1] or bias is None:
             continue
         operators = tree.subgraphs[0].operators
@@ -183,13 +199,11 @@ def split_convolutions(tree) -> None:
         for out, end, size in zip(split.outputs, ends, sizes, strict=True):
             # Called after the convolution's, which say which layer they are of.
             tensors = [
-                flatbuffer.add_constant(tree, graph.graph.tensors[index].name.decode(), values[end - size : end])
+                flatbuffer.add_constant(tree, graph.tensors[index].name.decode(), values[end - size : end])
                 for index, values in zip(convolution.inputs[1:3], (weights, bias), strict=True)
             ]
-            data = int(convolution.inputs[0])
-            parts.append(
-                flatbuffer.make_operator(tree, "CONV_2D", [data, *tensors], [int(out)], convolution.builtinOptions)
-            )
+            data = convolution.inputs[0]
+            parts.append(flatbuffer.make_operator(tree, "CONV_2D", [data, *tensors], [out], convolution.builtinOptions))
         # At the convolution's place, in front of every reader of the parts.
         place = next(i for i, operator in enumerate(operators) if operator is convolution)
         operators.remove(split)

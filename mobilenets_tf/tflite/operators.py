@@ -69,12 +69,12 @@ def calls(model, number: int = 0) -> list[Call]:
     found = []
     for place, operator in enumerate(graph.operators):
         code = model.operatorCodes[operator.opcodeIndex]
-        inputs = tuple(known[i] if i >= 0 else None for i in operator.inputs.tolist())
+        inputs = tuple(known[i] if i >= 0 else None for i in operator.inputs)
         name = flatbuffer.code_name(code)
         if name in ("DEQUANTIZE", "DENSIFY") and len(inputs) == 1 and inputs[0] is not None and inputs[0].known:
-            for index in operator.outputs.tolist():
+            for index in operator.outputs:
                 known[index] = replace(known[index], unpacked=True, sparse=inputs[0].sparse)
-        outputs = tuple(known[i] for i in operator.outputs.tolist())
+        outputs = tuple(known[i] for i in operator.outputs)
         options = operator.builtinOptions if operator.builtinOptions is not None else operator.builtinOptions2
         custom = max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.CUSTOM
         found.append(Call(place, name, code.version, inputs, outputs, options, custom))
@@ -97,7 +97,7 @@ def _tensor(model, index: int, tensor) -> Tensor:
         index=index,
         name=tensor.name.decode(),
         type=TYPES[tensor.type].lower(),
-        shape=tuple(tensor.shape.tolist()),
+        shape=tuple(tensor.shape),
         constant=stored,
         scales=scales,
         zero_points=zeros if len(zeros) or not len(scales) else np.zeros(len(scales), np.int64),

@@ -54,6 +54,18 @@ def load_model(path):
         raise RequestError(f"{path} cannot be loaded: {_first_line(error)}") from error
 
 
+def of_bytes(content: bytes):
+    """A ``keras.Model`` from the content of a ``.keras`` file, see ``load_model``.
+
+    Raises:
+        RequestError: as ``load_model``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.keras")
+        path.write_bytes(content)
+        return load_model(path)
+
+
 def to_bytes(model) -> bytes:
     """A ``.keras`` file. The same model gives the same bytes: Keras puts the time of day into it, which is left out."""
     import keras

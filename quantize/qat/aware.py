@@ -21,9 +21,9 @@ from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.integers import WEIGHTED
-from mobilenets_tf.quantize.post_training import Prepared, Recipe, prepare
+from mobilenets_tf.quantize.post_training import PreparedModel, Recipe, prepare
 from mobilenets_tf.quantize.qat import tfmot_scheme
-from mobilenets_tf.quantize.qat.keras_graph import Interpreter, Operation, fused_activation, to_tflite_weights
+from mobilenets_tf.quantize.qat.keras_graph import Interpreter, OperatorLayer, fused_activation, to_tflite_weights
 from mobilenets_tf.quantize.qat.live_norms import LiveNorm, output_moments
 from mobilenets_tf.quantize.qat.trained_weights import give_back, traits
 from mobilenets_tf.quantize.steps import rounding
@@ -55,7 +55,7 @@ class Aware:
     def __init__(
         self,
         source,
-        prepared: Prepared,
+        prepared: PreparedModel,
         post_training: bytes,
         names: list[str],
         per_tensor: bool,
@@ -71,7 +71,7 @@ class Aware:
         self.model, self.logits, self._factors, self._norms = builder.aware_models()
         self._weighted = builder.weighted
         graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
-        writer = graph.writer.get(int(graph.graph.outputs[0]))
+        writer = graph.writer.get(graph.outputs[0])
         self.ends_in_softmax = writer is not None and graph.name(writer) == "SOFTMAX"
 
     def thaw_norms(self) -> None:
@@ -135,9 +135,9 @@ class Aware:
             operator = tree.subgraphs[0].operators[place]
             op = graph.name(operator)
             kernel, *bias = self._weights(name)
-            flatbuffer.replace_constant(tree, operator, WEIGHTED[op][1], to_tflite_weights(op, kernel))
+            flatbuffer.replace_constant(tree, operator, WEIGHTED[op].weights, to_tflite_weights(op, kernel))
             if bias:
-                flatbuffer.replace_constant(tree, operator, WEIGHTED[op][2], bias[0])
+                flatbuffer.replace_constant(tree, operator, WEIGHTED[op].bias, bias[0])
         return flatbuffer.write(tree)
 
     def _weights(self, name: str) -> list:
@@ -200,7 +200,7 @@ def quantize_aware(
 class _Builder:
     """Connects the layers of a prepared model's graph, as they are or annotated for tfmot."""
 
-    def __init__(self, prepared: Prepared, names: list[str], biasless: set[int], moments: dict, per_tensor: bool):
+    def __init__(self, prepared: PreparedModel, names: list[str], biasless: set[int], moments: dict, per_tensor: bool):
         self._interpreter = Interpreter(flatbuffer.read(prepared.model), names, biasless)
         self._moments = moments
         self._graph = self._interpreter.graph
@@ -217,12 +217,12 @@ class _Builder:
 
     def aware_models(self):
         """Likewise, and the rest of what ``tfmot_scheme.apply`` gives; the groups of ranges are their root tensors."""
-        whole, trained, norms = tfmot_scheme.apply(self._connect(annotated=True), {"Operation": Operation})
+        whole, trained, norms = tfmot_scheme.apply(self._connect(annotated=True), {"OperatorLayer": OperatorLayer})
         return *self._parts(whole), {int(group): found.factors for group, found in trained.items()}, norms
 
     def _parts(self, whole):
         """Two models of the one that ``_connect`` makes, with its layers."""
-        ends = list(map(int, self._graph.graph.outputs))
+        ends = self._graph.outputs
         answers, others = whole.outputs[: len(ends)], iter(whole.outputs[len(ends) :])
         logits = [
             answer if self._logits_of(end) is None else next(others) for end, answer in zip(ends, answers, strict=True)
@@ -232,29 +232,28 @@ class _Builder:
     def _logits_of(self, end: int) -> int | None:
         """The tensor that a last softmax or sigmoid makes an output of; None where there is no such op."""
         writer = self._graph.writer.get(end)
-        return int(writer.inputs[0]) if writer and self._graph.name(writer) in _PROBABILITIES else None
+        return writer.inputs[0] if writer and self._graph.name(writer) in _PROBABILITIES else None
 
     def _connect(self, annotated: bool):
         """A model with all outputs and, behind them, the logits of those that are made of some."""
-        graph = self._graph.graph
+        graph = self._graph
         integer_ends = annotated and self._prepared.scheme.io != "float32"
         inputs = []
-        for index in map(int, graph.inputs):
+        for index in graph.inputs:
             name = self._interpreter.unique(graph.tensors[index].name.decode())
-            inputs.append(tf_keras.Input(self._graph.shape(index)[1:], name=name))
+            inputs.append(tf_keras.Input(graph.shape(index)[1:], name=name))
             self._home[index] = inputs[-1]
             if integer_ends and index in self._plan.forms:
                 self._home[index] = self._changed_to("INPUT", index, None, index)
                 self._integer_homes.add(index)
         for place, operator in enumerate(graph.operators):
             self._call(place, operator, annotated and place in self._plan.integer)
-        for index in map(int, graph.outputs):
+        for index in graph.outputs:
             if integer_ends and index in self._plan.forms and index not in self._integer_homes:
                 self._home[index] = self._changed_to("QUANTIZE", index, None, index)
                 self._integer_homes.add(index)
-        ends = list(map(int, graph.outputs))
-        logits = [index for index in map(self._logits_of, ends) if index is not None]
-        outputs = [self._read(index, None) for index in ends + logits]
+        logits = [index for index in map(self._logits_of, graph.outputs) if index is not None]
+        outputs = [self._read(index, None) for index in graph.outputs + logits]
         model = tf_keras.Model(inputs, outputs, name="aware" if annotated else "float")
         for layer, weights in self._weights:
             layer.set_weights(weights)
@@ -262,9 +261,9 @@ class _Builder:
 
     def _call(self, place: int, operator, integer: bool) -> None:
         values, owners = [], []
-        for position, index in enumerate(map(int, operator.inputs)):
+        for position, index in enumerate(operator.inputs):
             if index in self._home:
-                owner = int(operator.outputs[0]) if (place, position) in self._plan.demanded else index
+                owner = operator.outputs[0] if (place, position) in self._plan.demanded else index
                 values.append(self._read(index, owner if integer else None))
                 owners.append(owner)
         for layer, weights, output in self._interpreter.layers(place):
@@ -279,9 +278,11 @@ class _Builder:
 
     def _config(self, place: int, owners: list[int], output: int, layer, weighted: bool):
         """How the layer is annotated; None if it need not know that it moves levels."""
-        operator = self._graph.graph.operators[place]
+        operator = self._graph.operators[place]
         activation = fused_activation(operator.builtinOptions)
-        has_constants = isinstance(layer, Operation) and layer.constants  # which are real values, and have to be levels
+        has_constants = (
+            isinstance(layer, OperatorLayer) and layer.constants
+        )  # which are real values, and have to be levels
         if self._graph.name(operator) in _EXACT and activation == "linear" and not has_constants:
             return None
         return tfmot_scheme.PlannedConfig(
@@ -312,13 +313,13 @@ class _Builder:
     def _changed_to(self, op: str, index: int, source: int | None, result: int | None):
         """A tensor in another form; source, result: tensors that have the forms, None for real values."""
         ranges = [None if owner is None else self._range_of(owner) for owner in (source, result)]
-        layer = Operation(op, name=self._interpreter.unique(op.lower()))
+        layer = OperatorLayer(op, name=self._interpreter.unique(op.lower()))
         return tfmot_scheme.annotate(layer, tfmot_scheme.PlannedConfig(ranges[:1], ranges[1]))(self._home[index])
 
     def _range_of(self, owner: int) -> dict:
         """The ``ActivationRange``'s options for the form of a tensor."""
         root = self._plan.roots.get(owner)
-        if root is None or root in map(int, self._graph.graph.inputs):  # the runtime's own form, or the pixels'
+        if root is None or root in self._graph.inputs:  # the runtime's own form, or the pixels'
             form = self._plan.forms[owner]
             return {"scale": form.scale, "zero_point": form.zero_point}
         low, high = self._prepared.ranges[root]

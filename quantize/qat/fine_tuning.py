@@ -75,7 +75,7 @@ def fine_tune(
     steps = int(training.cardinality())
     if steps < 1:
         raise RequestError("The training data is empty or does not know its length.")
-    options = Options(epochs, learning_rate, patience, distill, freeze_norms_after)
+    options = FineTuningOptions(epochs, learning_rate, patience, distill, freeze_norms_after)
     return fine_tune_steps(
         aware,
         lambda first: training.repeat().skip(first % steps),
@@ -89,7 +89,7 @@ def fine_tune(
 
 
 @dataclass(frozen=True)
-class Options:
+class FineTuningOptions:
     """As in ``fine_tune``.
 
     Raises:
@@ -117,7 +117,7 @@ def fine_tune_steps(
     batches: Callable[[int], Iterable],
     steps: int,
     validation,
-    options: Options,
+    options: FineTuningOptions,
     checkpoint=None,
     progress: Progress = silent,
     task: Task | None = None,

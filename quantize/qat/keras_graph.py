@@ -27,7 +27,7 @@ _ACTIVATIONS = {
 }
 
 
-class Operation(tf_keras.layers.Layer):
+class OperatorLayer(tf_keras.layers.Layer):
     """A TFLite op without trainable weights: on real values, or, once it has been told its ``result``, on levels.
 
     Args:
@@ -169,7 +169,7 @@ class Interpreter:
         self._refuse_unknown()
 
     def _refuse_unknown(self) -> None:
-        for place, operator in enumerate(self.graph.graph.operators):
+        for place, operator in enumerate(self.graph.operators):
             name = self.graph.name(operator)
             if name not in _SUPPORTED:
                 raise RequestError(
@@ -192,8 +192,8 @@ class Interpreter:
 
     def layers(self, place: int) -> list[tuple["tf_keras.layers.Layer", list[np.ndarray], int]]:
         """For each output of an operator: the layer that computes it, its weights, and the output's tensor."""
-        operator = self.graph.graph.operators[place]
-        op, outputs = self.graph.name(operator), list(map(int, operator.outputs))
+        operator = self.graph.operators[place]
+        op, outputs = self.graph.name(operator), operator.outputs
         if op in ("SPLIT", "SPLIT_V"):
             return self._split(place, operator, outputs)
         (output,) = outputs
@@ -202,14 +202,14 @@ class Interpreter:
         return [(self._operation(place, operator, op, output), [], output)]
 
     def _weights(self, operator, op: str) -> np.ndarray | None:
-        return self.graph.constant(int(operator.inputs[WEIGHTED[op][1]]))
+        return self.graph.constant(operator.inputs[WEIGHTED[op].weights])
 
     def _weighted(self, place: int, operator, op: str):
         weights = self._weights(operator, op)
-        bias = WEIGHTED[op][2]
+        bias = WEIGHTED[op].bias
         has_bias = bias < len(operator.inputs) and operator.inputs[bias] >= 0 and place not in self._without_bias
         kernel = to_keras_kernel(op, weights)
-        terms = [self.graph.constant(int(operator.inputs[bias]))] if has_bias else []
+        terms = [self.graph.constant(operator.inputs[bias])] if has_bias else []
         options = operator.builtinOptions
         common = {
             "name": self.name(place),
@@ -227,21 +227,21 @@ class Interpreter:
             return tf_keras.layers.Conv2DTranspose(kernel.shape[2], size, **common), [kernel, *terms]
         common["dilation_rate"] = (options.dilationHFactor, options.dilationWFactor)
         if op == "DEPTHWISE_CONV_2D":
-            channels = self.graph.shape(int(operator.inputs[0]))[-1]
+            channels = self.graph.shape(operator.inputs[0])[-1]
             kernel = kernel.reshape(*size, channels, -1)
             return tf_keras.layers.DepthwiseConv2D(size, depth_multiplier=kernel.shape[-1], **common), [kernel, *terms]
-        groups = self.graph.shape(int(operator.inputs[0]))[-1] // kernel.shape[2]
+        groups = self.graph.shape(operator.inputs[0])[-1] // kernel.shape[2]
         return tf_keras.layers.Conv2D(kernel.shape[3], size, groups=groups, **common), [kernel, *terms]
 
     def _split(self, place: int, operator, outputs: list[int]):
         data = 1 if self.graph.name(operator) == "SPLIT" else 0
         axis_input = 0 if data else 2
-        (axis,) = self.graph.integers(int(operator.inputs[axis_input]))
+        (axis,) = self.graph.integers(operator.inputs[axis_input])
         parts, start = [], 0
         for output in outputs:
             size = self.graph.shape(output)[axis]
             options = {"axis": int(axis), "start": start, "size": size}
-            parts.append((Operation("SPLIT_PART", options, name=self.name(place)), [], output))
+            parts.append((OperatorLayer("SPLIT_PART", options, name=self.name(place)), [], output))
             start += size
         return parts
 
@@ -260,28 +260,28 @@ class Interpreter:
                 end[axis] = begin[axis] + 1 or None
         return {"begin": begin[1:], "end": end[1:], "strides": strides[1:]}
 
-    def _operation(self, place: int, operator, op: str, output: int) -> Operation:
+    def _operation(self, place: int, operator, op: str, output: int) -> OperatorLayer:
         constants = {}
-        for position, index in enumerate(map(int, operator.inputs)):
+        for position, index in enumerate(operator.inputs):
             values = self.graph.constant(index) if index >= 0 else None
             if values is not None and values.dtype == np.float32:
                 constants[position] = values
         made, options = self._options(operator, op, output)
-        return Operation(made, options, constants, name=self.name(place))
+        return OperatorLayer(made, options, constants, name=self.name(place))
 
     def _options(self, operator, op: str, output: int) -> tuple[str, dict]:
-        """The op that ``Operation`` knows, and its options."""
+        """The op that ``OperatorLayer`` knows, and its options."""
         given = operator.builtinOptions
-        integers = [self.graph.integers(int(i)) for i in operator.inputs[1:]]
+        integers = [self.graph.integers(i) for i in operator.inputs[1:]]
         shape = self.graph.shape(output)
         if op in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
             if len(shape) == 1:  # the file's batch of 1 has been left out, to be broadcast again
-                sides = len(self.graph.shape(int(operator.inputs[0])))
+                sides = len(self.graph.shape(operator.inputs[0]))
                 return "RESHAPE", {"shape": [-1, *[1] * (sides - 2), *shape]}
             # The file's batch of 1 is the outermost part of the first side, so that -1 takes any batch.
             return "RESHAPE", {"shape": [-1, *shape[1:]]}
         if op in ("MEAN", "SUM", "REDUCE_MAX"):
-            axes = sorted(int(axis) % len(self.graph.shape(int(operator.inputs[0]))) for axis in integers[0])
+            axes = sorted(int(axis) % len(self.graph.shape(operator.inputs[0])) for axis in integers[0])
             return op, {"axes": axes, "keep_dims": bool(given.keepDims)}
         if op == "PAD":
             return op, {"paddings": integers[0].reshape(-1, 2).tolist()}

@@ -99,13 +99,13 @@ def output_moments(model: bytes, places: list[int], samples: list[list[np.ndarra
     graph = flatbuffer.Graph(tree)
     probes = {}
     for place in places:
-        operator = graph.graph.operators[place]
-        shape = graph.shape(int(operator.outputs[0]))
+        operator = graph.operators[place]
+        shape = graph.shape(operator.outputs[0])
         probes[place] = flatbuffer.add_tensor(tree, f"probe{place}", shape)
         linear = {"fusedActivationFunction": schema.ActivationFunctionType.NONE}
         options = flatbuffer.with_fields(operator.builtinOptions, **linear)
-        graph.graph.operators.append(flatbuffer.with_fields(operator, outputs=[probes[place]], builtinOptions=options))
-    graph.graph.outputs, tree.signatureDefs = list(probes.values()), []
+        graph.operators.append(flatbuffer.with_fields(operator, outputs=[probes[place]], builtinOptions=options))
+    tree.subgraphs[0].outputs, tree.signatureDefs = list(probes.values()), []
     runner = Runner(flatbuffer.write(tree))
     sums, squares, count = dict.fromkeys(places, 0.0), dict.fromkeys(places, 0.0), dict.fromkeys(places, 0)
     for arrays in samples:
@@ -118,8 +118,8 @@ def output_moments(model: bytes, places: list[int], samples: list[list[np.ndarra
             count[place] += len(rows)
     found = {}
     for place in places:
-        operator = graph.graph.operators[place]
-        bias = graph.constant(int(operator.inputs[WEIGHTED[graph.name(operator)][2]]))
+        operator = graph.operators[place]
+        bias = graph.constant(operator.inputs[WEIGHTED[graph.name(operator)].bias])
         mean = sums[place] / count[place]
         found[place] = mean - bias, squares[place] / count[place] - np.square(mean)
     return found

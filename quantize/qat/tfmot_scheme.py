@@ -227,7 +227,7 @@ class PlannedConfig(QuantizeConfig):
     Args:
         sources: ``ActivationRange``'s options for each input, None for one of real values.
         result: the same for the output; None if it is real values.
-        weights: the ``WeightQuantizer``'s options, or None for an ``Operation``.
+        weights: the ``WeightQuantizer``'s options, or None for an ``OperatorLayer``.
         norm: the ``LiveNorm``'s options, or None for a layer that has none.
         activation: what is fused into the op.
         only_at_inference: see ``OutputQuantizer``.

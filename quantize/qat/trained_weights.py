@@ -41,21 +41,21 @@ def give_back(model, before: bytes, after: bytes) -> None:
     graph = flatbuffer.Graph(old)
     assignments = []
     for place, origin in _origins(model, graph).items():
-        operator = graph.graph.operators[place]
+        operator = graph.operators[place]
         op = graph.name(operator)
-        weights = graph.constant(int(operator.inputs[WEIGHTED[op][1]]))
-        changed = flatbuffer.constant(new, new.subgraphs[0].operators[place].inputs[WEIGHTED[op][1]])
+        weights = graph.constant(operator.inputs[WEIGHTED[op].weights])
+        changed = flatbuffer.constant(new, new.subgraphs[0].operators[place].inputs[WEIGHTED[op].weights])
         if origin is None:
             raise RequestError(
-                f"The weights behind {graph.graph.tensors[operator.outputs[0]].name.decode()!r} are those of no layer "
+                f"The weights behind {graph.tensors[operator.outputs[0]].name.decode()!r} are those of no layer "
                 "of the model, or of one that is used twice and whose uses were trained apart. The trained file is not "
                 "affected, but these weights cannot be brought back."
             )
         assignments += _kernel_assignment(op, origin, changed)
         biases = [
-            flatbuffer.constant(tree, tree.subgraphs[0].operators[place].inputs[WEIGHTED[op][2]])
+            flatbuffer.constant(tree, tree.subgraphs[0].operators[place].inputs[WEIGHTED[op].bias])
             for tree in (old, new)
-            if len(operator.inputs) > WEIGHTED[op][2]
+            if len(operator.inputs) > WEIGHTED[op].bias
         ]
         if biases:
             assignments += _bias_assignment(model, op, origin, weights, changed, *biases)
@@ -70,9 +70,9 @@ def traits(model, graph_model: bytes) -> tuple[set[int], set[int]]:
     graph = flatbuffer.Graph(flatbuffer.read(graph_model))
     biasless, normalized = set(), set()
     for place, origin in _origins(model, graph).items():
-        operator = graph.graph.operators[place]
-        position = WEIGHTED[graph.name(operator)][2]
-        bias = graph.constant(int(operator.inputs[position])) if len(operator.inputs) > position else None
+        operator = graph.operators[place]
+        position = WEIGHTED[graph.name(operator)].bias
+        bias = graph.constant(operator.inputs[position]) if len(operator.inputs) > position else None
         if origin and bias is not None and not bias.any() and _bias_variable(origin.layer) is None:
             biasless.add(place)
         elif origin and bias is not None and _norm(origin.layer) is not None:
@@ -88,9 +88,9 @@ def _origins(model, graph: flatbuffer.Graph) -> dict[int, _Origin | None]:
     """
     layers = [layer for layer in model._flatten_layers() if _kernel(layer) is not None]
     kernels = {}
-    for place, operator in enumerate(graph.graph.operators):
+    for place, operator in enumerate(graph.operators):
         op = graph.name(operator)
-        weights = graph.constant(int(operator.inputs[WEIGHTED[op][1]])) if op in WEIGHTED else None
+        weights = graph.constant(operator.inputs[WEIGHTED[op].weights]) if op in WEIGHTED else None
         if weights is not None:
             kernels[place] = (op, weights)
     taken: dict[int, set[int]] = {id(layer): set() for layer in layers}

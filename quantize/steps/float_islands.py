@@ -1,9 +1,9 @@
-"""Which ops of a float model stay float in its int8 file, because that is faster and keeps the accuracy.
+"""Choose the ops that stay float in an int8 file because that is faster and more accurate.
 
-XNNPACK has no integer kernel for a softmax, a matrix product of two activations, a reciprocal square root or a
-squared difference: in int8 each of them falls out of the accelerated graph, and eight bits are too few for a variance
-or for the scores of hundreds of positions. Between a DEQUANTIZE and a QUANTIZE, which XNNPACK does have, they run in
-float and nothing falls out. A convolutional network has none of them and stays integer throughout.
+XNNPACK has no integer kernel for a softmax, a matrix product of two activations, a reciprocal square root or a squared
+difference: in int8 each of them falls out of the accelerated graph. Eight bits are also too few for a variance, or for
+the scores of hundreds of positions. Between a DEQUANTIZE and a QUANTIZE, for which XNNPACK has kernels, these ops run
+in float and the graph stays whole. A convolutional network has none of these ops and stays integer throughout.
 """
 
 from mobilenets_tf.tflite import flatbuffer
@@ -12,18 +12,18 @@ _FLOAT_ONLY = {"SOFTMAX", "BATCH_MATMUL", "RSQRT", "SQUARED_DIFFERENCE"}
 _JOINS = {"ADD", "SUB", "MUL", "MEAN", "SQUARE"}
 
 
-def float_islands(tree) -> list[int]:
-    """Places of the operators to keep in float, in the graph's order.
+def float_islands(tree: flatbuffer.schema.ModelT) -> list[int]:
+    """List the places of the operators to keep in float, in the graph's order.
 
-    The ops above, but not a softmax that ends the model, whose answer is to be integers; the product that applies a
-    reciprocal square root; and the sums, products and means that only such ops read: the rest of a normalisation, and
-    the residual sums that one normalisation after the other reads.
+    These are the ops named above, except for a softmax that ends the model, whose result is to be integers; the product
+    that applies a reciprocal square root; and the sums, products and means that only such ops read, which are the rest
+    of a normalisation and the residual sums between normalisations.
     """
     graph = flatbuffer.Graph(tree)
-    operators = graph.graph.operators
+    operators = graph.operators
 
     def readers(operator):
-        return [reader for out in operator.outputs for reader in graph.readers[int(out)]]
+        return [reader for out in operator.outputs for reader in graph.readers[out]]
 
     island = {
         id(operator) for operator in operators if graph.name(operator) in _FLOAT_ONLY and not _ends(graph, operator)
@@ -32,7 +32,7 @@ def float_islands(tree) -> list[int]:
         if graph.name(operator) == "RSQRT":
             products = [reader for reader in readers(operator) if graph.name(reader) == "MUL"]
             island |= {id(product) for product in products if not _ends(graph, product)}
-    # From the end, so that of a chain the last is judged first.
+    # From the end: whether an op joins depends on the ops that read its result.
     for operator in reversed(operators):
         read_by = {id(reader) for reader in readers(operator)}
         if graph.name(operator) in _JOINS and read_by and read_by <= island and not _ends(graph, operator):
@@ -40,5 +40,5 @@ def float_islands(tree) -> list[int]:
     return [place for place, operator in enumerate(operators) if id(operator) in island]
 
 
-def _ends(graph, operator) -> bool:
-    return any(graph.is_output(int(out)) for out in operator.outputs)
+def _ends(graph: flatbuffer.Graph, operator: flatbuffer.schema.OperatorT) -> bool:
+    return any(graph.is_output(out) for out in operator.outputs)

@@ -1,7 +1,7 @@
-"""Write ops that XNNPACK has no integer kernel for in terms of ops that it has.
+"""Replace ops for which XNNPACK has no integer kernel by ops for which it has one.
 
 One such op in the middle cuts an integer network in two, and each cut costs more than the op. The float file keeps the
-single op, for which there is a float kernel: the form is chosen by the scheme, the weights are the same.
+single op, for which there is a float kernel: the scheme decides the form, and the weights are the same.
 """
 
 import numpy as np
@@ -11,17 +11,22 @@ from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.lean import fold_affines
 
 _RECTIFIERS = {"RELU": schema.ActivationFunctionType.RELU, "RELU6": schema.ActivationFunctionType.RELU6}
-# Ops that take a rectifier along.
+# Ops that can have a rectifier as their fused activation.
 _CARRIERS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL"}
 
 
 def integer_forms(model: bytes) -> bytes:
-    """A float model of the same function whose hard-swishes are sums and products, and whose rectifiers other ops
-    take along.
+    """Rewrite a float model of the same function without HARD_SWISH, RELU and RELU6 ops.
 
-    hard_swish(x) = x * relu6(x + 3) / 6. The ADD takes the relu6 along, and the 1/6 goes into the weights that follow,
-    through a squeeze-and-excite where there is one: two cheap ops remain. A ReLU or ReLU6 that is still an op of its
-    own (the converter fuses most) goes into the op before it, or into a product with 1 where that has other readers.
+    hard_swish(x) = x * relu6(x + 3) / 6 becomes an ADD with a fused ReLU6 and a MUL. The 1/6 goes into the weights that
+    follow, through a squeeze-and-excite where there is one. A ReLU or ReLU6 that is an op of its own (the converter
+    fuses most of them) is fused into the op before it, or into a product with 1 where that op has other readers.
+
+    Args:
+        model: the float file's content.
+
+    Returns:
+        The new file's content.
     """
     tree = flatbuffer.read(model)
     operators = tree.subgraphs[0].operators
@@ -35,8 +40,8 @@ def integer_forms(model: bytes) -> bytes:
     return flatbuffer.write(tree)
 
 
-def _hard_swish(tree, operator) -> list:
-    (x,), (out,) = map(int, operator.inputs), map(int, operator.outputs)
+def _hard_swish(tree: schema.ModelT, operator: schema.OperatorT) -> list[schema.OperatorT]:
+    (x,), (out,) = operator.inputs, operator.outputs
     tensors = tree.subgraphs[0].tensors
     name, shape = tensors[out].name.decode(), tensors[out].shape
     gate = flatbuffer.add_tensor(tree, f"{name}/gate", shape)
@@ -52,8 +57,8 @@ def _hard_swish(tree, operator) -> list:
     ]
 
 
-def _rectifier(tree, operator, activation: int) -> list:
-    (x,), (out,) = map(int, operator.inputs), map(int, operator.outputs)
+def _rectifier(tree: schema.ModelT, operator: schema.OperatorT, activation: int) -> list[schema.OperatorT]:
+    (x,), (out,) = operator.inputs, operator.outputs
     graph = flatbuffer.Graph(tree)
     writer = graph.writer.get(x)
     alone = len(graph.readers[x]) == 1 and not graph.is_output(x)

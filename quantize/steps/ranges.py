@@ -1,8 +1,9 @@
-"""Range estimators: from what an activation looks like to the (low, high) that its integers will span.
+"""Choose the range (low, high) of real values that the integers of an activation span.
 
-Zero is always inside: padding and ReLU need it exact. Three kinds: everything that was seen (``min_max``,
-``symmetric``); estimators that look at the distribution alone (``percentile``, ``entropy``, ``mean_square_error``);
-and ``least_output_error``, which tries what a range does to the model's outputs.
+Zero is always inside the range: padding and ReLU need it exact. Three kinds of choice: all values seen (``min_max``,
+``symmetric``); estimators that look at the activation's distribution (``percentile``, ``entropy``,
+``mean_square_error``); and ``least_output_error``, which measures what each of several ranges does to the model's
+outputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from mobilenets_tf.errors import unknown
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.integers import Form
 from mobilenets_tf.quantize.steps.effects import Cut, Effects
-from mobilenets_tf.quantize.steps.statistics import Statistics
+from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
 
 Range = tuple[float, float]
 
@@ -21,21 +22,21 @@ Range = tuple[float, float]
 _SMALLEST = 1e-6
 
 
-def min_max(statistics: Statistics) -> Range:
-    """Everything that was seen, nothing clipped."""
+def min_max(statistics: ActivationStatistics) -> Range:
+    """Take all values seen; nothing is clipped."""
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
     return (low, high) if high - low > _SMALLEST else (0.0, _SMALLEST)
 
 
-def symmetric(statistics: Statistics) -> Range:
-    """Everything that was seen, zero in the middle: what 16-bit kernels require."""
+def symmetric(statistics: ActivationStatistics) -> Range:
+    """Take all values seen, with zero in the middle, as 16-bit kernels require."""
     low, high = min_max(statistics)
     magnitude = max(-low, high)
     return -magnitude, magnitude
 
 
-def percentile(statistics: Statistics, share: float = 0.9999) -> Range:
-    """What is left when ``(1 - share) / 2`` of all values are cut off at either end."""
+def percentile(statistics: ActivationStatistics, share: float = 0.9999) -> Range:
+    """Take the range that is left when ``(1 - share) / 2`` of all values are cut off at either end."""
     low, high = min_max(statistics)
     below = np.cumsum(statistics.counts) / max(statistics.counts.sum(), 1)
     edges = np.linspace(-statistics.limit, statistics.limit, len(below) + 1)
@@ -46,8 +47,8 @@ def percentile(statistics: Statistics, share: float = 0.9999) -> Range:
     return (low, high) if high - low > _SMALLEST else (0.0, _SMALLEST)
 
 
-def mean_square_error(statistics: Statistics, levels: int = 256) -> Range:
-    """The range with the least expected squared error of rounding and clipping together, over the histogram.
+def mean_square_error(statistics: ActivationStatistics, levels: int = 256) -> Range:
+    """Take the range with the least expected squared error of rounding and clipping, over the histogram.
 
     The two ends are searched in turn among 71 fractions (1.0 down to 0.3) of the extremes, twice.
     """
@@ -59,15 +60,17 @@ def mean_square_error(statistics: Statistics, levels: int = 256) -> Range:
     return _search_ends(statistics, error)
 
 
-def entropy(statistics: Statistics, levels: int = 256) -> Range:
-    """The range that loses the least information: least Kullback-Leibler divergence of the distribution of rounded
-    values from that of the values (Migacz 2017, "8-bit inference with TensorRT"), searched as in ``mean_square_error``.
+def entropy(statistics: ActivationStatistics, levels: int = 256) -> Range:
+    """Take the range that loses the least information: the least Kullback-Leibler divergence of the distribution of the
+    rounded values from that of the values (Migacz 2017, "8-bit inference with TensorRT").
+
+    The ends are searched as in ``mean_square_error``.
     """
     values, weights = _distribution(statistics)
     weights = weights / max(weights.sum(), 1)
 
     def divergence(low, high):
-        # What is clipped goes to the ends; each level's share is spread over the values that it stands for.
+        # Clipped values count for the ends. Each level's share is spread over the values that it stands for.
         level = np.round((np.clip(values, low, high) - low) / max(high - low, _SMALLEST) * (levels - 1)).astype(int)
         inside = (values >= low) & (values <= high)
         share, width = np.bincount(level, weights, levels), np.bincount(level, inside, levels)
@@ -77,7 +80,7 @@ def entropy(statistics: Statistics, levels: int = 256) -> Range:
     return _search_ends(statistics, divergence)
 
 
-def _distribution(statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
+def _distribution(statistics: ActivationStatistics) -> tuple[np.ndarray, np.ndarray]:
     used = statistics.counts > 0
     return statistics.centres()[used], statistics.counts[used]
 
@@ -87,7 +90,7 @@ def _rounded(values: np.ndarray, low: float, high: float, levels: int) -> np.nda
     return np.clip(np.round((values - low) / scale), 0, levels - 1) * scale + low
 
 
-def _search_ends(statistics: Statistics, cost: Callable[[float, float], float]) -> Range:
+def _search_ends(statistics: ActivationStatistics, cost: Callable[[float, float], float]) -> Range:
     low, high = min_max(statistics)
     fractions = np.linspace(1.0, 0.3, 71)
     best_low, best_high = low, high
@@ -97,7 +100,7 @@ def _search_ends(statistics: Statistics, cost: Callable[[float, float], float]) 
     return float(best_low), float(best_high)
 
 
-ESTIMATORS: dict[str, Callable[[Statistics], Range]] = {
+ESTIMATORS: dict[str, Callable[[ActivationStatistics], Range]] = {
     "min_max": min_max,
     "percentile": percentile,
     "entropy": entropy,
@@ -105,72 +108,80 @@ ESTIMATORS: dict[str, Callable[[Statistics], Range]] = {
 }
 
 
-def estimator(name: str) -> Callable[[Statistics], Range]:
-    """The estimator of that name.
+def estimator(name: str) -> Callable[[ActivationStatistics], Range]:
+    """Find a range estimator by its name.
 
     Raises:
-        RequestError: there is none; the nearest is given.
+        RequestError: no estimator of that name; the message has the nearest name.
     """
     if name not in ESTIMATORS:
         raise unknown("range estimator", name, ESTIMATORS)
     return ESTIMATORS[name]
 
 
-# Other ranges are tried for activations that have outliers: whose extremes are so many standard deviations apart ...
+# Other ranges are tried for activations with outliers: with extremes so many standard deviations apart ...
 _OUTLYING = 14
-# ... and that disturb the outputs by that much of their power (42 dB below them).
+# ... whose rounding changes the outputs by at least this share of the outputs' power (42 dB below them).
 _WORTH_WHILE = 6e-5
-# What another range must take off an activation's part before it is believed to be better and not luck.
+# Another range is taken only if its error is less than this share of the present range's error: less may be chance.
 _CONVINCING = 0.8
-_SURVEY = 8  # samples to find out which activations matter
+_SURVEY = 8  # samples on which it is measured which activations matter
 
 
 def least_output_error(
-    effects: Effects, ranges: Mapping[int, Range], statistics: Mapping[int, Statistics], progress: Progress = silent
+    effects: Effects,
+    ranges: Mapping[int, Range],
+    statistics: Mapping[int, ActivationStatistics],
+    progress: Progress = silent,
 ) -> dict[int, Range]:
-    """Better ranges for those activations with outliers whose rounding and clipping costs the outputs most.
+    """Find better ranges for the activations with outliers whose rounding and clipping changes the outputs most.
 
-    An outlier may mean nothing for the answer, or everything; the distribution does not say which. So each of these
-    activations is quantised alone, with several ranges, and the one that leaves the outputs nearest to what they were
-    is taken. What they do alone adds up, the errors being nearly independent.
+    An outlier may mean nothing for the answer, or everything; the distribution does not tell. So each of these
+    activations is quantised alone, with several ranges, and the range that changes the outputs least is taken. The
+    errors of different activations are nearly independent, so the best range of each is the best of all together.
 
     Args:
         effects: of the float model.
-        ranges: to begin with; only these tensors are looked at.
-        statistics: of each of them.
+        ranges: the present ranges; only these tensors are considered.
+        statistics: of each of these tensors.
+        progress: called after each activation.
+
+    Returns:
+        The ranges of the tensors that were tried, by index.
     """
     outlying = [
         index
         for index in ranges
         if statistics[index].high - statistics[index].low > _OUTLYING * statistics[index].deviation
     ]
-    found = {}
+    better = {}
     for cut in track(effects.cuts(outlying), "trying ranges", progress, len(outlying)):
-        if _part(cut, ranges[cut.index], _SURVEY) > _WORTH_WHILE:
-            found[cut.index] = _try_ranges(cut, ranges[cut.index], min_max(statistics[cut.index]))
-    return found
+        if _output_error(cut, ranges[cut.index], _SURVEY) > _WORTH_WHILE:
+            better[cut.index] = _try_ranges(cut, ranges[cut.index], min_max(statistics[cut.index]))
+    return better
 
 
-def _part(cut: Cut, chosen: Range, samples: int | None = None, limit: float = np.inf) -> float:
-    form = Form.spanning(*chosen, "int8")
+def _output_error(cut: Cut, span: Range, samples: int | None = None, limit: float = np.inf) -> float:
+    """Measure the error of the model's outputs when the activation at the cut alone is rounded to eight bits."""
+    form = Form.spanning(*span, "int8")
     return cut.error(lambda values: form.rounded(values, "int8"), samples, limit)
 
 
 def _try_ranges(cut: Cut, present: Range, extremes: Range) -> Range:
     low, high = extremes
-    best, least = present, _part(cut, present) * _CONVINCING
+    best, least = present, _output_error(cut, present) * _CONVINCING
 
     def attempt(*candidate) -> bool:
-        """Take it if it is better; whether it is at least not much worse."""
+        """Take a candidate if it is better; tell whether it is at most 1.5 times as bad as the best."""
         nonlocal best, least
-        part = _part(cut, candidate, limit=1.5 * least)
-        if part < least:
-            best, least = candidate, part
-        return part < np.inf
+        error = _output_error(cut, candidate, limit=1.5 * least)
+        if error < least:
+            best, least = candidate, error
+        return error < np.inf
 
     for fraction in (1.0, 0.7, 0.5, 0.35):
         if not attempt(low * fraction, high * fraction) and fraction < 1:
-            break  # what lies further in is worse still
+            break  # narrower ranges are worse still
     for fraction in (1.2, 0.8):
         attempt(best[0], min(best[1] * fraction, high))
         if low < 0:
@@ -178,24 +189,28 @@ def _try_ranges(cut: Cut, present: Range, extremes: Range) -> Range:
     return best
 
 
-# What narrowing the range of a softmax's scores may cost its probabilities, in nats: a tenth of what int8 costs in all.
+# How much narrowing the range of a softmax's scores may change its probabilities, in nats: a tenth of what int8 costs.
 _NATS = 1e-3
 
 
 def softmax_scores(scores: list[np.ndarray], extremes: Range) -> Range:
-    """The narrowest range of what a final softmax reads that leaves its probabilities as they are.
+    """Choose the narrowest range of the scores that a final softmax reads which keeps its probabilities.
 
-    A level is a tenth and more of a unit of the scores, and classes that are nearer to each other tie. Scores far below
-    the highest, and what the highest has more than it needs, add nothing to the probabilities: cutting them off makes
-    the levels finer. The mean Kullback-Leibler divergence over the samples stays below 0.001 nats, or is the least
-    there is.
+    With all scores in the range, a level is a tenth of a unit or more, and classes whose scores are closer than that
+    tie. Scores far below the highest, and the part of the highest score beyond what makes it certain, change the
+    probabilities hardly: clipping them makes the levels finer. The mean Kullback-Leibler divergence over the samples
+    stays below 0.001 nats, or is the least of all candidates.
+
+    Args:
+        scores: of each sample, shape (..., classes).
+        extremes: the lowest and highest score seen.
     """
     low, high = extremes
-    wanted = [_log_softmax(values) for values in scores]
+    exact = [_log_softmax(values) for values in scores]
 
-    def divergence(candidate):
+    def divergence(candidate: Range) -> float:
         form = Form.spanning(*candidate, "int8")
-        pairs = ((log, _log_softmax(form.rounded(values, "int8"))) for log, values in zip(wanted, scores, strict=True))
+        pairs = ((log, _log_softmax(form.rounded(values, "int8"))) for log, values in zip(exact, scores, strict=True))
         return sum(float((np.exp(log) * (log - other)).sum(axis=-1).mean()) for log, other in pairs) / len(scores)
 
     fractions = np.linspace(1, 0, 21)

@@ -1,8 +1,9 @@
-"""Weights to integers: each to the nearest, or so that the errors of a layer's weights cancel out on real inputs.
+"""Round weights to integers: each to the nearest, or so that the errors of a layer's weights cancel on real inputs.
 
 ``learned`` is the rounding of optimal brain compression and GPTQ (Frantar et al. 2022, arXiv 2208.11580 and 2210.17323)
-on a convolution's patches: the weights of a channel are rounded one input after the other, and what rounding one
-changes in the output is taken back, as well as the second moments of the inputs allow, by those still to come.
+on a convolution's patches. The weights of an output channel are rounded one input after the other. Each rounding error
+changes the output; the weights that are not rounded yet are adjusted to undo that change, as far as the second moments
+of the inputs allow.
 """
 
 from collections.abc import Iterator
@@ -11,31 +12,48 @@ from dataclasses import dataclass
 import numpy as np
 
 from mobilenets_tf.progress import Progress, silent, track
-from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, WEIGHTED, Rounded, round_weights
+from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, WEIGHTED, RoundedWeights, round_weights
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
 
-_POSITIONS = 64  # patches of a layer's input that are looked at in each sample
-_DAMPING = 0.01  # of the mean power, added to every input's: moments of few samples are not to be believed
+_POSITIONS = 64  # patches of a layer's input that are taken from each sample
+_DAMPING = 0.01  # this share of the mean power is added to every input's power: moments of few samples are uncertain
 _BLOCK = 64  # inputs whose errors are passed on together
-_LEARNED = ("CONV_2D", "DEPTHWISE_CONV_2D")  # a fully connected layer sees one patch a sample, too few
+_LEARNED = ("CONV_2D", "DEPTHWISE_CONV_2D")  # a fully connected layer has one patch a sample, which is too few
 
 
-def nearest(model: bytes, per_tensor: bool = False) -> dict[int, Rounded]:
-    """Every layer's weights, each rounded to the nearest integer, by the layer's place among the operators."""
+def nearest(model: bytes, per_tensor: bool = False) -> dict[int, RoundedWeights]:
+    """Round every weight to the nearest integer.
+
+    Args:
+        model: the float file's content.
+        per_tensor: one scale for all channels of a layer's weights.
+
+    Returns:
+        The integer weights of each operator that has constant weights, by the operator's place.
+    """
     return {
-        place: round_weights(weights, None if per_tensor else WEIGHTED[name][3])
+        place: round_weights(weights, None if per_tensor else WEIGHTED[name].output_axis)
         for place, _, name, weights in _layers(flatbuffer.Graph(flatbuffer.read(model)))
     }
 
 
 def learned(
     model: bytes, samples: list[list[np.ndarray]], per_tensor: bool = False, progress: Progress = silent
-) -> dict[int, Rounded]:
-    """As ``nearest``, with errors that cancel out on the samples (arrays in the order of the model's inputs).
+) -> dict[int, RoundedWeights]:
+    """Round the weights of convolutions so that their errors cancel on calibration samples.
 
-    Fully connected layers, grouped convolutions and layers whose weights are not constant are rounded to the nearest.
+    Fully connected layers and grouped convolutions are rounded to the nearest.
+
+    Args:
+        model: the float file's content.
+        samples: each a list of arrays in the order of the model's inputs.
+        per_tensor: one scale for all channels of a layer's weights.
+        progress: called after each sample.
+
+    Returns:
+        As ``nearest``.
     """
     tree = flatbuffer.read(model)
     graph = flatbuffer.Graph(tree)
@@ -43,54 +61,58 @@ def learned(
     layers = [
         _Layer(place, operator, name, weights, graph)
         for place, operator, name, weights in _layers(graph)
-        if name in _LEARNED and _whole(graph, operator, name, weights)
+        if name in _LEARNED and _reads_all_channels(graph, operator, weights)
     ]
     for layer, moments in _second_moments(model, layers, samples, progress):
         rounded[layer.place] = layer.round(moments, rounded[layer.place].scale)
     return rounded
 
 
-def _layers(graph: flatbuffer.Graph) -> Iterator[tuple]:
-    for place, operator in enumerate(graph.graph.operators):
+def _layers(graph: flatbuffer.Graph) -> Iterator[tuple[int, schema.OperatorT, str, np.ndarray]]:
+    """Give the operators that have constant weights: place, operator, name, weights."""
+    for place, operator in enumerate(graph.operators):
         name = graph.name(operator)
         if name in WEIGHTED:
-            weights = graph.constant(int(operator.inputs[WEIGHTED[name][1]]))
+            weights = graph.constant(operator.inputs[WEIGHTED[name].weights])
             if weights is not None:
                 yield place, operator, name, weights
 
 
-def _whole(graph: flatbuffer.Graph, operator, name: str, weights: np.ndarray) -> bool:
-    """Whether it is no grouped convolution, and no depthwise one with several outputs a channel."""
-    return weights.shape[-1] == graph.shape(int(operator.inputs[0]))[-1]
+def _reads_all_channels(graph: flatbuffer.Graph, operator: schema.OperatorT, weights: np.ndarray) -> bool:
+    """Whether a convolution is not grouped, and not depthwise with several outputs a channel."""
+    return weights.shape[-1] == graph.shape(operator.inputs[0])[-1]
 
 
 @dataclass
 class _Layer:
-    """A convolution, and how its weights lie against the patches of its input."""
+    """A convolution, and how its weights correspond to the patches of its input."""
 
     place: int
-    operator: object
+    operator: schema.OperatorT
     name: str
     weights: np.ndarray
     graph: flatbuffer.Graph
 
     @property
     def source(self) -> int:
-        return int(self.operator.inputs[0])
+        return self.operator.inputs[0]
 
     @property
     def depthwise(self) -> bool:
         return self.name == "DEPTHWISE_CONV_2D"
 
     def patches(self, values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Some patches of its input: (patches, inputs of one output), for a depthwise one (channels, patches, taps)."""
+        """Take patches of the layer's input at random positions.
+
+        Returns shape (patches, inputs of one output), or, for a depthwise convolution, (channels, patches, taps).
+        """
         options = self.operator.builtinOptions
         height, width = self.weights.shape[1:3]
         strides, dilations = (
             (options.strideH, options.strideW),
             (options.dilationHFactor, options.dilationWFactor),
         )
-        rows, columns = self.graph.shape(int(self.operator.outputs[0]))[1:3]
+        rows, columns = self.graph.shape(self.operator.outputs[0])[1:3]
         if options.padding == schema.Padding.SAME:
             reach = [
                 max((out - 1) * stride + dilation * (kernel - 1) + 1 - side, 0)
@@ -100,8 +122,8 @@ class _Layer:
             ]
             values = np.pad(values, [(0, 0), *((r // 2, r - r // 2) for r in reach), (0, 0)])
         count = min(_POSITIONS, rows * columns)
-        chosen = random.choice(rows * columns, count, replace=False)
-        top, left = chosen // columns * strides[0], chosen % columns * strides[1]
+        positions = random.choice(rows * columns, count, replace=False)
+        top, left = positions // columns * strides[0], positions % columns * strides[1]
         taps = [
             values[0, top + dilations[0] * row, left + dilations[1] * column]
             for row in range(height)
@@ -111,8 +133,12 @@ class _Layer:
             return np.stack(taps, axis=-1).transpose(1, 0, 2)
         return np.concatenate(taps, axis=-1)
 
-    def round(self, moments: np.ndarray, scale: np.ndarray) -> Rounded:
-        """moments: E[x y] of its inputs, (inputs, inputs), for depthwise (channels, taps, taps)."""
+    def round(self, moments: np.ndarray, scale: np.ndarray) -> RoundedWeights:
+        """Round the weights under the second moments of the layer's inputs.
+
+        moments: E[x y], shape (inputs, inputs), or (channels, taps, taps) for a depthwise convolution.
+        scale: of each output channel, or one for all.
+        """
         if self.depthwise:
             channels = self.weights.shape[-1]
             rows = self.weights.reshape(-1, channels).T[:, None]  # each channel a problem of its own
@@ -120,15 +146,15 @@ class _Layer:
         else:
             rows = self.weights.reshape(1, len(self.weights), -1)
             integers = _round_in_turn(rows, moments[None], np.broadcast_to(scale, len(self.weights))[None])[0]
-        return Rounded(integers.reshape(self.weights.shape).astype(np.int8), scale)
+        return RoundedWeights(integers.reshape(self.weights.shape).astype(np.int8), scale)
 
 
 def _second_moments(
-    model: bytes, layers: list[_Layer], samples, progress: Progress
+    model: bytes, layers: list[_Layer], samples: list[list[np.ndarray]], progress: Progress
 ) -> Iterator[tuple[_Layer, np.ndarray]]:
-    """Of each layer's patches, over all samples."""
+    """Measure the second moments of each layer's patches over all samples."""
     tree = flatbuffer.read(model)
-    inputs = list(map(int, tree.subgraphs[0].inputs))
+    inputs = tree.subgraphs[0].inputs
     tree.subgraphs[0].outputs = sorted({layer.source for layer in layers} - set(inputs))
     tree.signatureDefs = []
     runner = Runner(flatbuffer.write(tree)) if len(tree.subgraphs[0].outputs) else None
@@ -138,8 +164,8 @@ def _second_moments(
         if runner:
             runner.invoke(*arrays)
         for layer in layers:
-            given = layer.source in inputs
-            values = arrays[inputs.index(layer.source)] if given else runner.raw(layer.source)
+            is_input = layer.source in inputs
+            values = arrays[inputs.index(layer.source)] if is_input else runner.raw(layer.source)
             patches = layer.patches(values, random)
             del values  # a view, which must not outlive the next call
             turned = np.swapaxes(patches, -1, -2)
@@ -150,12 +176,19 @@ def _second_moments(
 
 
 def _round_in_turn(weights: np.ndarray, moments: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Integers for weights (problems, outputs, inputs) under second moments (problems, inputs, inputs), with a scale
-    for each output (problems, outputs).
+    """Round weights one input after the other, and adjust the later weights for each error.
 
-    Inputs are taken in the order of falling power, so that the large errors come first and find help. With U the upper
-    Cholesky factor of the inverse of the moments, the error e of input i (in units of U[i, i]) is taken back by
+    The inputs come in the order of falling power, so that many weights are left to undo the large errors. With U the
+    upper Cholesky factor of the inverse of the moments, the error e of input i (in units of U[i, i]) is undone by
     subtracting e U[i, j] from every later weight j.
+
+    Args:
+        weights: shape (problems, outputs, inputs); problems are independent of each other.
+        moments: the second moments of the inputs, shape (problems, inputs, inputs).
+        scale: of each output, shape (problems, outputs).
+
+    Returns:
+        The integers, in the shape of the weights.
     """
     count = weights.shape[-1]
     power = np.diagonal(moments, axis1=-2, axis2=-1)

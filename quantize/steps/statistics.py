@@ -1,8 +1,8 @@
-"""What the activations of a float TFLite model look like on calibration data.
+"""Measure the distributions of a float TFLite model's activations on calibration data.
 
 The converter's own calibrator runs its reference kernels on one thread. Here every intermediate tensor is made an
-output of the model, so that XNNPACK computes them all at full speed, and one pass gathers everything: extremes and
-channel means exactly, the distribution from a sample.
+output of the model, so that XNNPACK computes them all at full speed. One pass gathers everything: extremes and channel
+means exactly, the histogram from a sample of the values.
 """
 
 import math
@@ -15,17 +15,18 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
-BINS = 4096  # over [-limit, limit], where limit is less than twice the largest magnitude seen
-SAMPLED = 8192  # values a tensor and calibration sample that enter the histogram
+BINS = 4096  # of a histogram over [-limit, limit], where limit is less than twice the largest magnitude seen
+SAMPLED = 8192  # about how many values of a tensor enter its histogram from each calibration sample
 
 
 @dataclass
-class Statistics:
-    """Of one activation tensor, over all calibration samples.
+class ActivationStatistics:
+    """The distribution of one activation tensor over all calibration samples.
 
-    low, high: the exact extremes.
-    channel_mean: mean of each channel (last axis).
-    counts: histogram of sampled values, in BINS equal bins over [-limit, limit].
+    low, high: the exact extremes; not finite if a value was not.
+    channel_mean: the mean of each channel (last axis), shape (channels).
+    limit, counts: the histogram of sampled values, in BINS equal bins over [-limit, limit].
+    samples: how many calibration samples were added.
     """
 
     low: float = float("inf")
@@ -36,24 +37,24 @@ class Statistics:
     samples: int = 0
 
     def centres(self) -> np.ndarray:
-        """The middle of each histogram bin."""
+        """Give the middle of each histogram bin."""
         return (np.arange(BINS) + 0.5) * (2 * self.limit / BINS) - self.limit
 
     @property
     def deviation(self) -> float:
-        """The standard deviation, out of the histogram."""
+        """The standard deviation, computed from the histogram."""
         shares = self.counts / max(self.counts.sum(), 1)
         mean = shares @ self.centres()
         return float(np.sqrt(shares @ (self.centres() - mean) ** 2))
 
     def add(self, values: np.ndarray) -> None:
-        """Take in one sample's values, of any shape."""
+        """Add one sample's values, of any shape."""
         rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
         low, high = float(rows.min()), float(rows.max())
         self.samples += 1
         if not np.isfinite(low + high):
             self.low, self.high = low, high  # min() and max() would pass over a NaN
-            return  # observe tells whose fault it is
+            return  # ``observe`` refuses the model, and names the tensor
         self.low, self.high = min(self.low, low), max(self.high, high)
         # A product with ones is the fastest mean over rows that NumPy has.
         mean = np.ones(len(rows), np.float32) @ rows / len(rows)
@@ -63,7 +64,7 @@ class Statistics:
         self._widen(max(abs(low), abs(high)))
         flat = rows.ravel()
         step = max(1, flat.size // SAMPLED)
-        while math.gcd(step, rows.shape[-1]) > 1:  # else the same few channels would be visited each time
+        while math.gcd(step, rows.shape[-1]) > 1:  # otherwise the same few channels would be sampled each time
             step += 1
         bins = ((flat[self.samples % step :: step] + self.limit) * (BINS / (2 * self.limit))).astype(np.int64)
         self.counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
@@ -79,8 +80,15 @@ class Statistics:
             self.limit *= 2
 
 
-def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, Statistics]:
-    """Run a float model over calibration batches and describe each of its float activation tensors, by index.
+def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, ActivationStatistics]:
+    """Run a float model on calibration samples and measure each of its float32 activation tensors.
+
+    Args:
+        model: the float file's content.
+        batches: each sample as a list of arrays in the order of the model's inputs.
+
+    Returns:
+        The statistics of each tensor, by index.
 
     Raises:
         RequestError: an activation is NaN or infinite; the tensor is named.
@@ -88,25 +96,25 @@ def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, Stat
     tree = flatbuffer.read(model)
     graph = tree.subgraphs[0]
     float32 = flatbuffer.schema.TensorType.FLOAT32
-    produced = {int(o) for operator in graph.operators for o in operator.outputs if graph.tensors[o].type == float32}
-    inputs = [int(i) for i in graph.inputs if graph.tensors[i].type == float32]
+    produced = {o for operator in graph.operators for o in operator.outputs if graph.tensors[o].type == float32}
+    inputs = [i for i in graph.inputs if graph.tensors[i].type == float32]
     names = {index: graph.tensors[index].name.decode() for index in produced}
     graph.outputs = sorted(produced)
     tree.signatureDefs = []
     runner = Runner(flatbuffer.write(tree))
     order = [int(details["index"]) for details in runner.inputs]
-    statistics = {index: Statistics() for index in [*inputs, *sorted(produced)]}
+    statistics = {index: ActivationStatistics() for index in [*inputs, *sorted(produced)]}
     for arrays in batches:
         runner.invoke(*arrays)
         for index, array in zip(order, arrays, strict=True):
             if index in statistics:
                 statistics[index].add(array)
         for index in produced:
-            found = statistics[index]
-            found.add(runner.raw(index))
-            if not np.isfinite(found.low + found.high):
+            seen = statistics[index]
+            seen.add(runner.raw(index))
+            if not np.isfinite(seen.low + seen.high):
                 raise RequestError(
-                    f"The activation {names[index]!r} is NaN or infinite on calibration sample {found.samples}; "
+                    f"The activation {names[index]!r} is NaN or infinite on calibration sample {seen.samples}; "
                     "the float model itself is broken there, and no quantisation can mend it."
                 )
     return statistics

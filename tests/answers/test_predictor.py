@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
-from mobilenets_tf.answers.predictor import KerasNetwork, Predictor, Reading, ScaledNetworks, classes_at, predictor
+from mobilenets_tf.answers.predictor import KerasNetwork, Predictor, ScaledNetworks, predictor
+from mobilenets_tf.answers.reading import Reading
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.tasks.detection import Detection
 from mobilenets_tf.tasks.postprocess import Postprocess
+from mobilenets_tf.tasks.segmentation import classes_at
 from tests.support import colour_files
 from tests.support.colour_files import GRIDS, LABELS, PREPROCESSING, quarters, write
 
@@ -67,11 +70,11 @@ def test_a_classifier_crops_and_needs_no_manifest_that_says_its_task(tmp_path):
     file = write(tmp_path / "net.tflite", colour_files.classifier())
     network = predictor(file, Reading(preprocessing=AS_THEY_ARE, labels=tuple(LABELS)))
     (scores,) = network([quarters("red", "red", "blue", "blue", size=(24, 24))])
-    assert network.task == "classify" and network.classes == 3
+    assert network.task.name == "classify" and network.classes == 3
     assert scores == pytest.approx([0.5, 0, 0.5], abs=0.01)
 
 
-@pytest.mark.parametrize("form", detector_forms.FORMS)
+@pytest.mark.parametrize("form", Detection.forms)
 def test_every_form_of_a_detector_says_the_same(tmp_path, form):
     anchors = ssd_anchors(GRIDS)
     content = detector_forms.with_form(colour_files.detector(), form, Postprocess(anchors, 3))

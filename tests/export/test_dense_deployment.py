@@ -9,7 +9,8 @@ from mobilenets_tf import RequestError, files
 from mobilenets_tf.cli import main
 from mobilenets_tf.data.images import decode
 from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.export.deployment import DeployRequest, check
+from mobilenets_tf.export import DeployRequest
+from mobilenets_tf.export.deployment import check
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.tflite.runtime import Runner
 from tests.support.dense_networks import NAMES, detector, segmenter, write

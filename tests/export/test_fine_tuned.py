@@ -9,7 +9,7 @@ from mobilenets_tf.answers.predictor import predictor
 from mobilenets_tf.cli import main
 from mobilenets_tf.data.boxes import Detections
 from mobilenets_tf.data.images import decode
-from mobilenets_tf.export.fine_tuned import FineTuneRequest, check
+from mobilenets_tf.export.fine_tuned import QatRequest, check
 from mobilenets_tf.modelsource import ModelSource
 from tests.support.dense_networks import NAMES, detector, segmenter, write
 
@@ -68,7 +68,7 @@ def test_the_command_writes_a_file_that_is_as_good_as_its_training_said(trained,
 
 
 def request(path, data, tmp_path, **options):
-    return FineTuneRequest(ModelSource(str(path)), str(data), str(tmp_path / "out"), **options)
+    return QatRequest(ModelSource(str(path)), str(data), str(tmp_path / "out"), **options)
 
 
 def test_a_fifth_of_the_images_judges(asked, tmp_path):

@@ -8,7 +8,7 @@ from keras import layers
 
 from mobilenets_tf.cli import main
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.scheme_comparison import ComparisonRequest, check
+from mobilenets_tf.export.scheme_comparison import ReportRequest, check
 from mobilenets_tf.modelsource import ModelSource
 
 
@@ -51,7 +51,7 @@ def test_every_scheme_is_made_judged_and_timed(source, image_folder, tmp_path, c
 
 def request(source, tmp_path, **options):
     model = ModelSource(source, mean=(127.5,), std=(127.5,))
-    return ComparisonRequest(model, str(tmp_path / "out"), **options)
+    return ReportRequest(model, str(tmp_path / "out"), **options)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mobilenets_tf import RequestError, export
 from mobilenets_tf.conversion.convert import ConversionError, convert, freeze
 from mobilenets_tf.export.tflite import convert_model, to_tflite
 from mobilenets_tf.quantize import SCHEMES, Calibration
-from mobilenets_tf.quantize.post_training import Recipe, quantize_flatbuffer
+from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker, WorkerError
@@ -92,7 +92,7 @@ def test_every_step_of_the_recipe_pays(files, small, pictures):
 
     def decibels(**steps):
         recipe = Recipe(**steps)
-        content = quantize_flatbuffer(files["int16x8"].float_content, "int16x8", Calibration(pictures), recipe)
+        content = prepare(files["int16x8"].float_content, "int16x8", Calibration(pictures), recipe).write()
         return export.verify(content, small, photographs(40, seed=1)).snr_db
 
     plain = decibels(rounding="nearest", correct_biases=False)
@@ -121,7 +121,7 @@ def test_outputs_keep_their_order_and_names(scheme, worker):
     for expected, actual in zip(model(pictures[:1]), Runner(content)(pictures[0]), strict=True):
         np.testing.assert_allclose(actual, expected, atol=0.05 * np.abs(expected).max())
     (signature,) = flatbuffer.read(content).signatureDefs
-    order = list(map(int, flatbuffer.read(content).subgraphs[0].outputs))
+    order = flatbuffer.read(content).subgraphs[0].outputs
     names = [entry.name.decode() for entry in sorted(signature.outputs, key=lambda e: order.index(e.tensorIndex))]
     assert names[:2] == ["b", "a"]
 
@@ -149,8 +149,8 @@ def test_int16x8_with_attention_and_normalisation_agrees_with_float(worker):
     assert export.verify(content, model, pictures[:20]).snr_db > 40
     tree = flatbuffer.read(content)
     graph = flatbuffer.Graph(tree)
-    weighted = [op for op in graph.graph.operators if graph.name(op) in ("CONV_2D", "FULLY_CONNECTED")]
-    types = {graph.graph.tensors[int(op.outputs[0])].type for op in weighted}
+    weighted = [op for op in graph.operators if graph.name(op) in ("CONV_2D", "FULLY_CONNECTED")]
+    types = {graph.tensors[op.outputs[0]].type for op in weighted}
     assert weighted and types == {flatbuffer.schema.TensorType.INT16}
     assert {"SOFTMAX", "BATCH_MATMUL", "RSQRT"} <= set(flatbuffer.float_operator_counts(tree))
 
@@ -214,7 +214,7 @@ def test_an_op_that_tflite_lacks_is_refused_with_its_layer(worker):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, Oddity(name="my_oddity")(layers.Dense(3)(inputs)))
     with pytest.raises(ConversionError, match=r"Betainc \(in 'my_oddity'\); Erfinv \(in 'my_oddity'\)"):
-        convert(freeze(model), SCHEMES["float32"], worker)
+        convert(freeze(model), worker)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from keras import layers
 
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.quantize.integers import Form
-from mobilenets_tf.quantize.post_training import Recipe, prepare, quantize_flatbuffer
+from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
@@ -78,26 +78,26 @@ SAME_SCALE = {
 
 
 def form_of(graph, index):
-    found = graph.graph.tensors[index].quantization
+    found = graph.tensors[index].quantization
     return float(found.scale[0]), int(found.zeroPoint[0])
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int8_float_io", "int16x8"])
 def test_ops_that_move_values_keep_their_scale(mixed, scheme):
-    content = quantize_flatbuffer(mixed, scheme, Calibration(CALIBRATION), PLAIN)
+    content = prepare(mixed, scheme, Calibration(CALIBRATION), PLAIN).write()
     graph = flatbuffer.Graph(flatbuffer.read(content))
     activation = getattr(flatbuffer.schema.TensorType, "INT16" if scheme == "int16x8" else "INT8")
     seen = set()
-    for operator in graph.graph.operators:
+    for operator in graph.operators:
         if graph.name(operator) in SAME_SCALE:
             seen.add(graph.name(operator))
-            quantised = [i for i in map(int, operator.inputs) if graph.graph.tensors[i].type == activation]
-            forms = {form_of(graph, index) for index in [*quantised, int(operator.outputs[0])]}
+            quantised = [i for i in operator.inputs if graph.tensors[i].type == activation]
+            forms = {form_of(graph, index) for index in [*quantised, operator.outputs[0]]}
             assert quantised and len(forms) == 1, graph.name(operator)
     assert seen >= SAME_SCALE - {"PADV2"}
     # y and the input are read elsewhere in their own scale, and requantised for the concatenation; z is not.
-    (join,) = (operator for operator in graph.graph.operators if graph.name(operator) == "CONCATENATION")
-    writers = [graph.writer.get(int(index)) for index in join.inputs]
+    (join,) = (operator for operator in graph.operators if graph.name(operator) == "CONCATENATION")
+    writers = [graph.writer.get(index) for index in join.inputs]
     assert [writer is not None and graph.name(writer) for writer in writers] == [
         "DEPTHWISE_CONV_2D", "QUANTIZE", "QUANTIZE",
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def test_a_small_convolutional_network_is_one_accelerated_piece(float_file):
     gate = layers.Conv2D(8, 1, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(x))
     x = layers.Concatenate()([x * gate, layers.ReLU()(x), layers.MaxPooling2D(2)(inputs)])
     content = float_file(keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling2D()(x))))
-    found = quantize_flatbuffer(content, "int8", Calibration(CALIBRATION))
+    found = prepare(content, "int8", Calibration(CALIBRATION)).write()
     assert Runner(found).execution_plan() == {"DELEGATE": 1}
     assert decibels(found, content) > 20
 
@@ -135,7 +135,7 @@ def test_heads_of_a_detector_and_of_a_segmenter(scheme, float_file):
     highest = layers.Lambda(lambda logits: tf.argmax(logits, axis=-1, output_type=tf.int32))
     content = float_file(keras.Model(inputs, [*heads, highest(logits)]))
     before = Runner(content)
-    after = Runner(quantize_flatbuffer(content, scheme, Calibration(CALIBRATION), PLAIN))
+    after = Runner(prepare(content, scheme, Calibration(CALIBRATION), PLAIN).write())
     assert [details["shape"].tolist() for details in after.outputs] == [[1, 160, 4], [1, 160, 3], [1, 16, 16]]
     if scheme == "int8":
         assert after.outputs[0]["quantization"][0] > 10 / 256 and after.outputs[1]["quantization"] == (1 / 256, -128)
@@ -187,13 +187,13 @@ def test_biases_that_do_not_fit_beside_tiny_weights_are_kept(per_tensor, scheme,
     weights = np.random.default_rng(0).normal(0, 1, (3, 3, 3, 4)) * [1e-12, 1e-9, 1.0 if not per_tensor else 1e-9, 0]
     first.set_weights([weights, np.array([50.0, 80.0, 1.0, 20.0])])
     content = float_file(model)
-    found = quantize_flatbuffer(content, scheme, Calibration(CALIBRATION), Recipe(per_tensor=per_tensor))
+    found = prepare(content, scheme, Calibration(CALIBRATION), Recipe(per_tensor=per_tensor)).write()
     assert decibels(found, content) > 35
 
 
 def test_one_scale_a_tensor_where_that_is_asked_for(mixed):
-    content = quantize_flatbuffer(mixed, "int8", Calibration(CALIBRATION), Recipe(per_tensor=True))
+    content = prepare(mixed, "int8", Calibration(CALIBRATION), Recipe(per_tensor=True)).write()
     graph = flatbuffer.Graph(flatbuffer.read(content))
-    layers_ = [op for op in graph.graph.operators if graph.name(op) in ("CONV_2D", "DEPTHWISE_CONV_2D")]
-    assert layers_ and all(len(graph.graph.tensors[op.inputs[1]].quantization.scale) == 1 for op in layers_)
+    layers_ = [op for op in graph.operators if graph.name(op) in ("CONV_2D", "DEPTHWISE_CONV_2D")]
+    assert layers_ and all(len(graph.tensors[op.inputs[1]].quantization.scale) == 1 for op in layers_)
     assert decibels(content, mixed) > 30

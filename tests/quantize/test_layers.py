@@ -5,7 +5,6 @@ import pytest
 from keras import layers
 
 from mobilenets_tf.conversion.convert import convert, freeze
-from mobilenets_tf.quantize import SCHEMES
 from mobilenets_tf.quantize.layers import of_operators
 from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.tflite import flatbuffer
@@ -18,7 +17,7 @@ def names(worker):
 
     def names(model):
         graph = freeze(model)
-        content = integer_forms(lean(convert(graph, SCHEMES["float32"], worker)))
+        content = integer_forms(lean(convert(graph, worker)))
         tree = flatbuffer.read(content)
         ops = [flatbuffer.operator_name(tree, operator) for operator in tree.subgraphs[0].operators]
         return list(zip(ops, of_operators(content, graph.layers), strict=True))

@@ -7,9 +7,9 @@ from keras import layers
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import to_tflite
-from mobilenets_tf.export.proof.verification import Judge
 from mobilenets_tf.export.tflite import Bound, convert_model, prepare_model
 from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
+from mobilenets_tf.quantize.drop import AnswerDrop
 from mobilenets_tf.quantize.mixed_precision import promising, search
 from mobilenets_tf.quantize.sensitivity import measure
 from mobilenets_tf.tflite import flatbuffer
@@ -54,7 +54,7 @@ def prepared(worker):
 
 @pytest.fixture(scope="module")
 def judge(prepared):
-    return Judge(prepared[0].original, prepared[0].samples)
+    return AnswerDrop(prepared[0].original, prepared[0].samples)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,42 @@ def test_the_terrible_layer_is_left_in_float_by_name_and_the_bound_holds(prepare
     assert mixed.integer_drop > 0.3
     assert mixed.drop == judge(mixed.content) <= 0.1
     assert mixed.content == prepared[0].write(mixed.places)
+
+
+def test_measured_by_the_score_the_terrible_layer_and_its_reader_come_first(prepared, judge):
+    _, names = prepared
+    contents, steps = [], []
+
+    def drop(content):
+        contents.append(content)
+        return judge(content)
+
+    rows = measure(*prepared, progress=lambda *step: steps.append(step), drop=drop)
+    # A file stores what its integer layer reads in integers too: "after" reads what "bad" gives.
+    assert {row.layer for row in rows[:2]} == {"bad", "after"} and rows[1].drop > 0.3
+    assert [row.drop for row in rows] == sorted((row.drop for row in rows), reverse=True)
+    assert all(row.drop < 0.15 for row in rows[2:])
+    assert {(what, total) for what, _, total in steps} == {("measuring layers", len(rows))}
+    assert len(contents) == len(rows) == max(done for _, done, _ in steps)
+    # Each file is that of one layer: the others, which are named in its tensors, are float.
+    for content, layer in zip(contents, dict.fromkeys(name for name in names if name), strict=True):
+        graph = flatbuffer.Graph(flatbuffer.read(content))
+        integer = [
+            graph.tensors[operator.outputs[0]].name.decode()
+            for operator in graph.operators
+            if graph.name(operator) not in ("QUANTIZE", "DEQUANTIZE")
+            and graph.tensors[operator.outputs[0]].type == flatbuffer.schema.TensorType.INT8
+        ]
+        assert integer and all(name == layer or f"/{layer}_" in name for name in integer)
+
+
+def test_noise_is_the_same_with_a_score_and_without(prepared):
+    plain = {row.layer: row for row in measure(*prepared)}
+    scored = {row.layer: row for row in measure(*prepared, drop=lambda content: 0.25)}
+    assert {name: row.as_dict() | {"drop": 0.25} for name, row in plain.items()} == {
+        name: row.as_dict() for name, row in scored.items()
+    }
+    assert "drop" not in plain["bad"].as_dict() and list(scored) == list(plain)
 
 
 def test_each_layers_price_is_that_of_the_file_without_it(prepared, judge, mixed):
@@ -104,10 +140,10 @@ def float_layers(content):
     graph = flatbuffer.Graph(tree)
     return {
         name
-        for operator in graph.graph.operators
+        for operator in graph.operators
         if graph.name(operator) == "CONV_2D" and graph.activations(operator.outputs)
         for name in ("first", "second", "bad", "after", "last")
-        if f"/{name}_" in graph.graph.tensors[operator.outputs[0]].name.decode()
+        if f"/{name}_" in graph.tensors[operator.outputs[0]].name.decode()
     }
 
 
@@ -137,17 +173,20 @@ def test_the_judge_counts_answers_or_with_labels_accuracy(prepared, judge):
     content = ready.write()
     given, found = judge._answers(ready.original), judge._answers(content)
     assert judge(content) == np.mean(given != found)
-    labels = np.where(np.arange(len(given)) % 2, given, found)
-    labelled = Judge(ready.original, ready.samples, labels)
-    assert labelled(content) == pytest.approx(np.mean(given == labels) - np.mean(found == labels))
 
 
 def test_conversion_judges_on_the_samples_that_it_is_given(worker):
     samples = [[sample[None]] for sample in photographs(40, 16, seed=7)]
     calibration = Calibration(SAMPLES)
-    converted = convert_model(outlying(), SCHEMES["int8"], calibration, worker, bound=Bound(0.25, samples, labels=None))
+    converted = convert_model(
+        outlying(),
+        SCHEMES["int8"],
+        calibration,
+        worker,
+        bound=Bound(0.25, lambda reference: AnswerDrop(reference, samples)),
+    )
     assert "bad" in {layer.layer for layer in converted.mixed.left}
-    assert Judge(converted.float_content, samples)(converted.content) == converted.mixed.drop <= 0.25
+    assert AnswerDrop(converted.float_content, samples)(converted.content) == converted.mixed.drop <= 0.25
 
 
 def test_to_tflite_names_the_layers_in_the_manifest(tmp_path):

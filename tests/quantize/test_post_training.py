@@ -11,7 +11,7 @@ from mobilenets_tf import RequestError
 from mobilenets_tf.errors import ConversionError
 from mobilenets_tf.export.tflite import to_tflite
 from mobilenets_tf.quantize import Calibration, schemes
-from mobilenets_tf.quantize.post_training import Recipe, prepare, quantize_flatbuffer
+from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.quantize.steps import ranges
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
@@ -40,7 +40,7 @@ def test_sums_of_very_different_terms_stay_in_the_accelerated_graph(size, float_
     small = layers.Conv2D(8, 3, kernel_initializer=keras.initializers.RandomNormal(stddev=0.2 * size))(inputs)
     x = layers.Conv2D(8, 1)(layers.Activation("hard_swish")(small)) + layers.Conv2D(8, 3)(inputs)
     model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
-    runner = Runner(quantize_flatbuffer(float_file(model), "int8", Calibration(photographs(20, 16))))
+    runner = Runner(prepare(float_file(model), "int8", Calibration(photographs(20, 16))).write())
     assert runner.execution_plan() == {"DELEGATE": 1}
     picture = photographs(1, 16)[0]
     expected = np.asarray(model(picture[None]))
@@ -83,7 +83,7 @@ def edge(name):
 @pytest.mark.parametrize("name", ["dead channels", "dead layer", "constant layer", "nothing at all", "softmax"])
 def test_models_of_which_parts_are_dead_still_agree(name, scheme, float_file):
     model = edge(name)
-    content = quantize_flatbuffer(float_file(model), scheme, Calibration(photographs(100, 12)))
+    content = prepare(float_file(model), scheme, Calibration(photographs(100, 12))).write()
     runner = Runner(content)
     for picture in photographs(5, 12, seed=1):
         expected = np.asarray(model(picture[None]))
@@ -95,7 +95,7 @@ def test_a_model_whose_every_output_is_zero_still_runs(scheme, float_file):
     inputs = keras.Input((12, 12, 3))
     x = layers.Conv2D(4, 3, kernel_initializer="zeros", activation="relu")(inputs)
     model = keras.Model(inputs, layers.Dense(3, kernel_initializer="zeros")(layers.GlobalAveragePooling2D()(x)))
-    runner = Runner(quantize_flatbuffer(float_file(model), scheme, Calibration(photographs(100, 12))))
+    runner = Runner(prepare(float_file(model), scheme, Calibration(photographs(100, 12))).write())
     assert np.abs(runner(photographs(1, 12, seed=1)[0])[0]).max() < 1e-5
 
 
@@ -103,7 +103,7 @@ def test_a_model_whose_every_output_is_zero_still_runs(scheme, float_file):
 def test_every_estimator_makes_a_file_that_agrees(estimator, float_file):
     model = edge("dead channels")
     recipe = Recipe(ranges=estimator, rounding="nearest")
-    runner = Runner(quantize_flatbuffer(float_file(model), "int8", Calibration(photographs(100, 12)), recipe))
+    runner = Runner(prepare(float_file(model), "int8", Calibration(photographs(100, 12)), recipe).write())
     for picture in photographs(5, 12, seed=1):
         expected = np.asarray(model(picture[None]))
         assert np.abs(runner(picture)[0] - expected).mean() <= 0.05 * np.abs(expected).max()
@@ -116,14 +116,14 @@ def test_activations_that_are_not_finite_are_refused_whenever_they_come(float_fi
     pictures = np.abs(photographs(140, 12)) + 0.01
     pictures[-1] -= 2
     with pytest.raises(RequestError, match="NaN or infinite on calibration sample 140"):
-        quantize_flatbuffer(content, "int8", Calibration(pictures))
+        prepare(content, "int8", Calibration(pictures)).write()
 
 
 def test_the_range_that_is_known_of_pixels_is_the_inputs_range(float_file):
     inputs = keras.Input((12, 12, 3))
     content = float_file(keras.Model(inputs, layers.Conv2D(1, 1)(inputs)))
     dim = Calibration(photographs(100, 12) * 0.3, value_range=(-1.0, 1.0))
-    (details,) = Runner(quantize_flatbuffer(content, "int8", dim)).inputs
+    (details,) = Runner(prepare(content, "int8", dim).write()).inputs
     assert details["quantization"][0] == pytest.approx(2 / 255)
 
 

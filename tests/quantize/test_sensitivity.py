@@ -60,7 +60,7 @@ def test_rounding_an_activation_does_what_a_cut_there_says(prepared, rows):
     plan = ready.plan()
     graph = flatbuffer.read(ready.uncorrected).subgraphs[0]
     for layer in ("sum", "pool"):  # they have no weights
-        index = int(graph.operators[names.index(layer)].outputs[0])
+        index = graph.operators[names.index(layer)].outputs[0]
         form = plan.forms[index]
         part = effects.cut(index).error(lambda values, form=form: form.rounded(values, "int8"))
         assert rows[layer].output_db == pytest.approx(-10 * np.log10(part), abs=0.1)
@@ -73,12 +73,12 @@ def test_rounding_weights_does_what_a_file_with_those_weights_does(prepared, row
     tree, corrected = flatbuffer.read(ready.uncorrected), flatbuffer.read(ready.model)
     for place, operator in enumerate(tree.subgraphs[0].operators):
         if names[place] == layer:
-            axis = WEIGHTED[flatbuffer.operator_name(tree, operator)][3]
+            axis = WEIGHTED[flatbuffer.operator_name(tree, operator)].output_axis
             flatbuffer.replace_constant(tree, operator, 1, ready.rounded[place].values(axis))
             index = corrected.subgraphs[0].operators[place].inputs[2]
             if index >= 0:
                 flatbuffer.replace_constant(tree, operator, 2, flatbuffer.constant(corrected, index))
-    scores = int(tree.subgraphs[0].operators[names.index("answer")].inputs[0])
+    scores = tree.subgraphs[0].operators[names.index("answer")].inputs[0]
     outcomes = []
     for model in (flatbuffer.read(ready.uncorrected), tree):
         model.subgraphs[0].outputs, model.signatureDefs = [scores], []

@@ -156,6 +156,17 @@ def test_a_model_that_cannot_be_is_refused(change, reason):
         flatbuffer.read(packed(tree))
 
 
+def test_indices_and_shapes_are_plain_integers(content):
+    tree = flatbuffer.read(content)
+    graph = flatbuffer.Graph(tree)
+    assert (graph.inputs, graph.outputs, graph.tensors[0].shape) == ([0], [6], [1, 2, 2, 4])
+    lists = [values for table in [tree.subgraphs[0], *graph.operators] for values in (table.inputs, table.outputs)]
+    lists += [tensor.shape for tensor in graph.tensors]
+    assert {type(values) for values in lists} == {list}
+    assert {type(value) for values in lists for value in values} == {int}
+    assert packed(tree) == content  # reading and writing changes no byte
+
+
 def test_what_a_file_leaves_out_is_empty():
     tree = model()
     graph = tree.subgraphs[0]

@@ -7,7 +7,6 @@ from keras import layers, ops
 
 from mobilenets_tf.conversion.convert import convert, freeze
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
-from mobilenets_tf.quantize import SCHEMES
 from mobilenets_tf.quantize.steps.float_islands import float_islands
 from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.tflite import flatbuffer
@@ -24,7 +23,7 @@ def weighted(inputs, outputs):
 
 
 def float_file(model, worker):
-    return convert(freeze(model), SCHEMES["float32"], worker)
+    return convert(freeze(model), worker)
 
 
 def same(before, after, tolerance=1e-5):

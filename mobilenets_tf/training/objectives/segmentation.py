@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilenets_tf.answers.predictor import classes_at
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks.metrics import Confusion
+from mobilenets_tf.tasks.segmentation import classes_at
 from mobilenets_tf.training.input import pipeline
 from mobilenets_tf.training.input.annotated_augmentation import with_mask
 from mobilenets_tf.training.objectives.classification import judged

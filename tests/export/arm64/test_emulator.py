@@ -137,12 +137,11 @@ def test_floats_may_differ_a_little(convolutions):
 
 def test_what_may_differ_follows_from_what_the_file_computes(small, worker, convolutions):
     from mobilenets_tf.conversion.convert import convert, freeze
-    from mobilenets_tf.quantize import SCHEMES
 
     assert emulator.tolerance(convolutions) == emulator.FLOAT_TOLERANCE
     frozen = freeze(small)
-    assert emulator.tolerance(convert(frozen, SCHEMES["float16"], worker)) == emulator.FLOAT_TOLERANCE
-    assert emulator.tolerance(convert(frozen, SCHEMES["dynamic"], worker)) == emulator.MIXED_TOLERANCE
+    assert emulator.tolerance(convert(frozen, worker, "float16")) == emulator.FLOAT_TOLERANCE
+    assert emulator.tolerance(convert(frozen, worker, "int8")) == emulator.MIXED_TOLERANCE
 
     # An integer file; with floats at its end; and with an op in floats on the way.
     assert emulator.tolerance(CONVOLUTION) == 0

@@ -12,7 +12,7 @@ from mobilenets_tf.export.delegates.inspection import inspect, predicted_plan
 from mobilenets_tf.export.forms.detector import anchors_file, with_form
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration, Recipe
-from mobilenets_tf.quantize.post_training import quantize_flatbuffer
+from mobilenets_tf.quantize.post_training import prepare
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
@@ -34,7 +34,7 @@ def raw(float_file):
     content = float_file(dense_networks.detector())
     files = {"float32": content}
     for scheme in SCHEMES[1:]:
-        files[scheme] = quantize_flatbuffer(content, scheme, Calibration(photographs(100, 64), (-1, 1)), FAST)
+        files[scheme] = prepare(content, scheme, Calibration(photographs(100, 64), (-1, 1)), FAST).write()
     return files
 
 

@@ -11,10 +11,10 @@ from mobilenets_tf.export import to_tflite
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.forms import segmenter as segmenter_forms
 from mobilenets_tf.export.page import android
-from mobilenets_tf.export.proof.judging import described
+from mobilenets_tf.export.proof.judging import describe_tensor
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration
-from mobilenets_tf.quantize.post_training import quantize_flatbuffer
+from mobilenets_tf.quantize.post_training import prepare
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
@@ -135,8 +135,8 @@ def deployed(small, tmp_path_factory):
         runner = Runner(path)
         manifest = {
             "scheme": scheme,
-            "inputs": list(map(described, runner.inputs)),
-            "outputs": list(map(described, runner.outputs)),
+            "inputs": list(map(describe_tensor, runner.inputs)),
+            "outputs": list(map(describe_tensor, runner.outputs)),
             "preprocessing": vars(image.given),
         }
         found[case] = android.render(path.name, manifest, labels=case != "float32"), runner, image
@@ -221,7 +221,7 @@ def dense(task, form, scheme, given):
     image = ImageInput(Preprocessing(8, 8, mean=(0,) * 3, std=(255,) * 3, crop="stretch"), given)
     content = colour_files.detector() if task == "detect" else colour_files.segmenter()
     if scheme == "int8":
-        content = quantize_flatbuffer(content, scheme, Calibration((photographs(100, 8) + 1) / 2, (0, 1)))
+        content = prepare(content, scheme, Calibration((photographs(100, 8) + 1) / 2, (0, 1))).write()
     content = image.finish(content)
     if task == "detect":
         content = detector_forms.with_form(content, form, POST)
@@ -233,8 +233,8 @@ def dense(task, form, scheme, given):
         "form": form,
         "labels": colour_files.LABELS,
         "scheme": scheme,
-        "inputs": list(map(described, runner.inputs)),
-        "outputs": list(map(described, runner.outputs)),
+        "inputs": list(map(describe_tensor, runner.inputs)),
+        "outputs": list(map(describe_tensor, runner.outputs)),
         "preprocessing": vars(image.given),
     }
     return android.render("net.tflite", manifest, labels=True), runner, image

@@ -77,9 +77,9 @@ def test_outputs_that_are_not_finite_never_agree():
 
 def test_verify_takes_what_calibration_takes(small, worker):
     from mobilenets_tf.conversion.convert import convert, freeze
-    from mobilenets_tf.quantize import SCHEMES, Calibration
+    from mobilenets_tf.quantize import Calibration
 
-    content, pictures = convert(freeze(small), SCHEMES["float32"], worker), photographs(6)
+    content, pictures = convert(freeze(small), worker), photographs(6)
     forms = [pictures, Calibration(pictures), [pictures[:4], pictures[4:]], [(picture, 1) for picture in pictures]]
     assert [export.verify(content, small, form).images for form in forms] == [6] * 4
 

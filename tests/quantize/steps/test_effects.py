@@ -38,7 +38,7 @@ def middle_of(content):
 def test_no_disturbance_is_no_error_wherever_the_model_is_cut(content):
     graph = flatbuffer.Graph(flatbuffer.read(content))
     found = Effects(content, SAMPLES[:3])
-    indices = [*map(int, graph.graph.inputs), *graph.writer]
+    indices = [*graph.inputs, *graph.writer]
     cuts = list(found.cuts(indices))
     assert [cut.index for cut in cuts] == indices
     for cut in cuts:

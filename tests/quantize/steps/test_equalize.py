@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from mobilenets_tf.quantize.steps.equalize import _channel_reach, _Graph, equalize
+from mobilenets_tf.quantize.steps.equalize import _channel_reach, _ScalableGraph, equalize
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
@@ -16,7 +16,7 @@ def model(mobilenet, float_file):
 
 
 def test_groups_are_the_residual_chains(model):
-    groups = _Graph(flatbuffer.read(model)).linear_groups()
+    groups = _ScalableGraph(flatbuffer.read(model)).linear_groups()
     # MobileNetV2 has seven stages: a stage of n blocks has n projections and n - 1 sums, all of one scale.
     assert sorted(map(len, groups)) == sorted(2 * blocks - 1 for blocks in (1, 2, 3, 4, 3, 3, 1))
 
@@ -31,7 +31,7 @@ def test_outputs_stay_and_channels_even_out(model, pictures):
     before, after = Runner(model), Runner(equalized)
     for picture in pictures[50:60]:
         np.testing.assert_allclose(after(picture)[0], before(picture)[0], atol=2e-5)
-    indices = [index for group in _Graph(flatbuffer.read(model)).linear_groups() for index in group]
+    indices = [index for group in _ScalableGraph(flatbuffer.read(model)).linear_groups() for index in group]
 
     def evenness(content):
         """How much of its tensor's range a channel uses."""
@@ -60,7 +60,7 @@ def test_channels_whose_tail_points_the_other_way_are_turned_round(float_file):
         layer.set_weights([size * np.diag([1.0, -1.0, 0.5, -3.0]).reshape(1, 1, 4, 4), np.array([0, 0.1, 0, 0.1])])
     content = float_file(model)
     equalized = equalize(content, SAMPLES)
-    indices = [index for group in _Graph(flatbuffer.read(content)).linear_groups() for index in group]
+    indices = [index for group in _ScalableGraph(flatbuffer.read(content)).linear_groups() for index in group]
     assert len(indices) == 3
     for (below, above), (was_below, was_above) in zip(
         reach_of(equalized, indices, SAMPLES), reach_of(content, indices, SAMPLES), strict=True
@@ -82,7 +82,7 @@ def test_what_depthwise_convolutions_read_grows_and_stays_below_the_bound(bound,
     first.set_weights([np.diag([5.0, 2.5, 1.0, 0.01]).reshape(1, 1, 4, 4), np.zeros(4)])
     content = float_file(model)
     equalized = equalize(content, SAMPLES)
-    (index,) = _Graph(flatbuffer.read(content)).rectified()
+    (index,) = _ScalableGraph(flatbuffer.read(content)).rectified()
     ((_, before),), ((_, after),) = (reach_of(model, [index], SAMPLES) for model in (content, equalized))
     wanted = [1, 1.2, 2, 2] if bound else [1, 2, 5, 8]
     np.testing.assert_allclose(after / before, wanted, atol=0.07)

@@ -9,12 +9,12 @@ from mobilenets_tf import RequestError
 from mobilenets_tf.quantize.integers import Form
 from mobilenets_tf.quantize.steps import ranges
 from mobilenets_tf.quantize.steps.effects import Effects
-from mobilenets_tf.quantize.steps.statistics import Statistics, observe
+from mobilenets_tf.quantize.steps.statistics import ActivationStatistics, observe
 from mobilenets_tf.tflite import flatbuffer
 
 
 def statistics_of(values, parts=4):
-    found = Statistics()
+    found = ActivationStatistics()
     for part in np.array_split(np.asarray(values, np.float32), parts):
         found.add(part.reshape(1, -1, 1))
     return found
@@ -117,7 +117,7 @@ def test_an_outlier_is_given_up_where_it_does_not_matter_and_kept_where_it_does(
     (indifferent, dependent), samples = outliers
     widths = []
     for content in (indifferent, dependent):
-        (middle, _) = (int(op.outputs[0]) for op in flatbuffer.read(content).subgraphs[0].operators)
+        (middle, _) = (op.outputs[0] for op in flatbuffer.read(content).subgraphs[0].operators)
         statistics = observe(content, samples)
         found = ranges.least_output_error(Effects(content, samples), {middle: begin}, statistics)
         widths.append(found.get(middle, begin)[1])
@@ -128,7 +128,7 @@ def test_an_outlier_is_given_up_where_it_does_not_matter_and_kept_where_it_does(
 def test_activations_without_outliers_keep_their_range(outliers):
     (_, content), samples = outliers
     tame = [[np.clip(sample, -2, 2)] for (sample,) in samples]
-    (middle, _) = (int(op.outputs[0]) for op in flatbuffer.read(content).subgraphs[0].operators)
+    (middle, _) = (op.outputs[0] for op in flatbuffer.read(content).subgraphs[0].operators)
     assert ranges.least_output_error(Effects(content, tame), {middle: (-1, 1)}, observe(content, tame)) == {}
 
 

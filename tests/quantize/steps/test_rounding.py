@@ -39,8 +39,8 @@ def test_patches_are_what_the_convolutions_see(convolutions):
     outputs = {details["index"]: values for details, values in zip(runner.outputs, runner(sample), strict=True)}
     seen = set()
     for place, operator, name, weights in rounding._layers(graph):
-        index, options = int(operator.outputs[0]), operator.builtinOptions
-        if index not in outputs or int(operator.inputs[0]) not in map(int, graph.graph.inputs):
+        index, options = operator.outputs[0], operator.builtinOptions
+        if index not in outputs or operator.inputs[0] not in graph.inputs:
             continue
         layer = rounding._Layer(place, operator, name, weights, graph)
         patches = layer.patches(sample, InOrder())
@@ -49,7 +49,7 @@ def test_patches_are_what_the_convolutions_see(convolutions):
         results = results[..., 0].T if layer.depthwise else results
         expected = outputs[index].reshape(-1, outputs[index].shape[-1])[: len(results)]
         assert len(results) == min(rounding._POSITIONS, np.prod(graph.shape(index)[1:3]))
-        np.testing.assert_allclose(results + graph.constant(int(operator.inputs[2])), expected, atol=1e-5)
+        np.testing.assert_allclose(results + graph.constant(operator.inputs[2]), expected, atol=1e-5)
         seen.add((name, options.padding, options.strideH, options.dilationHFactor, weights.shape[1:3]))
     assert len(seen) == 8  # the converter left every kind as it is
 

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from mobilenets_tf import RequestError
-from mobilenets_tf.quantize.steps.statistics import BINS, Statistics, observe
+from mobilenets_tf.quantize.steps.statistics import BINS, ActivationStatistics, observe
 from mobilenets_tf.tflite import flatbuffer
 
 
@@ -14,7 +14,7 @@ def test_statistics_stream():
     random = np.random.default_rng(0)
     # the magnitude grows, so the histogram has to widen on the way
     values = [random.normal(0, scale, (1, 9, 9, 6)).astype(np.float32) + np.arange(6) for scale in (0.1, 1, 5, 40)]
-    found = Statistics()
+    found = ActivationStatistics()
     for value in values:
         found.add(value)
     every = np.concatenate(values)
@@ -30,7 +30,7 @@ def test_the_sampled_histogram_sees_every_channel():
     """Sizes at which a plain stride would visit a third of the channels or fewer, always the same."""
     for shape in ((1, 112, 112, 96), (1, 14, 14, 384), (1, 7, 7, 960)):
         channels = np.broadcast_to(np.arange(1.0, shape[-1] + 1, dtype=np.float32), shape)
-        found = Statistics()
+        found = ActivationStatistics()
         found.add(channels)
         seen = np.unique(np.round(found.centres()[found.counts > 0]))
         assert len(seen) > 0.95 * shape[-1]
@@ -41,20 +41,20 @@ def test_observe_tells_each_tensor_apart(convolutions):
     samples = [[np.full((1, 13, 10, 6), value, np.float32)] for value in (1.0, 3.0)]
     found = observe(convolutions, iter(samples))
     graph = flatbuffer.Graph(flatbuffer.read(convolutions))
-    (source,) = map(int, graph.graph.inputs)
+    (source,) = graph.inputs
     assert (found[source].low, found[source].high, found[source].samples) == (1.0, 3.0, 2)
     pointwise = [
         operator
         for operator in graph.readers[source]
-        if graph.name(operator) == "CONV_2D" and graph.constant(int(operator.inputs[1])).shape[1:3] == (1, 1)
+        if graph.name(operator) == "CONV_2D" and graph.constant(operator.inputs[1]).shape[1:3] == (1, 1)
     ]
     assert len(pointwise) == 2
     for operator in pointwise:
-        weights, bias = (graph.constant(int(index)) for index in operator.inputs[1:])
+        weights, bias = (graph.constant(index) for index in operator.inputs[1:])
         outputs = np.outer([1, 3], weights.sum(axis=(1, 2, 3))) + bias
         if operator.builtinOptions.fusedActivationFunction:
             outputs = np.maximum(outputs, 0)
-        statistics = found[int(operator.outputs[0])]
+        statistics = found[operator.outputs[0]]
         np.testing.assert_allclose(statistics.channel_mean, outputs.mean(axis=0), atol=1e-5)
         assert (statistics.low, statistics.high) == pytest.approx((outputs.min(), outputs.max()), abs=1e-5)
 

@@ -1,0 +1,90 @@
+"""The straight line of ``export``: a model in, one TFLite file and its manifest out, not judged."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mobilenets_tf import files
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.deployment import calibration_images
+from mobilenets_tf.export.request import Request
+from mobilenets_tf.export.tflite import Exported, to_tflite
+from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.quantize import schemes
+from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.quantize.post_training import Recipe
+from mobilenets_tf.tflite import image_input
+from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.worker import Worker
+
+
+@dataclass(frozen=True)
+class ExportRequest(Request):
+    """Everything that decides the result; plain data.
+
+    out: the ``.tflite`` file to write. The rest as in ``DeployRequest``.
+    """
+
+    out: str
+    scheme: str = "int8"
+    calibration: str | None = None
+    calibration_count: int | None = None
+    seed: int = 0
+    per_tensor: bool = False
+    input: str = "normalised"
+    overwrite: bool = False
+
+
+def export_file(request: ExportRequest, progress: Progress = silent) -> Exported:
+    """Convert a model to one ``.tflite`` file with its manifest beside it. TensorFlow runs in a child process only.
+
+    Args:
+        progress: called with (what, done, total) as work goes on.
+
+    Raises:
+        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        ConversionError: the converter refused the model.
+    """
+    calibration = check(request)
+    with Worker() as worker:
+        return worker.call(_export, request, calibration, progress=progress)
+
+
+def check(request: ExportRequest) -> ImageSet | None:
+    """Check everything that can be known to be wrong without TensorFlow; return the images to calibrate with.
+
+    Raises:
+        RequestError: an unknown scheme or input form, a model or images that are not there, a file that cannot be
+            written.
+    """
+    scheme = schemes.get(request.scheme)
+    if request.per_tensor and not scheme.calibrated:
+        raise RequestError(f"--per-tensor is for the calibrated schemes; {scheme.name!r} is none of them.")
+    request.source.check()
+    image_input.check(request.input)
+    out = Path(request.out)
+    if out.suffix != ".tflite":
+        raise RequestError(f"--out {out}: expected a file that ends in .tflite.")
+    files.check_folder(out.parent)
+    files.check_replaceable(out.parent, [out.name, out.name + ".json"], request.overwrite)
+    if request.calibration is None:
+        if scheme.calibrated:
+            raise RequestError(f"The scheme {scheme.name!r} needs --calibration images.")
+        return None
+    return calibration_images(request.source.task, request.calibration, request.calibration_count, request.seed)
+
+
+def _export(request: ExportRequest, calibration_set: ImageSet | None, progress: Progress) -> Exported:
+    """Runs in the worker."""
+    source = request.source
+    model = source.build()
+    facts, calibration, image = {"model": source.facts()}, None, None
+    if calibration_set is not None or source.says_its_input or request.input != "normalised":
+        image = ImageInput(source.preprocessing(model), request.input)
+        facts["preprocessing"], facts["model_preprocessing"] = asdict(image.given), asdict(image.wanted)
+        calibration = Calibration.from_images(calibration_set, image.given) if calibration_set else None
+    recipe = Recipe(per_tensor=True) if request.per_tensor else None
+    return to_tflite(
+        model, request.scheme, calibration, request.out, recipe=recipe, image=image, labels=source.label_names(),
+        overwrite=request.overwrite, facts=facts, progress=progress,
+    )  # fmt: skip

@@ -1,0 +1,193 @@
+"""The straight line of ``verify``: a TFLite file beside its Keras model, and on emulated arm64 cores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobilenets_tf.answers.predictor import file_inputs
+from mobilenets_tf.answers.reading import file_preprocessing, manifest_preprocessing
+from mobilenets_tf.data import images
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.arm64 import setup
+from mobilenets_tf.export.arm64.emulator import CPUS, compare_cores, random_inputs, run_on_host
+from mobilenets_tf.export.proof.judging import AnyComparison, compared
+from mobilenets_tf.export.proof.subject import Subject
+from mobilenets_tf.export.proof.verification import OutputsComparison, check_form, check_outputs, verify
+from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.worker import Worker
+
+# How many images the emulator gets, each a second or so on each core, unless the request says.
+EMULATED_IMAGES = 8
+_OF_THE_MODEL = ("weights", "alpha", "resolution", "classes")
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """Everything that decides the result; plain data.
+
+    file: the ``.tflite`` file. source: the Keras model that the file was made from: a registry name, a path, a
+        ``keras.Model`` or a ``ModelSource``; None: compare emulated cores alone.
+    images: a folder or CSV of images, annotated or not; of a detector or segmenter also its annotated data, of which
+        the images alone are taken. None, without ``source``: random inputs.
+    count, seed: use ``count`` of the images, chosen with ``seed``; None: all, and 8 for the emulated cores.
+    threads: for LiteRT.
+    min_agreement: the agreement with the Keras model from which the file passes, see ``DeployRequest``.
+    arm64: compare what the file computes on emulated arm64 cores with what it computes here.
+    cpu: the cores, as QEMU calls them; empty: one for each kind of int8 kernel. folder: of the emulated runtime; None:
+        the usual place.
+    input_of: where neither ``source`` nor the manifest says how pixels become the input: mean and std.
+    """
+
+    file: str
+    source: ModelSource | None = None
+    images: str | None = None
+    count: int | None = None
+    seed: int = 0
+    threads: int = 2
+    min_agreement: float = 0.5
+    arm64: bool = False
+    cpu: tuple[str, ...] = ()
+    folder: str | None = None
+    input_of: ModelSource | None = None
+
+    def __post_init__(self):
+        if self.source is not None:
+            object.__setattr__(self, "source", ModelSource.of(self.source))
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How a file compares. comparison: with its Keras model; None if none was named. cores: one comparison for each
+    emulated core, with ``passed``; empty if they were not asked for. versions: of the emulated runtime's parts.
+    """
+
+    comparison: AnyComparison | OutputsComparison | None
+    agreed: bool
+    cores: tuple = ()
+    versions: dict | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file agrees with its model well enough, and the cores with this machine."""
+        return self.agreed and all(core.passed for core in self.cores)
+
+
+def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified:
+    """Compare a TFLite file with its Keras model, with emulated arm64 cores, or with both. The model and the file run
+    in child processes.
+
+    Args:
+        progress: called with (what, done, total) as work goes on.
+
+    Raises:
+        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+    """
+    emulator = _check(request)
+    source = request.source
+    image_set = emulated_set = preprocessing = None
+    if request.images:
+        everything = _images(request)
+        emulated_set = everything.sample(request.count or EMULATED_IMAGES, request.seed)
+        image_set = everything.sample(request.count, request.seed)
+        images.check(image_set if source else emulated_set)
+        if emulator and not source:
+            known = request.input_of or ModelSource(request.file)
+            preprocessing = file_preprocessing(ModelSource(request.file, mean=known.mean, std=known.std))
+    comparison, cores = None, ()
+    with Worker(preload="tensorflow" if source else "") as worker:
+        if source:
+            comparison, preprocessing = worker.call(_verify, request, image_set, progress=progress)
+        if emulator:
+            host = worker.call(_run_on_host, request, emulated_set, preprocessing, progress=progress)
+            cores = tuple(compare_cores(emulator, host, request.cpu or CPUS, progress))
+    agreement = comparison.agreement if comparison else None
+    agreed = agreement is None or agreement >= request.min_agreement
+    return Verified(comparison, agreed, cores, emulator and emulator.versions)
+
+
+def _check(request: VerifyRequest):
+    """Refuse options that do not go together; return the emulator, if one is asked for.
+
+    Raises:
+        RequestError: what is missing, or which option has no meaning.
+    """
+    source = request.source
+    if not source and not request.arm64:
+        raise RequestError(
+            "Nothing to compare with: pass --model (the Keras model that the file was made from), or --arm64 (this "
+            "file on emulated phone cores), or both."
+        )
+    if source and not request.images:
+        raise RequestError("--model needs --images: a folder or a CSV of images to compare on.")
+    if source:
+        check_form(Path(request.file))
+    known = request.input_of
+    stray = [f"--{name}" for name in _OF_THE_MODEL if known and getattr(known, name) is not None]
+    if stray and not source:
+        raise RequestError(f"{', '.join(stray)} describes the Keras model; pass --model too, or leave it out.")
+    if stray := [f"--{name}" for name in ("cpu", "folder") if getattr(request, name) and not request.arm64]:
+        raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 too, or leave it out.")
+    emulator = setup.find(request.folder) if request.arm64 else None
+    if emulator:
+        setup.check_cpus(emulator, request.cpu)
+    if source:
+        source.check()
+    if not Path(request.file).is_file():
+        raise RequestError(f"No such TFLite file: {request.file}")
+    if request.count is not None and request.count < 1:
+        raise RequestError(f"--count {request.count}: expected at least 1.")
+    return emulator
+
+
+def _images(request: VerifyRequest) -> ImageSet:
+    """The images of a request; a classifier's with their labels where there are any. Those of a data set with boxes or
+    masks stand in a folder of their own, beside masks that are no photographs."""
+    source = request.source
+    task = task_of(source.task if source else manifest_of(Path(request.file)).get("task", "classify"))
+    if task.forms:
+        return task.photographs(request.images)
+    return images.find_images(request.images, source.label_names() if source else ())
+
+
+def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
+    """Runs in the worker: a hostile file can take down no more than that. The comparison, and how the file takes its
+    image."""
+    runner = Runner(request.file, request.threads)  # a file that cannot be run is refused before the model is built
+    source = request.source
+    model = source.build()
+    image = ImageInput(source.preprocessing(model))
+    given = manifest_preprocessing(request.file) or image.wanted
+    dtype = runner.inputs[0]["dtype"]
+    if not task_of(source.task).forms:
+        pixels = (image.wanted.geometry(images.decode(path)) for path in image_set.paths)
+        comparison = verify(
+            request.file, model, pixels, image_set.labels,
+            for_model=image.wanted.normalise, for_file=lambda batch: given.for_input(batch, dtype),
+            threads=request.threads, progress=progress,
+        )  # fmt: skip
+        return comparison, given
+    check_outputs(runner, model)
+    subject = Subject.of(source, model, image)
+
+    def in_file(pixels):
+        return [[output[0] for output in runner(given.for_input(each, dtype))] for each in pixels]
+
+    tallies = compared(subject, subject.in_keras(), {"file": in_file}, image_set, progress)
+    return tallies["file"].result(), given
+
+
+def _run_on_host(request: VerifyRequest, image_set: ImageSet | None, preprocessing, progress: Progress):
+    """What the file computes on this machine. Runs in the worker."""
+    runner = Runner(request.file)
+    if image_set is None:
+        count = request.count or EMULATED_IMAGES
+        inputs = track(random_inputs(runner, count, request.seed), "on this machine", progress, count)
+    else:
+        paths = track(image_set.paths, "on this machine", progress)
+        inputs = ([array] for array in file_inputs(request.file, runner, preprocessing, paths))
+    return run_on_host(Path(request.file).read_bytes(), inputs)

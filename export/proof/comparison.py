@@ -1,0 +1,284 @@
+"""One file's outputs and answers beside another's, on the same images."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from mobilenets_tf.decibels import signal_to_noise
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.proof.subject import Subject
+from mobilenets_tf.tasks.classification import first_answers, first_five
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate classifier's outputs beside the reference's, on the same images.
+
+    images: how many. largest_difference: max |candidate - reference|, and relative_difference the same divided by
+        max |reference|.
+    snr_db: 10 log10(sum reference^2 / sum (candidate - reference)^2); infinite when they are equal.
+    top1_agreement: share of images with the same first answer (for a model with one output value: on the same side of
+        0.5); top5_agreement: share whose reference answer is among the candidate's first five.
+    ties: share of images where the candidate's highest value is shared by several classes.
+    reference_top1, reference_top5, top1, top5: accuracies, where labels were given.
+    """
+
+    images: int
+    largest_difference: float
+    relative_difference: float
+    snr_db: float
+    top1_agreement: float
+    top5_agreement: float
+    ties: float
+    reference_top1: float | None = None
+    reference_top5: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+    measure = "top-1"
+    agreement_measure = "same answer as float32"
+
+    @property
+    def agreement(self) -> float:
+        """The share of images with the reference's answer."""
+        return self.top1_agreement
+
+    @property
+    def score(self) -> float | None:
+        """The candidate's accuracy, where labels were given."""
+        return self.top1
+
+    @property
+    def reference_score(self) -> float | None:
+        """The reference's accuracy, where labels were given."""
+        return self.reference_top1
+
+    @property
+    def drop(self) -> float:
+        """What is lost: of the accuracy, or without labels of the answers."""
+        if self.top1 is None or self.reference_top1 is None:
+            return 1 - self.top1_agreement
+        return self.reference_top1 - self.top1
+
+    def as_dict(self) -> dict:
+        """As plain data, for the manifest."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            *_difference_lines(self),
+            f"same answer         {self.top1_agreement:.1%} of {self.images} images"
+            f" (among the first five: {self.top5_agreement:.1%}; tied: {self.ties:.1%})",
+        ]
+        if self.top1 is not None:
+            change = 100 * (self.top1 - self.reference_top1)
+            lines.append(
+                f"accuracy            top-1 {self.reference_top1:.1%} -> {self.top1:.1%} ({change:+.1f} points), "
+                f"top-5 {self.reference_top5:.1%} -> {self.top5:.1%}"
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class ScoreComparison:
+    """A candidate detector's or segmenter's outputs and answers beside the reference's, on the same images.
+
+    images: how many. largest_difference: max |candidate - reference| over all outputs; relative_difference: the
+        greatest of each output's, divided by its max |reference|; snr_db: the lowest of each output's, infinite when
+        they are equal.
+    measure: what the scores are, "mAP at IoU 0.5" or "mIoU". agreement: the candidate's score with the reference's
+        answers as the truth; of a detector, with the answers that the reference is sure of.
+    reference_score, score: where the images are annotated; reference_classes, classes: of each class, by its name.
+    """
+
+    images: int
+    largest_difference: float
+    relative_difference: float
+    snr_db: float
+    measure: str
+    agreement: float
+    reference_score: float | None = None
+    score: float | None = None
+    reference_classes: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, float] = field(default_factory=dict)
+
+    agreement_measure = "agreement with float32"
+
+    @property
+    def drop(self) -> float:
+        """What is lost: of the score, or without annotations of the agreement."""
+        if self.score is None or self.reference_score is None:
+            return 1 - self.agreement
+        return self.reference_score - self.score
+
+    def as_dict(self) -> dict:
+        """As plain data, for the manifest."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            *_difference_lines(self),
+            f"agreement           {self.agreement:.1%} {self.measure} with float32's answers on {self.images} images",
+        ]
+        if self.score is not None:
+            before, after = self.reference_score, self.score
+            change = 100 * (after - before)
+            lines.append(f"accuracy            {self.measure} {before:.1%} -> {after:.1%} ({change:+.1f} points)")
+        return lines
+
+
+def _difference_lines(comparison) -> list[str]:
+    return [
+        f"largest difference  {comparison.largest_difference:.3g} "
+        f"({comparison.relative_difference:.2g} of the largest output)",
+        f"signal to noise     {comparison.snr_db:.1f} dB",
+    ]
+
+
+def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Comparison:
+    """Compare two (images, classes) arrays of outputs; ``labels`` holds the right class of each image.
+
+    Outputs of any other shape are flattened; the agreement then means little, the differences mean all.
+
+    Raises:
+        RequestError: the shapes differ, there are no images, or an output is NaN or infinite.
+    """
+    if len(reference) == 0:
+        raise RequestError("There are no images to verify with.")
+    if reference.shape != candidate.shape:
+        raise RequestError(f"The model's output is {reference.shape[1:]}, the file's is {candidate.shape[1:]}.")
+    reference = reference.reshape(len(reference), -1).astype(np.float64)
+    candidate = candidate.reshape(len(candidate), -1).astype(np.float64)
+    for outputs, whose in ((reference, "model"), (candidate, "file")):
+        if not np.isfinite(outputs).all():
+            broken = int((~np.isfinite(outputs)).any(-1).sum())
+            raise RequestError(f"The {whose} gives NaN or infinite values on {broken} of {len(outputs)} images.")
+    reference_answers, candidate_answers = first_answers(reference), first_answers(candidate)
+    difference = np.abs(candidate - reference)
+    five = first_five(candidate)
+    accuracies = {}
+    if labels is not None:
+        labels = np.asarray(labels)
+        accuracies = {
+            "reference_top1": float((reference_answers == labels).mean()),
+            "reference_top5": float((first_five(reference) == labels[:, None]).any(-1).mean()),
+            "top1": float((candidate_answers == labels).mean()),
+            "top5": float((five == labels[:, None]).any(-1).mean()),
+        }
+    return Comparison(
+        images=len(reference),
+        largest_difference=float(difference.max()),
+        relative_difference=float(difference.max() / max(np.abs(reference).max(), 1e-12)),
+        snr_db=signal_to_noise(float((reference**2).sum()), float((difference**2).sum())),
+        top1_agreement=float((candidate_answers == reference_answers).mean()),
+        top5_agreement=float((five == reference_answers[:, None]).any(-1).mean()) if five.shape[1] > 1 else 1.0,
+        ties=float(((candidate == candidate.max(-1, keepdims=True)).sum(-1) > 1).mean()),
+        **accuracies,
+    )
+
+
+class Differences:
+    """How far a file's outputs are from another's, over all images."""
+
+    def __init__(self):
+        self._largest, self._greatest, self._signal, self._noise = (np.zeros(0) for _ in range(4))
+
+    def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray]) -> None:
+        """The outputs of both for one image.
+
+        Raises:
+            RequestError: shapes that differ, NaN or infinite values.
+        """
+        if not len(self._largest):
+            self._largest, self._greatest, self._signal, self._noise = (np.zeros(len(reference)) for _ in range(4))
+        for place, (wanted, found) in enumerate(zip(reference, candidate, strict=True)):
+            if wanted.shape != found.shape:
+                raise RequestError(f"The model's output is {wanted.shape}, the file's is {found.shape}.")
+            for values, whose in ((wanted, "model"), (found, "file")):
+                if not np.isfinite(values).all():
+                    raise RequestError(f"The {whose} gives NaN or infinite values.")
+            difference = found.astype(np.float64) - wanted
+            self._largest[place] = max(self._largest[place], np.abs(difference).max())
+            self._greatest[place] = max(self._greatest[place], np.abs(wanted).max())
+            self._signal[place] += float((wanted.astype(np.float64) ** 2).sum())
+            self._noise[place] += float((difference**2).sum())
+
+    def result(self) -> dict[str, float]:
+        """largest_difference, relative_difference, snr_db."""
+        return {
+            "largest_difference": float(self._largest.max()),
+            "relative_difference": float((self._largest / np.maximum(self._greatest, 1e-30)).max()),
+            "snr_db": min(map(signal_to_noise, self._signal.tolist(), self._noise.tolist())),
+        }
+
+
+class ClassifierTally:
+    """Compares two classifiers, image by image.
+
+    outputs: of both, the first output for each image, as one array (images, ...) each.
+    """
+
+    def __init__(self, subject: Subject):
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self._labels: list[int] = []
+
+    def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], size, truth) -> None:
+        """Both files' outputs for one image; ``size``: its height and width; ``truth``: its class, or None."""
+        self._pairs.append((reference[0], candidate[0]))
+        if truth is not None:
+            self._labels.append(truth)
+
+    @property
+    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+        reference, candidate = map(np.array, zip(*self._pairs, strict=True))
+        return reference, candidate
+
+    def result(self) -> Comparison:
+        """
+        Raises:
+            RequestError: as ``compare``.
+        """
+        if not self._pairs:
+            raise RequestError("There are no images to verify with.")
+        return compare(*self.outputs, self._labels or None)
+
+
+class ScoreTally:
+    """Compares two detectors or segmenters, image by image."""
+
+    def __init__(self, subject: Subject):
+        self._subject, self._differences, self._images, self._annotated = subject, Differences(), 0, False
+        self._agreement, self._reference, self._candidate = (subject.meter() for _ in range(3))
+
+    def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], size, truth) -> None:
+        """As ``ClassifierTally.add``; truth: boxes, or the class of each pixel."""
+        self._differences.add(reference, candidate)
+        before, after = (self._subject.answer(outputs, *size) for outputs in (reference, candidate))
+        self._agreement.add(after, self._subject.task.as_truth(before))
+        self._images += 1
+        if truth is not None:
+            self._annotated = True
+            self._reference.add(before, truth)
+            self._candidate.add(after, truth)
+
+    def result(self) -> ScoreComparison:
+        """
+        Raises:
+            RequestError: there were no images.
+        """
+        if not self._images:
+            raise RequestError("There are no images to verify with.")
+        task, scores = self._subject.task, {}
+        agreement = self._agreement.scores()[task.key]
+        if self._annotated:
+            before, after = self._reference.scores(), self._candidate.scores()
+            scores = {"reference_score": before[task.key], "reference_classes": before["per_class"]}
+            scores |= {"score": after[task.key], "classes": after["per_class"]}
+        if np.isnan(agreement):  # the reference is sure of nothing, so nothing can be missed
+            agreement = 1.0
+        return ScoreComparison(
+            images=self._images, measure=task.measure, agreement=agreement, **self._differences.result(), **scores
+        )

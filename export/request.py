@@ -1,0 +1,102 @@
+"""What the straight lines are asked for and hand on: requests, the images they use, and what the worker made."""
+
+from dataclasses import asdict, dataclass, field, fields
+
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.export.proof.evidence import Evidence
+from mobilenets_tf.export.proof.judging import AnyComparison
+from mobilenets_tf.modelsource import ModelSource
+
+# Fields of requests that do not decide the content of a result: where the model comes from is in the manifest's
+# "model", and where the result goes does not matter.
+_NOT_OPTIONS = ("source", "out", "overwrite")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What all requests share that make files of a model.
+
+    source: the model: a registry name, a path, a ``keras.Model`` or a ``ModelSource``.
+    """
+
+    source: ModelSource
+
+    def __post_init__(self):
+        object.__setattr__(self, "source", ModelSource.of(self.source))
+
+    def options(self) -> dict:
+        """For the manifest: everything that was asked for, but the model and the place."""
+        return {key: value for key, value in _plain(self).items() if key not in _NOT_OPTIONS}
+
+
+def _plain(request) -> dict:
+    """The fields as plain data; a model's content is left out, since it may be large."""
+    values = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in _NOT_OPTIONS}
+    return {key: asdict(value) if isinstance(value, ModelSource) else value for key, value in values.items()}
+
+
+@dataclass(frozen=True)
+class DeployRequest(Request):
+    """Everything that decides the result; plain data.
+
+    source: the model: a registry name, a path, a ``keras.Model`` or a ``ModelSource``. scheme: a name of
+        ``quantize.SCHEMES``. out: the folder to write.
+    calibration: a folder or CSV of images, or "demo" for the photographs that scikit-image ships; calibration_count of
+        them are used, chosen with ``seed`` (None: all).
+    evaluate: annotated images to judge with, as in ``EvaluateRequest.images``; those used for calibration are left out.
+        None judges on the calibration images, without scores.
+    min_agreement: the agreement with the float model from which the result passes: of a classifier the share of images
+        with the same answer, of a detector or segmenter the score with the float model's answers as the truth.
+    max_drop: what the file may lose on the images it is judged with: of the task's score if they are annotated, else of
+        the agreement. As few layers as that takes are left in float.
+    per_tensor: one scale for all of a layer's weights instead of a scale for each output channel; what that costs is
+        measured.
+    input: the form in which the file takes its image, one of ``image_input.FORMS``.
+    output: of a detector or segmenter, the form in which the file gives its answers, one of ``task.Task.forms``; None
+        for the first of them. score_threshold: of "nms", the score from which objects are given; None for
+        ``postprocess.Postprocess``'s, low enough to measure average precision with.
+    void: of masks to judge with, the value of pixels of no class; None for that of the training.
+    """
+
+    out: str
+    scheme: str = "int8"
+    calibration: str | None = None
+    calibration_count: int | None = None
+    evaluate: str | None = None
+    seed: int = 0
+    min_agreement: float = 0.5
+    max_drop: float | None = None
+    per_tensor: bool = False
+    input: str = "normalised"
+    output: str | None = None
+    score_threshold: float | None = None
+    void: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ImagesToUse:
+    """The images of a request. calibration: None for a scheme without. judge: to compare files on, annotated or not.
+
+    judged_on_calibration: whether they are the same.
+    """
+
+    calibration: ImageSet | None = None
+    judge: ImageSet = field(default_factory=lambda: ImageSet(()))
+    judged_on_calibration: bool = False
+
+
+@dataclass(frozen=True)
+class Produced:
+    """What the process with TensorFlow hands back: the file's content and what is known of it.
+
+    files: others that go into the folder, name -> content. failures: checks that failed beside the comparisons.
+    """
+
+    content: bytes
+    manifest: dict
+    parity: AnyComparison
+    comparison: AnyComparison | None
+    evidence: Evidence
+    files: dict[str, str] = field(default_factory=dict)
+    failures: tuple[str, ...] = ()

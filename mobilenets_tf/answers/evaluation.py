@@ -1,0 +1,145 @@
+"""``evaluate``: how right a model's answers are, on annotated images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenets_tf.answers.predictor import opened, scaled
+from mobilenets_tf.answers.reading import Reading, is_tflite, reading_of
+from mobilenets_tf.data import images
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.task import class_name
+from mobilenets_tf.worker import Worker
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Everything that decides the result; plain data.
+
+    source: the model: a registry name, the path of a ``.tflite``, ``.keras`` or full-model ``.h5`` file, a
+        ``keras.Model`` or a ``ModelSource``.
+    images: annotated images. To classify: a CSV with the columns file and class_index, or a folder with a sub-folder a
+        class; to detect: a folder with images/ and annotations/ (VOC's XML), or COCO's JSON; to segment: a folder with
+        images/ and masks/ (PNG of class numbers).
+    task: "classify", "detect" or "segment", for a file without a manifest.
+    void: of masks, the value of pixels of no class; None: as in the training, or 255.
+    scales, flip: of a segmenter in Keras: judge the mean of its answers at these shares of its input size, and for the
+        mirrored photograph too.
+    count, seed: use ``count`` of the images, chosen with ``seed``; None: all.
+    """
+
+    source: ModelSource
+    images: str
+    task: str | None = None
+    void: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    count: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "source", ModelSource.of(self.source))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model.
+
+    task: what the scores are of. scores: ``images``, how many; for a classifier ``top1`` and ``top5``; for a detector
+    ``map50`` and ``map``, COCO's average precision at an IoU of 0.5 and over 0.5 to 0.95; for a segmenter ``miou`` and
+    ``pixel_accuracy``; ``per_class`` for both. Shares of 1; NaN where nothing could be measured.
+    """
+
+    task: str
+    scores: dict[str, Any]
+
+    def headline(self) -> str:
+        """The scores in one line."""
+        return f"{task_of(self.task).headline(self.scores)} of {self.scores['images']} images"
+
+
+def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluation:
+    """Judge a model or a ``.tflite`` file on annotated images. The model runs in a child process.
+
+    Args:
+        progress: called with (what, done, total) as work goes on.
+
+    Raises:
+        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+    """
+    reading = reading_of(request.source, request.task)
+    _check_scales(request, reading)
+    annotated = _find(request, reading, progress).sample(request.count, request.seed)
+    images.check(annotated)
+    with Worker(preload="" if is_tflite(request.source) else "tensorflow") as worker:
+        return worker.call(_evaluate, request, reading, annotated, progress=progress)
+
+
+def _check_scales(request: EvaluateRequest, reading: Reading) -> None:
+    """
+    Raises:
+        RequestError: scales or flip for a model that cannot use them.
+    """
+    source, scales = request.source, request.scales
+    if scales == (1.0,) and not request.flip:
+        return
+    if not _scales(reading) or is_tflite(source):
+        raise RequestError(f"--scales and --flip are for segmenters in Keras; {source.model} is none.")
+    if scales != (1.0,) and source.is_file:
+        raise RequestError(
+            f"{source.model} has one size. For others name its network and give the file as weights: "
+            f"mobilenets-tf evaluate deeplabv3_mobilenet_v2 --weights {source.model} --scales 0.75 1 1.25 ..."
+        )
+    if not all(0.1 <= scale <= 4 for scale in scales):
+        raise RequestError(f"--scales {' '.join(map(str, scales))}: expected shares from 0.1 to 4.")
+
+
+def _scales(reading: Reading) -> bool:
+    """Whether answers at several sizes can be averaged."""
+    return reading.task is not None and task_of(reading.task).scales
+
+
+def _find(request: EvaluateRequest, reading: Reading, progress: Progress) -> ImageSet:
+    task, void = task_of(reading.task or "classify"), request.void
+    if void is None:
+        void = manifest_of(Path(request.source.model)).get("options", {}).get("void")
+    try:
+        return task.find(request.images, reading.labels, void=255 if void is None else void, progress=progress)
+    except RequestError as error:
+        if reading.task:
+            raise
+        raise RequestError(f"{error} If the file detects or segments, say so with --task.") from None
+
+
+def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: Progress) -> Evaluation:
+    """Runs in the worker."""
+    source = request.source
+    if request.flip or request.scales != (1.0,):
+        predictor = scaled(source, reading, request.scales, request.flip)
+    else:
+        predictor = opened(source, reading)
+    task, names = predictor.task, _class_names(annotated)
+    if names is not None and predictor.classes not in (None, len(names)):
+        raise RequestError(
+            f"The model tells {predictor.classes} classes apart, the annotations {len(names)} "
+            f"({', '.join(names[:3]) or 'without names'}). Name the model's with --labels, one a line."
+        )
+    meter = task.meter(names or (), getattr(annotated, "void", 255))
+    photographs = (images.decode(path) for path in track(annotated.paths, "evaluating", progress))
+    for index, answer in enumerate(predictor(photographs)):
+        meter.add(answer, annotated.truth(index))
+    return Evaluation(task.name, meter.scores())
+
+
+def _class_names(annotated) -> list[str] | None:
+    """The names of the classes that the annotations tell apart; None where the annotations do not say how many."""
+    names = getattr(annotated, "class_names", None)
+    if names is None:
+        return None
+    seen = getattr(annotated, "seen", None)
+    return [class_name(names, index) for index in range(len(names) if seen is None else seen.shape[1])]

@@ -1,0 +1,172 @@
+"""``predict``: what models say of photographs, as data and as pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mobilenets_tf import files
+from mobilenets_tf.answers.predictor import Predictor, opened
+from mobilenets_tf.answers.reading import Reading, check_file, is_tflite, reading_of
+from mobilenets_tf.data import images
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.worker import Worker
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """Everything that decides the result; plain data.
+
+    source: the model file: a ``.tflite``, ``.keras`` or full-model ``.h5`` file; a path or a ``ModelSource``.
+    images: paths of photographs.
+    beside: more model files, to compare with. mean, std and labels of ``source`` hold for those that do not say.
+    out: a ``.png`` or ``.jpg`` for one photograph, or a folder for a ``.png`` of each; None draws nothing.
+    threshold: the lowest score of an object that is shown. top: how many classes of a classifier.
+    task: of files that do not say: "classify", "detect" or "segment".
+    overwrite: replace pictures in ``out``.
+    """
+
+    source: ModelSource
+    images: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+    out: str | None = None
+    threshold: float = 0.5
+    top: int = 5
+    task: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "source", ModelSource.of(self.source))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What models say of one photograph.
+
+    image: its path. width, height: in pixels.
+    answers: of each model a dict with ``file``, ``task`` and ``found``: for each class or object its ``class``, its
+        ``name``, and its ``score`` (of a segmenter the ``share`` of the pixels); of an object also the ``box`` in
+        pixels (xmin, ymin, xmax, ymax).
+    picture: the path of the drawing, if one was asked for.
+    """
+
+    image: str
+    width: int
+    height: int
+    answers: list[dict]
+    picture: str | None = None
+
+
+def predict(request: PredictRequest, progress: Progress = silent) -> list[Prediction]:
+    """Ask models about photographs, and draw their answers. The models run in a child process.
+
+    Args:
+        progress: called with (what, done, total) as work goes on.
+
+    Raises:
+        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+    """
+    if not 0 <= request.threshold <= 1:
+        raise RequestError(f"--threshold {request.threshold}: expected a score from 0 to 1.")
+    if request.top < 1:
+        raise RequestError(f"--top {request.top}: expected at least 1.")
+    models = [_model(request, file) for file in (request.source.model, *request.beside)]
+    photographs = ImageSet(tuple(map(Path, request.images)))
+    folder, names = _places(request, photographs.paths)
+    images.check(photographs)
+    suffix = Path(names[0]).suffix.lower() if names else None
+    in_keras = any(not is_tflite(source) for source, _ in models)
+    with Worker(preload="tensorflow" if in_keras else "") as worker:
+        pairs = worker.call(_predict, models, photographs, request, suffix, progress=progress)
+    if not names:
+        return [prediction for prediction, _ in pairs]
+    files.write_together(folder, {name: picture for name, (_, picture) in zip(names, pairs, strict=True)})
+    return [replace(each, picture=str(folder / name)) for name, (each, _) in zip(names, pairs, strict=True)]
+
+
+def _model(request: PredictRequest, file: str) -> tuple[ModelSource, Reading]:
+    """A file, and how to read its outputs. The request's mean, std, labels and task are for its first file, and for
+    those beside it that do not say."""
+    first, known = request.source, Reading.of(check_file(file))
+    if file == first.model:
+        known = Reading()
+    mean, std = (None, None) if known.preprocessing else (first.mean, first.std)
+    source = ModelSource(file, mean=mean, std=std, labels=None if known.labels else first.labels)
+    return source, reading_of(source, known.task or request.task)
+
+
+def _places(request: PredictRequest, photographs: Sequence[Path]) -> tuple[Path, list[str]]:
+    """The folder for the pictures and a name for each photograph's; no names where nothing is to be drawn.
+
+    Raises:
+        RequestError: one picture for several photographs, another format, or a place that is taken.
+    """
+    if request.out is None:
+        return Path(), []
+    out, is_folder = Path(request.out), request.out.endswith(("/", "\\")) or Path(request.out).is_dir()
+    if is_folder or not out.suffix:
+        folder, names = out, [f"{path.stem}.png" for path in photographs]
+    elif out.suffix.lower() not in _PICTURES:
+        raise RequestError(f"--out {out}: expected a .png, a .jpg, or a folder (a new one with / at its end).")
+    elif len(photographs) > 1:
+        raise RequestError(f"--out {out} is one picture, and there are {len(photographs)} images: give a folder.")
+    else:
+        folder, names = out.parent, [out.name]
+    files.check_folder(folder)
+    owners: dict[str, Path] = {}
+    for path, name in zip(photographs, names, strict=True):
+        if name in owners:
+            raise RequestError(
+                f"The pictures of {owners[name]} and {path} would both be {folder / name}; draw one at a time."
+            )
+        owners[name] = path
+        if any((folder / name).resolve() == each.resolve() for each in photographs):
+            raise RequestError(f"{folder / name} is a photograph itself, and would be lost. Choose another --out.")
+    files.check_replaceable(folder, names, request.overwrite)
+    return folder, names
+
+
+def _predict(models, photographs: ImageSet, request: PredictRequest, suffix: str | None, progress: Progress):
+    """Of each photograph, what the files say, and its picture. Runs in the worker."""
+    predictors = [opened(source, reading) for source, reading in models]
+    names = [source.model for source, _ in models]
+    for name, predictor in zip(names, predictors, strict=True):
+        if predictor.task is not predictors[0].task:
+            raise RequestError(
+                f"{names[0]} is for the task {predictors[0].task.name!r}, {name} for {predictor.task.name!r}; side by "
+                "side they need the same."
+            )
+    paths = track(photographs.paths, "predicting", progress)
+    return [_of_photograph(path, names, predictors, request, suffix) for path in paths]
+
+
+def _of_photograph(
+    path: Path, names: Sequence[str], predictors: Sequence[Predictor], request: PredictRequest, suffix: str | None
+) -> tuple[Prediction, bytes | None]:
+    photograph = images.decode(path)
+    answers, drawings = [], []
+    for name, predictor in zip(names, predictors, strict=True):
+        task, labels = predictor.task, predictor.labels
+        (answer,) = predictor([photograph])
+        answer = task.shown(answer, request.threshold)
+        described = task.described(answer, labels, photograph.height, photograph.width, request.top)
+        answers.append({"file": name, "task": task.name, "found": described})
+        if suffix:
+            drawings.append(task.draw(photograph, answer, labels, request.top))
+    prediction = Prediction(str(path), photograph.width, photograph.height, answers)
+    return prediction, _picture(names, drawings, suffix) if suffix else None
+
+
+def _picture(names: Sequence[str], drawings: Sequence, suffix: str) -> bytes:
+    from mobilenets_tf.tasks import pictures
+
+    short = [Path(name).name for name in names]
+    captions = short if len(set(short)) == len(short) else names
+    drawing = drawings[0]
+    if len(drawings) > 1:
+        drawing = pictures.side_by_side(list(zip(captions, drawings, strict=True)))
+    return pictures.encoded(drawing, suffix)

@@ -1,0 +1,124 @@
+"""What is known of a model before it is opened: its task, its input, the meaning of its outputs."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.modelsource import ModelSource, triple
+from mobilenets_tf.registry import TASKS
+
+_KERAS = (".keras", ".h5")
+TFLITE = ".tflite"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a network's input is made of an image, and what its outputs mean. Plain data.
+
+    task: one of ``registry.TASKS``; None: a classifier, if its only output is (1, classes).
+    preprocessing: at any size. Detectors and segmenters are given the whole photograph, whatever its crop.
+    labels: the classes' names; may be empty.
+    form: in which a file gives its outputs, one of ``task.Task.forms``.
+    grids: of a raw detector, (rows, columns) of each map that its anchors are laid on.
+    """
+
+    task: str | None = None
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] = ()
+    form: str | None = None
+    grids: tuple[tuple[int, int], ...] = ()
+
+    @staticmethod
+    def of(file: Path) -> "Reading":
+        """Read what the manifest beside a file says of it; labels may also stand in a file ``labels.txt`` there.
+
+        Raises:
+            RequestError: a manifest with an unknown task or with anchors that are no grids, or labels that are no text.
+        """
+        manifest = manifest_of(file)
+        task, anchors, labels = manifest.get("task"), manifest.get("anchors") or {}, manifest.get("labels")
+        if task not in (None, *TASKS):
+            raise RequestError(f"{file}.json: {unknown('task', task, TASKS)}")
+        try:
+            grids = tuple((int(rows), int(columns)) for rows, columns in anchors.get("grids", ()))
+        except (AttributeError, TypeError, ValueError):
+            raise RequestError(
+                f'{file}.json: anchors are {str(anchors)[:80]}; expected {{"grids": [[rows, columns], ...]}}.'
+            ) from None
+        if not isinstance(labels, list):
+            labels = _lines(file.with_name("labels.txt"))
+        return Reading(task, Preprocessing.of(manifest), tuple(map(str, labels)), manifest.get("form"), grids)
+
+
+def reading_of(source: ModelSource, task: str | None = None) -> Reading:
+    """Tell how to read a model's outputs: as the request says, else as the manifest beside a file does. The
+    preprocessing of a registered network is known when the network is built.
+
+    Args:
+        task: for a file without a manifest.
+
+    Raises:
+        RequestError: no such file or network, a network of another task, or a file whose input nobody describes.
+    """
+    if not is_tflite(source):
+        source.check()
+    if not source.is_file and not is_tflite(source):
+        if task not in (None, source.task):
+            raise RequestError(f"{source.model} is for the task {source.task!r}, not {task!r}; leave --task out.")
+        return Reading(source.task, None, tuple(source.label_names()))
+    file = check_file(source.model)
+    known = Reading.of(file)
+    if source.labels and not Path(source.labels).is_file():
+        raise RequestError(f"No such labels file: {source.labels}")
+    labels = tuple(source.label_names()) if source.labels else known.labels
+    return replace(known, task=task or known.task, preprocessing=file_preprocessing(source), labels=labels)
+
+
+def is_tflite(source: ModelSource) -> bool:
+    """Whether the model is a TFLite file, which needs no TensorFlow."""
+    return Path(source.model).suffix == TFLITE
+
+
+def check_file(file: str | Path) -> Path:
+    """Return the path of a model file that answers about images, without opening the file.
+
+    Raises:
+        RequestError: no such file, or another kind of file.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise RequestError(f"No such model file: {file}")
+    if file.suffix not in (TFLITE, *_KERAS):
+        raise RequestError(f"{file}: expected a .tflite, .keras or full-model .h5 file.")
+    return file
+
+
+def file_preprocessing(source: ModelSource) -> Preprocessing:
+    """Tell how pixels become a file's input: as ``mean`` and ``std`` say, else as the manifest beside the file does.
+
+    Raises:
+        RequestError: neither says.
+    """
+    if (source.mean is None) != (source.std is None):
+        raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")
+    if source.mean is not None and source.std is not None:
+        return Preprocessing(mean=triple(source.mean), std=triple(source.std))
+    if known := manifest_preprocessing(source.model):
+        return known
+    raise RequestError(f"No manifest beside {source.model} says how its input is normalised; pass --mean and --std.")
+
+
+def manifest_preprocessing(file: str | Path) -> Preprocessing | None:
+    """Return what the manifest beside a file says of its input; None if no manifest says it."""
+    return Preprocessing.of(manifest_of(Path(file)))
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file} is not a text file in UTF-8 ({error}).") from error

@@ -1,0 +1,125 @@
+"""Classification: one class for an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mobilenets_tf.data.images import ImageSet, find_images
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.tasks.task import all_finite, class_name
+
+
+def first_answers(outputs: np.ndarray) -> np.ndarray:
+    """Return the class that each row of (images, classes) outputs names."""
+    # One value, such as a sigmoid's: two classes.
+    return outputs[:, 0] > 0.5 if outputs.shape[1] == 1 else outputs.argmax(-1)
+
+
+def first_five(outputs: np.ndarray) -> np.ndarray:
+    """Return the five classes with the highest values of each row of (images, classes) outputs, the highest first."""
+    # Stable, so that classes that tie come in the order of their index, as argmax has them.
+    return np.argsort(-outputs, axis=-1, kind="stable")[:, :5]
+
+
+class Classification:
+    """One class for an image. See ``task.Task``."""
+
+    name, measure, key, forms, scales = "classify", "top-1", "top1", (), False
+
+    def check_installed(self) -> None:
+        """Nothing beside the package's own dependencies is needed."""
+
+    def find(
+        self,
+        spec: str,
+        class_names: Sequence[str] = (),
+        *,
+        void: int = 255,
+        classes: int | None = None,
+        progress: Progress = silent,
+    ) -> ImageSet:
+        images = find_images(spec, class_names)
+        if images.labels is None:
+            raise RequestError(f"{spec} has no labels: give a CSV with file and class_index, or a sub-folder a class.")
+        return images
+
+    def photographs(self, spec: str) -> ImageSet:
+        return find_images(spec)
+
+    def framed(self, preprocessing: Preprocessing) -> Preprocessing:
+        return preprocessing
+
+    def accepts(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
+        return None if shapes[0] else "a classifier has one of (1, classes)"
+
+    def grids(self, model) -> tuple[tuple[int, int], ...]:
+        return ()
+
+    def classes(self, model) -> int:
+        return model.outputs[0].shape[-1]
+
+    def decoder(self, name, shapes, form=None, grids=()) -> "ClassificationDecoder":
+        return ClassificationDecoder(name, shapes[0][-1])
+
+    def meter(self, class_names: Sequence[str], void: int = 255) -> "ClassificationMeter":
+        return ClassificationMeter()
+
+    def as_truth(self, answer: np.ndarray) -> int:
+        return int(first_answers(answer[None])[0])
+
+    def agree(self, expected: np.ndarray, answer: np.ndarray, score_threshold: float = 0.0) -> bool:
+        return self.as_truth(expected) == self.as_truth(answer)
+
+    def shown(self, answer: np.ndarray, threshold: float) -> np.ndarray:
+        return answer
+
+    def described(self, answer: np.ndarray, labels: Sequence[str], height: int, width: int, top: int) -> list[dict]:
+        best = np.argsort(-answer, kind="stable")[:top]
+        return [{"class": int(i), "name": class_name(labels, i), "score": float(answer[i])} for i in best]
+
+    def draw(self, image, answer: np.ndarray, labels: Sequence[str], top: int = 5):
+        from mobilenets_tf.tasks import pictures
+
+        rows = self.described(answer, labels, image.height, image.width, top)
+        return pictures.with_classes(image, [(row["name"], row["score"]) for row in rows])
+
+    def headline(self, scores: dict) -> str:
+        return f"top-1 {scores['top1']:.1%}, top-5 {scores['top5']:.1%}"
+
+
+@dataclass(frozen=True)
+class ClassificationDecoder:
+    """The first output as scores, float (classes,). See ``task.Decoder``."""
+
+    name: str
+    classes: int | None
+
+    def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+        if not all_finite(outputs):
+            raise RequestError(f"{self.name} gives NaN or infinite values.")
+        return outputs[0].reshape(-1)
+
+
+class ClassificationMeter:
+    """Counts how often the right class is the first answer, and among the first five. See ``task.Meter``."""
+
+    def __init__(self):
+        self._images = self._first = self._five = 0
+
+    def add(self, answer: np.ndarray, truth: int) -> None:
+        outputs = answer.reshape(1, -1).astype(np.float64)
+        self._images += 1
+        self._first += int(first_answers(outputs)[0] == truth)
+        self._five += int((first_five(outputs) == truth).any())
+
+    def lost(self, reference: "ClassificationMeter | None" = None) -> float:
+        # Counts are subtracted, not shares: rounding must not decide whether a bound is kept.
+        before = self._images if reference is None else reference._first
+        return (before - self._first) / self._images if self._images else float("nan")
+
+    def scores(self) -> dict:
+        first, five = (hits / self._images if self._images else float("nan") for hits in (self._first, self._five))
+        return {"images": self._images, "top1": first, "top5": five}

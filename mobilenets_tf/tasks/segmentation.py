@@ -1,0 +1,152 @@
+"""Segmentation: the class of every pixel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mobilenets_tf.data.annotated import photographs_of
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.data.masks import MaskedImages, find_masks
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.tasks.metrics import Confusion
+from mobilenets_tf.tasks.task import all_finite, class_name, percent
+
+# A mask is made at the network's size before it is enlarged, which moves borders by a pixel or so.
+_SAME_PIXELS = 0.97
+
+
+class Segmentation:
+    """The class of every pixel. See ``task.Task``.
+
+    forms: "full": logits at the input's size; "mask": the class of each pixel; "stride": logits as the head gives them.
+    """
+
+    name, measure, key, scales = "segment", "mIoU", "miou", True
+    forms = ("full", "mask", "stride")
+
+    def check_installed(self) -> None:
+        """Nothing beside the package's own dependencies is needed."""
+
+    def find(
+        self,
+        spec: str,
+        class_names: Sequence[str] = (),
+        *,
+        void: int = 255,
+        classes: int | None = None,
+        progress: Progress = silent,
+    ) -> MaskedImages:
+        return find_masks(spec, class_names, void, classes, progress)
+
+    def photographs(self, spec: str) -> ImageSet:
+        return photographs_of(spec)
+
+    def framed(self, preprocessing: Preprocessing) -> Preprocessing:
+        return preprocessing.whole()  # pixels at the border count too
+
+    def accepts(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
+        if len(shapes) == 1 and len(shapes[0]) in (2, 3):
+            return None
+        return "a segmenter has one of (1, height, width, classes) or (1, height, width)"
+
+    def grids(self, model) -> tuple[tuple[int, int], ...]:
+        return ()
+
+    def classes(self, model) -> int:
+        return model.outputs[0].shape[-1]
+
+    def decoder(self, name, shapes, form=None, grids=()) -> "SegmentationDecoder":
+        return SegmentationDecoder(name, shapes[0][-1] if len(shapes[0]) == 3 else None)
+
+    def meter(self, class_names: Sequence[str], void: int = 255) -> "SegmentationMeter":
+        return SegmentationMeter(class_names, void)
+
+    def as_truth(self, answer: np.ndarray) -> np.ndarray:
+        return answer
+
+    def agree(self, expected: np.ndarray, answer: np.ndarray, score_threshold: float = 0.0) -> bool:
+        return bool((expected == answer).mean() > _SAME_PIXELS)
+
+    def shown(self, answer: np.ndarray, threshold: float) -> np.ndarray:
+        return answer
+
+    def described(self, answer: np.ndarray, labels: Sequence[str], height: int, width: int, top: int) -> list[dict]:
+        shares = np.bincount(answer.ravel()) / answer.size
+        largest = [i for i in np.argsort(-shares, kind="stable") if shares[i]]
+        return [{"class": int(i), "name": class_name(labels, i), "share": float(shares[i])} for i in largest]
+
+    def draw(self, image, answer: np.ndarray, labels: Sequence[str], top: int = 5):
+        from mobilenets_tf.tasks import pictures
+
+        return pictures.with_mask(image, answer, labels)
+
+    def headline(self, scores: dict) -> str:
+        return f"mIoU {percent(scores['miou'])}, pixels {percent(scores['pixel_accuracy'])}"
+
+
+@dataclass(frozen=True)
+class SegmentationDecoder:
+    """The output as the class of each pixel of the photograph. See ``task.Decoder`` and ``classes_at``."""
+
+    name: str
+    classes: int | None
+
+    def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+        if not all_finite(outputs):
+            raise RequestError(f"{self.name} gives NaN or infinite values.")
+        return classes_at(outputs[0], height, width)
+
+
+class SegmentationMeter:
+    """Measures the mean intersection over union of the classes. See ``task.Meter``."""
+
+    def __init__(self, class_names: Sequence[str], void: int):
+        self._names, self._confusion, self._images = tuple(class_names), Confusion(len(class_names), void), 0
+
+    def add(self, answer: np.ndarray, truth: np.ndarray) -> None:
+        self._confusion.add(truth, answer)
+        self._images += 1
+
+    def lost(self, reference: "SegmentationMeter | None" = None) -> float:
+        return (1.0 if reference is None else reference.scores()["miou"]) - self.scores()["miou"]
+
+    def scores(self) -> dict:
+        return {
+            "images": self._images,
+            "miou": self._confusion.miou,
+            "pixel_accuracy": self._confusion.pixel_accuracy,
+            "per_class": dict(zip(self._names, self._confusion.iou.tolist(), strict=True)),
+        }
+
+
+def classes_at(output: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a segmenter's output as the class of each pixel of an image, uint8 (height, width).
+
+    Args:
+        output: logits, float (h, w, classes), which are resized bilinearly between pixels' centres before the highest
+            is taken; or classes, integers (h, w), of which each pixel takes the nearest.
+
+    Raises:
+        RequestError: an array of neither form, or more than 256 classes.
+    """
+    from PIL import Image
+
+    output, size = np.asarray(output), (width, height)
+    if output.ndim == 2 and np.issubdtype(output.dtype, np.integer) and output.min() >= 0 and output.max() <= 255:
+        return np.asarray(Image.fromarray(output.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
+    if output.ndim != 3 or not np.issubdtype(output.dtype, np.floating) or not 1 <= output.shape[2] <= 256:
+        raise RequestError(
+            f"A segmenter's output has the shape {output.shape} and the type {output.dtype}; expected float logits "
+            "(height, width, classes) of at most 256 classes, or integers (height, width) from 0 to 255."
+        )
+    # One plane after the other: together they may be gigabytes at a photograph's size.
+    classes, highest = np.zeros((height, width), np.uint8), np.full((height, width), -np.inf, np.float32)
+    for index in range(output.shape[2]):
+        plane = Image.fromarray(np.ascontiguousarray(output[:, :, index], np.float32))
+        plane = np.asarray(plane.resize(size, Image.Resampling.BILINEAR))
+        classes[plane > highest] = index
+        np.maximum(highest, plane, out=highest)
+    return classes

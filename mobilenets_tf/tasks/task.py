@@ -1,0 +1,164 @@
+"""What a task is: the one protocol behind which classification, detection and segmentation stand."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.progress import Progress, silent
+
+
+class Decoder(Protocol):
+    """Turns the outputs of one network into answers about images.
+
+    classes: how many classes the network tells apart; None where its outputs do not show the number.
+    """
+
+    classes: int | None
+
+    def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> Any:
+        """Return the answer about one image.
+
+        Args:
+            outputs: of one image, without the batch axis, real values.
+            height, width: of the photograph, in pixels.
+
+        Raises:
+            RequestError: outputs that are NaN or infinite, or not of the task's form.
+        """
+
+
+class Meter(Protocol):
+    """Measures answers against truths, image by image."""
+
+    def add(self, answer: Any, truth: Any) -> None:
+        """Count one image."""
+
+    def lost(self, reference: "Meter | None" = None) -> float:
+        """What is lost of the score: of the reference's on the same images, or of a perfect score. Below zero where the
+        score is higher than the reference's; NaN where nothing could be measured."""
+
+    def scores(self) -> dict[str, Any]:
+        """Everything that is measured: shares of 1, NaN where nothing could be measured; ``images``, how many; of a
+        detector or segmenter ``per_class``, the score of each class by the class' name."""
+
+
+class Task(Protocol):
+    """What a network is for. An answer is, for a classifier, the scores float (classes,); for a detector
+    ``boxes.Detections``; for a segmenter the class of each pixel, uint8 (height, width). A truth is a class index,
+    ``boxes.Boxes``, or such an array of classes.
+
+    name: in the registry and in manifests.
+    measure: what the score is called. key: of the score in ``Meter.scores``.
+    scales: whether answers at several sizes of the input can be averaged.
+    forms: in which a file can give its outputs, the first by default; empty where there is one form only.
+    """
+
+    name: str
+    measure: str
+    key: str
+    scales: bool
+    forms: tuple[str, ...]
+
+    def check_installed(self) -> None:
+        """Refuse, before any work, a task whose score needs a package that is not installed.
+
+        Raises:
+            RequestError: names the package.
+        """
+
+    def find(
+        self,
+        spec: str,
+        class_names: Sequence[str] = (),
+        *,
+        void: int = 255,
+        classes: int | None = None,
+        progress: Progress = silent,
+    ) -> ImageSet:
+        """Find the annotated images that ``spec`` names: a folder, a CSV or a JSON file.
+
+        Args:
+            class_names: in the order of the network's classes; empty: as the annotations name them.
+            void: of masks, the value of pixels of no class. classes: of masks without names, how many there are.
+
+        Raises:
+            RequestError: nothing there, no annotations, or annotations of other classes.
+        """
+
+    def photographs(self, spec: str) -> ImageSet:
+        """Find the photographs that ``spec`` names, without their annotations, to calibrate with.
+
+        Raises:
+            RequestError: nothing there.
+        """
+
+    def framed(self, preprocessing: Preprocessing) -> Preprocessing:
+        """Return the preprocessing with the part of the photograph that the task has to see."""
+
+    def accepts(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
+        """Say what outputs the task's networks have, if ``shapes`` (without the batch axis) are others; else None."""
+
+    def grids(self, model) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each feature map that a Keras detector's anchors lie on; empty for other tasks."""
+
+    def classes(self, model) -> int:
+        """How many classes a Keras model tells apart, the background of a detector not counted."""
+
+    def decoder(
+        self,
+        name: str,
+        shapes: Sequence[tuple[int, ...]],
+        form: str | None = None,
+        grids: tuple[tuple[int, int], ...] = (),
+    ) -> Decoder:
+        """Return the decoder of a network's outputs.
+
+        Args:
+            name: of the network, for messages. shapes: of its outputs, without the batch axis.
+            form: one of ``forms``; None: as the shapes show.
+            grids: of a detector whose boxes are encoded, see ``grids``.
+
+        Raises:
+            RequestError: outputs that are not the task's, or something is missing that decoding needs.
+        """
+
+    def meter(self, class_names: Sequence[str], void: int = 255) -> Meter:
+        """Return a meter for answers of these classes."""
+
+    def as_truth(self, answer: Any) -> Any:
+        """Take an answer for a truth, to measure how far another file gives the same answers."""
+
+    def agree(self, expected: Any, answer: Any, score_threshold: float = 0.0) -> bool:
+        """Say whether two files give the same answer, the second one leaving out scores up to the threshold."""
+
+    def shown(self, answer: Any, threshold: float) -> Any:
+        """Return the part of an answer that is shown to people: of a detector the objects with a score of
+        ``threshold`` or more, the best first."""
+
+    def described(self, answer: Any, labels: Sequence[str], height: int, width: int, top: int) -> list[dict]:
+        """Describe an answer as plain data: a dict for each class or object, with ``class``, ``name`` and a score or
+        a share; boxes in pixels of the photograph."""
+
+    def draw(self, image, answer: Any, labels: Sequence[str], top: int = 5):
+        """Draw an answer on its photograph; both are ``PIL.Image``."""
+
+    def headline(self, scores: dict[str, Any]) -> str:
+        """Put the scores of ``Meter.scores`` into one line for people."""
+
+
+def class_name(labels: Sequence[str], index: int) -> str:
+    """Return the name of a class."""
+    return labels[index] if 0 <= index < len(labels) else f"class {index}"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; "none" where nothing could be measured."""
+    return "none" if share is None or np.isnan(share) else f"{share:.1%}"
+
+
+def all_finite(arrays) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(np.isfinite(array).all() for array in arrays)
