@@ -1,6 +1,8 @@
 """Parameters and multiply-adds, exactly as counted from the papers' tables (timm and keras.applications agree)."""
 
+import keras
 import pytest
+from keras import layers
 
 from mobilenets_tf import create_model, model_info
 from mobilenets_tf.networks import complexity
@@ -81,6 +83,13 @@ MOBILEVIT = {
 }
 
 
+@pytest.fixture(autouse=True)
+def weights_without_values():
+    """Counts ask for shapes alone, and drawing the initial values takes most of the time of building a network."""
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+
+
 def assert_counts(counts, expected):
     """None in ``expected`` is a figure that has no source."""
     found = (counts["params_trainable"], counts["params_total"], counts["macs"])
@@ -147,9 +156,6 @@ def test_mobilevit(name):
 
 
 def test_multiply_adds_of_nested_and_shared_layers():
-    import keras
-    from keras import layers
-
     shared = layers.Dense(5)
     inner = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(6, 3, groups=2, padding="same")])
     inputs = keras.Input((8, 8, 4))

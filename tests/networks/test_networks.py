@@ -1,7 +1,5 @@
 """One contract, kept by every registered network."""
 
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -17,6 +15,7 @@ from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
+from tests.support import forked
 from tests.support.make_goldens import generated
 
 # With convolutions, squeeze-and-excite and hard swish, and with attention.
@@ -28,7 +27,8 @@ SLOW = {
     "efficientnet_lite4", "mobileone_mu0", "mobileone_s0", "mobileone_s4", "mobilevit_v3_xxs", "mobilevit_v3_xs_l2",
     "mobilevit_v3_s", "mobilevit_xxs", "mobilevit_v2_050",
 }  # fmt: skip
-QUICK = Recipe(ranges="mean_square_error", rounding="nearest")  # the searches change no op
+# The searches change no op: of small networks test_tflite.py and test_inspection.py make files with the whole recipe.
+QUICK = Recipe(ranges="mean_square_error", rounding="nearest")
 EACH = [*sorted(PLAIN), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(SLOW))]
 
 
@@ -89,7 +89,7 @@ def test_exports_lean_and_in_one_piece(name, worker):
     pictures = photographs(20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 20 calibration pictures are few
-        recipe = None if name in PLAIN else QUICK
+        recipe = None if name == "mobilenet_v3_small" else QUICK
         converted = convert_model(model, SCHEMES["int8"], Calibration(pictures), worker, recipe=recipe)
     allowed = MAY_USE[max((key for key in MAY_USE if name.startswith(key)), key=len)]
     for content in (converted.float_content, converted.content):
@@ -217,7 +217,7 @@ model = keras.models.load_model("model.keras")
 np.testing.assert_array_equal(model(expected["image"], training=False), expected["answer"])
 print("loaded", len(model.layers))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    done = forked.script(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["loaded", str(len(model.layers))]
 

@@ -1,7 +1,5 @@
 """The training step against Keras' own ``fit``, and what the loop adds to it."""
 
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 
 import keras
@@ -17,6 +15,7 @@ from mobilenets_tf.training.loop import Course
 from mobilenets_tf.training.objectives.classification import Classification, Teacher, logits
 from mobilenets_tf.training.recipes import SGD, Augment, Decay, Rate, Recipe
 from mobilenets_tf.training.step import Settings, Training
+from tests.support import forked
 
 SIZE, CLASSES = 32, 3
 PREPROCESSING = Preprocessing(size=SIZE, resize=SIZE)
@@ -267,7 +266,7 @@ print(sum(all(np.array_equal(values, found[0][name]) for name, values in state.i
 @pytest.mark.slow
 def test_the_same_steps_give_the_same_bits():
     # In a process of its own: the switch is for all of TensorFlow. Without it, 1 of 12 came out as the first did.
-    done = subprocess.run([sys.executable, "-c", _REPEATED, "deterministic"], capture_output=True, text=True)
+    done = forked.script(_REPEATED, "deterministic")
     assert done.stdout.strip() == "8", done.stderr
 
 
