@@ -86,7 +86,7 @@ def build(names: Sequence[str], resolution: int) -> dict[str, Built]:
     from mobilenets_tf import create_model
     from mobilenets_tf.conversion.reparameterization import reparameterize
     from mobilenets_tf.export.tflite import convert_model
-    from mobilenets_tf.networks.complexity import counts
+    from mobilenets_tf.networks.costs.complexity import counts
     from mobilenets_tf.quantize import Recipe, schemes
     from mobilenets_tf.worker import Worker
 

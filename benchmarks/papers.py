@@ -105,7 +105,7 @@ def build(jobs: Sequence[Job], folder: Path) -> None:
 
     from mobilenets_tf.conversion.reparameterization import reparameterize
     from mobilenets_tf.export.tflite import convert_model
-    from mobilenets_tf.networks.complexity import counts
+    from mobilenets_tf.networks.costs.complexity import counts
     from mobilenets_tf.quantize import Recipe, schemes
     from mobilenets_tf.worker import Worker
 

@@ -11,10 +11,10 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, result_folder
 from mobilenets_tf.export.proof.judging import AnyComparison, Judge
-from mobilenets_tf.export.proof.proof import prove
+from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.proof.verification import FLOAT_TOLERANCE, HALF_TOLERANCE
-from mobilenets_tf.export.request import DeployRequest, ImagesToUse, Produced
+from mobilenets_tf.export.request import DeployRequest
 from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes

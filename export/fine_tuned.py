@@ -15,9 +15,9 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, result_folder
 from mobilenets_tf.export.deployment import annotated_images
 from mobilenets_tf.export.proof.judging import AnyComparison
-from mobilenets_tf.export.proof.proof import prove
+from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.request import ImagesToUse, Produced, Request
+from mobilenets_tf.export.request import Request
 from mobilenets_tf.export.tflite import Conversion, finished
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.calibration import Calibration

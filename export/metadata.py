@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import flatbuffers
 import numpy as np
 
-from mobilenets_tf import __version__
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.version import __version__
 
 NAME = b"TFLITE_METADATA"
 LABELS_FILE = "labels.txt"

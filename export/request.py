@@ -1,10 +1,7 @@
-"""What the straight lines are asked for and hand on: requests, the images they use, and what the worker made."""
+"""What the straight lines are asked for: requests, plain data."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 
-from mobilenets_tf.data.images import ImageSet
-from mobilenets_tf.export.proof.evidence import Evidence
-from mobilenets_tf.export.proof.judging import AnyComparison
 from mobilenets_tf.modelsource import ModelSource
 
 # Fields of requests that do not decide the content of a result: where the model comes from is in the manifest's
@@ -72,31 +69,3 @@ class DeployRequest(Request):
     score_threshold: float | None = None
     void: int | None = None
     overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class ImagesToUse:
-    """The images of a request. calibration: None for a scheme without. judge: to compare files on, annotated or not.
-
-    judged_on_calibration: whether they are the same.
-    """
-
-    calibration: ImageSet | None = None
-    judge: ImageSet = field(default_factory=lambda: ImageSet(()))
-    judged_on_calibration: bool = False
-
-
-@dataclass(frozen=True)
-class Produced:
-    """What the process with TensorFlow hands back: the file's content and what is known of it.
-
-    files: others that go into the folder, name -> content. failures: checks that failed beside the comparisons.
-    """
-
-    content: bytes
-    manifest: dict
-    parity: AnyComparison
-    comparison: AnyComparison | None
-    evidence: Evidence
-    files: dict[str, str] = field(default_factory=dict)
-    failures: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from mobilenets_tf import files
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.export.page import android
 from mobilenets_tf.export.page import report as page
-from mobilenets_tf.export.request import Produced
+from mobilenets_tf.export.proof.proof import Produced
 
 LABELS = "labels.txt"
 

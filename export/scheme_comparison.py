@@ -10,9 +10,9 @@ from mobilenets_tf.export.page import report as page
 from mobilenets_tf.export.page.report import SchemeReport
 from mobilenets_tf.export.proof import judging
 from mobilenets_tf.export.proof.evidence import SchemeRow
-from mobilenets_tf.export.proof.proof import conclude
+from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, conclude
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.request import DeployRequest, ImagesToUse, Produced, Request
+from mobilenets_tf.export.request import DeployRequest, Request
 from mobilenets_tf.export.speed import timing
 from mobilenets_tf.export.tflite import check_request, convert_model
 from mobilenets_tf.progress import Progress, silent

@@ -1,4 +1,4 @@
-"""Pictures with matplotlib: the settings that all share, and SVG text with the same bytes for the same numbers."""
+"""Charts with matplotlib: the settings that all charts share, and SVG documents that depend on the numbers alone."""
 
 import io
 from collections.abc import Iterator
@@ -7,25 +7,24 @@ from contextlib import contextmanager
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The settings of every chart: the salt settles the names of an SVG's parts, which would be random; text stays
-    text."""
+    """Draw with the settings of all charts, inside a ``with`` statement."""
     import matplotlib
 
     settings = {
-        "svg.hashsalt": "mobilenets-tf",
-        "svg.fonttype": "none",
+        "svg.hashsalt": "mobilenets-tf",  # without a salt, ids in the SVG are random
+        "svg.fonttype": "none",  # keeps text as text, instead of drawing its letters
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "text.parse_math": False,  # names of layers and files are no formulas
+        "text.parse_math": False,  # a "$" in the name of a layer or file does not begin a formula
     }
     with matplotlib.rc_context(settings):
         yield
 
 
 def to_svg(figure, transparent: bool = False) -> str:
-    """A matplotlib figure as an SVG document."""
+    """Write a matplotlib ``Figure`` as an SVG document. transparent: leave out the white background."""
     stream = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(stream, format="svg", metadata=nothing, transparent=transparent)
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(stream, format="svg", metadata=no_metadata, transparent=transparent)
     return stream.getvalue()

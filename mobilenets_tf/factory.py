@@ -1,66 +1,136 @@
-"""create_model and what can be asked of a network: registry + builder + weights."""
+"""Build a registered network, and count what it costs: registry, builder and weights together."""
 
 from dataclasses import asdict
+from typing import Any
+
+import keras
 
 from mobilenets_tf import registry
+from mobilenets_tf.conventions import Convention
+from mobilenets_tf.conversion.reparameterization import reparameterize
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.networks.blocks import InputShape, Pooling
+from mobilenets_tf.networks.costs import complexity, memory
+from mobilenets_tf.networks.features import features
 from mobilenets_tf.weights import catalog
+from mobilenets_tf.weights.load import Weights
 
 
-def create_model(name: str, *, alpha: float | None = None, resolution: int | None = None, **options):
+def create_model(
+    name: str,
+    *,
+    weights: Weights = None,
+    alpha: float | None = None,
+    resolution: int | None = None,
+    input_shape: InputShape | None = None,
+    classes: int | None = None,
+    include_top: bool = True,
+    pooling: Pooling = None,
+    classifier_activation: str | None = "default",
+    dropout_rate: float | None = None,
+    output_stride: int | None = None,
+    convention: Convention | None = None,
+    **options: Any,
+) -> keras.Model:
     """Build a registered network as a functional ``keras.Model``.
 
+    An argument that is left out, or None unless it says otherwise, takes the network's own default.
+
     Args:
-        name: a registry name; ``list_models()`` has them all.
-        alpha: width multiplier, for networks that have one; left out, 1.0.
-        resolution: height and width in pixels of the input; left out, the published one. ``input_shape=`` is the long
-            form.
-        options: the builder's own: include_top, weights, pooling, classes, classifier_activation, dropout_rate, ...
+        name: a registry name; ``list_models()`` gives all.
+        weights: None (random), the tag of a weight set ("imagenet"), or the path of a weight file.
+        alpha: width multiplier, for networks that have one; by default 1.0.
+        resolution: height and width of the input in pixels, 32 to 2048; by default the published one.
+        input_shape: (height, width, 3), instead of ``resolution``; sides at least 32, or None where the network allows.
+        classes: number of outputs; by default 1000 for classifiers, 80 for detectors (without the background), 21 for
+            DeepLabV3 and 19 for R-ASPP and LR-ASPP.
+        include_top: classifiers: whether the network ends in the classifier. False: it ends in the last feature map.
+        pooling: classifiers without their top: "avg", "max", or None (the output is the feature map).
+        classifier_activation: None for logits; "default" is "softmax" of classifiers and "sigmoid" of detectors.
+            Segmenters always give logits.
+        dropout_rate: share of the classifier's inputs that training drops; not for detectors, R-ASPP and LR-ASPP.
+        output_stride: input pixels per pixel of the last feature map, 32, 16 or 8; by default 16 for segmenters, else
+            32.
+        convention: padding and BatchNorm epsilon; by default the weight set's, else those of the network's framework.
+        options: the arguments that only some builders have: drop_connect_rate (EfficientNet-Lite), hidden_units,
+            minimalistic (MobileNetV3), reparameterized, branches (MobileOne), stage4_depth (MobileViT), lite (SSD),
+            reduced_tail (MobileNetV2 and V3, SSD, segmenters), filters, atrous_rates, last_convolution (segmenters).
+            Each builder's docstring describes its own.
 
     Returns:
-        ``keras.Model``: (N, resolution, resolution, 3) float32 -> (N, classes); of a detector the two outputs of
-        ``networks/ssd.py``, of a segmenter the logits of ``networks/segmentation.py``.
+        ``keras.Model``: (N, height, width, 3) float32 -> (N, classes). A detector has the two outputs of
+        ``networks/ssd.py``, a segmenter the logits of ``networks/segmentation.py``.
 
     Raises:
-        RequestError: unknown name or option, a value out of range, weights that are not to be found or do not fit.
+        RequestError: the name or an option is unknown, a value is out of range, or the weights are missing, damaged or
+            do not fit the network.
     """
     network = registry.get(name)
     registry.check_size(network, alpha, resolution)
     if resolution is not None:
-        if "input_shape" in options:
+        if input_shape is not None:
             raise RequestError("Give either resolution or input_shape, not both.")
-        options["input_shape"] = (resolution, resolution, 3)
-    if alpha is not None:
-        options["alpha"] = alpha
+        input_shape = (resolution, resolution, 3)
+    common = {
+        "weights": weights,
+        "alpha": alpha,
+        "input_shape": input_shape,
+        "classes": classes,
+        "pooling": pooling,
+        "dropout_rate": dropout_rate,
+        "output_stride": output_stride,
+        "convention": convention,
+    }
+    options |= {argument: value for argument, value in common.items() if value is not None}
+    if not include_top:
+        options["include_top"] = False
+    if classifier_activation != "default":
+        options["classifier_activation"] = classifier_activation
     builder = registry.builder(name)
     try:
         return builder(**options)
     except TypeError as error:
-        if "keyword argument" in str(error):  # one that the builder does not have, or sets itself
+        if "keyword argument" in str(error):  # unknown to the builder, or set by it
             raise RequestError(f"{name}: {error}") from error
         raise
 
 
-def model_info(name: str, *, alpha: float | None = None, resolution: int | None = None) -> dict:
-    """What is known of a network: figures counted from its graph, and its published weight sets.
+def model_info(name: str, *, alpha: float | None = None, resolution: int | None = None) -> dict[str, Any]:
+    """Count what a network costs, and list its outputs and published weight sets.
+
+    Args:
+        name: a registry name; ``list_models()`` gives all.
+        alpha: width multiplier, for networks that have one; by default 1.0.
+        resolution: height and width of the input in pixels, 32 to 2048; by default the published one.
 
     Returns:
-        name, source, task, backbone (of a detector or segmenter), alpha, resolution (pixels), params_trainable,
-        params_total, macs (multiply-adds of one image), outputs (name -> shape), features (stride -> shape; a
-        classifier's), weights (one record a set, with its preprocessing and whether it is here; a detector's or
-        segmenter's are its backbone's), and for a network that folds for inference, inference_form: the same counts of
-        that form. The memory of activations, of
-        the inference form and in elements (times 4 bytes in float32, 1 in int8): peak_activation op by op,
-        largest_tensor with each bottleneck as one op, and bottleneck_split, the peak with each bottleneck computed in
-        t parts ("n": as many as it has inner channels); see ``mobilenets_tf.networks.memory``.
+        A dict that JSON can hold. Of what was counted:
+
+        * name, source (paper or code), task ("classify", "detect", "segment"), backbone (registry name; None for a
+          classifier), alpha (None without a width multiplier), resolution (pixels);
+        * params_trainable, params_total (numbers; the total has BatchNorm's running mean and variance too), macs
+          (multiply-adds of one image);
+        * inference_form: the same three counts of the form that is exported, where MobileOne's branches are folded;
+          None where nothing is folded.
+
+        Memory of the inference form's activations for one image, in elements (4 bytes each in float32, 1 in int8),
+        as ``networks/costs/memory.py`` defines it:
+
+        * peak_activation: elements and layer, where the network runs op by op;
+        * largest_tensor: elements and layer, where each bottleneck runs as one op;
+        * bottleneck_split: elements, where each bottleneck is computed in 1, 2, 4 or as many parts as it has inner
+          channels: {"1": ..., "2": ..., "4": ..., "n": ...}.
+
+        What the network gives:
+
+        * outputs: {name: shape without the batch}; features: {stride: shape (height, width, channels)} of a classifier,
+          {} of other networks;
+        * weights: one dict per weight set (of a detector's or segmenter's backbone) with the fields of
+          ``weights.catalog.WeightSet`` (its preprocessing among them), and "installed": whether the file is here.
 
     Raises:
-        RequestError: unknown name, or a value out of range.
+        RequestError: the name is unknown, or a value is out of range.
     """
-    from mobilenets_tf.conversion.reparameterization import reparameterize
-    from mobilenets_tf.networks import complexity, memory
-    from mobilenets_tf.networks.features import features
-
     network = registry.get(name)
     model = create_model(name, alpha=alpha, resolution=resolution)
     folded = reparameterize(model)

@@ -6,7 +6,7 @@ import json
 import platform
 from pathlib import Path
 
-from mobilenets_tf import __version__
+from mobilenets_tf.version import __version__
 
 
 def versions() -> dict[str, str]:

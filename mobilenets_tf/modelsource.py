@@ -165,8 +165,7 @@ class ModelSource:
                 "--mean 127.5 --std 127.5 for [-1, 1], --mean 0 --std 255 for [0, 1], --mean 0 --std 1 where the model "
                 "rescales by itself."
             )
-        base = record.preprocessing if record else Preprocessing()
-        base = task_of(self.task).framed(base)
+        base = task_of(self.task).framed(record.preprocessing if record else Preprocessing())
         if self.mean is not None:
             base = replace(base, mean=triple(self.mean), std=triple(self.std))
         return base.at(shape[1])
@@ -231,6 +230,38 @@ class ModelSource:
         if record:
             facts |= {"weights_source": record.source, "weights_licence": record.licence}
         return facts
+
+
+def weight_preprocessing(
+    name: str, weights: str = "imagenet", *, alpha: float | None = None, resolution: int | None = None
+) -> Preprocessing:
+    """Return how photographs become the input that a published weight set was trained with.
+
+    Args:
+        name: a registry name. weights: a tag of its weight sets. alpha: width multiplier, as in ``create_model``.
+        resolution: height and width of the input in pixels; None: the published one.
+
+    Raises:
+        RequestError: an unknown name or tag.
+    """
+    source = ModelSource(name, weights=weights, alpha=alpha)
+    record = _published(source)
+    return task_of(source.task).framed(record.preprocessing).at(resolution or registry.get(name).resolution)
+
+
+def weight_labels(name: str, weights: str = "imagenet", *, alpha: float | None = None) -> list[str]:
+    """Return the names of the classes of a published weight set, in the order of the outputs.
+
+    Args and errors as of ``weight_preprocessing``.
+    """
+    return _published(ModelSource(name, weights=weights, alpha=alpha)).labels
+
+
+def _published(source: ModelSource) -> catalog.WeightSet:
+    record = source.weight_set()
+    if record is None:
+        raise RequestError(f"{source.weights!r} is not the tag of a published weight set of {source.model}.")
+    return record
 
 
 def triple(values: tuple[float, ...]) -> tuple[float, float, float]:

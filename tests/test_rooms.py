@@ -1,69 +1,129 @@
-"""Which room stands on which floor, and that every import runs down.
+"""Which room stands on which floor: every import runs down, and there is no circle.
 
-A room is a folder, or a module that stands by itself. A module may import from its own room and from rooms on lower
-floors. Imports inside functions and under ``if TYPE_CHECKING`` count. ARCHITECTURE.md shows the same map.
+A room is a folder, or modules of a folder that are listed here by name. A module may import from its own room and from
+rooms on lower floors, not from other rooms on its own floor. Imports inside functions and under ``if TYPE_CHECKING``
+count. ARCHITECTURE.md shows the same map.
 """
 
 import ast
+from collections import Counter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
-# From the ground up. Rooms of one line do not import each other.
+# From the ground up. A module belongs to the longest name that its own begins with.
 FLOORS = (
-    {"package"},
-    {"errors", "conventions", "layer_names", "drawing"},
-    {"progress", "files", "manifest"},
-    {"worker", "registry"},
-    {"data"},
-    {"tflite"},
-    {"networks"},
-    {"tasks"},
-    {"weights"},
-    {"factory", "modelsource", "conversion"},
-    {"answers", "training", "quantize"},
-    {"quantize.steps"},
-    {"quantize.qat"},
-    {"export"},
-    {"cli"},
+    ("errors", "layer_names", "decibels", "drawing", "progress", "version"),
+    ("conventions", "files", "manifest", "registry", "worker"),
+    ("data",),
+    ("tflite", "weights"),
+    ("quantize.schemes", "conversion"),
+    ("networks",),
+    ("tasks", "factory"),
+    ("modelsource",),
+    ("answers", "training"),
+    ("quantize.calibration", "quantize.layers"),
+    ("quantize.integers",),
+    ("quantize.steps",),
+    ("quantize",),
+    ("quantize.qat",),
+    ("export.delegates", "export.speed", "export.arm64", "export.forms", "export.metadata", "export.request"),
+    ("export.tflite",),
+    ("export.proof",),
+    ("export.page",),
+    ("export",),
+    ("cli",),
+    ("",),  # the package itself: it names what is public
 )
-MOST_MODULES = 13  # side by side in one room, but for the command line, which has one file a verb
-
-
-def floor_of(room):
-    return next((floor for floor, rooms in enumerate(FLOORS) if room in rooms), None)
+MOST_MODULES = 13  # side by side in one folder, but for the command line, which has one file a verb
 
 
 def modules():
-    """Dotted name of each module of the package -> its path."""
-    found = {}
-    for top, prefix in (
-        ("mobilenets_tf", "mobilenets_tf"),
-        ("quantize", "mobilenets_tf.quantize"),
-        ("export", "mobilenets_tf.export"),
-    ):
+    """Name of each module, without the package's own -> its path."""
+    names = {}
+    for top, prefix in (("mobilenets_tf", ()), ("quantize", ("quantize",)), ("export", ("export",))):
         for path in sorted((ROOT / top).rglob("*.py")):
-            parts = path.relative_to(ROOT / top).with_suffix("").parts
-            parts = parts[:-1] if parts[-1] == "__init__" else parts
-            found[".".join((prefix, *parts))] = path
-    return found
+            parts = (*prefix, *path.relative_to(ROOT / top).with_suffix("").parts)
+            names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
 
 
 MODULES = modules()
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def imported(path):
+def room_of(module):
+    parts = module.split(".")
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((name for name in names if name in ROOMS), None)
+
+
+def imported(text):
     """The package's modules that a module's text imports, wherever in the text."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.level == 0, "imports are absolute"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
-            if name.split(".")[0] == "mobilenets_tf":
-                yield name if name in MODULES else name.rpartition(".")[0]
+            top, _, inner = name.partition(".")
+            if top == "mobilenets_tf":
+                yield inner if inner in MODULES else inner.rpartition(".")[0]
 
 
-GRAPH = {name: sorted(set(imported(path)) - {name}) for name, path in MODULES.items()}
+def upward(module, text):
+    """The imports of a module that do not run down."""
+    own = room_of(module)
+    for other in sorted(set(imported(text)) - {module}):
+        room = room_of(other)
+        if room != own and ROOMS[room] >= ROOMS[own]:
+            yield other
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_import_runs_down(module):
+    assert room_of(module) is not None, f"{module} is in no room: give its room a floor"
+    assert not list(upward(module, MODULES[module].read_text()))
+
+
+def test_no_circles():
+    graph = {name: set(imported(path.read_text())) - {name} for name, path in MODULES.items()}
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, f"a circle of imports: {' -> '.join([*path[path.index(module) :], module])}"
+        if module in done:
+            return
+        path.append(module)
+        for other in sorted(graph.get(module, ())):
+            visit(other)
+        done.add(path.pop())
+
+    for module in sorted(graph):
+        visit(module)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from mobilenets_tf.export import tflite",
+        "def function():\n    import mobilenets_tf.cli.deploy",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mobilenets_tf.quantize.qat.aware import Aware",
+    ],
+)
+def test_an_import_that_runs_up_is_seen_wherever_it_stands(text):
+    assert list(upward("data.images", text))
+
+
+def test_no_folder_is_a_heap():
+    folders = Counter(path.parent for name, path in MODULES.items() if path.name != "__init__.py")
+    large = {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > MOST_MODULES}
+    assert set(large) <= {"mobilenets_tf/cli"}, large
+
+
+def test_floors_name_rooms_that_exist():
+    assert [room for room in ROOMS if room_of(room) and room not in MODULES] == []

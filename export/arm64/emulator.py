@@ -1,19 +1,22 @@
-"""Does the file compute on a phone's processor what it computes here? Asked of LiteRT's own arm64 build, emulated.
+"""Compare what a TFLite file computes on a phone's kind of processor with what it computes on this machine.
 
-LiteRT's XNNPACK has other kernels for arm64 than for x86, and other ones again for cores with the dot product and the
-matrix product instructions. ``compare_with_host`` runs a file on emulated cores of each kind and on this machine and
-compares the outputs. Integer files have to agree bit for bit, but for a SOFTMAX at the end: XNNPACK leaves that one to
-LiteRT's own kernel, which rounds otherwise on arm64, by a level at most. What goes into it is compared bit for bit.
+The phone's processor is emulated, and runs LiteRT's own arm64 build. LiteRT's XNNPACK has different kernels for arm64
+than for x86, and different ones again for cores with dot product or matrix product instructions. ``compare_with_host``
+runs a file on one emulated core of each kind and on this machine, and compares the outputs.
 
-All outputs are compared, of a detector's file with the non-maximum suppression in it all four. That is LiteRT's own
-kernel, which decodes boxes in double precision: where what goes into it is equal, so has been what comes out. But of
-different classes with equal scores, of which an integer file has many, std::partial_sort says which comes first; both
-builds here have libstdc++'s, Android has libc++'s.
+Integer files have to give equal outputs, bit for bit. The only exception is a SOFTMAX at the end of a file: XNNPACK
+leaves it to LiteRT's own kernel, whose rounding on arm64 differs by one level at most. The input of this SOFTMAX is
+compared bit for bit.
 
-What that does not prove: latency (an emulator has none worth measuring), the GPU and NPU delegates (they are not here),
-and Android's own build of LiteRT (this is the Linux one, from the same source).
+All outputs are compared. A detector's file with non-maximum suppression has four. The suppression is LiteRT's own
+kernel and decodes boxes in double precision; so far, equal inputs have given equal outputs. One thing may differ on a
+phone: an integer file has many equal scores, and std::partial_sort decides which of several equal scores comes first.
+Both builds of LiteRT here use libstdc++, Android uses libc++.
 
-``arm64_setup`` makes the emulated runtime.
+The comparison does not show: latency (an emulator's latency means nothing), the GPU and NPU delegates (they need the
+phone's hardware), and Android's own build of LiteRT (the build here is for Linux, from the same source).
+
+``setup`` makes the emulated runtime.
 """
 
 import json
@@ -35,31 +38,34 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import WorkerError
 
-# One core of each kind: ARMv8.0, with dot products (ARMv8.2), with matrix products (ARMv9).
+# One core of each kind: ARMv8.0, ARMv8.2 with dot products, ARMv9 with matrix products.
 CPUS = ("cortex-a53", "cortex-a76", "cortex-a710")
-# Largest difference allowed, as a share of the largest output: where all is computed in floats, and where floats are
-# rounded to integers on the way ("dynamic" files, float islands in integer ones). There a difference in a float's last
-# bit makes another level of it, and all that follows is other too: up to 0.04 on a random MobileNetV2, "dynamic".
+# The largest difference allowed, divided by the largest output: for files that compute in floats only, and for files
+# that round floats to integers on the way ("dynamic" files, and integer files with some ops in float). In the latter, a
+# difference in a float's last bit can become a whole level of an integer, which changes everything that follows:
+# measured, up to 0.04 for a "dynamic" MobileNetV2 with random weights.
 FLOAT_TOLERANCE, MIXED_TOLERANCE = 1e-4, 0.1
-# Fewer different values among the outputs than this say little of the kernels that made them.
+# If the outputs have fewer different values than this, equal outputs prove little about the kernels.
 FEW_VALUES = 8
-NOT_PROVED = "It does not show a phone's latency, its GPU or NPU, or Android's own build of LiteRT."
-# In Linux' AT_HWCAP and AT_HWCAP2 for arm64 (arch/arm64/include/uapi/asm/hwcap.h).
+NOT_PROVED = (
+    "This comparison does not show a phone's latency, its GPU or NPU, or the results of Android's own build of LiteRT."
+)
+# Bits of Linux' AT_HWCAP and AT_HWCAP2 for arm64 (arch/arm64/include/uapi/asm/hwcap.h).
 _ASIMDDP, _I8MM = 1 << 20, 1 << 13
 _INTEGERS = [getattr(flatbuffer.schema.TensorType, name) for name in ("INT8", "UINT8", "INT16", "INT4")]
 
 
 class EmulatorError(WorkerError):
-    """The emulated process died, hung, or answered with what is no answer. The message carries its last words."""
+    """The emulated process died, hung, or sent an invalid answer. The message has the last lines that it printed."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a file gave on one emulated core.
+class EmulatedRun:
+    """The outputs of a file on one emulated core.
 
-    outputs: for each sample the file's outputs, in its own dtypes.
-    kernels: the instruction that XNNPACK's int8 kernels multiply with there: "smlal", "sdot" or "smmla".
-    partitions: how many parts of the graph XNNPACK computes.
+    outputs: for each sample the file's outputs, in the file's dtypes.
+    kernels: the instruction with which XNNPACK's int8 kernels multiply on this core: "smlal", "sdot" or "smmla".
+    partitions: the number of parts of the graph that XNNPACK runs.
     """
 
     outputs: list[list[np.ndarray]]
@@ -69,12 +75,12 @@ class Answers:
 
 @dataclass(frozen=True)
 class Emulator:
-    """An emulated arm64 machine with Python, NumPy and LiteRT; see ``arm64_setup.find``.
+    """An emulated arm64 machine with Python, NumPy and LiteRT, as ``setup.find`` returns it.
 
-    command: the words that start its Python; "{cpu}" stands for the core's name.
-    environment: its environment variables, all of them.
-    versions: what it is made of, by name.
-    patience: seconds to wait for one answer (one inference).
+    command: the words that start the machine's Python; "{cpu}" stands for the name of the core.
+    environment: all environment variables of the machine.
+    versions: name of a part, such as "qemu" or "numpy" -> its version.
+    patience: time limit for one inference, in seconds.
     """
 
     command: tuple[str, ...]
@@ -84,16 +90,16 @@ class Emulator:
 
     def run(
         self, content: bytes, inputs: Sequence[list[np.ndarray]], cpu: str = CPUS[-1], progress: Progress = silent
-    ) -> Answers:
+    ) -> EmulatedRun:
         """Run a TFLite file on one core, with one thread.
 
         Args:
-            content: the file's content.
-            inputs: for each sample one array an input, of the input's own shape and dtype.
-            cpu: the core's name, as QEMU spells it.
+            content: content of the file.
+            inputs: for each sample one array for each input, with the shape and dtype of the input.
+            cpu: QEMU's name of the core.
 
         Raises:
-            EmulatorError: the emulated process died, hung or gave no sensible answer.
+            EmulatorError: the emulated process died, hung, or sent an invalid answer.
         """
         script = str(Path(guest.__file__))
         command = [cpu if word == "{cpu}" else word for word in self.command] + [script]
@@ -117,14 +123,14 @@ class Emulator:
             finally:
                 process.kill()
                 process.wait()
-                with suppress(BrokenPipeError):  # what a dead process has not read
+                with suppress(BrokenPipeError):  # raised if the process died before it read all input
                     process.stdin.close()
                 process.stdout.close()
-        return Answers(outputs, _kernels(about), about["partitions"])
+        return EmulatedRun(outputs, _kernels(about), about["partitions"])
 
     @contextmanager
     def _explained(self, process, errors, cpu: str):
-        """A time limit for one exchange, and whatever goes wrong in it as an ``EmulatorError``."""
+        """Set a time limit for one exchange with the process, and turn its failures into ``EmulatorError``."""
         expired = threading.Event()
 
         def end():
@@ -137,9 +143,9 @@ class Emulator:
             yield
         except (EOFError, BrokenPipeError, ValueError) as error:
             if expired.is_set():
-                reason = f"gave no answer in {self.patience:g} s, and was ended"
+                reason = f"gave no answer in {self.patience:g} s and was ended"
             elif isinstance(error, ValueError):
-                reason = f"gave no sensible answer ({error})"
+                reason = f"sent an invalid answer ({error})"
             else:
                 reason = _ending(process)
             raise EmulatorError(f"The emulated {cpu} {reason}.{_last_words(errors)}") from error
@@ -148,7 +154,7 @@ class Emulator:
 
 
 def _greeting(stream) -> dict:
-    """The guest's first line. ValueError if it is not what ``arm64_guest`` writes."""
+    """Read the first line of the emulated process. ValueError if ``guest`` cannot have written the line."""
     line = stream.readline(4096)
     if not line:
         raise EOFError
@@ -177,26 +183,27 @@ def _ending(process) -> str:
     try:
         status = process.wait(timeout=10)
     except subprocess.TimeoutExpired:
-        return "closed its end"
+        return "closed its pipe"
     return f"ended with {f'signal {signal.Signals(-status).name}' if status < 0 else f'exit status {status}'}"
 
 
 def _last_words(errors) -> str:
     errors.seek(0)
     lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
-    return f" Its last words: {' | '.join(lines[-4:])[-600:]}" if lines else ""
+    return f" Its last lines: {' | '.join(lines[-4:])[-600:]}" if lines else ""
 
 
 @dataclass(frozen=True)
 class HostRun:
-    """A file's own run on this machine, in the file's own dtypes: what the emulated cores are compared with.
+    """The run of a file on this machine, with which the emulated cores are compared.
 
-    content: what was run: the file, but for what goes into a last SOFTMAX, which is an output more.
-    inputs, outputs: for each sample one array an input and an output.
-    quantization: for each output (scale, zero point); the scale of a float output is 0.
-    tolerance: the largest difference that another processor's outputs may have, as a share of the largest output; 0 for
-        a file that computes in integers alone, which has to be equal bit for bit.
-    steps: for each output how much its real values may differ besides: one level of a last SOFTMAX, else 0.
+    content: the file that was run. If the last op of an integer file is a SOFTMAX, its input is an additional output.
+    inputs, outputs: for each sample one array for each input and output, in the file's dtypes.
+    quantization: (scale, zero point) of each output; the scale of a float output is 0.
+    tolerance: the largest difference allowed on another processor, divided by the largest output. 0 for a file that
+        computes in integers only: its outputs have to be equal bit for bit.
+    steps: for each output the difference of real values that is allowed nevertheless: one level for the output of a
+        last SOFTMAX, else 0.
     """
 
     content: bytes
@@ -208,14 +215,14 @@ class HostRun:
 
 
 def run_on_host(content: bytes, samples: Iterable[Sequence[np.ndarray]]) -> HostRun:
-    """Run a file here, with one thread.
+    """Run a file on this machine, with one thread. Call it in a ``worker.Worker`` if the file is not trusted.
 
     Args:
-        content: the file's content.
-        samples: for each sample one array an input, as ``runtime.Runner`` takes them.
+        content: content of the file.
+        samples: for each sample one array for each input, as ``runtime.Runner`` accepts them.
 
     Raises:
-        RequestError: a file that cannot be run, samples that do not fit, or none.
+        RequestError: LiteRT cannot run the file, a sample does not match the inputs, or there are no samples.
     """
     allowed = tolerance(content)
     content, steps = (content, None) if allowed else _with_scores(content)
@@ -232,7 +239,7 @@ def run_on_host(content: bytes, samples: Iterable[Sequence[np.ndarray]]) -> Host
 
 
 def _with_scores(content: bytes) -> tuple[bytes, list[float]]:
-    """A file's content with what goes into its last SOFTMAX as an output more, and ``HostRun.steps``."""
+    """Make the input of a last SOFTMAX an additional output of the file; return the new content, ``HostRun.steps``."""
     tree = flatbuffer.read(content)
     graph = flatbuffer.Graph(tree)
     steps, scores = [], []
@@ -250,20 +257,20 @@ def _with_scores(content: bytes) -> tuple[bytes, list[float]]:
 
 
 def tolerance(content: bytes) -> float:
-    """What may differ between two processors in a file's outputs; see ``HostRun``."""
+    """Return the difference allowed between the outputs on two processors (``HostRun.tolerance``), from the ops."""
     tree = flatbuffer.read(content)
     if not flatbuffer.float_operator_counts(tree):
         return 0.0
     floats = flatbuffer.schema.TensorType.FLOAT32
     for graph in tree.subgraphs:
-        computed = set()  # tensors in which computed floats have a part; operators are in the order of their run
+        computed = set()  # tensors that depend on floats which an operator computed; operators are in running order
         for operator in graph.operators:
-            given, results = ([index for index in ends if index >= 0] for ends in (operator.inputs, operator.outputs))
+            inputs, outputs = ([index for index in ends if index >= 0] for ends in (operator.inputs, operator.outputs))
             converts = flatbuffer.operator_name(tree, operator) == "DEQUANTIZE"
-            in_floats = not converts and any(graph.tensors[index].type == floats for index in results)
-            if in_floats or computed.intersection(given):
-                computed.update(results)
-                ends = results if converts else [*given, *results]
+            in_floats = not converts and any(graph.tensors[index].type == floats for index in outputs)
+            if in_floats or computed.intersection(inputs):
+                computed.update(outputs)
+                ends = outputs if converts else [*inputs, *outputs]
                 if any(_is_quantised(graph.tensors[index]) for index in ends):
                     return MIXED_TOLERANCE
     return FLOAT_TOLERANCE
@@ -275,16 +282,16 @@ def _is_quantised(tensor) -> bool:
 
 
 def random_inputs(runner: Runner, count: int, seed: int = 0) -> Iterator[list[np.ndarray]]:
-    """Samples for a file of which nothing is known: any level of integer inputs, normal values for float ones.
+    """Yield ``count`` random samples: integer inputs are uniform over their type, float inputs normally distributed.
 
     Raises:
-        RequestError: an input that is neither, such as numbers of words.
+        RequestError: an input has another type, such as the numbers of words.
     """
     random = np.random.default_rng(seed)
     for details in runner.inputs:
         dtype = np.dtype(details["dtype"])
         if dtype not in (np.float32, np.int8, np.uint8, np.int16):
-            raise RequestError(f"Input {details['name']!r} is {dtype}: random values mean nothing to it.")
+            raise RequestError(f"Input {details['name']!r} is {dtype}, for which random values make no sense.")
     for _ in range(count):
         sample = []
         for details in runner.inputs:
@@ -299,20 +306,20 @@ def random_inputs(runner: Runner, count: int, seed: int = 0) -> Iterator[list[np
 
 @dataclass(frozen=True)
 class ArchComparison:
-    """A file's outputs on one emulated core beside this machine's.
+    """A file's outputs on one emulated core, compared with those on this machine.
 
-    cpu, kernels, partitions: the core, and what it computed with (see ``Answers``).
-    samples: how many.
-    tolerance: what was allowed, 0 for bit for bit (see ``HostRun``).
+    cpu, kernels, partitions: the core and its kernels, as in ``EmulatedRun``.
+    samples: the number of samples.
+    tolerance: the difference allowed, as in ``HostRun``; 0: the outputs have to be equal bit for bit.
     equal: whether all outputs are equal bit for bit.
-    equal_before_softmax: whether all are but those of a SOFTMAX at the end, which are no more than one level apart, and
-        what goes into that is, too.
-    values: how many different values the outputs have here, all samples together. Few of them prove little: a random
-        network's int8 probabilities are all zero.
-    relative_difference: the largest difference of any real value over the largest of that output's; infinite where one
-        side has a value that is not finite. Of a mask, the share of pixels that are of another class.
-    sample: the index of the sample with that difference; None if all are equal.
-    passed: equal, but for a last SOFTMAX's level, or the difference is within the tolerance.
+    equal_before_softmax: whether all outputs are equal bit for bit, except that the output of a SOFTMAX at the end may
+        differ by one level; the input of this SOFTMAX is equal too.
+    values: the number of different values in the outputs on this machine, over all samples. If it is small, equality
+        proves little: a random network's int8 probabilities are all zero.
+    relative_difference: the largest difference of a real value, divided by the largest value of its output; infinite if
+        one of the two is not finite. For a mask, the share of pixels that have another class.
+    sample: the index of the sample with this difference; None if all outputs are equal.
+    passed: ``equal_before_softmax``, or the difference is within the tolerance.
     """
 
     cpu: str
@@ -328,27 +335,27 @@ class ArchComparison:
     passed: bool
 
     def as_dict(self) -> dict:
-        """As plain data."""
+        """Return plain data for JSON."""
         return asdict(self)
 
     def line(self) -> str:
-        """For people."""
+        """Return the comparison as a line of text for people."""
         if self.equal:
-            found = f"equal bit for bit on {self.samples} samples ({self.values} different values)"
+            text = f"equal bit for bit on {self.samples} samples ({self.values} different values)"
         elif self.equal_before_softmax:
-            found = (
+            text = (
                 f"equal bit for bit on {self.samples} samples up to the last SOFTMAX, in which LiteRT's own kernels "
                 f"differ by one level ({self.values} different values)"
             )
         else:
             allowed = f"{self.tolerance:g} is allowed" if self.tolerance else "it has to be equal bit for bit"
-            found = (
+            text = (
                 f"{'' if self.passed else 'FAILED: '}differs by {self.relative_difference:.2g} of the largest output "
                 f"(sample {self.sample} of {self.samples}; {allowed})"
             )
         if self.values < FEW_VALUES:
-            found += "; so few values prove little: give other images"
-        return f"{self.cpu:<12} {self.kernels:<6} {found}"
+            text += "; the outputs have too few different values to prove much: use other images"
+        return f"{self.cpu:<12} {self.kernels:<6} {text}"
 
 
 def compare_with_host(
@@ -358,16 +365,20 @@ def compare_with_host(
     cpus: Sequence[str] = CPUS,
     progress: Progress = silent,
 ) -> list[ArchComparison]:
-    """Run a file on this machine and on emulated cores, and compare.
+    """Run a file on this machine and on emulated cores, and compare the outputs.
 
     Args:
-        emulator: as ``arm64_setup.find`` gives it.
-        content, samples: as for ``run_on_host``.
-        cpus: the cores' names, as QEMU spells them.
+        emulator: the emulator that ``setup.find`` returns.
+        content: content of the file.
+        samples: for each sample one array for each input, as ``runtime.Runner`` accepts them.
+        cpus: QEMU's names of the cores.
+
+    Returns:
+        One comparison for each core.
 
     Raises:
-        RequestError: as ``run_on_host``.
-        EmulatorError: as ``Emulator.run``.
+        RequestError: LiteRT cannot run the file, a sample does not match the inputs, or there are no samples.
+        EmulatorError: the emulated process died, hung, or sent an invalid answer.
     """
     return compare_cores(emulator, run_on_host(content, samples), cpus, progress)
 
@@ -375,15 +386,29 @@ def compare_with_host(
 def compare_cores(
     emulator: Emulator, host: HostRun, cpus: Sequence[str] = CPUS, progress: Progress = silent
 ) -> list[ArchComparison]:
-    """``compare_with_host`` where this machine's run is at hand already."""
+    """Run on emulated cores what ``run_on_host`` ran on this machine, and compare the outputs.
+
+    Use this instead of ``compare_with_host`` if the file is not trusted: ``run_on_host`` can then run in a worker.
+
+    Args:
+        emulator: the emulator that ``setup.find`` returns.
+        host: the run on this machine.
+        cpus: QEMU's names of the cores (``setup.check_cpus`` checks them).
+
+    Returns:
+        One comparison for each core.
+
+    Raises:
+        EmulatorError: the emulated process died, hung, or sent an invalid answer.
+    """
     return [_compare(cpu, emulator.run(host.content, host.inputs, cpu, progress), host) for cpu in cpus]
 
 
-def _compare(cpu: str, found: Answers, host: HostRun) -> ArchComparison:
+def _compare(cpu: str, run: EmulatedRun, host: HostRun) -> ArchComparison:
     equal, close, worst, sample = True, True, 0.0, None
     largest = [max(_largest(outputs[i], host.quantization[i]) for outputs in host.outputs)
                for i in range(len(host.quantization))]  # fmt: skip
-    for index, (here, there) in enumerate(zip(host.outputs, found.outputs, strict=True)):
+    for index, (here, there) in enumerate(zip(host.outputs, run.outputs, strict=True)):
         if [(a.dtype, a.shape) for a in here] != [(a.dtype, a.shape) for a in there]:
             raise EmulatorError(
                 f"The emulated {cpu} gives {[f'{a.dtype}{list(a.shape)}' for a in there]} for sample {index}; "
@@ -401,8 +426,8 @@ def _compare(cpu: str, found: Answers, host: HostRun) -> ArchComparison:
     values = len(np.unique(np.concatenate([a.ravel() for outputs in host.outputs for a in outputs])))
     return ArchComparison(
         cpu=cpu,
-        kernels=found.kernels,
-        partitions=found.partitions,
+        kernels=run.kernels,
+        partitions=run.partitions,
         samples=len(host.outputs),
         tolerance=host.tolerance,
         equal=equal,
@@ -415,16 +440,16 @@ def _compare(cpu: str, found: Answers, host: HostRun) -> ArchComparison:
 
 
 def _difference(here: np.ndarray, there: np.ndarray, quantization: tuple[float, int]) -> float:
-    """The largest of any real value; of classes the share that are others."""
+    """Return the largest difference of a real value; for class numbers, the share of values that differ."""
     if _are_classes(here, quantization):
         return float((here != there).mean())
     scale, _ = quantization
-    with np.errstate(invalid="ignore"):  # infinity less infinity
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
         return float(np.abs(here.astype(np.float64) - there.astype(np.float64)).max()) * (scale or 1.0)
 
 
 def _largest(output: np.ndarray, quantization: tuple[float, int]) -> float:
-    """What differences are divided by."""
+    """Return the largest real value, by which differences are divided; 1 for class numbers."""
     if _are_classes(output, quantization):
         return 1.0
     scale, zero_point = quantization
@@ -435,5 +460,5 @@ def _largest(output: np.ndarray, quantization: tuple[float, int]) -> float:
 
 
 def _are_classes(output: np.ndarray, quantization: tuple[float, int]) -> bool:
-    """Integers without a scale, such as a mask's: numbers of something, not real values."""
+    """Whether an output has integers without a scale, such as a mask: these are class numbers, not real values."""
     return output.dtype.kind in "iub" and not quantization[0]

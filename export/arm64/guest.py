@@ -1,10 +1,10 @@
-"""What runs inside the emulator: a TFLite file on raw inputs, asked and answered through pipes.
+"""The script that runs inside the emulator: it runs a TFLite file on arrays that arrive through a pipe.
 
-Run as a script it needs NumPy and ai_edge_litert alone, since that is all the emulated Python has. ``arm64`` imports
-the two functions that put arrays on a pipe, so that both ends speak the same.
+The script needs only NumPy and ai_edge_litert, since the emulated Python has nothing else. ``emulator`` imports the two
+functions that write and read arrays, so that both ends of the pipe use the same format.
 
-In: the file's content as a uint8 array, then the arrays of one sample after the other. Out: one line of JSON (what this
-machine is, how many outputs the file has), then the outputs of one sample after the other.
+Input: the file's content as a uint8 array, then the input arrays of each sample. Output: one line of JSON (the machine,
+the numbers of inputs, outputs and XNNPACK's partitions), then the output arrays of each sample.
 """
 
 import json
@@ -13,28 +13,28 @@ import os
 import signal
 import sys
 
-# Bytes that one array may have: what a broken other end claims is not allocated.
+# Bytes that one array may have, so that a broken sender cannot make the receiver allocate all memory.
 LARGEST_ARRAY = 1 << 30
 
 
 def write_array(stream, array) -> None:
-    """One array: a line with its dtype and shape, then its bytes."""
+    """Write one array to a pipe: a line with its dtype and shape, then its bytes."""
     stream.write(json.dumps([array.dtype.str, list(array.shape)]).encode() + b"\n" + array.tobytes())
     stream.flush()
 
 
 def read_array(stream):
-    """The next array of a pipe.
+    """Read the next array from a pipe.
 
     Raises:
-        EOFError: the other end is gone.
-        ValueError: what came is no array of numbers.
+        EOFError: the other process has closed the pipe.
+        ValueError: the bytes are not an array of numbers.
     """
     import numpy as np
 
     line = stream.readline(1024)
     if not line:
-        raise EOFError("nothing more came")
+        raise EOFError("the pipe is closed")
     try:
         dtype, shape = json.loads(line)
         dtype, shape = np.dtype(str(dtype)), tuple(shape)
@@ -46,12 +46,12 @@ def read_array(stream):
         raise ValueError(f"expected an array of numbers, received {dtype} of shape {shape}")
     data = stream.read(size)
     if len(data) < size:
-        raise EOFError("the last array is not whole")
+        raise EOFError("the last array is incomplete")
     return np.frombuffer(data, dtype).reshape(shape)
 
 
 def capabilities() -> tuple[int, int]:
-    """The processor's two words of capability bits, as Linux tells a program when it starts."""
+    """Return the two words of capability bits that Linux passes to each program: AT_HWCAP, AT_HWCAP2."""
     import ctypes
 
     library = ctypes.CDLL(None)
@@ -60,11 +60,11 @@ def capabilities() -> tuple[int, int]:
 
 
 def main() -> None:
-    """Answer until the other end closes the pipe."""
-    sys.path.pop(0)  # this file's folder: its neighbours are no modules for anyone here
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends native code too
+    """Run samples until the other process closes the pipe."""
+    sys.path.pop(0)  # this file's folder: its other files must not be imported by name
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # so that Ctrl-C ends native code too
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever native code prints must not get between the answers
+    os.dup2(2, 1)  # text that native code prints must not get between the answers
 
     from ai_edge_litert.interpreter import Interpreter
 

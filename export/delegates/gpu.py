@@ -1,4 +1,4 @@
-"""What the GPU delegate takes over, by operator."""
+"""Which operators the GPU delegate runs."""
 
 import math
 
@@ -6,7 +6,7 @@ from mobilenets_tf.export.delegates.rules import (
     FLOAT,
     Check,
     Rule,
-    Source,
+    RuleSource,
     activation,
     all_ends,
     constant,
@@ -21,7 +21,7 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.operators import Call
 
 FILE = "tflite/delegates/gpu/common/model_builder.cc"
-_GPU_CHECKS = Source("tflite/tools/versioning/gpu_compatibility.cc", "CheckGpuDelegateCompatibility")
+_GPU_CHECKS = RuleSource("tflite/tools/versioning/gpu_compatibility.cc", "CheckGpuDelegateCompatibility")
 
 
 def _gpu(version: int | None, *checks: Check) -> Rule:
@@ -29,15 +29,15 @@ def _gpu(version: int | None, *checks: Check) -> Rule:
 
 
 def _runtime(*allowed: int, constants: tuple[int, ...] | None = None, outputs: int | None = 1) -> Check:
-    """How many inputs are computed, how many are constants, and how many outputs there are."""
+    """Check how many inputs are computed and how many are constants, and the number of outputs (None: any number)."""
 
     def check(call):
-        given = [tensor for tensor in call.inputs if tensor is not None]
-        computed = sum(not tensor.known for tensor in given)
+        tensors = [tensor for tensor in call.inputs if tensor is not None]
+        computed = sum(not tensor.known for tensor in tensors)
         if computed not in allowed:
             return f"{computed} inputs are computed; it takes {' or '.join(map(str, allowed))}"
-        if constants is not None and len(given) - computed not in constants:
-            return f"{len(given) - computed} inputs are constants; it takes {' or '.join(map(str, constants))}"
+        if constants is not None and len(tensors) - computed not in constants:
+            return f"{len(tensors) - computed} inputs are constants; it takes {' or '.join(map(str, constants))}"
         if outputs is not None and len(call.outputs) != outputs:
             return f"{len(call.outputs)} outputs; it takes {outputs}"
         return None
@@ -50,20 +50,21 @@ def _two_operands(call: Call) -> str | None:
 
 
 def runtime_types(call: Call) -> str | None:
-    given, results = FLOAT | {"int8", "uint8"}, FLOAT | {"int8", "uint8"}
+    """Check types and numbers of dimensions of all inputs and outputs, as the delegate does for every operator."""
+    inputs, outputs = FLOAT | {"int8", "uint8"}, FLOAT | {"int8", "uint8"}
     if call.name in COMPARISONS:
-        results |= {"bool"}
+        outputs |= {"bool"}
     elif call.name == "CAST":
-        given, results = given | {"bool", "int32"}, results | {"bool", "int32"}
+        inputs, outputs = inputs | {"bool", "int32"}, outputs | {"bool", "int32"}
     elif call.name in ("ONE_HOT", "GATHER"):
-        given |= {"int32"}
+        inputs |= {"int32"}
     elif call.name in ("SELECT", "SELECT_V2", "LOGICAL_AND"):
-        given |= {"bool"}
-        results |= {"bool"} if call.name == "LOGICAL_AND" else set()
+        inputs |= {"bool"}
+        outputs |= {"bool"} if call.name == "LOGICAL_AND" else set()
     for what, tensor in all_ends(call):
         if len(tensor.shape) > 4:
             return f"{what} has {len(tensor.shape)} dimensions; at most 4 are taken"
-        allowed = given if what.startswith("input") else results
+        allowed = inputs if what.startswith("input") else outputs
         if not tensor.known and tensor.type not in allowed:
             return f"{what} is {tensor.type}; {listed(allowed)} are taken"
     return None
@@ -84,20 +85,20 @@ def _broadcast(call: Call) -> str | None:
 
 
 def _gpu_depthwise(call: Call) -> str | None:
-    given, weights, bias, result = call.inputs[0], call.inputs[1], call.input(2), call.outputs[0]
-    if any(len(tensor.shape) != 4 for tensor in (given, weights, result)):
-        return "an input or the output has not 4 dimensions"
+    data, weights, bias, result = call.inputs[0], call.inputs[1], call.input(2), call.outputs[0]
+    if any(len(tensor.shape) != 4 for tensor in (data, weights, result)):
+        return "an input or the output does not have 4 dimensions"
     channels = result.shape[3]
-    fits = weights.shape[3] == channels == given.shape[3] * call.option("depthMultiplier")
-    if not fits or given.shape[0] != result.shape[0] or (bias is not None and math.prod(bias.shape) != channels):
-        return "its weights or its bias do not fit its output"
+    fits = weights.shape[3] == channels == data.shape[3] * call.option("depthMultiplier")
+    if not fits or data.shape[0] != result.shape[0] or (bias is not None and math.prod(bias.shape) != channels):
+        return "the shapes of its weights or its bias do not match its output"
     return None
 
 
 def _gpu_products(call: Call) -> str | None:
     second = call.inputs[1]
     if call.inputs[0].known or (second.known and len(second.shape) != 2):
-        return "a constant factor that is not the second one with 2 dimensions"
+        return "a constant factor has to be the second factor and to have 2 dimensions"
     return None
 
 
@@ -106,7 +107,7 @@ def _gpu_paddings(call: Call) -> str | None:
     if pads is None or pads.shape not in ((3, 2), (4, 2)):
         return f"its paddings have the shape {list(pads.shape) if pads is not None else None}; 3x2 or 4x2 is taken"
     if call.name == "MIRROR_PAD" and call.option("mode") != flatbuffer.schema.MirrorPadMode.REFLECT:
-        return "it mirrors the border too"
+        return "its mode is SYMMETRIC; it takes REFLECT"
     return None
 
 
@@ -116,21 +117,21 @@ def _gpu_keep_dims(call: Call) -> str | None:
     if call.inputs[0].known:
         return "its input is a constant"
     same = len(call.inputs[0].shape) == len(call.outputs[0].shape)
-    return "it keeps the dimensions, and they differ" if call.option("keepNumDims") and not same else None
+    return "keepNumDims is set, and input and output differ in it" if call.option("keepNumDims") and not same else None
 
 
 def _gpu_resize(call: Call) -> str | None:
     both = call.option("alignCorners") and call.option("halfPixelCenters")
-    return "corners aligned and pixels centred at once" if both else None
+    return "both alignCorners and halfPixelCenters are set" if both else None
 
 
 def _gpu_cast(call: Call) -> str | None:
     source, target = call.inputs[0].type, call.outputs[0].type
     numbers = {"float32", "int32"}
-    taken = (
+    accepted = (
         {source, target} <= numbers or (source == "bool" and target in FLOAT) or (target == "bool" and source in FLOAT)
     )
-    return None if taken else f"from {source} to {target}"
+    return None if accepted else f"from {source} to {target}"
 
 
 def _gpu_strides(call: Call) -> str | None:

@@ -1,4 +1,4 @@
-"""What is in a TFLite file: anyone's, and read without trusting it."""
+"""Describe a TFLite file from any source. The file is not trusted: it cannot crash or block this process."""
 
 import contextlib
 import io
@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.delegates.backends import PATHS
-from mobilenets_tf.export.delegates.rules import COMMIT, Source, Verdict
+from mobilenets_tf.export.delegates.backends import BACKENDS
+from mobilenets_tf.export.delegates.rules import COMMIT, RuleSource, Verdict
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer_check import tensor_bytes
 from mobilenets_tf.tflite.operators import Call, Tensor, calls, tensors
@@ -20,9 +20,9 @@ from mobilenets_tf.worker import Worker, WorkerError
 
 _LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 _CONTROL_FLOW = {"CALL", "CALL_ONCE", "IF", "WHILE", "STABLEHLO_CASE", "STABLEHLO_WHILE"}
-# Custom operators that LiteRT has kernels for all the same (BuiltinOpResolver in tflite/core/kernels/register.cc).
+# Custom operators for which LiteRT itself has kernels (BuiltinOpResolver in tflite/core/kernels/register.cc).
 _BUNDLED = {"AudioSpectrogram", "Mfcc", "NumericVerify", "TFLite_Detection_PostProcess"}
-# What an untrusted file may take of this machine while LiteRT plans its memory.
+# Limits for an untrusted file while LiteRT plans its memory: seconds of CPU time, bytes of memory.
 _SECONDS, _MEMORY = 60, 16 << 30
 
 
@@ -30,8 +30,8 @@ _SECONDS, _MEMORY = 60, 16 << 30
 class End:
     """An input or an output of the main graph.
 
-    shape: -1 where the size is free. scale, zero_point: None if it is not quantised with one scale. lowest, highest:
-    the real numbers that its type can hold. formula: from what is stored to real numbers.
+    shape: -1 stands for a free size. scale, zero_point: None if the tensor is not quantised with one scale.
+    lowest, highest: the range of real numbers that the tensor can store. formula: from stored to real numbers.
     """
 
     name: str
@@ -45,8 +45,8 @@ class End:
 
 
 @dataclass(frozen=True)
-class Operation:
-    """All operators of one type: how many, and the multiply-adds of all of them together (0 where none are counted)."""
+class OperatorTotal:
+    """All operators of one type: their number, and their multiply-adds in total (0 for types that are not counted)."""
 
     name: str
     count: int
@@ -55,7 +55,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Weights:
-    """Constants of one type: how many values, and the bytes they take; what several tensors share counts once."""
+    """Constants of one type: the number of values, and their bytes. Data that several tensors share count once."""
 
     dtype: str
     values: int
@@ -64,7 +64,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class FloatOperator:
-    """An operator that computes in float in a file of integers, and the first tensor it writes."""
+    """An operator that computes in float in an integer file, and the first tensor that it writes."""
 
     operator: str
     output: str
@@ -72,10 +72,10 @@ class FloatOperator:
 
 @dataclass(frozen=True)
 class Trial:
-    """What LiteRT on this machine makes of the file. It is not run, its memory is planned.
+    """LiteRT's own plan for the file on this machine. The memory is planned, but the file is not run.
 
-    arena_bytes: of ``arena.arena_bytes``. plan: how often each operator runs under XNNPACK, each "DELEGATE" being a
-    part of the graph that it took (``runtime.execution_plan``). error: why there is none.
+    arena_bytes: memory for activations (``arena.arena_bytes``). plan: operator -> how often it runs, where "DELEGATE"
+    is a part of the graph that XNNPACK runs (``runtime.execution_plan``). error: why arena_bytes or plan is None.
     """
 
     arena_bytes: int | None
@@ -85,13 +85,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What ``inspect`` found.
+    """A description of a TFLite file, as ``inspect`` returns it.
 
-    bytes: the file's size. signatures: for each its inputs and outputs, as {name: the tensor's name}. operations: by
-    multiply-adds, then count. multiply_adds: of one run, in all graphs; free sizes count as 1. activations: the types
-    that operators compute. not_integer: None if the file has no integer activations at all. free_shapes: tensors with
-    sizes that only the run tells, and their shapes with -1 there. metadata: names and bytes. associated_files: names
-    and bytes of what is packed behind the model (a ZIP). verdicts: what each way to run the file takes of it.
+    bytes: the file's size. description: the text that the file has for itself.
+    inputs, outputs: of the main graph.
+    signatures: name of a signature -> {"inputs" and "outputs": {name: name of the tensor}}.
+    operations: one entry for each type of operator, sorted by multiply-adds, then by count.
+    multiply_adds: of one inference, in all graphs. Free sizes count as 1.
+    weights: the constants by type. activations: type -> number of operators whose output has that type.
+    not_integer: operators that compute in float; None if the file has no integer activations at all.
+    custom_operators: name -> number. graphs: their number. control_flow: operator -> number.
+    free_shapes: tensor -> its shape, with -1 for each size that is known only at run time.
+    metadata: name -> bytes. associated_files: name -> bytes of each file in the ZIP behind the model.
+    trial: LiteRT's plan for the file. verdicts: which operators each backend runs.
     """
 
     bytes: int
@@ -99,7 +105,7 @@ class Inspection:
     inputs: tuple[End, ...]
     outputs: tuple[End, ...]
     signatures: dict[str, dict[str, dict[str, str]]]
-    operations: tuple[Operation, ...]
+    operations: tuple[OperatorTotal, ...]
     multiply_adds: int
     weights: tuple[Weights, ...]
     activations: dict[str, int]
@@ -114,25 +120,25 @@ class Inspection:
     verdicts: tuple[Verdict, ...]
 
     def as_dict(self) -> dict:
-        """For JSON."""
+        """Return plain data for JSON."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the description as lines of text for people."""
         return [*_lines(self)]
 
 
 def inspect(file: str | Path | bytes) -> Inspection:
-    """Look into a TFLite file.
+    """Describe a TFLite file: inputs, outputs, operators, weights, and what phones' accelerators will run of it.
 
-    The file is checked before anything else reads it (``flatbuffer.read``), and LiteRT sees it in a child process only.
-    TensorFlow is not needed.
+    The file may come from anywhere. It is checked before anything else reads it (``flatbuffer.read``), and LiteRT loads
+    it in a child process only. TensorFlow is not needed.
 
     Args:
-        file: a path, or a file's content.
+        file: a path, or the content of a file.
 
     Raises:
-        RequestError: no such file, or not a sound TFLite file; the reason is given.
+        RequestError: the file does not exist, or is not a valid TFLite file; the message gives the reason.
     """
     label = "The model"
     if not isinstance(file, bytes):
@@ -150,25 +156,25 @@ def inspect(file: str | Path | bytes) -> Inspection:
 
 def _inspection(content: bytes, model, worker: Worker) -> Inspection:
     graphs = [calls(model, number) for number in range(len(model.subgraphs))]
-    main, listed = model.subgraphs[0], [call for graph in graphs for call in graph]
-    every = [tensors(model, number) for number in range(len(model.subgraphs))]
-    counts, products = Counter(call.name for call in listed), Counter()
-    for call in listed:
+    main, operators = model.subgraphs[0], [call for graph in graphs for call in graph]
+    tensors_of_graphs = [tensors(model, number) for number in range(len(model.subgraphs))]
+    counts, products = Counter(call.name for call in operators), Counter()
+    for call in operators:
         products[call.name] += multiply_adds(call)
     order = sorted(counts, key=lambda name: (-products[name], -counts[name], name))
-    activations = Counter(call.outputs[0].type for call in listed if call.outputs and not call.outputs[0].unpacked)
-    custom = Counter(call.name for call in listed if call.custom)
+    activations = Counter(call.outputs[0].type for call in operators if call.outputs and not call.outputs[0].unpacked)
+    custom = Counter(call.name for call in operators if call.custom)
     return Inspection(
         bytes=len(content),
         description=(model.description or b"").decode(),
-        inputs=tuple(_end(main, every[0][index]) for index in main.inputs),
-        outputs=tuple(_end(main, every[0][index]) for index in main.outputs),
+        inputs=tuple(_end(main, tensors_of_graphs[0][index]) for index in main.inputs),
+        outputs=tuple(_end(main, tensors_of_graphs[0][index]) for index in main.outputs),
         signatures=_signatures(model),
-        operations=tuple(Operation(name, counts[name], products[name]) for name in order),
+        operations=tuple(OperatorTotal(name, counts[name], products[name]) for name in order),
         multiply_adds=products.total(),
-        weights=_weights(model, every),
+        weights=_weights(model, tensors_of_graphs),
         activations=dict(activations.most_common()),
-        not_integer=_not_integer(listed, activations),
+        not_integer=_not_integer(operators, activations),
         custom_operators=dict(custom.most_common()),
         graphs=len(graphs),
         control_flow={name: counts[name] for name in order if name in _CONTROL_FLOW},
@@ -176,15 +182,17 @@ def _inspection(content: bytes, model, worker: Worker) -> Inspection:
         metadata={(entry.name or b"").decode(): _stored(model.buffers[entry.buffer]) for entry in model.metadata or ()},
         associated_files=_associated_files(content),
         trial=_trial(content, worker),
-        verdicts=tuple(path.verdict(graphs) for path in PATHS),
+        verdicts=tuple(backend.verdict(graphs) for backend in BACKENDS),
     )
 
 
 def multiply_adds(call: Call) -> int:
-    """Of convolutions, linear layers and matrix products, as ``complexity.multiply_adds`` counts them; 0 for others.
+    """Count the multiply-adds of a convolution, linear layer or matrix product, as ``complexity.multiply_adds`` does.
+
+    Other operators count as 0.
 
     Raises:
-        RequestError: the operator has not the inputs or dimensions to count them by.
+        RequestError: the operator lacks inputs or dimensions that every such operator has.
     """
     rule = _COUNTS.get(call.name)
     if rule is None:
@@ -192,7 +200,7 @@ def multiply_adds(call: Call) -> int:
     try:
         return rule(call)
     except (AttributeError, IndexError) as error:
-        what = f"operator {call.place}, {call.name}, has not the inputs or the dimensions it needs"
+        what = f"operator {call.place}, {call.name}, lacks inputs or dimensions that it needs"
         raise RequestError(f"a damaged TFLite file ({what}).") from error
 
 
@@ -258,27 +266,27 @@ def _end(graph, tensor: Tensor) -> End:
 
 
 def _signatures(model) -> dict[str, dict[str, dict[str, str]]]:
-    found = {}
+    signatures = {}
     for signature in model.signatureDefs or ():
-        named = model.subgraphs[signature.subgraphIndex].tensors
-        found[(signature.signatureKey or b"").decode()] = {
-            what: {(entry.name or b"").decode(): named[entry.tensorIndex].name.decode() for entry in entries or ()}
+        of_graph = model.subgraphs[signature.subgraphIndex].tensors
+        signatures[(signature.signatureKey or b"").decode()] = {
+            what: {(entry.name or b"").decode(): of_graph[entry.tensorIndex].name.decode() for entry in entries or ()}
             for what, entries in (("inputs", signature.inputs), ("outputs", signature.outputs))
         }
-    return found
+    return signatures
 
 
 def _stored(buffer) -> int:
     return int(buffer.size) if buffer.offset > 1 else 0 if buffer.data is None else len(buffer.data)
 
 
-def _weights(model, every: list[list[Tensor]]) -> tuple[Weights, ...]:
-    values, sizes, seen = Counter(), Counter(), set()
-    for graph, views in zip(model.subgraphs, every, strict=True):
+def _weights(model, tensors_of_graphs: list[list[Tensor]]) -> tuple[Weights, ...]:
+    values, sizes, buffers = Counter(), Counter(), set()
+    for graph, views in zip(model.subgraphs, tensors_of_graphs, strict=True):
         for tensor, view in zip(graph.tensors, views, strict=True):
-            if not view.constant or (tensor.buffer and tensor.buffer in seen):
+            if not view.constant or (tensor.buffer and tensor.buffer in buffers):
                 continue
-            seen.add(tensor.buffer)
+            buffers.add(tensor.buffer)
             size = (
                 _stored(model.buffers[tensor.buffer]) if tensor.buffer else tensor_bytes(view.type.upper(), view.shape)
             )
@@ -287,31 +295,31 @@ def _weights(model, every: list[list[Tensor]]) -> tuple[Weights, ...]:
     return tuple(Weights(name, values[name], size) for name, size in sizes.most_common())
 
 
-def _not_integer(listed: list[Call], activations: Counter) -> tuple[FloatOperator, ...] | None:
-    """Operators that compute in float; those that convert to and from it do not compute."""
+def _not_integer(operators: list[Call], activations: Counter) -> tuple[FloatOperator, ...] | None:
+    """Return the operators that compute in float. Operators that only convert from or to float do not count."""
     if not any(name in _LIMITS for name in activations):
         return None
     return tuple(
         FloatOperator(call.name, call.outputs[0].name)
-        for call in listed
+        for call in operators
         if call.name not in ("DEQUANTIZE", "QUANTIZE")
         and any(tensor.type in ("float16", "bfloat16", "float32", "float64") for tensor in call.outputs)
     )
 
 
 def _free_shapes(model) -> dict[str, tuple[int, ...]]:
-    found = {}
+    shapes = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             signature = [] if tensor.shapeSignature is None else tensor.shapeSignature.tolist()
             if -1 in signature:
-                found[tensor.name.decode()] = tuple(signature)
-    return found
+                shapes[tensor.name.decode()] = tuple(signature)
+    return shapes
 
 
 def _associated_files(content: bytes) -> dict[str, int]:
-    """Names and sizes in the ZIP that may stand behind the model; nothing is unpacked."""
-    # A damaged ZIP is no concern of LiteRT's, and zipfile has many ways to say that there is one.
+    """Return the names and sizes of the files in the ZIP that may follow the model. Nothing is unpacked."""
+    # LiteRT does not read the ZIP, so a damaged ZIP is no error here; zipfile raises several types for one.
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return {entry.filename: entry.file_size for entry in archive.infolist()}
@@ -327,13 +335,13 @@ def _trial(content: bytes, worker: Worker) -> Trial:
 
 
 def _try(content: bytes) -> Trial:
-    """Runs in the worker: a hostile file can take down no more than that."""
+    """Load the file in LiteRT. Runs in the worker, so that a hostile file can crash only the worker."""
     from mobilenets_tf.tflite.arena import arena_bytes
     from mobilenets_tf.tflite.runtime import Runner
 
     arena = plan = error = None
     with _limits():
-        # What LiteRT or its tensors make of a file that nobody vouches for is not to be foreseen.
+        # An untrusted file can make LiteRT raise any exception.
         try:
             arena = arena_bytes(content)
         except Exception as reason:
@@ -347,7 +355,7 @@ def _try(content: bytes) -> Trial:
 
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
-    """Bound the time and the memory of this process; beyond them the system ends it, or refuses the memory."""
+    """Limit the time and the memory of this process. Past a limit the system kills the process or refuses memory."""
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     kinds = {resource.RLIMIT_CPU: int(used) + _SECONDS, resource.RLIMIT_AS: _MEMORY}
     before = {kind: resource.getrlimit(kind) for kind in kinds}
@@ -361,10 +369,10 @@ def _limits() -> Iterator[None]:
             resource.setrlimit(kind, value)
 
 
-# For people. Names come from the file, and go to a terminal.
+# Lines for people. Names come from an untrusted file and go to a terminal, so control characters are escaped.
 
 
-_SHOWN = 5  # of long lists
+_SHOWN = 5  # entries of a long list
 
 
 def _plain(name: str, length: int = 80) -> str:
@@ -376,53 +384,54 @@ def _sides(shape) -> str:
     return "x".join("?" if side < 0 else str(side) for side in shape) or "scalar"
 
 
-def _lines(found: Inspection) -> Iterator[str]:
-    yield f"size             {found.bytes:,} bytes"
-    if found.description:
-        yield f"description      {_plain(found.description)}"
-    for what, ends in (("input", found.inputs), ("output", found.outputs)):
+def _lines(file: Inspection) -> Iterator[str]:
+    yield f"size             {file.bytes:,} bytes"
+    if file.description:
+        yield f"description      {_plain(file.description)}"
+    for what, ends in (("input", file.inputs), ("output", file.outputs)):
         for end in ends:
             limits = "" if end.lowest is None else f"; from {end.lowest:.6g} to {end.highest:.6g}"
             formula = "" if end.scale is None and end.lowest is None else f", {end.formula}{limits}"
             yield f"{what:<16} {_plain(end.name)}: {end.dtype} {_sides(end.shape)}{formula}"
-    for key, signature in found.signatures.items():
+    for key, signature in file.signatures.items():
         ends = (", ".join(map(_plain, signature[what])) for what in ("inputs", "outputs"))
         yield f"signature        {_plain(key)}: {' -> '.join(ends)}"
-    yield f"multiply-adds    {found.multiply_adds:,}"
-    for operation in found.operations:
+    yield f"multiply-adds    {file.multiply_adds:,}"
+    for operation in file.operations:
         share = f"  {operation.multiply_adds:>15,} multiply-adds" if operation.multiply_adds else ""
         yield f"  {operation.count:>5} {_plain(operation.name):<28}{share}"
-    for weights in found.weights:
+    for weights in file.weights:
         yield f"constants        {weights.dtype}: {weights.values:,} values, {weights.bytes:,} bytes"
-    types = ", ".join(f"{name} ({count})" for name, count in found.activations.items())
+    types = ", ".join(f"{name} ({count})" for name, count in file.activations.items())
     yield f"computed         {types or 'nothing'}"
-    if found.not_integer:
-        yield f"not integer      {_counted(Counter(entry.operator for entry in found.not_integer).most_common())}"
-        yield from (f"  {_plain(entry.operator)} -> {_plain(entry.output)}" for entry in found.not_integer[:_SHOWN])
-        if len(found.not_integer) > _SHOWN:
-            yield f"  and {len(found.not_integer) - _SHOWN} more (--json has them all)"
-    elif found.not_integer is not None:
+    if file.not_integer:
+        yield f"not integer      {_counted(Counter(entry.operator for entry in file.not_integer).most_common())}"
+        yield from (f"  {_plain(entry.operator)} -> {_plain(entry.output)}" for entry in file.not_integer[:_SHOWN])
+        if len(file.not_integer) > _SHOWN:
+            yield f"  and {len(file.not_integer) - _SHOWN} more (--json has them all)"
+    elif file.not_integer is not None:
         yield "not integer      nothing"
     for bundled, where in ((True, "LiteRT has the kernels, on the CPU"), (False, "an app has to bring their kernels")):
-        if custom := [entry for entry in found.custom_operators.items() if (entry[0] in _BUNDLED) == bundled]:
+        if custom := [entry for entry in file.custom_operators.items() if (entry[0] in _BUNDLED) == bundled]:
             yield f"custom operators {_counted(custom)}; {where}"
-    if any(name.startswith("Flex") for name in found.custom_operators):
-        yield "                 Flex operators are TensorFlow's own and need its kernels, tens of megabytes, in the app"
-    if found.graphs > 1:
-        yield f"graphs           {found.graphs}; control flow: {_counted(found.control_flow.items()) or 'none'}"
-    if found.free_shapes:
-        names = [f"{_plain(name)} {_sides(shape)}" for name, shape in found.free_shapes.items()]
+    if any(name.startswith("Flex") for name in file.custom_operators):
+        yield "                 Flex operators need TensorFlow's kernels in the app, which are tens of megabytes"
+    if file.graphs > 1:
+        yield f"graphs           {file.graphs}; control flow: {_counted(file.control_flow.items()) or 'none'}"
+    if file.free_shapes:
+        names = [f"{_plain(name)} {_sides(shape)}" for name, shape in file.free_shapes.items()]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        yield f"free sizes       {', '.join(names[:_SHOWN])}{more}; counts and memory take them as 1"
-    for what, entries in (("metadata", found.metadata), ("associated file", found.associated_files)):
+        yield f"free sizes       {', '.join(names[:_SHOWN])}{more}; they count as 1 in multiply-adds and memory"
+    for what, entries in (("metadata", file.metadata), ("associated file", file.associated_files)):
         yield from (f"{what:<16} {_plain(name)}, {size:,} bytes" for name, size in entries.items())
-    if found.trial.arena_bytes is not None:
-        yield f"arena            {found.trial.arena_bytes:,} bytes (LiteRT's own kernels)"
-    if found.trial.error:
-        yield f"{'does not run' if found.trial.plan is None else 'arena':<16} {_plain(found.trial.error, 400)}"
-    for verdict in found.verdicts:
-        yield from _verdict_lines(verdict, found.trial.plan if verdict.path == "xnnpack" else None)
-    yield f"What is left runs in LiteRT's own kernels. Rules: google-ai-edge/LiteRT at {COMMIT[:9]}, in the files named"
+    if file.trial.arena_bytes is not None:
+        yield f"arena            {file.trial.arena_bytes:,} bytes for activations, with LiteRT's own kernels"
+    if file.trial.error:
+        yield f"{'does not run' if file.trial.plan is None else 'arena':<16} {_plain(file.trial.error, 400)}"
+    for verdict in file.verdicts:
+        yield from _verdict_lines(verdict, file.trial.plan if verdict.path == "xnnpack" else None)
+    yield "Operators that are left run in LiteRT's own kernels on the CPU."
+    yield f"The rules are those of google-ai-edge/LiteRT at {COMMIT[:9]}, in the files named in brackets."
 
 
 def _counted(counts) -> str:
@@ -436,18 +445,18 @@ def _verdict_lines(verdict: Verdict, plan: dict[str, int] | None) -> Iterator[st
         + (f" in {parts} part{'s' * (parts != 1)}" if parts else "")
         + f" ({verdict.note})"
     )
-    grouped: dict[tuple[str, Source], list[str]] = {}
+    operators_by_reason: dict[tuple[str, RuleSource], list[str]] = {}
     for fallback in verdict.fallbacks:
-        grouped.setdefault((fallback.reason, fallback.source), []).append(fallback.operator)
-    for (reason, source), operators in grouped.items():
+        operators_by_reason.setdefault((fallback.reason, fallback.source), []).append(fallback.operator)
+    for (reason, source), operators in operators_by_reason.items():
         where = f"{Path(source.file).name}, {source.place}"
-        named = "all" if len(operators) == verdict.total else _counted(Counter(operators).most_common())
-        yield f"  left: {named}: {_plain(reason, 200)} [{where}]"
+        names = "all" if len(operators) == verdict.total else _counted(Counter(operators).most_common())
+        yield f"  left: {names}: {_plain(reason, 200)} [{where}]"
     if plan is not None and plan != predicted_plan(verdict):
-        yield f"  LiteRT on this machine runs it otherwise: {_counted(plan.items())}"
+        yield f"  LiteRT on this machine divides the file differently: {_counted(plan.items())}"
 
 
 def predicted_plan(verdict: Verdict) -> dict[str, int]:
-    """A verdict on the main graph, in the form of ``runtime.execution_plan``."""
+    """Return a verdict on the main graph in the form of ``runtime.execution_plan``, to compare both."""
     plan = Counter(fallback.operator for fallback in verdict.fallbacks if fallback.graph == 0)
     return dict(plan) | ({"DELEGATE": verdict.parts[0]} if verdict.parts[0] else {})

@@ -1,22 +1,23 @@
-"""Which operators a delegate takes over: what a rule is, what rules are made of, and what follows from them.
+"""Which operators of a file a backend runs: the form of a rule, the checks that rules consist of, and the verdict.
 
-The rules themselves are in ``delegates``, ``xnnpack_rules`` and ``gpu_rules``.
+A backend is what runs a part of a graph instead of LiteRT's own kernels: XNNPACK, the GPU delegate, NNAPI, an NPU. The
+rules themselves are in ``xnnpack``, ``gpu``, ``nnapi`` and ``npu``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.operators import Call, Tensor
 
-COMMIT = "f67457790c9c2ab67347d6fe53270e8d3df20868"  # main of 21 August 2026, where the next release was 2.3.0
+COMMIT = "f67457790c9c2ab67347d6fe53270e8d3df20868"  # main on 21 August 2026, before the release 2.3.0
 FLOAT = {"float32", "float16"}
 FLOAT_OR_8 = FLOAT | {"int8", "uint8"}
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a rule is written down: a file of a GitHub repository at a commit, and the place in it."""
+class RuleSource:
+    """The source code that a rule was taken from: a file of a GitHub repository at a commit, and the function in it."""
 
     file: str
     place: str
@@ -27,102 +28,107 @@ class Source:
         return f"{self.repository}@{self.commit[:9]} {self.file}, {self.place}"
 
 
-Check = Callable[[Call], str | None]  # the reason why an operator is not taken, or None
+Check = Callable[[Call], str | None]  # returns the reason why a backend refuses an operator, or None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is asked of an operator so that it is taken: all of ``checks``, and no version above ``version``."""
+    """The conditions for an operator: it passes all ``checks``, and its version is at most ``version`` (None: any)."""
 
-    source: Source
+    source: RuleSource
     checks: tuple[Check, ...] = ()
     version: int | None = None
 
     def reason(self, call: Call) -> str | None:
-        """Why the operator is not taken, or None."""
+        """Return why the operator is refused, or None if it is accepted."""
         if self.version is not None and call.version > self.version:
             return f"version {call.version} of the operator; at most {self.version}"
         try:
             return next((reason for check in self.checks if (reason := check(call))), None)
-        except (AttributeError, IndexError):  # a file of somebody's may leave out what an operator cannot do without
-            return "it has not the inputs or the dimensions that the operator needs"
+        except (AttributeError, IndexError):  # an untrusted file may lack inputs that the operator needs
+            return "it lacks inputs or dimensions that the operator needs"
 
 
 @dataclass(frozen=True)
 class Fallback:
-    """An operator that is not taken. output: the name of the first tensor that it writes."""
+    """An operator that a backend leaves to LiteRT's own kernels. output: the name of its first output tensor."""
 
     graph: int
     place: int
     operator: str
     output: str
     reason: str
-    source: Source
+    source: RuleSource
 
 
 @dataclass(frozen=True)
-class Path:
-    """A way to run a file.
+class Backend:
+    """One way to run a file, with the rules for the operators that it accepts.
 
-    rules: by operator; one that is not among them is not taken, for the reason that ``missing`` is the source of.
-    everywhere: asked of every operator. unpacks: the types of constants that it unpacks itself.
-    single: it takes the largest connected part of the graph alone, by default; the source that says so.
-    static: it takes nothing of a graph that has a tensor whose size only the run tells; the source that says so.
-    main_graph: it does not look into the bodies of conditions and loops.
+    rules: operator -> its rule. An operator without a rule is refused; ``missing`` is the source of that refusal.
+    everywhere: rules that hold for every operator.
+    unpacks: types of constants that the backend unpacks itself, without a DEQUANTIZE or DENSIFY operator.
+    single: None if the backend runs every part of the graph that it can. Otherwise it runs only the largest connected
+        part by default, and this is the source that says so.
+    static: None if the backend runs graphs with tensors of unknown size. Otherwise it refuses the whole graph if the
+        size of one tensor is known only at run time, and this is the source that says so.
+    main_graph: whether the backend ignores the bodies of conditions and loops.
     """
 
     name: str
     title: str
     note: str
-    rules: dict[str, Rule]
-    missing: Source
+    rules: Mapping[str, Rule]
+    missing: RuleSource
     everywhere: tuple[Rule, ...] = ()
     unpacks: frozenset[str] = frozenset({"float16"})
-    single: Source | None = None
-    static: Source | None = None
+    single: RuleSource | None = None
+    static: RuleSource | None = None
     main_graph: bool = True
 
     def verdict(self, graphs: list[list[Call]]) -> "Verdict":
-        """What becomes of each operator of a model's graphs, the main one first."""
-        parts, found = [], []
-        for number, listed in enumerate(graphs):
+        """Judge every operator of a model. graphs: the operators of each graph, the main graph first."""
+        parts, fallbacks = [], []
+        for number, operators in enumerate(graphs):
             if number and self.main_graph:
-                missed = {call.place: ("it is in the body of a condition or a loop", self.missing) for call in listed}
-            elif self.static and (call := _sized_by_run(listed)):
-                reason = f"only the run tells the size of what operator {call.place}, {call.name}, writes"
-                missed = {call.place: (reason, self.static) for call in listed}
+                body = ("it is in the body of a condition or a loop", self.missing)
+                refused = {call.place: body for call in operators}
+            elif self.static and (call := _sized_by_run(operators)):
+                reason = f"the size of the output of operator {call.place}, {call.name}, is known only at run time"
+                refused = {call.place: (reason, self.static) for call in operators}
             else:
-                missed = self._missed(listed)
-            epochs = _epochs(listed, missed)
+                refused = self._refused(operators)
+            epochs = _epochs(operators, refused)
             if self.single and number == 0:
-                missed |= self._outside_largest(listed, missed, epochs)
-            parts.append(len({epochs[call.place] for call in listed if call.place not in missed}))
-            found += [
+                refused |= self._outside_largest(operators, refused, epochs)
+            parts.append(len({epochs[call.place] for call in operators if call.place not in refused}))
+            fallbacks += [
                 Fallback(number, call.place, call.name, call.outputs[0].name if call.outputs else "", reason, source)
-                for call in listed
-                if call.place in missed
-                for reason, source in [missed[call.place]]
+                for call in operators
+                if call.place in refused
+                for reason, source in [refused[call.place]]
             ]
         total = sum(map(len, graphs))
-        return Verdict(self.name, self.title, self.note, total - len(found), total, tuple(parts), tuple(found))
+        accepted = total - len(fallbacks)
+        return Verdict(self.name, self.title, self.note, accepted, total, tuple(parts), tuple(fallbacks))
 
-    def _missed(self, listed: list[Call]) -> dict[int, tuple[str, Source]]:
-        missed, unpackers = {}, {}
-        for call in listed:
+    def _refused(self, operators: list[Call]) -> dict[int, tuple[str, RuleSource]]:
+        """Place of a refused operator -> the reason and its source."""
+        refused, unpackers = {}, {}
+        for call in operators:
             if self._unpacks(call):
                 unpackers |= {tensor.index: call.place for tensor in call.outputs}
                 continue
-            rule = self.rules.get(call.name)
-            asked = [*self.everywhere, rule] if rule else [Rule(self.missing, (_not_known,))]
-            for rule in asked:
+            own = self.rules.get(call.name)
+            for rule in [*self.everywhere, own] if own else [Rule(self.missing, (_not_known,))]:
                 if reason := rule.reason(call):
-                    missed[call.place] = (reason, rule.source)
-                    # What it reads has to be there for it: the operator that unpacks it stays too.
+                    refused[call.place] = (reason, rule.source)
+                    # The refused operator needs its unpacked constants: the operator that unpacks them has to run too.
                     for tensor in call.inputs:
                         if tensor is not None and (place := unpackers.get(tensor.index)) is not None:
-                            missed[place] = (f"{call.name}, which reads its result, is not taken", self.missing)
+                            refused[place] = (f"{call.name}, which reads its result, is not taken", self.missing)
                     break
-        return missed
+        return refused
 
     def _unpacks(self, call: Call) -> bool:
         if call.name not in ("DEQUANTIZE", "DENSIFY") or not call.inputs or not call.outputs:
@@ -136,10 +142,10 @@ class Path:
         dense = not (tensor.sparse and tensor.constant)
         return tensor.type in self.unpacks and scaled and dense and result.type == "float32"
 
-    def _outside_largest(self, listed, missed, epochs) -> dict[int, tuple[str, Source]]:
+    def _outside_largest(self, operators, refused, epochs) -> dict[int, tuple[str, RuleSource]]:
         sizes = {}
-        for call in listed:
-            if call.place not in missed:
+        for call in operators:
+            if call.place not in refused:
                 sizes[epochs[call.place]] = sizes.get(epochs[call.place], 0) + 1
         if len(sizes) < 2:
             return {}
@@ -147,17 +153,19 @@ class Path:
         reason = f"it is outside the largest of {len(sizes)} parts, and one is taken unless the app asks for more"
         return {
             call.place: (reason, self.single)
-            for call in listed
-            if call.place not in missed and epochs[call.place] != largest
+            for call in operators
+            if call.place not in refused and epochs[call.place] != largest
         }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a path takes of a file: ``taken`` of ``total`` operators.
+    """How much of a file a backend runs: ``taken`` of ``total`` operators.
 
-    parts: for each graph of the file, into how many connected parts that falls. More than one costs time: at each
-        border the results go through memory, and with a GPU or an NPU to another chip.
+    path: the backend's name.
+    parts: for each graph of the file, the number of connected parts that the backend runs. Every further part costs
+        time: at its borders tensors go through memory, and to another chip if the backend is a GPU or an NPU.
+    fallbacks: the operators that the backend does not run, with the reasons.
     """
 
     path: str
@@ -173,22 +181,23 @@ def _not_known(call: Call) -> str:
     return f"{call.name} is not among the operators that it has"
 
 
-def _epochs(listed: list[Call], missed) -> dict[int, int]:
-    """For each operator the number of the part of the graph in which it runs, as LiteRT cuts it.
+def _epochs(operators: list[Call], refused) -> dict[int, int]:
+    """Place of an operator -> the number of the part of the graph in which it runs, as LiteRT divides the graph.
 
-    Parts of operators that are taken and of such that are not run in turn, beginning with the first operator's, and
-    each has all that can run by then (tflite/graph_info.cc, PartitionGraphIntoIndependentNodeSubsets).
+    Parts of accepted operators and parts of refused operators alternate; the first part is of the first operator's
+    kind. Each part has all operators whose inputs are computed by then (tflite/graph_info.cc,
+    PartitionGraphIntoIndependentNodeSubsets).
     """
     written, epochs = {}, {}
-    for call in listed:
+    for call in operators:
         earliest = max((written.get(tensor.index, 0) for tensor in call.inputs if tensor is not None), default=0)
-        like_first = (call.place in missed) == (listed[0].place in missed)
+        like_first = (call.place in refused) == (operators[0].place in refused)
         epochs[call.place] = earliest + (earliest % 2 == like_first)
         written |= {tensor.index: epochs[call.place] for tensor in call.outputs}
     return epochs
 
 
-# The inputs whose values, not only their shapes, decide the shape of an operator's output.
+# Inputs of which the values, not only the shapes, decide the shape of the operator's output.
 _SHAPED_BY = {
     "ARG_MAX": (1,), "ARG_MIN": (1,), "BATCH_TO_SPACE_ND": (1, 2), "BROADCAST_TO": (1,), "EXPAND_DIMS": (1,),
     "FILL": (0,), "MEAN": (1,), "MIRROR_PAD": (1,), "ONE_HOT": (1,), "PAD": (1,), "PADV2": (1,), "RANGE": (0, 1, 2),
@@ -198,18 +207,17 @@ _SHAPED_BY = {
     "TILE": (1,), "TOPK_V2": (1,), "TRANSPOSE": (1,), "TRANSPOSE_CONV": (0,),
 }  # fmt: skip
 _SIZED_BY_RUN = {"UNIQUE", "WHERE"}
-# What LiteRT computes before the run, where all inputs are known by then (those that use SetTensorToPersistentRo).
+# Operators that LiteRT computes before the run if all their inputs are known (they use SetTensorToPersistentRo).
 _FOLDED = {
     "BROADCAST_ARGS", "CONCATENATION", "GATHER", "MUL", "RANGE", "RESHAPE", "STRIDED_SLICE", "SUM", "TILE",
 }  # fmt: skip
 
 
-def _sized_by_run(listed: list[Call]) -> Call | None:
-    """The first operator whose output has a size that is not known before the run."""
+def _sized_by_run(operators: list[Call]) -> Call | None:
+    """Return the first operator with an output whose size is not known before the run."""
     folded = set()
-    for call in listed:
-        given = [tensor for tensor in call.inputs if tensor is not None]
-        computed = {tensor.index for tensor in given if not tensor.known} - folded
+    for call in operators:
+        computed = {tensor.index for tensor in call.inputs if tensor is not None and not tensor.known} - folded
         shaping = (call.input(position) for position in _SHAPED_BY.get(call.name, ()))
         if call.name in _SIZED_BY_RUN or any(tensor is not None and tensor.index in computed for tensor in shaping):
             return call
@@ -218,32 +226,32 @@ def _sized_by_run(listed: list[Call]) -> Call | None:
     return None
 
 
-# What rules are made of. Positions count inputs; -1 stands for all outputs.
+# The checks that rules consist of. A position is the number of an input; the position -1 stands for all outputs.
 
 
-def ends(call: Call, positions) -> list[tuple[str, Tensor]]:
-    """The tensors at some positions, with what to call them; such as are not there are left out."""
-    found = []
+def ends(call: Call, positions: Iterable[int]) -> list[tuple[str, Tensor]]:
+    """Return (name for people, tensor) of the inputs and outputs at some positions. Inputs left out are skipped."""
+    tensors = []
     for position in positions:
         if position == -1:
-            found += [(f"output {number}", tensor) for number, tensor in enumerate(call.outputs)]
+            tensors += [(f"output {number}", tensor) for number, tensor in enumerate(call.outputs)]
         elif (tensor := call.input(position)) is not None:
-            found.append((f"input {position}", tensor))
-    return found
+            tensors.append((f"input {position}", tensor))
+    return tensors
 
 
 def all_ends(call: Call) -> list[tuple[str, Tensor]]:
-    """All inputs and outputs."""
+    """Return ``ends`` of all inputs and outputs."""
     return ends(call, [*range(len(call.inputs)), -1])
 
 
-def listed(names) -> str:
-    """For people."""
+def listed(names: Iterable[str]) -> str:
+    """Join names in alphabetical order, for people."""
     return ", ".join(sorted(names))
 
 
-def count(inputs, outputs=1) -> Check:
-    """How many inputs and outputs: a number, or a pair of the least and the most."""
+def count(inputs: int | tuple[int, int], outputs: int | tuple[int, int] = 1) -> Check:
+    """Check the numbers of inputs and outputs. Each is one number, or a pair of the least and the largest number."""
 
     def check(call):
         for what, wanted, actual in (("inputs", inputs, len(call.inputs)), ("outputs", outputs, len(call.outputs))):
@@ -255,8 +263,8 @@ def count(inputs, outputs=1) -> Check:
     return check
 
 
-def types(allowed, *positions) -> Check:
-    """The types of some ends, whatever their scales."""
+def types(allowed: Collection[str], *positions: int) -> Check:
+    """Check that the tensors at some positions have one of the allowed types, whatever their scales."""
 
     def check(call):
         for what, tensor in ends(call, positions):
@@ -267,8 +275,8 @@ def types(allowed, *positions) -> Check:
     return check
 
 
-def scaled(allowed, *positions) -> Check:
-    """The types of some ends; what is quantised to 8 bits has to have one scale."""
+def scaled(allowed: Collection[str], *positions: int) -> Check:
+    """Check types as ``types`` does, and that each tensor quantised to 8 bits has exactly one scale."""
     by_type = types(allowed, *positions)
 
     def check(call):
@@ -283,18 +291,18 @@ def scaled(allowed, *positions) -> Check:
     return check
 
 
-def same_type(*positions) -> Check:
-    """Some ends have one type."""
+def same_type(*positions: int) -> Check:
+    """Check that the tensors at some positions all have the same type."""
 
     def check(call):
-        found = {tensor.type for _, tensor in ends(call, positions)}
-        return f"mixed types: {listed(found)}" if len(found) > 1 else None
+        names = {tensor.type for _, tensor in ends(call, positions)}
+        return f"mixed types: {listed(names)}" if len(names) > 1 else None
 
     return check
 
 
-def known(*positions) -> Check:
-    """Constants, or what is unpacked from them."""
+def known(*positions: int) -> Check:
+    """Check that the tensors at some positions are constants, or unpacked from constants."""
 
     def check(call):
         for what, tensor in ends(call, positions):
@@ -305,8 +313,8 @@ def known(*positions) -> Check:
     return check
 
 
-def constant(*positions, types=("int32",)) -> Check:
-    """Constants in the file, of integers: axes, shapes, paddings."""
+def constant(*positions: int, types: Collection[str] = ("int32",)) -> Check:
+    """Check that the tensors at some positions are integer constants in the file, such as axes or paddings."""
 
     def check(call):
         for what, tensor in ends(call, positions):
@@ -319,8 +327,8 @@ def constant(*positions, types=("int32",)) -> Check:
     return check
 
 
-def dims(position, least, most=None, positive=True) -> Check:
-    """How many dimensions an end has, and, for XNNPACK, that none is 0."""
+def dims(position: int, least: int, most: int | None = None, positive: bool = True) -> Check:
+    """Check the number of dimensions of a tensor and, if ``positive`` (XNNPACK asks for it), that no size is 0."""
     most = least if most is None else most
 
     def check(call):
@@ -335,8 +343,8 @@ def dims(position, least, most=None, positive=True) -> Check:
     return check
 
 
-def activation(*allowed) -> Check:
-    """The activation that is part of an operator, by its name in the schema."""
+def activation(*allowed: str) -> Check:
+    """Check the activation that is fused into an operator, by its name in the schema."""
     names = {code: name for name, code in vars(flatbuffer.schema.ActivationFunctionType).items() if name.isupper()}
 
     def check(call):
@@ -346,8 +354,8 @@ def activation(*allowed) -> Check:
     return check
 
 
-def positive(*options) -> Check:
-    """Options that are not 0 or less."""
+def positive(*options: str) -> Check:
+    """Check that options of the operator are greater than 0."""
 
     def check(call):
         bad = [name for name in options if call.option(name) <= 0]

@@ -1,4 +1,4 @@
-"""What XNNPACK takes over on a phone's CPU, by operator. Tested against XNNPACK (tests/export/delegates/)."""
+"""Which operators XNNPACK runs on a phone's CPU. The rules are tested against XNNPACK (tests/export/delegates)."""
 
 import math
 from collections.abc import Callable
@@ -6,9 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from mobilenets_tf.export.delegates.rules import (
+    FLOAT,
+    FLOAT_OR_8,
     Check,
     Rule,
-    Source,
+    RuleSource,
     activation,
     constant,
     count,
@@ -23,7 +25,10 @@ from mobilenets_tf.tflite.operators import Call, Tensor
 
 
 def _weights(position: int, axis: Callable[[Call], int]) -> Check:
-    """Float, or 8 bits with one scale or, if int8, with one for each entry of the output's channels."""
+    """Check that weights are float, or 8-bit with one scale, or int8 with one scale for each output channel.
+
+    axis: returns the dimension of the output channels.
+    """
 
     def check(call):
         tensor = call.input(position)
@@ -46,6 +51,8 @@ def _weights(position: int, axis: Callable[[Call], int]) -> Check:
 
 
 def _bias(position: int, needed: bool) -> Check:
+    """Check that a bias is float, or int32 with scales."""
+
     def check(call):
         tensor = call.input(position)
         if tensor is None:
@@ -59,19 +66,19 @@ def _bias(position: int, needed: bool) -> Check:
     return check
 
 
-def _weighted_types(dynamic: bool, source: int = 0, weights: int = 1) -> Check:
-    """Input and output of one type, and the weights too, unless they are int8 and the input is float (``dynamic``)."""
+def _weighted_types(dynamic: bool) -> Check:
+    """Check that input, weights and output have one type. ``dynamic`` also allows int8 weights with a float32 input."""
 
     def check(call):
-        given, kernel, result = call.input(source), call.input(weights), call.outputs[0]
-        if given is None or kernel is None:
+        data, kernel, result = call.input(0), call.input(1), call.outputs[0]
+        if data is None or kernel is None:
             return "an input is left out"
-        if given.type == result.type:
-            if given.type == kernel.type or ({given.type, kernel.type} == FLOAT and kernel.unpacked):
+        if data.type == result.type:
+            if data.type == kernel.type or ({data.type, kernel.type} == FLOAT and kernel.unpacked):
                 return None
-            if dynamic and given.type == "float32" and kernel.type == "int8":
+            if dynamic and data.type == "float32" and kernel.type == "int8":
                 return None
-        return f"mixed types: {given.type} input, {kernel.type} weights, {result.type} output"
+        return f"mixed types: {data.type} input, {kernel.type} weights, {result.type} output"
 
     return check
 
@@ -81,11 +88,11 @@ def _scale(tensor: Tensor) -> float:
 
 
 def _ratio(low: float, high: float, product: bool = False) -> Check:
-    """The scales of the inputs, or their product, over the output's; ``high`` is out."""
+    """Check that the scale of each input (or their ``product``) divided by the output's scale is in [low, high)."""
 
     def check(call):
-        result, given = _scale(call.outputs[0]), [_scale(tensor) for tensor in call.inputs if tensor is not None]
-        for scale in [math.prod(given)] if product else given:
+        result, scales = _scale(call.outputs[0]), [_scale(tensor) for tensor in call.inputs if tensor is not None]
+        for scale in [math.prod(scales)] if product else scales:
             if scale / result < low or scale / result >= high:
                 return f"the input's scale is {scale / result:.3g} of the output's; it takes {low:.3g} to {high:.3g}"
         return None
@@ -94,12 +101,12 @@ def _ratio(low: float, high: float, product: bool = False) -> Check:
 
 
 def _quantize(call: Call) -> str | None:
-    given, result = call.inputs[0], call.outputs[0]
-    if given.type in ("float32", "float16"):
+    data, result = call.inputs[0], call.outputs[0]
+    if data.type in ("float32", "float16"):
         return None
-    if given.type != result.type:
-        return f"from {given.type} to {result.type}"
-    ratio = _scale(given) / _scale(result)
+    if data.type != result.type:
+        return f"from {data.type} to {result.type}"
+    ratio = _scale(data) / _scale(result)
     return (
         None if 1 / 256 <= ratio <= 128 else f"the input's scale is {ratio:.3g} of the output's; 1/256 to 128 is taken"
     )
@@ -114,7 +121,9 @@ def _leaky(call: Call) -> str | None:
         return None
     slope = ratio * alpha
     inside = 1 / 256 <= ratio <= 128 and -127.99609375 <= slope <= 128 and abs(slope) >= 1 / 256
-    return None if inside else f"the input's scale is {ratio:.3g} of the output's, and {slope:.3g} below zero"
+    if inside:
+        return None
+    return f"the input's scale is {ratio:.3g} of the output's, and {slope:.3g} of it for negative values"
 
 
 def _pool(call: Call) -> str | None:
@@ -133,7 +142,7 @@ def _depth_multiplier(call: Call) -> str | None:
 
 
 def _groups(call: Call) -> str | None:
-    return None if call.inputs[0].shape[3] >= call.inputs[1].shape[3] else "it has no whole group of channels"
+    return None if call.inputs[0].shape[3] >= call.inputs[1].shape[3] else "its input has fewer channels than a group"
 
 
 def _products(call: Call) -> str | None:
@@ -160,26 +169,26 @@ def _concatenation(call: Call) -> str | None:
 
 
 def _fully_connected(call: Call) -> str | None:
-    given, weights, bias, result = call.inputs[0], call.inputs[1], call.input(2), call.outputs[0]
+    data, weights, bias, result = call.inputs[0], call.inputs[1], call.input(2), call.outputs[0]
     if call.option("weightsFormat"):
         return "its weights are shuffled"
     if call.version == 8:
         return "its weights are sparse (version 8)"
-    if not weights.known:  # there is a switch for it, TFLITE_XNNPACK_DELEGATE_FLAG_DYNAMIC_FULLY_CONNECTED
+    if not weights.known:  # accepted only with TFLITE_XNNPACK_DELEGATE_FLAG_DYNAMIC_FULLY_CONNECTED
         return "its weights are computed"
     if weights.type in ("int8", "int4", "int2"):
         if not len(weights.scales) or (len(weights.scales) > 1 and weights.axis != 0):
-            return "its weights have no scales, or not one for each output"
+            return "its weights have no scales, or several that are not one for each output"
     elif weights.type not in ("float32", "float16", "uint8"):
         return f"its weights are {weights.type}"
     if bias is not None and (not bias.known or math.prod(bias.shape) != weights.shape[0]):
-        return "its bias is computed, or has not one value for each output"
+        return "its bias is computed, or does not have one value for each output"
     small = weights.type in ("int8", "int4", "int2")
-    converted = {given.type, weights.type} == {"float32", "float16"} and weights.unpacked
-    mixed = small and given.type in ("float32", "float16", "int8")
-    if given.type != result.type or not (given.type == weights.type or mixed or converted):
-        return f"mixed types: {given.type} input, {weights.type} weights, {result.type} output"
-    if given.type == "int8" and weights.type == "int8" and any(weights.zero_points):
+    converted = {data.type, weights.type} == {"float32", "float16"} and weights.unpacked
+    mixed = small and data.type in ("float32", "float16", "int8")
+    if data.type != result.type or not (data.type == weights.type or mixed or converted):
+        return f"mixed types: {data.type} input, {weights.type} weights, {result.type} output"
+    if data.type == "int8" and weights.type == "int8" and any(weights.zero_points):
         return f"its weights have the zero point {weights.zero_points[0]}; it takes 0"
     step = {"int4": 2, "int2": 4}.get(weights.type, 1)
     return (
@@ -192,9 +201,9 @@ def _fully_connected(call: Call) -> str | None:
 def _axes(call: Call) -> str | None:
     axes = call.inputs[1]
     if len(axes.shape) > 1 or not axes.integers():
-        return "no axes, or more than one list of them"
+        return "its axes are empty, or have more than one dimension"
     if not call.inputs[0].shape or len(axes.integers()) > 6:
-        return "a scalar, or more than 6 axes"
+        return "its input is a scalar, or it has more than 6 axes"
     return None
 
 
@@ -206,19 +215,19 @@ def _pads(call: Call) -> str | None:
 
 
 def _reshape(call: Call) -> str | None:
-    given, result = call.inputs[0], call.outputs[0]
+    data, result = call.inputs[0], call.outputs[0]
     if result.type in ("int8", "uint8"):
-        before, after = (_scale(given), *given.zero_points), (_scale(result), *result.zero_points)
+        before, after = (_scale(data), *data.zero_points), (_scale(result), *result.zero_points)
         if before != after:
             return "its input and its output have different scales"
     if call.input(1) is not None:
         if any(side != 1 for side in call.inputs[1].shape[:-1]):
-            return "its new shape is not one list"
+            return "its new shape has more than one dimension"
         new = call.inputs[1].integers()
     else:
         new = call.option("newShape", None)
         new = [] if new is None else list(new)
-    return "from or to a scalar, in the way of old files" if new in ([0], [-1]) else None
+    return "its new shape is [0] or [-1], which stood for a scalar in old files" if new in ([0], [-1]) else None
 
 
 def _sizes(call: Call) -> str | None:
@@ -229,8 +238,8 @@ def _sizes(call: Call) -> str | None:
 def _slice(call: Call) -> str | None:
     begin, size = call.inputs[1], call.inputs[2]
     if len(begin.shape) != 1 or begin.shape != size.shape:
-        return "its bounds are not two equal lists"
-    return None if min(size.integers(), default=1) > 0 else "a size of 0, or up to the end (-1)"
+        return "its bounds do not have the same one dimension"
+    return None if min(size.integers(), default=1) > 0 else "one of its sizes is 0, or -1 (up to the end)"
 
 
 def _strided(call: Call) -> str | None:
@@ -239,18 +248,18 @@ def _strided(call: Call) -> str | None:
             return f"it has {mask}"
     rank = len(call.inputs[0].shape)
     if any(tensor.shape != (rank,) for tensor in call.inputs[1:4]):
-        return "its bounds do not name each dimension"
+        return "its bounds do not cover each dimension"
     return None if all(step == 1 for step in call.inputs[3].integers()) else "its stride is not 1"
 
 
 def _split(call: Call) -> str | None:
-    return None if call.option("numSplits") == len(call.outputs) else "its number of parts is not that of its outputs"
+    return None if call.option("numSplits") == len(call.outputs) else "numSplits is not the number of its outputs"
 
 
 def _transposed(call: Call) -> str | None:
-    shape, weights, given = call.inputs[0].integers(), call.inputs[1], call.inputs[2]
-    if len(shape) != 4 or shape[3] != weights.shape[0] or given.shape[3] != weights.shape[3]:
-        return "its weights do not fit its input and output"
+    shape, weights, data = call.inputs[0].integers(), call.inputs[1], call.inputs[2]
+    if len(shape) != 4 or shape[3] != weights.shape[0] or data.shape[3] != weights.shape[3]:
+        return "the shape of its weights does not match its input and output"
     return None
 
 
@@ -265,15 +274,13 @@ def _blocks(call: Call) -> str | None:
 
 
 FILE = "tflite/delegates/xnnpack/xnnpack_delegate.cc"
-FLOAT = {"float32", "float16"}
 _FLOAT_OR_INT8 = FLOAT | {"int8"}
-FLOAT_OR_8 = FLOAT | {"int8", "uint8"}
 _CLAMPS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")
 _MOST_DIMS = 6  # XNN_MAX_TENSOR_DIMS
 
 
 def _xnnpack(where: str, *checks: Check) -> Rule:
-    return Rule(Source(FILE, where), checks)
+    return Rule(RuleSource(FILE, where), checks)
 
 
 def _unary(types, *checks) -> Rule:
@@ -424,5 +431,5 @@ RULES = {
     "STRIDED_SLICE": _xnnpack(
         "VisitStridedSliceNode", count(4), constant(1, 2, 3), _strided, scaled(FLOAT_OR_8, 0, -1)
     ),
-    "EXPAND_DIMS": _xnnpack("VisitExpandDimsNode", lambda call: "it is switched off"),
+    "EXPAND_DIMS": _xnnpack("VisitExpandDimsNode", lambda call: "XNNPACK's code for it is switched off"),
 }  # fmt: skip

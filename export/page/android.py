@@ -1,6 +1,6 @@
-"""What an Android developer pastes into a project to use one file: Gradle lines, Kotlin, adb commands, as Markdown.
+"""The Android page of a deployed file: Markdown with Gradle lines, Kotlin and adb commands to paste into a project.
 
-Versions are those that the artifacts' own pages gave in November 2026.
+The versions below were the newest in November 2026.
 """
 
 import functools
@@ -17,30 +17,31 @@ _MEDIAPIPE_FORMS = ("nms", "full", "stride")
 
 
 def render(file_name: str, manifest: dict, labels: bool) -> str:
-    """Markdown for one deployed file.
+    """Write the page of one deployed file.
 
     Args:
-        file_name: of the ``.tflite`` file. manifest: what ``deploy`` writes beside it.
-        labels: whether there is a ``labels.txt``.
+        file_name: name of the ``.tflite`` file.
+        manifest: the manifest that ``deploy`` writes beside the file.
+        labels: whether the file has a ``labels.txt`` beside it.
     """
-    (taken,), given = manifest["inputs"], manifest["outputs"]
+    (input_,), outputs = manifest["inputs"], manifest["outputs"]
     task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), manifest["preprocessing"]
     anchors = f"{file_name}.{ANCHORS_FILE}"
-    types = {end["dtype"] for end in (taken, *given)}
+    types = {end["dtype"] for end in (input_, *outputs)}
     template = _environment().get_template(f"android_{task}.md")
     return template.render(
         file=file_name,
         others=["labels.txt"] * labels + [anchors] * (form == "raw"),
-        taken=taken,
-        given=given,
+        input=input_,
+        outputs=outputs,
         form=form,
         size=preprocessing["size"],
-        kept=preprocessing["size"] / preprocessing["resize"],
+        crop_share=preprocessing["size"] / preprocessing["resize"],
         mean=preprocessing["mean"][0],
         std=preprocessing["std"][0],
         classes=_classes(manifest),
-        rows=given[0]["shape"][1],
-        columns=given[0]["shape"][-1 if form == "mask" else -2],
+        rows=outputs[0]["shape"][1],
+        columns=outputs[0]["shape"][-1 if form == "mask" else -2],
         anchors=anchors,
         scales=SCALES,
         overlap=Postprocess.iou_threshold,
@@ -56,7 +57,7 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
 
 
 def _classes(manifest: dict) -> int:
-    """How many there are; a detector's, without the background."""
+    """Return the number of classes; a detector's background does not count."""
     if manifest.get("task", "classify") == "classify":
         return manifest["outputs"][0]["shape"][-1]
     return len(manifest["labels"])
@@ -79,5 +80,5 @@ def _environment():
 
 
 def _float_literal(value: float) -> str:
-    """A Kotlin Float with all the digits that it can hold."""
+    """Write a number as a Kotlin Float with all its digits."""
     return f"{value:.9g}f"

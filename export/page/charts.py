@@ -1,7 +1,7 @@
-"""The report's charts.
+"""The charts of the report, as SVG elements of its page.
 
-In the page they take the page's colours, light or dark, and its typeface. Figures are a good 300 points wide, so that
-their text can be read on a phone.
+The charts use the page's colours, light or dark, and its typeface. They are little more than 300 points wide, so that
+their text is large enough on a phone.
 """
 
 import math
@@ -13,19 +13,20 @@ from html import escape
 from mobilenets_tf.drawing import drawing, to_svg
 
 WIDTH = 4.6  # inches
-# Drawn in these, and written as the page's colours.
+# Colours while drawing. ``inline`` replaces them by the page's colours.
 INK, ACCENT, FAINT = "#101112", "#204060", "#a0a1a2"
 _PAGE_COLOURS = {INK: "currentColor", ACCENT: "var(--accent)", FAINT: "var(--faint)"}
 _PARETO_HEIGHT = 3.4
-_LINE = 0.37  # inches a bar with its name above
+_LINE = 0.37  # height of a bar with its name above it, in inches
 
 
 def inline(figure, key: str, description: str) -> str:
-    """A figure as an ``<svg>`` element for a page.
+    """Write a figure as an ``<svg>`` element for a page.
 
     Args:
-        key: letters that no other chart of the page has; its parts' names begin with it.
-        description: for those who cannot see it.
+        figure: a matplotlib ``Figure``.
+        key: prefix of the ids in the chart, which no other chart of the page has.
+        description: text for people who cannot see the chart.
     """
     svg = to_svg(figure, transparent=True)
     svg = svg[svg.index("<svg") :]
@@ -42,7 +43,13 @@ def inline(figure, key: str, description: str) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float]], label: str, key: str, description: str) -> str:
-    """Horizontal bars, the first on top, each under its name and with its value in dB behind it."""
+    """Draw horizontal bars, the first row on top, each with its name above it and its value behind it.
+
+    Args:
+        rows: (name, value in dB) of each bar.
+        label: label of the horizontal axis.
+        key, description: as in ``inline``.
+    """
     from matplotlib.figure import Figure
 
     with drawing():
@@ -64,7 +71,13 @@ def bars(rows: Sequence[tuple[str, float]], label: str, key: str, description: s
 
 
 def course(values: Sequence[float], labels: tuple[str, str], key: str, description: str) -> str:
-    """A line through one value a layer, in the order of the layers; infinite values leave gaps."""
+    """Draw a line through one value for each layer, in the order of the layers. Infinite values leave gaps.
+
+    Args:
+        values: one for each layer.
+        labels: labels of the horizontal and the vertical axis.
+        key, description: as in ``inline``.
+    """
     from matplotlib.figure import Figure
 
     with drawing():
@@ -79,7 +92,7 @@ def course(values: Sequence[float], labels: tuple[str, str], key: str, descripti
 
 @dataclass(frozen=True)
 class Point:
-    """One of several things that cost something (``x``: less is better) and give something (``y``: more is better)."""
+    """A named point of a Pareto chart: a cost ``x`` (less is better) and a gain ``y`` (more is better)."""
 
     name: str
     x: float
@@ -87,16 +100,27 @@ class Point:
 
 
 def front(points: Iterable[Point]) -> list[Point]:
-    """The Pareto front: points that no other one beats, better in one, no worse in the other; cheapest first."""
-    found: list[Point] = []
+    """Return the Pareto front, the lowest cost first.
+
+    A point is on the front if no other point is better in one of cost and gain and at least as good in the other.
+    """
+    best: list[Point] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):
-        if not found or point.y > found[-1].y or (point.x, point.y) == (found[-1].x, found[-1].y):
-            found.append(point)
-    return found
+        if not best or point.y > best[-1].y or (point.x, point.y) == (best[-1].x, best[-1].y):
+            best.append(point)
+    return best
 
 
 def pareto(points: Sequence[Point], labels: tuple[str, str], key: str, description: str) -> str:
-    """Points with their names, those on the front filled and joined; costs that differ tenfold on a log axis."""
+    """Draw points with their names; those on the Pareto front are filled and joined.
+
+    The axis of costs is logarithmic if the costs differ by more than a factor of ten.
+
+    Args:
+        points: costs in any unit, gains as shares of 1.
+        labels: labels of the horizontal and the vertical axis.
+        key, description: as in ``inline``.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
@@ -121,7 +145,7 @@ def pareto(points: Sequence[Point], labels: tuple[str, str], key: str, descripti
         axes.set_ylim(bottom - margin, top + margin)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        # Where the points are, in printer's points.
+        # The positions of the points in printer's points.
         across, up = 0.8 * 72 * WIDTH, 0.8 * 72 * _PARETO_HEIGHT
         shares = axes.transLimits.transform(axes.transScale.transform([(point.x, point.y) for point in points]))
         for point, rise in zip(points, _rises([p.name for p in points], shares * (across, up)), strict=True):
@@ -132,19 +156,22 @@ def pareto(points: Sequence[Point], labels: tuple[str, str], key: str, descripti
 
 
 def _rises(names: Sequence[str], places) -> list[float]:
-    """How far above each point its name stands clear of the other names and points; all in printer's points."""
-    taken: list[tuple[float, float, float]] = []  # left end, right end, middle of a line
+    """Return how far above its point each name has to stand so that names and points do not overlap.
+
+    All lengths are in printer's points.
+    """
+    lines: list[tuple[float, float, float]] = []  # left end, right end and middle of each name that has its place
     rises = [0.0] * len(names)
     for number in sorted(range(len(names)), key=lambda number: (places[number][0], -places[number][1])):
         x, y = places[number]
         left, right = x + 6, x + 6 + 6 * len(names[number])
 
         def clear(rise, left=left, right=right, y=y):
-            others = (low < right and left < high and abs(y + rise - line) < 12 for low, high, line in taken)
+            others = (low < right and left < high and abs(y + rise - line) < 12 for low, high, line in lines)
             return not any(others) and not any(left - 4 < a < right and abs(y + rise - b) < 10 for a, b in places)
 
         rises[number] = next((rise for rise in (9, -9, 21, -21, 33, -33) if clear(rise)), 9)
-        taken.append((left, right, y + rises[number]))
+        lines.append((left, right, y + rises[number]))
     return rises
 
 

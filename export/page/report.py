@@ -1,4 +1,4 @@
-"""What the conversion gave and what it cost, as one HTML page that needs nothing but itself."""
+"""The report on a deployed file: one HTML page, without links to other files or to the network."""
 
 import base64
 import functools
@@ -13,13 +13,13 @@ from mobilenets_tf.export.delegates.rules import Verdict
 from mobilenets_tf.export.page import charts
 from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
 
-_CHARTED = 12  # layers, the least faithful
+_CHARTED = 12  # layers in the bar chart, those with the largest errors
 _NOTHING = Evidence()
 
 
 @dataclass(frozen=True)
 class SchemeReport:
-    """One file's part of a page on several."""
+    """One file's part of a page on several files."""
 
     file_name: str
     manifest: dict
@@ -27,7 +27,13 @@ class SchemeReport:
 
 
 def render(file_name: str, manifest: dict, evidence: Evidence = _NOTHING) -> str:
-    """The page on one deployed file. The same arguments give the same bytes."""
+    """Render the page on one deployed file. The same arguments give the same bytes.
+
+    Args:
+        file_name: name of the ``.tflite`` file.
+        manifest: the manifest that ``deploy`` writes beside the file.
+        evidence: what the page shows besides.
+    """
     return _environment().get_template("report.html").render(file=SchemeReport(file_name, manifest, evidence))
 
 
@@ -37,10 +43,13 @@ def render_schemes(
     rows: Sequence[SchemeRow],
     latency: Mapping[str, tuple[float, float]],
 ) -> str:
-    """The page on several files of one model. The same arguments give the same bytes.
+    """Render the page on several files of one model. The same arguments give the same bytes.
 
     Args:
-        title: the model's name. reports: of each file. rows: for the Pareto picture. latency: as in ``Evidence``.
+        title: name of the model.
+        reports: one for each file.
+        rows: one for each file, for the table and the Pareto charts.
+        latency: as in ``Evidence``.
     """
     template = _environment().get_template("schemes.html")
     return template.render(title=title, reports=reports, rows=rows, latency=latency)
@@ -87,7 +96,7 @@ def _decibels(value: float | None) -> str:
 
 
 def _model_facts(manifest: dict) -> list[tuple]:
-    """What is known of the model; its weights' hash stands with the others."""
+    """Return the rows of the table on the model, without the weights' hash, which is in the table of hashes."""
     facts = dict(manifest["model"])
     if "weights" not in facts and Path(facts["model"]).suffix not in (".keras", ".h5"):
         facts["weights"] = "random, not trained"
@@ -95,7 +104,7 @@ def _model_facts(manifest: dict) -> list[tuple]:
 
 
 def _real_value(tensor: dict) -> str:
-    """The formula from what is in a tensor to what it stands for."""
+    """Return the formula from a value stored in a tensor to the real value."""
     if not tensor["scale"]:
         return "the value itself"
     zero_point = tensor["zero_point"]
@@ -106,71 +115,73 @@ def _real_value(tensor: dict) -> str:
 def _geometry(pre: dict) -> str:
     size = f"{pre['size']}x{pre['size']}"
     if pre["crop"] == "stretch":
-        return f"resize the whole photograph to {size}, whatever its shape ({pre['resampling']})"
+        return f"resize the whole photograph to {size}, without keeping its aspect ratio ({pre['resampling']})"
     if pre["crop"] == "resize_then_crop":
-        return f"resize the shorter side to {pre['resize']} ({pre['resampling']}), centre crop of {size}"
+        return f"resize the shorter side to {pre['resize']} ({pre['resampling']}), then crop {size} from the centre"
+    share = pre["size"] / pre["resize"]
     return (
-        f"centre crop of {pre['size'] / pre['resize']:.3f} of the shorter side, resize to {size} ({pre['resampling']})"
+        f"crop a square of {share:.3f} times the shorter side from the centre, then resize it to {size} "
+        f"({pre['resampling']})"
     )
 
 
 def _class_scores(comparison: dict) -> list[tuple[str, float, float]]:
-    """Of each class that the images have: its name, the float file's score and this one's."""
+    """Return (name, score of the float file, score of this file) of each class that the images have."""
     scores = comparison["classes"].items()
     return [(name, comparison["reference_classes"][name], score) for name, score in scores if score is not None]
 
 
 def _layer_charts(layers: Sequence[LayerFidelity], key: str) -> list:
-    """The least faithful layers as bars, and all of them in the order in which they run."""
+    """Draw the layers with the largest errors as bars, and all layers as a line in the order in which they run."""
     worst = [(row.layer, row.snr_db) for row in layers[:_CHARTED] if math.isfinite(row.snr_db)]
     ordered = [row.snr_db for row in sorted(layers, key=lambda row: row.place)]
-    drawn = []
+    svgs = []
     if worst:
-        spoken = ", ".join(f"{name} {value:.1f}" for name, value in worst)
-        description = f"Bar chart of the least faithful layers, signal to noise in dB: {spoken}."
-        label = "signal to noise in dB; shorter is worse"
-        drawn.append(charts.bars(worst, label, f"{key}-bars", description))
+        values = ", ".join(f"{name} {value:.1f}" for name, value in worst)
+        description = f"Bar chart of the layers with the lowest signal-to-noise ratios, in dB: {values}."
+        label = "signal-to-noise ratio in dB; shorter is worse"
+        svgs.append(charts.bars(worst, label, f"{key}-bars", description))
     if len(worst) > 1:
         description = (
-            f"Line chart of the signal to noise of all {len(ordered)} layers, first to last, between "
+            f"Line chart of the signal-to-noise ratios of all {len(ordered)} layers, first to last, between "
             f"{worst[0][1]:.1f} and {max(filter(math.isfinite, ordered)):.1f} dB. The table has the values."
         )
-        labels = ("layer, first to last", "signal to noise in dB")
-        drawn.append(charts.course(ordered, labels, f"{key}-course", description))
-    return _safe(drawn)
+        labels = ("layer, first to last", "signal-to-noise ratio in dB")
+        svgs.append(charts.course(ordered, labels, f"{key}-course", description))
+    return _safe(svgs)
 
 
 def _points(rows: Sequence[SchemeRow], cost: str) -> list[charts.Point]:
-    given = "agreement" if any(row.score is None for row in rows) else "score"
+    gain = "agreement" if any(row.score is None for row in rows) else "score"
     return [
-        charts.Point(row.scheme, getattr(row, cost) / (1e6 if cost == "bytes" else 1), getattr(row, given))
+        charts.Point(row.scheme, getattr(row, cost) / (1e6 if cost == "bytes" else 1), getattr(row, gain))
         for row in rows
         if getattr(row, cost) is not None
     ]
 
 
 def _pareto_charts(rows: Sequence[SchemeRow]) -> list:
-    """Accuracy (without labels: agreement with float32) against latency and against size."""
+    """Draw accuracy (without labels: agreement with float32) against latency, and against size."""
     gain = "agreement with float32" if any(row.score is None for row in rows) else rows[0].measure
-    drawn = []
+    svgs = []
     for cost, label in (("median_ms", "latency in ms, on this machine"), ("bytes", "size in MB")):
         if points := _points(rows, cost):
-            spoken = ", ".join(f"{p.name} {p.x:.2f} and {p.y:.1%}" for p in points)
+            values = ", ".join(f"{p.name} {p.x:.2f} and {p.y:.1%}" for p in points)
             best = ", ".join(point.name for point in charts.front(points))
-            description = f"Scatter chart of {gain} against {label}: {spoken}. On the Pareto front: {best}."
-            drawn.append(charts.pareto(points, (label, gain), f"pareto-{cost.replace('_', '-')}", description))
-    return _safe(drawn)
+            description = f"Scatter chart of {gain} against {label}: {values}. On the Pareto front: {best}."
+            svgs.append(charts.pareto(points, (label, gain), f"pareto-{cost.replace('_', '-')}", description))
+    return _safe(svgs)
 
 
 def _on_front(row: SchemeRow, rows: Sequence[SchemeRow]) -> str:
-    """In which of the Pareto pictures a scheme is on the front."""
+    """Return by which costs a scheme is on the Pareto front: "latency", "size", both or "neither"."""
     costs = (("median_ms", "latency"), ("bytes", "size"))
     names = [name for cost, name in costs if row.scheme in {p.name for p in charts.front(_points(rows, cost))}]
     return " and ".join(names) or "neither"
 
 
 def _reasons(verdict: Verdict) -> list[tuple[str, int, str]]:
-    """Which operators are not taken over, how many for the same reason, and that; the most frequent first."""
+    """Return (operator, count, reason) of the operators that a backend does not run, the most frequent first."""
     return [
         (op, times, why)
         for (op, why), times in Counter((f.operator, f.reason) for f in verdict.fallbacks).most_common()
@@ -178,7 +189,7 @@ def _reasons(verdict: Verdict) -> list[tuple[str, int, str]]:
 
 
 def _safe(svgs: list[str]) -> list:
-    """Charts go into the page as they are: what is text in them is escaped already."""
+    """Mark charts as HTML, so that the template does not escape them. Their texts are escaped already."""
     from markupsafe import Markup
 
     return [Markup(svg) for svg in svgs]

@@ -1,4 +1,4 @@
-"""The sensitivities of layers as a bar chart, an SVG with the same bytes for the same numbers."""
+"""The bar chart of the sensitivities of layers: an SVG document with the same bytes for the same numbers."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from mobilenets_tf.drawing import drawing, to_svg
 from mobilenets_tf.quantize.sensitivity import Sensitivity
 
-_ROW = 0.22  # inches a layer
+_ROW = 0.22  # height of a layer's row, in inches
 
 
 def draw(rows: Sequence[Sensitivity], title: str) -> str:
-    """A horizontal bar for each layer, the most sensitive on top: signal to noise at the model's output in dB, and as a
-    mark the same at the layer's own output. Layers that do no harm at the output have no bar.
+    """Draw a horizontal bar for each layer, in the order of ``rows``, the most sensitive layer on top.
+
+    The bar is the signal-to-noise ratio at the model's output in dB with this layer alone quantised, the mark is the
+    same at the layer's own output. A layer that does not change the model's output has no bar.
     """
     from matplotlib.figure import Figure
 

@@ -2,7 +2,7 @@
 application wants, and shown to say the same in that form. The same for every task."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from mobilenets_tf.answers.predictor import LiteRTNetwork, Predictor
 from mobilenets_tf.answers.reading import Reading
@@ -11,13 +11,41 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.export import metadata
 from mobilenets_tf.export.forms import forms_of
 from mobilenets_tf.export.proof import evidence, judging
+from mobilenets_tf.export.proof.evidence import Evidence
 from mobilenets_tf.export.proof.judging import AnyComparison, Tally
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.request import ImagesToUse, Produced
 from mobilenets_tf.export.tflite import Conversion
 from mobilenets_tf.progress import Progress, silent
 
 _FORM_IMAGES = 4  # on which the form is shown to say what the network says
+
+
+@dataclass(frozen=True)
+class ImagesToUse:
+    """The images of a request. calibration: None for a scheme without. judge: to compare files on, annotated or not.
+
+    judged_on_calibration: whether they are the same.
+    """
+
+    calibration: ImageSet | None = None
+    judge: ImageSet = field(default_factory=lambda: ImageSet(()))
+    judged_on_calibration: bool = False
+
+
+@dataclass(frozen=True)
+class Produced:
+    """What the process with TensorFlow hands back: the file's content and what is known of it.
+
+    files: others that go into the folder, name -> content. failures: checks that failed beside the comparisons.
+    """
+
+    content: bytes
+    manifest: dict
+    parity: AnyComparison
+    comparison: AnyComparison | None
+    evidence: Evidence
+    files: dict[str, str] = field(default_factory=dict)
+    failures: tuple[str, ...] = ()
 
 
 def prove(

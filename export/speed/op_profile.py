@@ -1,11 +1,12 @@
-"""What each op of a TFLite file takes: LiteRT's own profiler, with XNNPACK's ops one by one.
+"""Measure the time of each op of a TFLite file with LiteRT's own profiler, which lists XNNPACK's ops one by one.
 
-The profiler is in LiteRT's C interface (litert/c/litert_profiler.h in google-ai-edge/LiteRT), which ai-edge-litert
-ships as libLiteRt.so; its Python classes do not show it. The functions below are that interface, their structures as
-its headers lay them out. XNNPACK reports in whole microseconds, and under its own names: it fuses some of a file's ops
-(padding, activations) and leaves out others (reshapes in place), so the list is what runs, not what the file says.
+The profiler is part of LiteRT's C interface (litert/c/litert_profiler.h in google-ai-edge/LiteRT). The package
+ai-edge-litert has this interface in libLiteRt.so, but not in its Python classes. The functions below call it through
+ctypes, with the structures of its headers. XNNPACK reports whole microseconds, and uses its own names: it fuses some of
+a file's ops (padding, activations) and skips others (reshapes in place). So the profile lists the ops that run, not the
+ops that the file has.
 
-Native code runs here with whatever file comes: call ``profile`` in a ``worker.Worker`` unless the file is your own.
+A file can crash this native code: call ``profile`` in a ``worker.Worker`` unless you trust the file.
 """
 
 import contextlib
@@ -24,8 +25,8 @@ from mobilenets_tf.tflite import flatbuffer
 _CPU = 1  # kLiteRtHwAcceleratorCpu
 _WRITE = 1  # kLiteRtTensorBufferLockModeWrite
 _FLOAT32 = 1  # kLiteRtElementTypeFloat32
-_WHOLE_RANGE = (3, 9)  # kLiteRtElementTypeUInt8, Int8: any byte is a value
-# LiteRtProfilerEventType: the whole invocation; an op of LiteRT's own; an op inside a delegate.
+_WHOLE_RANGE = (3, 9)  # kLiteRtElementTypeUInt8, Int8: any byte is a valid value
+# LiteRtProfilerEventType: the whole inference; an op in LiteRT's own kernels; an op inside a delegate.
 _WHOLE, _OPERATOR, _DELEGATED = 1, 2, (4, 8)
 _NAME_LENGTH = 80
 _WARM_UP = 3
@@ -33,7 +34,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Op:
-    """One op as it ran: its name, its time in a call, and whether a delegate (XNNPACK) ran it."""
+    """An op as it ran: its name, its time in one inference in ms, and whether a delegate (XNNPACK) ran it."""
 
     name: str
     ms: float
@@ -42,9 +43,12 @@ class Op:
 
 @dataclass(frozen=True)
 class Profile:
-    """Times are means over the quarter of the calls that took least: the least disturbed, and they still add up.
+    """The times of all ops in one inference, in ms.
 
-    ops: in the order in which they ran. call_ms: the whole invocation, with the profiler on. calls: made in all.
+    Each time is the mean over the fastest quarter of the inferences: these were disturbed least, and the means of the
+    ops still add up to the mean of their sum.
+
+    ops: in the order in which they ran. call_ms: the whole inference, with the profiler on. calls: inferences in total.
     """
 
     ops: tuple[Op, ...]
@@ -53,11 +57,11 @@ class Profile:
 
     @property
     def sum_ms(self) -> float:
-        """Of all ops. What is missing to ``call_ms`` goes on between the ops."""
+        """Sum of all ops. The rest of ``call_ms`` passes between the ops."""
         return sum(op.ms for op in self.ops)
 
     def as_dict(self) -> dict:
-        """For JSON."""
+        """Return plain data for JSON."""
         return {
             "calls": self.calls,
             "call_ms": self.call_ms,
@@ -67,22 +71,24 @@ class Profile:
 
 
 def by_name(ops: Iterable[Op]) -> list[tuple[str, int, float]]:
-    """(name, how many, their ms together), the longest first."""
-    found = defaultdict(list)
+    """Group ops by name: (name, number of ops, their total ms), the longest total first."""
+    times = defaultdict(list)
     for op in ops:
-        found[op.name].append(op.ms)
-    return sorted(((name, len(ms), sum(ms)) for name, ms in found.items()), key=lambda row: -row[2])
+        times[op.name].append(op.ms)
+    return sorted(((name, len(ms), sum(ms)) for name, ms in times.items()), key=lambda row: -row[2])
 
 
 def profile(content: bytes, calls: int = 20, threads: int = 1) -> Profile:
-    """Run a file's first signature and take the time of each op.
+    """Run a file's first signature and measure the time of each op.
 
     Args:
-        content: the file's. calls: that count. threads: how many LiteRT uses.
+        content: content of a TFLite file.
+        calls: inferences that count.
+        threads: number of threads that LiteRT uses.
 
     Raises:
-        RequestError: not a file that LiteRT can run; its ops are not the same at each call; or this version of
-            ai-edge-litert has no such profiler.
+        RequestError: LiteRT cannot run the file; the file runs other ops at each inference; or this version of
+            ai-edge-litert lacks the profiler.
     """
     flatbuffer.read(content)
     with contextlib.ExitStack() as stack:
@@ -92,7 +98,7 @@ def profile(content: bytes, calls: int = 20, threads: int = 1) -> Profile:
             raise RequestError(f"This version of ai-edge-litert has no profiler: {error}") from error
     names = [[(name, delegated) for name, _, delegated in run] for run in runs]
     if any(other != names[0] for other in names):
-        raise RequestError("The file does not run the same ops at each call, so there is no profile of it.")
+        raise RequestError("The file does not run the same ops in each inference, so it has no profile.")
     least = np.argsort(whole)[: math.ceil(calls / 4)]
     times = np.array([[elapsed for _, elapsed, _ in runs[call]] for call in least]).mean(axis=0) / 1e3
     ops = tuple(Op(name, float(ms), delegated) for (name, delegated), ms in zip(names[0], times, strict=True))
@@ -127,7 +133,7 @@ class _Event(ctypes.Structure):
 
 
 class _Interface:
-    """libLiteRt.so. What ``make`` gives is released by the stack, in the reverse order."""
+    """The C functions of libLiteRt.so. The stack releases the handles of ``make``, in reverse order."""
 
     def __init__(self, stack: contextlib.ExitStack):
         import ai_edge_litert
@@ -136,15 +142,15 @@ class _Interface:
         self._stack = stack
 
     def call(self, name: str, *arguments) -> None:
-        """Call a function that returns a LiteRtStatus; ints are passed as size_t."""
+        """Call a function that returns a LiteRtStatus. Python's ints are passed as size_t."""
         status = getattr(self._library, name)(
             *(ctypes.c_size_t(value) if isinstance(value, int) else value for value in arguments)
         )
         if status:
-            raise RequestError(f"LiteRT cannot run the file: {name} gives status {status}.")
+            raise RequestError(f"LiteRT cannot run the file: {name} returns status {status}.")
 
     def make(self, name: str, *arguments, release: str = "") -> ctypes.c_void_p:
-        """The handle that a function returns by its last argument."""
+        """Call a function that returns a handle through its last argument, and return the handle."""
         handle = ctypes.c_void_p()
         self.call(name, *arguments, ctypes.byref(handle))
         if release:
@@ -152,14 +158,14 @@ class _Interface:
         return handle
 
     def count(self, name: str, *arguments) -> int:
-        """The number that a function returns by its last argument."""
+        """Call a function that returns a number through its last argument, and return the number."""
         number = ctypes.c_size_t(0)
         self.call(name, *arguments, ctypes.byref(number))
         return number.value
 
 
 def _record(litert: _Interface, content: bytes, calls: int, threads: int) -> tuple[list[int], list[list[tuple]]]:
-    """For each call: what it took in µs, and (name, µs, delegated) of each op."""
+    """Return the time of each inference in µs, and for each inference (name, µs, delegated) of each op."""
     environment = litert.make("LiteRtCreateEnvironment", 0, None, release="LiteRtDestroyEnvironment")
     model = litert.make("LiteRtCreateModelFromBuffer", environment, content, len(content), release="LiteRtDestroyModel")
     options = litert.make("LiteRtCreateOptions", release="LiteRtDestroyOptions")
@@ -171,14 +177,14 @@ def _record(litert: _Interface, content: bytes, calls: int, threads: int) -> tup
     )
     profiler = litert.make("LiteRtCompiledModelGetProfiler", compiled)
     signature = litert.make("LiteRtGetModelSignature", model, 0)
-    buffers = []
+    arguments = []
     for end in ("Input", "Output"):
-        made = _buffers(litert, end, environment, compiled, signature)
-        buffers += [len(made), (ctypes.c_void_p * len(made))(*(buffer.value for buffer in made))]
+        buffers = _buffers(litert, end, environment, compiled, signature)
+        arguments += [len(buffers), (ctypes.c_void_p * len(buffers))(*(buffer.value for buffer in buffers))]
     whole, runs = [], []
     for number in range(_WARM_UP + calls):
         litert.call("LiteRtStartProfiler", profiler)
-        litert.call("LiteRtRunCompiledModel", compiled, 0, *buffers)
+        litert.call("LiteRtRunCompiledModel", compiled, 0, *arguments)
         litert.call("LiteRtStopProfiler", profiler)
         if number >= _WARM_UP:
             events = _events(litert, profiler)
@@ -188,7 +194,7 @@ def _record(litert: _Interface, content: bytes, calls: int, threads: int) -> tup
 
 
 def _add_option(litert: _Interface, options, identifier: bytes, text: bytes) -> None:
-    """LiteRT keeps the text and frees it, so it has to be the C library's."""
+    """Add a text to the options. LiteRT keeps the text and frees it, so the C library has to allocate it."""
     libc = ctypes.CDLL(None)
     libc.strdup.restype = ctypes.c_void_p
     release = ctypes.cast(libc.free, ctypes.c_void_p)
@@ -197,8 +203,8 @@ def _add_option(litert: _Interface, options, identifier: bytes, text: bytes) -> 
 
 
 def _buffers(litert: _Interface, end: str, environment, compiled, signature) -> list[ctypes.c_void_p]:
-    """Memory for each input or output of the signature. Inputs are filled as ``timing.inputs`` does it."""
-    made = []
+    """Allocate memory for each input or output of the signature. Inputs get values like those of ``timing.inputs``."""
+    buffers = []
     for index in range(litert.count(f"LiteRtGetNumSignature{end}s", signature)):
         tensor = litert.make(f"LiteRtGetSignature{end}TensorByIndex", signature, index)
         kind = _TensorType()
@@ -208,14 +214,14 @@ def _buffers(litert: _Interface, end: str, environment, compiled, signature) -> 
             "LiteRtCreateManagedTensorBufferFromRequirements", environment, ctypes.byref(kind), needs,
             release="LiteRtDestroyTensorBuffer",
         )  # fmt: skip
-        made.append(buffer)
+        buffers.append(buffer)
         if end == "Input":
             values = _values(kind.element_type, litert.count("LiteRtGetTensorBufferPackedSize", buffer))
             address = ctypes.c_void_p()
             litert.call("LiteRtLockTensorBuffer", buffer, ctypes.byref(address), _WRITE)
             ctypes.memmove(address, values, len(values))
             litert.call("LiteRtUnlockTensorBuffer", buffer)
-    return made
+    return buffers
 
 
 def _values(element_type: int, size: int) -> bytes:
@@ -233,11 +239,11 @@ def _events(litert: _Interface, profiler) -> ctypes.Array:
 
 
 def _is_op(event: _Event) -> bool:
-    """An op's event. Those of other subgraphs (the body of a loop) are in the time of the op that calls them."""
+    """Whether an event is an op's. The time of a subgraph's ops (the body of a loop) is part of the calling op's."""
     return event.kind in _DELEGATED or (event.kind == _OPERATOR and event.subgraph == 0)
 
 
 def _name(event: _Event) -> str:
-    """XNNPACK's name or the op's; a custom op's is whatever the file says."""
+    """Return XNNPACK's or LiteRT's name of the op. A custom op's name comes from the file and is not trusted."""
     text = event.tag.decode(errors="replace")[:_NAME_LENGTH]
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,7 +1,8 @@
-"""Benchmark: latency, memory and ops of TFLite files on this machine, whoever made them.
+"""Benchmark TFLite files from any source on this machine: latency, memory, and the time of each op.
 
-Nothing that a file does can end this process: each is first loaded, run and measured in a child of its own, so that a
-crash is an error that names the file; then all are timed together in another child (``timing``).
+A file can crash LiteRT, but not this process. Each file is first loaded, run and measured in a child process of its
+own, so that a crash becomes an error that names the file. Then all files are timed together in another child process
+(``timing``).
 """
 
 import hashlib
@@ -21,12 +22,37 @@ from mobilenets_tf.worker import Worker, WorkerError
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes that a file takes in memory.
+class BenchmarkRequest:
+    """What ``benchmark`` is to time, and how.
 
-    peak: what loading it and running it twice adds to a process that has imported LiteRT: the most resident at once
-        (Linux' VmHWM), the file's content with it, and 3 to 4 MB of LiteRT's own.
-    arena: activations with LiteRT's own kernels (``arena.arena_bytes``), the figure to compare files by.
+    files: paths of TFLite files. The first file is the base of the ratios. A file may be listed twice: the ratio of the
+        two shows how much the times vary.
+    calls: inferences of each file that count. threads: of LiteRT. profile: also measure each op, in ``calls`` more
+        inferences.
+    """
+
+    files: Sequence[str | Path]
+    calls: int = 50
+    threads: int = 1
+    profile: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot work, before anything runs.
+
+        Raises:
+            RequestError: no files, a file does not exist, or ``calls`` or ``threads`` is less than 1.
+        """
+        timing.check_files(self.files)
+        timing.check_counts(self.calls, self.threads)
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """The memory that a file needs, in bytes.
+
+    peak: how much resident memory loading the file and running it twice adds, at the most, to a process that has
+        imported LiteRT (Linux' VmHWM). This includes the file's content, and 3 to 4 MB of LiteRT's own.
+    arena: memory for activations with LiteRT's own kernels (``arena.arena_bytes``). Compare files by this figure.
     """
 
     peak: int
@@ -34,19 +60,23 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One file. ratio: its time over the first file's, None for the first itself. profile: None unless asked for."""
+class FileBenchmark:
+    """The measurements of one file.
+
+    bytes: the file's size. ratio: its time divided by the first file's time; None for the first file.
+    profile: the time of each op; None unless requested.
+    """
 
     file: str
     bytes: int
     sha256: str
     timing: Timing
     ratio: Ratio | None
-    memory: Memory
+    memory: MemoryUse
     profile: Profile | None
 
     def as_dict(self) -> dict:
-        """For JSON. Times are this machine's; ``machine`` says which that is."""
+        """Return plain data for JSON."""
         return {
             "file": self.file,
             "bytes": self.bytes,
@@ -58,39 +88,48 @@ class Measured:
         }
 
 
-def measure(
-    files: Sequence[str | Path], calls: int = 50, threads: int = 1, profile: bool = False, progress: Progress = silent
-) -> list[Measured]:
-    """Time files side by side, and measure what each takes in memory and, if asked for, in each of its ops.
+@dataclass(frozen=True)
+class Benchmark:
+    """The result of ``benchmark``: the machine that the times hold for, and each file in the order of the request."""
 
-    Args:
-        files: paths. The first is what the others are compared with; a file may be given twice, to see the noise.
-        calls: rounds that count. threads: how many LiteRT uses. profile: with the ops, which takes ``calls`` more runs.
+    machine: str
+    files: tuple[FileBenchmark, ...]
+
+    def as_dict(self) -> dict:
+        """Return plain data for JSON."""
+        return {"machine": self.machine, "files": [file.as_dict() for file in self.files]}
+
+
+def benchmark(request: BenchmarkRequest, progress: Progress = silent) -> Benchmark:
+    """Time files side by side on this machine, and measure the memory that each file needs.
+
+    The times are not those of a phone (``phone.benchmark_on_phone`` measures there); compare files by their ratios.
 
     Raises:
-        RequestError: no files; one cannot be read or run, or crashes; ``calls`` or ``threads`` is less than 1.
+        RequestError: the request is wrong (``BenchmarkRequest.check``), or a file cannot be read or run, or crashes
+            LiteRT.
     """
-    if not files:
-        raise RequestError("No files to time: name at least one .tflite file.")
-    timing.check_counts(calls, threads)
-    contents = [_read(Path(file)) for file in files]
-    labels = [str(file) for file in files]
+    request.check()
+    contents = [_read(Path(file)) for file in request.files]
+    labels = [str(file) for file in request.files]
     labels = [label if label not in labels[:place] else f"{label} ({place + 1})" for place, label in enumerate(labels)]
     with tempfile.TemporaryDirectory(prefix="mobilenets-tf-") as folder:
-        # The children read copies, so that all see the same bytes whatever becomes of the files.
+        # The children read copies, so that all of them see the same bytes even if a file changes meanwhile.
         copies = {label: Path(folder) / f"{place}.tflite" for place, label in enumerate(labels)}
         for copy, content in zip(copies.values(), contents, strict=True):
             copy.write_bytes(content)
         memories, profiles = [], []
         for label, copy in track(list(copies.items()), "measuring", progress):
-            arena = _in_child(_check, label, copy, threads)  # first of all: the others take the file for sound
-            memories.append(Memory(_in_child(_peak, label, copy, threads), arena))
-            profiles.append(_in_child(_profile, label, copy, calls, threads) if profile else None)
+            # The check comes first: the other two functions expect a valid file.
+            arena = _in_child(_check, label, copy, request.threads)
+            memories.append(MemoryUse(_in_child(_peak, label, copy, request.threads), arena))
+            profile = _in_child(_profile, label, copy, request.calls, request.threads) if request.profile else None
+            profiles.append(profile)
         with Worker(preload="") as worker:
-            timings = worker.call(timing.side_by_side, copies, calls, threads, progress=progress)
+            timings = worker.call(timing.side_by_side, copies, request.calls, request.threads, progress=progress)
     base = timings[labels[0]]
-    return [
-        Measured(
+    files = tuple(
+        FileBenchmark(
             file=label,
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
@@ -100,11 +139,12 @@ def measure(
             profile=profiles[place],
         )
         for place, (label, content) in enumerate(zip(labels, contents, strict=True))
-    ]
+    )
+    return Benchmark(machine(), files)
 
 
 def machine() -> str:
-    """What the times were measured on, and what it is not."""
+    """Describe this machine, and say that it is not a phone."""
     name = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -124,7 +164,7 @@ def _read(path: Path) -> bytes:
 
 
 def _in_child(function, label: str, *arguments):
-    """``function(label, *arguments)`` in a process that runs nothing else."""
+    """Call ``function(label, *arguments)`` in a new process that runs nothing else."""
     try:
         with Worker(preload="") as worker:
             return worker.call(function, label, *arguments)
@@ -133,16 +173,16 @@ def _in_child(function, label: str, *arguments):
 
 
 def _check(label: str, file: Path, threads: int) -> int:
-    """Runs in a child: does the file load and run? The arena's bytes."""
+    """Load and run the file once; return the bytes of its arena. Runs in a child process."""
     timing.load(file, threads, label).invoke()
     return arena_bytes(file.read_bytes())
 
 
 def _peak(label: str, file: Path, threads: int) -> int:
-    """Runs in a child: bytes that loading and running the file adds at the most."""
+    """Return the bytes of memory that loading and running the file adds at the most. Runs in a child process."""
     from ai_edge_litert.interpreter import Interpreter
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: proc(5)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak: proc(5)
     before = _high_water()
     interpreter = Interpreter(model_content=file.read_bytes(), num_threads=threads)
     interpreter.allocate_tensors()
@@ -158,7 +198,7 @@ def _high_water() -> int:
 
 
 def _profile(label: str, file: Path, calls: int, threads: int) -> Profile:
-    """Runs in a child."""
+    """Profile the file's ops. Runs in a child process."""
     try:
         return op_profile.profile(file.read_bytes(), calls, threads)
     except RequestError as error:

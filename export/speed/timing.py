@@ -1,14 +1,15 @@
-"""Latency of TFLite files side by side: the one way files are timed here.
+"""Time TFLite files side by side. Every latency in this package is measured here.
 
-LiteRT with XNNPACK, only the invocation. Files are timed in rounds, each once a round, so that what the machine does
-meanwhile meets them all; and the order changes from round to round, so that no file always runs in the caches that the
-same other one left behind. Compare files by ``ratio``, which is taken round by round.
+Files run in LiteRT with XNNPACK; only the inference is timed. In each round every file runs once, so that other load on
+the machine disturbs all files alike. The order of the files changes from round to round, because the file that ran just
+before leaves its own data in the processor's caches. Compare files by ``ratio``, which is computed round by round.
 
-This runs files in this process. What comes from elsewhere belongs into a child (``worker``): see ``benchmark``.
+The files run in this process. A file that is not trusted should run in a child process (``worker``), as in
+``side_by_side.benchmark``.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,11 +25,11 @@ WARM_UP = 5  # rounds before the first that counts
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one file's invocations took.
+    """The latency of one file.
 
-    samples_ms: one a round, in the order of the rounds, in milliseconds. threads: that LiteRT was given.
-    delegated_partitions: how many parts of the graph XNNPACK runs; 1 is best, 0 means that it runs nothing.
-    outside: op -> how many of them LiteRT's own kernels run, or those of no delegate.
+    samples_ms: one time for each round, in the order of the rounds, in milliseconds. threads: number of LiteRT's.
+    delegated_partitions: the number of parts of the graph that XNNPACK runs; 1 is best, 0 means that it runs nothing.
+    outside: op -> how many of this op LiteRT's own kernels run instead of XNNPACK.
     """
 
     samples_ms: tuple[float, ...]
@@ -38,21 +39,21 @@ class Timing:
 
     @property
     def median_ms(self) -> float:
-        """Of the samples."""
+        """Median of the samples."""
         return float(np.median(self.samples_ms))
 
     @property
     def p10_ms(self) -> float:
-        """10th percentile: what the file takes when nothing else disturbs."""
+        """10th percentile of the samples: the latency on a machine with nothing else to do."""
         return float(np.percentile(self.samples_ms, 10))
 
     @property
     def p90_ms(self) -> float:
-        """90th percentile."""
+        """90th percentile of the samples."""
         return float(np.percentile(self.samples_ms, 90))
 
     def as_dict(self) -> dict:
-        """For JSON; without the samples."""
+        """Return plain data for JSON, without the samples."""
         return {
             "calls": len(self.samples_ms),
             "threads": self.threads,
@@ -66,8 +67,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One file's time over another's, round by round: the median of the rounds' ratios, and between which values nine
-    in ten of them are (the 5th and the 95th percentile)."""
+    """One file's time divided by another file's time, round by round.
+
+    median: of the ratios of all rounds. low, high: the 5th and the 95th percentile: 9 of 10 ratios are between them.
+    """
 
     median: float
     low: float
@@ -75,10 +78,10 @@ class Ratio:
 
 
 def ratio(timing: Timing, base: Timing) -> Ratio:
-    """How much longer a file takes than another that was timed in the same rounds.
+    """Compare a file with another file (``base``) that was timed in the same rounds.
 
-    A disturbance that lasts for several rounds lengthens both sides of a round's ratio, so that it cancels out, as it
-    does not in a ratio of two medians.
+    A disturbance that lasts for several rounds lengthens both times of a round, so it cancels out of the round's ratio.
+    It would not cancel out of a ratio of two medians.
     """
     ratios = np.array(timing.samples_ms) / np.array(base.samples_ms)
     return Ratio(*map(float, (np.median(ratios), *np.percentile(ratios, (5, 95)))))
@@ -90,15 +93,15 @@ def side_by_side(
     """Time files in interleaved rounds.
 
     Args:
-        files: label -> a TFLite file's content or path. All are in memory together.
-        calls: rounds that count, after ``WARM_UP`` that do not.
-        threads: how many LiteRT uses.
+        files: label -> content or path of a TFLite file. All files are in memory at the same time.
+        calls: rounds that count, after ``WARM_UP`` rounds that do not.
+        threads: number of threads that LiteRT uses.
 
     Returns:
-        label -> its timing, in the order of ``files``. The timings' samples belong together by round.
+        label -> timing, in the order of ``files``. The samples of all timings are in the order of the rounds.
 
     Raises:
-        RequestError: a file cannot be run, with its label; or ``calls`` or ``threads`` is less than 1.
+        RequestError: a file cannot be run (the message has its label), or ``calls`` or ``threads`` is less than 1.
     """
     check_counts(calls, threads)
     loaded = [load(file, threads, label) for label, file in files.items()]
@@ -108,32 +111,48 @@ def side_by_side(
             invoke = loaded[place].invoke
             started = time.perf_counter_ns()
             invoke()
-            taken = time.perf_counter_ns() - started
+            elapsed = time.perf_counter_ns() - started
             if number >= WARM_UP:
-                samples[place].append(taken / 1e6)
+                samples[place].append(elapsed / 1e6)
     timings = {}
-    for label, interpreter, taken in zip(files, loaded, samples, strict=True):
+    for label, interpreter, times in zip(files, loaded, samples, strict=True):
         outside = execution_plan(interpreter)
-        timings[label] = Timing(tuple(taken), threads, outside.pop("DELEGATE", 0), outside)
+        timings[label] = Timing(tuple(times), threads, outside.pop("DELEGATE", 0), outside)
     return timings
 
 
-def check_counts(calls: int, threads: int) -> None:
-    """Refuse numbers of calls and threads that make no sense.
+def check_files(files: Sequence[str | Path]) -> None:
+    """Refuse a list of files that is empty or names a file that does not exist.
 
     Raises:
-        RequestError: one is less than 1.
+        RequestError: no files, one path instead of a list, or a file does not exist.
     """
-    if calls < 1 or threads < 1:
-        raise RequestError(f"There has to be at least one call and one thread; received {calls} and {threads}.")
+    if isinstance(files, (str, Path)):
+        raise RequestError(f"files={str(files)!r}: expected a list of paths, such as [{str(files)!r}].")
+    if not files:
+        raise RequestError("No files to time: give at least one .tflite file.")
+    for file in files:
+        if not Path(file).is_file():
+            raise RequestError(f"No such TFLite file: {file}")
+
+
+def check_counts(calls: int, threads: int) -> None:
+    """Refuse numbers of calls and threads that are less than 1.
+
+    Raises:
+        RequestError: one of them is.
+    """
+    for name, value in (("calls", calls), ("threads", threads)):
+        if value < 1:
+            raise RequestError(f"{name}={value}: expected at least 1.")
 
 
 def order(number: int, count: int) -> list[int]:
-    """In which order a round runs ``count`` files: the rows of a Williams design in turn.
+    """Return the order in which round ``number`` runs ``count`` files: the rows of a Williams design in turn.
 
-    In any ``count`` rounds each file runs once at each place, and in ``count`` rounds (twice as many if that is odd)
-    each follows each other one equally often within a round (E. J. Williams, Australian Journal of Scientific Research
-    A 2, 1949).
+    In any ``count`` rounds each file runs once at each place. In ``count`` rounds (or 2 * ``count`` if ``count`` is
+    odd) each file runs directly after each other file equally often (E. J. Williams, Australian Journal of Scientific
+    Research A 2, 1949).
     """
     zigzag = [-(place // 2) if place % 2 == 0 else (place + 1) // 2 for place in range(count)]
     row = [(place + number) % count for place in zigzag]
@@ -141,13 +160,15 @@ def order(number: int, count: int) -> list[int]:
 
 
 def load(file: bytes | Path, threads: int = 1, label: str | None = None):
-    """A LiteRT interpreter, ready to be invoked: memory is planned, inputs are filled.
+    """Load a file into a LiteRT interpreter that is ready to be invoked: memory is planned, inputs are filled.
 
     Args:
-        label: what errors call the file; left out, its path.
+        file: content or path of a TFLite file.
+        threads: number of threads that LiteRT uses.
+        label: name of the file in error messages; None: its path.
 
     Raises:
-        RequestError: no such file, or not one that LiteRT can run.
+        RequestError: the file does not exist, or LiteRT cannot run it.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -168,15 +189,16 @@ def load(file: bytes | Path, threads: int = 1, label: str | None = None):
 
 
 def inputs(interpreter) -> list[np.ndarray]:
-    """Values for each input, the same at each call: over all levels if it is quantised or uint8, in [-1, 1) if real.
+    """Return an array for each input, with the same values at each call.
 
-    Integers that stand for no real values, such as indices, are 0, which is valid wherever any number is.
+    Values of quantised and uint8 inputs are uniform over the whole type, of float inputs uniform in [-1, 1). Other
+    integers, such as indices, are 0, which is always valid.
 
     Raises:
-        RequestError: an input of text, or of a type that is no number.
+        RequestError: an input is text, or of another type that is not a number.
     """
     random = np.random.default_rng(0)
-    made = []
+    arrays = []
     for details in interpreter.get_input_details():
         shape, dtype = tuple(details["shape"]), np.dtype(details["dtype"])
         if dtype.kind == "f":
@@ -187,6 +209,6 @@ def inputs(interpreter) -> list[np.ndarray]:
         elif dtype.kind in "iub":
             values = np.zeros(shape)
         else:
-            raise RequestError(f"input {details['name']!r} is of type {dtype}, for which no values can be made up.")
-        made.append(values.astype(dtype))
-    return made
+            raise RequestError(f"input {details['name']!r} is of type {dtype}, for which there are no test values.")
+        arrays.append(values.astype(dtype))
+    return arrays

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser(modules) -> argparse.ArgumentParser:
-    from mobilenets_tf import __version__
+    from mobilenets_tf.version import __version__
 
     parser = _ExampleFirstParser(
         prog="mobilenets-tf",

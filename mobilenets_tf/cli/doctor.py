@@ -5,9 +5,10 @@ import importlib.util
 import platform
 import sys
 
-from mobilenets_tf import __version__, registry
+from mobilenets_tf import registry
 from mobilenets_tf.cli.options import emit
 from mobilenets_tf.files import cache_folder, sha256_of
+from mobilenets_tf.version import __version__
 from mobilenets_tf.weights import catalog
 
 HELP = "Show versions, which extras are installed and which weights are on this machine."

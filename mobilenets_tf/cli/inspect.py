@@ -3,7 +3,7 @@
 from mobilenets_tf.cli.options import add_json, emit
 from mobilenets_tf.files import to_json
 
-HELP = "Show what is in a .tflite file, anyone's: inputs, outputs, operators, weights, and what phones will make of it."
+HELP = "Describe any .tflite file: inputs, outputs, operators, weights, and which operators a phone's accelerators run."
 EXAMPLE = "mobilenets-tf inspect net_int8.tflite"
 
 
@@ -12,13 +12,13 @@ def add_arguments(parser):
     add_json(parser)
 
 
-def run(chosen):
+def run(arguments):
     from mobilenets_tf.export.delegates.inspection import inspect
 
-    found = inspect(chosen.file)
-    if chosen.json:
-        emit(to_json({"file": chosen.file, **found.as_dict()}))
+    inspection = inspect(arguments.file)
+    if arguments.json:
+        emit(to_json({"file": arguments.file, **inspection.as_dict()}))
         return
-    emit(chosen.file)
-    for line in found.lines():
+    emit(arguments.file)
+    for line in inspection.lines():
         emit(f"  {line}")

@@ -1,4 +1,4 @@
-"""Images and the files that describe them, one for each: which belong together, and what can be told of them early."""
+"""Images and their annotation files: pair them by name, and check names and sizes before the work begins."""
 
 from pathlib import Path
 
@@ -9,12 +9,15 @@ from mobilenets_tf.errors import RequestError
 def paired(
     root: Path, image_folders: tuple[str, ...], other_folders: tuple[str, ...], suffix: str
 ) -> list[tuple[Path, Path]]:
-    """Each image of a folder's sub-folder for images, with the file of the same name, but for its suffix, in the other.
+    """Pair each image of one sub-folder with the file of the other that has its name and the suffix ``suffix``.
 
-    image_folders, other_folders: what the two sub-folders may be called.
+    image_folders, other_folders: possible names of the two sub-folders of ``root``.
+
+    Returns:
+        (image, file), sorted by name.
 
     Raises:
-        RequestError: no such sub-folders, or empty ones; images or files that are alone, or two images of one name.
+        RequestError: a sub-folder is missing or empty, an image or file has no partner, or two images share a name.
     """
     image_folder, other_folder = _first(root, image_folders), _first(root, other_folders)
     if not image_folder or not other_folder:
@@ -30,18 +33,18 @@ def paired(
     if not images or not others:
         empty, looked_for = (other_folder, [suffix]) if images else (image_folder, SUFFIXES)
         raise RequestError(f"{empty} has none of the files looked for: *{', *'.join(looked_for)}.")
-    for name, found in images.items():
-        if len(found) > 1:
-            raise RequestError(f"{found[0]} and {found[1]} have one name: which is {name}{suffix} about?")
+    for name, paths in images.items():
+        if len(paths) > 1:
+            raise RequestError(f"{paths[0]} and {paths[1]} have one name: which is {name}{suffix} about?")
     if alone := sorted(set(images) - set(others)):
         raise RequestError(
-            f"{len(alone)} images have no {suffix} of the same name in {other_folder}: {_few(alone)}. Add them (where "
-            "nothing is in an image, one that says so), or take the images out."
+            f"{len(alone)} images have no {suffix} of the same name in {other_folder}: {_few(alone)}. Add them (for "
+            "an image without objects, an empty annotation), or remove the images."
         )
     if alone := sorted(set(others) - set(images)):
         raise RequestError(
             f"{len(alone)} {suffix} files have no image of the same name in {image_folder}: {_few(alone)}. Add the "
-            "images, or take the files out."
+            "images, or remove the files."
         )
     return [(images[name][0], others[name][0]) for name in sorted(images)]
 
@@ -51,12 +54,14 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Files by their path in the folder without the suffix. Hidden ones, such as macOS' ._ files, are none."""
-    found: dict[str, list[Path]] = {}
+    """List the files of a folder and its sub-folders by their path in it without the suffix; no hidden files."""
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    return found
+        if (
+            path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+        ):  # macOS writes ._ files
+            files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return files
 
 
 def _few(names: list[str]) -> str:
@@ -64,8 +69,10 @@ def _few(names: list[str]) -> str:
 
 
 def upright_size(image: Path) -> tuple[int, int] | None:
-    """Width and height as ``images.decode`` gives them, from the file's head alone where the format allows it; None for
-    a file that cannot be read, which ``images.broken`` names."""
+    """Read the width and height of the image that ``images.decode`` gives, where possible from the file's header only.
+
+    None for a file that cannot be read, which ``images.broken`` reports.
+    """
     from PIL import ExifTags, Image
 
     try:
@@ -77,26 +84,28 @@ def upright_size(image: Path) -> tuple[int, int] | None:
     return (height, width) if turned else (width, height)
 
 
-def check_size(image: Path, real: tuple[int, int] | None, file: str, said: tuple[int, int] | None) -> None:
-    """Refuse a file about an image of another size, width and height each; None: not known.
+def check_size(image: Path, real: tuple[int, int] | None, file: str, annotated: tuple[int, int] | None) -> None:
+    """Refuse an annotation file for an image of another size.
+
+    real, annotated: (width, height) of the image and in the annotation; None where unknown, which passes.
 
     Raises:
-        RequestError: names both.
+        RequestError: the sizes differ; names both.
     """
-    if not real or not said or real == said:
+    if not real or not annotated or real == annotated:
         return
-    hint = " Are width and height swapped, or does its Exif orientation turn it?" if real == said[::-1] else ""
+    hint = " Are width and height swapped, or does its Exif orientation turn it?" if real == annotated[::-1] else ""
     raise RequestError(
-        f"{file} is for an image of {said[0]}x{said[1]}; {image} is {real[0]}x{real[1]}.{hint} Use the image that was "
-        "annotated, or annotate this one."
+        f"{file} is for an image of {annotated[0]}x{annotated[1]}; {image} is {real[0]}x{real[1]}.{hint} Use "
+        "the image that was annotated, or annotate this one."
     )
 
 
 def content(image: Path) -> bytes:
-    """The encoded image.
+    """Read the encoded image.
 
     Raises:
-        RequestError: it cannot be read.
+        RequestError: the file cannot be read.
     """
     try:
         return image.read_bytes()
@@ -105,10 +114,10 @@ def content(image: Path) -> bytes:
 
 
 def check_names(names: tuple[str, ...]) -> None:
-    """Refuse names of classes of which one is there twice.
+    """Refuse class names with a duplicate.
 
     Raises:
-        RequestError: names it.
+        RequestError: a name is there twice; gives the name.
     """
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RequestError(f"Two classes are called {twice!r}: {', '.join(names[:10])}. Give each a name of its own.")

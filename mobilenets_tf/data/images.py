@@ -1,29 +1,36 @@
-"""Photographs on disk: find them, decode them, and know their labels."""
+"""Photographs on disk: find, label, decode and check them."""
+
+from __future__ import annotations
 
 import csv
 import importlib.util
+import os
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent, track
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Files, and for each the index of its class where that is known (None: unlabelled)."""
+    """Image files, and the class index of each; ``labels`` is None for unlabelled images."""
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...] | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
     @property
@@ -35,17 +42,23 @@ class ImageSet:
         """What is known of an image: the index of its class; None if nothing is known."""
         return None if self.labels is None else self.labels[i]
 
-    def sample(self, count: int | None, seed: int = 0) -> "ImageSet":
-        """``count`` of them, chosen with ``seed``, in their original order; all where there are not more."""
+    def sample(self, count: int | None, seed: int = 0) -> ImageSet:
+        """Draw ``count`` images with the random ``seed``, in their original order. None, or more than there are: all.
+
+        Raises:
+            RequestError: ``count`` is below 1.
+        """
         if count is not None and count < 1:
             raise RequestError(f"Cannot take {count} images; expected at least 1.")
         if count is None or count >= len(self):
             return self
         return self._pick(sorted(random.Random(seed).sample(range(len(self)), count)))
 
-    def split(self, share: float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
-        """Two parts, the second with about ``share`` of each class, chosen with ``seed``. Of a class with two images or
-        more, each part has at least one; a class with one is in the first part alone."""
+    def split(self, share: float, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+        """Split into two sets, the second with about ``share`` of each class, drawn with the random ``seed``.
+
+        Both sets have an image of each class that has at least two; a class with one image is in the first set only.
+        """
         generator, second = random.Random(seed), set()
         of_class: dict[int | None, list[int]] = {}
         for index in range(len(self)):
@@ -55,38 +68,39 @@ class ImageSet:
             second |= set(generator.sample(indices, count))
         return self._pick([i for i in range(len(self)) if i not in second]), self._pick(sorted(second))
 
-    def without(self, other: "ImageSet") -> "ImageSet":
-        """Those whose file is not in ``other``."""
+    def without(self, other: ImageSet) -> ImageSet:
+        """Leave out the images whose file is in ``other``."""
         used = {path.resolve() for path in other.paths}
         return self._pick([i for i, path in enumerate(self.paths) if path.resolve() not in used])
 
-    def _pick(self, indices: Sequence[int]) -> "ImageSet":
+    def _pick(self, indices: Sequence[int]) -> ImageSet:
         labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
         return ImageSet(tuple(self.paths[i] for i in indices), labels)
 
 
-def find_images(source, class_names: Sequence[str] = ()) -> ImageSet:
-    """The images of a folder or a CSV.
+def find_images(source: str | os.PathLike[str], class_names: Sequence[str] = ()) -> ImageSet:
+    """Find the images of a folder or a CSV.
 
     A CSV has the columns ``file`` (relative to the CSV) and ``class_index``. A folder holds either images (unlabelled)
-    or one sub-folder a class: a sub-folder's class is its name's place in ``class_names`` when all of them are there,
-    else, where their numbers agree or ``class_names`` is empty, its place in alphabetical order.
+    or one sub-folder per class. If all sub-folders are named in ``class_names``, their places in it are the class
+    indices; otherwise their alphabetical order gives them, provided that ``class_names`` is empty or has as many names.
 
     Raises:
-        RequestError: nothing there, no image in it, or a CSV that is not of this form.
+        RequestError: the source does not exist or has no image in it, a sub-folder is empty or not a class, or the CSV
+            is not of this form.
     """
     source = Path(source)
     if source.is_dir():
-        found = _from_folder(source, class_names)
+        images = _from_folder(source, class_names)
     elif source.is_file() and source.suffix == ".csv":
-        found = _from_csv(source, len(class_names))
+        images = _from_csv(source, len(class_names))
     elif source.is_file():
         raise RequestError(f"{source}: expected a folder of images or a .csv with the columns file and class_index.")
     else:
         raise RequestError(f"No such folder or CSV of images: {source}")
-    if not found.paths:
+    if not images.paths:
         raise RequestError(f"{source} has no images in it (looked for {', '.join(SUFFIXES)}).")
-    return found
+    return images
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -102,13 +116,13 @@ def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
     folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if empty := sorted({path.name for path in folders} - set(names) - set(known)):
         raise RequestError(
-            f"{folder}: the sub-folder {empty[0]!r} has no images in it. Left out, it would change the numbers of the "
-            "classes behind it: put images into it, or remove it if it is no class."
+            f"{folder}: the sub-folder {empty[0]!r} has no images in it. Without it the class indices of the "
+            "sub-folders after it would change: put images into it, or remove it if it is not a class."
         )
-    if strangers := sorted(set(names) - set(known)):
+    if unknown_names := sorted(set(names) - set(known)):
         if class_names and len(names) != len(class_names):
             raise RequestError(
-                f"{folder}: the sub-folders {', '.join(map(repr, strangers[:5]))} are none of the model's "
+                f"{folder}: the sub-folders {', '.join(map(repr, unknown_names[:5]))} are none of the model's "
                 f"{len(class_names)} classes; name them as in its labels, or give a CSV with file and class_index."
             )
         known = {name: index for index, name in enumerate(names)}
@@ -144,49 +158,53 @@ def _from_csv(table: Path, classes: int) -> ImageSet:
     return ImageSet(tuple(paths), tuple(labels))
 
 
-def decode(file, name: str | None = None):
-    """A ``PIL.Image`` in RGB, upright as its Exif orientation says.
+def decode(file: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> Image.Image:
+    """Decode an image to a ``PIL.Image`` in RGB, turned upright as its Exif orientation says.
 
     Args:
-        file: a path, or a binary stream that is called ``name``.
+        file: a path or a binary stream.
+        name: what to call a stream in an error message.
 
     Raises:
-        RequestError: not an image, or a damaged one; the file is named.
+        RequestError: the file does not exist, is not an image, or is damaged.
     """
     return _open(file, None, name)
 
 
 def check(images: ImageSet) -> None:
-    """Read every file to its end, so that a broken one is named before the work begins rather than in its middle.
+    """Read every file to its end, so that a damaged file is reported before long work begins.
 
     Raises:
-        RequestError: the first few broken files.
+        RequestError: files are damaged; names the first few.
     """
     if problems := broken(images):
         raise RequestError(f"{first_few(problems)} Remove or replace it and run again.")
 
 
 def broken(images: ImageSet, progress: Progress = silent) -> list[str]:
-    """What is wrong with those files that cannot be read to their end, a sentence each."""
+    """Read every file to its end, and describe each damaged file in a sentence."""
 
-    def problem(path):
+    def problem(path: Path) -> str | None:
         try:
             _open(path, (32, 32))
         except RequestError as error:
             return str(error)
+        return None
 
     with ThreadPoolExecutor() as pool:
-        found = track(pool.map(problem, images.paths), "checking images", progress, len(images))
-        return [text for text in found if text]
+        problems = track(pool.map(problem, images.paths), "checking images", progress, len(images))
+        return [text for text in problems if text]
 
 
 def first_few(problems: Sequence[str]) -> str:
-    """Three of them, and how many more there are."""
+    """Join the first three sentences, and say how many more there are."""
     more = f" ... and {len(problems) - 3} more" if len(problems) > 3 else ""
     return " ".join(problems[:3]) + more
 
 
-def _open(path, draft: tuple[int, int] | None, name: str | None = None):
+def _open(
+    path: str | os.PathLike[str] | BinaryIO, draft: tuple[int, int] | None, name: str | None = None
+) -> Image.Image:
     from PIL import Image, ImageOps
 
     try:
@@ -200,11 +218,11 @@ def _open(path, draft: tuple[int, int] | None, name: str | None = None):
         raise RequestError(f"{name or path} is not a readable image ({error}).") from error
 
 
-def _as_rgb(image):
-    """Of more than eight bits Pillow would clip the values: sixteen are scaled, others have no white that is known.
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Convert to 8 bits per channel. Pillow clips values of 16 bits, so they are scaled here.
 
     Raises:
-        ValueError: 32 bits a pixel.
+        ValueError: the image has 32 bits per pixel, and nothing says which value is white.
     """
     from PIL import Image
 
@@ -220,7 +238,7 @@ _DEMO = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png"
 
 
 def demo_photos() -> ImageSet:
-    """The few photographs that an installed scikit-image carries, for a first try without images of one's own.
+    """Find the photographs that scikit-image's package contains, for a first try without own images.
 
     Raises:
         RequestError: scikit-image is not installed.

@@ -1,9 +1,11 @@
-"""The blocks that the networks are made of: plain functions on Keras tensors, stock Keras layers only.
+"""The blocks that the networks are made of: functions on Keras tensors that use stock Keras layers only.
 
 Layer names are a contract: ``stem_conv``, ``stage3_block2_expand_conv`` (also ``depthwise``, ``project``, and without a
-BatchNorm ``squeeze``, ``excite``), ``head_conv``, ``classifier``, each with its ``_bn`` beside it. Weight import
-(weights/spellings.py), the features by stride and ``reparameterize`` read them.
+BatchNorm ``squeeze``, ``excite``), ``head_conv``, ``classifier``. The BatchNorm of ``stem_conv`` is ``stem_bn``, and so
+on. Weight import (weights/spellings.py), the features by stride and ``reparameterize`` read these names.
 """
+
+from typing import Literal, TypedDict
 
 import keras
 from keras import layers
@@ -11,15 +13,29 @@ from keras import layers
 from mobilenets_tf.conventions import Convention
 from mobilenets_tf.errors import RequestError
 
+InputShape = tuple[int | None, int | None, int]  # height, width, channels
+Pooling = Literal["avg", "max"] | None
+
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Round to a multiple of ``divisor`` that is not below 90 % of ``channels`` (arXiv 1801.04381, its code)."""
+    """Round ``channels`` to a multiple of ``divisor``, but not below 90 % of it (the code of arXiv 1801.04381)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+def check_positive(**numbers: object) -> None:
+    """Refuse an argument that is not a whole number above 0.
+
+    Raises:
+        RequestError: gives the argument's name and value.
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise RequestError(f"{name}={value!r}: expected a whole number above 0.")
+
+
 def activate(x, activation: str | None, name: str):
-    """An activation layer named after what comes before it; None is linear."""
+    """Apply an activation whose layer is named ``{name}_{activation}``; None leaves ``x`` as it is."""
     if activation is None:
         return x
     if activation in ("relu", "relu6"):
@@ -28,7 +44,11 @@ def activate(x, activation: str | None, name: str):
 
 
 def pad(x, kernel: int, name: str, convention: Convention, stride: int, dilation: int):
-    """The input of a convolution, padded where "same" would not do it as ``convention`` wants; and the padding left."""
+    """Pad the input of a convolution where ``convention`` differs from "same".
+
+    Returns:
+        The input, and the ``padding`` that the convolution itself is to have: "same" or "valid".
+    """
     if stride == 1 or convention.padding == "same":
         return x, "same"
     # XNNPACK folds a zero PAD into the convolution that follows it (benchmarks/padding.py), so this is free.
@@ -47,7 +67,9 @@ def conv_bn(
     activation: str | None = "relu6",
     depthwise: bool = False,
 ):
-    """Convolution without bias, BatchNorm, activation. (N, H, W, C) -> (N, ceil(H/stride), ceil(W/stride), filters).
+    """Apply a convolution without bias, BatchNorm and an activation.
+
+    (N, H, W, C) -> (N, ceil(H/stride), ceil(W/stride), filters).
 
     filters: None for a depthwise convolution, which keeps the channels.
     activation: "relu6", or as in ``activate``.
@@ -64,11 +86,11 @@ def conv_bn(
 
 
 def squeeze_excite(x, squeezed: int, gate: str, name: str):
-    """Scale each channel by a gate computed from all of them (Hu et al. 2018, arXiv 1709.01507). Shape unchanged.
+    """Scale each channel by a gate computed from all channels (Hu et al. 2018, arXiv 1709.01507). Shape unchanged.
 
-    squeezed: channels between the two convolutions. gate: "hard_sigmoid" or "sigmoid".
+    squeezed: channels between the two convolutions. gate: activation of the gates, "hard_sigmoid" or "sigmoid".
     """
-    # The pooled feature stays (N, 1, 1, C): a convolution needs no reshape before it, and the product none after it.
+    # The pooled feature stays (N, 1, 1, C), so that neither the convolutions nor the product need a reshape.
     gates = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze_pool")(x)
     gates = layers.Conv2D(squeezed, 1, name=f"{name}_squeeze_conv")(gates)
     gates = activate(gates, "relu", f"{name}_squeeze")
@@ -91,12 +113,15 @@ def inverted_residual(
     squeezed: int | None = None,
     drop_rate: float = 0.0,
 ):
-    """MobileNetV2's bottleneck: expand 1x1, depthwise, linear project 1x1 (arXiv 1801.04381, table 1).
+    """Apply MobileNetV2's bottleneck: expand 1x1, depthwise, linear project 1x1 (arXiv 1801.04381, table 1).
 
-    expanded: channels of the depthwise convolution; where the input has as many, there is no expanding convolution.
-    squeezed: of the squeeze-and-excite after the depthwise convolution (arXiv 1905.02244, figure 4); None for none.
-    drop_rate: where the input is added (stride 1, as many channels), the chance in training that a sample skips the
-        block (stochastic depth, arXiv 1603.09382).
+    The input is added to the output where both have one shape.
+
+    expanded: channels of the depthwise convolution. If the input has as many, there is no expanding convolution.
+    squeezed: channels inside the squeeze-and-excite after the depthwise convolution (arXiv 1905.02244, figure 4); None:
+        no squeeze-and-excite.
+    drop_rate: probability, in training, that a sample skips a block whose input is added (stochastic depth, arXiv
+        1603.09382).
     """
     shortcut = x
     channels = x.shape[-1]
@@ -111,17 +136,24 @@ def inverted_residual(
     x = conv_bn(x, filters, 1, f"{name}_project", convention, activation=None)
     if stride == 1 and channels == filters:
         if drop_rate:
-            # Dropout whose mask is one value a sample: stochastic depth out of a stock layer.
+            # Stochastic depth with a stock layer: dropout whose mask has one value per sample.
             x = layers.Dropout(drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
         x = layers.Add(name=f"{name}_add")([shortcut, x])
     return x
 
 
-class Dilator:
-    """Turns strides into dilation once the features are ``output_stride`` times smaller than the input.
+class Step(TypedDict):
+    """Arguments of a convolution."""
 
-    A layer whose stride is taken away still sees its input at the spacing it was trained on; only the layers after it
-    are dilated. That is the rule of TensorFlow's slim ``mobilenet_base``, and it keeps trained weights valid.
+    stride: int
+    dilation: int
+
+
+class Dilator:
+    """Replaces strides by dilation once the feature map is ``output_stride`` times smaller than the input.
+
+    A layer that loses its stride keeps its own dilation; the layers after it are dilated by the lost stride. This is
+    the rule of TensorFlow's slim ``mobilenet_base``: every kernel sees the spacing that it was trained on.
 
     Raises:
         RequestError: ``output_stride`` is not 8, 16 or 32.
@@ -132,8 +164,8 @@ class Dilator:
             raise RequestError(f"output_stride={output_stride!r}: expected 8, 16 or 32.")
         self._limit, self._stride, self._dilation = output_stride, 1, 1
 
-    def __call__(self, stride: int) -> dict[str, int]:
-        """The stride and dilation to use for the next layer, whose own stride is ``stride``."""
+    def __call__(self, stride: int) -> Step:
+        """Return the stride and dilation of the next layer, which has ``stride`` in the undilated network."""
         if self._stride * stride <= self._limit:
             self._stride *= stride
             return {"stride": stride, "dilation": self._dilation}
@@ -142,11 +174,11 @@ class Dilator:
         return {"stride": 1, "dilation": current}
 
 
-def image_input(input_shape, name: str = "image"):
-    """The network's input: (height, width, 3); height and width may be None when there is no need for a fixed size.
+def image_input(input_shape: InputShape, name: str = "image"):
+    """Create the input of a network, (height, width, channels). A height or width of None takes any size.
 
     Raises:
-        RequestError: not three numbers, or a side below 32 pixels.
+        RequestError: ``input_shape`` has not three numbers, or a side is below 32 pixels.
     """
     shape = tuple(input_shape)
     if len(shape) != 3 or shape[2] is None or any(side is not None and side < 32 for side in shape[:2]):
@@ -159,19 +191,20 @@ def image_input(input_shape, name: str = "image"):
 def top(
     x,
     include_top: bool,
-    pooling: str | None,
+    pooling: Pooling,
     classes: int,
     activation: str | None,
     dropout_rate: float,
     hidden: tuple[int, str] | None = None,
 ):
-    """The classifier, or the pooling that stands for it when ``include_top`` is False.
+    """Append the classifier or, without a top, the pooling.
 
-    (N, H, W, C) -> (N, classes) with a top; (N, C) with pooling "avg" or "max"; x as it is otherwise.
-    hidden: units and activation of a layer between pooling and classifier (MobileNetV3's); None for none.
+    (N, H, W, C) -> (N, classes) with a top; (N, C) with pooling "avg" or "max"; ``x`` itself otherwise.
+
+    hidden: units and activation of a layer between pooling and classifier (MobileNetV3's); None: no such layer.
 
     Raises:
-        RequestError: pooling, classes or dropout_rate out of range.
+        RequestError: ``pooling``, ``classes`` or ``dropout_rate`` is out of range.
     """
     if pooling not in (None, "avg", "max"):
         raise RequestError(f"pooling={pooling!r}: expected None, 'avg' or 'max'.")
@@ -182,8 +215,7 @@ def top(
             return x
         pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
         return pool(name="pool")(x)
-    if not isinstance(classes, int) or classes < 1:
-        raise RequestError(f"classes={classes!r}: expected a whole number above 0.")
+    check_positive(classes=classes)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     if hidden:
         units, hidden_activation = hidden

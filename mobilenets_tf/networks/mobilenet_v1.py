@@ -2,8 +2,9 @@
 
 import keras
 
-from mobilenets_tf.networks.blocks import Dilator, conv_bn, image_input, top
-from mobilenets_tf.weights.load import resolve
+from mobilenets_tf.conventions import Convention
+from mobilenets_tf.networks.blocks import Dilator, InputShape, Pooling, conv_bn, image_input, top
+from mobilenets_tf.weights.load import Weights, resolve
 
 # (filters, blocks, stride of the first block), arXiv 1704.04861 table 1. The table prints "s2" for the last
 # depthwise layer; every implementation, and the table's own output sizes, have 1.
@@ -17,38 +18,42 @@ STAGES = (
 
 
 def MobileNetV1(
-    input_shape=(224, 224, 3),
-    alpha=1.0,
-    include_top=True,
-    weights=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    dropout_rate=1e-3,
-    name="mobilenet_v1",
+    input_shape: InputShape = (224, 224, 3),
+    alpha: float = 1.0,
+    include_top: bool = True,
+    weights: Weights = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: str | None = "softmax",
+    dropout_rate: float = 1e-3,
+    name: str = "mobilenet_v1",
     *,
-    output_stride=32,
-    convention=None,
-):
-    """MobileNetV1 as a functional ``keras.Model``. At alpha 1.0: 4,231,976 parameters, 568,740,352 multiply-adds.
+    output_stride: int = 32,
+    convention: Convention | None = None,
+) -> keras.Model:
+    """Build MobileNetV1 (arXiv 1704.04861, table 1) as a functional ``keras.Model``.
+
+    At alpha 1.0 it has 4,231,976 parameters and 568,740,352 multiply-adds.
 
     Args:
-        input_shape: (height, width, 3), sides at least 32 (the paper's resolution multiplier) or None.
-        alpha: width multiplier; every layer has ``int(filters * alpha)``. Published: 0.25, 0.5, 0.75, 1.0.
-        include_top: end in the classifier.
-        weights: None (random), a tag ("imagenet"), or the path of a weight file; see ``weights.load.resolve``.
-        pooling: without the top: None, "avg" or "max".
-        classes: size of the classifier. Other than the weight set's: the backbone is kept, the head is fresh.
+        input_shape: (height, width, 3), sides at least 32 or None.
+        alpha: width multiplier; every layer has ``int(filters * alpha)`` filters. Published: 0.25, 0.5, 0.75, 1.0.
+        include_top: whether the network ends in the classifier. False: it ends in the last feature map.
+        weights: None (random), the tag of a weight set ("imagenet"), or the path of a weight file; see
+            ``weights.load.resolve``.
+        pooling: without the top, how the last feature map becomes a vector: "avg", "max", or None (it stays a map).
+        classes: number of outputs. If the weight set has another number, the classifier stays random, with a warning.
         classifier_activation: "softmax", or None for logits.
-        dropout_rate: before the classifier, in training.
-        output_stride: 32; 16 or 8 trade strides for dilation.
-        convention: padding and BatchNorm epsilon; None takes the weight set's, else TensorFlow's.
+        dropout_rate: share of the classifier's inputs that training drops.
+        name: name of the model.
+        output_stride: input pixels per pixel of the last feature map: 32; 16 and 8 replace strides by dilation.
+        convention: padding and BatchNorm epsilon. None: the weight set's; without weights, TensorFlow's.
 
     Returns:
-        ``keras.Model``: (N, height, width, 3) -> (N, classes). Its input wants ``(pixel - 127.5) / 127.5``.
+        ``keras.Model``: (N, height, width, 3) -> (N, classes). Its input is ``(pixel - 127.5) / 127.5``.
 
     Raises:
-        RequestError: an argument out of range, or weights that are not to be found or do not fit.
+        RequestError: an argument is out of range; the weights are missing, damaged or do not fit the network.
     """
     source = resolve(weights, "mobilenet_v1", alpha=alpha, convention=convention)
     dilate = Dilator(output_stride)

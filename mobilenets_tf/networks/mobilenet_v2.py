@@ -2,9 +2,19 @@
 
 import keras
 
+from mobilenets_tf.conventions import Convention
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.networks.blocks import Dilator, conv_bn, image_input, inverted_residual, make_divisible, top
-from mobilenets_tf.weights.load import resolve
+from mobilenets_tf.networks.blocks import (
+    Dilator,
+    InputShape,
+    Pooling,
+    conv_bn,
+    image_input,
+    inverted_residual,
+    make_divisible,
+    top,
+)
+from mobilenets_tf.weights.load import Weights, resolve
 
 # (expansion, filters, blocks, stride of the first block), arXiv 1801.04381 table 2.
 STAGES = (
@@ -20,43 +30,47 @@ TAIL = ("stage6", "stage7", "head")  # of stride 32
 
 
 def MobileNetV2(
-    input_shape=(224, 224, 3),
-    alpha=1.0,
-    include_top=True,
-    weights=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    dropout_rate=0.2,
-    name="mobilenet_v2",
+    input_shape: InputShape = (224, 224, 3),
+    alpha: float = 1.0,
+    include_top: bool = True,
+    weights: Weights = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: str | None = "softmax",
+    dropout_rate: float = 0.2,
+    name: str = "mobilenet_v2",
     *,
-    output_stride=32,
-    reduced_tail=None,
-    convention=None,
-):
-    """MobileNetV2 as a functional ``keras.Model``. At alpha 1.0: 3,504,872 parameters, 300,774,272 multiply-adds.
+    output_stride: int = 32,
+    reduced_tail: str | None = None,
+    convention: Convention | None = None,
+) -> keras.Model:
+    """Build MobileNetV2 (arXiv 1801.04381, table 2) as a functional ``keras.Model``.
+
+    At alpha 1.0 it has 3,504,872 parameters and 300,774,272 multiply-adds.
 
     Args:
         input_shape: (height, width, 3), sides at least 32 or None.
-        alpha: width multiplier; ``make_divisible(filters * alpha, 8)``. The last convolution keeps its 1280 filters
-            below 1. Published: 0.35, 0.5, 0.75, 1.0, 1.3, 1.4.
-        include_top: end in the classifier.
-        weights: None (random), a tag ("imagenet"), or the path of a weight file; see ``weights.load.resolve``.
-        pooling: without the top: None, "avg" or "max".
-        classes: size of the classifier. Other than the weight set's: the backbone is kept, the head is fresh.
+        alpha: width multiplier; a layer has ``make_divisible(filters * alpha, 8)`` filters. Below alpha 1 the last
+            convolution keeps its 1280. Published: 0.35, 0.5, 0.75, 1.0, 1.3, 1.4.
+        include_top: whether the network ends in the classifier. False: it ends in the last feature map.
+        weights: None (random), the tag of a weight set ("imagenet"), or the path of a weight file; see
+            ``weights.load.resolve``.
+        pooling: without the top, how the last feature map becomes a vector: "avg", "max", or None (it stays a map).
+        classes: number of outputs. If the weight set has another number, the classifier stays random, with a warning.
         classifier_activation: "softmax", or None for logits.
-        dropout_rate: before the classifier, in training (the paper keeps 0.8).
-        output_stride: 32; 16 or 8 trade strides for dilation.
-        reduced_tail: "outputs" halves the filters of stages 6 and 7, as the segmenters of arXiv 1905.02244, table 7,
-            have them. Weights fill the tail where they fit it; the rest of it is fresh, with a warning.
-        convention: padding and BatchNorm epsilon; None takes the weight set's, else TensorFlow's.
+        dropout_rate: share of the classifier's inputs that training drops (the paper keeps 0.8).
+        name: name of the model.
+        output_stride: input pixels per pixel of the last feature map: 32; 16 and 8 replace strides by dilation.
+        reduced_tail: "outputs" halves the filters of stages 6 and 7, as in the segmenters of arXiv 1905.02244, table
+            7; None leaves them. Layers that the weights then do not fit stay random, with a warning.
+        convention: padding and BatchNorm epsilon. None: the weight set's; without weights, TensorFlow's.
 
     Returns:
-        ``keras.Model``: (N, height, width, 3) -> (N, classes). What its input wants depends on the weight set:
+        ``keras.Model``: (N, height, width, 3) -> (N, classes). The weight set says how its input is normalised:
         ``model_info("mobilenet_v2")["weights"]``.
 
     Raises:
-        RequestError: an argument out of range, or weights that are not to be found or do not fit.
+        RequestError: an argument is out of range; the weights are missing, damaged or do not fit the network.
     """
     if reduced_tail not in (None, "outputs"):
         raise RequestError(f"reduced_tail={reduced_tail!r}: expected None or 'outputs'.")
@@ -65,12 +79,11 @@ def MobileNetV2(
     inputs = x = image_input(input_shape)
     x = conv_bn(x, make_divisible(32 * alpha), 3, "stem", source.convention, **dilate(2))
     for stage, (expansion, filters, blocks, stride) in enumerate(STAGES, 1):
-        if reduced_tail and f"stage{stage}" in TAIL:
-            filters /= 2
+        width = filters / 2 if reduced_tail and f"stage{stage}" in TAIL else filters
         for block in range(1, blocks + 1):
             x = inverted_residual(
                 x,
-                make_divisible(filters * alpha),
+                make_divisible(width * alpha),
                 3,
                 expansion * x.shape[-1],
                 f"stage{stage}_block{block}",

@@ -2,9 +2,21 @@
 
 import keras
 
+from mobilenets_tf.conventions import Convention
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.networks.blocks import Dilator, conv_bn, image_input, inverted_residual, make_divisible, top
-from mobilenets_tf.weights.load import resolve
+from mobilenets_tf.networks.blocks import (
+    Dilator,
+    InputShape,
+    Pooling,
+    check_positive,
+    conv_bn,
+    image_input,
+    inverted_residual,
+    make_divisible,
+    top,
+)
+from mobilenets_tf.networks.builders import document
+from mobilenets_tf.weights.load import Weights, resolve
 
 # A stage is a list of blocks: (kernel, expansion, filters, squeeze-and-excite, activation, stride).
 # The paper prints expanded channels; its code multiplies the block's own input, which is what widths other than 1 need.
@@ -37,25 +49,24 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
     stages, published_units = SIZES[size]
 
     def build(
-        input_shape=(224, 224, 3),
-        alpha=1.0,
-        include_top=True,
-        weights=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        dropout_rate=0.2,
-        name=None,
+        input_shape: InputShape = (224, 224, 3),
+        alpha: float = 1.0,
+        include_top: bool = True,
+        weights: Weights = None,
+        pooling: Pooling = None,
+        classes: int = 1000,
+        classifier_activation: str | None = "softmax",
+        dropout_rate: float = 0.2,
+        name: str | None = None,
         *,
-        minimalistic=False,
-        hidden_units=published_units,
-        output_stride=32,
-        reduced_tail=None,
-        convention=None,
-    ):
+        minimalistic: bool = False,
+        hidden_units: int = published_units,
+        output_stride: int = 32,
+        reduced_tail: str | None = None,
+        convention: Convention | None = None,
+    ) -> keras.Model:
         registered = f"mobilenet_v3_{size}" + ("_minimalistic" if minimalistic else "")
-        if not isinstance(hidden_units, int) or hidden_units < 1:
-            raise RequestError(f"hidden_units={hidden_units!r}: expected a whole number above 0.")
+        check_positive(hidden_units=hidden_units)
         if reduced_tail not in (None, "outputs", "blocks"):
             raise RequestError(f"reduced_tail={reduced_tail!r}: expected None, 'outputs' or 'blocks'.")
         source = resolve(weights, registered, alpha=alpha, convention=convention)
@@ -68,14 +79,15 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
         )
         for stage, blocks in enumerate(stages, 1):
             for block, (kernel, expansion, filters, squeeze, activation, stride) in enumerate(blocks, 1):
+                width = filters
                 if reduced_tail and stage == len(stages):
-                    filters /= 2
-                    if reduced_tail == "blocks" and block == 1:  # the others expand what is halved already
+                    width = filters / 2
+                    if reduced_tail == "blocks" and block == 1:  # the input of the other blocks is halved already
                         expansion /= 2
                 expanded = make_divisible(expansion * x.shape[-1])
                 x = inverted_residual(
                     x,
-                    make_divisible(filters * alpha),
+                    make_divisible(width * alpha),
                     3 if minimalistic else kernel,
                     expanded,
                     f"stage{stage}_block{block}",
@@ -95,37 +107,24 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
         source.load_into(model, (f"stage{len(stages)}", last, "hidden") if reduced_tail else ())
         return model
 
-    build.__name__ = build.__qualname__ = f"MobileNetV3{size.capitalize()}"
-    build.__doc__ = f"""MobileNetV3 {size} as a functional ``keras.Model``.
-
-    At alpha 1.0 {figures}; minimalistic {minimalistic_figures}.
-
-    Args:
-        input_shape: (height, width, 3), sides at least 32 or None.
-        alpha: width multiplier; ``make_divisible(filters * alpha, 8)``. Published: 0.75, 1.0.
-        include_top: end in the classifier. Without, the last layer is the {6 * stages[-1][-1][2]}-filter convolution.
-        weights: None (random), a tag ("imagenet"), or the path of a weight file; see ``weights.load.resolve``.
-        pooling: without the top: None, "avg" or "max".
-        classes: size of the classifier. Other than the weight set's: the backbone is kept, the head is fresh.
-        classifier_activation: "softmax", or None for logits.
-        dropout_rate: before the classifier, in training (the paper's 0.8 is the share that is kept).
-        minimalistic: no squeeze-and-excite, ReLU for hard-swish, 3x3 kernels only.
-        hidden_units: of the layer before the classifier{hidden_note}.
-        output_stride: 32; 16 or 8 trade strides for dilation.
-        reduced_tail: "outputs" halves the filters of the last blocks' outputs and of the convolution behind them, as
-            the paper's smaller detectors have them (table 6; tensorflow/models, object_detection), "blocks" the first
-            of these blocks' expansion too, as its segmenters do (table 7). Weights fill the tail where they fit it; the
-            rest of it is fresh, with a warning.
-        convention: padding and BatchNorm epsilon; None takes the weight set's, else TensorFlow's.
-
-    Returns:
-        ``keras.Model``: (N, height, width, 3) -> (N, classes). What its input wants depends on the weight set:
-        ``model_info("mobilenet_v3_{size}")["weights"]``.
-
-    Raises:
-        RequestError: an argument out of range, or weights that are not to be found or do not fit.
-    """
-    return build
+    return document(
+        build,
+        f"MobileNetV3{size.capitalize()}",
+        f"mobilenet_v3_{size}",
+        f"At alpha 1.0 {figures}; minimalistic {minimalistic_figures}",
+        f'The weight set says how its input is normalised: ``model_info("mobilenet_v3_{size}")["weights"]``.',
+        alpha="width multiplier; a layer has ``make_divisible(filters * alpha, 8)`` filters. Published: 0.75, 1.0.",
+        include_top="whether the network ends in the classifier. False: it ends in the convolution to "
+        f"{6 * stages[-1][-1][2]} channels.",
+        dropout_rate="share of the classifier's inputs that training drops (the paper's 0.8 is the share it keeps).",
+        name="name of the model; None: its registry name.",
+        minimalistic="no squeeze-and-excite, ReLU instead of hard-swish, 3x3 kernels only.",
+        hidden_units=f"units of the layer before the classifier{hidden_note}.",
+        reduced_tail='"outputs" halves the filters of the last stage\'s outputs and of the convolution after it, as in '
+        'the paper\'s smaller detectors (table 6; tensorflow/models, object_detection). "blocks" also halves the '
+        "expansion of the stage's first block, as in its segmenters (table 7). None halves nothing. Layers that the "
+        "weights then do not fit stay random, with a warning.",
+    )
 
 
 MobileNetV3Large = _builder("large", "5,483,032 parameters, 216,589,760 multiply-adds", "3,924,288 and 209,136,704", "")
@@ -133,6 +132,6 @@ MobileNetV3Small = _builder(
     "small",
     "2,542,856 parameters, 56,510,400 multiply-adds",
     "2,044,736 and 52,288,448",
-    ": 1024 as in every code and weight set; table 2 of the paper prints 1280, and the 2.9 M parameters of its table 3 "
-    "hold with 1280 alone",
+    ": 1024, as in every implementation and weight set; table 2 of the paper prints 1280, and only with 1280 has the "
+    "network the 2.9 M parameters of its table 3",
 )

@@ -14,8 +14,19 @@ from keras import layers
 from mobilenets_tf.conventions import PYTORCH, Convention
 from mobilenets_tf.conversion.reparameterization import reparameterize
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.networks.blocks import Dilator, activate, image_input, pad, squeeze_excite, top
-from mobilenets_tf.weights.load import resolve
+from mobilenets_tf.networks.blocks import (
+    Dilator,
+    InputShape,
+    Pooling,
+    activate,
+    check_positive,
+    image_input,
+    pad,
+    squeeze_excite,
+    top,
+)
+from mobilenets_tf.networks.builders import document
+from mobilenets_tf.weights.load import Weights, resolve
 
 # (filters before the width multiplier, blocks): the code's stages; the paper's stages 4 and 5 are one here.
 STAGES = (
@@ -28,7 +39,7 @@ SQUEEZE_RATIO = 1 / 16
 
 
 @dataclass(frozen=True)
-class Size:
+class MobileOneSize:
     """Width multiplier of each stage, branches of each convolution, and how many last blocks of each stage have SE."""
 
     widths: tuple[float, float, float, float]
@@ -37,15 +48,15 @@ class Size:
 
 
 SIZES = {
-    "s0": Size((0.75, 1.0, 1.0, 2.0), branches=4),
-    "s1": Size((1.5, 1.5, 2.0, 2.5)),
-    "s2": Size((1.5, 2.0, 2.5, 4.0)),
-    "s3": Size((2.0, 2.5, 3.0, 4.0)),
-    "s4": Size((3.0, 3.5, 3.5, 4.0), squeezed=(0, 0, 5, 1)),
+    "s0": MobileOneSize((0.75, 1.0, 1.0, 2.0), branches=4),
+    "s1": MobileOneSize((1.5, 1.5, 2.0, 2.5)),
+    "s2": MobileOneSize((1.5, 2.0, 2.5, 4.0)),
+    "s3": MobileOneSize((2.0, 2.5, 3.0, 4.0)),
+    "s4": MobileOneSize((3.0, 3.5, 3.5, 4.0), squeezed=(0, 0, 5, 1)),
     # Multiples of 8 filters: 24, 48, 136, 312; 32, 88, 184, 480; 32, 112, 240, 504. Branches as in S0.
-    "mu0": Size((0.375, 0.375, 0.53125, 0.609375), branches=4),
-    "mu1": Size((0.5, 0.6875, 0.71875, 0.9375), branches=4),
-    "mu2": Size((0.5, 0.875, 0.9375, 0.984375), branches=4),
+    "mu0": MobileOneSize((0.375, 0.375, 0.53125, 0.609375), branches=4),
+    "mu1": MobileOneSize((0.5, 0.6875, 0.71875, 0.9375), branches=4),
+    "mu2": MobileOneSize((0.5, 0.875, 0.9375, 0.984375), branches=4),
 }
 
 
@@ -101,27 +112,24 @@ def unit(
 
 def _builder(size: str, folded_figures: str, training_figures: str):
     plan = SIZES[size]
-    label = size[0].upper() + size[1:]
-    fit = "\n    Our fit to the published counts; the authors' widths, depths and branches are not known.\n"
     registered = f"mobileone_{size}"
 
     def build(
-        input_shape=(224, 224, 3),
-        include_top=True,
-        weights=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        dropout_rate=0.0,
-        name=registered,
+        input_shape: InputShape = (224, 224, 3),
+        include_top: bool = True,
+        weights: Weights = None,
+        pooling: Pooling = None,
+        classes: int = 1000,
+        classifier_activation: str | None = "softmax",
+        dropout_rate: float = 0.0,
+        name: str = registered,
         *,
-        reparameterized=False,
-        branches=plan.branches,
-        output_stride=32,
-        convention=None,
-    ):
-        if not isinstance(branches, int) or branches < 1:
-            raise RequestError(f"branches={branches!r}: expected a whole number above 0.")
+        reparameterized: bool = False,
+        branches: int = plan.branches,
+        output_stride: int = 32,
+        convention: Convention | None = None,
+    ) -> keras.Model:
+        check_positive(branches=branches)
         source = resolve(weights, registered, convention=convention, default=PYTORCH)
         weights_are_folded = source.has_bias("stem_conv")  # only the inference form has biases
         if weights_are_folded and not reparameterized:
@@ -148,32 +156,18 @@ def _builder(size: str, folded_figures: str, training_figures: str):
         source.load_into(model)
         return reparameterize(model) if reparameterized else model
 
-    build.__name__ = build.__qualname__ = f"MobileOne{label}"
-    build.__doc__ = f"""MobileOne-{label} as a functional ``keras.Model``.
-{fit if size.startswith("mu") else ""}
-    Inference form: {folded_figures}. Training form: {training_figures}.
-
-    Args:
-        input_shape: (height, width, 3), sides at least 32 or None.
-        include_top: end in the classifier.
-        weights: None (random), a tag ("imagenet"), or the path of a weight file; see ``weights.load.resolve``.
-        pooling: without the top: None, "avg" or "max".
-        classes: size of the classifier. Other than the weight set's: the backbone is kept, the head is fresh.
-        classifier_activation: "softmax", or None for logits.
-        dropout_rate: before the classifier, in training (the paper has none).
-        reparameterized: build the inference form; weights of either form are taken. Left False, train, then call
-            ``reparameterize`` (exporting does it by itself).
-        branches: over-parameterised branches of each convolution behind the stem, in training.
-        output_stride: 32; 16 or 8 trade strides for dilation.
-        convention: padding and BatchNorm epsilon; None takes the weight set's, else PyTorch's.
-
-    Returns:
-        ``keras.Model``: (N, height, width, 3) -> (N, classes). Published weights want ImageNet's mean and std.
-
-    Raises:
-        RequestError: an argument out of range, or weights that are not to be found or do not fit.
-    """
-    return build
+    return document(
+        build,
+        f"MobileOne{size[0].upper()}{size[1:]}",
+        registered,
+        f"Inference form: {folded_figures}. Training form: {training_figures}",
+        "The published weights expect an input normalised with ImageNet's mean and standard deviation.",
+        dropout_rate="share of the classifier's inputs that training drops (the paper has no dropout).",
+        reparameterized="build the inference form; it takes weights of either form. Leave it False to train, then call "
+        "``reparameterize`` (exporting calls it by itself).",
+        branches="over-parameterised branches of each convolution after the stem, in the training form.",
+        convention="padding and BatchNorm epsilon. None: the weight set's; without weights, PyTorch's.",
+    )
 
 
 MobileOneS0 = _builder(

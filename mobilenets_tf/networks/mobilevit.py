@@ -13,15 +13,26 @@ from keras import layers, ops
 from mobilenets_tf.conventions import PYTORCH, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.attention import fold, norm, resize_corners_aligned, transformer_layer, unfold
-from mobilenets_tf.networks.blocks import Dilator, conv_bn, image_input, inverted_residual, make_divisible, top
-from mobilenets_tf.weights.load import resolve
+from mobilenets_tf.networks.blocks import (
+    Dilator,
+    InputShape,
+    Pooling,
+    check_positive,
+    conv_bn,
+    image_input,
+    inverted_residual,
+    make_divisible,
+    top,
+)
+from mobilenets_tf.networks.builders import document
+from mobilenets_tf.weights.load import Weights, resolve
 
 DEPTHS = (2, 4, 3)  # transformer layers in the blocks of stages 3, 4 and 5
 HEADS = 4
 
 
 @dataclass(frozen=True)
-class Size:
+class MobileViTSize:
     """One network.
 
     filters: of the stem and the five stages. dims: transformer width in stages 3, 4, 5. expansion: of the inverted
@@ -41,16 +52,16 @@ class Size:
     classifier_dropout: float = 0.1
 
 
-def _v2(width: float) -> Size:
+def _v2(width: float) -> MobileViTSize:
     stem = make_divisible(min(max(32 * width, 16), 64))
     filters = (stem, make_divisible(64 * width, 16), *(make_divisible(c * width) for c in (128, 256, 384, 512)))
     dims = tuple(make_divisible(c * width) for c in (128, 192, 256))
-    return Size(filters, dims, 2, stage2=2, v2=True, classifier_dropout=0.0)
+    return MobileViTSize(filters, dims, 2, stage2=2, v2=True, classifier_dropout=0.0)
 
 
-_XXS = Size((16, 16, 24, 48, 64, 80), (64, 80, 96), 2, head=320, dropout=0.05)
-_XS = Size((16, 32, 48, 64, 80, 96), (96, 120, 144), 4, head=384, dropout=0.1)
-_S = Size((16, 32, 64, 96, 128, 160), (144, 192, 240), 4, head=640, dropout=0.1)
+_XXS = MobileViTSize((16, 16, 24, 48, 64, 80), (64, 80, 96), 2, head=320, dropout=0.05)
+_XS = MobileViTSize((16, 32, 48, 64, 80, 96), (96, 120, 144), 4, head=384, dropout=0.1)
+_S = MobileViTSize((16, 32, 64, 96, 128, 160), (144, 192, 240), 4, head=640, dropout=0.1)
 _WIDTHS = {"050": _v2(0.5), "075": _v2(0.75), "100": _v2(1.0)}
 SIZES = {
     "mobilevit_xxs": _XXS,
@@ -65,7 +76,7 @@ SIZES = {
 }
 
 
-def mobilevit_block(x, dim: int, depth: int, size: Size, name: str, convention: Convention, dilation: int = 1):
+def mobilevit_block(x, dim: int, depth: int, size: MobileViTSize, name: str, convention: Convention, dilation: int = 1):
     """Local convolution, transformer over the patches, fusion with what is local.
 
     (N, H, W, C) -> the same; with separable attention an odd side grows by one, as in the published code.
@@ -84,7 +95,7 @@ def mobilevit_block(x, dim: int, depth: int, size: Size, name: str, convention: 
     y = local
     resized = not size.v2 and even != (height, width)
     if resized:
-        # Not layers.Resizing, which takes "training" for true where nothing is said of it, and tells the layers behind.
+        # Not layers.Resizing: without a training argument it assumes training, and so do the layers after it.
         y = ops.image.resize(y, even)
     y = unfold(y, name)
     for layer in range(1, depth + 1):
@@ -107,21 +118,20 @@ def _builder(registered: str, label: str, figures: str):
     size = SIZES[registered]
 
     def build(
-        input_shape=(256, 256, 3),
-        include_top=True,
-        weights=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        dropout_rate=size.classifier_dropout,
-        name=None,
+        input_shape: InputShape = (256, 256, 3),
+        include_top: bool = True,
+        weights: Weights = None,
+        pooling: Pooling = None,
+        classes: int = 1000,
+        classifier_activation: str | None = "softmax",
+        dropout_rate: float = size.classifier_dropout,
+        name: str | None = None,
         *,
-        stage4_depth=DEPTHS[1],
-        output_stride=32,
-        convention=None,
-    ):
-        if not isinstance(stage4_depth, int) or stage4_depth < 1:
-            raise RequestError(f"stage4_depth={stage4_depth!r}: expected a whole number above 0.")
+        stage4_depth: int = DEPTHS[1],
+        output_stride: int = 32,
+        convention: Convention | None = None,
+    ) -> keras.Model:
+        check_positive(stage4_depth=stage4_depth)
         inputs = x = image_input(input_shape)
         if None in inputs.shape[1:]:
             raise RequestError(
@@ -154,28 +164,19 @@ def _builder(registered: str, label: str, figures: str):
         source.load_into(model)
         return model
 
-    build.__name__ = build.__qualname__ = label
-    build.__doc__ = f"""{label} as a functional ``keras.Model``. {figures}.
-
-    Args:
-        input_shape: (height, width, 3), sides at least 32, all fixed; they need not be multiples of the patch.
-        include_top: end in the classifier. Without, the last layer is stage 5, which detection and segmentation read.
-        weights: None (random), a tag ("imagenet"), or the path of a weight file; see ``weights.load.resolve``.
-        pooling: without the top: None, "avg" or "max".
-        classes: size of the classifier. Other than the weight set's: the backbone is kept, the head is fresh.
-        classifier_activation: "softmax", or None for logits.
-        dropout_rate: before the classifier, in training.
-        stage4_depth: transformer layers in stage 4: 4, or 2 for the "-L2" networks of arXiv 2209.15159.
-        output_stride: 32; 16 or 8 trade strides for dilation.
-        convention: padding and BatchNorm epsilon; None takes the weight set's, else PyTorch's.
-
-    Returns:
-        ``keras.Model``: (N, height, width, 3) -> (N, classes). The published weights want pixels / 255.
-
-    Raises:
-        RequestError: an argument out of range, or weights that are not to be found or do not fit.
-    """
-    return build
+    return document(
+        build,
+        label,
+        registered,
+        figures,
+        "The published weights expect pixels / 255.",
+        input_shape="(height, width, 3), sides at least 32, all fixed; they need not be multiples of the patch.",
+        include_top="whether the network ends in the classifier. False: it ends in stage 5, which detection and "
+        "segmentation heads read.",
+        name="name of the model; None: its registry name.",
+        stage4_depth='transformer layers in stage 4: 4, or 2 for the "-L2" networks of arXiv 2209.15159.',
+        convention="padding and BatchNorm epsilon. None: the weight set's; without weights, PyTorch's.",
+    )
 
 
 MobileViTXXS = _builder("mobilevit_xxs", "MobileViTXXS", "1,272,024 parameters, 407,364,096 multiply-adds")

@@ -1,64 +1,71 @@
-"""DeepLabv3, R-ASPP and LR-ASPP: the class of every place, from one feature map or two."""
+"""DeepLabv3, R-ASPP and LR-ASPP: segmentation heads that read one feature map of a classifier, or two."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
 from keras import layers, ops
 
+from mobilenets_tf.conventions import Convention
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.networks.blocks import conv_bn
+from mobilenets_tf.networks.blocks import InputShape, check_positive, conv_bn
+from mobilenets_tf.networks.builders import CONVENTION, on_backbone
 from mobilenets_tf.networks.features import features
-from mobilenets_tf.networks.heads import CONVENTION, check_positive, on_backbone
+from mobilenets_tf.weights.load import Weights
 
 # Which of the backbones' reduced tails arXiv 1905.02244 counts in its table 7 (its "RF2").
 _REDUCED = {"mobilenet_v2": "outputs", "mobilenet_v3_large": "blocks", "mobilenet_v3_small": "blocks"}
 
 
 def DeepLabV3(
-    backbone="mobilenet_v2",
-    input_shape=(512, 512, 3),
-    classes=21,
-    weights=None,
-    dropout_rate=0.1,
-    name=None,
+    backbone: str = "mobilenet_v2",
+    input_shape: InputShape = (512, 512, 3),
+    classes: int = 21,
+    weights: Weights = None,
+    dropout_rate: float = 0.1,
+    name: str | None = None,
     *,
-    output_stride=16,
-    atrous_rates=(6, 12, 18),
-    filters=256,
-    last_convolution=False,
-    reduced_tail=False,
-    convention=None,
-    **backbone_options,
-):
-    """DeepLabv3 (Chen et al. 2017, arXiv 1706.05587) on a classifier of this package, as a functional ``keras.Model``.
+    output_stride: int = 16,
+    atrous_rates: Sequence[int] = (6, 12, 18),
+    filters: int = 256,
+    last_convolution: bool = False,
+    reduced_tail: bool = False,
+    convention: Convention | None = None,
+    **backbone_options: Any,
+) -> keras.Model:
+    """Build DeepLabv3 (Chen et al. 2017, arXiv 1706.05587) on a classifier's features, as a functional ``keras.Model``.
 
-    Branches on one feature map: a 1x1 convolution, a dilated 3x3 convolution for each rate, and the mean of the whole
-    image; they are joined and mixed by a 1x1 convolution, and another gives the classes. On MobileNetV2 4,523,541
-    parameters and 5,070,209,024 multiply-adds; with ``atrous_rates=()``, as arXiv 1801.04381, table 7, advises for
-    phones, 2,113,557 and 2,603,958,272.
+    Its branches read one feature map: a 1x1 convolution, a dilated 3x3 convolution for each rate, and the mean of the
+    whole image. They are concatenated and mixed by a 1x1 convolution; another 1x1 convolution gives the classes.
+    On MobileNetV2 it has 4,523,541 parameters and 5,070,209,024 multiply-adds; with ``atrous_rates=()``, as arXiv
+    1801.04381, table 7, advises for phones, 2,113,557 and 2,603,958,272.
 
     Args:
         backbone: the registry name of a classifier.
         input_shape: (height, width, 3), sides at least 32, all fixed; they need not be equal.
-        classes: with the background, where it is one.
-        weights: None (random); a tag of the backbone's ("imagenet") or the path of a classifier's weight file, for the
-            backbone alone; or a ``.keras`` or ``.weights.h5`` file of such a segmenter: with other classes its
-            classifier is fresh.
-        dropout_rate: before the classifier, in training.
-        output_stride: input pixels a place of the feature map and of the logits: 32, 16 or 8. Below 32 the backbone
-            trades strides for dilation.
-        atrous_rates: dilation of the 3x3 convolutions at output stride 16; at 8 they are doubled, so that they see the
-            same picture. Empty for none.
-        filters: of each branch and of their mixture.
-        last_convolution: read the 1280 channels of MobileNetV2's or EfficientNet-Lite's last convolution. Left False,
-            the bottleneck before it (the paper's V2*), and the convolution is left out. Others have no such choice.
-        reduced_tail: MobileNetV2 and V3: half the filters from stride 32 on (arXiv 1905.02244, table 7, RF2); the tail
-            is fresh.
-        convention: the backbone's padding and BatchNorm epsilon; None takes the weight set's, else its own.
-        backbone_options: more of the backbone's: alpha, drop_connect_rate, reparameterized, ...
+        classes: number of classes, the background included where it is a class.
+        weights: None (random); the tag of a weight set of the backbone ("imagenet") or the path of a classifier's
+            weight file, for the backbone alone; or a ``.keras`` or ``.weights.h5`` file of such a segmenter. If that
+            file has another number of classes, the classifier stays random, with a warning.
+        dropout_rate: share of the classifier's inputs that training drops.
+        name: name of the model; None: "deeplabv3_" and the backbone's.
+        output_stride: input pixels per pixel of the feature map and of the logits: 32, 16 or 8. The
+            backbone replaces strides by dilation for it.
+        atrous_rates: dilation of the 3x3 convolutions at output stride 16, where () has none. At 8 the rates are
+            doubled, so that the convolutions see the same part of the image.
+        filters: filters of each branch and of the convolution that mixes them.
+        last_convolution: read the 1280 channels of MobileNetV2's or EfficientNet-Lite's last convolution. False: read
+            the bottleneck before it (the paper's V2*) and build no last convolution. Other backbones have none.
+        reduced_tail: MobileNetV2 and V3: half the filters from stride 32 on (arXiv 1905.02244, table 7, RF2). The
+            weights do not fit this tail, which stays random.
+        convention: padding and BatchNorm epsilon of the backbone. None: the weight set's; without weights, its own.
+        backbone_options: further arguments of the backbone's builder: alpha, drop_connect_rate, reparameterized, ...
 
     Returns:
         ``keras.Model``: (N, height, width, 3) -> ``logits`` (N, height / stride, width / stride, classes), rounded up.
 
     Raises:
-        RequestError: an argument out of range, or weights that are not to be found or do not fit.
+        RequestError: an argument is out of range; the weights are missing, damaged or do not fit the network.
     """
     check_positive(classes=classes, filters=filters)
     if any(not isinstance(rate, int) or rate < 1 for rate in atrous_rates):
@@ -88,21 +95,32 @@ def DeepLabV3(
 
 
 def RASPP(
-    backbone="mobilenet_v2",
-    input_shape=(512, 512, 3),
-    classes=19,
-    weights=None,
-    name=None,
+    backbone: str = "mobilenet_v2",
+    input_shape: InputShape = (512, 512, 3),
+    classes: int = 19,
+    weights: Weights = None,
+    name: str | None = None,
     *,
-    output_stride=16,
-    filters=256,
-    reduced_tail=False,
-    convention=None,
-    **backbone_options,
-):
-    """R-ASPP (arXiv 1905.02244, section 6.4): ``DeepLabV3`` without its dilated convolutions, nor dropout.
+    output_stride: int = 16,
+    filters: int = 256,
+    reduced_tail: bool = False,
+    convention: Convention | None = None,
+    **backbone_options: Any,
+) -> keras.Model:
+    """Build R-ASPP (arXiv 1905.02244, section 6.4): ``DeepLabV3`` without dilated convolutions and without dropout.
 
-    On MobileNetV2 with Cityscapes' 19 classes 2,113,043 parameters. Arguments, output and errors are ``DeepLabV3``'s.
+    On MobileNetV2 it has 2,113,043 parameters for Cityscapes' 19 classes.
+
+    Args:
+        name: name of the model; None: "raspp_" and the backbone's.
+        backbone, input_shape, classes, weights, output_stride, filters, reduced_tail, convention, backbone_options: as
+            in ``DeepLabV3``.
+
+    Returns:
+        ``keras.Model``: (N, height, width, 3) -> ``logits`` (N, height / stride, width / stride, classes), rounded up.
+
+    Raises:
+        RequestError: an argument is out of range; the weights are missing, damaged or do not fit the network.
     """
     return DeepLabV3(
         backbone,
@@ -121,34 +139,41 @@ def RASPP(
 
 
 def LRASPP(
-    backbone="mobilenet_v3_large",
-    input_shape=(512, 512, 3),
-    classes=19,
-    weights=None,
-    name=None,
+    backbone: str = "mobilenet_v3_large",
+    input_shape: InputShape = (512, 512, 3),
+    classes: int = 19,
+    weights: Weights = None,
+    name: str | None = None,
     *,
-    output_stride=16,
-    filters=128,
-    reduced_tail=False,
-    convention=None,
-    **backbone_options,
-):
-    """Lite R-ASPP (arXiv 1905.02244, figure 10) on a classifier of this package, as a functional ``keras.Model``.
+    output_stride: int = 16,
+    filters: int = 128,
+    reduced_tail: bool = False,
+    convention: Convention | None = None,
+    **backbone_options: Any,
+) -> keras.Model:
+    """Build Lite R-ASPP (arXiv 1905.02244, figure 10) on a classifier's features, as a functional ``keras.Model``.
 
-    A 1x1 convolution of the last feature, scaled by gates from large windows of it, goes to the size of the feature of
-    stride 8; each of the two gives logits, which are added. On MobileNetV3 with a reduced tail, as the paper has it,
-    1,505,550 parameters for Cityscapes' 19 classes (small: 467,486).
+    A 1x1 convolution of the last feature map is scaled by gates, which are computed from means over large windows of
+    that map, and resized to stride 8. Its logits and those of the backbone's feature map of stride 8 are added. On
+    MobileNetV3 with a reduced tail, as in the paper, it has 1,505,550 parameters for Cityscapes' 19 classes (small:
+    467,486).
 
-    The windows are the paper's 49x49 places, 16 rows and 20 columns apart, for 1024x2048 pixels at output stride 16.
-    For other sizes they keep their proportion to the shorter side (25x25, 8 and 10 apart for 512x1024). Where a single
-    one would fit, as in a square, it would leave out a border: then the gates are of the whole map, as torchvision's
-    always are.
+    The paper's windows are 49x49 pixels of the feature map, 16 rows and 20 columns apart, for 1024x2048 pixels at
+    output stride 16. For other sizes they keep their proportion to the shorter side (25x25, 8 and 10 apart, for
+    512x1024). If the map is too small for two windows, as in a square, the gates are computed from the whole map,
+    because one window would leave out its border. torchvision always takes the whole map.
 
     Args:
-        output_stride: of the last feature: 32 or 16.
-        filters: of the 1x1 convolution and the gates.
+        name: name of the model; None: "lraspp_" and the backbone's.
+        output_stride: input pixels per pixel of the last feature map: 32 or 16.
+        filters: filters of the 1x1 convolution and number of gates.
+        backbone, input_shape, classes, weights, reduced_tail, convention, backbone_options: as in ``DeepLabV3``.
 
-    The other arguments, the output, which has stride 8, and the errors are ``DeepLabV3``'s.
+    Returns:
+        ``keras.Model``: (N, height, width, 3) -> ``logits`` (N, height / 8, width / 8, classes), rounded up.
+
+    Raises:
+        RequestError: an argument is out of range; the weights are missing, damaged or do not fit the network.
     """
     check_positive(classes=classes, filters=filters)
     if output_stride not in (16, 32):
@@ -171,17 +196,17 @@ def LRASPP(
 
 
 def _last(body):
-    """The feature of the last stage; of MobileNetV2, what its convolution to 1280 channels reads."""
+    """Return the feature map of the last stage; of MobileNetV2, the one before its convolution to 1280 channels."""
     return list(features(body).values())[-1]
 
 
 def _resize(x, height: int, width: int):
-    # Not layers.Resizing, which takes "training" for true where nothing is said of it, and tells the layers behind.
+    # Not layers.Resizing: without a training argument it assumes training, and so do the layers after it.
     return ops.image.resize(x, (height, width), interpolation="bilinear")
 
 
 def _windows(x, name: str):
-    """Means of the paper's windows (see ``LRASPP``), or of the whole map."""
+    """Average over the paper's windows (see ``LRASPP``), or over the whole map."""
     rows, columns = x.shape[1:3]
     side = min(rows, columns)
     window, strides = -(-49 * side // 64), (max(1, round(side * 16 / 64)), max(1, round(side * 20 / 64)))

@@ -1,37 +1,41 @@
-"""SSD and SSDLite: boxes and scores from six maps of features (Liu et al. 2016, arXiv 1512.02325).
+"""SSD and SSDLite: boxes and scores from six feature maps (Liu et al. 2016, arXiv 1512.02325).
 
-Two layouts. TensorFlow's object detection API (research/object_detection, ssd_mobilenet_v*_feature_extractor), to which
-MobileNetV1 to V3 were published: predictions right on the maps, boxes and classes apart. apple/ml-cvnets' (its
-SingleShotDetector), to which the MobileViTs were: each map is projected first, and one depthwise convolution serves
-both. Where SSD has a 3x3 convolution, SSDLite has a depthwise and a 1x1 one (arXiv 1801.04381, section 6.2).
+There are two layouts. MobileNetV1 to V3 have that of TensorFlow's object detection API (research/object_detection,
+ssd_mobilenet_v*_feature_extractor): boxes and classes are predicted from the maps by separate layers. The MobileViTs
+have that of apple/ml-cvnets (SingleShotDetector): each map is projected first, and boxes and classes share one
+depthwise convolution. Where SSD has a 3x3 convolution, SSDLite has a depthwise and a 1x1 convolution (arXiv
+1801.04381, section 6.2).
 
-Anchors are laid on the maps by ``mobilenets_tf.networks.anchors``, which is why both layouts have as many a place.
+Both layouts have as many anchors per pixel, because ``mobilenets_tf.networks.anchors`` serves both.
 """
 
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 from keras import layers
 
-from mobilenets_tf.networks.blocks import activate, conv_bn
+from mobilenets_tf.conventions import Convention
+from mobilenets_tf.networks.blocks import InputShape, activate, check_positive, conv_bn
+from mobilenets_tf.networks.builders import CONVENTION, on_backbone
 from mobilenets_tf.networks.features import expansion, features
-from mobilenets_tf.networks.heads import CONVENTION, check_positive, on_backbone
+from mobilenets_tf.weights.load import Weights
 
-ANCHORS = (3, 6, 6, 6, 6, 6)  # a place, from the finest map on
-PRIOR = 0.01  # what every score is before training, so that the many empty places do not drown the rest (1708.02002)
+ANCHORS = (3, 6, 6, 6, 6, 6)  # per pixel of each map, from the finest on
+PRIOR = 0.01  # each score before training, so that the many empty anchors do not dominate the loss (arXiv 1708.02002)
 _LEVEL = re.compile(r"ssd_level\d+_boxes")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What stands behind the backbone's two maps.
+class HeadLayout:
+    """The maps that follow the backbone's two, and how predictions read them.
 
-    extras: of each further map, the filters of the 1x1 convolution before it, None for none, and of its own.
-    pooled: the last of them is the mean of the map before instead of a strided convolution, and has but one place.
-    projections: filters that each map is brought to for its predictions; None leaves the maps as they are.
-    activation: behind every BatchNorm, the depthwise ones of ``projections`` excepted.
+    extras: of each further map, the filters of the 1x1 convolution before it (None: there is none) and its own filters.
+    pooled: the last map is the mean of the map before it, one pixel, instead of a strided convolution.
+    projections: filters to which each map is projected for its predictions; None: the maps stay as they are.
+    activation: activation after every BatchNorm, but for those of depthwise convolutions of ``projections``.
     """
 
     extras: tuple[tuple[int | None, int], ...]
@@ -40,8 +44,8 @@ class Layout:
     projections: tuple[int, ...] | None = None
 
 
-TENSORFLOW = Layout(((256, 512), (128, 256), (128, 256), (64, 128)), "relu6")
-CVNETS = Layout(
+TENSORFLOW = HeadLayout(((256, 512), (128, 256), (128, 256), (64, 128)), "relu6")
+CVNETS = HeadLayout(
     ((None, 256), (None, 128), (None, 128), (None, 64)),
     "relu",
     pooled=True,
@@ -50,50 +54,53 @@ CVNETS = Layout(
 
 
 def SSD(
-    backbone="mobilenet_v2",
-    input_shape=(320, 320, 3),
-    classes=80,
-    weights=None,
-    classifier_activation="sigmoid",
-    name=None,
+    backbone: str = "mobilenet_v2",
+    input_shape: InputShape = (320, 320, 3),
+    classes: int = 80,
+    weights: Weights = None,
+    classifier_activation: str | None = "sigmoid",
+    name: str | None = None,
     *,
-    lite=True,
-    reduced_tail=False,
-    convention=None,
-    **backbone_options,
-):
-    """SSDLite, or SSD, on a classifier of this package, as a functional ``keras.Model``.
+    lite: bool = True,
+    reduced_tail: bool = False,
+    convention: Convention | None = None,
+    **backbone_options: Any,
+) -> keras.Model:
+    """Build SSDLite (arXiv 1801.04381, section 6.2) or SSD (arXiv 1512.02325) on a classifier's features.
 
-    SSDLite on MobileNetV2 with 80 classes: 4,337,013 parameters and 788,830,144 multiply-adds at 320x320.
+    SSDLite on MobileNetV2 with 80 classes has 4,337,013 parameters and 788,830,144 multiply-adds at 320x320.
 
-    The finest map has stride 16. It is the expansion of the first block of stride 32 where the backbone has inverted
-    residuals (MobileNetV2, V3, EfficientNet-Lite; not in cvnets' layout), else the last feature of stride 16. The
-    second is the backbone's last feature, MobileNetV2's 1280 channels; four more follow, each of half the resolution.
+    The finest of six feature maps has stride 16. In TensorFlow's layout, on a backbone with inverted residuals
+    (MobileNetV2, V3, EfficientNet-Lite), it is the expansion in the first block of stride 32; otherwise it is the last
+    feature map of stride 16. The second is the backbone's last feature map, of MobileNetV2 the 1280 channels. Four more
+    maps follow, each of half the resolution.
 
     Args:
         backbone: the registry name of a classifier.
         input_shape: (height, width, 3), sides at least 32, all fixed.
-        classes: kinds of objects, without the background.
-        weights: None (random); a tag of the backbone's ("imagenet") or the path of a classifier's weight file, for the
-            backbone alone; or a ``.keras`` or ``.weights.h5`` file of such a detector: with other classes the layers
-            that depend on them are fresh.
+        classes: number of kinds of objects, without the background.
+        weights: None (random); the tag of a weight set of the backbone ("imagenet") or the path of a classifier's
+            weight file, for the backbone alone; or a ``.keras`` or ``.weights.h5`` file of such a detector. If that
+            file has another number of classes, the layers that depend on it stay random, with a warning.
         classifier_activation: "sigmoid", or None for logits.
-        lite: False for SSD, with full 3x3 convolutions in the head: on MobileNetV2 14.8 M parameters there, not 2.1 M.
+        name: name of the model; None: its registry name.
+        lite: True: SSDLite. False: SSD, whose head has full 3x3 convolutions: on MobileNetV2 14.8 M parameters in the
+            head instead of 2.1 M.
         reduced_tail: MobileNetV2 and V3: half the filters from stride 32 on (the last two rows of arXiv 1905.02244,
-            table 6); the tail is fresh.
-        convention: the backbone's padding and BatchNorm epsilon; None takes the weight set's, else its own.
-        backbone_options: more of the backbone's: alpha, drop_connect_rate, reparameterized, ...
+            table 6). The weights do not fit this tail, which stays random.
+        convention: padding and BatchNorm epsilon of the backbone. None: the weight set's; without weights, its own.
+        backbone_options: further arguments of the backbone's builder: alpha, drop_connect_rate, reparameterized, ...
 
     Returns:
-        ``keras.Model``: (N, height, width, 3) -> two outputs for A anchors, 3 on each place of the finest map and 6 on
-        those of the others, row by row (``anchors.ssd_anchors(grids(model))``):
+        ``keras.Model``: (N, height, width, 3) -> two outputs for A anchors. Each pixel of the finest map has 3 anchors,
+        each pixel of the other maps 6, in the order of ``anchors.ssd_anchors(grids(model))``:
 
-        * ``boxes`` (N, A, 4): ty, tx, th, tw against the anchor in TFLite's scales: (centre - anchor's centre) /
+        * ``boxes`` (N, A, 4): ty, tx, th, tw relative to the anchor, in TFLite's scales: (centre - anchor's centre) /
           anchor's side x 10, and ln(side / anchor's side) x 5;
-        * ``scores`` (N, A, classes + 1), column 0 the background; called ``logits`` without the activation.
+        * ``scores`` (N, A, classes + 1); column 0 is the background. Without the activation it is called ``logits``.
 
     Raises:
-        RequestError: an argument out of range, or weights that are not to be found or do not fit.
+        RequestError: an argument is out of range; the weights are missing, damaged or do not fit the network.
     """
     check_positive(classes=classes)
     name = name or f"ssd{'lite' if lite else ''}_{backbone}" + ("_reduced" if reduced_tail else "")
@@ -113,8 +120,8 @@ def SSD(
     return on_backbone(head, backbone, name, input_shape, weights, convention, options)
 
 
-def _extra(x, number: int, layout: Layout, lite: bool):
-    """A further map, from 1: half the resolution of the one before, or its mean."""
+def _extra(x, number: int, layout: HeadLayout, lite: bool):
+    """Append map ``number`` of the extras, counted from 1: half the resolution of ``x``, or its mean."""
     name, (squeezed, filters) = f"ssd_extra{number}", layout.extras[number - 1]
     options = {"convention": CONVENTION, "activation": layout.activation}
     if layout.pooled and number == len(layout.extras):
@@ -127,16 +134,16 @@ def _extra(x, number: int, layout: Layout, lite: bool):
     return conv_bn(_depthwise(x, name, layout, stride=2), filters, 1, f"{name}_project", **options)
 
 
-def _depthwise(x, name: str, layout: Layout, stride: int = 1):
+def _depthwise(x, name: str, layout: HeadLayout, stride: int = 1):
     activation = None if layout.projections else layout.activation
     name = f"{name}_depthwise"
     return conv_bn(x, None, 3, name, CONVENTION, stride=stride, activation=activation, depthwise=True)
 
 
-def _predict(x, level: int, classes: int, layout: Layout, lite: bool):
-    """A map's "boxes" (N, places x anchors, 4) and "logits" (N, places x anchors, classes + 1)."""
+def _predict(x, level: int, classes: int, layout: HeadLayout, lite: bool):
+    """Predict from a map: "boxes" (N, pixels x anchors, 4) and "logits" (N, pixels x anchors, classes + 1)."""
     name = f"ssd_level{level}"
-    single = layout.pooled and level == len(ANCHORS)  # with one place there is nothing around it to look at
+    single = layout.pooled and level == len(ANCHORS)  # one pixel has no neighbours for a 3x3 kernel
     separable = lite and not single
     if layout.projections and not single:
         filters = layout.projections[level - 1]
@@ -160,15 +167,18 @@ def _predict(x, level: int, classes: int, layout: Layout, lite: bool):
 
 
 def _join(parts, name: str):
-    """All levels' rows, the finest first. XNNPACK joins five tensors at a time; the small ones are copied twice."""
+    """Concatenate the rows of all maps, the finest first, in two steps: XNNPACK takes five tensors at a time at most.
+
+    The rows of the small maps are those that are copied twice.
+    """
     coarse = layers.Concatenate(axis=1, name=f"ssd_{name}_coarse")(parts[1:])
     return layers.Concatenate(axis=1, name=name)([parts[0], coarse])
 
 
-def grids(model) -> tuple[tuple[int, int], ...]:
-    """(rows, columns) of the maps of an SSD, just built or loaded from a file, from the finest on.
+def grids(model: keras.Model) -> tuple[tuple[int, int], ...]:
+    """Return (rows, columns) of each map of an SSD, from the finest on. The model may come from a file.
 
     ``anchors.ssd_anchors(grids(model))`` are the model's anchors.
     """
-    found = sorted((layer.name, layer) for layer in model.layers if _LEVEL.fullmatch(layer.name))
-    return tuple(tuple(layer.output.shape[1:3]) for _, layer in found)
+    levels = sorted((layer.name, layer) for layer in model.layers if _LEVEL.fullmatch(layer.name))
+    return tuple(tuple(layer.output.shape[1:3]) for _, layer in levels)

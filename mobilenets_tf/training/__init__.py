@@ -1,16 +1,11 @@
 """Training: the papers' recipes as data, the input, the optimizers, and the loop that runs them.
 
 >>> from mobilenets_tf.training import TrainRequest, train
->>> train(TrainRequest(ModelSource("efficientnet_lite0"), data="photos/", out="trained/"))
+>>> train(TrainRequest("efficientnet_lite0", data="photos/", out="trained/"))
+
+What is public stands in ``__init__.pyi``.
 """
 
-import importlib
+import lazy_loader
 
-_PUBLIC = {"TrainRequest": "job", "Trained": "job", "train": "job", "Recipe": "recipes"}
-__all__ = ["Recipe", "TrainRequest", "Trained", "train"]
-
-
-def __getattr__(name):
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(f"mobilenets_tf.training.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

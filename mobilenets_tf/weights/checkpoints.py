@@ -108,7 +108,7 @@ class _Storage:
 
 
 @dataclass
-class _Tensor:
+class _StoredTensor:
     """What ``torch._utils._rebuild_tensor_v2`` is told."""
 
     storage: _Storage
@@ -135,7 +135,7 @@ class _Tensor:
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
-    return _Tensor(storage, offset, shape, strides)
+    return _StoredTensor(storage, offset, shape, strides)
 
 
 def _rebuild_parameter(data, *_):
@@ -242,7 +242,7 @@ def _read_torch_legacy(path: Path):
         return loaded
 
 
-def _state_dict(loaded) -> dict[str, _Tensor]:
+def _state_dict(loaded) -> dict[str, _StoredTensor]:
     """The tensors of a checkpoint: itself, or what it keeps under a training script's usual keys."""
     for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -251,4 +251,4 @@ def _state_dict(loaded) -> dict[str, _Tensor]:
     if not isinstance(loaded, dict):
         raise RequestError(f"it holds a {type(loaded).__name__}, not a state dict of named tensors")
     # DataParallel puts "module." before every name.
-    return {str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, _Tensor)}
+    return {str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, _StoredTensor)}

@@ -1,5 +1,6 @@
 """Find the weights that a builder was asked for, and put them into its layers."""
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from mobilenets_tf.conventions import TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.layer_names import is_head
 from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
+
+Weights = str | os.PathLike[str] | None  # what a builder takes: a tag, the path of a file, or random weights
 
 CLASSIFIER = "classifier"
 # What a network without its top may not have (MobileNetV2 keeps its head_conv, MobileViT does not).
@@ -29,7 +32,7 @@ _PARAMETERS = {
 
 
 @dataclass(frozen=True)
-class Source:
+class ResolvedWeights:
     """Weights that were found and read: the convention to build with, and what fills a built model.
 
     load_into: called with the model, and the beginnings of the names of layers that may be of another size.
@@ -48,7 +51,7 @@ def resolve(
     alpha: float | None = None,
     convention: Convention | None = None,
     default: Convention = TENSORFLOW,
-) -> Source:
+) -> ResolvedWeights:
     """Find and read weights before anything is built.
 
     Args:
@@ -64,7 +67,7 @@ def resolve(
         RequestError: no such tag or file, not installed (the one command is given), damaged, or refused.
     """
     if weights is None:
-        return Source(convention or default)
+        return ResolvedWeights(convention or default)
     path = Path(weights)
     if not path.is_file() and not path.suffix:
         record = catalog.find(network, str(weights), alpha)
@@ -87,7 +90,7 @@ def resolve(
     return _from_checkpoint(checkpoint, spelling, convention or usual)
 
 
-def resolve_with_head(weights, convention: Convention | None = None) -> Source | None:
+def resolve_with_head(weights, convention: Convention | None = None) -> ResolvedWeights | None:
     """The weights of a whole detector or segmenter; None where ``weights`` are a classifier's, for its backbone.
 
     Raises:
@@ -103,8 +106,8 @@ def _is_saved(path: Path) -> bool:
     return path.suffix == ".keras" or path.name.endswith(".weights.h5")
 
 
-def _from_saved(saved: saved_models.SavedWeights, path: Path, convention: Convention | None) -> Source:
-    return Source(
+def _from_saved(saved: saved_models.SavedWeights, path: Path, convention: Convention | None) -> ResolvedWeights:
+    return ResolvedWeights(
         convention or saved.convention,
         lambda model, resized=(): _copy(model, saved.tensors, path, resized),
         lambda layer: f"{layer}.1" in saved.tensors,
@@ -116,14 +119,14 @@ def _both_in_timm(network: str) -> bool:
     return "lite" in network or "_v3" in network
 
 
-def _from_checkpoint(checkpoint, spelling: spellings.Spelling, convention: Convention) -> Source:
+def _from_checkpoint(checkpoint, spelling: spellings.Spelling, convention: Convention) -> ResolvedWeights:
     def has_bias(layer):
         return f"{spellings.names(spelling, [layer], checkpoint.tensors).get(layer)}.bias" in checkpoint.tensors
 
     def load_into(model, resized=()):
         _assign(model, checkpoint, spelling, resized)
 
-    return Source(convention, load_into, has_bias)
+    return ResolvedWeights(convention, load_into, has_bias)
 
 
 def _recognise(checkpoint) -> spellings.Spelling:

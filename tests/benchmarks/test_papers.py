@@ -11,7 +11,7 @@ import pytest
 from mobilenets_tf import create_model, registry
 from mobilenets_tf.conversion.convert import float_file
 from mobilenets_tf.export.speed.timing import Timing
-from mobilenets_tf.networks.complexity import counts
+from mobilenets_tf.networks.costs.complexity import counts
 from mobilenets_tf.worker import Worker
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

@@ -30,8 +30,8 @@ def test_files_side_by_side_with_their_ops(files, capsys):
     assert "not a phone" in head and rounds.startswith("3 rounds, 1 thread")
     assert "ratio" in columns and "peak MB" in columns
     assert first.split()[4:6] == ["1", "1"] and " to " in second
-    assert any(line.endswith("a.tflite: XNNPACK leaves out 1 LOG_SOFTMAX.") for line in rest)
-    assert printed.count("of the whole call") == 2
+    assert any(line.endswith("a.tflite: XNNPACK does not run 1 LOG_SOFTMAX.") for line in rest)
+    assert printed.count("of the whole inference") == 2
     assert any(line.split()[:3] == ["Add", "(ND)", "20"] for line in rest)
 
 
@@ -51,12 +51,15 @@ def test_wrong_requests(files, tmp_path, capsys):
     for arguments, message in (
         ([str(tmp_path / "none.tflite")], "No such TFLite file"),
         ([files[0], str(damaged)], "damaged.tflite cannot be run"),
-        ([files[0], "--calls", "0"], "at least one call"),
-        ([files[0], "--use-gpu"], "--use-gpu is for --android"),
-        ([files[0], "--benchmark-model", "x"], "--benchmark-model is for --android"),
-        ([files[0], "--android"], "--android needs --benchmark-model"),
+        ([files[0], "--calls", "0"], "calls=0: expected at least 1"),
+        ([files[0], "--use-gpu"], "--use-gpu needs --android"),
+        ([files[0], "--benchmark-model", "x"], "--benchmark-model needs --android"),
+        ([files[0], "--android"], "benchmark_model (--benchmark-model) is missing"),
         ([files[0], "--android", "--benchmark-model", "x", "--cores", "9-"], "hexadecimal"),
-        ([files[0], "--android", "--benchmark-model", "x", "--adb", "/none/adb"], "not an executable file"),
+        (
+            [files[0], "--android", "--benchmark-model", "x", "--adb", "/none/adb"],
+            "(--adb): this is not an executable file",
+        ),
     ):
         assert main(["benchmark", *arguments, "--quiet"]) == 2
         printed = capsys.readouterr()
@@ -80,7 +83,7 @@ def test_on_a_phone(files, phone, capsys):
     assert printed.startswith("Milliseconds on PHONE1, Fake Phone, Android 14")
     assert "not a phone" not in printed
     assert "sha256" in printed and "2950.34" in printed and "46.09" in printed
-    assert "together" in printed and "31  2949.903  100.0% of the whole call, 2950.340" in printed
+    assert "all ops" in printed and "31  2949.903  100.0% of the whole inference, 2950.340" in printed
     assert phone.left() == []
 
 
@@ -89,9 +92,13 @@ def test_on_a_phone_as_json(files, phone, capsys):
     arguments = ["benchmark", files[0], "--android", "--adb", phone.adb, "--benchmark-model", str(phone.binary)]
     assert main([*arguments, "--use-gpu", "--serial", "PHONE1", "--json", "--quiet"]) == 0
     document = json.loads(capsys.readouterr().out)
-    (found,) = document["files"]
-    assert (found["file"], found["device"]["serial"], found["inference"]["average_ms"]) == (files[0], "PHONE1", 119.375)
-    assert found["delegates"][0] == {
+    (result,) = document["files"]
+    assert (result["file"], result["device"]["serial"], result["inference"]["average_ms"]) == (
+        files[0],
+        "PHONE1",
+        119.375,
+    )
+    assert result["delegates"][0] == {
         "name": "GPU", "executes": "completely", "nodes": None, "of": None, "partitions": None,
     }  # fmt: skip
     assert document["benchmark_model"]["abi"] == "arm64-v8a"
@@ -111,6 +118,6 @@ def test_what_ran_on_the_cpu_instead(files, phone, capsys):
     arguments = ["benchmark", files[0], "--android", "--adb", phone.adb, "--benchmark-model", str(phone.binary)]
     assert main([*arguments, "--use-gpu", "--quiet"]) == 1
     printed = capsys.readouterr().out
-    assert "FAILED: nothing says that the accelerator runs any of" in printed
-    assert "TfLiteXNNPackDelegate took 539 of 548 ops, in 19 parts" in printed
+    assert "FAILED: benchmark_model does not report that the accelerator runs any op of" in printed
+    assert "TfLiteXNNPackDelegate runs 539 of 548 ops, in 19 parts" in printed
     assert main([*arguments, "--quiet"]) == 0

@@ -5,7 +5,7 @@ import pytest
 from keras import layers
 
 from mobilenets_tf import create_model, model_info
-from mobilenets_tf.networks import complexity
+from mobilenets_tf.networks.costs import complexity
 
 # alpha: (trainable, total)
 V1 = {1.0: (4231976, 4253864), 0.75: (2585560, 2601976), 0.5: (1331592, 1342536), 0.25: (470072, 475544)}

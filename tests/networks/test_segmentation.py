@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mobilenets_tf import RequestError, create_model
-from mobilenets_tf.networks import complexity
+from mobilenets_tf.networks.costs import complexity
 from mobilenets_tf.networks.segmentation import _windows
 from tests.support.make_goldens import generated
 

@@ -9,8 +9,9 @@ import pytest
 
 from mobilenets_tf import RequestError, create_model, features
 from mobilenets_tf.layer_names import is_head
-from mobilenets_tf.networks import complexity, ssd
+from mobilenets_tf.networks import ssd
 from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.networks.costs import complexity
 from tests.support.make_goldens import generated
 
 # (network, classes): trainable parameters and multiply-adds at 320x320; None for a figure that nobody counted

@@ -1,23 +1,22 @@
-"""A phone that is a folder, with an adb for it that is a shell script, and what the real benchmark_model printed."""
+"""A fake phone: a folder, an adb that is a shell script working in the folder, recorded output of benchmark_model."""
 
 import shutil
 from pathlib import Path
 
-from mobilenets_tf.export.speed import phone
-from mobilenets_tf.export.speed.phone import Options
+from mobilenets_tf.export.speed.phone import PhoneRequest, benchmark_on_phone
 
 RECORDINGS = Path(__file__).parent / "recordings"
 AARCH64 = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\xb7\x00" + bytes(64)  # the head of an executable for arm64
 
 
 def recorded(name: str) -> str:
-    """What the tool printed, by the name of the file that has it."""
+    """Return the output of the real tool in the recording with that name."""
     return (RECORDINGS / f"{name}.txt").read_text()
 
 
 FAKE_ADB = """#!/bin/sh
-# A phone in the folder $PHONE: what is pushed to /data/local/tmp lands in $PHONE/tmp, and the shell runs there. What it
-# runs goes on when this script is killed, as on a phone.
+# A phone in the folder $PHONE: files pushed to /data/local/tmp go to $PHONE/tmp, and the shell runs there. A command
+# goes on when this script is killed, as on a phone.
 [ "$1" = -s ] && { echo "serial $2" >> "$PHONE/log"; shift 2; }
 there() { echo "$1" | sed "s#/data/local/tmp#$PHONE/tmp#g"; }
 case "$1" in
@@ -28,7 +27,7 @@ push)
     echo "push $2 $3" >> "$PHONE/log"
     [ -e "$2" ] || { echo "adb: error: cannot stat '$2'"; exit 1; }
     cp "$2" "$(there "$3")"
-    # The tool is of another processor; this stands in for it.
+    # The tool is built for another processor; the script FAKE_TOOL replaces it.
     case "$3" in */benchmark_model) cp "$PHONE/tool" "$(there "$3")"; esac ;;
 shell)
     echo "shell $2" >> "$PHONE/log"
@@ -60,7 +59,7 @@ exec "$@"
 
 
 class Phone:
-    """A folder that stands in for a phone, and what to give the functions under test."""
+    """A folder that stands for a phone, with an adb, a tool and a model for the functions under test."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -85,11 +84,9 @@ class Phone:
         shutil.copy(RECORDINGS / f"{recording}.txt", self.folder / "recording")
         (self.folder / "status").write_text(str(status))
 
-    def run(self, options=Options(), **models):  # noqa: B008
-        device = phone.choose(phone.devices(self.adb))
-        return phone.run_on_device(
-            self.adb, device, phone.tool(str(self.binary)), models or {"net": self.model}, options
-        )
+    def run(self, files=(), **options):
+        request = PhoneRequest(files or [self.model], str(self.binary), adb=self.adb, **options)
+        return benchmark_on_phone(request).files
 
     def log(self):
         return (self.folder / "log").read_text().splitlines()

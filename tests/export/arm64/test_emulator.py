@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mobilenets_tf import RequestError
-from mobilenets_tf.export.arm64 import emulator, setup
+from mobilenets_tf.export.arm64 import debian, emulator, setup
 from mobilenets_tf.files import to_json
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite import flatbuffer
@@ -38,25 +38,25 @@ def convolution_inputs(count):
 
 def test_the_guest_answers_as_the_runtime_does():
     samples, seen = convolution_inputs(3), []
-    answers = on_this_machine().run(CONVOLUTION, samples, "any", lambda *progress: seen.append(progress))
+    emulated = on_this_machine().run(CONVOLUTION, samples, "any", lambda *progress: seen.append(progress))
     runner = Runner(CONVOLUTION, threads=1)
-    for sample, (output,) in zip(samples, answers.outputs, strict=True):
+    for sample, (output,) in zip(samples, emulated.outputs, strict=True):
         runner.invoke(*sample)
         assert np.array_equal(output, runner.raw(runner.outputs[0]["index"])) and output.dtype == np.int8
-    assert (answers.kernels, answers.partitions) == (platform.machine(), 1)
+    assert (emulated.kernels, emulated.partitions) == (platform.machine(), 1)
     assert seen == [("on any", done, 3) for done in range(4)]
 
-    (found,) = emulator.compare_with_host(on_this_machine(), CONVOLUTION, samples, ["any"])
-    assert (found.equal, found.passed, found.tolerance, found.sample, found.samples) == (True, True, 0, None, 3)
-    assert found.line().endswith("equal bit for bit on 3 samples (256 different values)")
+    (core,) = emulator.compare_with_host(on_this_machine(), CONVOLUTION, samples, ["any"])
+    assert (core.equal, core.passed, core.tolerance, core.sample, core.samples) == (True, True, 0, None, 3)
+    assert core.line().endswith("equal bit for bit on 3 samples (256 different values)")
 
 
 def test_outputs_that_hardly_vary_are_told():
     tree = flatbuffer.read(CONVOLUTION)
     for tensor in tree.subgraphs[0].tensors[1:3]:  # the weights and the bias
         tree.buffers[tensor.buffer].data = np.zeros(len(tree.buffers[tensor.buffer].data), np.uint8)
-    (found,) = emulator.compare_with_host(on_this_machine(), flatbuffer.write(tree), convolution_inputs(2), ["any"])
-    assert found.passed and found.values == 1 and "so few values prove little" in found.line()
+    (core,) = emulator.compare_with_host(on_this_machine(), flatbuffer.write(tree), convolution_inputs(2), ["any"])
+    assert core.passed and core.values == 1 and "too few different values" in core.line()
 
 
 # A guest whose outputs are not LiteRT's: `change` is done to each output, of which `calls` counts.
@@ -84,11 +84,11 @@ def otherwise(change):
 def test_one_level_in_one_sample_fails():
     samples = convolution_inputs(3)
     one = otherwise("if calls == 1: output[0, 5, 5, 7] ^= 1")
-    (found,) = emulator.compare_with_host(one, CONVOLUTION, samples, ["any"])
-    assert (found.equal, found.passed, found.sample) == (False, False, 1)
+    (core,) = emulator.compare_with_host(one, CONVOLUTION, samples, ["any"])
+    assert (core.equal, core.passed, core.sample) == (False, False, 1)
     largest = max(np.abs(Runner(CONVOLUTION)(*sample)[0]).max() for sample in samples)
-    assert found.relative_difference == pytest.approx(0.1 / largest)  # the output's scale
-    assert "FAILED" in found.line() and "sample 1 of 3" in found.line()
+    assert core.relative_difference == pytest.approx(0.1 / largest)  # the output's scale
+    assert "FAILED" in core.line() and "sample 1 of 3" in core.line()
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +118,9 @@ def with_softmax():
     ],
 )
 def test_a_last_softmax_may_be_a_level_off_and_what_goes_into_it_may_not(with_softmax, change, equal, passed):
-    (found,) = emulator.compare_with_host(otherwise(change), with_softmax, convolution_inputs(2), ["any"])
-    assert (found.equal, found.equal_before_softmax, found.passed) == (equal, passed, passed)
-    assert ("up to the last SOFTMAX" in found.line()) == (passed and not equal)
+    (core,) = emulator.compare_with_host(otherwise(change), with_softmax, convolution_inputs(2), ["any"])
+    assert (core.equal, core.equal_before_softmax, core.passed) == (equal, passed, passed)
+    assert ("up to the last SOFTMAX" in core.line()) == (passed and not equal)
 
 
 def test_floats_may_differ_a_little(convolutions):
@@ -130,9 +130,9 @@ def test_floats_may_differ_a_little(convolutions):
         change = f"output = (output * {factor}).astype(np.float32)".replace("nan", "np.nan").replace(
             "* inf", "* np.inf"
         )
-        (found,) = emulator.compare_with_host(otherwise(change), convolutions, samples, ["any"])
-        assert (found.equal, found.passed, found.tolerance) == (False, passed, limit)
-        to_json(found.as_dict())
+        (core,) = emulator.compare_with_host(otherwise(change), convolutions, samples, ["any"])
+        assert (core.equal, core.passed, core.tolerance) == (False, passed, limit)
+        to_json(core.as_dict())
 
 
 def test_what_may_differ_follows_from_what_the_file_computes(small, worker, convolutions):
@@ -187,8 +187,8 @@ def test_of_a_mask_the_pixels_are_counted(convolutions):
     assert emulator.tolerance(content) == emulator.FLOAT_TOLERANCE
     samples = list(emulator.random_inputs(Runner(content), 2))
     change = "if calls == 1: output = output.copy(); output[0, 3, 3] ^= 4"
-    (found,) = emulator.compare_with_host(otherwise(change), content, samples, ["any"])
-    assert found.relative_difference == pytest.approx(1 / (13 * 10)) and found.sample == 1 and not found.passed
+    (core,) = emulator.compare_with_host(otherwise(change), content, samples, ["any"])
+    assert core.relative_difference == pytest.approx(1 / (13 * 10)) and core.sample == 1 and not core.passed
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +205,12 @@ def suppression():
 
 
 def test_all_four_outputs_of_a_detector_are_compared(suppression):
-    (found,) = emulator.compare_with_host(on_this_machine(), *suppression, ["any"])
-    assert found.equal and found.tolerance == emulator.FLOAT_TOLERANCE and found.values > 100
+    (core,) = emulator.compare_with_host(on_this_machine(), *suppression, ["any"])
+    assert core.equal and core.tolerance == emulator.FLOAT_TOLERANCE and core.values > 100
     for output in range(4):
         change = f"if calls == {4 + output}: output = output + 1"
-        (found,) = emulator.compare_with_host(otherwise(change), *suppression, ["any"])
-        assert (found.passed, found.sample) == (False, 1), output
+        (core,) = emulator.compare_with_host(otherwise(change), *suppression, ["any"])
+        assert (core.passed, core.sample) == (False, 1), output
 
 
 ABOUT = b'{"machine": "x", "capabilities": [0, 0], "partitions": 1, "inputs": 1, "outputs": 1}\\n'
@@ -222,15 +222,15 @@ ABOUT = b'{"machine": "x", "capabilities": [0, 0], "partitions": 1, "inputs": 1,
         ("sys.stderr.write('a last gasp'); sys.stderr.flush(); os.abort()", "ended with signal SIGABRT.*a last gasp"),
         ("sys.exit('no such wheel')", "ended with exit status 1.*no such wheel"),
         ("sys.stdin.buffer.read(9); say(ABOUT)", "ended with exit status 0"),
-        ("say(b'Segmentation fault\\n'); sys.stdin.buffer.read()", "no sensible answer"),
-        ("say(b'[]\\n'); sys.stdin.buffer.read()", "no sensible answer.*first line"),
-        ("say(b'{}\\n'); sys.stdin.buffer.read()", "no sensible answer.*first line"),
-        ("say(ABOUT + b'garbage\\n'); sys.stdin.buffer.read()", "no sensible answer.*expected an array"),
-        ("say(ABOUT + b'[\"|O\", [1]]\\n12345678'); sys.stdin.buffer.read()", "no sensible answer.*array of numbers"),
-        ("say(ABOUT + b'[\"<f8\", [99999999999]]\\n'); sys.stdin.buffer.read()", "no sensible answer.*numbers"),
-        ("say(ABOUT + b'[\"|i1\", [-1]]\\n'); sys.stdin.buffer.read()", "no sensible answer.*numbers"),
-        ("say(ABOUT + b'[\"|i1\", [Infinity]]\\n'); sys.stdin.buffer.read()", "no sensible answer.*numbers"),
-        ("say(ABOUT + b'[' * 1024); sys.stdin.buffer.read()", "no sensible answer.*expected an array"),
+        ("say(b'Segmentation fault\\n'); sys.stdin.buffer.read()", "invalid answer"),
+        ("say(b'[]\\n'); sys.stdin.buffer.read()", "invalid answer.*first line"),
+        ("say(b'{}\\n'); sys.stdin.buffer.read()", "invalid answer.*first line"),
+        ("say(ABOUT + b'garbage\\n'); sys.stdin.buffer.read()", "invalid answer.*expected an array"),
+        ("say(ABOUT + b'[\"|O\", [1]]\\n12345678'); sys.stdin.buffer.read()", "invalid answer.*array of numbers"),
+        ("say(ABOUT + b'[\"<f8\", [99999999999]]\\n'); sys.stdin.buffer.read()", "invalid answer.*numbers"),
+        ("say(ABOUT + b'[\"|i1\", [-1]]\\n'); sys.stdin.buffer.read()", "invalid answer.*numbers"),
+        ("say(ABOUT + b'[\"|i1\", [Infinity]]\\n'); sys.stdin.buffer.read()", "invalid answer.*numbers"),
+        ("say(ABOUT + b'[' * 1024); sys.stdin.buffer.read()", "invalid answer.*expected an array"),
         ("say(ABOUT + b'[\"|i1\", [9]]\\n123')", "ended with exit status 0"),
     ],
 )
@@ -285,10 +285,10 @@ def test_find_says_what_to_type(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match=f"damaged.*mobilenets-tf arm64 --folder {folder}$"):
         setup.find(folder)
     old = installed(tmp_path / "old", versions={"ai-edge-litert": "1.0"})
-    with pytest.raises(RequestError, match=r"has ai-edge-litert 1\.0, this machine"):
+    with pytest.raises(RequestError, match=r"has ai-edge-litert 1\.0, and this machine has"):
         setup.find(old)
     gone = installed(tmp_path / "gone", qemu="/bin/true")
-    with pytest.raises(RequestError, match="older than QEMU 10, or broken"):
+    with pytest.raises(RequestError, match="older than QEMU 10, or does not run"):
         setup.find(gone)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / setup.MANIFEST).write_text('{"python": "3.11"')
@@ -299,10 +299,10 @@ def test_find_says_what_to_type(tmp_path, monkeypatch):
 def test_folders_of_others_are_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
-    with pytest.raises(RequestError, match="no arm64 runtime, and was left alone"):
+    with pytest.raises(RequestError, match="is not an arm64 runtime, and was not removed"):
         setup.remove(tmp_path / "mine")
     if shutil.which("apt-get"):
-        with pytest.raises(RequestError, match="is there and is no arm64 runtime"):
+        with pytest.raises(RequestError, match="exists and is not an arm64 runtime"):
             setup.setup(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "mine"
     installed(tmp_path / "there")
@@ -319,7 +319,7 @@ def test_machines_on_which_it_cannot_be_set_up(tmp_path, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(RequestError, match="no emulator is needed"):
         setup.setup(tmp_path / "arm64")
-    with pytest.raises(RequestError, match="needs no emulator"):
+    with pytest.raises(RequestError, match="None is needed: this machine is arm64"):
         setup.find(tmp_path / "arm64")
     assert not any(tmp_path.iterdir())
 
@@ -333,7 +333,7 @@ def test_apts_sources_in_both_formats(tmp_path):
         "Enabled: no\nTypes: deb\nURIs: https://off.example/\nSuites: trixie\nComponents: main\n"
     )
     with pytest.raises(RequestError, match="no suite trixie with the component main"):
-        setup._sources(tmp_path, release)
+        debian.apt_sources(tmp_path, release)
     (tmp_path / "sources.list").write_text(
         "# deb https://old.example/ trixie main\n"
         "deb [arch=amd64 signed-by=/keys/a.gpg] https://one.example/debian trixie main contrib # mine\n"
@@ -343,9 +343,9 @@ def test_apts_sources_in_both_formats(tmp_path):
         "# the mirror\nTypes: deb deb-src\nURIs: https://two.example/debian https://three.example/debian\n"
         "Suites: trixie trixie-updates\nComponents: main\nSigned-By:\n -----BEGIN\n .\n key\n"
     )
-    found, suite = setup._sources(tmp_path, release)
+    sources, suite = debian.apt_sources(tmp_path, release)
     assert suite == "trixie"
-    assert found == [
+    assert sources == [
         {"Types": "deb", "URIs": "https://one.example/debian", "Signed-By": "/keys/a.gpg", "Components": "main"},
         {
             "Types": "deb", "URIs": "https://two.example/debian https://three.example/debian",
@@ -354,7 +354,7 @@ def test_apts_sources_in_both_formats(tmp_path):
     ]  # fmt: skip
     (tmp_path / "sources.list").write_text("deb https://one.example/debian stable main\n")
     (parts / "debian.sources").unlink()
-    assert setup._sources(tmp_path, release)[1] == "stable"
+    assert debian.apt_sources(tmp_path, release)[1] == "stable"
 
 
 @pytest.fixture
@@ -418,7 +418,7 @@ def runtime(tmp_path_factory):
     seen = []
     setup.setup(folder, lambda label, *_: seen.append(label))
     assert apt_state() == before
-    assert {"fetching packages", "trying it"} <= set(seen)
+    assert {"downloading packages", "testing the runtime"} <= set(seen)
     assert [path.name for path in folder.parent.iterdir()] == ["arm64"]
     return folder
 
@@ -432,19 +432,19 @@ def apt_state():
 @pytest.mark.slow
 @needs_debian
 def test_an_integer_and_a_float_file_on_all_cores(runtime, integer_and_float, suppression):
-    emulator = setup.find(runtime)
-    assert int(emulator.versions["qemu"].split(".")[0]) >= setup.OLDEST_QEMU
+    machine = setup.find(runtime)
+    assert int(machine.versions["qemu"].split(".")[0]) >= debian.OLDEST_QEMU
     for scheme, content in integer_and_float.items():
-        found = emulator.compare_with_host(emulator, content, [[picture] for picture in photographs(3)])
-        assert [core.kernels for core in found] == ["smlal", "sdot", "smmla"]
-        assert all(core.passed and core.partitions for core in found), [core.line() for core in found]
-        assert all(core.equal for core in found) == (scheme == "int8")
-        assert found[0].values > emulator.FEW_VALUES
-    assert all(core.equal for core in emulator.compare_with_host(emulator, *suppression))
+        cores = emulator.compare_with_host(machine, content, [[picture] for picture in photographs(3)])
+        assert [core.kernels for core in cores] == ["smlal", "sdot", "smmla"]
+        assert all(core.passed and core.partitions for core in cores), [core.line() for core in cores]
+        assert all(core.equal for core in cores) == (scheme == "int8")
+        assert cores[0].values > emulator.FEW_VALUES
+    assert all(core.equal for core in emulator.compare_with_host(machine, *suppression))
     with pytest.raises(emulator.EmulatorError, match="cortex-a99"):
-        emulator.run(CONVOLUTION, [], "cortex-a99")
+        machine.run(CONVOLUTION, [], "cortex-a99")
     with pytest.raises(RequestError, match="Did you mean 'cortex-a76'"):
-        setup.check_cpus(emulator, ["cortex-a77"])
+        setup.check_cpus(machine, ["cortex-a77"])
 
 
 @pytest.mark.slow
@@ -473,8 +473,8 @@ def test_a_qemu_on_the_path_is_taken(runtime, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "qemu-aarch64").symlink_to(runtime / "qemu-aarch64")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    emulator = setup.setup(tmp_path / "arm64")
-    assert emulator.command[0] == str(tmp_path / "bin" / "qemu-aarch64")
+    machine = setup.setup(tmp_path / "arm64")
+    assert machine.command[0] == str(tmp_path / "bin" / "qemu-aarch64")
     assert not (tmp_path / "arm64" / "qemu-aarch64").exists()
     manifest = json.loads((tmp_path / "arm64" / setup.MANIFEST).read_text())
     assert "qemu-user" not in [package["name"] for package in manifest["packages"]]
@@ -483,7 +483,7 @@ def test_a_qemu_on_the_path_is_taken(runtime, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @needs_debian
-@pytest.mark.parametrize("moment", ["fetching packages", "fetching LiteRT"])
+@pytest.mark.parametrize("moment", ["downloading packages", "downloading LiteRT"])
 def test_ctrl_c_leaves_no_half_a_runtime(tmp_path, moment):
     process = subprocess.Popen(
         [*COMMAND, "arm64", "--folder", str(tmp_path / "arm64")],

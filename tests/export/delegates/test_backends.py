@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.delegates.backends import PATHS, verdicts
+from mobilenets_tf.export.delegates.backends import BACKENDS, verdicts
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.operators import calls
@@ -349,16 +349,16 @@ def stock_int8():
     return converter.convert()
 
 
-def reasons(path, content):
-    """Operator -> why the path leaves it."""
+def reasons(backend, content):
+    """Operator -> why the backend refuses it."""
     by_name = {verdict.path: verdict for verdict in verdicts(flatbuffer.read(content))}
-    return {fallback.operator: fallback.reason for fallback in by_name[path].fallbacks}
+    return {fallback.operator: fallback.reason for fallback in by_name[backend].fallbacks}
 
 
 def test_a_shape_that_is_computed_keeps_a_graph_from_the_gpu():
     content = one_operator("RESHAPE", [tensor(IMAGE), tensor((2,), "int32", ())], [tensor((1, 256))])
-    for path in ("gpu", "nnapi"):
-        assert "only the run tells the size" in reasons(path, content)["RESHAPE"]
+    for backend in ("gpu", "nnapi"):
+        assert "is known only at run time" in reasons(backend, content)["RESHAPE"]
     assert predicted(content) == Runner(content).execution_plan() == {"RESHAPE": 1}
 
 
@@ -389,16 +389,16 @@ def test_npus_have_no_custom_operators():
     code = model.operatorCodes[0]
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
     code.customCode = b"FlexErf"
-    for path in PATHS:
-        assert "FlexErf" in reasons(path.name, flatbuffer.write(model))
+    for backend in BACKENDS:
+        assert "FlexErf" in reasons(backend.name, flatbuffer.write(model))
 
 
 def test_every_rule_has_a_source_and_is_for_an_operator_that_exists():
     builtin = {name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
     custom = {"Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D", "Resampler"}
-    for path in PATHS:
-        assert path.rules.keys() <= builtin | custom, path.rules.keys() - builtin - custom
-        for rule in path.rules.values():
+    for backend in BACKENDS:
+        assert backend.rules.keys() <= builtin | custom, backend.rules.keys() - builtin - custom
+        for rule in backend.rules.values():
             assert rule.source.file.endswith(".cc") and rule.source.place and len(rule.source.commit) == 40
 
 

@@ -14,7 +14,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.delegates.inspection import _trial, inspect, predicted_plan
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.files import to_json
-from mobilenets_tf.networks.complexity import multiply_adds
+from mobilenets_tf.networks.costs.complexity import multiply_adds
 from mobilenets_tf.quantize import SCHEMES, Calibration
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.arena import arena_bytes

@@ -109,9 +109,10 @@ CALLS = {
         for ((label, score) in Classifier(android.content.Context()).classify(photo, 3)) println("$label $score")
     """,
     "detect": """
-        for (found in Detector(android.content.Context()).detect(photo, 0.3f)) {
-            val box = found.box
-            println("${found.index} ${found.label} ${found.score} ${box.top} ${box.left} ${box.bottom} ${box.right}")
+        for (detection in Detector(android.content.Context()).detect(photo, 0.3f)) {
+            val box = detection.box
+            print("${detection.index} ${detection.label} ${detection.score} ")
+            println("${box.top} ${box.left} ${box.bottom} ${box.right}")
         }
     """,
     "segment": """
@@ -153,7 +154,7 @@ def test_the_page_names_the_file_and_says_how_to_feed_it(deployed, case):
     assert f'CompiledModel.create(context.assets, "{case}.tflite"' in text
     assert f"as {case} `[1, 64, 64, 3]`" in text
     assert ("ImageClassifier.createFromOptions" in text) == (case != "int8")
-    assert ("deploy it with `--input uint8`" in text) == (case == "int8")
+    assert ("deploy the model with `--input uint8`" in text) == (case == "int8")
     assert "{{" not in text and "{%" not in text
     scale = runner.outputs[0]["quantization"][0]
     assert (f"score = {scale:.8g}" in text) == (case != "float32")
@@ -250,7 +251,7 @@ def test_the_page_of_a_detector_and_of_a_segmenter(case):
     name = {"detect": "ObjectDetector", "segment": "ImageSegmenter"}[task]
     assert (f"{name}.createFromOptions" in text) == for_mediapipe
     remedy = {"raw": "--output nms", "decoded": "--output nms", "mask": "--output full"}.get(form, "--input uint8")
-    assert (f"deploy it with `{remedy}`" in text) == (not for_mediapipe)
+    assert (f"deploy the model with `{remedy}`" in text) == (not for_mediapipe)
     assert ("and `net.tflite.anchors.json` into" in text) == (form == "raw")
     for details in runner.outputs:
         scale = details["quantization"][0]

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from mobilenets_tf.export.delegates.rules import Fallback, Source, Verdict
+from mobilenets_tf.export.delegates.rules import Fallback, RuleSource, Verdict
 from mobilenets_tf.export.page.charts import Point, front
 from mobilenets_tf.export.page.report import Evidence, SchemeReport, SchemeRow, render, render_schemes
 from mobilenets_tf.export.proof.evidence import ChangedAnswer, ChangedAnswers, Confusion, LayerFidelity
@@ -63,7 +63,7 @@ def evidence(name="tabby", layer="block1_conv") -> Evidence:
     )
     schemes = (SchemeRow("float32", 18571376, 1.0, 0.879, 5.2), SchemeRow("int8", 5333456, 0.989, 0.876, 2.3))
     latency = {"float32": (5.2, 5.9), "int8": (2.3, 2.6)}
-    source = Source("file.cc", "Function")
+    source = RuleSource("file.cc", "Function")
     left = tuple(Fallback(0, place, "SOFTMAX", "scores", f"its beta is {name}", source) for place in (3, 5))
     verdict = Verdict("xnnpack", "XNNPACK (CPU)", "the default", 33, 35, (2,), left)
     return Evidence(changed, rows, {"DELEGATE": 1, "SOFTMAX": 1}, (verdict,), latency, schemes)
@@ -93,11 +93,13 @@ class Text(HTMLParser):
 def test_the_page_says_what_the_manifest_says():
     text = Text(render("file.tflite", MANIFEST, evidence())).text
     for said in (
-        "Verified.", "98.9% of 372 images", "5.33 MB instead of 18.57 MB", "float32: 87.9%", "21.9 dB",
-        "Only 7 samples.", "0.0078125 x (q + 1)", "the value itself", "centre crop of 0.875 of the shorter side",
-        "ranges least_output_error", "per_tensor no", "In float: 1 SOFTMAX", "takes it over in 1 partition",
-        "Outside it runs: 1 SOFTMAX", "This is not a phone's latency", "int8 2.30 ms 2.60 ms 0.44",
-        "tabby 53.0%, right", "In 3 of them float32 was right and int8 is not, in 1 it is the other way round",
+        "Verified.", "98.9% of 372 images", "The file has 5.33 MB instead of 18.57 MB", "float32: 87.9%", "21.9 dB",
+        "Only 7 samples.", "0.0078125 x (q + 1)", "the value itself",
+        "crop a square of 0.875 times the shorter side",
+        "ranges least_output_error", "per_tensor no", "In float: 1 SOFTMAX", "runs it in 1 partition.",
+        "LiteRT's own kernels run the other ops: 1 SOFTMAX.", "This is not a phone's latency",
+        "int8 2.30 ms 2.60 ms 0.44",
+        "tabby 53.0%, right", "On 3 of them only float32 is right, on 1 only int8 is right.",
         "tabby lynx 3", "XNNPACK (CPU) 33 of 35 2 the default", "XNNPACK (CPU) SOFTMAX 2 its beta is tabby",
         "block1_conv 4 12.3 dB 25%", "pad 1 exact 0%", '"weights_sha256": "57"', "SHA-256 file.tflite 2f85",
     ):  # fmt: skip
@@ -121,12 +123,12 @@ def test_what_options_of_quantisation_bring_is_shown():
     options = {"per_channel": {"bytes": 5333000, "comparison": usual}, "mixed_precision": mixed, "fine_tuning": tuning}
     text = Text(render("file.tflite", MANIFEST | options)).text
     assert "stem_conv 1 CONV_2D 12.0 dB +1.00% +1.2 kB +2 5.0 kB" in text
-    assert "With all layers in integers the loss is 2.00%, with 1 of 60 in float 0.40%." in text
+    assert "With all layers in integers the loss is 2.00%. With 1 of 60 layers in float the loss is 0.40%." in text
     assert "Top-1 accuracy 88.1% 87.6%" in text  # a scale for each channel, one scale
     assert "Top-1 accuracy 87.9% 88.1% 87.6%" in text  # float32, post-training, fine-tuned
-    assert "after each epoch: 50.0%, 61.0%; the weights of epoch 1 were kept." in text
+    assert "after each epoch, was 50.0%, 61.0%. The file has the weights of epoch 1." in text
     none_left = render("file.tflite", MANIFEST | {"mixed_precision": mixed | {"left": []}})
-    assert "No layer had to stay float: all in integers loses 0.40%." in Text(none_left).text
+    assert "No layer had to stay in float: with all layers in integers the loss is 0.40%." in Text(none_left).text
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_what_options_of_quantisation_bring_is_shown():
 def test_every_kind_of_manifest_makes_a_page(change):
     page = render("file.tflite", MANIFEST | change, Evidence(plan={"CONV_2D": 33}))
     text = Text(page).text
-    assert "XNNPACK takes over nothing" in text and "None" not in text.split("The manifest")[0]
+    assert "XNNPACK runs no part of the file" in text and "None" not in text.split("The manifest")[0]
 
 
 def test_the_same_inputs_give_the_same_bytes():

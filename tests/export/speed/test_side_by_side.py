@@ -7,6 +7,7 @@ import pytest
 
 from mobilenets_tf import RequestError
 from mobilenets_tf.export.speed import op_profile, side_by_side
+from mobilenets_tf.export.speed.side_by_side import BenchmarkRequest, benchmark
 from tests.support.small_files import additions
 
 
@@ -21,7 +22,7 @@ def files(tmp_path_factory):
 
 
 def test_measured_side_by_side(files):
-    small, large, again = side_by_side.measure([*files, files[0]], calls=4, profile=True)
+    small, large, again = benchmark(BenchmarkRequest([*files, files[0]], calls=4, profile=True)).files
     assert [small.file, large.file, again.file] == [*map(str, files), f"{files[0]} (3)"]
     assert small.sha256 == again.sha256 != large.sha256 and small.bytes == files[0].stat().st_size
     assert small.ratio is None
@@ -36,18 +37,18 @@ def test_measured_side_by_side(files):
 
 
 def test_each_op_of_the_profile(files):
-    found = op_profile.profile(files[1].read_bytes(), calls=5)
-    assert [(op.name, op.delegated) for op in found.ops] == [("Add (ND)", True)] * 3 + [("LOG_SOFTMAX", False)]
-    assert all(op.ms > 0 for op in found.ops)
-    assert found.sum_ms == pytest.approx(sum(op.ms for op in found.ops)) and found.sum_ms <= found.call_ms
-    (first, second) = op_profile.by_name(found.ops)
+    profile = op_profile.profile(files[1].read_bytes(), calls=5)
+    assert [(op.name, op.delegated) for op in profile.ops] == [("Add (ND)", True)] * 3 + [("LOG_SOFTMAX", False)]
+    assert all(op.ms > 0 for op in profile.ops)
+    assert profile.sum_ms == pytest.approx(sum(op.ms for op in profile.ops)) and profile.sum_ms <= profile.call_ms
+    (first, second) = op_profile.by_name(profile.ops)
     assert {first[0], second[0]} == {"Add (ND)", "LOG_SOFTMAX"} and first[1] + second[1] == 4 and first[2] >= second[2]
-    assert found.as_dict()["ops"][0]["name"] == "Add (ND)"
+    assert profile.as_dict()["ops"][0]["name"] == "Add (ND)"
 
 
 def test_the_profile_of_an_int8_file_with_threads():
-    found = op_profile.profile(additions(2, last=None, kind="INT8"), calls=1, threads=2)
-    assert [op.name for op in found.ops] == ["Add (ND)"] * 2
+    profile = op_profile.profile(additions(2, last=None, kind="INT8"), calls=1, threads=2)
+    assert [op.name for op in profile.ops] == ["Add (ND)"] * 2
 
 
 def test_the_machine_is_named_with_what_it_is_not():
@@ -70,12 +71,13 @@ def test_files_that_cannot_be_measured(tmp_path, files):
     bad.write_bytes(content)
     for paths, calls, message in (
         ([files[0], bad], 1, r"bad\.tflite cannot be run"),
-        ([tmp_path], 1, "cannot be read: Is a directory"),
-        ([tmp_path / "none.tflite"], 1, r"none\.tflite cannot be read"),
+        ([tmp_path], 1, "No such TFLite file"),
+        ([tmp_path / "none.tflite"], 1, r"No such TFLite file: .*none\.tflite"),
         ([], 1, "at least one"),
-        (files, 0, "at least one call"),
+        (files, 0, "calls=0: expected at least 1"),
+        (str(files[0]), 1, "expected a list of paths"),
     ):
         with pytest.raises(RequestError, match=message):
-            side_by_side.measure(paths, calls)
+            benchmark(BenchmarkRequest(paths, calls))
     with pytest.raises(RequestError, match="not a TFLite file"):
         op_profile.profile(b"x" * 100)

@@ -26,27 +26,27 @@ def test_files_are_timed_in_the_same_rounds(tmp_path):
     path = tmp_path / "long.tflite"
     path.write_bytes(additions(30, last=None))
     reports = []
-    found = timing.side_by_side(
+    timings = timing.side_by_side(
         {"short": additions(), "long": path}, calls=7, progress=lambda *step: reports.append(step)
     )
-    assert list(found) == ["short", "long"]
-    assert all(len(one.samples_ms) == 7 and min(one.samples_ms) > 0 for one in found.values())
-    assert (found["short"].delegated_partitions, found["short"].outside) == (1, {"LOG_SOFTMAX": 1})
-    assert (found["long"].delegated_partitions, found["long"].outside) == (1, {})
+    assert list(timings) == ["short", "long"]
+    assert all(len(one.samples_ms) == 7 and min(one.samples_ms) > 0 for one in timings.values())
+    assert (timings["short"].delegated_partitions, timings["short"].outside) == (1, {"LOG_SOFTMAX": 1})
+    assert (timings["long"].delegated_partitions, timings["long"].outside) == (1, {})
     assert reports[-1][1:] == (timing.WARM_UP + 7, timing.WARM_UP + 7)
 
 
 def test_a_slow_machine_does_not_change_the_ratio():
     base = np.array([2.0, 2.0, 20.0, 2.0, 2.0])  # the third round fell into a disturbance
-    found = timing.ratio(Timing(tuple(base * [0.5, 0.5, 0.5, 0.5, 0.7])), Timing(tuple(base)))
-    assert found.median == pytest.approx(0.5)
-    assert found.low == pytest.approx(0.5) and 0.5 < found.high < 0.7
+    ratio = timing.ratio(Timing(tuple(base * [0.5, 0.5, 0.5, 0.5, 0.7])), Timing(tuple(base)))
+    assert ratio.median == pytest.approx(0.5)
+    assert ratio.low == pytest.approx(0.5) and 0.5 < ratio.high < 0.7
 
 
 def test_figures_of_a_timing():
-    found = Timing(tuple(map(float, range(1, 12))), threads=3, delegated_partitions=2, outside={"SOFTMAX": 1})
-    assert (found.median_ms, found.p10_ms, found.p90_ms) == (6, 2, 10)
-    assert found.as_dict() == {
+    times = Timing(tuple(map(float, range(1, 12))), threads=3, delegated_partitions=2, outside={"SOFTMAX": 1})
+    assert (times.median_ms, times.p10_ms, times.p90_ms) == (6, 2, 10)
+    assert times.as_dict() == {
         "calls": 11, "threads": 3, "median_ms": 6.0, "p10_ms": 2.0, "p90_ms": 10.0, "delegated_partitions": 2,
         "outside": {"SOFTMAX": 1},
     }  # fmt: skip
@@ -71,6 +71,6 @@ def test_what_cannot_be_timed(tmp_path):
         timing.side_by_side({"good": additions(), "bad": b"x" * 100})
     with pytest.raises(RequestError, match=r"missing\.tflite cannot be read: No such file"):
         timing.load(tmp_path / "missing.tflite")
-    for calls, threads in ((0, 1), (1, 0)):
-        with pytest.raises(RequestError, match="at least one call and one thread"):
+    for calls, threads, message in ((0, 1, "calls=0: expected at least 1"), (1, 0, "threads=0: expected at least 1")):
+        with pytest.raises(RequestError, match=message):
             timing.side_by_side({"good": additions()}, calls, threads)

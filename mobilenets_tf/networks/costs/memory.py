@@ -47,7 +47,7 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class _Call:
+class _TracedOp:
     """One op of the graph; tensors are numbers. ``inner``: elements that it needs besides what it reads and writes."""
 
     name: str
@@ -58,13 +58,13 @@ class _Call:
 
 
 @dataclass(frozen=True)
-class _Graph:
+class _Trace:
     """A model as the list of its calls in order of execution. The first one writes the inputs.
 
     shapes: of each tensor, without the batch. outputs: the model's, which stay to the end.
     """
 
-    calls: list[_Call]
+    calls: list[_TracedOp]
     shapes: list[tuple[int, ...]]
     outputs: list[int]
 
@@ -134,11 +134,11 @@ def largest_tensor(model) -> Peak:
     return max(tensors, key=lambda tensor: tensor.elements)
 
 
-def _trace(model) -> _Graph:
+def _trace(model) -> _Trace:
     functional = _functional(model)
-    graph = _Graph([], [], [])
+    graph = _Trace([], [], [])
     inputs = _new_tensors(graph, functional.inputs)
-    graph.calls.append(_Call(functional.inputs[0].name, "InputLayer", (), inputs))
+    graph.calls.append(_TracedOp(functional.inputs[0].name, "InputLayer", (), inputs))
     graph.outputs.extend(_follow(functional, inputs, graph))
     return graph
 
@@ -147,7 +147,7 @@ def _functional(model):
     return getattr(model, "_functional", None) or model  # a Sequential keeps its graph inside
 
 
-def _new_tensors(graph: _Graph, tensors) -> tuple[int, ...]:
+def _new_tensors(graph: _Trace, tensors) -> tuple[int, ...]:
     for tensor in tensors:
         if None in tensor.shape[1:]:
             raise RequestError(f"{tensor.name!r} has shape {tensor.shape}; build the model with a fixed input size.")
@@ -155,7 +155,7 @@ def _new_tensors(graph: _Graph, tensors) -> tuple[int, ...]:
     return tuple(range(len(graph.shapes) - len(tensors), len(graph.shapes)))
 
 
-def _follow(functional, inputs, graph: _Graph) -> list[int]:
+def _follow(functional, inputs, graph: _Trace) -> list[int]:
     """Append the calls of one use of a functional graph; the numbers of its outputs."""
     nodes = [node for _, nodes in sorted(functional._nodes_by_depth.items(), reverse=True) for node in nodes]
     readers = defaultdict(set)
@@ -177,12 +177,12 @@ def _follow(functional, inputs, graph: _Graph) -> list[int]:
             writes = reads
         else:
             writes = _new_tensors(graph, node.output_tensors)
-            graph.calls.append(_Call(operation.name, kind, reads, writes))
+            graph.calls.append(_TracedOp(operation.name, kind, reads, writes))
         number.update(zip(map(id, node.output_tensors), writes, strict=True))
     return [number[id(tensor)] for tensor in functional.outputs]
 
 
-def _peak(graph: _Graph) -> Peak:
+def _peak(graph: _Trace) -> Peak:
     last_read = {tensor: index for index, call in enumerate(graph.calls) for tensor in call.reads}
     last_read |= dict.fromkeys(graph.outputs, len(graph.calls))
     peaks, live = [], set()
@@ -198,7 +198,7 @@ def _peak(graph: _Graph) -> Peak:
     return max(peaks, key=lambda peak: peak.elements)
 
 
-def _with_bottlenecks(graph: _Graph, parts: int | None) -> _Graph:
+def _with_bottlenecks(graph: _Trace, parts: int | None) -> _Trace:
     """The graph with every bottleneck that can be split as one call, at the place of its project_conv."""
     calls = {call: call for call in graph.calls}
     for project in graph.calls:
@@ -206,12 +206,12 @@ def _with_bottlenecks(graph: _Graph, parts: int | None) -> _Graph:
             channels = graph.shapes[project.reads[0]][-1]
             part = math.ceil(channels / min(parts or channels, channels))
             inner = sum(graph.size(call.writes[0]) for call in chain if call.kind not in _ELEMENTWISE)
-            bottleneck = _Call(match[1], "Bottleneck", chain[-1].reads, project.writes, inner // channels * part)
+            bottleneck = _TracedOp(match[1], "Bottleneck", chain[-1].reads, project.writes, inner // channels * part)
             calls |= dict.fromkeys(chain) | {project: bottleneck}
-    return _Graph([call for call in calls.values() if call], graph.shapes, graph.outputs)
+    return _Trace([call for call in calls.values() if call], graph.shapes, graph.outputs)
 
 
-def _inner_chain(graph: _Graph, project: _Call, block: str) -> list[_Call]:
+def _inner_chain(graph: _Trace, project: _TracedOp, block: str) -> list[_TracedOp]:
     """What can be computed a few channels at a time before ``project``, the last call first; empty if nothing can."""
     if any(call.kind in _ACTIVATIONS and call.name.startswith(f"{block}_project_") for call in graph.calls):
         return []

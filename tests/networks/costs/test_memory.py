@@ -10,7 +10,7 @@ from keras import layers
 
 from mobilenets_tf import RequestError, create_model
 from mobilenets_tf.export.tflite import convert_model
-from mobilenets_tf.networks.memory import Peak, bottleneck_split, largest_tensor, peak_activation
+from mobilenets_tf.networks.costs.memory import Peak, bottleneck_split, largest_tensor, peak_activation
 from mobilenets_tf.quantize import SCHEMES, Calibration
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.arena import arena_bytes

@@ -1,0 +1,57 @@
+"""The straight line of ``info``: what a network costs on paper, and the memory that LiteRT plans for its files."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from mobilenets_tf import registry
+from mobilenets_tf.export.tflite import convert_model
+from mobilenets_tf.factory import create_model, model_info
+from mobilenets_tf.quantize import schemes
+from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.tflite.arena import arena_bytes
+from mobilenets_tf.worker import Worker
+
+_SCHEMES = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class InfoRequest:
+    """Plain data. model: a registry name. alpha, resolution: as in ``create_model``. arena: convert the network, and
+    measure the memory that LiteRT plans for its activations, without XNNPACK (seconds)."""
+
+    model: str
+    alpha: float | None = None
+    resolution: int | None = None
+    arena: bool = False
+
+
+def info(request: InfoRequest) -> dict:
+    """Return what ``model_info`` tells of a network; with ``arena`` also ``arena_bytes``, scheme -> bytes. TensorFlow
+    runs in a child process only.
+
+    Raises:
+        RequestError: an unknown name, or a value out of range.
+    """
+    registry.check_size(registry.get(request.model), request.alpha, request.resolution)
+    with Worker() as worker:  # which keeps TensorFlow's chatter to itself
+        return worker.call(_info, request)
+
+
+def _info(request: InfoRequest) -> dict:
+    """Runs in the worker."""
+    facts = model_info(request.model, alpha=request.alpha, resolution=request.resolution)
+    return facts | {"arena_bytes": _arenas(request)} if request.arena else facts
+
+
+def _arenas(request: InfoRequest) -> dict[str, int]:
+    """Bytes of LiteRT's arena for each scheme; what is in the weights and ranges has no say in it."""
+    model = create_model(request.model, alpha=request.alpha, resolution=request.resolution)
+    ramp = np.linspace(-1, 1, model.input_shape[1], dtype=np.float32)
+    pictures = [part * (ramp[:, None, None] + ramp[None, :, None] * np.ones(3, np.float32)) for part in (0.3, 0.6, 1.0)]
+    with Worker() as worker, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # three pictures are few to calibrate with, and enough here
+        converted = convert_model(model, schemes.get("int8"), Calibration(pictures), worker)
+    contents = dict(zip(_SCHEMES, (converted.float_content, converted.content), strict=True))
+    return {scheme: arena_bytes(content) for scheme, content in contents.items()}
