@@ -50,7 +50,7 @@ from mobilenets_tf.training import optimizers, recipes
 from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.input import pipeline
 from mobilenets_tf.training.input.plan import Plan
-from mobilenets_tf.training.objectives.classification import Classification
+from mobilenets_tf.training.objectives.classification import ClassificationObjective
 from mobilenets_tf.training.recipes import Rate, Recipe
 from mobilenets_tf.training.step import Settings, Training
 
@@ -101,7 +101,7 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 def training_of(network: str, size: int, recipe: Recipe, settings: Settings = PLAIN, **options) -> Training:
     keras.utils.set_random_seed(0)
     return Training(
-        Classification(options.get("classes", CLASSES), recipe),
+        ClassificationObjective(options.get("classes", CLASSES), recipe),
         lambda pixels: create_model(network, input_shape=(pixels, pixels, 3), **options),
         Plan(recipe, 10 * recipe.batch_size, size),
         size,
@@ -287,9 +287,9 @@ def with_input(chosen, folder: str) -> list[str]:
     iterators = {}
     for name in AUGMENTED:
         recipe = replace(plain, augment=(recipes.OURS["classify"].get(name) or recipes.paper(name)).augment)
-        plan, task = Plan(recipe, len(source), size), Classification(CLASSES, recipe)
-        reader = pipeline.Reader(source, task.problem, pipeline.Broken())
-        iterators[name] = partial(pipeline.training_batches, reader, plan, task, place)
+        plan, objective = Plan(recipe, len(source), size), ClassificationObjective(CLASSES, recipe)
+        reader = pipeline.Reader(source, objective.problem, pipeline.Broken())
+        iterators[name] = partial(pipeline.training_batches, reader, plan, objective, place)
     trainings = {network: training_of(network, size, plain) for network in networks}
     always = batch_of(batch_size, size)
 

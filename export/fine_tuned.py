@@ -257,7 +257,7 @@ def _batches(training: ImageSet, plan: Plan, objective, preprocessing: Preproces
 
 @dataclass(frozen=True)
 class _Answering:
-    """The part of a ``step.Training`` that ``objective.judged`` asks for."""
+    """The part of a ``step.Training`` that ``objective.network_outputs`` asks for."""
 
     preprocessing: Preprocessing
     answers: Callable
@@ -268,7 +268,7 @@ def _score(subject: Subject, validation: ImageSet, objective, progress: Progress
     import tensorflow as tf
 
     from mobilenets_tf.training.input import pipeline
-    from mobilenets_tf.training.objectives.objective import judged
+    from mobilenets_tf.training.objectives.objective import network_outputs
 
     reader = pipeline.Reader(_source(validation), objective.problem, pipeline.Broken())
     preprocessing, key = subject.image.given, subject.task.key
@@ -278,7 +278,7 @@ def _score(subject: Subject, validation: ImageSet, objective, progress: Progress
             return [np.asarray(output) for output in tf.nest.flatten(model(preprocessing.normalise(pixels)))]
 
         meter = subject.meter()
-        for outputs, truth in judged(_Answering(preprocessing, answers), reader, progress):
+        for outputs, truth in network_outputs(_Answering(preprocessing, answers), reader, progress):
             height, width = getattr(truth, "shape", None) or (1, 1)  # boxes are shares, of any size
             meter.add(subject.answer(outputs, height, width), truth)
         return meter.scores()[key]

@@ -1,6 +1,6 @@
 """What the straight lines are asked for: requests, plain data."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from mobilenets_tf.modelsource import ModelSource
 
@@ -29,7 +29,7 @@ class Request:
 def _plain(request) -> dict:
     """The fields as plain data; a model's content is left out, since it may be large."""
     values = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in _NOT_OPTIONS}
-    return {key: asdict(value) if isinstance(value, ModelSource) else value for key, value in values.items()}
+    return {key: value.plain() if isinstance(value, ModelSource) else value for key, value in values.items()}
 
 
 @dataclass(frozen=True)

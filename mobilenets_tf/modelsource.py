@@ -203,6 +203,13 @@ class ModelSource:
         file = self.model if self.is_file else self.weights
         return Preprocessing.of(manifest_of(Path(file))) if file else None
 
+    def plain(self) -> dict:
+        """The fields as plain data for manifests; of a ``keras.Model`` object its sha256 instead of its content."""
+        values = {name: value for name, value in asdict(self).items() if name != "content"}
+        if self.content is not None:
+            values["sha256"] = hashlib.sha256(self.content).hexdigest()
+        return values
+
     def options(self, flag: str = "") -> str:
         """The command-line options that ask for this model again, the model itself after ``flag``."""
         words = [flag, self.model] if flag else [self.model]
@@ -222,9 +229,9 @@ class ModelSource:
             path = self.weights
         else:
             path = catalog.require(record)
-        facts = {key: value for key, value in asdict(self).items() if value is not None and key != "content"}
+        facts = {key: value for key, value in self.plain().items() if value is not None}
         if self.content is not None:
-            facts["weights_sha256"] = hashlib.sha256(self.content).hexdigest()
+            facts["weights_sha256"] = facts.pop("sha256")
         if path:
             facts["weights_sha256"] = sha256_of(Path(path))
         if record:

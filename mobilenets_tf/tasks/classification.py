@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mobilenets_tf.data import sources
 from mobilenets_tf.data.images import ImageSet, find_images
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks.task import all_finite, class_name
@@ -45,6 +47,11 @@ class Classification:
         if images.labels is None:
             raise RequestError(f"{spec} has no labels: give a CSV with file and class_index, or a sub-folder a class.")
         return images
+
+    def training_source(
+        self, spec, class_names=(), *, classes=None, void=255, label_offset=None, progress=silent
+    ) -> Source:
+        return sources.find(spec, tuple(class_names), label_offset=label_offset, progress=progress)
 
     def photographs(self, spec: str) -> ImageSet:
         return find_images(spec)

@@ -12,7 +12,7 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import metrics
-from mobilenets_tf.tasks.task import all_finite, class_name, percent
+from mobilenets_tf.tasks.task import all_finite, class_name, percent, refuse_label_offset
 
 # A detection that one file is surer of than this is one that another file should have too.
 _SURE = 0.5
@@ -42,6 +42,13 @@ class Detection:
         progress: Progress = silent,
     ) -> BoxedImages:
         return find_boxes(spec, class_names, progress)
+
+    def training_source(
+        self, spec, class_names=(), *, classes=None, void=255, label_offset=None, progress=silent
+    ) -> BoxedImages:
+        refuse_label_offset(label_offset)
+        self.check_installed()
+        return find_boxes(spec, tuple(class_names), progress)
 
     def photographs(self, spec: str) -> ImageSet:
         return photographs_of(spec)

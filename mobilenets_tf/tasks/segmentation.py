@@ -1,7 +1,7 @@
 """Segmentation: the class of every pixel."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks.metrics import Confusion
-from mobilenets_tf.tasks.task import all_finite, class_name, percent
+from mobilenets_tf.tasks.task import all_finite, class_name, percent, refuse_label_offset
 
 # A mask is made at the network's size before it is enlarged, which moves borders by a pixel or so.
 _SAME_PIXELS = 0.97
@@ -40,6 +40,14 @@ class Segmentation:
         progress: Progress = silent,
     ) -> MaskedImages:
         return find_masks(spec, class_names, void, classes, progress)
+
+    def training_source(
+        self, spec, class_names=(), *, classes=None, void=255, label_offset=None, progress=silent
+    ) -> MaskedImages:
+        refuse_label_offset(label_offset)
+        names = tuple(class_names)
+        masks = find_masks(spec, names, void, None if names else classes, progress)
+        return replace(masks, class_names=names or tuple(class_name((), i) for i in range(masks.seen.shape[1])))
 
     def photographs(self, spec: str) -> ImageSet:
         return photographs_of(spec)

@@ -7,6 +7,8 @@ import numpy as np
 
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.sources import Source
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 
 
@@ -88,6 +90,26 @@ class Task(Protocol):
             RequestError: nothing there, no annotations, or annotations of other classes.
         """
 
+    def training_source(
+        self,
+        spec: str,
+        class_names: Sequence[str] = (),
+        *,
+        classes: int | None = None,
+        void: int = 255,
+        label_offset: int | None = None,
+        progress: Progress = silent,
+    ) -> Source:
+        """Find the annotated images to train with, as ``find`` does; for a classifier also TFRecords and what
+        TensorFlow Datasets has prepared, see ``data.sources.find``. The source knows the names of the classes.
+
+        Args:
+            label_offset: of TFRecords, the label of the first class; None for 1.
+
+        Raises:
+            RequestError: as ``find``; or ``label_offset`` for another task than classification.
+        """
+
     def photographs(self, spec: str) -> ImageSet:
         """Find the photographs that ``spec`` names, without their annotations, to calibrate with.
 
@@ -147,6 +169,15 @@ class Task(Protocol):
 
     def headline(self, scores: dict[str, Any]) -> str:
         """Put the scores of ``Meter.scores`` into one line for people."""
+
+
+def refuse_label_offset(label_offset: int | None) -> None:
+    """
+    Raises:
+        RequestError: there is an offset, which only classifiers' TFRecords have.
+    """
+    if label_offset is not None:
+        raise RequestError(f"label_offset={label_offset} is for the labels of classifiers' TFRecords.")
 
 
 def class_name(labels: Sequence[str], index: int) -> str:

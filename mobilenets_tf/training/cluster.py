@@ -1,4 +1,4 @@
-"""What the environment says of the machines that train together. Needs no TensorFlow."""
+"""The machines that train together, as the environment names them. Needs no TensorFlow."""
 
 import json
 import os
@@ -8,8 +8,12 @@ from mobilenets_tf.errors import RequestError
 EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
 
 
+class PeerLostError(Exception):
+    """Another worker does not answer any more."""
+
+
 def workers() -> int:
-    """How many processes TF_CONFIG or Slurm names; 0 where neither does.
+    """Count the processes that TF_CONFIG or Slurm names; 0 where neither does.
 
     Raises:
         RequestError: TF_CONFIG is not of its form.
@@ -20,7 +24,7 @@ def workers() -> int:
 
 
 def tf_config() -> dict:
-    """TF_CONFIG; empty where it is not set.
+    """Read TF_CONFIG; empty where it is not set.
 
     Raises:
         RequestError: it is not of its form: one job, "worker", and a task of it.

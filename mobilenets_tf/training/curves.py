@@ -1,22 +1,71 @@
-"""The picture of a training: losses, accuracies and learning rate over the epochs."""
+"""The curves of a training: a line of text for an epoch, TensorBoard's logs, and the picture at the end.
+
+All are made of the rows of ``loop.run``, one an epoch.
+"""
+
+from pathlib import Path
 
 from mobilenets_tf.drawing import drawing, to_svg
 
+# The shares in a row, for people.
+MEASURES = {
+    "top1": "top-1",
+    "anchors": "classes of anchors",
+    "pixels": "pixels",
+    "val_top1": "validation top-1",
+    "val_top5": "top-5",
+    "val_map50": "validation mAP at IoU 0.5",
+    "val_map": "mAP",
+    "val_miou": "validation mIoU",
+    "val_pixels": "pixels",
+}
 _COLOURS = {"training": "#9a9ca0", "validation": "#1f5fa8"}
-
-
-# What is drawn of each task, by the metric that it is judged with: a panel, and the keys of both of its lines.
+# By the metric that a task is judged with: the name of the second panel, and the key of its line of training batches.
 _ACCURACIES = {
     "val_top1": ("top-1", "top1"),
-    "val_map50": ("mAP at IoU 0.5", None),  # of training batches it is not computed
+    "val_map50": ("mAP at IoU 0.5", None),  # too slow to compute on training batches
     "val_miou": ("mIoU", None),
 }
 
 
-def draw(rows: list[dict], metric: str, title: str) -> str:
-    """An SVG of the rows that ``loop.run`` makes; the same rows give the same bytes.
+def summary(row: dict) -> str:
+    """An epoch's loss and shares, for people."""
+    shares = (f"{name} {row[key]:.1%}" for key, name in MEASURES.items() if key in row)
+    return ", ".join([f"loss {row['loss']:.3f}", *shares])
 
-    metric: the key of what validation images are judged with.
+
+class Logs:
+    """Curves for TensorBoard, which need not be installed; nothing without a folder."""
+
+    def __init__(self, folder: Path | None):
+        import tensorflow as tf
+
+        self._writer = tf.summary.create_file_writer(str(folder)) if folder else None
+        # tf.summary.scalar needs the package tensorboard for no more than these two values.
+        self._scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
+        self._scalar.plugin_data.plugin_name = "scalars"
+
+    def write(self, row: dict) -> None:
+        """Log the numbers of an epoch's row at its step."""
+        import tensorflow as tf
+
+        if self._writer:
+            with self._writer.as_default(step=row["step"]):
+                for name, value in row.items():
+                    if name not in ("epoch", "step"):
+                        tf.summary.write(name, tf.constant(value, tf.float32), metadata=self._scalar)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer:
+            self._writer.close()
+
+
+def draw(rows: list[dict], metric: str, title: str) -> str:
+    """Draw losses, accuracies and learning rate over the epochs, as an SVG; the same rows give the same bytes.
+
+    metric: the key of the score of validation images.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter

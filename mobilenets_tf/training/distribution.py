@@ -15,9 +15,9 @@ KINDS = ("auto", "none", "mirrored", "multi_worker")
 
 @dataclass(frozen=True)
 class Distribution:
-    """A ``tf.distribute`` strategy and this process's place in it.
+    """A ``tf.distribute`` strategy and this process's number in it.
 
-    worker, workers: this is one of so many processes. The first one alone writes files.
+    worker: this process's number, from 0. Worker 0 alone writes files. workers: how many processes there are.
     """
 
     strategy: tf.distribute.Strategy
@@ -26,39 +26,39 @@ class Distribution:
 
     @property
     def replicas(self) -> int:
-        """Model copies in all."""
+        """How many copies of the model there are, on all workers together."""
         return self.strategy.num_replicas_in_sync
 
     def spread(self, batches: Callable[[], tf.data.Dataset]):
-        """This process's batches, one element a replica, as ``strategy.run`` wants them."""
+        """Give ``strategy.run`` this process's batches, one element a replica."""
         if self.replicas == 1:
             return batches()
         return self.strategy.distribute_datasets_from_function(lambda _: batches())
 
     def check_same(self, value: int, what: str) -> None:
-        """All workers must call it with the same value.
+        """Check that all workers call this with the same value. what: the value, for the message.
 
         Raises:
-            RequestError: they do not.
+            RequestError: the values differ.
         """
         mine = self.strategy.run(lambda: tf.constant([value], tf.int64))
-        found = self.strategy.gather(mine, axis=0).numpy().tolist() if self.replicas > 1 else [value]
-        if len(set(found)) > 1:
-            raise RequestError(f"The workers do not agree on the {what}: {found}.")
+        values = self.strategy.gather(mine, axis=0).numpy().tolist() if self.replicas > 1 else [value]
+        if len(set(values)) > 1:
+            raise RequestError(f"The workers do not agree on the {what}: {values}.")
 
     @property
     def writes(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this process writes files."""
         return self.worker == 0
 
 
 def set_up(kind: str = "auto", replicas: int | None = None) -> Distribution:
-    """The strategy of a kind. To be called before anything else is done with TensorFlow.
+    """Make the strategy of a kind. To be called before anything else is done with TensorFlow.
 
     Args:
         kind: "none" (one model), "mirrored" (a copy on each GPU of this machine; without a GPU, ``replicas`` copies on
-            its processor, to try it out), "multi_worker" (one process a machine; the cluster is what TF_CONFIG or Slurm
-            says), or "auto": multi_worker where there is a cluster, mirrored where there are several GPUs, else none.
+            its processor, to try it out), "multi_worker" (one process a machine; TF_CONFIG or Slurm names the cluster),
+            or "auto": multi_worker where there is a cluster, mirrored where there are several GPUs, else none.
         replicas: for "mirrored" without GPUs; left out, 2.
 
     Raises:
@@ -80,18 +80,18 @@ def set_up(kind: str = "auto", replicas: int | None = None) -> Distribution:
     if not cluster.tf_config():
         os.environ["TF_CONFIG"] = _of_slurm()
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    found = strategy.cluster_resolver
-    return Distribution(strategy, found.task_id or 0, len(found.cluster_spec().as_dict().get("worker", [None])))
+    resolver = strategy.cluster_resolver
+    return Distribution(strategy, resolver.task_id or 0, len(resolver.cluster_spec().as_dict().get("worker", [None])))
 
 
 def _of_slurm() -> str:
     """The TF_CONFIG of this task of a Slurm step. Which GPUs it sees is Slurm's to say (--gpus-per-task)."""
     # With numbers of GPUs that never run out, the resolver hands out none itself, and does not run nvidia-smi.
-    found = tf.distribute.cluster_resolver.SlurmClusterResolver(
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
         gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False
     )
-    workers = found.cluster_spec().as_dict()["worker"]
-    _, index = found.get_task_info()
+    workers = resolver.cluster_spec().as_dict()["worker"]
+    _, index = resolver.get_task_info()
     return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
 
 

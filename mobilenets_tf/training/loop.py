@@ -1,6 +1,7 @@
-"""The course of a training: steps, epochs, judging, checkpoints, going on. It knows no framework.
+"""The loop of a training: steps, epochs, judging, checkpoints, going on from one. It imports no framework.
 
-Networks are trained with it (``step.Training``), quantisation-aware models fine-tuned (``quantize/fine_tuning.py``).
+Networks are trained with it (``step.Training``), and quantisation-aware models fine-tuned
+(``quantize/qat/fine_tuning.py``).
 """
 
 import math
@@ -14,26 +15,27 @@ from mobilenets_tf.progress import Progress, silent
 
 
 class Trainable(Protocol):
-    """What is trained.
+    """A model in training.
 
-    accuracy: what the share of right answers is called in the curves.
+    accuracy: the key of the share of right answers in a curve's row.
     """
 
     accuracy: str
 
     def step(self, batch) -> tuple[float, float, float]:
-        """Train on a batch. The mean loss, how many images were answered right, and of how many. An image with many
-        answers counts as the share of right ones."""
+        """Train on a batch. Return the mean loss, how many images were answered right, and how many images there were.
+        An image with many answers counts as the share of right answers."""
 
     def facts(self, step: int) -> dict:
-        """What the curves are to say of a step; its learning rate as "rate", at least."""
+        """Return the entries of a step for the curve's row; at least its learning rate as "rate"."""
 
 
 @dataclass
 class Course:
-    """How far a training is: what its curves are drawn from, and what a checkpoint says of it.
+    """How far a training is: the rows of its curves, and the part of a checkpoint that is no array.
 
-    step: of the next batch. epochs: a row each. loss, correct, seen: sums over the epoch under way.
+    step: of the next batch. epochs: a row for each. loss, correct, seen: sums over the images of the epoch under way;
+        ``seen`` is their number.
     """
 
     step: int = 0
@@ -53,24 +55,24 @@ def run(
     judge: Callable[[], dict[str, float]] | None = None,
     save: Callable[[Course], None] | None = None,
     save_every: int | None = None,
-    seen: Callable[[dict], None] = lambda row: None,
+    on_epoch: Callable[[dict], None] = lambda row: None,
     enough: Callable[[Course], bool] = lambda course: False,
     progress: Progress = silent,
 ) -> None:
     """Train from ``course`` to the end.
 
     Args:
-        batches: the batches from a step on.
-        judge: called after each epoch.
+        batches: gives the batches from a step on.
+        judge: called after each epoch; gives scores for its row.
         save: called after each epoch, and every ``save_every`` steps.
-        seen: called with each epoch's row: epoch, step, loss, the accuracy on the training batches as they were
-            augmented, the last step's facts, what ``judge`` says, and seconds and images_per_second, which ``course``
-            has not.
+        on_epoch: called with each epoch's row: epoch, step, loss, the accuracy on the training batches as they were
+            augmented, the last step's facts, the scores of ``judge``, and seconds and images_per_second, which the rows
+            of ``course`` do not have.
         enough: asked after each epoch whether to end early.
         progress: called with the epoch and its steps.
 
     Raises:
-        RequestError: the loss is no number any more.
+        RequestError: the loss became infinite or NaN.
     """
     iterator, started, images = None, time.monotonic(), 0.0
     while course.step < epochs * steps_per_epoch and not (_between(course, steps_per_epoch) and enough(course)):
@@ -105,7 +107,7 @@ def run(
             row |= judge() if judge else {}
             course.epochs.append(row)
             course.loss, course.correct, course.seen = 0.0, 0.0, 0.0
-            seen(row | {"seconds": seconds, "images_per_second": images / seconds})
+            on_epoch(row | {"seconds": seconds, "images_per_second": images / seconds})
             if save:
                 save(course)
             started, images = time.monotonic(), 0.0

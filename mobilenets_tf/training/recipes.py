@@ -433,8 +433,10 @@ def paper(name: str) -> Recipe:
     """The recipe by which the paper trained a registered classifier on ImageNet.
 
     Raises:
-        RequestError: no such network, or no classifier.
+        RequestError: no such network, or no paper's recipe for it, as for detectors and segmenters.
     """
-    if (task := registry.get(name).task) != "classify":
-        raise RequestError(f"Papers' recipes are for classifiers; {name} is for the task {task!r}.")
-    return _PAPER[max((family for family in _PAPER if name.startswith(family)), key=len)]
+    task = registry.get(name).task
+    families = [family for family in _PAPER if name.startswith(family)]
+    if not families:
+        raise RequestError(f"No paper's recipe is known for {name}. The recipes to {task} are {', '.join(OURS[task])}.")
+    return _PAPER[max(families, key=len)]

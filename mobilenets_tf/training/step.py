@@ -1,5 +1,6 @@
 """The training step of a Keras model: compiled once for each input size, under any tf.distribute strategy; moving
-averages of the weights, answers with them, and the state that a checkpoint keeps. What it is trained for is a ``Task``.
+averages of the weights, answers with them, and the state that a checkpoint keeps. What the model is trained for is an
+``Objective``.
 
 Its own step and not ``keras.Model.fit``: batches differ in size from step to step where a recipe says so, a training
 goes on in the middle of an epoch, and ``fit`` of Keras 3.15 fails under ``MultiWorkerMirroredStrategy`` (it takes the
@@ -23,7 +24,7 @@ from mobilenets_tf.training import optimizers
 from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.input.pipeline import Reader, normalised
 from mobilenets_tf.training.input.plan import Plan
-from mobilenets_tf.training.objectives.classification import Task
+from mobilenets_tf.training.objectives.objective import Objective, Teacher, training_loss
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -47,37 +48,41 @@ class Training:
     """A model and its optimizer under a strategy: ``step`` trains on a batch, ``judge`` scores images.
 
     Args:
-        task: what for.
+        objective: what the model is trained for.
         model_at: builds the network for an input size in pixels. Called within the strategy's scope.
         plan: the steps.
         size: the network's input in pixels.
         preprocessing: of its input.
+        teacher: another network to learn from; None for the annotations alone.
 
     Raises:
-        RequestError: an unknown precision, or XLA with several workers (its collectives are not for processors).
+        RequestError: an unknown precision, XLA with several workers (its collectives are not for processors), or a
+            model whose outputs are not the objective's.
     """
 
     def __init__(
         self,
-        task: Task,
+        objective: Objective,
         model_at: Callable[[int], keras.Model],
         plan: Plan,
         size: int,
         preprocessing: Preprocessing,
         distribution: Distribution,
         settings: Settings = Settings(),
+        teacher: Teacher | None = None,
     ):
         if settings.precision not in PRECISIONS:
             raise unknown("precision", settings.precision, PRECISIONS)
         if settings.jit_compile and distribution.replicas > 1:
             raise RequestError("XLA compiles the step of one replica; leave --jit-compile out, or train with one.")
-        self.task, self.plan, self.preprocessing, self.distribution = task, plan, preprocessing, distribution
+        self.objective, self.plan, self.preprocessing, self.distribution = objective, plan, preprocessing, distribution
         self._size, self._settings, self._model_at, self._recipe = size, settings, model_at, plan.recipe
+        self._teacher = teacher
         with self._scope():
             self.model = model_at(size)
             self._before = [(layer, _attributes(layer)) for layer in _layers(self.model)]
             self._adjust(self.model)
-            self._trained = {size: task.trained(self.model)}
+            self._trained = {size: objective.trained(self.model)}
             self.optimizer = optimizers.build(
                 plan.recipe, self.model, plan.steps_per_epoch, loss_scaling=settings.precision == "float16"
             )
@@ -111,7 +116,7 @@ class Training:
 
     @property
     def accuracy(self) -> str:
-        return self.task.accuracy
+        return self.objective.accuracy
 
     def facts(self, step: int) -> dict:
         """What the curves say of a step: its learning rate, and the size of its images."""
@@ -122,7 +127,7 @@ class Training:
         if self._settings.jit_compile:
             compiled = tf.function(self._replica, autograph=False, jit_compile=True)
         strategy = self.distribution.strategy
-        found = strategy.run(compiled, args=(pixels, targets))
+        sums = strategy.run(compiled, args=(pixels, targets))
         if self._averages:
             # As TensorFlow's ExponentialMovingAverage with num_updates: the first values are forgotten at once, above
             # all BatchNorm's variances, which begin a hundred times too large.
@@ -130,11 +135,11 @@ class Training:
             momentum = keras.ops.minimum(self._recipe.ema, (1 + done) / (10 + done))
             for average, variable in zip(self._averages, self._averaged, strict=True):
                 average.assign(average + (1 - momentum) * (variable.value - average))
-        return tuple(strategy.reduce("SUM", value, axis=None) for value in found)
+        return tuple(strategy.reduce("SUM", value, axis=None) for value in sums)
 
     def _replica(self, pixels, targets):
         outputs = _float32(self._trained_at(pixels.shape[1])(normalised(pixels, self.preprocessing), training=True))
-        loss = self.task.loss(pixels, targets, outputs)
+        loss = training_loss(self.objective, self._teacher, pixels, targets, outputs)
         # Gradients are added up over the replicas.
         loss = (tf.reduce_mean(loss) + sum(self.model.losses, 0.0)) / self.distribution.replicas
         # Two by two: of three gradients, AddN on a processor begins with the one whose memory happens to be free, and a
@@ -145,7 +150,7 @@ class Training:
             aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
         )
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
-        return loss, tf.reduce_sum(self.task.right(targets, outputs)), tf.cast(tf.shape(pixels)[0], tf.float32)
+        return loss, tf.reduce_sum(self.objective.right(targets, outputs)), tf.cast(tf.shape(pixels)[0], tf.float32)
 
     def _trained_at(self, size: int):
         """The network for another input size: its layers with weights are those of the one for its own size."""
@@ -155,13 +160,13 @@ class Training:
                 own = {layer.name: layer for layer in _layers(self.model) if layer.variables}
                 shared = keras.models.clone_model(twin, clone_function=lambda layer: own.get(layer.name, layer))
                 self._adjust(shared)
-            self._trained[size] = self.task.trained(shared)
+            self._trained[size] = self.objective.trained(shared)
         return self._trained[size]
 
     def judge(self, reader: Reader, progress: Progress = silent) -> dict[str, float]:
-        """The task's scores on all images of a reader, with the moving averages where there are any."""
+        """The objective's scores on all images of a reader, with the moving averages where there are any."""
         with self.averaged():
-            return self.task.judge(self, reader, progress)
+            return self.objective.judge(self, reader, progress)
 
     @contextmanager
     def averaged(self):
@@ -179,20 +184,20 @@ class Training:
                 variable.assign(value)
 
     def sums(self, batches, progress: Progress = silent, total: int | None = None) -> np.ndarray:
-        """What ``task.sums`` gives for batches of (pixels, truth), added up over all of them and all replicas.
+        """What ``objective.sums`` gives for batches of (pixels, truth), added up over all of them and all replicas.
 
         total: how many batches there are.
         """
-        found = np.float64(0)
+        sums = np.float64(0)
         for done, batch in enumerate(batches, 1):
-            found = found + np.asarray(self._sums(*batch), np.float64)
+            sums = sums + np.asarray(self._sums(*batch), np.float64)
             progress("validation", done, total)
-        return found
+        return sums
 
     def _summed(self, pixels, truth):
         strategy = self.distribution.strategy
-        found = strategy.run(lambda x, y: self.task.sums(y, self._answers(x)), args=(pixels, truth))
-        return strategy.reduce("SUM", found, axis=None)
+        sums = strategy.run(lambda x, y: self.objective.sums(y, self._answers(x)), args=(pixels, truth))
+        return strategy.reduce("SUM", sums, axis=None)
 
     def answers(self, pixels: np.ndarray) -> list[np.ndarray]:
         """What the network gives, without training, for a batch of pixels of its size: an array an output. On one

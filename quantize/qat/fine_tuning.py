@@ -12,7 +12,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.qat.aware import Aware
 from mobilenets_tf.training import checkpoints, loop
-from mobilenets_tf.training.objectives.classification import Task
+from mobilenets_tf.training.objectives.objective import Objective, Teacher, soft_cross_entropy, training_loss
 
 _CHECKPOINT = "fine_tuning.checkpoint.npz"
 
@@ -35,7 +35,7 @@ def fine_tune(
     validation,
     epochs: int = 10,
     *,
-    task: Task | None = None,
+    objective: Objective | None = None,
     learning_rate: float = 1e-4,
     patience: int = 3,
     distill: float = 0.0,
@@ -51,18 +51,18 @@ def fine_tune(
 
     Args:
         training: ``tf.data.Dataset`` of batches (images, targets), the images preprocessed as for the model; of known
-            length. The targets are class indices, or what ``task.targets`` makes.
+            length. The targets are class indices, or those of ``objective.targets``.
         validation: such a dataset, the share of right answers being what counts; or a function of another one, which
             takes images and gives the model's outputs as they would be in the file, to a score.
         epochs: at most.
-        task: what is lost by an answer, and what is right: ``training.detection.Detection``,
-            ``training.segmentation.Segmentation``, or anything that has their ``loss`` (of logits), ``right``,
+        objective: the loss, and which answers are right: a ``DetectionObjective`` or ``SegmentationObjective`` of
+            ``training.objectives``, or anything that has their ``loss`` and ``distillation`` (of logits), ``right``,
             ``accuracy`` and ``metric``. None: one class an image.
         patience: stop after that many epochs without a better validation accuracy.
-        distill: how much of what is taught is the float model's answer, 0 to 1; the rest is the right class. An answer
-            says more of an image than its class does, so that little data goes further, and data that the network knows
-            by heart (Hinton et al. 2015, arXiv 1503.02531, at temperature 1; for quantised networks Mishra and Marr
-            2017, arXiv 1711.05852). For classifiers.
+        distill: the share of the loss that compares outputs with the float model's, 0 to 1; the rest is the
+            objective's. A network's outputs say more of an image than its annotation does, so that less data is enough,
+            and data that the network knows by heart are of use (Hinton et al. 2015, arXiv 1503.02531, at temperature 1;
+            for quantised networks Mishra and Marr 2017, arXiv 1711.05852).
         freeze_norms_after: for so many epochs BatchNormalization goes on with the statistics of the batches, for data
             that differ from what the network was trained on; then it is frozen. 0: frozen from the start.
         checkpoint: a folder for the state after each epoch; if it holds one, training goes on from there. It is
@@ -70,7 +70,7 @@ def fine_tune(
         progress: called with the epoch and its steps.
 
     Raises:
-        RequestError: an option out of range or not for the task, or the loss became NaN.
+        RequestError: an option out of range, or the loss became NaN.
     """
     steps = int(training.cardinality())
     if steps < 1:
@@ -84,7 +84,7 @@ def fine_tune(
         options,
         checkpoint,
         progress,
-        task,
+        objective,
     )
 
 
@@ -120,15 +120,18 @@ def fine_tune_steps(
     options: FineTuningOptions,
     checkpoint=None,
     progress: Progress = silent,
-    task: Task | None = None,
+    objective: Objective | None = None,
 ) -> FineTuning:
     """``fine_tune`` with batches that are a function of the step: ``batches(first)`` are those from there on, and so
     many ``steps`` make an epoch."""
-    if task and options.distill:
-        raise RequestError(f"distill={options.distill}: the float model teaches classifiers only; leave it out.")
     path = None if checkpoint is None else Path(checkpoint) / _CHECKPOINT
-    goal = task or _OneClass(aware.float_logits, options.distill)
-    tuned = _Tuned(aware, goal, options.learning_rate, options.epochs * steps, options.freeze_norms_after * steps)
+    goal = objective or _OneClass()
+    teacher = None
+    if options.distill:
+        teacher = Teacher(lambda images: aware.float_logits(images, training=False), options.distill)
+    tuned = _Tuned(
+        aware, goal, teacher, options.learning_rate, options.epochs * steps, options.freeze_norms_after * steps
+    )
     if path and path.is_file():
         arrays, about = checkpoints.read(path)
         weights = [arrays.pop(f"best/{index}") for index in range(about["best_arrays"])]
@@ -159,7 +162,7 @@ def fine_tune_steps(
         path.unlink(missing_ok=True)
     aware.model.set_weights(best.weights)
     aware.freeze_norms()  # which may have been live in the best epoch
-    if task is None:
+    if objective is None:
         loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
         aware.model.compile(loss=loss, metrics=["accuracy"])
     return FineTuning(tuple(best.accuracies), best.epoch)
@@ -180,21 +183,15 @@ class _Best:
 
 
 class _OneClass:
-    """The part of a ``Task`` that is asked for here, of a classifier.
-
-    teacher: gives the logits that are taught too, with the weight ``share``.
-    """
+    """The part of an ``Objective`` that is asked for here, of a classifier whose targets are class indices."""
 
     accuracy, metric = "top1", "val_top1"
 
-    def __init__(self, teacher, share: float):
-        self._teacher, self._share = teacher, share
+    def loss(self, labels, logits) -> tf.Tensor:
+        return tf.nn.softmax_cross_entropy_with_logits(tf.one_hot(labels, logits.shape[-1]), logits)
 
-    def loss(self, images, labels, logits) -> tf.Tensor:
-        targets = tf.one_hot(labels, logits.shape[-1])
-        if self._share:
-            targets += self._share * (tf.nn.softmax(self._teacher(images, training=False)) - targets)
-        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    def distillation(self, labels, logits, teacher_logits, temperature: float) -> tf.Tensor:
+        return soft_cross_entropy(logits, teacher_logits, temperature)
 
     def right(self, labels, outputs) -> tf.Tensor:
         return tf.cast(tf.argmax(outputs, -1, tf.int32) == tf.cast(labels, tf.int32), tf.float32)
@@ -206,9 +203,18 @@ class _Tuned:
     freeze_at: step from which normalisations are frozen.
     """
 
-    def __init__(self, aware: Aware, task, learning_rate: float, steps: int, freeze_at: int):
-        self._aware, self._task, self._freeze_at, self._done = aware, task, freeze_at, 0
-        self.accuracy = task.accuracy
+    def __init__(
+        self,
+        aware: Aware,
+        objective: Objective,
+        teacher: Teacher | None,
+        learning_rate: float,
+        steps: int,
+        freeze_at: int,
+    ):
+        self._aware, self._objective, self._teacher = aware, objective, teacher
+        self._freeze_at, self._done = freeze_at, 0
+        self.accuracy = objective.accuracy
         self._schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         self._optimizer = tf_keras.optimizers.Adam(self._schedule)
         self._optimizer.build(aware.model.trainable_variables)
@@ -237,10 +243,11 @@ class _Tuned:
         model = self._aware.model
         with tf.GradientTape() as tape:
             outputs = self._aware.logits(images, training=True)
-            loss = tf.reduce_mean(self._task.loss(images, targets, outputs)) + sum(model.losses, 0.0)
+            losses = training_loss(self._objective, self._teacher, images, targets, outputs)
+            loss = tf.reduce_mean(losses) + sum(model.losses, 0.0)
         variables = model.trainable_variables
         self._optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return loss, tf.reduce_sum(self._task.right(targets, outputs))
+        return loss, tf.reduce_sum(self._objective.right(targets, outputs))
 
     def facts(self, step: int) -> dict:
         return {"rate": float(self._schedule(step))}
@@ -250,7 +257,7 @@ class _Tuned:
         if callable(validation):
             return validation(self._answer)
         right = [
-            (float(tf.reduce_sum(self._task.right(targets, self._answer(images)))), len(images))
+            (float(tf.reduce_sum(self._objective.right(targets, self._answer(images)))), len(images))
             for images, targets in validation
         ]
         return sum(correct for correct, _ in right) / max(1, sum(count for _, count in right))

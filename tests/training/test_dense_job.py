@@ -9,7 +9,7 @@ import pytest
 from mobilenets_tf import RequestError
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
-from mobilenets_tf.training.job import TrainRequest, check
+from mobilenets_tf.training.request import TrainRequest, check
 from tests.support.dense_networks import NAMES, detector, segmenter, write
 from tests.support.forked import command as run
 from tests.training.test_job import started, wait_for

@@ -17,7 +17,8 @@ from mobilenets_tf import RequestError, load_model
 from mobilenets_tf.data.images import decode
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
-from mobilenets_tf.training.job import TrainRequest, _check_same, check
+from mobilenets_tf.training.request import TrainRequest, check
+from mobilenets_tf.training.state import check_same
 from tests.cli.test_cli import COMMAND
 from tests.conftest import photographs
 from tests.support.forked import command as run
@@ -273,9 +274,9 @@ def test_a_checkpoint_of_other_classes_is_refused(folder, tmp_path):
         for path in (folder / name).iterdir():
             (tmp_path / "two" / name / path.name).write_bytes(path.read_bytes())
     three, two = (check(request(data, tmp_path)).identity() for data in (folder, tmp_path / "two"))
-    _check_same(three, three, Path("a.npz"))
+    check_same(three, three, Path("a.npz"))
     with pytest.raises(RequestError) as error:
-        _check_same(three, two, Path("a.npz"))  # what asks before it goes on from a checkpoint
+        check_same(three, two, Path("a.npz"))  # what asks before it goes on from a checkpoint
     assert (
         "a.npz is of an unfinished training with class names=['dark', 'grey', 'light'], not ['dark', 'light']"
         in str(error.value)

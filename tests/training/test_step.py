@@ -12,7 +12,8 @@ from mobilenets_tf.training import loop, optimizers, recipes
 from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.input.plan import Plan
 from mobilenets_tf.training.loop import Course
-from mobilenets_tf.training.objectives.classification import Classification, Teacher, logits
+from mobilenets_tf.training.objectives.classification import ClassificationObjective, logits
+from mobilenets_tf.training.objectives.objective import Teacher
 from mobilenets_tf.training.recipes import SGD, Augment, Decay, Rate, Recipe
 from mobilenets_tf.training.step import Settings, Training
 from tests.support import forked
@@ -43,16 +44,16 @@ def data(steps, batch=8, seed=0, size=SIZE):
     return [(tf.constant(p.astype(np.uint8)), tf.one_hot(t, CLASSES)) for p, t in zip(pixels, labels, strict=True)]
 
 
-def training_of(recipe=RECIPE, settings=Settings(), teacher=None, build=model_at, images=32):  # noqa: B008
+def training_of(recipe=RECIPE, settings=Settings(), teacher=None, build=model_at, images=32, classes=CLASSES):  # noqa: B008
     keras.utils.set_random_seed(0)
     plan = Plan(recipe, images, SIZE)
-    task = Classification(CLASSES, recipe, teacher=teacher)
-    return Training(task, build, plan, SIZE, PREPROCESSING, Distribution(tf.distribute.get_strategy()), settings)
+    objective, distribution = ClassificationObjective(classes, recipe), Distribution(tf.distribute.get_strategy())
+    return Training(objective, build, plan, SIZE, PREPROCESSING, distribution, settings, teacher)
 
 
 def judged(training, batches):
     with training.averaged():
-        return training.task.scores(training.sums(batches))
+        return training.objective.scores(training.sums(batches))
 
 
 def losses(training, batches):
@@ -131,7 +132,8 @@ def test_distillation_against_the_formula():
     keras.utils.set_random_seed(1)
     teacher = model_at(48)  # of another input size
     wanted = Preprocessing(size=48, resize=48, mean=(0.0,) * 3, std=(255.0,) * 3)
-    training = training_of(teacher=Teacher(teacher, wanted, share=0.3, temperature=2.0))
+    objective = ClassificationObjective(CLASSES, RECIPE)
+    training = training_of(teacher=Teacher.of(objective, teacher, wanted, share=0.3, temperature=2.0))
     pixels, targets = data(1)[0]
     student = logits(training.model)(PREPROCESSING.normalise(pixels.numpy()), training=True).numpy().astype(float)
     resized = tf.image.resize(wanted.normalise(pixels.numpy()), (48, 48), antialias=True)
@@ -144,7 +146,7 @@ def test_distillation_against_the_formula():
     right = -(smooth * np.log(softmax(student))).sum(-1)
     taught = -(softmax(answers / 2) * np.log(softmax(student / 2))).sum(-1)
     expected = (0.7 * right + 0.3 * 4 * taught).mean()
-    training = training_of(teacher=Teacher(teacher, wanted, share=0.3, temperature=2.0))
+    training = training_of(teacher=Teacher.of(objective, teacher, wanted, share=0.3, temperature=2.0))
     before = [variable.numpy() for variable in teacher.weights]
     assert losses(training, [(pixels, targets)])[0] == pytest.approx(expected, rel=1e-4)
     for variable, value in zip(teacher.weights, before, strict=True):
@@ -288,7 +290,7 @@ def test_a_loss_that_is_no_number_stops_the_training():
 
 def test_another_networks_checkpoint_is_refused():
     state = training_of().state()
-    other = training_of(build=lambda size: model_at(size, classes=7))
+    other = training_of(build=lambda size: model_at(size, classes=7), classes=7)
     with pytest.raises(RequestError, match=r"classifier/\w+ has the shape \((8, )?3,?\) there and \((8, )?7,?\) here"):
         other.restore(state)
     with pytest.raises(RequestError, match="None there|None here"):

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -36,16 +37,16 @@ class Broken:
 class Reader:
     """Decoded images by number.
 
-    problem: what is wrong with an annotation, a sentence without its subject; None for nothing.
+    problem: says what is wrong with an annotation, as ``Objective.problem``.
     """
 
-    def __init__(self, source: Source, problem: Callable, broken: Broken):
+    def __init__(self, source: Source, problem: Callable[[Any], str | None], broken: Broken):
         self._source, self._problem, self._broken = source, problem, broken
 
     def __len__(self):
         return len(self._source)
 
-    def read(self, number: int):
+    def read(self, number: int) -> tuple[Any, Any] | None:
         """A ``PIL.Image`` in RGB and its annotation; None for a broken one that is to be skipped.
 
         Raises:
@@ -65,44 +66,46 @@ class Reader:
             self._broken.error = self._broken.error or problem
             raise problem from error
 
-    def next(self, number: int):
+    def next(self, number: int) -> tuple[Any, Any]:
         """As ``read``, with the next image that can be read in the place of one to be skipped.
 
         Raises:
             RequestError: as ``read``; or none can be read.
         """
         for offset in range(len(self)):
-            if found := self.read((number + offset) % len(self)):
-                return found
+            if example := self.read((number + offset) % len(self)):
+                return example
         self._broken.error = RequestError("None of the images can be read.")
         raise self._broken.error
 
 
-def training_batches(reader: Reader, plan: Plan, task, place: Distribution, *, first: int = 0) -> tf.data.Dataset:
-    """The batches of the steps from ``first`` on.
+def training_batches(
+    reader: Reader, plan: Plan, objective: Any, distribution: Distribution, *, first: int = 0
+) -> tf.data.Dataset:
+    """Make the batches of the steps from ``first`` on.
 
     Args:
-        task: a ``tasks.Task``.
-        place: this process's, which gets the shares of its own replicas, one element each.
+        objective: an ``Objective``, which makes the examples and targets.
+        distribution: this process gets the shares of its own replicas, one element each.
 
     Returns:
-        Of (pixels, targets): (n, size, size, 3) in 0 to 255, uint8 or float32, and what the task wants beside it. n and
-        size differ where the recipe says so.
+        Of (pixels, targets): (n, size, size, 3) in 0 to 255, uint8 or float32, and the objective's targets. n and size
+        differ where the recipe says so.
     """
-    local = place.replicas // place.workers
+    local = distribution.replicas // distribution.workers
     # One of the batch's places at a time in each thread; two batches are under way, so none waits for its last image.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="images")
-    types = [np.uint8, *(dtype for _, dtype in task.truth)]
+    types = [np.uint8, *(dtype for _, dtype in objective.truth)]
 
     def load(element: int):
         step, replica = divmod(int(element), local)
         share = plan[step]
         count = share.count // plan.replicas
-        begin = share.begin + (place.worker * local + replica) * count
+        begin = share.begin + (distribution.worker * local + replica) * count
 
         def one(place: int):
             image, annotation = reader.next(plan.image(place))
-            return task.example(image, annotation, share.size, share.strength, random_for(plan.seed, place))
+            return objective.example(image, annotation, share.size, share.strength, random_for(plan.seed, place))
 
         examples = zip(*pool.map(one, range(begin, begin + count)), strict=True)
         return [np.asarray(values, dtype) for values, dtype in zip(examples, types, strict=True)]
@@ -110,10 +113,10 @@ def training_batches(reader: Reader, plan: Plan, task, place: Distribution, *, f
     def prepare(element):
         pixels, *truth = tf.numpy_function(load, [element], types, stateful=False)
         pixels.set_shape((None, None, None, 3))
-        for values, (shape, _) in zip(truth, task.truth, strict=True):
+        for values, (shape, _) in zip(truth, objective.truth, strict=True):
             values.set_shape((None, *shape))
-        replica = element % local + place.worker * local
-        return task.targets(pixels, *truth, seed=tf.stack([plan.seed + replica * 2**32, element // local]))
+        replica = element % local + distribution.worker * local
+        return objective.targets(pixels, *truth, seed=tf.stack([plan.seed + replica * 2**32, element // local]))
 
     data = tf.data.Dataset.range(first * local, plan.steps * local)
     data = data.map(prepare, num_parallel_calls=2, deterministic=True).prefetch(1 + local)
@@ -121,24 +124,30 @@ def training_batches(reader: Reader, plan: Plan, task, place: Distribution, *, f
 
 
 def judging_batches(
-    reader: Reader, preprocessing: Preprocessing, batch_size: int, place: Distribution
+    reader: Reader, preprocessing: Preprocessing, batch_size: int, distribution: Distribution
 ) -> tf.data.Dataset:
-    """All images of a classifier once, prepared as the phone does: (uint8 (n, size, size, 3), int32 classes (n,)).
+    """Make batches of all images of a classifier, each image once and prepared as the phone does.
 
-    Every replica gets as many batches of the same size; what stands in for images that are not there, or broken and to
-    be skipped, has class -1.
+    Every replica gets as many batches of the same size; black images with class -1 fill the last batches, and replace
+    broken images that are to be skipped.
+
+    Returns:
+        Of (pixels, classes): uint8 (n, size, size, 3) and int32 (n,).
     """
-    rounds, local = -(-len(reader) // (batch_size * place.replicas)), place.replicas // place.workers
+    rounds, local = (
+        -(-len(reader) // (batch_size * distribution.replicas)),
+        distribution.replicas // distribution.workers,
+    )
     pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="images")
     nothing = np.zeros((preprocessing.size, preprocessing.size, 3), np.uint8), -1
 
     def one(number: int):
-        found = reader.read(number) if number < len(reader) else None
-        return (preprocessing.geometry(found[0]), found[1]) if found else nothing
+        example = reader.read(number) if number < len(reader) else None
+        return (preprocessing.geometry(example[0]), example[1]) if example else nothing
 
     def load(element: int):
         turn, replica = divmod(int(element), local)
-        begin = (turn * place.replicas + place.worker * local + replica) * batch_size
+        begin = (turn * distribution.replicas + distribution.worker * local + replica) * batch_size
         pixels, labels = zip(*pool.map(one, range(begin, begin + batch_size)), strict=True)
         return np.stack(pixels), np.array(labels, np.int32)
 

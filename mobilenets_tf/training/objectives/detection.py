@@ -1,6 +1,7 @@
-"""The task of an SSD: which anchors are objects of which class, and how far their boxes are from the anchors."""
+"""The objective of an SSD: which anchors are objects of which class, and how far their boxes are from the anchors."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from mobilenets_tf.tasks import metrics
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.training.input import pipeline
 from mobilenets_tf.training.input.annotated_augmentation import with_boxes
-from mobilenets_tf.training.objectives.classification import judged
+from mobilenets_tf.training.objectives.objective import network_outputs
 from mobilenets_tf.training.recipes import Recipe
 
 # An anchor is an object's from this intersection over union on, and background up to the first; between them it is
@@ -27,23 +28,40 @@ _ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss, arXiv 1708.02002, table 1
 _IGNORED, _NOTHING = -1, 0  # of an anchor, or of a box where an image has none; classes count from 1 as in the scores
 
 
-class Detection:
+def anchors_of(model: keras.Model) -> np.ndarray:
+    """Return the anchors of an SSD, as ``ssd_anchors`` does.
+
+    Raises:
+        RequestError: it has no layers that are named as those of an SSD here, by which its maps are known.
+    """
+    maps = grids(model)
+    if not maps:
+        raise RequestError(
+            f"{model.name!r} has no layers ssd_level1_boxes, ssd_level2_boxes, ..., from which the anchors of an SSD "
+            "are known. Train a registered detector: mobilenets-tf list --task detect."
+        )
+    return ssd_anchors(maps)
+
+
+class DetectionObjective:
     """Boxes and their classes.
 
     Args:
-        model: the network, to know its anchors from.
+        anchors: the network's, as ``anchors_of`` gives them.
         class_names: of the objects.
         recipe: its augmentation.
         resampling: of crops, where the recipe leaves that to the network's ``Preprocessing``.
-        most: boxes that an image may have.
+        most_boxes: that an image may have.
     """
 
-    accuracy, metric = "anchors", "val_map50"
+    accuracy, metric, crop = "anchors", "val_map50", "stretch"  # objects at the border count too
 
-    def __init__(self, model, class_names: Sequence[str], recipe: Recipe, resampling: str, most: int):
-        self._names, self._augment, self._most = tuple(class_names), recipe.augment.at(resampling), max(1, most)
-        self._anchors = ssd_anchors(grids(model))
-        centres, sides = self._anchors[:, :2], self._anchors[:, 2:]
+    def __init__(
+        self, anchors: np.ndarray, class_names: Sequence[str], recipe: Recipe, resampling: str, most_boxes: int
+    ):
+        self._names, self._augment, self._most = tuple(class_names), recipe.augment.at(resampling), max(1, most_boxes)
+        self._anchors = anchors
+        centres, sides = anchors[:, :2], anchors[:, 2:]
         self._corners = np.concatenate([centres - sides / 2, centres + sides / 2], -1)
         self.truth = (((self._most, 4), np.float32), ((self._most,), np.int32))
 
@@ -53,8 +71,8 @@ class Detection:
         return None
 
     def example(self, image, annotation: Boxes, size: int, strength: float, random: np.random.Generator) -> tuple:
-        """Pixels, corners (most, 4) and classes (most,): what an image has too few of is filled with its own boxes
-        again, which changes no match; with background where it has none."""
+        """Pixels, corners (most_boxes, 4) and classes (most_boxes,). An image with fewer boxes has its own ones again,
+        which changes no match; background where it has none."""
         pixels, boxes = with_boxes(image, annotation, size, self._augment, random)
         corners, classes = boxes.corners, np.where(boxes.ignored, _IGNORED, boxes.classes + 1)
         if not len(classes):
@@ -62,9 +80,9 @@ class Detection:
         places = np.arange(self._most) % len(classes)
         return pixels, corners[places], classes[places]
 
-    def targets(self, pixels, corners, classes, *, seed) -> tuple:
-        """Of each anchor its box, encoded, (n, A, 4), and its class (n, A): 0 for background, -1 for what is neither
-        that nor an object."""
+    def targets(self, pixels: tf.Tensor, corners: tf.Tensor, classes: tf.Tensor, *, seed: Any) -> tuple:
+        """Targets are each anchor's box, encoded, (n, A, 4), and its class (n, A): 0 for background, -1 for neither
+        background nor an object."""
         size = tf.cast(tf.shape(pixels)[1], tf.float32)
         anchors, boxes = self._corners * size, corners * size
         overlap = bounding_boxes.compute_iou(anchors, boxes, "yxyx")  # (n, A, most)
@@ -78,22 +96,28 @@ class Detection:
         others = tf.where((best < _BACKGROUND_BELOW) | (classes == _NOTHING), _NOTHING, _IGNORED)
         return pixels, (encoded, tf.where(best >= _OBJECT_FROM, classes, others))
 
-    def trained(self, model) -> keras.Model:
+    def trained(self, model: keras.Model) -> keras.Model:
         """Boxes and logits, without the last sigmoid.
 
         Raises:
-            RequestError: not an SSD.
+            RequestError: not an SSD with these anchors and classes.
         """
+        anchors, columns = len(self._anchors), 1 + len(self._names)
         shapes = [tuple(output.shape) for output in model.outputs]
-        if len(shapes) != 2 or shapes[0][1:] != (len(self._anchors), 4) or shapes[1][1] != len(self._anchors):
-            raise RequestError(f"{model.name!r} has outputs of shape {shapes}; a detector has boxes and scores.")
+        if [shape[1:] for shape in shapes] != [(anchors, 4), (anchors, columns)]:
+            raise RequestError(
+                f"{model.name!r} has outputs of shape {shapes}; a detector has boxes and scores, for {anchors} anchors "
+                f"and {len(self._names)} classes (None, {anchors}, 4) and (None, {anchors}, {columns})."
+            )
+        if not np.array_equal(anchors_of(model), self._anchors):
+            raise RequestError(f"{model.name!r} has as many anchors, {anchors}, but in other places.")
         boxes, scores = model.outputs
         last, node, _ = scores._keras_history
         if getattr(last, "activation", None) is keras.activations.sigmoid:
             scores = last._inbound_nodes[node].input_tensors[0]
         return keras.Model(model.inputs[0], [boxes, scores])
 
-    def loss(self, pixels, targets, outputs) -> tf.Tensor:
+    def loss(self, targets: tuple, outputs: list) -> tf.Tensor:
         """Focal loss of all anchors and smooth L1 loss of the objects' boxes, over the number of these.
 
         The scores' first column, background, takes no part: TFLite's op skips it.
@@ -108,18 +132,33 @@ class Detection:
         distance = 4 * keras.losses.huber(encoded, boxes) * objects
         return tf.reduce_sum(focal + distance, -1) / tf.maximum(1.0, tf.reduce_sum(objects, -1))
 
-    def right(self, targets, outputs) -> tf.Tensor:
+    def distillation(self, targets: tuple, outputs: list, teacher_outputs: list, temperature: float) -> tf.Tensor:
+        """Binary cross-entropy with the teacher's scores, a mean over anchors and classes, and smooth L1 loss of the
+        boxes, a mean over anchors, each with the teacher's highest score as its weight.
+
+        Classes and boxes of a detector are taught together in Chen et al. 2017 ("Learning Efficient Object Detection
+        Models with Knowledge Distillation", NeurIPS); the weights, instead of their bound on the boxes' loss, are ours.
+        """
+        (boxes, scores), (teacher_boxes, teacher_scores) = outputs, teacher_outputs
+        soft = tf.sigmoid(teacher_scores[..., 1:] / temperature)
+        entropy = tf.nn.sigmoid_cross_entropy_with_logits(soft, scores[..., 1:] / temperature)
+        weights = tf.reduce_max(tf.sigmoid(teacher_scores[..., 1:]), -1)
+        distance = weights * 4 * keras.losses.huber(teacher_boxes, boxes)
+        # Boxes have no temperature, and the sum of both parts is multiplied by its square.
+        return tf.reduce_mean(entropy, (1, 2)) + tf.reduce_mean(distance, -1) / temperature**2
+
+    def right(self, targets: tuple, outputs: list) -> tf.Tensor:
         """Of the anchors that are objects, the share whose class has the highest score."""
         (_, classes), (_, scores) = targets, outputs
         objects = tf.cast(classes > 0, tf.float32)
         right = tf.cast(tf.argmax(scores[..., 1:], -1, tf.int32) == classes - 1, tf.float32)
         return tf.math.divide_no_nan(tf.reduce_sum(right * objects, -1), tf.reduce_sum(objects, -1))
 
-    def judge(self, training, reader: pipeline.Reader, progress: Progress = silent) -> dict[str, float]:
+    def judge(self, training: Any, reader: pipeline.Reader, progress: Progress = silent) -> dict[str, float]:
         """val_map50 and val_map, as ``metrics.average_precision`` computes them."""
-        postprocess, found, truths = Postprocess(self._anchors, len(self._names)), [], []
-        for (boxes, scores), truth in judged(training, reader, progress):
-            found.append(postprocess(boxes, 1 / (1 + np.exp(-scores))))
+        postprocess, detections, truths = Postprocess(self._anchors, len(self._names)), [], []
+        for (boxes, logits), truth in network_outputs(training, reader, progress):
+            detections.append(postprocess(boxes, 1 / (1 + np.exp(-logits))))
             truths.append(truth)
-        scores = metrics.average_precision(found, truths, self._names)
+        scores = metrics.average_precision(detections, truths, self._names)
         return {"val_map50": scores["map50"], "val_map": scores["map"]}

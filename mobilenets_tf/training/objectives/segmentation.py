@@ -1,6 +1,7 @@
-"""The task of a segmenter: the class of every pixel."""
+"""The objective of a segmenter: the class of every pixel."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,21 +13,21 @@ from mobilenets_tf.tasks.metrics import Confusion
 from mobilenets_tf.tasks.segmentation import classes_at
 from mobilenets_tf.training.input import pipeline
 from mobilenets_tf.training.input.annotated_augmentation import with_mask
-from mobilenets_tf.training.objectives.classification import judged
+from mobilenets_tf.training.objectives.objective import network_outputs, soft_cross_entropy
 from mobilenets_tf.training.recipes import Recipe
 
 
-class Segmentation:
+class SegmentationObjective:
     """A class for each pixel.
 
     Args:
         class_names: of the pixels.
-        void: what pixels have that are none of these.
+        void: the value of pixels that are of no class.
         recipe: its augmentation.
         resampling: of crops, where the recipe leaves that to the network's ``Preprocessing``.
     """
 
-    accuracy, metric = "pixels", "val_miou"
+    accuracy, metric, crop = "pixels", "val_miou", "stretch"  # pixels at the border count too
     truth = (((None, None), np.uint8),)
 
     def __init__(self, class_names: Sequence[str], void: int, recipe: Recipe, resampling: str):
@@ -38,14 +39,14 @@ class Segmentation:
     def example(self, image, annotation: np.ndarray, size: int, strength: float, random: np.random.Generator) -> tuple:
         return with_mask(image, annotation, size, self._augment, random, self._void)
 
-    def targets(self, pixels, masks, *, seed) -> tuple:
+    def targets(self, pixels: tf.Tensor, masks: tf.Tensor, *, seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         return pixels, masks
 
-    def trained(self, model) -> keras.Model:
-        """The model: it ends in logits.
+    def trained(self, model: keras.Model) -> keras.Model:
+        """The model itself, which ends in logits.
 
         Raises:
-            RequestError: not a segmenter.
+            RequestError: not a segmenter of these classes.
         """
         shapes = [tuple(output.shape) for output in model.outputs]
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != len(self._names):
@@ -55,28 +56,43 @@ class Segmentation:
             )
         return model
 
-    def loss(self, pixels, targets, outputs) -> tf.Tensor:
+    def loss(self, targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         """Cross-entropy at the mask's size, over the pixels that are not void."""
         losses = keras.losses.sparse_categorical_crossentropy(
             targets, self._enlarged(outputs, targets), from_logits=True, ignore_class=self._void
         )
-        return tf.math.divide_no_nan(tf.reduce_sum(losses, (1, 2)), tf.reduce_sum(self._known(targets), (1, 2)))
+        return self._mean(losses, targets)
 
-    def right(self, targets, outputs) -> tf.Tensor:
+    def distillation(
+        self, targets: tf.Tensor, outputs: tf.Tensor, teacher_outputs: tf.Tensor, temperature: float
+    ) -> tf.Tensor:
+        """Cross-entropy with the teacher's softmax at the mask's size, over the pixels that are not void.
+
+        Pixel-wise distillation of Liu et al. 2019 ("Structured Knowledge Distillation for Semantic Segmentation", arXiv
+        1903.04197, section 3.1), which has it at the network's own size and over all pixels.
+        """
+        logits, teacher_logits = self._enlarged(outputs, targets), self._enlarged(teacher_outputs, targets)
+        return self._mean(soft_cross_entropy(logits, teacher_logits, temperature) * self._known(targets), targets)
+
+    def right(self, targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         """The share of pixels whose class has the highest logit."""
-        found = tf.argmax(self._enlarged(outputs, targets), -1, tf.int32) == tf.cast(targets, tf.int32)
-        right = tf.cast(found, tf.float32) * self._known(targets)
-        return tf.math.divide_no_nan(tf.reduce_sum(right, (1, 2)), tf.reduce_sum(self._known(targets), (1, 2)))
+        classes = tf.argmax(self._enlarged(outputs, targets), -1, tf.int32)
+        right = tf.cast(classes == tf.cast(targets, tf.int32), tf.float32)
+        return self._mean(right * self._known(targets), targets)
 
-    def _known(self, masks) -> tf.Tensor:
+    def _mean(self, values: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+        """The mean over the pixels that are not void; ``values`` are 0 where they are."""
+        return tf.math.divide_no_nan(tf.reduce_sum(values, (1, 2)), tf.reduce_sum(self._known(masks), (1, 2)))
+
+    def _known(self, masks: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.cast(masks, tf.int32) != self._void, tf.float32)
 
-    def _enlarged(self, logits, masks) -> tf.Tensor:
+    def _enlarged(self, logits: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
         return tf.image.resize(logits, tf.shape(masks)[1:3])
 
-    def judge(self, training, reader: pipeline.Reader, progress: Progress = silent) -> dict[str, float]:
+    def judge(self, training: Any, reader: pipeline.Reader, progress: Progress = silent) -> dict[str, float]:
         """val_miou and val_pixels, at the masks' own size."""
         confusion = Confusion(len(self._names), self._void)
-        for (logits,), truth in judged(training, reader, progress):
+        for (logits,), truth in network_outputs(training, reader, progress):
             confusion.add(truth, classes_at(logits, *truth.shape))
         return {"val_miou": confusion.miou, "val_pixels": confusion.pixel_accuracy}

@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning of detectors and segmenters: with the tasks of other training, to the file's bits."""
+"""Quantisation-aware fine-tuning of detectors and segmenters: with training's objectives, to the file's bits."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from mobilenets_tf import RequestError, create_model
 from mobilenets_tf.quantize import fine_tune, quantize_aware
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.training import recipes
-from mobilenets_tf.training.objectives.detection import Detection
-from mobilenets_tf.training.objectives.segmentation import Segmentation
+from mobilenets_tf.training.objectives.detection import DetectionObjective, anchors_of
+from mobilenets_tf.training.objectives.segmentation import SegmentationObjective
 from tests.conftest import photographs
 from tests.support.dense_networks import NAMES, detector, masks, pictures, segmenter
 from tests.support.make_goldens import generated
@@ -20,15 +20,15 @@ def prepared(pixels):
 
 
 class Case:
-    """A network in training, its task, and its state before any test trained it."""
+    """A network in training, its objective, and its state before any test trained it."""
 
     def __init__(self, name):
         self.detects = name == "detect"
         self.model = detector() if self.detects else segmenter()
         if self.detects:
-            self.task = Detection(self.model, NAMES, recipes.DETECT, "bilinear", 1)
+            self.objective = DetectionObjective(anchors_of(self.model), NAMES, recipes.DETECT, "bilinear", 1)
         else:
-            self.task = Segmentation(("background", *NAMES), 255, recipes.SEGMENT, "bilinear")
+            self.objective = SegmentationObjective(("background", *NAMES), 255, recipes.SEGMENT, "bilinear")
         self.aware = quantize_aware(self.model, prepared(pictures(20)[0]))
         self._before, self._logits = self.aware.model.get_weights(), tf.function(self.aware.logits)
 
@@ -39,11 +39,11 @@ class Case:
         pixels, corners, classes = pictures(count, seed)
         truth = (corners, (classes + 1).astype(np.int32)) if self.detects else (masks(corners, classes),)
         data = tf.data.Dataset.from_tensor_slices((pixels, *truth)).batch(8)
-        data = data.map(lambda *batch: self.task.targets(*batch, seed=0))
+        data = data.map(lambda *batch: self.objective.targets(*batch, seed=0))
         return data.map(lambda pixels, targets: (tf.cast(pixels, tf.float32) / 127.5 - 1, targets))
 
     def loss(self, data):
-        found = [self.task.loss(images, targets, self._logits(images)) for images, targets in data]
+        found = [self.objective.loss(targets, self._logits(images)) for images, targets in data]
         return float(tf.reduce_mean(tf.concat(found, 0)))
 
     def files(self, images):
@@ -65,7 +65,9 @@ def case(made):
 
 def test_training_lowers_the_loss_and_the_file_answers_as_the_model(case):
     training, validation = case.batches(64, 0), case.batches(32, 1)
-    found = fine_tune(case.aware, training, lambda _: -case.loss(validation), 3, task=case.task, learning_rate=1e-2)
+    found = fine_tune(
+        case.aware, training, lambda _: -case.loss(validation), 3, objective=case.objective, learning_rate=1e-2
+    )
     first, best = found.accuracies[0], found.accuracies[found.best_epoch]
     assert best > 0.9 * first and -case.loss(validation) == pytest.approx(best)
     images = prepared(pictures(16, 2)[0])
@@ -89,7 +91,7 @@ def test_logits_are_what_the_scores_are_made_of(case):
 
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_and_a_function_may_judge(case, tmp_path):
-    options = {"epochs": 3, "task": case.task, "learning_rate": 1e-3, "patience": 3, "checkpoint": tmp_path}
+    options = {"epochs": 3, "objective": case.objective, "learning_rate": 1e-3, "patience": 3, "checkpoint": tmp_path}
     images = prepared(pictures(8, 4)[0])
 
     def score(model):  # any number that tells states apart
@@ -113,7 +115,7 @@ def test_an_interrupted_training_goes_on_and_a_function_may_judge(case, tmp_path
 def test_the_float_model_teaches_classifiers_alone(case):
     data = case.batches(8, 0)
     with pytest.raises(RequestError, match="distill=0.5: the float model teaches classifiers only"):
-        fine_tune(case.aware, data, data, task=case.task, distill=0.5)
+        fine_tune(case.aware, data, data, objective=case.objective, distill=0.5)
 
 
 @pytest.mark.slow

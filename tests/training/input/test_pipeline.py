@@ -13,7 +13,7 @@ from mobilenets_tf.data.sources import Files
 from mobilenets_tf.training import recipes
 from mobilenets_tf.training.input import pipeline
 from mobilenets_tf.training.input.plan import Plan
-from mobilenets_tf.training.objectives.classification import Classification
+from mobilenets_tf.training.objectives.classification import ClassificationObjective
 from mobilenets_tf.training.recipes import Augment
 from tests.conftest import photographs
 
@@ -37,12 +37,12 @@ def folder(tmp_path_factory):
 
 
 def reader_of(folder, rule="fail", classes=2):
-    broken, task = pipeline.Broken(rule), Classification(classes, recipes.FINETUNE)
-    return pipeline.Reader(Files(find_images(folder), ("a", "b")), task.problem, broken), broken
+    broken, objective = pipeline.Broken(rule), ClassificationObjective(classes, recipes.FINETUNE)
+    return pipeline.Reader(Files(find_images(folder), ("a", "b")), objective.problem, broken), broken
 
 
 def training_batches(reader, plan, place=Place(), first=0):  # noqa: B008
-    return pipeline.training_batches(reader, plan, Classification(2, plan.recipe), place, first=first)
+    return pipeline.training_batches(reader, plan, ClassificationObjective(2, plan.recipe), place, first=first)
 
 
 def batches(folder, place=Place(), first=0, seed=3, replicas=None, augment=Augment(mixup=0.2, cutmix=1.0, erase=0.25)):  # noqa: B008

@@ -1,4 +1,4 @@
-"""The detector's task: anchors are given to objects as RetinaNet does it, and the loss is the formula's."""
+"""The detector's objective: anchors are given to objects as RetinaNet does it, and the loss is the formula's."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.input import pipeline
 from mobilenets_tf.training.input.augmentation import random_for
 from mobilenets_tf.training.input.plan import Plan
-from mobilenets_tf.training.objectives.detection import Detection
+from mobilenets_tf.training.objectives.detection import DetectionObjective, anchors_of
 from mobilenets_tf.training.recipes import Augment
 from mobilenets_tf.training.step import Training
 
@@ -39,15 +39,17 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def task(model):
-    return Detection(model, NAMES, PLAIN, "bilinear", 5)
+def objective(model):
+    return DetectionObjective(anchors_of(model), NAMES, PLAIN, "bilinear", 5)
 
 
-def targets_of(task, *annotations):
+def targets_of(objective, *annotations):
     picture = Image.new("RGB", (60, 40))
-    examples = [task.example(picture, each, SIZE, 1.0, random_for(0, place)) for place, each in enumerate(annotations)]
+    examples = [
+        objective.example(picture, each, SIZE, 1.0, random_for(0, place)) for place, each in enumerate(annotations)
+    ]
     pixels, corners, classes = (np.stack(values) for values in zip(*examples, strict=True))
-    _, (encoded, given) = task.targets(pixels, corners.astype(np.float32), classes.astype(np.int32), seed=None)
+    _, (encoded, given) = objective.targets(pixels, corners.astype(np.float32), classes.astype(np.int32), seed=None)
     return encoded.numpy(), given.numpy()
 
 
@@ -62,9 +64,9 @@ def overlaps(anchors, corners):
     return found
 
 
-def test_anchors_are_given_to_objects(task, model):
+def test_anchors_are_given_to_objects(objective, model):
     truth = boxes_of((0.1, 0.1, 0.6, 0.5, 0), (0.5, 0.55, 0.95, 0.9, 1), (0.02, 0.9, 0.06, 0.94, 1))
-    (encoded,), (given,) = targets_of(task, truth)
+    (encoded,), (given,) = targets_of(objective, truth)
     anchors = ssd_anchors(grids(model))
     iou = overlaps(anchors, truth.corners)
     nearest = iou.argmax(0)
@@ -81,20 +83,20 @@ def test_anchors_are_given_to_objects(task, model):
             assert own.max() > 0
 
 
-def test_small_objects_have_an_anchor_and_ignored_ones_teach_nothing(task):
+def test_small_objects_have_an_anchor_and_ignored_ones_teach_nothing(objective):
     tiny = (0.5, 0.5, 0.52, 0.52, 1)
-    _, (alone, ignored, nothing) = targets_of(task, boxes_of(tiny), boxes_of(tiny, ignored=[0]), boxes_of())
+    _, (alone, ignored, nothing) = targets_of(objective, boxes_of(tiny), boxes_of(tiny, ignored=[0]), boxes_of())
     assert sorted(set(alone)) == [0, 2] and (alone == 2).sum() == 1
     assert (ignored == -1).sum() == 1 and (ignored > 0).sum() == 0
     assert set(nothing) == {0}
 
 
-def test_the_loss_is_the_formulas(task):
+def test_the_loss_is_the_formulas(objective):
     random = np.random.default_rng(0)
     classes = np.array([[0, 1, 2, -1, 0], [0, 0, 0, 0, 0]], np.int32)
     encoded, boxes = random.normal(0, 2, (2, 2, 5, 4)).astype(np.float32)
     logits = random.normal(0, 2, (2, 5, 3)).astype(np.float32)
-    found = task.loss(None, (encoded, classes), [boxes, logits]).numpy()
+    found = objective.loss((encoded, classes), [boxes, logits]).numpy()
     p = 1 / (1 + np.exp(-logits[..., 1:].astype(float)))
     wanted = np.stack([classes == 1, classes == 2], -1)
     focal = np.where(wanted, -0.25 * (1 - p) ** 2 * np.log(p), -0.75 * p**2 * np.log(1 - p)).sum(-1)
@@ -102,14 +104,14 @@ def test_the_loss_is_the_formulas(task):
     huber = np.where(distance < 1, distance**2 / 2, distance - 0.5).sum(-1)
     expected = (focal * (classes >= 0) + huber * (classes > 0)).sum(-1) / np.maximum(1, (classes > 0).sum(-1))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    right = task.right((encoded, classes), [boxes, logits]).numpy()
+    right = objective.right((encoded, classes), [boxes, logits]).numpy()
     assert right[1] == 0 and right[0] == (wanted.any(-1) & (p.argmax(-1) == classes - 1))[0].sum() / 2
 
 
-def test_outputs_that_are_no_detectors(task):
+def test_outputs_that_are_no_detectors(objective):
     with pytest.raises(RequestError, match="a detector has boxes and scores"):
-        task.trained(create_model("mobilenet_v2", resolution=SIZE, alpha=0.35, classes=2))
-    assert "has 9 boxes" in task.problem(boxes_of(*[(0, 0, 1, 1, 0)] * 9))
+        objective.trained(create_model("mobilenet_v2", resolution=SIZE, alpha=0.35, classes=2))
+    assert "has 9 boxes" in objective.problem(boxes_of(*[(0, 0, 1, 1, 0)] * 9))
 
 
 @pytest.mark.slow
@@ -132,11 +134,11 @@ def test_it_learns_to_find_what_is_there(tmp_path):
         return create_model("ssdlite_mobilenet_v2", resolution=size, classes=2, alpha=0.35)
 
     place, plan = Distribution(tf.distribute.get_strategy()), Plan(recipe, len(source), SIZE)
-    task = Detection(build(SIZE), NAMES, recipe, "bilinear", 1)
+    objective = DetectionObjective(anchors_of(build(SIZE)), NAMES, recipe, "bilinear", 1)
     wanted = Preprocessing(SIZE, SIZE, crop="stretch")
-    training = Training(task, build, plan, SIZE, wanted, place)
-    reader = pipeline.Reader(source, task.problem, pipeline.Broken())
-    losses = [training.step(batch)[0] for batch in pipeline.training_batches(reader, plan, task, place)]
+    training = Training(objective, build, plan, SIZE, wanted, place)
+    reader = pipeline.Reader(source, objective.problem, pipeline.Broken())
+    losses = [training.step(batch)[0] for batch in pipeline.training_batches(reader, plan, objective, place)]
     assert np.mean(losses[-3:]) < 0.25 * np.mean(losses[:3])
     scores = training.judge(reader)
     assert scores["val_map50"] > 0.8 and 0 < scores["val_map"] <= scores["val_map50"]

@@ -1,4 +1,4 @@
-"""The segmenter's task: cross-entropy at the mask's size, void left out, and what it learns."""
+"""The segmenter's objective: cross-entropy at the mask's size, void left out, and what it learns."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.input import pipeline
 from mobilenets_tf.training.input.augmentation import random_for
 from mobilenets_tf.training.input.plan import Plan
-from mobilenets_tf.training.objectives.segmentation import Segmentation
+from mobilenets_tf.training.objectives.segmentation import SegmentationObjective
 from mobilenets_tf.training.recipes import Augment
 from mobilenets_tf.training.step import Training
 
@@ -22,7 +22,7 @@ NAMES, VOID, SIZE = ("left", "right", "disc"), 255, 64
 PLAIN = recipes.replace(
     recipes.SEGMENT, batch_size=8, epochs=1, augment=Augment(area=(1, 1), aspect=(1, 1), flip=False), ema=None
 )
-TASK = Segmentation(NAMES, VOID, PLAIN, "bilinear")
+OBJECTIVE = SegmentationObjective(NAMES, VOID, PLAIN, "bilinear")
 
 
 def test_the_loss_is_the_formulas_at_the_masks_size():
@@ -35,10 +35,10 @@ def test_the_loss_is_the_formulas_at_the_masks_size():
     shares = np.exp(large) / np.exp(large).sum(-1, keepdims=True)
     known = masks[0] != VOID
     chosen = np.take_along_axis(shares[0], np.where(known, masks[0], 0)[..., None].astype(int), -1)[..., 0]
-    found = TASK.loss(None, tf.constant(masks), tf.constant(logits)).numpy()
+    found = OBJECTIVE.loss(tf.constant(masks), tf.constant(logits)).numpy()
     assert found[0] == pytest.approx(-np.log(chosen[known]).mean(), rel=1e-5)
     assert found[1] == 0  # nothing is known of it
-    right = TASK.right(tf.constant(masks), tf.constant(logits)).numpy()
+    right = OBJECTIVE.right(tf.constant(masks), tf.constant(logits)).numpy()
     assert right[0] == pytest.approx((large[0].argmax(-1) == masks[0])[known].mean())
 
 
@@ -46,7 +46,7 @@ def test_an_example_is_the_picture_and_its_mask():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
     mask = np.zeros((40, 60), np.uint8)
     mask[:, 30:] = 1
-    pixels, found = TASK.example(picture, mask, SIZE, 1.0, random_for(0, 0))
+    pixels, found = OBJECTIVE.example(picture, mask, SIZE, 1.0, random_for(0, 0))
     np.testing.assert_array_equal(found, np.repeat(np.arange(SIZE)[None] >= SIZE // 2, SIZE, 0))
     expected = Preprocessing(SIZE, SIZE, crop="stretch").geometry(picture)
     assert np.abs(pixels.astype(int) - expected).max() <= 1
@@ -54,7 +54,7 @@ def test_an_example_is_the_picture_and_its_mask():
 
 def test_outputs_that_are_no_segmenters():
     with pytest.raises(RequestError, match="a segmenter of 3 classes has one of"):
-        TASK.trained(create_model("lraspp_mobilenet_v3_small", resolution=SIZE, classes=4))
+        OBJECTIVE.trained(create_model("lraspp_mobilenet_v3_small", resolution=SIZE, classes=4))
 
 
 @pytest.mark.slow
@@ -79,9 +79,9 @@ def test_it_learns_what_is_where(tmp_path):
         return create_model("lraspp_mobilenet_v2", resolution=size, classes=3, alpha=0.35)
 
     place, plan = Distribution(tf.distribute.get_strategy()), Plan(recipe, len(source), SIZE)
-    training = Training(TASK, build, plan, SIZE, Preprocessing(SIZE, SIZE, crop="stretch"), place)
-    reader = pipeline.Reader(source, TASK.problem, pipeline.Broken())
-    losses = [training.step(batch)[0] for batch in pipeline.training_batches(reader, plan, TASK, place)]
+    training = Training(OBJECTIVE, build, plan, SIZE, Preprocessing(SIZE, SIZE, crop="stretch"), place)
+    reader = pipeline.Reader(source, OBJECTIVE.problem, pipeline.Broken())
+    losses = [training.step(batch)[0] for batch in pipeline.training_batches(reader, plan, OBJECTIVE, place)]
     assert np.mean(losses[-3:]) < 0.25 * np.mean(losses[:3])
     scores = training.judge(reader)
     assert scores["val_miou"] > 0.7 and scores["val_miou"] < scores["val_pixels"] < 1

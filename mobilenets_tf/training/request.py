@@ -1,0 +1,328 @@
+"""What is asked of a training: the request, plain data, and its check, which needs no TensorFlow."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from mobilenets_tf import files, registry
+from mobilenets_tf.data import images
+from mobilenets_tf.data.sources import Source
+from mobilenets_tf.data.tfrecords import Records
+from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.tasks import task_of
+from mobilenets_tf.training import cluster, recipes
+from mobilenets_tf.training.recipes import Recipe
+from mobilenets_tf.weights import catalog
+
+RECIPES = ("finetune", "scratch", "paper")
+KEEP = ("last", "best")
+BROKEN = ("fail", "skip")
+LABELS = "labels.txt"
+_VALIDATION_SHARE = 0.2
+# Fields that may differ when a training goes on: they change the result by rounding at the most.
+_FREE = ("out", "restart", "overwrite", "save_every", "distribute", "replicas", "precision", "jit_compile")
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Everything that decides the result of a training; plain data.
+
+    source: the network: a registered name, the path of a ``.keras`` file, or a ``ModelSource``. Its ``classes`` may be
+        left out where the images say how many there are. Training starts from its ``weights``; left out, these are
+        "imagenet" with the recipe "finetune", and random ones with the other recipes.
+    data: annotated images, as in ``sources.find``, ``boxes.find_boxes`` or ``masks.find_masks``.
+    out: the folder for the result.
+    task: "classify", "detect" or "segment"; None for the network's own, which a file from elsewhere does not say.
+    validation: annotated images to judge with; None takes a fifth of ``data``, unless ``data`` is TFRecords.
+    void: of masks, the value of pixels that are of no class.
+    recipe: "finetune", "scratch" or, of a classifier, "paper".
+    epochs, batch_size, learning_rate: instead of the recipe's; the batch is that of all replicas together.
+    keep: the weights of the "last" epoch, or of the epoch with the "best" score on the validation images.
+    broken: "fail" where an image cannot be read, or "skip" such images.
+    label_offset: of TFRecords, the label of the first class; None for 1.
+    teacher: a network to learn from too, of the same task and classes: a name (then with ImageNet's weights), a path or
+        a ``ModelSource``; None for no teacher. A detector's teacher has the same anchors.
+    distill: the teacher's share of the loss, 0 to 1.
+    temperature: by which both networks' logits are divided for the teacher's share.
+    precision, jit_compile, sync_batchnorm: as in ``step.Settings``.
+    distribute, replicas: as in ``distribution.set_up``.
+    save_every: steps between checkpoints; None for checkpoints after each epoch alone.
+    seed: of batches, augmentation and new weights.
+    restart: forget an unfinished training in ``out``.
+    overwrite: replace files in ``out`` that no training wrote.
+    """
+
+    source: str | Path | ModelSource
+    data: str
+    out: str
+    task: str | None = None
+    validation: str | None = None
+    void: int = 255
+    recipe: str = "finetune"
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    keep: str = "last"
+    broken: str = "fail"
+    label_offset: int | None = None
+    teacher: str | Path | ModelSource | None = None
+    distill: float = 0.5
+    temperature: float = 1.0
+    precision: str = "float32"
+    jit_compile: bool = False
+    sync_batchnorm: bool = False
+    distribute: str = "auto"
+    replicas: int | None = None
+    save_every: int | None = None
+    seed: int = 0
+    restart: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self):
+        for name in ("source", "teacher"):
+            if (model := getattr(self, name)) is not None:
+                object.__setattr__(self, name, ModelSource.of(model))
+        for name in ("data", "out", "validation"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, str(path))
+
+    @property
+    def name(self) -> str:
+        """The name of the result's files, without suffixes."""
+        return self.source.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that keeps an unfinished training."""
+        return Path(self.out) / f"{self.name}.checkpoint.npz"
+
+    def options(self) -> dict:
+        """Everything that the result depends on."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _FREE}
+        return {key: value.plain() if isinstance(value, ModelSource) else value for key, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked request and what was found for it. Plain data, for the training process.
+
+    request: with the networks' weights, classes and task settled. class_names: may be empty.
+    """
+
+    request: TrainRequest
+    recipe: Recipe
+    training: Source
+    validation: Source | None
+    classes: int
+    class_names: tuple[str, ...]
+
+    def identity(self) -> dict:
+        """Describe the training: a checkpoint with another description is not gone on from."""
+        counts = {"training images": len(self.training), "validation images": len(self.validation or ())}
+        identity = {**self.request.options(), **counts, "class names": self.class_names, "classes": self.classes}
+        return json.loads(files.to_json(identity))
+
+
+def check(request: TrainRequest, progress: Progress = silent) -> Job:
+    """Check everything that can be checked without TensorFlow, and find the images.
+
+    Raises:
+        RequestError: an unknown or contradicting option; a network, weights or images that are not there; classes
+            without images; broken images; files in the way.
+    """
+    for option, value, known in (
+        ("recipe", request.recipe, RECIPES),
+        ("choice of weights to keep", request.keep, KEEP),
+        ("rule for broken images", request.broken, BROKEN),
+    ):
+        if value not in known:
+            raise unknown(option, value, known)
+    if request.save_every is not None and request.save_every < 1:
+        raise RequestError(f"save_every={request.save_every}: expected at least 1.")
+    cluster.workers()
+    request = replace(request, task=_task(request))
+    source = _with_weights(request.source, request.recipe)
+    source.check()
+    request = replace(request, teacher=_teacher(request))
+    recipe = _recipe(request)
+    folder = Path(request.out)
+    files.check_folder(folder)
+    names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
+    files.check_replaceable(folder, [*names, LABELS], request.overwrite)
+
+    training, validation = _find_images(request, tuple(source.label_names()) if _is_labelled(source) else (), progress)
+    class_names = training.class_names
+    classes = _count_classes(source, class_names, request.data)
+    _check_classes(training, classes, class_names, request.data)
+    _check_teacher_classes(request, classes, class_names)
+    if not request.checkpoint.is_file() or request.restart:
+        _check_images([training] + ([validation] if validation else []), request.broken, progress)
+    if not source.is_file:
+        source = replace(source, classes=classes)
+    return Job(replace(request, source=source), recipe, training, validation, classes, class_names)
+
+
+def _task(request: TrainRequest) -> str:
+    """The task that the network is trained for.
+
+    Raises:
+        RequestError: no such task, or the network has another.
+    """
+    own = request.source.task
+    if request.task is None:
+        return own
+    if request.task not in registry.TASKS:
+        raise unknown("task", request.task, registry.TASKS)
+    if request.task != own and not request.source.is_file:  # a file from elsewhere does not say its task
+        fitting = ", ".join(registry.list_models(task=request.task)[:6])
+        raise RequestError(
+            f"{request.source.model} is for the task {own!r}, not {request.task!r}. For that there are {fitting}, ... "
+            f"(mobilenets-tf list --task {request.task})."
+        )
+    return request.task
+
+
+def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
+    """The source with the weights that its training starts from.
+
+    Raises:
+        RequestError: fine-tuning is asked for, and there is nothing to fine-tune.
+    """
+    if source.is_file or source.weights is not None or recipe != "finetune":
+        return source
+    if all(record.tag != "imagenet" for record in catalog.weight_sets(registry.get(source.model).name)):
+        raise RequestError(
+            f"There is no package with ImageNet weights of {source.model}. Give --weights FILE, or train from the "
+            "start: --recipe scratch for a few thousand images, for a classifier --recipe paper for ImageNet."
+        )
+    return replace(source, weights="imagenet")
+
+
+def _teacher(request: TrainRequest) -> ModelSource | None:
+    """The teacher with its weights.
+
+    Raises:
+        RequestError: a teacher of another task or without trained outputs, or a share or temperature out of range.
+    """
+    teacher = request.teacher
+    if teacher is None:
+        return None
+    if not 0 <= request.distill <= 1 or not request.temperature > 0:
+        raise RequestError(
+            f"distill={request.distill} must be 0 to 1 and temperature={request.temperature} more than 0."
+        )
+    if not teacher.is_file and teacher.weights is None:
+        teacher = replace(teacher, weights="imagenet")
+    says_task = not teacher.is_file or "task" in manifest_of(Path(teacher.model))
+    if says_task and teacher.task != request.task:
+        raise RequestError(
+            f"The teacher {teacher.model} is for the task {teacher.task!r}, and {request.source.model} is trained to "
+            f"{request.task}. Give a teacher that was trained to {request.task}."
+        )
+    teacher.check()
+    if not teacher.is_file and registry.get(teacher.model).backbone and teacher.weight_set():
+        raise RequestError(
+            f"The weights {teacher.weights!r} of {teacher.model} are its backbone's alone; its fresh head would teach "
+            "nothing. Give the .keras file of a trained network as the teacher."
+        )
+    return teacher
+
+
+def _recipe(request: TrainRequest) -> Recipe:
+    ours = recipes.OURS[request.task]
+    if request.recipe in ours:
+        recipe = ours[request.recipe]
+    elif request.source.is_file:
+        raise RequestError(f"{request.source.model} is no registered network, so no paper has a recipe for it.")
+    else:
+        recipe = recipes.paper(request.source.model)
+    return recipe.changed(request.epochs, request.batch_size, request.learning_rate)
+
+
+def _is_labelled(source: ModelSource) -> bool:
+    """Whether the request or the file says what the classes are called; a registered network's are not the user's."""
+    return source.labels is not None or source.is_file
+
+
+def _find_images(
+    request: TrainRequest, class_names: tuple[str, ...], progress: Progress
+) -> tuple[Source, Source | None]:
+    """The images to train with and to judge with; both have the same ``class_names``."""
+
+    def find(spec: str, names: tuple[str, ...]) -> Source:
+        return task_of(request.task).training_source(
+            spec, names, classes=request.source.classes, void=request.void, label_offset=request.label_offset,
+            progress=progress,
+        )  # fmt: skip
+
+    training = find(request.data, class_names)
+    if request.validation is None:
+        return _held_out(training, request.seed)
+    return training, find(request.validation, training.class_names)
+
+
+def _held_out(source: Source, seed: int) -> tuple[Source, Source | None]:
+    """Images to train with, and a fifth of all to judge with; whole TFRecords are trained with."""
+    if isinstance(source, Records):
+        return source, None
+    training, validation = source.split(_VALIDATION_SHARE, seed)
+    return training, validation if len(validation) else None
+
+
+def _count_classes(source: ModelSource, class_names: Sequence[str], data: str) -> int:
+    classes = source.classes or len(class_names)
+    if not classes:
+        remedy = "--labels FILE, a name a line" if source.is_file else "--classes N or --labels FILE"
+        raise RequestError(f"{data} does not say how many classes there are: pass {remedy}.")
+    if class_names and len(class_names) != classes:
+        few = ", ".join(class_names[:4])
+        raise RequestError(f"{data} has {len(class_names)} classes ({few}, ...), and classes is {classes}.")
+    return classes
+
+
+def _check_classes(training: Source, classes: int, class_names: Sequence[str], data: str) -> None:
+    counts = training.class_counts()
+    if counts is None:
+        return
+    if len(counts) > classes:
+        raise RequestError(f"{data} has images of class {len(counts) - 1}; there are {classes} classes, 0 the first.")
+    for index in range(classes):
+        if index >= len(counts) or not counts[index]:
+            name = f" ({class_names[index]!r})" if class_names else ""
+            raise RequestError(
+                f"{data} has no image of class {index}{name} to train with. Add some, or leave the class out."
+            )
+
+
+def _check_teacher_classes(request: TrainRequest, classes: int, class_names: Sequence[str]) -> None:
+    """Refuse a teacher of other classes, where its labels are known; names alone where they are the user's own."""
+    teacher = request.teacher
+    names = teacher.label_names() if teacher else []
+    if not names:
+        return
+    if len(names) != classes:
+        raise RequestError(
+            f"The teacher {teacher.model} has {len(names)} classes, and {request.data} has {classes}. Give a teacher "
+            "that was trained for the same classes."
+        )
+    if _is_labelled(teacher) and class_names and list(class_names) != names:
+        index = next(index for index, name in enumerate(names) if name != class_names[index])
+        raise RequestError(
+            f"Class {index} is {names[index]!r} for the teacher {teacher.model}, and {class_names[index]!r} in "
+            f"{request.data}. Give a teacher that was trained for the same classes in the same order."
+        )
+
+
+def _check_images(found: Sequence[Source], rule: str, progress: Progress) -> None:
+    """Read files to their end; records are checked as they are read."""
+    files_of = [getattr(source, "images", source) for source in found if not isinstance(source, Records)]
+    problems = [text for part in files_of for text in images.broken(part, progress)]
+    if problems and rule == "fail":
+        raise RequestError(f"{images.first_few(problems)} Remove or replace it, or pass --broken skip.")
+    if problems:
+        warnings.warn(f"Left out: {images.first_few(problems)}", stacklevel=3)
