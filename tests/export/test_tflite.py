@@ -26,15 +26,9 @@ def converted(model, scheme, worker, samples=None):
     return convert_model(model, scheme, Calibration(samples) if scheme.calibrated else None, worker)
 
 
-@pytest.fixture(scope="module")
-def files(small, pictures, worker):
-    """Every scheme's file of the small network."""
-    return {name: converted(small, name, worker, pictures) for name in SCHEMES}
-
-
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_file_is_lean(files, scheme):
-    tree = flatbuffer.read(files[scheme].content)
+def test_the_file_is_lean(small_files, scheme):
+    tree = flatbuffer.read(small_files[scheme].content)
     counts = flatbuffer.operator_counts(tree)
     extra = {
         "float16": {"DEQUANTIZE"},
@@ -53,18 +47,18 @@ def test_the_file_is_lean(files, scheme):
     assert [entry.name for entry in signature.outputs] == [b"predictions"]
 
 
-def test_a_deep_network_is_lean(mobilenet, float_file):
+def test_a_deep_network_is_lean(mobilenet_file):
     """Seventeen blocks, ten of which have a residual."""
-    counts = flatbuffer.operator_counts(flatbuffer.read(float_file(mobilenet)))
+    counts = flatbuffer.operator_counts(flatbuffer.read(mobilenet_file))
     assert counts == {"CONV_2D": 35, "DEPTHWISE_CONV_2D": 17, "ADD": 10, "MEAN": 1, "FULLY_CONNECTED": 1, "SOFTMAX": 1}
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_types_at_both_ends_and_inside(files, scheme):
-    runner = Runner(files[scheme].content)
+def test_types_at_both_ends_and_inside(small_files, scheme):
+    runner = Runner(small_files[scheme].content)
     ends = {np.dtype(details["dtype"]).name for details in [*runner.inputs, *runner.outputs]}
     assert ends == {SCHEMES[scheme].io}
-    tree = flatbuffer.read(files[scheme].content)
+    tree = flatbuffer.read(small_files[scheme].content)
     graph = tree.subgraphs[0]
     types = {code: name for name, code in vars(flatbuffer.schema.TensorType).items() if isinstance(code, int)}
     activations = {types[graph.tensors[o].type] for op in graph.operators for o in op.outputs}
@@ -79,20 +73,20 @@ def test_types_at_both_ends_and_inside(files, scheme):
     ("scheme", "decibels"),
     [("float32", 80), ("float16", 35), ("dynamic", 13), ("int8", 18), ("int8_float_io", 18), ("int16x8", 30)],
 )
-def test_the_file_does_what_the_model_does(files, small, pictures, scheme, decibels):
-    comparison = export.verify(files[scheme].content, small, photographs(40, seed=1))
+def test_the_file_does_what_the_model_does(small_files, small, pictures, scheme, decibels):
+    comparison = export.verify(small_files[scheme].content, small, photographs(40, seed=1))
     assert comparison.images == 40
     assert comparison.snr_db > decibels
     if scheme == "float32":
         assert comparison.relative_difference < 1e-4 and comparison.top1_agreement == 1
 
 
-def test_every_step_of_the_recipe_pays(files, small, pictures):
+def test_every_step_of_the_recipe_pays(small_files, small, pictures):
     """Without bias correction or learned rounding the same file is noisier, by a wide margin on this network."""
 
     def decibels(**steps):
         recipe = Recipe(**steps)
-        content = prepare(files["int16x8"].float_content, "int16x8", Calibration(pictures), recipe).write()
+        content = prepare(small_files["int16x8"].float_content, "int16x8", Calibration(pictures), recipe).write()
         return export.verify(content, small, photographs(40, seed=1)).snr_db
 
     plain = decibels(rounding="nearest", correct_biases=False)
@@ -100,9 +94,9 @@ def test_every_step_of_the_recipe_pays(files, small, pictures):
     assert decibels(correct_biases=False) > plain + 2
 
 
-def test_same_inputs_same_bytes(files, small, pictures, own_workers):
+def test_same_inputs_same_bytes(small_files, small, pictures, own_workers):
     with Worker() as other:
-        assert converted(small, "int8", other, pictures).content == files["int8"].content
+        assert converted(small, "int8", other, pictures).content == small_files["int8"].content
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int8_float_io", "int16x8"])

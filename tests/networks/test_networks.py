@@ -1,7 +1,5 @@
 """One contract, kept by every registered network."""
 
-import warnings
-
 import keras
 import numpy as np
 import pytest
@@ -87,10 +85,8 @@ def test_exports_lean_and_in_one_piece(name, worker):
             if "norm" in layer.name or layer.name.endswith("_bn"):
                 variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
     pictures = photographs(20)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # 20 calibration pictures are few
-        recipe = None if name == "mobilenet_v3_small" else QUICK
-        converted = convert_model(model, SCHEMES["int8"], Calibration(pictures), worker, recipe=recipe)
+    recipe = None if name == "mobilenet_v3_small" else QUICK
+    converted = convert_model(model, SCHEMES["int8"], Calibration(pictures), worker, recipe=recipe)
     allowed = MAY_USE[max((key for key in MAY_USE if name.startswith(key)), key=len)]
     for content in (converted.float_content, converted.content):
         tree = flatbuffer.read(content)

@@ -13,7 +13,7 @@ import tempfile
 from multiprocessing.connection import Connection
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tensorflow", "keras"])
+_FORKS.set_forkserver_preload(["tests.support.preloaded"])
 
 
 class Child:

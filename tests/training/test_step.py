@@ -174,11 +174,12 @@ def test_float16_scales_the_loss():
     assert any("dynamic_scale" in name or "step_counter" in name for name in training.state())
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v1", pytest.param("mobilevit_v3_050", marks=pytest.mark.slow)])
-def test_another_size_trains_the_same_weights(name):
-    def build(size):
-        return create_model(name, resolution=size, classes=CLASSES, dropout_rate=0.0)
+def attention_at(size):
+    return create_model("mobilevit_v3_050", resolution=size, classes=CLASSES, dropout_rate=0.0)
 
+
+@pytest.mark.parametrize("build", [model_at, pytest.param(attention_at, marks=pytest.mark.slow)])
+def test_another_size_trains_the_same_weights(build):
     training = training_of(build=build)
     before = [variable.numpy() for variable in training.model.trainable_variables]
     losses(training, data(1, size=64))
