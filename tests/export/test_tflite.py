@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import warnings
 
 import keras
 import numpy as np
@@ -17,7 +16,7 @@ from mobilenets_tf.quantize import SCHEMES, Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
-from mobilenets_tf.worker import Worker, WorkerError
+from mobilenets_tf.worker import Worker
 from tests.conftest import photographs
 
 
@@ -249,34 +248,6 @@ def test_to_tflite_writes_file_and_manifest_and_spares_what_is_not_its_own(small
     again = to_tflite(small, "float16", path=path)  # its own earlier result may be replaced
     assert again.manifest["sha256"] == manifest["sha256"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.tflite", "x.tflite.json"]
-
-
-def abort(words):
-    import os
-
-    os.write(2, f"LLVM ERROR: {words}\n".encode())
-    os.abort()
-
-
-def test_an_abort_in_native_code_becomes_an_exception(own_workers):
-    with Worker(preload="") as worker, pytest.raises(WorkerError, match="SIGABRT.*LLVM ERROR: the last words"):
-        worker.call(abort, "the last words")
-
-
-def warn_and_print(value):
-    print("native code prints")
-    warnings.warn("take care", stacklevel=1)
-    return value
-
-
-def test_the_child_passes_on_results_warnings_and_errors(own_workers):
-    with Worker(preload="") as worker:
-        with pytest.warns(UserWarning, match="take care"):
-            assert worker.call(warn_and_print, 3) == 3
-        with pytest.raises(RequestError, match="Unknown scheme"):
-            from mobilenets_tf.quantize import schemes
-
-            worker.call(schemes.get, "none")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from keras import layers
 from mobilenets_tf import create_model, model_info
 from mobilenets_tf.networks.costs import complexity
 
+pytestmark = pytest.mark.usefixtures("without_values")
 # alpha: (trainable, total)
 V1 = {1.0: (4231976, 4253864), 0.75: (2585560, 2601976), 0.5: (1331592, 1342536), 0.25: (470072, 475544)}
 V2 = {
@@ -81,13 +82,6 @@ MOBILEVIT = {
     "mobilevit_v3_075": (2999641, 3011305, 1062190080),
     "mobilevit_v3_100": (5139409, 5154961, 1872908288),
 }
-
-
-@pytest.fixture(autouse=True)
-def weights_without_values():
-    """Counts ask for shapes alone, and drawing the initial values takes most of the time of building a network."""
-    with keras.StatelessScope(initialize_variables=False):
-        yield
 
 
 def assert_counts(counts, expected):
