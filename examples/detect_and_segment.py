@@ -14,9 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mobilenets_tf.export import DeployRequest, deploy
-from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.training import TrainRequest, train
+from mobilenets_tf import DeployRequest, ModelSource, TrainRequest, deploy, train
 
 NAMES = ("disc", "square")  # in the masks 1 and 2, beside the background
 SIDE = 96

@@ -12,7 +12,7 @@ import keras
 from keras import layers
 
 from mobilenets_tf import ImageInput, Preprocessing, export
-from mobilenets_tf.data.images import decode, demo_photos, find_images
+from mobilenets_tf.data import decode, demo_photos, find_images
 from mobilenets_tf.quantize import Calibration
 
 

@@ -7,8 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from mobilenets_tf import MobileOneMu0, export, reparameterize
-from mobilenets_tf.networks.costs.complexity import counts
+from mobilenets_tf import MobileOneMu0, counts, export, reparameterize
 
 backbone = MobileOneMu0(input_shape=(64, 64, 3), include_top=False, pooling="avg", branches=2)
 inputs = keras.Input((64, 64, 3), name="photo")

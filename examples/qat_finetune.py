@@ -13,10 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mobilenets_tf import Preprocessing, create_model
-from mobilenets_tf.data.images import decode, demo_photos, find_images
+from mobilenets_tf import Preprocessing, Runner, create_model
+from mobilenets_tf.data import decode, demo_photos, find_images
 from mobilenets_tf.quantize import Recipe, fine_tune, quantize_aware
-from mobilenets_tf.tflite.runtime import Runner
 
 SIZE = 64
 

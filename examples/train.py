@@ -12,10 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenets_tf.data.images import decode, demo_photos
-from mobilenets_tf.export import DeployRequest, deploy
-from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.training import TrainRequest, train
+from mobilenets_tf import DeployRequest, ModelSource, TrainRequest, deploy, train
+from mobilenets_tf.data import decode, demo_photos
 
 
 def crops_of_demo_photos(folder: Path, a_class: int = 24, size: int = 96) -> Path:

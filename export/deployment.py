@@ -137,6 +137,8 @@ def calibration_images(task: str, spec: str, count: int | None, seed: int) -> Im
     Raises:
         RequestError: nothing there, or files that cannot be read.
     """
+    if count is not None and count < 1:
+        raise RequestError(f"--calibration-count {count}: expected at least 1.")
     photographs = images.demo_photos() if spec == "demo" else task_of(task).photographs(spec).sample(count, seed)
     images.check(photographs)
     return photographs

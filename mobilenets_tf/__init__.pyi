@@ -43,6 +43,7 @@ from .factory import model_info as model_info
 from .modelsource import ModelSource as ModelSource
 from .modelsource import weight_labels as weight_labels
 from .modelsource import weight_preprocessing as weight_preprocessing
+from .networks.costs.complexity import counts as counts
 from .networks.efficientnet_lite import EfficientNetLite0 as EfficientNetLite0
 from .networks.efficientnet_lite import EfficientNetLite1 as EfficientNetLite1
 from .networks.efficientnet_lite import EfficientNetLite2 as EfficientNetLite2
@@ -79,6 +80,7 @@ from .networks.segmentation import DeepLabV3 as DeepLabV3
 from .networks.ssd import SSD as SSD
 from .registry import list_models as list_models
 from .tflite.image_input import ImageInput as ImageInput
+from .tflite.runtime import Runner as Runner
 from .training.job import Trained as Trained
 from .training.job import train as train
 from .training.request import TrainRequest as TrainRequest

@@ -3,6 +3,10 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def to_svg(figure, transparent: bool = False) -> str:
+def to_svg(figure: "Figure", transparent: bool = False) -> str:
     """Write a matplotlib ``Figure`` as an SVG document. transparent: leave out the white background."""
     stream = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -24,7 +24,7 @@ def create_model(
     resolution: int | None = None,
     input_shape: InputShape | None = None,
     classes: int | None = None,
-    include_top: bool = True,
+    include_top: bool | None = None,
     pooling: Pooling = None,
     classifier_activation: str | None = "default",
     dropout_rate: float | None = None,
@@ -44,7 +44,7 @@ def create_model(
         input_shape: (height, width, 3), instead of ``resolution``; sides at least 32, or None where the network allows.
         classes: number of outputs; by default 1000 for classifiers, 80 for detectors (without the background), 21 for
             DeepLabV3 and 19 for R-ASPP and LR-ASPP.
-        include_top: classifiers: whether the network ends in the classifier. False: it ends in the last feature map.
+        include_top: classifiers: False ends the network in the last feature map, without the classifier.
         pooling: classifiers without their top: "avg", "max", or None (the output is the feature map).
         classifier_activation: None for logits; "default" is "softmax" of classifiers and "sigmoid" of detectors.
             Segmenters always give logits.
@@ -76,14 +76,13 @@ def create_model(
         "alpha": alpha,
         "input_shape": input_shape,
         "classes": classes,
+        "include_top": include_top,
         "pooling": pooling,
         "dropout_rate": dropout_rate,
         "output_stride": output_stride,
         "convention": convention,
     }
     options |= {argument: value for argument, value in common.items() if value is not None}
-    if not include_top:
-        options["include_top"] = False
     if classifier_activation != "default":
         options["classifier_activation"] = classifier_activation
     builder = registry.builder(name)
@@ -152,8 +151,7 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
             output: list(tensor.shape[1:]) for output, tensor in zip(model.output_names, model.outputs, strict=True)
         },
         "features": {
-            stride: list(tensor.shape[1:])
-            for stride, tensor in (features(model) if network.task == "classify" else {}).items()
+            stride: list(tensor.shape[1:]) for stride, tensor in ({} if network.backbone else features(model)).items()
         },
         "weights": [
             asdict(record) | {"installed": catalog.locate(record) is not None} for record in catalog.weight_sets(name)

@@ -116,7 +116,7 @@ def _explained(path: Path):
             errno.EROFS: "The file system is read-only; choose another --out.",
             errno.EACCES: "Choose an --out that you may write to.",
             errno.EPERM: "Choose an --out that you may write to.",
-        }.get(error.errno, "Choose another --out.")
+        }.get(error.errno or 0, "Choose another --out.")
         raise RequestError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
 
 

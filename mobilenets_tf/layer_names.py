@@ -1,10 +1,10 @@
-"""The naming contract of layers: what a layer's name says of the layer."""
+"""The naming contract of layers: what the name of a layer tells."""
 
-# Every layer of a head that has weights begins with one of these; those whose size is the number of classes end in
-# "classifier", as a classifier's own last layer does.
+# The name of each layer of a head that has weights begins with one of these. If the layer's size depends on the number
+# of classes, its name ends in "classifier", as that of a classifier's last layer does.
 _HEADS = ("ssd_", "aspp_", "lraspp_")
 
 
 def is_head(layer_name: str) -> bool:
-    """Whether a layer is of a detector's or a segmenter's head, and not of its backbone."""
+    """Whether a layer belongs to the head of a detector or segmenter, and not to its backbone."""
     return layer_name.startswith(_HEADS)

@@ -105,10 +105,10 @@ class ModelSource:
             if self.weights is not None and not Path(self.weights).is_file():
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
-                catalog.require(self.weight_set())
+                catalog.require(_published(self))
         if (self.mean is None) != (self.std is None):
             raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")
-        if self.mean is not None:
+        if self.mean is not None and self.std is not None:
             Preprocessing(mean=triple(self.mean), std=triple(self.std))
         if self.labels is not None and not Path(self.labels).is_file():
             raise RequestError(f"No such labels file: {self.labels}")
@@ -166,7 +166,7 @@ class ModelSource:
                 "rescales by itself."
             )
         base = task_of(self.task).framed(record.preprocessing if record else Preprocessing())
-        if self.mean is not None:
+        if self.mean is not None and self.std is not None:
             base = replace(base, mean=triple(self.mean), std=triple(self.std))
         return base.at(shape[1])
 
@@ -221,6 +221,7 @@ class ModelSource:
     def facts(self) -> dict:
         """For the manifest: what was asked for, and the sha256 of what was read."""
         record = self.weight_set()
+        path: str | Path | None = None
         if self.content is not None:
             path = None
         elif self.is_file:
@@ -228,7 +229,7 @@ class ModelSource:
         elif self.weights is None or Path(self.weights).is_file():
             path = self.weights
         else:
-            path = catalog.require(record)
+            path = catalog.require(_published(self))
         facts = {key: value for key, value in self.plain().items() if value is not None}
         if self.content is not None:
             facts["weights_sha256"] = facts.pop("sha256")
@@ -280,4 +281,5 @@ def triple(values: tuple[float, ...]) -> tuple[float, float, float]:
     values = tuple(float(value) for value in values)
     if len(values) not in (1, 3):
         raise RequestError(f"Expected one number or three (R, G, B); received {values}.")
-    return values * 3 if len(values) == 1 else values
+    red, green, blue = values * 3 if len(values) == 1 else values
+    return red, green, blue

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 
 # Called with what is being done, how much of it is done and how much there is (None: not known).
 Progress = Callable[[str, int, "int | None"], None]
@@ -14,7 +14,7 @@ def silent(label: str, done: int, total: int | None) -> None:
 
 def track(items: Iterable, label: str, progress: Progress, total: int | None = None) -> Iterator:
     """Yield ``items`` and report after each."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     progress(label, 0, total)
     for done, item in enumerate(items, 1):

@@ -1,11 +1,12 @@
-"""The names of the networks and what is true of each before it is built. Importing this costs nothing."""
+"""The registered networks: names and facts that need no built model. Importing this module needs no TensorFlow."""
 
 import fnmatch
 import functools
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mobilenets_tf.errors import RequestError, unknown
 
@@ -16,14 +17,15 @@ TASKS = ("classify", "detect", "segment")
 class Network:
     """One registered network.
 
-    name: the registry name, also the command line's.
+    name: the registry name, also used on the command line.
     builder: "module:function" of its Keras builder; ``registry.builder`` imports it.
-    resolution: height and width in pixels of the published network's input.
-    alphas: the published width multipliers; empty where the network has none.
-    options: what the builder is called with to be this network rather than another of its family.
+    resolution: height and width of the published network's input in pixels.
     source: the paper or code that defines it.
-    task: what it is for, one of ``TASKS``.
-    backbone: of a detector or a segmenter, the classifier whose features it reads; its builder is told.
+    alphas: the published width multipliers; empty if the network has none.
+    options: arguments of the builder that distinguish this network from others of its family.
+    task: one of ``TASKS``.
+    backbone: the registry name of the classifier whose features a detector or segmenter reads, also an argument of the
+        builder; None for a classifier.
     """
 
     name: str
@@ -31,7 +33,7 @@ class Network:
     resolution: int
     source: str
     alphas: tuple[float, ...] = ()
-    options: Mapping = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     task: str = "classify"
     backbone: str | None = None
 
@@ -114,7 +116,7 @@ _BACKBONES = (
 
 
 def _on(backbone: str, kind: str, task: str, builder: str, resolution: int, source: str, **options) -> Network:
-    """A detector or segmenter: a head on a classifier's features."""
+    """Describe a detector or segmenter: a head on a classifier's features."""
     return Network(
         f"{kind}_{backbone}" + ("_reduced" if "reduced_tail" in options else ""),
         f"mobilenets_tf.networks.{builder}",
@@ -127,7 +129,7 @@ def _on(backbone: str, kind: str, task: str, builder: str, resolution: int, sour
     )
 
 
-def _detectors(backbone: str):
+def _detectors(backbone: str) -> Iterator[Network]:
     source = "arXiv 1801.04381, tables 5 and 6; tensorflow/models, object_detection"
     if backbone in _V3:
         source = "arXiv 1905.02244, table 6; tensorflow/models, object_detection"
@@ -138,11 +140,11 @@ def _detectors(backbone: str):
     yield _on(backbone, "ssd", "detect", "ssd:SSD", 320, source, lite=False)
 
 
-def _segmenters(backbone: str):
+def _segmenters(backbone: str) -> Iterator[Network]:
     source, options = "arXiv 1706.05587; arXiv 1801.04381, table 7", {}
     if backbone in _MOBILEVIT_V3:
         source = "arXiv 1706.05587; arXiv 2209.15159; apple/ml-cvnets, DeeplabV3"
-        # On v2's blocks the head is twice as wide (micronDLA/MobileViTv3, MobileViTv3-v2/config/segmentation).
+        # With v2's blocks the head is twice as wide (micronDLA/MobileViTv3, MobileViTv3-v2/config/segmentation).
         options = {"filters": 512} if backbone.endswith(_SEPARABLE) else {}
     yield _on(backbone, "deeplabv3", "segment", "segmentation:DeepLabV3", 512, source, **options)
     if backbone in ("mobilenet_v2", *_V3):
@@ -156,12 +158,16 @@ _NETWORKS = _CLASSIFIERS | {
 }
 
 
-def _natural(name: str):
+def _natural(name: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
-    """Names of the registered networks that match a shell wildcard, in natural order; with ``task``, those for it.
+    """List the names of the registered networks in natural order ("s2" before "s10").
+
+    Args:
+        pattern: a shell wildcard that the names match.
+        task: "classify", "detect" or "segment": only the networks for this task.
 
     >>> list_models("mobilenet_v[12]")
     ['mobilenet_v1', 'mobilenet_v2']
@@ -176,21 +182,21 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
 
 
 def get(name: str) -> Network:
-    """The record of one network.
+    """Return the record of one network.
 
     Raises:
-        RequestError: no such network; the nearest name is given.
+        RequestError: ``name`` is not registered; the message gives the nearest name.
     """
     if name not in _NETWORKS:
         raise unknown("model", name, list_models())
     return _NETWORKS[name]
 
 
-def builder(name: str) -> Callable:
-    """The function that builds a network, told what makes it this network rather than another of its family.
+def builder(name: str) -> Callable[..., Any]:
+    """Return the function that builds a network, with the network's ``options`` and ``backbone`` already bound.
 
     Raises:
-        RequestError: no such network.
+        RequestError: ``name`` is not registered.
     """
     network = get(name)
     module, _, function = network.builder.partition(":")
@@ -199,7 +205,7 @@ def builder(name: str) -> Callable:
 
 
 def check_size(network: Network, alpha: float | None, resolution: int | None) -> None:
-    """Refuse a width multiplier or an input size that the network cannot have, before anything is built.
+    """Refuse a width multiplier or an input size that the network cannot have, before it is built.
 
     Raises:
         RequestError: ``alpha`` is given for a network without a width multiplier or is not in (0, 4];

@@ -9,8 +9,8 @@ _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 _EXTRA = ("tf_keras", "tensorflow_model_optimization")
 
 
-def __getattr__(name: str):
-    """What takes long to import, or needs the extra "qat", is imported when it is asked for."""
+def __getattr__(name: str) -> object:
+    """Import on first use what takes long to import or needs the extra "qat"."""
     try:
         return _load(name)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What a quantised file loses against its float file: the kinds of functions that ``mixed_precision`` asks."""
+"""Measure what a quantised file loses against its float file, for ``mixed_precision`` and ``sensitivity``."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,18 +7,18 @@ import numpy as np
 from mobilenets_tf.tasks.classification import first_answers
 from mobilenets_tf.tflite.runtime import Runner
 
-# Of a file's content, the share of the score or of the answers that the file loses; and what makes such a function of
-# the float file's content.
+# A function of a file's content: how much of the task's score, or which share of its answers, the file loses.
+# And a function that makes such a function of the float file's content.
 Drop = Callable[[bytes], float]
 DropOf = Callable[[bytes], Drop]
 
 
 class AnswerDrop:
-    """What a classifier's files lose against its float file, on prepared samples: the share of other answers.
+    """Measures the share of samples to which a classifier's file gives another answer than its float file.
 
     Args:
         reference: the float file's content.
-        samples: arrays in the order of the file's inputs; gone through once a file.
+        samples: preprocessed samples, each a list of arrays in the order of the file's inputs.
     """
 
     def __init__(self, reference: bytes, samples: Sequence[list[np.ndarray]]):
@@ -26,7 +26,7 @@ class AnswerDrop:
         self._reference = self._answers(reference)
 
     def __call__(self, content: bytes) -> float:
-        """The share of samples to which a file gives another answer."""
+        """Give the share of samples to which a file gives another answer."""
         return float((self._answers(content) != self._reference).mean())
 
     def _answers(self, content: bytes) -> np.ndarray:

@@ -5,12 +5,13 @@ files. Doubling and halving find the least number of layers from the front of th
 layers go back to integers, the least sensitive first, as long as the bound still holds.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import sensitivity
+from mobilenets_tf.quantize.drop import Drop
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.quantize.post_training import PreparedModel
 from mobilenets_tf.quantize.sensitivity import Sensitivity
@@ -78,7 +79,7 @@ def check_bound(max_drop: float) -> None:
 def search(
     prepared: PreparedModel,
     layers: Sequence[str],
-    drop: Callable[[bytes], float],
+    drop: Drop,
     max_drop: float,
     progress: Progress = silent,
 ) -> MixedPrecision:
@@ -121,9 +122,7 @@ class _Trial:
 class _Trials:
     """Judges files with some layers in float, each set of layers once."""
 
-    def __init__(
-        self, prepared: PreparedModel, layers: Sequence[str], drop: Callable[[bytes], float], progress: Progress
-    ):
+    def __init__(self, prepared: PreparedModel, layers: Sequence[str], drop: Drop, progress: Progress):
         self._prepared, self._layers, self._drop, self._progress = prepared, layers, drop, progress
         graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
         self.rounding = list(sensitivity.rounding_places(graph, prepared.plan()))

@@ -5,12 +5,13 @@ layers stay float. So a figure names the layer that causes the noise, wherever t
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.quantize.drop import Drop
 from mobilenets_tf.quantize.integers import WEIGHTED, Form, IntegerPlan, RoundedWeights
 from mobilenets_tf.quantize.post_training import PreparedModel
 from mobilenets_tf.quantize.steps.effects import Effects
@@ -54,7 +55,7 @@ def measure(
     samples: int = SAMPLES,
     progress: Progress = silent,
     *,
-    drop: Callable[[bytes], float] | None = None,
+    drop: Drop | None = None,
 ) -> list[Sensitivity]:
     """Measure every layer that rounds; layers that only move, pick or average integers are left out.
 

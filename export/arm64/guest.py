@@ -12,18 +12,22 @@ import math
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Bytes that one array may have, so that a broken sender cannot make the receiver allocate all memory.
 LARGEST_ARRAY = 1 << 30
 
 
-def write_array(stream, array) -> None:
+def write_array(stream: BinaryIO, array: "np.ndarray") -> None:
     """Write one array to a pipe: a line with its dtype and shape, then its bytes."""
     stream.write(json.dumps([array.dtype.str, list(array.shape)]).encode() + b"\n" + array.tobytes())
     stream.flush()
 
 
-def read_array(stream):
+def read_array(stream: BinaryIO) -> "np.ndarray":
     """Read the next array from a pipe.
 
     Raises:

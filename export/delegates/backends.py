@@ -7,6 +7,7 @@ driver or chip then does with an accepted operator cannot be told from the file.
 
 from mobilenets_tf.export.delegates import gpu, nnapi, npu, xnnpack
 from mobilenets_tf.export.delegates.rules import Backend, Rule, RuleSource, Verdict
+from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.operators import calls
 
 _STATIC = RuleSource("tflite/core/subgraph.cc", "Subgraph::ModifyGraphWithDelegateImpl")
@@ -55,7 +56,7 @@ BACKENDS = (
 )
 
 
-def verdicts(model) -> tuple[Verdict, ...]:
-    """Judge a model with each backend. model: the schema's ``ModelT``, as ``flatbuffer.read`` returns it."""
+def verdicts(model: flatbuffer.schema.ModelT) -> tuple[Verdict, ...]:
+    """Judge a model, as ``flatbuffer.read`` returns it, with each backend."""
     graphs = [calls(model, number) for number in range(len(model.subgraphs))]
     return tuple(backend.verdict(graphs) for backend in BACKENDS)

@@ -58,9 +58,8 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
 
 def _classes(manifest: dict) -> int:
     """Return the number of classes; a detector's background does not count."""
-    if manifest.get("task", "classify") == "classify":
-        return manifest["outputs"][0]["shape"][-1]
-    return len(manifest["labels"])
+    labels = manifest.get("labels")  # of a classifier, these stand in a file of their own
+    return manifest["outputs"][0]["shape"][-1] if labels is None else len(labels)
 
 
 @functools.cache

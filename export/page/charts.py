@@ -9,8 +9,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
 from mobilenets_tf.drawing import drawing, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH = 4.6  # inches
 # Colours while drawing. ``inline`` replaces them by the page's colours.
@@ -20,7 +24,7 @@ _PARETO_HEIGHT = 3.4
 _LINE = 0.37  # height of a bar with its name above it, in inches
 
 
-def inline(figure, key: str, description: str) -> str:
+def inline(figure: "Figure", key: str, description: str) -> str:
     """Write a figure as an ``<svg>`` element for a page.
 
     Args:

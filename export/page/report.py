@@ -67,7 +67,7 @@ def _environment():
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": lambda share, digits=1: f"{share:.{digits}%}",
+        "percent": _percent,
         "signed_percent": lambda share: f"{share:+.2%}",
         "megabytes": lambda size: f"{size / 1e6:.2f} MB",
         "kilobytes": lambda size: f"{size / 1e3:.1f} kB",
@@ -82,13 +82,19 @@ def _environment():
         "geometry": _geometry,
         "jpeg": lambda content: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}",
         "manifest_text": files.to_json,
-        "class_scores": _class_scores,
+        "view": _view,
+        "first_two": lambda row: row[:2],
         "layer_charts": _layer_charts,
         "pareto_charts": _pareto_charts,
         "on_front": _on_front,
         "reasons": _reasons,
     }
     return environment
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    """A share; a class that no image shows has none."""
+    return "none" if share is None or math.isnan(share) else f"{share:.{digits}%}"
 
 
 def _decibels(value: float | None) -> str:
@@ -125,10 +131,55 @@ def _geometry(pre: dict) -> str:
     )
 
 
-def _class_scores(comparison: dict) -> list[tuple[str, float, float]]:
-    """Return (name, score of the float file, score of this file) of each class that the images have."""
-    scores = comparison["classes"].items()
-    return [(name, comparison["reference_classes"][name], score) for name, score in scores if score is not None]
+def _view(comparison: dict | None) -> dict | None:
+    """Describe a comparison of a manifest, of any task, in the words of the page.
+
+    Returns:
+        images, snr_db, largest_difference; measure, score and reference_score (None without annotations); agreement
+        with its name and a note; sentence: what the verdict says of the file; scores: (name, float32's, this file's) of
+        each measure and class; details: (name, share) of what else is known.
+    """
+    if comparison is None:
+        return None
+    images = comparison["images"]
+    if "top1_agreement" in comparison:  # of classifiers
+        view = {
+            "measure": "Top-1 accuracy",
+            "score": comparison["top1"],
+            "reference_score": comparison["reference_top1"],
+            "agreement": comparison["top1_agreement"],
+            "agreement_name": "Same answer as float32",
+            "agreement_note": f"of {images} images",
+            "snr_note": "of the outputs",
+            "sentence": f"gives the float model's answer on {comparison['top1_agreement']:.1%} of {images} images.",
+            "details": [
+                ("float32's answer in the top 5", comparison["top5_agreement"]),
+                ("Images with several classes in first place", comparison["ties"]),
+            ],
+        }
+        names = (("Top-1 accuracy", "top1"), ("Top-5 accuracy", "top5"))
+        scores = [(name, comparison[f"reference_{key}"], comparison[key]) for name, key in names]
+    else:
+        measure = comparison["measure"]
+        view = {
+            "measure": measure,
+            "score": comparison["score"],
+            "reference_score": comparison["reference_score"],
+            "agreement": comparison["agreement"],
+            "agreement_name": "Agreement with float32",
+            "agreement_note": f"{measure} with float32's answers as ground truth",
+            "snr_note": "of the worst output",
+            "sentence": f"reaches {comparison['agreement']:.1%} {measure} on {images} images, judged by the float "
+            "model's answers as ground truth.",
+            "details": [],
+        }
+        reference, candidate = comparison["reference_classes"], comparison["classes"]
+        scores = [(f"{measure}, all classes", comparison["reference_score"], comparison["score"])]
+        in_images = [name for name, score in candidate.items() if score is not None and not math.isnan(score)]
+        scores += [(name, reference[name], candidate[name]) for name in in_images]
+    scored = view["score"] is not None
+    shared = {key: comparison[key] for key in ("images", "snr_db", "largest_difference")}
+    return {**shared, **view, "scores": scores if scored else []}
 
 
 def _layer_charts(layers: Sequence[LayerFidelity], key: str) -> list:

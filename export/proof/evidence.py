@@ -340,7 +340,7 @@ def gather(
     """
     exhibits = _EXHIBITS[subject.task.name](subject, converted, image_set, tally, own_files, seed, shown)
     return Evidence(
-        layers=fidelity(converted),
+        layers=fidelity(converted, own_files[converted.scheme]),
         plan=Runner(converted.content).execution_plan(),
         delegates=backends.verdicts(flatbuffer.read(converted.content)),
         latency=latencies(converted) if timed else None,
@@ -348,11 +348,12 @@ def gather(
     )
 
 
-def fidelity(converted: Conversion) -> list[LayerFidelity]:
-    """How faithful each layer of a calibrated file is; nothing of another."""
+def fidelity(converted: Conversion, content: bytes) -> list[LayerFidelity]:
+    """How faithful each layer of a calibrated file is, whose content gives the network's own outputs; nothing of
+    another."""
     if converted.equalised is None:
         return []
-    return layer_fidelity(converted.equalised, converted.content, converted.samples[:_FIDELITY_SAMPLES])
+    return layer_fidelity(converted.equalised, content, converted.samples[:_FIDELITY_SAMPLES])
 
 
 def latencies(converted: Conversion) -> dict[str, tuple[float, float]]:

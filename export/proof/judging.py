@@ -8,6 +8,7 @@ import numpy as np
 
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.proof.comparison import ClassifierTally, Comparison, ScoreComparison, ScoreTally
 from mobilenets_tf.export.proof.subject import Answering, Subject
 from mobilenets_tf.progress import Progress, silent, track
@@ -96,6 +97,9 @@ class Judge:
         reference: the float file's content.
         image_set: decoded once and kept. Annotated, the loss is one of the score; else one of agreement with the float
             file's answers.
+
+    Raises:
+        RequestError: images on which nothing can be measured.
     """
 
     def __init__(self, subject: Subject, reference: bytes, image_set: ImageSet, progress: Progress = silent):
@@ -109,6 +113,12 @@ class Judge:
         else:
             truths = [subject.task.as_truth(answer) for answer in answers]
             self._truths, self._reference = truths.__getitem__, None
+        if np.isnan(self._measured(answers).lost()):
+            what = "the annotations hold no object" if image_set.annotated else "the float model is sure of no object"
+            raise RequestError(
+                f"On the {len(image_set)} images to judge with {what}, so nothing can be lost there: a loss cannot be "
+                "bounded or measured. Give other images with --evaluate."
+            )
 
     def __call__(self, content: bytes) -> float:
         """The loss: below zero where a file scores higher than the float file."""

@@ -128,8 +128,9 @@ def verify(
         raise RequestError("There are no images to verify with.")
     if classifies:
         return compare(np.array(reference), np.array(candidate), labels)
-    ends = [(details["name"], tuple(map(int, details["shape"][1:]))) for details in runner.outputs]
-    outputs = (OutputDifference(*end, **found.result()) for end, found in zip(ends, differences, strict=True))
+    names = [details["name"] for details in runner.outputs]
+    ends = zip(names, runner.output_shapes, differences, strict=True)
+    outputs = (OutputDifference(name, shape, **difference.result()) for name, shape, difference in ends)
     return OutputsComparison(count, tuple(outputs))
 
 
@@ -157,7 +158,7 @@ def check_outputs(runner: Runner, model) -> None:
         RequestError: both are given.
     """
     wanted = [tuple(output.shape[1:]) for output in model.outputs]
-    found = [tuple(map(int, details["shape"][1:])) for details in runner.outputs]
+    found = runner.output_shapes
     decoded = runner.outputs[0]["name"] == "decoded_boxes"  # of the encoded ones' shape
     if decoded or len(wanted) != len(found) or not all(map(_fits, wanted, found)):
         shown = (", ".join(map(str, shapes)) for shapes in (wanted, found))

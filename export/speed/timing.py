@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import execution_plan
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
 
 WARM_UP = 5  # rounds before the first that counts
 
@@ -159,7 +163,7 @@ def order(number: int, count: int) -> list[int]:
     return row[::-1] if count % 2 and number // count % 2 else row
 
 
-def load(file: bytes | Path, threads: int = 1, label: str | None = None):
+def load(file: bytes | Path, threads: int = 1, label: str | None = None) -> "Interpreter":
     """Load a file into a LiteRT interpreter that is ready to be invoked: memory is planned, inputs are filled.
 
     Args:
@@ -188,7 +192,7 @@ def load(file: bytes | Path, threads: int = 1, label: str | None = None):
     return interpreter
 
 
-def inputs(interpreter) -> list[np.ndarray]:
+def inputs(interpreter: "Interpreter") -> list[np.ndarray]:
     """Return an array for each input, with the same values at each call.
 
     Values of quantised and uint8 inputs are uniform over the whole type, of float inputs uniform in [-1, 1). Other

@@ -100,10 +100,7 @@ class LiteRTNetwork:
 
     def __init__(self, file, name: str | None = None):
         self.name, self._runner = name or str(file), Runner(file)
-        self.inputs, self.outputs = (
-            [tuple(map(int, details["shape"][1:])) for details in ends]
-            for ends in (self._runner.inputs, self._runner.outputs)
-        )
+        self.inputs, self.outputs = self._runner.input_shapes, self._runner.output_shapes
         self.dtype = self._runner.inputs[0]["dtype"]
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
@@ -232,8 +229,7 @@ def file_inputs(name: str, runner: Runner, preprocessing: Preprocessing, paths: 
     Raises:
         RequestError: the file does not take one square RGB image.
     """
-    shapes = [tuple(map(int, details["shape"][1:])) for details in runner.inputs]
-    prepare = preprocessing.at(input_size(name, shapes))
+    prepare = preprocessing.at(input_size(name, runner.input_shapes))
     for path in paths:
         yield prepare.for_input(prepare.geometry(images.decode(path)), runner.inputs[0]["dtype"])
 

@@ -31,14 +31,14 @@ VERBS = (
 )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # quiet by default
     modules = {verb: importlib.import_module(f"mobilenets_tf.cli.{verb}") for verb in VERBS}
-    chosen = _parser(modules).parse_args(arguments)
+    arguments = _parser(modules).parse_args(words)
     warnings.showwarning = _show_warning
     try:
-        return modules[chosen.verb].run(chosen) or 0
+        return modules[arguments.verb].run(arguments) or 0
     except (RequestError, ConversionError, WorkerError) as error:
         print(f"mobilenets-tf: {error}", file=sys.stderr)
         return 2

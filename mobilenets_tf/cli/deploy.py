@@ -162,8 +162,9 @@ def _costs(deployed):
 def _answer(deployed, photo: Path):
     """What the new file says of a photograph: the three most likely classes, or the objects or areas in it."""
     from mobilenets_tf.answers.prediction import PredictRequest, predict
+    from mobilenets_tf.modelsource import ModelSource
 
-    request = PredictRequest(str(deployed.path), (str(photo),), top=3)
+    request = PredictRequest(ModelSource(str(deployed.path)), (str(photo),), top=3)
     (prediction,) = predict(request)
     emit(f"{photo.name}:")
     for row in prediction.answers[0]["found"]:

@@ -32,7 +32,7 @@ def add_arguments(parser):
     pass
 
 
-def run(chosen):
+def run(arguments):
     emit(f"mobilenets-tf {__version__}, Python {platform.python_version()} on {platform.platform()} ({sys.executable})")
     broken = []
     for name in _REQUIRED:

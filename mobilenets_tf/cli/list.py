@@ -16,11 +16,11 @@ def add_arguments(parser):
     add_json(parser)
 
 
-def run(chosen):
-    names = registry.list_models(chosen.pattern, chosen.task)
+def run(arguments):
+    names = registry.list_models(arguments.pattern, arguments.task)
     if not names:
-        raise unknown("model", chosen.pattern, registry.list_models(task=chosen.task))
-    if chosen.json:
+        raise unknown("model", arguments.pattern, registry.list_models(task=arguments.task))
+    if arguments.json:
         emit(to_json(names))
         return
     for name in names:

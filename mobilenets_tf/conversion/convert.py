@@ -1,11 +1,13 @@
-"""Keras model -> float TFLite file: freeze the graph here, convert it in a child process."""
+"""Convert a Keras model to a float TFLite file: freeze its graph in this process, convert it in a child process."""
 
 import gc
 import os
 import re
 import tempfile
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.conversion.reparameterization import fold
@@ -14,17 +16,21 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.lean import lean
 from mobilenets_tf.worker import Worker, WorkerError
 
+if TYPE_CHECKING:
+    import keras
+
 # The types in which the converter can store weights; activations stay float32.
 WEIGHT_TYPES = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True)
 class FrozenGraph:
-    """A frozen inference graph: every variable a constant, every shape static, batch 1.
+    """A frozen inference graph: every variable is a constant, every shape static, the batch 1.
 
-    content: a serialised GraphDef. inputs, outputs: node names, in the model's order.
-    input_names, output_names: what the file's signature will call them.
-    layers: names of the model's layers, nested ones too, to say which one is at fault.
+    content: a serialised GraphDef.
+    inputs, outputs: the names of their nodes, in the model's order.
+    input_names, output_names: their names in the file's signature.
+    layers: the names of the model's layers, nested ones too, for error messages.
     """
 
     content: bytes
@@ -35,11 +41,11 @@ class FrozenGraph:
     layers: tuple[str, ...]
 
 
-def freeze(model) -> FrozenGraph:
+def freeze(model: "keras.Model") -> FrozenGraph:
     """Trace a functional or sequential Keras 3 model for inference on one sample, and freeze it.
 
     Raises:
-        RequestError: not such a model, or its input has a side that is not fixed.
+        RequestError: another kind of model, or an input with a side that is not fixed.
     """
     import keras
     import tensorflow as tf
@@ -52,7 +58,7 @@ def freeze(model) -> FrozenGraph:
     @tf.function(input_signature=specs, autograph=False)
     def infer(*tensors):
         outputs = model(keras.tree.pack_sequence_as(functional._inputs_struct, tensors), training=False)
-        # Without the identity, a model that ends in a reshape of its input would freeze to no node at all.
+        # Without the identity, a model that only reshapes its input would freeze to a graph without nodes.
         return [tf.identity(tensor) for tensor in keras.tree.flatten(outputs)]
 
     frozen = convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=False)
@@ -64,14 +70,14 @@ def freeze(model) -> FrozenGraph:
         output_names=_unique(functional.output_names),
         layers=tuple(layer.name for layer in model._flatten_layers(include_self=False)),
     )
-    # What tracing leaves behind is several times the model's size, and cyclic: without this it stays.
+    # Tracing leaves objects that take several times the model's size and refer to each other: collect them now.
     del infer, frozen
     gc.collect()
     return graph
 
 
-def check_exportable(model) -> None:
-    """Refuse what cannot become a file with static shapes.
+def check_exportable(model: "keras.Model") -> None:
+    """Refuse a model that cannot become a file with static shapes.
 
     Raises:
         RequestError: not a functional or sequential Keras 3 model, not in float32, or its input has a side that is not
@@ -102,8 +108,8 @@ def check_exportable(model) -> None:
             )
 
 
-def _unique(names) -> tuple[str, ...]:
-    """Two outputs of one layer have one name; the signature needs two."""
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Number names that occur twice: two outputs of one layer have one name, and the signature needs two."""
     names = list(names)
     return tuple(n if names.count(n) == 1 else f"{n}_{names[:i].count(n)}" for i, n in enumerate(names))
 
@@ -114,8 +120,8 @@ def convert(graph: FrozenGraph, worker: Worker, weights: str = "float32") -> byt
     Args:
         graph: see ``freeze``.
         worker: the child process in which the converter runs.
-        weights: the type in which weights are stored, one of ``WEIGHT_TYPES``. With "int8", kernels that can quantise
-            their activations on the fly (the scheme "dynamic").
+        weights: the type in which weights are stored, one of ``WEIGHT_TYPES``. With "int8", some kernels also quantise
+            their activations while the file runs (the scheme "dynamic").
 
     Raises:
         RequestError: no such type of weights.
@@ -132,24 +138,32 @@ def convert(graph: FrozenGraph, worker: Worker, weights: str = "float32") -> byt
     return flatbuffer.write(tree)
 
 
-def float_file(model, worker: Worker) -> tuple[FrozenGraph, bytes]:
-    """A Keras 3 model's frozen graph and its float32 TFLite file: folded to its inference form, with the fewest ops.
+def float_file(model: "keras.Model", worker: Worker) -> tuple[FrozenGraph, bytes]:
+    """Make the float32 TFLite file of a Keras 3 model: its branches folded, with as few ops as possible.
+
+    Args:
+        model: a functional or sequential model.
+        worker: the child process in which the converter runs.
+
+    Returns:
+        The frozen graph, and the file's content.
 
     Raises:
-        RequestError, ConversionError: see ``freeze`` and ``convert``.
+        RequestError: another kind of model, or an input with a side that is not fixed.
+        ConversionError: the converter refused the graph or died; for an op that TFLite lacks the layer is named.
     """
     graph = freeze(with_lean_norms(fold(model, share=True)))
     return graph, lean(convert(graph, worker))
 
 
 def _convert_graph(graph: FrozenGraph, weights: str) -> bytes:
-    """Runs in the worker."""
+    """Convert a frozen graph. This runs in the worker."""
     import tensorflow as tf
 
     with tempfile.NamedTemporaryFile(suffix=".pb", delete=False) as file:
         file.write(graph.content)
     try:
-        # The frozen-graph entry converts in a fifth of the time of a SavedModel, which is loaded and frozen anew.
+        # A frozen graph takes a fifth of the time of a SavedModel, which the converter loads and freezes anew.
         converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(file.name, graph.inputs, graph.outputs)
         if weights != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -167,7 +181,7 @@ _NEEDS_FLEX = re.compile(r"tf\.(\w+) op is neither a custom op nor a flex op|^\s
 
 
 def _reason(text: str, graph: FrozenGraph) -> str:
-    """The converter's message cut to its point; for an op that TFLite lacks, the layers that contain it."""
+    """Shorten the converter's message; for an op that TFLite lacks, name the layers that contain the op."""
     missing = sorted({name for pair in _NEEDS_FLEX.findall(text) for name in pair if name})
     missing += [name for name in re.findall(r"Flex ops: ([\w, ]+)", text) for name in name.split(", ")]
     if not missing:
@@ -188,7 +202,7 @@ def _reason(text: str, graph: FrozenGraph) -> str:
 
 
 def _layer_of(node: str, layers: tuple[str, ...]) -> str:
-    """Keras scopes a layer's nodes "model_1/layer_1/...": the innermost part that is a layer's name, "_1" taken off."""
+    """Find the innermost layer in a node's name: Keras calls the nodes of a layer "model_1/layer_1/..."."""
     for part in reversed(node.split("/")):
         for name in (part, part.rsplit("_", 1)[0]):
             if name in layers:

@@ -1,16 +1,25 @@
-"""LayerNormalization and GroupNormalization of one group, written with the fewest ops.
+"""Replace LayerNormalization and GroupNormalization of one group by a form with the fewest ops.
 
 Keras' own layers multiply gamma into the scale of every position and reshape around groups: eleven to fourteen TFLite
-ops. Here it is seven, and gamma and beta stand last, where ``lean.fold_affines`` takes them into the next weights.
+ops. The form here takes seven, and gamma and beta come last, where ``lean.fold_affines`` folds them into the next
+weights.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mobilenets_tf.conversion.rewriting import reachable_layers, rebuild
 
+if TYPE_CHECKING:
+    import keras
 
-def with_lean_norms(model):
-    """The same function with every such layer replaced; the model itself if there is none. Shares its other layers."""
+
+def with_lean_norms(model: "keras.Model") -> "keras.Model":
+    """Make a model of the same function with every such layer replaced; ``model`` itself if it has none.
+
+    The new model shares the other layers with ``model``.
+    """
     if not any(_is_normalisation(layer) for layer in reachable_layers(model)):
         return model
     return rebuild(
@@ -18,8 +27,8 @@ def with_lean_norms(model):
     )
 
 
-def _is_normalisation(layer) -> bool:
-    """Over the last axis, or over all at once, with one gamma and beta a channel."""
+def _is_normalisation(layer: "keras.Layer") -> bool:
+    """Whether a layer normalises over the last axis, or over all axes, with one gamma and one beta a channel."""
     import keras
 
     if isinstance(layer, keras.layers.LayerNormalization):
@@ -27,7 +36,7 @@ def _is_normalisation(layer) -> bool:
     return isinstance(layer, keras.layers.GroupNormalization) and layer.groups == 1 and layer.axis == -1
 
 
-def _lean(layer):
+def _lean(layer: "keras.Layer") -> "keras.Layer":
     import keras
     from keras import ops
 
@@ -35,8 +44,8 @@ def _lean(layer):
     gamma = np.asarray(layer.gamma) if layer.scale else None
     beta = np.asarray(layer.beta) if layer.center else None
 
-    # A layer, not bare operations: the graph's names, and with them the file's bytes, then come from this layer's name
-    # and not from how many operations Keras has counted so far.
+    # A layer and not bare operations: Keras numbers bare operations over the whole process, and the file's bytes would
+    # depend on these numbers; here the names in the graph come from the layer's name.
     class Normalise(keras.layers.Layer):
         def call(self, x):
             axes = -1 if each_position else tuple(range(1, len(x.shape)))

@@ -8,36 +8,40 @@ is a 1x1 kernel of ones (Ding et al. 2021, arXiv 2101.03697, section 3.3; Vasu e
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mobilenets_tf.conversion.rewriting import reachable_layers, rebuild
 from mobilenets_tf.errors import RequestError
 
-_FIRST = re.compile(r"(?P<unit>.+)_branch1_conv")  # what makes it a unit; users may have a "skip_bn" of their own
+if TYPE_CHECKING:
+    import keras
+
+_FIRST = re.compile(r"(?P<unit>.+)_branch1_conv")  # the layer that every unit has; users may have their own "skip_bn"
 _MEMBER = re.compile(r"(?P<unit>.+)_(?P<branch>branch\d+|scale|skip)_(?P<kind>conv|bn)")
 
 
-def reparameterize(model):
-    """The inference form of a model with MobileOne units in it, wherever they are.
+def reparameterize(model: "keras.Model") -> "keras.Model":
+    """Fold all MobileOne units of a model into their inference form.
 
     Args:
-        model: a functional or sequential ``keras.Model``: a MobileOne, or a model that has one inside, as a nested
-            model or taken apart. It is not changed.
+        model: a functional or sequential model: a MobileOne, or a model that contains one, as a nested model or layer
+            by layer. It is not changed.
 
     Returns:
-        A new model whose outputs equal ``model``'s at inference (1e-5 of the largest in float32; the folding itself is
-        done in float64), the other layers copied with their weights. ``model`` itself if there is nothing to fold.
+        A new model with the same outputs at inference (to 1e-5 of the largest in float32; the folding is computed in
+        float64), the other layers copied with their weights. ``model`` itself if it has no unit.
 
     Raises:
-        RequestError: units inside something that is no functional or sequential model (a subclassed model, a wrapper
-            layer), a unit that has been taken apart, or a layer of yours that cannot be copied.
+        RequestError: a unit inside a subclassed model or a wrapper layer, a unit that is not whole, or a layer that
+            cannot be copied.
     """
     return fold(model, share=False)
 
 
-def fold(model, *, share: bool):
-    """``reparameterize``; with ``share``, the layers that stay are the model's own (see ``rewriting.rebuild``)."""
+def fold(model: "keras.Model", *, share: bool) -> "keras.Model":
+    """Fold as ``reparameterize`` does; with ``share``, other layers are shared (see ``rewriting.rebuild``)."""
     units = {match["unit"] for layer in model._flatten_layers() if (match := _FIRST.fullmatch(layer.name))}
     if not units:
         return model
@@ -47,11 +51,13 @@ def fold(model, *, share: bool):
             f"{model.name!r} has MobileOne units where they cannot be reached ({hidden[0]!r}, ...): in a subclassed "
             "model or a wrapper layer. Fold the backbone before you put it there: reparameterize(backbone)."
         )
-    return rebuild(model, _plan, share=share)
+    return rebuild(model, _fused_calls, share=share)
 
 
-def _plan(model) -> dict:
-    """A unit's layers pass on what they are given; the last one applies the fused convolution to it."""
+def _fused_calls(model: "keras.Model") -> dict["keras.Layer", Callable]:
+    """Replace the calls of all units of a model: the layers of a unit pass their input on, and the last one applies the
+    fused convolution.
+    """
     replacements = {}
     for unit in _units(model):
         replacements |= dict.fromkeys(unit.layers, _first)
@@ -59,31 +65,35 @@ def _plan(model) -> dict:
     return replacements
 
 
-def _first(tensors):
-    """A sum's first term is the first branch, which reads the padded input where there is one."""
+def _first(tensors: object) -> object:
+    """Give the first input of a layer. The first term of a sum is the first branch, which reads the padded input."""
     return tensors[0] if isinstance(tensors, (list, tuple)) else tensors
 
 
 @dataclass
 class _Unit:
-    """The layers of one unit in the training form: branch -> its convolution, its BatchNorm; and their sum."""
+    """The layers of one unit in the training form.
+
+    convolutions, norms: branch -> its convolution, its BatchNorm. total: the sum of the branches; None for one branch.
+    """
 
     name: str
-    convolutions: dict = field(default_factory=dict)
-    norms: dict = field(default_factory=dict)
-    total: object = None  # None where there is one branch alone
+    convolutions: dict[str, "keras.Layer"] = field(default_factory=dict)
+    norms: dict[str, "keras.Layer"] = field(default_factory=dict)
+    total: "keras.Layer | None" = None
 
     @property
-    def layers(self) -> list:
+    def layers(self) -> "list[keras.Layer]":
+        """All layers of the unit."""
         return [layer for layer in (*self.convolutions.values(), *self.norms.values(), self.total) if layer]
 
     @property
-    def last(self):
+    def last(self) -> "keras.Layer":
         """The layer whose output is the unit's."""
         return self.total or self.norms["branch1"]
 
-    def fuse(self, model) -> Callable:
-        """One convolution with a bias that does what the unit does at inference, for the call of the last layer."""
+    def fuse(self, model: "keras.Model") -> Callable:
+        """Make the convolution with a bias that computes the unit at inference; give the function that calls it."""
         main = self.convolutions["branch1"]
         kernel, bias = 0.0, 0.0
         for branch, norm in self.norms.items():
@@ -98,8 +108,8 @@ class _Unit:
         fused.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
         return lambda tensors: fused(_first(tensors))
 
-    def _embed(self, kernel: np.ndarray, model) -> np.ndarray:
-        """A 1x1 kernel as one of the unit's size: alone at the tap that looks at the same pixel."""
+    def _embed(self, kernel: np.ndarray, model: "keras.Model") -> np.ndarray:
+        """Enlarge a 1x1 kernel to the unit's size, zero except at the tap over the same pixel."""
         main = self.convolutions["branch1"]
         if kernel.shape[:2] == tuple(main.kernel_size):
             return kernel
@@ -108,11 +118,11 @@ class _Unit:
         return embedded
 
 
-def _units(model) -> list[_Unit]:
-    """The units at the top level of a functional model.
+def _units(model: "keras.Model") -> list[_Unit]:
+    """Find the units at the top level of a functional model.
 
     Raises:
-        RequestError: one of them is not whole, or something else reads its insides.
+        RequestError: a unit is not whole, or another layer reads a result inside a unit.
     """
     names = [match["unit"] for layer in model.layers if (match := _FIRST.fullmatch(layer.name))]
     units = {name: _Unit(name) for name in names}
@@ -131,8 +141,8 @@ def _units(model) -> list[_Unit]:
     return list(units.values())
 
 
-def _read_inside(model, unit: _Unit) -> bool:
-    """Whether anything but the unit itself reads what one of its layers gives on the way."""
+def _read_inside(model: "keras.Model", unit: _Unit) -> bool:
+    """Whether a layer outside of the unit reads the result of one of the unit's layers before the last."""
     members = {id(layer) for layer in unit.layers}
     inner = members - {id(unit.last)}
     nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
@@ -140,8 +150,8 @@ def _read_inside(model, unit: _Unit) -> bool:
     return any(id(tensor._keras_history.operation) in inner for tensor in [*outside, *model.outputs])
 
 
-def _affine(norm) -> tuple[np.ndarray, np.ndarray]:
-    """A BatchNorm at inference as scale and shift of each channel, in float64."""
+def _affine(norm: "keras.layers.BatchNormalization") -> tuple[np.ndarray, np.ndarray]:
+    """Write a BatchNorm at inference as scale and shift of each channel, in float64."""
     mean, variance = (np.asarray(value, np.float64) for value in (norm.moving_mean, norm.moving_variance))
     scale = 1 / np.sqrt(variance + norm.epsilon)
     if norm.scale:
@@ -150,19 +160,20 @@ def _affine(norm) -> tuple[np.ndarray, np.ndarray]:
     return scale, shift + np.asarray(norm.beta, np.float64) if norm.center else shift
 
 
-def _identity(convolution) -> np.ndarray:
-    """The 1x1 kernel that leaves its input as it is, in the layout of ``convolution``'s."""
+def _identity(convolution: "keras.Layer") -> np.ndarray:
+    """Make the 1x1 kernel of the identity, in the layout of a convolution's kernel."""
     channels = convolution.kernel.shape[2]
     if type(convolution).__name__ == "DepthwiseConv2D":
         return np.ones((1, 1, channels, 1))
     return np.eye(channels)[None, None]
 
 
-def _aligned_tap(convolution, axis: int, model, name: str) -> int:
-    """Which tap of a convolution is over the pixel that a 1x1 convolution of the same stride reads.
+def _aligned_tap(convolution: "keras.Layer", axis: int, model: "keras.Model", name: str) -> int:
+    """Find the tap of a convolution that is over the pixel which a 1x1 convolution of the same stride reads.
 
     Raises:
-        RequestError: none is: an even kernel, or "same" padding of a strided convolution whose input size is not known.
+        RequestError: there is no such tap, as in an even kernel, or "same" padding with a stride has an unknown input
+            size.
     """
     kernel, stride, dilation = (
         getattr(convolution, attribute)[axis] for attribute in ("kernel_size", "strides", "dilation_rate")

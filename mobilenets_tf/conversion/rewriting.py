@@ -1,34 +1,40 @@
 """Rebuild a Keras model with some of its layers' calls replaced."""
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from mobilenets_tf.errors import RequestError
 
-Plan = Callable[[object], dict[object, Callable]]
+if TYPE_CHECKING:
+    import keras
+
+# A function of a functional model: layer of the model -> the function that replaces the layer's call.
+Replacements = Callable[["keras.Model"], dict["keras.Layer", Callable]]
 
 
-def reachable_layers(model) -> Iterator:
-    """The layers that ``rebuild`` can replace: the model's own, and those of functional or sequential models inside."""
+def reachable_layers(model: "keras.Model") -> Iterator["keras.Layer"]:
+    """Give the layers that ``rebuild`` can replace: those of the model and of functional or sequential models in it."""
     for layer in model.layers if _is_graph(model) else ():
         yield layer
         yield from reachable_layers(layer)
 
 
-def rebuild(model, plan: Plan, *, share: bool = False):
-    """A functional or sequential model, models inside it too, in which some calls are others.
+def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool = False) -> "keras.Model":
+    """Copy a functional or sequential model, with models inside it, and replace the calls of some layers.
 
     Args:
-        model: the ``keras.Model``.
-        plan: given a functional model, for each layer of its own whose call is to be replaced, the function that takes
-            its place: called with the layer's symbolic tensors (not with keywords such as training).
-        share: use the very layers that are not replaced, for a result that is soon thrown away. Otherwise they are
-            copied with their weights, and the model is left as it is.
+        model: the model.
+        replacements_of: a function of a functional model (``model`` and each model in it) that gives, for each layer
+            whose call is to be replaced, the function that takes the place of the call. That function is called with
+            the layer's symbolic tensors, and not with keywords such as training.
+        share: use the same layer objects where a layer is not replaced, for a result that is soon thrown away.
+            Otherwise layers are copied with their weights, and ``model`` is left as it is.
 
     Returns:
-        A functional model of the same name, inputs and outputs. Layers whose output nothing reads any more are gone.
+        A functional model of the same name, inputs and outputs. It lacks layers whose output nothing reads any more.
 
     Raises:
-        RequestError: not a functional or sequential model, or a layer that cannot be copied.
+        RequestError: another kind of model, or a layer that cannot be copied.
     """
     import keras
 
@@ -38,23 +44,23 @@ def rebuild(model, plan: Plan, *, share: bool = False):
         )
     if isinstance(model, keras.Sequential):  # its graph, under its name
         model = keras.Model(model.inputs, model.outputs, name=model.name)
-    replacements = {id(layer): function for layer, function in plan(model).items()}
-    copied = []
+    replacements = {id(layer): function for layer, function in replacements_of(model).items()}
+    copies = []
 
     def copy(layer):
         if id(layer) in replacements:
             return layer
         if _is_graph(layer):
-            return rebuild(layer, plan, share=share)
+            return rebuild(layer, replacements_of, share=share)
         if share or not isinstance(layer, keras.Layer):  # a bare operation has no state
             return layer
         try:
-            copied.append((layer, type(layer).from_config(layer.get_config())))
-        except Exception as error:  # whatever the layer's own code makes of it
+            copies.append((layer, type(layer).from_config(layer.get_config())))
+        except Exception as error:  # the layer's own code may raise anything
             raise RequestError(
                 f"The layer {layer.name!r} ({type(layer).__name__}) cannot be copied: {str(error).splitlines()[0]}"
             ) from error
-        return copied[-1][1]
+        return copies[-1][1]
 
     def call(layer, *args, **kwargs):
         if replacement := replacements.get(id(layer)):
@@ -62,12 +68,12 @@ def rebuild(model, plan: Plan, *, share: bool = False):
         return layer(*args, **kwargs)
 
     rebuilt = keras.models.clone_model(model, clone_function=copy, call_function=call)
-    for layer, twin in copied:  # calling them has built them
+    for layer, twin in copies:  # they are built by now: they have been called
         twin.set_weights(layer.get_weights())
     return rebuilt
 
 
-def _is_graph(layer) -> bool:
+def _is_graph(layer: object) -> bool:
     import keras
 
     return isinstance(layer, (keras.Sequential, keras.src.models.Functional))

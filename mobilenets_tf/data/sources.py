@@ -1,6 +1,6 @@
 """Labelled images by number: image folders, CSVs, TFRecords, and datasets of TensorFlow Datasets.
 
-A source is plain data that can be pickled; reading from it keeps no state, so any number of threads may. TensorFlow is
+A source is plain data that can be pickled. Reading keeps no state, so any number of threads may read. TensorFlow is
 imported only when a record is read.
 """
 
@@ -21,29 +21,30 @@ from mobilenets_tf.data.tfrecords import IMAGENET, Layout, Part, Records, open_r
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.progress import Progress, silent
 
-# More classes than any classifier here has: numbers that large in a CSV are not indices.
+# More classes than any classifier here has: numbers from here on in a CSV are not indices of classes.
 _MOST_CLASSES = 100_000
 
 
 class Source(Protocol):
-    """Images from 0 to ``len(source) - 1``. ``class_names`` is empty where they are not known."""
+    """Annotated images, numbered from 0 to ``len(source) - 1``. ``class_names`` is empty where they are not known."""
 
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The encoded image (JPEG, PNG, ...), not looked at, and its class index.
+        """Read an encoded image (JPEG, PNG, ...), without decoding it, and its class index.
 
         Raises:
-            RequestError: it cannot be read, or its label is none of the classes.
+            RequestError: the file cannot be read, or the label is none of the classes.
         """
 
     def name(self, i: int) -> str:
-        """Where the image is, for messages."""
+        """Say where an image is, for messages."""
 
     def class_counts(self) -> list[int] | None:
-        """How many images each class has, where that is known without reading them all."""
+        """Count the images of each class; None where that takes reading them all."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,26 @@ class Files:
     images: ImageSet
     class_names: tuple[str, ...] = ()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def _labels(self) -> tuple[int, ...]:
+        return self.images.labels or ()
+
     def read(self, i: int) -> tuple[bytes, int]:
-        return content(self.images.paths[i]), self.images.labels[i]
+        return content(self.images.paths[i]), self._labels[i]
 
     def name(self, i: int) -> str:
         return str(self.images.paths[i])
 
     def split(self, share: float, seed: int) -> tuple["Files", "Files"]:
         """As ``ImageSet.split``."""
-        return tuple(replace(self, images=part) for part in self.images.split(share, seed))
+        first, second = self.images.split(share, seed)
+        return replace(self, images=first), replace(self, images=second)
 
     def class_counts(self) -> list[int]:
-        return np.bincount(self.images.labels, minlength=len(self.class_names)).tolist()
+        return np.bincount(self._labels, minlength=len(self.class_names)).tolist()
 
 
 def find(
@@ -77,19 +83,18 @@ def find(
     label_offset: int | None = None,
     progress: Progress = silent,
 ) -> Source:
-    """The labelled images that ``spec`` names.
+    """Find the labelled images that ``spec`` names.
 
     spec: a folder with a sub-folder a class; a .csv with the columns file and class_index; a folder of TFRecord files,
         one such file, or a pattern ("imagenet/train-*"), their records as TensorFlow's build_imagenet_data.py writes
         them; or "tfds:NAME:SPLIT" for a dataset that TensorFlow Datasets has prepared, such as "tfds:cifar10:train" or
         "tfds:cifar10:train[:80%]".
-    classes: the classes' names in the order of their indices. Without them, they are called as the sub-folders or as in
-        the dataset.
+    classes: the classes' names in the order of their indices; left out, the names of the sub-folders or the dataset's.
     label_offset: of TFRecords, the label of the first class; None for 1, since 0 is the background in that layout.
 
     Raises:
-        RequestError: no images there, or not labelled; records or shards that are missing, damaged or compressed; a
-            dataset that is not prepared or has other features.
+        RequestError: ``spec`` has no images or no labels; records or shards are missing, damaged or compressed; a
+            dataset is not prepared or has other features.
     """
     spec = str(spec)
     path = Path(spec)
@@ -112,7 +117,7 @@ def find(
 
 
 def _record_files(spec: str, path: Path) -> list[str]:
-    """The TFRecord files that are meant; empty where images are."""
+    """The TFRecord files that ``spec`` names; empty where it names images."""
     if path.is_dir():
         files = tfrecords.in_folder(path)
         image = next((inner for inner in path.rglob("*") if inner.suffix.lower() in SUFFIXES), None)
@@ -132,11 +137,11 @@ def _record_files(spec: str, path: Path) -> list[str]:
 
 
 def _sub_folders(source: Path, images: ImageSet) -> tuple[str, ...]:
-    """What the classes of a folder are called; nothing for a CSV."""
+    """The names of a folder's classes; empty for a CSV."""
     if not source.is_dir():
         return ()
     names = {}
-    for path, label in zip(images.paths, images.labels, strict=True):
+    for path, label in zip(images.paths, images.labels or (), strict=True):
         if label not in names:
             names[label] = path.relative_to(source).parts[0]
     return tuple(names[label] for label in sorted(names))
@@ -155,7 +160,7 @@ def _from_tfds(spec: str, classes: tuple[str, ...], progress: Progress) -> Recor
             raise
         raise RequestError(f"{spec} needs TensorFlow Datasets:  pip install tensorflow-datasets") from error
     try:
-        # Not tfds.builder: where nothing is prepared, that one asks Google's servers for the dataset's description.
+        # Not tfds.builder, which asks Google's servers for a dataset's description where nothing is prepared.
         info = builder_from_files(name).info
     except Exception as error:  # TFDS raises many kinds
         raise _not_prepared(tfds, spec, name, error) from error
@@ -179,16 +184,16 @@ def _from_tfds(spec: str, classes: tuple[str, ...], progress: Progress) -> Recor
 
 
 def _class_names(tfds, spec: str, features, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The dataset's, or ``classes`` where they are given and can be the same."""
-    there = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
-    image, label = there.get("image"), there.get("label")
+    """The dataset's names of its classes, or ``classes`` where they are given: other names in the same order."""
+    by_name = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    image, label = by_name.get("image"), by_name.get("label")
     if not (
         isinstance(image, tfds.features.Image)
         and image.np_dtype == np.uint8
         and isinstance(label, tfds.features.ClassLabel)
     ):
         listed = (
-            ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(there.items()))
+            ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(by_name.items()))
             or type(features).__name__
         )
         raise RequestError(f"{spec} has the features {listed}; expected image (Image, uint8) and label (ClassLabel).")

@@ -1,9 +1,9 @@
-"""TFRecord files as numbered images: found, indexed, and read in any order by any thread.
+"""TFRecord files as numbered images, which any thread may read in any order.
 
 A TFRecord file has, for one record after the other: its length (8 bytes, little-endian), the length's checksum (4
 bytes), the data, and the data's checksum (4 bytes); checksums are masked CRC-32C (TensorFlow's record_writer.h). So the
-records of a file are found by reading twelve bytes of each. A file is opened for one record and closed again, which
-takes a few microseconds: there may be any number of them, and nothing is shared between threads or processes.
+records of a file are indexed by reading twelve bytes of each. A file is opened for each record and closed again, which
+takes a few microseconds; so there may be any number of files, and nothing is shared between threads or processes.
 """
 
 import errno
@@ -26,19 +26,21 @@ import numpy as np
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent, track
 
-# What a folder is searched for: x.tfrecord and the like, and shards, train-00000-of-01024 or x.tfrecord-00000-of-00010.
+# Names of TFRecord files: x.tfrecord and the like, and shards, train-00000-of-01024 or x.tfrecord-00000-of-00010.
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>(\.tfrec(ords?)?)?(\.gz)?)$")
 _SINGLE = re.compile(r"(?P<stem>.*?)[-_]?\d*(?P<suffix>\.tfrec(ords?)?(\.gz)?)$")
 
 _HEADER = struct.Struct("<QI")
 _FRAME = _HEADER.size + 4
-# Nothing larger is an image; it also bounds what one read allocates.
+# No image is larger; this also bounds the memory that a damaged length can ask for.
 _LARGEST = 2**30
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which features of a ``tf.train.Example`` are the encoded image and its label; which label the first class has."""
+    """The names of two features of a ``tf.train.Example``, the encoded image and its label, and the label of the first
+    class.
+    """
 
     image: str
     label: str
@@ -51,7 +53,10 @@ IMAGENET = Layout("image/encoded", "image/class/label", 1)
 
 @dataclass(frozen=True)
 class Part:
-    """``take`` records of a file (None: all) after ``skip`` others. ``holds``: how many the file must have in all."""
+    """Some records of a file: ``take`` records (None: all) after the first ``skip``.
+
+    holds: how many records the file must have in all; None where that is not known.
+    """
 
     file: str
     skip: int = 0
@@ -61,11 +66,11 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """A ``sources.Source`` of records; ``open_records`` makes it.
+    """A ``sources.Source`` of records; made by ``open_records``.
 
-    files, skips: of each part its file, and how many of the file's records come before it.
+    files, skips: the file of each part, and how many of the file's records come before the part.
     firsts: the number of each part's first image.
-    offsets, lengths: of each image's record, the byte where it begins and how many bytes of data it has; int64.
+    offsets, lengths: int64 (images,): the byte where an image's record begins, and the bytes of data in the record.
     """
 
     files: tuple[str, ...]
@@ -76,11 +81,11 @@ class Records:
     class_names: tuple[str, ...]
     layout: Layout
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.offsets)
 
     def class_counts(self) -> None:
-        """Not known without reading every record."""
+        """None: the labels are in the records, and these are not read yet."""
 
     def name(self, i: int) -> str:
         i = range(len(self))[i]
@@ -89,7 +94,7 @@ class Records:
         return f"{self.files[part]}, record {number} at byte {self.offsets[i]}"
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The encoded image and its class index.
+        """Read an encoded image and its class index.
 
         Raises:
             RequestError: the record has changed or is damaged, is no ``tf.train.Example`` of this layout, or its label
@@ -131,8 +136,8 @@ class Records:
 
     def _value(self, i: int, features, key: str, kind: str):
         if key not in features:
-            there = ", ".join(repr(name[:60]) for name in sorted(features)[:5]) or "none at all"
-            raise RequestError(f"{self.name(i)}: no feature {key!r}; the first of those it has: {there}.")
+            names = ", ".join(repr(name[:60]) for name in sorted(features)[:5]) or "none"
+            raise RequestError(f"{self.name(i)}: no feature {key!r}. The record's first features: {names}.")
         feature = features[key]
         if feature.WhichOneof("kind") != kind:
             raise RequestError(f"{self.name(i)}: {key} is a {feature.WhichOneof('kind')}; expected a {kind}.")
@@ -151,8 +156,8 @@ def open_records(
     """Index files by reading the twelve bytes before each record's data; several files at a time.
 
     Raises:
-        RequestError: a file cannot be read, is not a TFRecord file, is compressed, truncated, damaged or empty; the
-            message names the byte where it breaks.
+        RequestError: a file cannot be read, is no TFRecord file, or is compressed, truncated, damaged or empty. The
+            message names the byte of the first error.
     """
     files = sorted({part.file for part in parts})
     with ThreadPoolExecutor(min(32, len(files))) as pool:
@@ -163,9 +168,9 @@ def open_records(
             pool.shutdown(wait=False, cancel_futures=True)  # after an error, the files behind it do not matter
     index = dict(zip(files, results, strict=True))
     for part in parts:
-        found = len(index[part.file][0])
-        if part.holds is not None and found != part.holds:
-            raise RequestError(f"{part.file} has {found} records; its dataset says {part.holds}. Prepare it again.")
+        count = len(index[part.file][0])
+        if part.holds is not None and count != part.holds:
+            raise RequestError(f"{part.file} has {count} records; its dataset says {part.holds}. Prepare it again.")
     spans = [slice(part.skip, None if part.take is None else part.skip + part.take) for part in parts]
     offsets, lengths = (
         [index[part.file][which][span] for part, span in zip(parts, spans, strict=True)] for which in (0, 1)
@@ -182,7 +187,7 @@ def open_records(
 
 
 def _walk(file: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where each record begins, and how many bytes of data it has."""
+    """The byte where each record begins, and how many bytes of data each has."""
     offsets, lengths = array("q"), array("q")
     with _explained(file), open(file, "rb", buffering=0) as stream:
         descriptor = stream.fileno()
@@ -230,70 +235,72 @@ def _explained(file: str):
 
 
 def is_records(path: Path) -> bool:
-    """Whether a file is called as TFRecord files are."""
+    """Whether a file has the name of a TFRecord file."""
     return bool(_SHARD.fullmatch(path.name) or _SINGLE.fullmatch(path.name))
 
 
 def in_folder(folder: Path) -> list[str]:
-    """The TFRecord files of a folder, in natural order; empty where there are none.
+    """List the TFRecord files of a folder, in natural order; empty where there are none.
 
     Raises:
-        RequestError: it has several sets of them, such as train-* and validation-*, or shards are missing.
+        RequestError: the folder has several sets of TFRecords, such as train-* and validation-*, or shards are missing.
     """
-    found = [path for path in folder.iterdir() if is_records(path)]
-    sets = sorted({_set_of(path) for path in found})
+    files = [path for path in folder.iterdir() if is_records(path)]
+    sets = sorted({_set_of(path) for path in files})
     if len(sets) > 1:
         stems = list(dict.fromkeys(stem for stem, *_ in sets))
         raise RequestError(
             f"{folder} has several sets of TFRecords: {', '.join(f'{stem}*' for stem in stems[:5])}. Name one of them, "
             f"for example {str(folder / stems[0]) + '*'!r}."
         )
-    return _complete(found)
+    return _complete(files)
 
 
 def matching(pattern: str) -> list[str]:
-    """The files that a pattern such as "imagenet/train-*" matches, in natural order. Shards that it leaves out on
-    purpose may be left out.
+    """List the files that a pattern such as "imagenet/train-*" matches, in natural order. A pattern may leave out
+    shards, but those of its sets must all be in the folder.
 
     Raises:
-        RequestError: none, or shards are missing.
+        RequestError: no file matches, or shards are missing.
     """
-    found = [Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
-    if not found:
+    files = [Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
+    if not files:
         raise RequestError(f"No file matches {pattern!r}.")
-    return _complete(found)
+    return _complete(files)
 
 
 def _set_of(path: Path) -> tuple[str, str, str]:
     shard = _SHARD.fullmatch(path.name)
     match = shard or _SINGLE.fullmatch(path.name)
+    assert match, "only files of these names are asked about"
     return match["stem"], shard["total"] if shard else "", match["suffix"]
 
 
-def _complete(found: Sequence[Path]) -> list[str]:
-    """Sorted; an error where a set of shards is not all there."""
-    for folder in sorted({path.parent for path in found}):
-        wanted = {_set_of(path) for path in found if path.parent == folder and _SHARD.fullmatch(path.name)}
-        there = [path for path in folder.iterdir() if _SHARD.fullmatch(path.name)] if wanted else []
-        for stem, total, suffix in sorted(wanted):
-            same = (path.name for path in there if _set_of(path) == (stem, total, suffix))
-            numbers = {int(_SHARD.fullmatch(name)["number"]) for name in same}
+def _complete(files: Sequence[Path]) -> list[str]:
+    """Sort files; an error where shards of their sets are missing."""
+    for folder in sorted({path.parent for path in files}):
+        sets = {_set_of(path) for path in files if path.parent == folder and _SHARD.fullmatch(path.name)}
+        shards = [path for path in folder.iterdir() if _SHARD.fullmatch(path.name)] if sets else []
+        for stem, total, suffix in sorted(sets):
+            same = (path.name for path in shards if _set_of(path) == (stem, total, suffix))
+            numbers = {int(match["number"]) for match in map(_SHARD.fullmatch, same) if match}
             if (missing := int(total) - sum(number < int(total) for number in numbers)) > 0:
                 first = next(number for number in itertools.count() if number not in numbers)
                 raise RequestError(
                     f"{folder}: {missing} of {int(total)} files of {stem}-*-of-{total}{suffix} are missing, the first "
                     f"is {stem}-{first:0{len(total)}}-of-{total}{suffix}."
                 )
-    return [str(path) for path in sorted(found, key=lambda path: _natural(str(path)))]
+    return [str(path) for path in sorted(files, key=lambda path: _natural(str(path)))]
 
 
 def _natural(text: str) -> list:
     return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", text)]
 
 
-# CRC-32C. TensorFlow has it in C++, but shows it to Python in private classes only (RandomRecordReader). Here NumPy
-# looks up what each of 64 bytes, at its place, gives to the checksum, and adds these up by exclusive or, for all such
-# blocks at once. What sixteen blocks give, 64 bytes again, is added up in the same way with other tables, and so on.
+# CRC-32C. TensorFlow has it in C++, but Python reaches it through private classes alone (RandomRecordReader). Here
+# NumPy looks up the contribution of each of 64 bytes, by its place, to the checksum, and combines the contributions by
+# exclusive or, for all blocks of 64 bytes at once. The states of sixteen blocks are 64 bytes again, and are combined in
+# the same way with other tables, and so on.
 
 
 def _table_of_bytes() -> np.ndarray:
@@ -316,7 +323,7 @@ def _apply(step: np.ndarray, states: np.ndarray) -> np.ndarray:
 
 @cache
 def _zeros(power: int) -> np.ndarray:
-    """What each of ``_STATES`` becomes by 2 to the power of ``power`` bytes of zero."""
+    """Each of ``_STATES`` after 2 to the power of ``power`` bytes of zero."""
     if power == 0:
         return _BYTE[_STATES & 255] ^ _STATES >> 8
     return _apply(_zeros(power - 1), _zeros(power - 1))
@@ -324,32 +331,34 @@ def _zeros(power: int) -> np.ndarray:
 
 @cache
 def _table(level: int) -> np.ndarray:
-    """What a byte gives, by its place among 64 and its value, flat. Level 0: bytes of data; level n: the four bytes of
-    each of sixteen states, each state being that of 64 times 16**(n - 1) bytes."""
+    """The contribution of a byte to the checksum, by its place among 64 and its value, flat. Level 0: bytes of data;
+    level n: the four bytes of each of sixteen states, each the state after 64 times 16**(n - 1) bytes."""
     rows, count, step = (_BYTE[None], 64, _zeros(0)) if level == 0 else (_STATES, 16, _zeros(6 + 4 * (level - 1)))
     behind = itertools.accumulate(range(count - 1), lambda states, _: _apply(step, states), initial=rows)
     return np.concatenate(list(behind)[::-1]).ravel()
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli); takes 0.2 ms for 100 KB."""
+    """Compute the CRC-32C (Castagnoli) of some bytes; takes 0.2 ms for 100 KB."""
     values = np.frombuffer(data, np.uint8)
     if len(values) < 4:
         return _crc32c_of_few(data)
-    for level in itertools.count():
-        # Zeros in front change nothing, where the register begins with zero: the ones it does begin with are put into
-        # the first four bytes instead.
+    level = 0
+    while True:
+        # The register begins with ones. With these put into the first four bytes instead, it begins with zero, and
+        # zeros in front of the data change nothing.
         padded = np.concatenate([np.zeros(-len(values) % 64, np.uint8), values])
         if level == 0:
             padded[-len(values) :][:4] ^= 255
         blocks = padded.reshape(-1, 64)
         states = np.empty(len(blocks), "<u4")
-        for at in range(0, len(blocks), 2048):  # what is looked up stays in the cache
-            looked_up = _table(level).take(blocks[at : at + 2048] + _PLACES, mode="clip")
-            np.bitwise_xor.reduce(looked_up, axis=1, out=states[at : at + 2048])
+        for at in range(0, len(blocks), 2048):  # few enough that the contributions stay in the processor's cache
+            contributions = _table(level).take(blocks[at : at + 2048] + _PLACES, mode="clip")
+            np.bitwise_xor.reduce(contributions, axis=1, out=states[at : at + 2048])
         if len(states) == 1:
             return int(states[0]) ^ 0xFFFFFFFF
         values = states.view(np.uint8)
+        level += 1
 
 
 def _crc32c_of_few(data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The boxes that an SSD's predictions are measured against. NumPy alone."""
+"""The anchors of an SSD: the boxes to which its predictions are relative. NumPy only."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,16 @@ ASPECTS = (1.0, 2.0, 1 / 2, 3.0, 1 / 3)  # width / height
 
 
 def ssd_anchors(grids: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Anchors of an SSD in the order of its outputs: map by map, row by row, and those of a place together.
+    """Compute the anchors of an SSD in the order of its outputs: by map, by row, by column, by anchor of a pixel.
 
-    TensorFlow's ssd_anchor_generator (object_detection/anchor_generators/multiple_grid_anchor_generator.py,
-    create_ssd_anchors) as the published MobileNets have it. Scales grow evenly from map to map. On each place one box
-    of each aspect, area scale x scale, and a square between this scale and the next map's (1 behind the last); on the
-    finest map three: a square of scale 0.1, and aspects 2 and 1/2. Boxes at the border reach beyond the image.
+    This is TensorFlow's ssd_anchor_generator (object_detection/anchor_generators/multiple_grid_anchor_generator.py,
+    create_ssd_anchors) with the settings of the published MobileNets. The scales grow evenly from map to map. Each
+    pixel of a map has one anchor of each aspect, with the area scale x scale, and a square whose scale is the geometric
+    mean of this map's and the next map's (1 after the last). A pixel of the finest map has three: a square of scale
+    0.1, and aspects 2 and 1/2. Anchors at the border reach beyond the image.
 
     Args:
-        grids: (rows, columns) of each map, from the finest on: ``ssd.grids(model)``.
+        grids: (rows, columns) of each map, from the finest on, as ``ssd.grids(model)`` gives them.
 
     Returns:
         float32 (A, 4): centre y, centre x, height, width, as shares of the image's height and width.

@@ -1,12 +1,12 @@
-"""Transformer layers over a feature map's patches, of stock Keras layers that export to a handful of TFLite ops.
+"""Transformer layers over the patches of a feature map, of stock Keras layers that export to few TFLite ops.
 
-A feature map (N, H, W, C) is unfolded to (N, 4, H/2 x W/2, C): four sequences, one for each pixel of the 2x2 patches,
-whose members attend to each other only. It stays so for a whole block, and every projection is a 1x1 convolution of it:
-``Dense`` would be flattened and shaped back around each product. All shapes but the batch are fixed.
+A feature map (N, H, W, C) is unfolded to (N, 4, H/2 x W/2, C): four sequences, one for each pixel of the 2x2 patches.
+Attention is within a sequence. The feature map stays unfolded for a whole block, and every projection is a 1x1
+convolution, because the converter puts a reshape before and after each ``Dense``. All sizes but the batch's are fixed.
 """
 
 import numpy as np
-from keras import layers, ops
+from keras import KerasTensor, layers, ops
 
 from mobilenets_tf.networks.blocks import activate
 
@@ -14,11 +14,11 @@ PATCH = 2
 EPSILON = 1e-5
 
 
-def unfold(x, name: str):
-    """(N, H, W, C) -> (N, 4, H/2 x W/2, C); H and W are even.
+def unfold(x: KerasTensor, name: str) -> KerasTensor:
+    """Unfold (N, H, W, C) to (N, 4, H/2 x W/2, C); H and W are even.
 
-    One TRANSPOSE between two RESHAPEs is the least there is: the pixels of a patch are apart in memory in two
-    directions, and TFLite's SPACE_TO_DEPTH would leave the channels to be taken apart by a TRANSPOSE all the same.
+    This needs one TRANSPOSE between two RESHAPEs. TFLite's SPACE_TO_DEPTH does not help: a TRANSPOSE would still
+    have to separate the channels.
     """
     height, width, channels = x.shape[1:]
     x = layers.Reshape((height // PATCH, PATCH, width // PATCH, PATCH, channels), name=f"{name}_unfold_split")(x)
@@ -26,19 +26,19 @@ def unfold(x, name: str):
     return layers.Reshape((PATCH * PATCH, height * width // PATCH**2, channels), name=f"{name}_unfold_merge")(x)
 
 
-def fold(x, height: int, width: int, name: str):
-    """``unfold`` undone: (N, 4, height/2 x width/2, C) -> (N, height, width, C)."""
+def fold(x: KerasTensor, height: int, width: int, name: str) -> KerasTensor:
+    """Reverse ``unfold``: (N, 4, height/2 x width/2, C) -> (N, height, width, C)."""
     channels = x.shape[-1]
     x = layers.Reshape((PATCH, PATCH, height // PATCH, width // PATCH, channels), name=f"{name}_fold_split")(x)
     x = layers.Permute((3, 1, 4, 2, 5), name=f"{name}_fold")(x)
     return layers.Reshape((height, width, channels), name=f"{name}_fold_merge")(x)
 
 
-def self_attention(x, heads: int, name: str):
-    """Scaled dot-product attention within each sequence (Vaswani et al. 2017, arXiv 1706.03762). Shape unchanged.
+def self_attention(x: KerasTensor, heads: int, name: str) -> KerasTensor:
+    """Apply scaled dot-product attention within each sequence (arXiv 1706.03762, section 3.2). Shape unchanged.
 
-    Queries, keys and values leave one projection and one TRANSPOSE together. The scale stands right behind the
-    projection, where the converter takes it into the weights, instead of on the (heads x 4) score matrices.
+    Queries, keys and values share one projection and one TRANSPOSE. The scale is applied right after the projection,
+    whose weights the converter multiplies by it, and not to the scores.
     """
     sequences, length, dim = x.shape[1:]
     size = dim // heads
@@ -55,12 +55,15 @@ def self_attention(x, heads: int, name: str):
     return layers.Conv2D(dim, 1, name=f"{name}_out")(out)
 
 
-def separable_attention(x, name: str):
-    """Attention of linear cost: one score a position, one context vector a sequence (arXiv 2206.02680, section 3.2)."""
+def separable_attention(x: KerasTensor, name: str) -> KerasTensor:
+    """Apply separable attention (arXiv 2206.02680, section 3.2), whose cost is linear. Shape unchanged.
+
+    Each position has one score, each sequence one context vector.
+    """
     sequences, length, dim = x.shape[1:]
     qkv = layers.Conv2D(1 + 2 * dim, 1, name=f"{name}_qkv")(x)
     query, keys, values = ops.split(qkv, (1, 1 + dim), axis=-1)
-    # TFLite's SOFTMAX is over the last axis; (4, length, 1) and (4, 1, length) are the same memory.
+    # TFLite's SOFTMAX is over the last axis. (4, length, 1) and (4, 1, length) have the same layout in memory.
     scores = layers.Softmax(name=f"{name}_softmax")(layers.Reshape((sequences, 1, length), name=f"{name}_row")(query))
     scores = layers.Reshape((sequences, length, 1), name=f"{name}_column")(scores)
     context = ops.sum(layers.Multiply(name=f"{name}_weigh")([keys, scores]), axis=2, keepdims=True)
@@ -68,17 +71,20 @@ def separable_attention(x, name: str):
     return layers.Conv2D(dim, 1, name=f"{name}_out")(out)
 
 
-def transformer_layer(x, heads: int | None, name: str, dropout_rate: float = 0.0):
-    """Pre-norm attention and a two-layer perceptron of twice the width with SiLU, each added to its input.
+def transformer_layer(x: KerasTensor, heads: int | None, name: str, dropout_rate: float = 0.0) -> KerasTensor:
+    """Apply attention and a perceptron of two layers, each normalised before and added to its input. Shape unchanged.
 
-    heads: of ``self_attention`` with LayerNormalization; None for ``separable_attention``, whose normalisation is over
-        positions and channels together.
+    The perceptron has twice the width and SiLU.
+
+    heads: number of heads of ``self_attention``, with LayerNormalization; None: ``separable_attention``, which is
+        normalised over positions and channels together.
+    dropout_rate: share that training drops of the output of each.
     """
 
-    def normalise(x, part):
+    def normalise(x: KerasTensor, part: str) -> KerasTensor:
         return norm(x, heads is not None, f"{name}_{part}_norm")
 
-    def drop(x, part):
+    def drop(x: KerasTensor, part: str) -> KerasTensor:
         return layers.Dropout(dropout_rate, name=f"{name}_{part}_drop")(x) if dropout_rate else x
 
     y = normalise(x, "attention")
@@ -89,17 +95,17 @@ def transformer_layer(x, heads: int | None, name: str, dropout_rate: float = 0.0
     return layers.Add(name=f"{name}_mlp_add")([x, drop(y, "mlp")])
 
 
-def norm(x, each_position: bool, name: str):
-    """LayerNormalization of each position's channels, or one normalisation of the whole feature (one group)."""
+def norm(x: KerasTensor, each_position: bool, name: str) -> KerasTensor:
+    """Normalise the channels of each position, or, if not ``each_position``, the whole feature map as one group."""
     if each_position:
         return layers.LayerNormalization(epsilon=EPSILON, name=name)(x)
     return layers.GroupNormalization(1, epsilon=EPSILON, name=name)(x)
 
 
-def resize_corners_aligned(x, height: int, width: int, name: str):
-    """Bilinear resize whose corner pixels keep their values (PyTorch's align_corners=True), which no Keras layer does.
+def resize_corners_aligned(x: KerasTensor, height: int, width: int, name: str) -> KerasTensor:
+    """Resize bilinearly with PyTorch's align_corners=True, which no Keras layer has: corner pixels keep their values.
 
-    Interpolation is linear in each direction, so it is a product with a constant matrix from either side.
+    The interpolation is linear in each direction: one product with a constant matrix for the rows, one for the columns.
     """
     _, rows, columns, channels = x.shape
     x = layers.Reshape((rows, columns * channels), name=f"{name}_rows")(x)
@@ -109,5 +115,6 @@ def resize_corners_aligned(x, height: int, width: int, name: str):
 
 
 def _interpolation(old: int, new: int) -> np.ndarray:
+    """Return the matrix (new, old) that interpolates ``old`` values at ``new`` positions."""
     position = np.arange(new) * (old - 1) / max(new - 1, 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(old))).astype(np.float32)

@@ -8,7 +8,7 @@ on. Weight import (weights/spellings.py), the features by stride and ``reparamet
 from typing import Literal, TypedDict
 
 import keras
-from keras import layers
+from keras import KerasTensor, layers
 
 from mobilenets_tf.conventions import Convention
 from mobilenets_tf.errors import RequestError
@@ -34,7 +34,7 @@ def check_positive(**numbers: object) -> None:
             raise RequestError(f"{name}={value!r}: expected a whole number above 0.")
 
 
-def activate(x, activation: str | None, name: str):
+def activate(x: KerasTensor, activation: str | None, name: str) -> KerasTensor:
     """Apply an activation whose layer is named ``{name}_{activation}``; None leaves ``x`` as it is."""
     if activation is None:
         return x
@@ -43,7 +43,9 @@ def activate(x, activation: str | None, name: str):
     return layers.Activation(activation, name=f"{name}_{activation}")(x)
 
 
-def pad(x, kernel: int, name: str, convention: Convention, stride: int, dilation: int):
+def pad(
+    x: KerasTensor, kernel: int, name: str, convention: Convention, stride: int, dilation: int
+) -> tuple[KerasTensor, str]:
     """Pad the input of a convolution where ``convention`` differs from "same".
 
     Returns:
@@ -56,7 +58,7 @@ def pad(x, kernel: int, name: str, convention: Convention, stride: int, dilation
 
 
 def conv_bn(
-    x,
+    x: KerasTensor,
     filters: int | None,
     kernel: int,
     name: str,
@@ -66,7 +68,7 @@ def conv_bn(
     dilation: int = 1,
     activation: str | None = "relu6",
     depthwise: bool = False,
-):
+) -> KerasTensor:
     """Apply a convolution without bias, BatchNorm and an activation.
 
     (N, H, W, C) -> (N, ceil(H/stride), ceil(W/stride), filters).
@@ -85,7 +87,7 @@ def conv_bn(
     return activate(x, activation, name)
 
 
-def squeeze_excite(x, squeezed: int, gate: str, name: str):
+def squeeze_excite(x: KerasTensor, squeezed: int, gate: str, name: str) -> KerasTensor:
     """Scale each channel by a gate computed from all channels (Hu et al. 2018, arXiv 1709.01507). Shape unchanged.
 
     squeezed: channels between the two convolutions. gate: activation of the gates, "hard_sigmoid" or "sigmoid".
@@ -100,7 +102,7 @@ def squeeze_excite(x, squeezed: int, gate: str, name: str):
 
 
 def inverted_residual(
-    x,
+    x: KerasTensor,
     filters: int,
     kernel: int,
     expanded: int,
@@ -112,7 +114,7 @@ def inverted_residual(
     activation: str = "relu6",
     squeezed: int | None = None,
     drop_rate: float = 0.0,
-):
+) -> KerasTensor:
     """Apply MobileNetV2's bottleneck: expand 1x1, depthwise, linear project 1x1 (arXiv 1801.04381, table 1).
 
     The input is added to the output where both have one shape.
@@ -174,7 +176,7 @@ class Dilator:
         return {"stride": 1, "dilation": current}
 
 
-def image_input(input_shape: InputShape, name: str = "image"):
+def image_input(input_shape: InputShape, name: str = "image") -> KerasTensor:
     """Create the input of a network, (height, width, channels). A height or width of None takes any size.
 
     Raises:
@@ -189,14 +191,14 @@ def image_input(input_shape: InputShape, name: str = "image"):
 
 
 def top(
-    x,
+    x: KerasTensor,
     include_top: bool,
     pooling: Pooling,
     classes: int,
     activation: str | None,
     dropout_rate: float,
     hidden: tuple[int, str] | None = None,
-):
+) -> KerasTensor:
     """Append the classifier or, without a top, the pooling.
 
     (N, H, W, C) -> (N, classes) with a top; (N, C) with pooling "avg" or "max"; ``x`` itself otherwise.

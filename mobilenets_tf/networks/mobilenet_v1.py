@@ -6,8 +6,8 @@ from mobilenets_tf.conventions import Convention
 from mobilenets_tf.networks.blocks import Dilator, InputShape, Pooling, conv_bn, image_input, top
 from mobilenets_tf.weights.load import Weights, resolve
 
-# (filters, blocks, stride of the first block), arXiv 1704.04861 table 1. The table prints "s2" for the last
-# depthwise layer; every implementation, and the table's own output sizes, have 1.
+# (filters, blocks, stride of the first block), arXiv 1704.04861, table 1. The table prints stride 2 for the last
+# depthwise layer; every implementation has 1, and so have the table's output sizes.
 STAGES = (
     (64, 1, 1),  # 112
     (128, 2, 2),  # 56

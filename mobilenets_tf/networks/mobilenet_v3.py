@@ -18,10 +18,12 @@ from mobilenets_tf.networks.blocks import (
 from mobilenets_tf.networks.builders import document
 from mobilenets_tf.weights.load import Weights, resolve
 
-# A stage is a list of blocks: (kernel, expansion, filters, squeeze-and-excite, activation, stride).
-# The paper prints expanded channels; its code multiplies the block's own input, which is what widths other than 1 need.
+# A stage is a tuple of blocks: (kernel, expansion, filters, squeeze-and-excite, activation, stride).
+# The paper prints the expanded channels. We give the factor to the block's input, as its code does, for widths other
+# than 1.
+_Block = tuple[int, float, int, bool, str, int]
 _RE, _HS = "relu", "hard_swish"
-LARGE = (  # table 1
+LARGE: tuple[tuple[_Block, ...], ...] = (  # table 1
     ((3, 1, 16, False, _RE, 1),),  # 112
     ((3, 4, 24, False, _RE, 2), (3, 3, 24, False, _RE, 1)),  # 56
     ((5, 3, 40, True, _RE, 2), (5, 3, 40, True, _RE, 1), (5, 3, 40, True, _RE, 1)),  # 28
@@ -34,14 +36,14 @@ LARGE = (  # table 1
     ((3, 6, 112, True, _HS, 1), (3, 6, 112, True, _HS, 1)),  # 14
     ((5, 6, 160, True, _HS, 2), (5, 6, 160, True, _HS, 1), (5, 6, 160, True, _HS, 1)),  # 7
 )
-SMALL = (  # table 2
+SMALL: tuple[tuple[_Block, ...], ...] = (  # table 2
     ((3, 1, 16, True, _RE, 2),),  # 56
     ((3, 4.5, 24, False, _RE, 2), (3, 88 / 24, 24, False, _RE, 1)),  # 28
     ((5, 4, 40, True, _HS, 2), (5, 6, 40, True, _HS, 1), (5, 6, 40, True, _HS, 1)),  # 14
     ((5, 3, 48, True, _HS, 1), (5, 3, 48, True, _HS, 1)),  # 14
     ((5, 6, 96, True, _HS, 2), (5, 6, 96, True, _HS, 1), (5, 6, 96, True, _HS, 1)),  # 7
 )
-# size: (stages, hidden units of the classifier). Small has 1024 in every code and set of weights, 1280 in table 2.
+# size: (stages, hidden units of the classifier). Table 2 prints 1280 for small; every implementation has 1024.
 SIZES = {"large": (LARGE, 1280), "small": (SMALL, 1024)}
 
 
@@ -73,17 +75,16 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
         outer = _RE if minimalistic else _HS
         dilate = Dilator(output_stride)
         inputs = x = image_input(input_shape)
-        # Neither end is narrowed: the stem keeps its 16 filters below alpha 1, the hidden layer its units.
+        # Below alpha 1 the stem keeps its 16 filters, and the hidden layer its units.
         x = conv_bn(
             x, make_divisible(16 * max(1.0, alpha)), 3, "stem", source.convention, activation=outer, **dilate(2)
         )
         for stage, blocks in enumerate(stages, 1):
             for block, (kernel, expansion, filters, squeeze, activation, stride) in enumerate(blocks, 1):
-                width = filters
-                if reduced_tail and stage == len(stages):
-                    width = filters / 2
-                    if reduced_tail == "blocks" and block == 1:  # the input of the other blocks is halved already
-                        expansion /= 2
+                reduced = reduced_tail is not None and stage == len(stages)
+                width = filters / 2 if reduced else filters
+                if reduced and reduced_tail == "blocks" and block == 1:  # the other blocks' input is halved already
+                    expansion /= 2
                 expanded = make_divisible(expansion * x.shape[-1])
                 x = inverted_residual(
                     x,
@@ -96,7 +97,7 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
                     squeezed=make_divisible(expanded / 4) if squeeze and not minimalistic else None,
                     **dilate(stride),
                 )
-        # The last convolution is a stage: detection and segmentation heads read it, not the narrow bottleneck before.
+        # The last convolution is a stage, so that detection and segmentation heads read it, not the bottleneck before.
         last = f"stage{len(stages) + 1}"
         x = conv_bn(
             x, make_divisible(6 * x.shape[-1]), 1, f"{last}_block1_pointwise", source.convention, activation=outer

@@ -1,15 +1,16 @@
 """MobileOne: branches in training that fold into one convolution each (Vasu et al. 2022, arXiv 2206.04040).
 
-S0-S4 are table 7 of the paper and apple/ml-mobileone (mobileone.py), which the published weights belong to. Where they
-disagree the code is followed: the stem has min(64, 64 x width) filters, and one branch in every size.
-mu0-mu2 are our fit: their widths were never published, their counts were (table 13), and benchmarks/mobileone_micro.py
-shows the search. The paper's accuracies of them are not these networks'.
+S0-S4 are those of table 7 of the paper and of apple/ml-mobileone (mobileone.py), for which weights are published. Where
+the two disagree, we follow the code: the stem has min(64, 64 x width) filters, and one branch in every size.
+mu0-mu2 are our fit to their published counts (table 13), because their widths were never published;
+benchmarks/mobileone_micro.py shows the search. The paper's accuracies do not hold for these three.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import keras
-from keras import layers
+from keras import KerasTensor, layers
 
 from mobilenets_tf.conventions import PYTORCH, Convention
 from mobilenets_tf.conversion.reparameterization import reparameterize
@@ -40,7 +41,11 @@ SQUEEZE_RATIO = 1 / 16
 
 @dataclass(frozen=True)
 class MobileOneSize:
-    """Width multiplier of each stage, branches of each convolution, and how many last blocks of each stage have SE."""
+    """One network of the family.
+
+    widths: width multiplier of each stage. branches: of each convolution. squeezed: how many of the last blocks of each
+    stage have squeeze-and-excite.
+    """
 
     widths: tuple[float, float, float, float]
     branches: int = 1
@@ -61,7 +66,7 @@ SIZES = {
 
 
 def unit(
-    x,
+    x: KerasTensor,
     filters: int | None,
     kernel: int,
     name: str,
@@ -72,12 +77,12 @@ def unit(
     branches: int = 1,
     squeeze: bool = False,
     folded: bool = False,
-):
-    """One convolution of MobileOne (figure 3), depthwise if ``filters`` is None, with its ReLU.
+) -> KerasTensor:
+    """Apply one convolution of MobileOne (figure 3), depthwise if ``filters`` is None, and its ReLU.
 
-    In the training form the sum of ``branches`` convolutions, a 1x1 convolution where ``kernel`` is larger, and the
-    input where the shape stays, each with a BatchNorm of its own. ``folded`` is the inference form: one convolution
-    with a bias. The layer names say which branch is which, and ``reparameterize`` goes by them.
+    The training form is a sum of ``branches`` convolutions, of a 1x1 convolution if ``kernel`` is larger, and of the
+    input if the shape stays; each summand has its own BatchNorm. The inference form, ``folded``, is one convolution
+    with a bias. ``reparameterize`` recognises the branches by the layer names.
     """
     depthwise = filters is None
     padded, padding = pad(x, kernel, name, convention, stride, dilation)
@@ -98,8 +103,8 @@ def unit(
         for branch in (f"{name}_branch{number}" for number in range(1, branches + 1)):
             terms.append(normalise(convolution(padded, kernel, branch, stride, padding, dilation), branch))
         if kernel > 1:
-            # Sampled first: the gradient of a strided 1x1 convolution of three channels, the stem's, writes out of
-            # bounds in TensorFlow 2.21 (oneDNN).
+            # Pooling takes the stride: in TensorFlow 2.21 (oneDNN) the gradient of a strided 1x1 convolution of the
+            # stem's three channels writes out of bounds.
             sampled = layers.MaxPooling2D(1, stride, name=f"{name}_sample")(x) if stride > 1 else x
             terms.append(normalise(convolution(sampled, 1, f"{name}_scale", 1), f"{name}_scale"))
         if stride == 1 and filters in (None, x.shape[-1]):
@@ -140,7 +145,7 @@ def _builder(size: str, folded_figures: str, training_figures: str):
         # Weights of the training form are folded after they are loaded.
         folded = reparameterized and (weights is None or weights_are_folded)
         dilate = Dilator(output_stride)
-        form = {"convention": source.convention, "folded": folded}
+        form: dict[str, Any] = {"convention": source.convention, "folded": folded}
         inputs = x = image_input(input_shape)
         x = unit(x, min(64, int(64 * plan.widths[0])), 3, "stem", **form, **dilate(2))
         for stage, ((filters, blocks), width, squeezed) in enumerate(
@@ -148,7 +153,7 @@ def _builder(size: str, folded_figures: str, training_figures: str):
         ):
             for block in range(1, blocks + 1):
                 position = f"stage{stage}_block{block}"
-                options = {**form, "branches": branches, "squeeze": block > blocks - squeezed}
+                options: dict[str, Any] = {**form, "branches": branches, "squeeze": block > blocks - squeezed}
                 x = unit(x, None, 3, f"{position}_depthwise", **options, **dilate(2 if block == 1 else 1))
                 x = unit(x, int(filters * width), 1, f"{position}_project", **options)
         x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)

@@ -1,14 +1,14 @@
 """MobileViT: inverted residuals, and blocks that attend over the whole feature map.
 
-v3 (Wadekar and Chaurasia 2022, arXiv 2209.15159) in both of its kinds, on v1 (XXS, XS, S) and on v2 (0.5, 0.75, 1.0);
-and what it is measured against: v1 (Mehta and Rastegari 2021, arXiv 2110.02178), v2 (2022, arXiv 2206.02680).
-Tables and blocks are those of micronDLA/MobileViTv3 and apple/ml-cvnets, which the published weights belong to.
+There are three versions: v1 (Mehta and Rastegari 2021, arXiv 2110.02178; XXS, XS, S), v2 (2022, arXiv 2206.02680; 0.5,
+0.75, 1.0), and v3 (Wadekar and Chaurasia 2022, arXiv 2209.15159), which changes the blocks of v1 and of v2. Tables and
+blocks follow apple/ml-cvnets and micronDLA/MobileViTv3, for which weights are published.
 """
 
 from dataclasses import dataclass, replace
 
 import keras
-from keras import layers, ops
+from keras import KerasTensor, layers, ops
 
 from mobilenets_tf.conventions import PYTORCH, Convention
 from mobilenets_tf.errors import RequestError
@@ -33,12 +33,16 @@ HEADS = 4
 
 @dataclass(frozen=True)
 class MobileViTSize:
-    """One network.
+    """One network of the family.
 
-    filters: of the stem and the five stages. dims: transformer width in stages 3, 4, 5. expansion: of the inverted
-    residuals. stage2: blocks in it. head: filters of the last convolution; None for none. v2: separable attention.
-    v3: depthwise local convolution, the local feature fused instead of the input, a sum around the block.
-    dropout: in the transformer. classifier_dropout: before the classifier.
+    filters: of the stem and of the five stages.
+    dims: transformer width in stages 3, 4 and 5.
+    expansion: of the inverted residuals.
+    stage2: number of blocks in stage 2.
+    head: filters of the last convolution; None: there is none.
+    v2: separable attention.
+    v3: depthwise local convolution, fusion with the local feature instead of the input, a residual around the block.
+    dropout: share that training drops in the transformer; classifier_dropout: before the classifier.
     """
 
     filters: tuple[int, int, int, int, int, int]
@@ -54,9 +58,12 @@ class MobileViTSize:
 
 def _v2(width: float) -> MobileViTSize:
     stem = make_divisible(min(max(32 * width, 16), 64))
-    filters = (stem, make_divisible(64 * width, 16), *(make_divisible(c * width) for c in (128, 256, 384, 512)))
-    dims = tuple(make_divisible(c * width) for c in (128, 192, 256))
-    return MobileViTSize(filters, dims, 2, stage2=2, v2=True, classifier_dropout=0.0)
+    stage1 = make_divisible(64 * width, 16)
+    stage2, stage3, stage4, stage5 = (make_divisible(channels * width) for channels in (128, 256, 384, 512))
+    dim3, dim4, dim5 = (make_divisible(dim * width) for dim in (128, 192, 256))
+    return MobileViTSize(
+        (stem, stage1, stage2, stage3, stage4, stage5), (dim3, dim4, dim5), 2, stage2=2, v2=True, classifier_dropout=0.0
+    )
 
 
 _XXS = MobileViTSize((16, 16, 24, 48, 64, 80), (64, 80, 96), 2, head=320, dropout=0.05)
@@ -68,7 +75,8 @@ SIZES = {
     "mobilevit_xs": _XS,
     "mobilevit_s": _S,
     **{f"mobilevit_v2_{width}": size for width, size in _WIDTHS.items()},
-    # v3 widens stages 3 to 5 of v1; the last convolution is four times as wide, 960 at most (the paper prints 1280).
+    # v3 widens stages 3 to 5 of v1. The last convolution is four times as wide as stage 5, at most 960 (the paper
+    # prints 1280).
     "mobilevit_v3_xxs": replace(_XXS, filters=(16, 16, 24, 64, 80, 128), head=512, v3=True),
     "mobilevit_v3_xs": replace(_XS, filters=(16, 32, 48, 96, 160, 160), head=640, v3=True),
     "mobilevit_v3_s": replace(_S, filters=(16, 32, 64, 128, 256, 320), head=960, v3=True),
@@ -76,10 +84,12 @@ SIZES = {
 }
 
 
-def mobilevit_block(x, dim: int, depth: int, size: MobileViTSize, name: str, convention: Convention, dilation: int = 1):
-    """Local convolution, transformer over the patches, fusion with what is local.
+def mobilevit_block(
+    x: KerasTensor, dim: int, depth: int, size: MobileViTSize, name: str, convention: Convention, dilation: int = 1
+) -> KerasTensor:
+    """Apply a local convolution, a transformer over the patches, and the fusion of its output with local features.
 
-    (N, H, W, C) -> the same; with separable attention an odd side grows by one, as in the published code.
+    The shape stays (N, H, W, C), but with separable attention an odd side grows by one, as in the published code.
     """
     height, width, channels = x.shape[1:]
     even = height + height % 2, width + width % 2

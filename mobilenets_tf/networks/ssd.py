@@ -123,7 +123,7 @@ def SSD(
 def _extra(x, number: int, layout: HeadLayout, lite: bool):
     """Append map ``number`` of the extras, counted from 1: half the resolution of ``x``, or its mean."""
     name, (squeezed, filters) = f"ssd_extra{number}", layout.extras[number - 1]
-    options = {"convention": CONVENTION, "activation": layout.activation}
+    options: dict[str, Any] = {"convention": CONVENTION, "activation": layout.activation}
     if layout.pooled and number == len(layout.extras):
         x = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
         return activate(layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_conv")(x), layout.activation, name)

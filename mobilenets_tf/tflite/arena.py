@@ -1,6 +1,7 @@
-"""The arena: the memory in which LiteRT keeps a file's activations, in bytes."""
+"""Measure the arena: the memory in which LiteRT keeps a file's activations."""
 
 import math
+from collections.abc import Iterable
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
@@ -9,20 +10,22 @@ _ARENA_ALIGNMENT = 64  # bytes; kDefaultTensorAlignment in LiteRT
 
 
 def arena_bytes(content: bytes) -> int:
-    """The bytes of the arena in which LiteRT's own kernels keep a file's activations.
+    """Measure the bytes of the arena in which LiteRT's own kernels keep a file's activations.
 
-    It is the span of memory that the planner lays the main graph's tensors in, measured on an interpreter after
-    allocate_tensors, with one thread and without delegates: inputs (kept to the end), activations and the kernels'
-    scratch, such as im2col patches, each at a multiple of 64 bytes. Not in it: weights, which stay where the file is;
-    what kernels keep between calls (transposed or dequantised weights); tensors whose size only the run tells. This is
-    the figure to compare files by. With XNNPACK, the default on a phone, the ops that it takes over keep their tensors
-    in a workspace of XNNPACK's instead, which this does not see.
+    The arena is the span of memory in which the planner puts the main graph's tensors: inputs (kept to the end),
+    activations and the kernels' scratch memory, such as im2col patches, each at a multiple of 64 bytes. The span is
+    measured on an interpreter after allocate_tensors, with one thread and without delegates. Weights are not in the
+    arena: they stay in the file's memory. Neither are the buffers that kernels keep between calls (transposed or
+    dequantised weights), nor tensors whose size is known only in a run. Files are comparable by this figure. With
+    XNNPACK, the default on a phone, ops that XNNPACK takes over keep their tensors in a workspace of its own, which is
+    not measured here.
 
     Args:
-        content: a TFLite file. Its interpreter is native code: a file that is not trusted belongs in a ``Worker``.
+        content: a TFLite file's content. LiteRT's interpreter is native code: call this in a ``Worker`` for a file that
+            is not trusted.
 
     Raises:
-        RequestError: not a TFLite file, or not one that LiteRT can run.
+        RequestError: not a TFLite file, or a file that LiteRT cannot run.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -36,12 +39,12 @@ def arena_bytes(content: bytes) -> int:
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise RequestError(f"The model cannot be run: {str(error).splitlines()[0]}") from error
-    filled = {number for number, buffer in enumerate(tree.buffers) if buffer.data is not None and len(buffer.data)}
-    stored = {index for index, tensor in enumerate(tree.subgraphs[0].tensors) if tensor.buffer in filled}
+    buffers = {number for number, buffer in enumerate(tree.buffers) if buffer.data is not None and len(buffer.data)}
+    constants = {index for index, tensor in enumerate(tree.subgraphs[0].tensors) if tensor.buffer in buffers}
     places = {}
     for details in interpreter.get_tensor_details():  # the kernels' scratch tensors too, after those of the file
         index = details["index"]
-        if index not in stored:
+        if index not in constants:
             try:
                 view = interpreter.tensor(index)()
             except ValueError:  # no memory yet
@@ -51,13 +54,14 @@ def arena_bytes(content: bytes) -> int:
     return _span(places.values(), places[interpreter.get_input_details()[0]["index"]][0])
 
 
-def _span(places, within: int) -> int:
-    """The length of the gapless run of (start, end) addresses that has the address ``within`` in it.
+def _span(places: Iterable[tuple[int, int]], within: int) -> int:
+    """Measure the run of (start, end) addresses without gaps that contains the address ``within``.
 
-    The planner starts each tensor where another ends, rounded up to its alignment. Other blocks of memory (a second
-    arena holds what persists) lie further off: at least their allocator's header and the arena's own slack.
+    The planner starts each tensor where another ends, rounded up to its alignment. Other blocks of memory, such as a
+    second arena for persistent tensors, are further away, at least by the allocator's header and the arena's unused
+    end.
     """
-    runs = []
+    runs: list[list[int]] = []
     for start, end in sorted(places):
         if runs and start <= math.ceil(runs[-1][1] / _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT:
             runs[-1][1] = max(runs[-1][1], end)

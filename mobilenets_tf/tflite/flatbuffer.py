@@ -1,7 +1,9 @@
-"""TFLite files as objects: read, change, write. Everything here speaks the schema's own terms."""
+"""Read, change and write TFLite files as trees of the schema's own objects (``schema.ModelT`` and its parts)."""
 
 import copy
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -10,10 +12,11 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer_check
 
 IDENTIFIER = b"TFL3"
+Table = TypeVar("Table")  # one of the schema's objects
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 
 
-def read(content: bytes) -> "schema.ModelT":
+def read(content: bytes) -> schema.ModelT:
     """Read a TFLite file's content into the schema's object tree, after the checks of ``flatbuffer_check``.
 
     Tensor indices (``inputs``, ``outputs``) and shapes are lists of Python integers, empty where the file has none.
@@ -30,21 +33,21 @@ def read(content: bytes) -> "schema.ModelT":
     return model
 
 
-def write(model: "schema.ModelT") -> bytes:
-    """The file's content, without what edits have left behind; the model stays as it is.
+def write(model: schema.ModelT) -> bytes:
+    """Write a model to a file's content, without what edits have left behind. The model stays as it is.
 
-    Codes of ops that no operator has any more go, since readers may refuse what is listed, and so do the values of
-    constants that none reads.
+    Left out are the codes of ops that no operator uses, since readers may refuse a listed op, and the values of
+    constants that no operator reads.
     """
     import flatbuffers
 
-    kept = {entry.buffer for entry in model.metadata or ()}
+    buffers = {entry.buffer for entry in model.metadata or ()}
     for graph in model.subgraphs:
         used = {index for table in [graph, *graph.operators] for index in [*table.inputs, *table.outputs]}
-        kept |= {graph.tensors[index].buffer for index in used if index >= 0}
+        buffers |= {graph.tensors[index].buffer for index in used if index >= 0}
     codes = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
     lean = copy.copy(model)
-    lean.buffers = [buffer if index in kept else schema.BufferT() for index, buffer in enumerate(model.buffers)]
+    lean.buffers = [buffer if index in buffers else schema.BufferT() for index, buffer in enumerate(model.buffers)]
     lean.operatorCodes = [model.operatorCodes[index] for index in codes]
     lean.subgraphs = [
         with_fields(
@@ -57,10 +60,15 @@ def write(model: "schema.ModelT") -> bytes:
     return bytes(builder.Output())
 
 
-def part(model: "schema.ModelT", places: list[int], inputs: list[int], outputs: list[int]) -> bytes:
-    """The content of a file with some of a model's operators alone, by their places in the first graph.
+def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs: list[int]) -> bytes:
+    """Write a file with only some of a model's operators.
 
-    The tensors keep their numbers; those that no operator has any more are empty.
+    The tensors keep their indices; those that no operator uses are empty.
+
+    Args:
+        model: the whole model. It stays as it is.
+        places: the places of the operators in the first graph.
+        inputs, outputs: the indices of the new file's inputs and outputs.
     """
     graph = model.subgraphs[0]
     operators = [graph.operators[place] for place in places]
@@ -71,35 +79,35 @@ def part(model: "schema.ModelT", places: list[int], inputs: list[int], outputs: 
     return write(with_fields(model, subgraphs=[graph], signatureDefs=[]))
 
 
-def with_fields(table, **fields):
-    """A shallow copy of one of the schema's objects, with other values in some fields."""
+def with_fields(table: Table, **fields: object) -> Table:
+    """Make a shallow copy of one of the schema's objects, with other values in some fields."""
     table = copy.copy(table)
     vars(table).update(fields)
     return table
 
 
-def operator_name(model, operator) -> str:
-    """The op's name in the schema, such as "CONV_2D"; a custom op's own name."""
+def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """Give an operator's name in the schema, such as "CONV_2D"; for a custom op, its own name."""
     return code_name(model.operatorCodes[operator.opcodeIndex])
 
 
-def code_name(code) -> str:
-    """The name of the op that an entry of the model's ``operatorCodes`` stands for."""
+def code_name(code: schema.OperatorCodeT) -> str:
+    """Give the name of the op of an entry of the model's ``operatorCodes``."""
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     if number == schema.BuiltinOperator.CUSTOM:
         return (code.customCode or b"CUSTOM").decode()
     return _OPERATORS.get(number, f"BUILTIN_{number}")
 
 
-def operator_counts(model) -> dict[str, int]:
-    """How often each op occurs, the most frequent first."""
+def operator_counts(model: schema.ModelT) -> dict[str, int]:
+    """Count how often each op occurs, the most frequent first."""
     names = (operator_name(model, operator) for graph in model.subgraphs for operator in graph.operators)
     return dict(Counter(names).most_common())
 
 
-def float_operator_counts(model) -> dict[str, int]:
-    """How often each op occurs whose result is float32: in an integer file, what was left in float."""
-    counts = Counter()
+def float_operator_counts(model: schema.ModelT) -> dict[str, int]:
+    """Count the ops whose result is float32, other than DEQUANTIZE: in an integer file, those left in float."""
+    counts: Counter[str] = Counter()
     for graph in model.subgraphs:
         for operator in graph.operators:
             if any(graph.tensors[out].type == schema.TensorType.FLOAT32 for out in operator.outputs):
@@ -108,8 +116,8 @@ def float_operator_counts(model) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def constant(model, index: int) -> np.ndarray | None:
-    """The float32 values of a constant tensor, or None if the tensor is computed or of another type."""
+def constant(model: schema.ModelT, index: int) -> np.ndarray | None:
+    """Give the float32 values of a constant in the first graph; None if the tensor is computed or of another type."""
     tensor = model.subgraphs[0].tensors[index]
     data = model.buffers[tensor.buffer].data
     if index < 0 or data is None or len(data) == 0 or tensor.type != schema.TensorType.FLOAT32:
@@ -117,18 +125,24 @@ def constant(model, index: int) -> np.ndarray | None:
     return np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
 
 
-def replace_constant(model, operator, position: int, values: np.ndarray) -> None:
-    """Give one operator's constant input new float32 values.
+def replace_constant(model: schema.ModelT, operator: schema.OperatorT, position: int, values: np.ndarray) -> None:
+    """Give the constant input of one operator new float32 values.
 
-    The tensor and its buffer may serve other operators too (the converter merges equal ones), so both are made anew.
+    Other operators may read the same tensor or buffer (the converter merges equal ones), so both are made anew.
+
+    Args:
+        model: the model, which is changed.
+        operator: the operator.
+        position: of the constant among the operator's inputs.
+        values: the new values, of any shape.
     """
     name = model.subgraphs[0].tensors[operator.inputs[position]].name.decode()
     operator.inputs = list(operator.inputs)  # edits stay out of a shallow copy's list
     operator.inputs[position] = add_constant(model, name, values)
 
 
-def add_constant(model, name: str, values: np.ndarray) -> int:
-    """A new constant in the first graph, of the values' type (float64 becomes float32); its index."""
+def add_constant(model: schema.ModelT, name: str, values: np.ndarray) -> int:
+    """Add a constant of the values' type (float64 becomes float32) to the first graph; give its index."""
     values = np.ascontiguousarray(values)
     if values.dtype == np.float64:
         values = values.astype(np.float32)
@@ -140,8 +154,8 @@ def add_constant(model, name: str, values: np.ndarray) -> int:
     return index
 
 
-def add_tensor(model, name: str, shape, buffer: int = 0) -> int:
-    """A new float32 tensor in the first graph, computed unless it has a buffer; its index."""
+def add_tensor(model: schema.ModelT, name: str, shape: Iterable[int], buffer: int = 0) -> int:
+    """Add a float32 tensor to the first graph, a computed one unless it has a buffer; give its index."""
     tensor = schema.TensorT()
     tensor.name, tensor.shape, tensor.buffer = name.encode(), list(shape), buffer
     tensor.type = schema.TensorType.FLOAT32
@@ -149,10 +163,22 @@ def add_tensor(model, name: str, shape, buffer: int = 0) -> int:
     return len(model.subgraphs[0].tensors) - 1
 
 
-def make_operator(model, name: str, inputs: list[int], outputs: list[int], options=None, version: int = 1):
-    """A new operator of the first graph, which the caller puts in its place.
+def make_operator(
+    model: schema.ModelT,
+    name: str,
+    inputs: list[int],
+    outputs: list[int],
+    options: object | None = None,
+    version: int = 1,
+) -> schema.OperatorT:
+    """Make an operator, which the caller puts in its place in the graph.
 
-    options: a schema object. version: the least that has what is asked for, as TensorFlow's op_version.cc numbers them.
+    Args:
+        model: the model, whose list of op codes may be extended.
+        name: the op's name in the schema.
+        inputs, outputs: indices of tensors.
+        options: the schema's object for the op's options.
+        version: the least version of the op that has these types and options, as in TensorFlow's op_version.cc.
     """
     operator = _operator(model, name, getattr(schema.BuiltinOperator, name), inputs, outputs)
     code = model.operatorCodes[operator.opcodeIndex]
@@ -163,22 +189,35 @@ def make_operator(model, name: str, inputs: list[int], outputs: list[int], optio
     return operator
 
 
-def append_operator(model, label: str, name: str, inputs: list[int], shape, options=None, version: int = 1) -> int:
-    """Put a new operator with one float32 result behind those of the first graph; the result, called ``label``."""
+def append_operator(
+    model: schema.ModelT,
+    label: str,
+    name: str,
+    inputs: list[int],
+    shape: Iterable[int],
+    options: object | None = None,
+    version: int = 1,
+) -> int:
+    """Add an operator with one float32 result at the end of the first graph; give the index of the result.
+
+    label: the result's name. shape: of the result. The others are those of ``make_operator``.
+    """
     result = add_tensor(model, label, shape)
     model.subgraphs[0].operators.append(make_operator(model, name, inputs, [result], options, version))
     return result
 
 
-def make_custom_operator(model, name: str, inputs: list[int], outputs: list[int], options: bytes):
-    """A new operator that the schema does not know; ``options`` are for its kernel to read."""
+def make_custom_operator(
+    model: schema.ModelT, name: str, inputs: list[int], outputs: list[int], options: bytes
+) -> schema.OperatorT:
+    """Make an operator that is not in the schema; its kernel reads ``options``."""
     operator = _operator(model, name, schema.BuiltinOperator.CUSTOM, inputs, outputs)
     model.operatorCodes[operator.opcodeIndex].customCode = name.encode()
     operator.customOptions = np.frombuffer(options, np.uint8)
     return operator
 
 
-def _operator(model, name: str, number: int, inputs: list[int], outputs: list[int]):
+def _operator(model: schema.ModelT, name: str, number: int, inputs: list[int], outputs: list[int]) -> schema.OperatorT:
     names = [code_name(code) for code in model.operatorCodes]
     if name not in names:
         code = schema.OperatorCodeT()
@@ -199,7 +238,7 @@ class Graph:
     readers: tensor's index -> the operators that read it, in their order.
     """
 
-    def __init__(self, model: "schema.ModelT"):
+    def __init__(self, model: schema.ModelT):
         self.model = model
         self.writer: dict[int, schema.OperatorT] = {}
         self.readers: defaultdict[int, list[schema.OperatorT]] = defaultdict(list)
@@ -210,12 +249,12 @@ class Graph:
                 self.readers[index].append(operator)
 
     @property
-    def operators(self) -> "list[schema.OperatorT]":
+    def operators(self) -> list[schema.OperatorT]:
         """The operators, in the order in which they run; an operator's place is its number in this list."""
         return self.model.subgraphs[0].operators
 
     @property
-    def tensors(self) -> "list[schema.TensorT]":
+    def tensors(self) -> list[schema.TensorT]:
         """The tensors, by index."""
         return self.model.subgraphs[0].tensors
 
@@ -229,28 +268,28 @@ class Graph:
         """The indices of the tensors that the model gives."""
         return self.model.subgraphs[0].outputs
 
-    def name(self, operator: "schema.OperatorT") -> str:
+    def name(self, operator: schema.OperatorT) -> str:
         """Give an operator's name in the schema, such as "CONV_2D"."""
         return operator_name(self.model, operator)
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """A tensor's shape."""
+        """Give a tensor's shape."""
         return tuple(self.tensors[index].shape)
 
     def constant(self, index: int) -> np.ndarray | None:
-        """A constant's float32 values; None if the tensor is computed."""
+        """Give a constant's float32 values; None if the tensor is computed or of another type."""
         return constant(self.model, index)
 
     def integers(self, index: int) -> np.ndarray | None:
-        """A constant's int32 values, such as axes; None if the tensor is computed."""
+        """Give a constant's int32 values, such as axes; None if the tensor is computed or of another type."""
         tensor = self.tensors[index]
         data = self.model.buffers[tensor.buffer].data
         if data is None or len(data) == 0 or tensor.type != schema.TensorType.INT32:
             return None
         return np.frombuffer(bytes(data), np.int32)
 
-    def activations(self, indices) -> list[int]:
-        """Those of some tensors that are float32 and computed (or fed)."""
+    def activations(self, indices: Iterable[int]) -> list[int]:
+        """Select the tensors that are float32 and no constants: the computed ones and the model's inputs."""
         tensors = self.tensors
         return [
             index
@@ -259,12 +298,12 @@ class Graph:
         ]
 
     def is_output(self, index: int) -> bool:
-        """Whether the model gives this tensor out."""
+        """Tell whether a tensor is one of the model's outputs."""
         return index in self.outputs
 
 
-def set_signature(model, inputs: list[str], outputs: list[str]) -> None:
-    """Name the inputs and outputs, as tensors and in the one signature "serving_default"."""
+def set_signature(model: schema.ModelT, inputs: list[str], outputs: list[str]) -> None:
+    """Name the inputs and outputs, both the tensors and their entries in the only signature, "serving_default"."""
     graph = model.subgraphs[0]
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
@@ -279,8 +318,8 @@ def set_signature(model, inputs: list[str], outputs: list[str]) -> None:
     model.signatureDefs = [signature]
 
 
-def copy_signature(source, target) -> None:
-    """Carry the names of ``source``'s inputs and outputs over to a model that was made from it."""
+def copy_signature(source: schema.ModelT, target: schema.ModelT) -> None:
+    """Give a model that was made from ``source`` the names of its inputs and outputs."""
     (signature,) = source.signatureDefs
     by_tensor = {entry.tensorIndex: entry.name.decode() for entry in [*signature.inputs, *signature.outputs]}
     graph = source.subgraphs[0]

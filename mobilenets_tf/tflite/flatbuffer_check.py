@@ -1,23 +1,25 @@
-"""Is a TFLite file sound? What the schema's Python code does not ask before it reads, nor LiteRT before it runs.
+"""Check that a TFLite file is sound, as neither the schema's Python code does before reading nor LiteRT before running.
 
-``check_structure`` goes through the bytes before any object is made: each table, vector and string has to lie inside
-the file, and all together may take no more objects and text than a file of that size can hold. ``check_model`` goes
-through the objects: indices, shapes, data, scales, and the order in which tensors are written and read.
+``check_structure`` reads the bytes before any object is made: each table, vector and string must lie inside the file,
+and all together may have no more objects and text than a file of that size can hold. ``check_model`` checks the
+objects: indices, shapes, data, scales, and the order in which tensors are written and read.
 
 The rules of the format: flatbuffers.dev/internals; schema.fbs in google-ai-edge/LiteRT (tflite/converter/schema).
 """
 
 import math
 import struct
+from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from mobilenets_tf.errors import RequestError
 
-# Each table's fields in the order of their slots. A number is a scalar of so many bytes, [number] a vector of such,
-# a name a table, [name] a vector of tables, and "name?" a union, whose kind is told by the scalar before it. Tables
-# that are not here, most operators' options, have nothing but scalars.
+# Each table's fields in the order of their slots. A number is a scalar of so many bytes, [number] a vector of such
+# scalars, a name a table, [name] a vector of tables, and "name?" a union, whose kind is the scalar before it. Tables
+# that are not listed here, such as most operators' options, have only scalars.
 TABLES = {
     name: fields.split()
     for name, fields in {
@@ -69,6 +71,7 @@ _MEMBERS = {
     union: {code: name for name, code in vars(getattr(schema, union)).items() if isinstance(code, int)}
     for union in ("BuiltinOptions", "BuiltinOptions2", "QuantizationDetails", "SparseIndexVector")
 }
+Entry = TypeVar("Entry")
 _MOST_TABLES = 200_000  # a model of 1000 operators has some 12,000, and 200,000 take three seconds to read
 _MOST_SIDES = 32  # of a tensor; LiteRT's kernels know at most 8
 _MOST_BYTES = 2**31 - 1  # of a tensor that is computed; kernels count in 32 bits
@@ -81,17 +84,22 @@ _BITS = {
 _QUANTISED = {"INT2", "INT4", "UINT4", "INT8", "UINT8", "INT16", "INT32"}
 
 
-def tensor_bytes(type_name: str, shape) -> int | None:
-    """What a dense tensor takes; None for types whose values differ in length, or that are not known."""
+def tensor_bytes(type_name: str, shape: Iterable[int]) -> int | None:
+    """Compute the bytes of a dense tensor; None for a type that is not known or whose values differ in length.
+
+    Args:
+        type_name: the type's name in the schema, such as "INT8".
+        shape: plain integers, which do not overflow.
+    """
     bits = _BITS.get(type_name)
     return None if bits is None else math.ceil(math.prod(shape) * bits / 8)
 
 
 def check_structure(content: bytes) -> None:
-    """Refuse a file in which an offset leads outside, or that would take more memory than its size tells.
+    """Refuse a file in which an offset leads outside, or whose objects would take more memory than its size justifies.
 
     Raises:
-        RequestError: the reason.
+        RequestError: a damaged file; the reason is given.
     """
     walk = _Walk(content)
     try:
@@ -105,11 +113,12 @@ def _damaged(reason: str) -> RequestError:
 
 
 class _Walk:
-    """Reads a flatbuffer's offsets alone. Positions are of bytes from the start of the file."""
+    """Follows the offsets of a flatbuffer. Positions are in bytes from the start of the file."""
 
     def __init__(self, content: bytes):
         self._content, self._size = content, len(content)
-        self._layouts, self._tables, self._text, self._values = {}, 0, 0, 0
+        self._layouts: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._tables = self._text = self._values = 0
 
     def _numbers(self, form: str, at: int) -> tuple[int, ...]:
         if not 0 <= at <= self._size - struct.calcsize(form):
@@ -117,14 +126,14 @@ class _Walk:
         return struct.unpack_from(form, self._content, at)
 
     def target(self, at: int) -> int:
-        """Where the offset at a position leads."""
+        """Give the position to which the offset at a position leads."""
         target = at + self._numbers("<I", at)[0]
         if target == at or target % 4:
             raise _damaged("an offset in it leads to itself, or to no multiple of 4 bytes")
         return target
 
     def _layout(self, at: int) -> tuple[int, tuple[int, ...]]:
-        """A table's size in bytes, and where in it its fields are, 0 where they are left out."""
+        """Give a table's size in bytes, and the offsets of its fields in it; 0 for a field that is left out."""
         place = at - self._numbers("<i", at)[0]
         if place not in self._layouts:
             length, size = self._numbers("<HH", place)
@@ -137,7 +146,7 @@ class _Walk:
         return self._layouts[place]
 
     def table(self, at: int, name: str) -> None:
-        """Check a table and all that it refers to."""
+        """Check a table and everything to which it refers."""
         self._tables += 1
         if self._tables > _MOST_TABLES:
             raise _damaged(f"it has more than {_MOST_TABLES} parts")
@@ -152,7 +161,7 @@ class _Walk:
             if offset + (int(field) if field.isdigit() else 4) > size:
                 raise _damaged("a field in it lies outside its table")
             if field.isdigit():
-                kind = self._content[at + offset]  # of the union after it, if there is one
+                kind = self._content[at + offset]  # the kind of the union in the next field, if there is one
             elif field == "string":
                 self._string(self.target(at + offset))
             elif field[0] == "[":
@@ -169,7 +178,7 @@ class _Walk:
         if at + 4 + length * width > self._size:
             raise _damaged("a vector in it leads outside the file")
         if element.isdigit():
-            # Many tables may refer to one vector, and each would cost its length.
+            # Many tables may refer to one vector, and for each of them its length is read again.
             self._values += 4 + length * width
             if self._values > 2 * self._size:
                 raise _damaged("the same values are used by too many of its parts")
@@ -188,8 +197,8 @@ class _Walk:
         self._content[at + 4 : end].decode()
 
 
-def fill(model: "schema.ModelT") -> None:
-    """Put empty lists where a file leaves a list out, and nothing in buffer 0, which LiteRT takes for none.
+def fill(model: schema.ModelT) -> None:
+    """Put empty lists where a file leaves a list out, and no data in buffer 0, which to LiteRT means no buffer.
 
     Tensor indices and shapes become lists of Python integers.
     """
@@ -209,15 +218,15 @@ def _integers(values: np.ndarray | None) -> list[int]:
     return [] if values is None else values.tolist()
 
 
-def check_model(model: "schema.ModelT", size: int) -> None:
-    """Refuse a model that refers to what is not there, or that no interpreter could run as it stands.
+def check_model(model: schema.ModelT, size: int) -> None:
+    """Refuse a model with references to missing parts, or one that no interpreter could run.
 
     Args:
-        model: after ``fill``.
+        model: the model, after ``fill``.
         size: of the file, in bytes.
 
     Raises:
-        RequestError: the reason.
+        RequestError: a damaged file; the reason is given.
     """
     if model.version != 3:
         raise _damaged(f"its schema has version {model.version}; 3 is the one there is")
@@ -231,8 +240,8 @@ def check_model(model: "schema.ModelT", size: int) -> None:
     external, calls = {entry.id for entry in model.externalBuffers or ()}, {}
     for number, graph in enumerate(model.subgraphs):
         where = f"graph {number}, " if number else ""
-        sound = [_check_tensor(model, graph, index, external, where) for index in range(len(graph.tensors))]
-        calls[number] = _check_order(model, graph, sound, where)
+        has_value = [_check_tensor(model, graph, index, external, where) for index in range(len(graph.tensors))]
+        calls[number] = _check_order(model, graph, has_value, where)
     _refuse_recursion(calls)
     for signature in model.signatureDefs or ():
         graph = _in_range(signature.subgraphIndex, model.subgraphs, "signature: graph")
@@ -240,14 +249,14 @@ def check_model(model: "schema.ModelT", size: int) -> None:
             _in_range(entry.tensorIndex, graph.tensors, "signature: tensor")
 
 
-def _in_range(index: int, entries: list, what: str):
+def _in_range(index: int, entries: list[Entry], what: str) -> Entry:
     if not 0 <= index < len(entries):
         raise _damaged(f"{what} {index} is not one of the {len(entries)} that there are")
     return entries[index]
 
 
-def _check_tensor(model, graph, index: int, external: set[int], where: str) -> bool:
-    """Refuse a tensor that cannot be; whether it has a value before any operator runs."""
+def _check_tensor(model: schema.ModelT, graph: schema.SubGraphT, index: int, external: set[int], where: str) -> bool:
+    """Refuse an impossible tensor; tell whether a possible one has a value before any operator runs."""
     tensor = graph.tensors[index]
     what = f"{where}tensor {index}"
     if tensor.type not in TYPES:
@@ -279,7 +288,9 @@ def _check_tensor(model, graph, index: int, external: set[int], where: str) -> b
     return bool(stored or tensor.isVariable or tensor.externalBuffer or needed == 0)
 
 
-def _check_quantisation(parameters, type_name: str, shape: list[int], tensors: int, what: str) -> None:
+def _check_quantisation(
+    parameters: schema.QuantizationParametersT, type_name: str, shape: list[int], tensors: int, what: str
+) -> None:
     details = parameters.details
     for index in (getattr(details, "scales", -1), getattr(details, "zeroPoints", -1)):
         if not -1 <= index < tensors:
@@ -301,7 +312,7 @@ def _check_quantisation(parameters, type_name: str, shape: list[int], tensors: i
             raise _damaged(f"{what} has a zero point that {type_name} does not hold")
 
 
-def _check_sparsity(sparsity, rank: int, what: str) -> None:
+def _check_sparsity(sparsity: schema.SparsityParametersT, rank: int, what: str) -> None:
     order, blocks = _integers(sparsity.traversalOrder), _integers(sparsity.blockMap)
     if (
         sorted(order) != list(range(rank + len(blocks)))
@@ -311,16 +322,19 @@ def _check_sparsity(sparsity, rank: int, what: str) -> None:
         raise _damaged(f"{what} has no proper description of which values it leaves out")
 
 
-def _check_order(model, graph, sound: list[bool], where: str) -> set[int]:
-    """Refuse operators that read what nothing has written, and the like; the graphs that this one calls."""
+def _check_order(model: schema.ModelT, graph: schema.SubGraphT, has_value: list[bool], where: str) -> set[int]:
+    """Refuse operators that read a tensor before it is written, or write one twice. Give the graphs that are called.
+
+    has_value: for each tensor, whether it has a value before any operator runs.
+    """
     tensors, called = graph.tensors, set()
     for what in ("inputs", "outputs"):
         for index in getattr(graph, what):
             _in_range(index, tensors, f"{where}{what}: tensor")
     for index in graph.inputs:
-        if sound[index] and not tensors[index].isVariable and 0 not in tensors[index].shape:
+        if has_value[index] and not tensors[index].isVariable and 0 not in tensors[index].shape:
             raise _damaged(f"{where}input tensor {index} has values in the file")
-    written = {index for index, has_value in enumerate(sound) if has_value}.union(graph.inputs)
+    written = {index for index, known in enumerate(has_value) if known}.union(graph.inputs)
     for number, operator in enumerate(graph.operators):
         what = f"{where}operator {number}"
         _in_range(operator.opcodeIndex, model.operatorCodes, f"{what}: code")
@@ -351,8 +365,8 @@ def _check_order(model, graph, sound: list[bool], where: str) -> set[int]:
 
 
 def _refuse_recursion(calls: dict[int, set[int]]) -> None:
-    """Refuse graphs that call themselves, by whatever way."""
-    callers = {graph: [] for graph in calls}
+    """Refuse graphs that call themselves, directly or through others."""
+    callers: dict[int, list[int]] = {graph: [] for graph in calls}
     for graph, called in calls.items():
         for other in called:
             callers[other].append(graph)

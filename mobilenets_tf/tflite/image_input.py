@@ -1,9 +1,9 @@
-"""In which form a TFLite file takes its picture: normalised, or as the bytes 0-255 that a camera gives.
+"""The form in which a TFLite file takes its image: normalised, or as bytes 0-255 as a camera gives them.
 
-MediaPipe and the TFLite Task Library normalise with one mean and one standard deviation, and feed a uint8 input with
-pixels as they are. So a file takes either (pixel - mean) / std with one of each, or uint8. What the network wants
-beyond that, such as a mean for each channel, is done by the file's own graph: ``renormalised`` puts it in front, and
-``input_fold`` takes it into the first convolution.
+MediaPipe and the TFLite Task Library normalise with one mean and one standard deviation, or pass pixels unchanged to a
+uint8 input. So a file takes either (pixel - mean) / std with one mean and one std, or uint8. Where the network was
+trained with another normalisation, such as a mean for each channel, the file's own graph does the rest:
+``renormalised`` puts it before the network, and ``input_fold`` folds it into the first convolution.
 """
 
 from dataclasses import dataclass, replace
@@ -21,13 +21,13 @@ FORMS = ("normalised", "uint8")
 
 @dataclass(frozen=True)
 class ImageInput:
-    """How a file takes its picture.
+    """How a file takes its image.
 
-    wanted: how pixels become what the network was trained with.
+    wanted: the preprocessing with which the network was trained.
     form: "normalised" or "uint8".
 
     Raises:
-        RequestError: no such form.
+        RequestError: no such form; the message has the nearest one.
     """
 
     wanted: Preprocessing
@@ -38,11 +38,11 @@ class ImageInput:
 
     @property
     def given(self) -> Preprocessing:
-        """How pixels become the values that the graph begins with.
+        """The preprocessing from pixels to the values with which the graph begins.
 
-        With "uint8" these are the bytes less a whole zero point, times a scale; the file's first op makes them. With
-        "normalised" the application does, and where the network wants more than one mean and one standard deviation
-        they are 128 and 128, at which every pixel has an 8-bit level of its own.
+        With "uint8" the file's first op computes it: the bytes minus a whole zero point, times a scale. With
+        "normalised" the application computes it. Where the network was trained with a mean or a standard deviation for
+        each channel, both are 128 here, at which every pixel value has an 8-bit level of its own.
         """
         wanted = self.wanted
         if self.form == "uint8":
@@ -52,29 +52,48 @@ class ImageInput:
         return wanted if alike else replace(wanted, mean=(128.0,) * 3, std=(128.0,) * 3)
 
     def begin(self, content: bytes, folded: bool = True) -> bytes:
-        """A float file's content that takes what is ``given`` instead of what the network ``wanted``.
+        """Let a float file take images normalised as in ``given`` instead of ``wanted``.
 
-        folded: with the normalisation in the first convolution, to float32 rounding; quantisation does that by itself.
+        Args:
+            content: the float file's content.
+            folded: fold the difference into the first convolution, exact to float32 rounding. Quantisation folds by
+                itself.
+
+        Returns:
+            The new file's content.
         """
         content = renormalised(content, self.wanted, self.given)
         return fold_input(content, half_level=0.0) if folded else content
 
     def finish(self, content: bytes) -> bytes:
-        """The content of the file that an application gets."""
+        """Make the file for the application of a float or quantised file: with "uint8", its inputs and outputs change.
+
+        content: the file's content; its input is float32 or int8, normalised as in ``given``.
+        """
         return with_byte_ends(content, self.given) if self.form == "uint8" else content
 
 
 def check(form: str) -> None:
-    """
+    """Check the name of a form.
+
     Raises:
-        RequestError: no such form.
+        RequestError: no such form; the message has the nearest one.
     """
     if form not in FORMS:
         raise unknown("input", form, FORMS)
 
 
 def renormalised(content: bytes, wanted: Preprocessing, given: Preprocessing) -> bytes:
-    """A float file's content with what it takes from the pixels as ``given`` to ``wanted`` in front of it."""
+    """Put a MUL and an ADD at the beginning of a float file that turn images normalised as ``given`` into ``wanted``.
+
+    Args:
+        content: the float file's content.
+        wanted: the preprocessing that the file's graph needs.
+        given: the preprocessing of the new file's input.
+
+    Returns:
+        The new file's content.
+    """
     factor = np.divide(given.std, wanted.std)
     term = (np.subtract(given.mean, wanted.mean)) / wanted.std
     if np.all(factor == 1) and np.all(term == 0):
@@ -98,10 +117,17 @@ def renormalised(content: bytes, wanted: Preprocessing, given: Preprocessing) ->
 
 
 def with_byte_ends(content: bytes, given: Preprocessing) -> bytes:
-    """A file's content, float or quantised, with its input made uint8: pixels as they are. int8 outputs become
-    uint8 too, since MediaPipe takes no int8 at either end.
+    """Make the input of a float or quantised file uint8, so that it takes pixels unchanged.
 
-    given: how the input was normalised: the scale is 1 / std, the zero point the mean, a whole number.
+    int8 outputs become uint8 too: MediaPipe knows no int8 inputs or outputs.
+
+    Args:
+        content: the file's content.
+        given: how the file's input was normalised, with one std and one whole mean: the new input has the scale
+            1 / std and the mean as zero point.
+
+    Returns:
+        The new file's content.
     """
     tree = flatbuffer.read(content)
     graph = flatbuffer.Graph(tree)
@@ -135,7 +161,8 @@ def with_byte_ends(content: bytes, given: Preprocessing) -> bytes:
     return flatbuffer.write(tree)
 
 
-def _shift_outputs(tree) -> None:
+def _shift_outputs(tree: schema.ModelT) -> None:
+    """Let a QUANTIZE turn each int8 output into uint8."""
     graph = tree.subgraphs[0]
     outputs = []
     for index in graph.outputs:
@@ -152,5 +179,5 @@ def _shift_outputs(tree) -> None:
     graph.outputs = outputs
 
 
-def _type(graph: flatbuffer.Graph, operator) -> int:
+def _type(graph: flatbuffer.Graph, operator: schema.OperatorT) -> int:
     return graph.tensors[operator.outputs[0]].type

@@ -1,10 +1,10 @@
-"""Take a normalisation at the model's input into the first convolution, so that it costs nothing.
+"""Fold a normalisation at the model's input into the first convolution, so that it costs nothing.
 
-x * factor + term, a value for each channel, becomes part of weights and bias. Only at the border is that not the same:
-there the convolution pads with zeros, which stood for 0 behind the normalisation and stand for another picture in front
-of it. Where that picture is zero to within half a level of the input, as with a mean of 127.5 stored as 127 or 128, the
-integers cannot tell; elsewhere, as with a mean for each channel, and in float, its values are put around the input by
-two concatenations, which copy and do not compute.
+x * factor + term, with one factor and one term for each channel, becomes part of weights and bias. The border of the
+image needs care: a convolution pads with zeros. Before the fold, these are zeros of the normalised image; after the
+fold, they are pixels of another colour. The right padding is -term / factor. Where that is zero to within half a level
+of the input, as with a mean of 127.5 stored as 127 or 128, integers cannot show the difference. Elsewhere, as with a
+mean for each channel, and in float files, two concatenations put the right values around the input; they only copy.
 """
 
 import numpy as np
@@ -13,14 +13,18 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.lean import channel_affine
 
-# Op -> the axis of its weights that has the input channels; a depthwise one's outputs stand in groups, one an input.
 _CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
 def fold_input(model: bytes, half_level: float) -> bytes:
-    """A float model of the same function without a MUL and an ADD with constants between its input and a convolution.
+    """Remove MULs and ADDs with constants between a model's input and the first convolution.
 
-    half_level: padding may be off by that much, in the input's own units; 0 for not at all.
+    Args:
+        model: the float file's content.
+        half_level: by how much the padding may be wrong, in units of the input; 0 for not at all.
+
+    Returns:
+        The content of a file of the same function; ``model`` itself if there is nothing to fold.
     """
     tree = flatbuffer.read(model)
     graph = flatbuffer.Graph(tree)
@@ -47,12 +51,12 @@ def fold_input(model: bytes, half_level: float) -> bytes:
     if pad is not None and reader.builtinOptions.padding != schema.Padding.VALID:
         return model
     margins = _margins(graph, reader, pad, graph.shape(source))
-    border = -term / factor  # what the convolution is to see around the picture
+    border = -term / factor  # the right padding around the image
     operators = [operator for operator in graph.operators if operator not in dropped]
     if np.abs(border).max() <= 1.001 * half_level or not any(map(any, margins)):
         _feed(pad or reader, source)
     else:
-        around = _surrounded(tree, source, margins, border)
+        around = _surround(tree, source, margins, border)
         operators = [*around, *(operator for operator in operators if operator is not pad)]
         _feed(reader, around[-1].outputs[0])
         reader.builtinOptions = flatbuffer.with_fields(reader.builtinOptions, padding=schema.Padding.VALID)
@@ -65,27 +69,31 @@ def fold_input(model: bytes, half_level: float) -> bytes:
     return flatbuffer.write(tree)
 
 
-def _feed(operator, index: int) -> None:
+def _feed(operator: schema.OperatorT, index: int) -> None:
+    """Let an operator read a tensor as its data."""
     operator.inputs = [index, *operator.inputs[1:]]
 
 
-def _only_reader(graph: flatbuffer.Graph, index: int):
+def _only_reader(graph: flatbuffer.Graph, index: int) -> schema.OperatorT | None:
     readers = graph.readers[index]
     return readers[0] if len(readers) == 1 and not graph.is_output(index) else None
 
 
-def _pads_sides_alone(graph: flatbuffer.Graph, operator) -> bool:
-    paddings = graph.integers(operator.inputs[1]).reshape(-1, 2)
+def _pads_sides_alone(graph: flatbuffer.Graph, operator: schema.OperatorT) -> bool:
+    """Whether a PAD adds to rows and columns only."""
+    paddings = np.asarray(graph.integers(operator.inputs[1])).reshape(-1, 2)
     return not paddings[[0, -1]].any()
 
 
-def _margins(graph: flatbuffer.Graph, convolution, pad, shape) -> list[tuple[int, int]]:
-    """(before, behind) the picture's rows and columns, as far as the convolution reads them."""
+def _margins(
+    graph: flatbuffer.Graph, convolution: schema.OperatorT, pad: schema.OperatorT | None, shape: tuple[int, ...]
+) -> list[tuple[int, int]]:
+    """Compute how many rows, and how many columns, the convolution reads before and behind the image."""
     options = convolution.builtinOptions
     weights = graph.shape(convolution.inputs[1])
     results = graph.shape(convolution.outputs[0])
     strides, dilations = (options.strideH, options.strideW), (options.dilationHFactor, options.dilationWFactor)
-    before = [0, 0] if pad is None else graph.integers(pad.inputs[1]).reshape(-1, 2)[1:3, 0].tolist()
+    before = [0, 0] if pad is None else np.asarray(graph.integers(pad.inputs[1])).reshape(-1, 2)[1:3, 0].tolist()
     margins = []
     for axis in (0, 1):
         read = (results[1 + axis] - 1) * strides[axis] + (weights[1 + axis] - 1) * dilations[axis] + 1
@@ -95,10 +103,12 @@ def _margins(graph: flatbuffer.Graph, convolution, pad, shape) -> list[tuple[int
     return margins
 
 
-def _surrounded(tree, source: int, margins: list[tuple[int, int]], border: np.ndarray) -> list:
-    """The operators that put a border of constant values, one a channel, around a picture: columns first, then rows."""
+def _surround(
+    tree: schema.ModelT, source: int, margins: list[tuple[int, int]], border: np.ndarray
+) -> list[schema.OperatorT]:
+    """Make the operators that put a border of one constant value a channel around an image: columns, then rows."""
     tensors = tree.subgraphs[0].tensors
-    name, last, made = tensors[source].name.decode(), source, []
+    name, last, operators = tensors[source].name.decode(), source, []
     for axis in (2, 1):
         shape = list(tensors[last].shape)
         sides = [
@@ -117,6 +127,7 @@ def _surrounded(tree, source: int, margins: list[tuple[int, int]], border: np.nd
         options = schema.ConcatenationOptionsT()
         options.axis = axis
         result = flatbuffer.add_tensor(tree, f"{name}/bordered{axis}", shape)
-        made.append(flatbuffer.make_operator(tree, "CONCATENATION", [*sides[0], last, *sides[1]], [result], options))
+        parts = [*sides[0], last, *sides[1]]
+        operators.append(flatbuffer.make_operator(tree, "CONCATENATION", parts, [result], options))
         last = result
-    return made
+    return operators

@@ -1,10 +1,11 @@
-"""Rewrites of a float TFLite graph that leave its outputs as they are and its ops fewer.
+"""Rewrite a float TFLite graph so that it has fewer ops and the same outputs.
 
 ``fold_affines`` pushes constant factors and terms (a normalisation's gamma and beta, the 1/6 of hard-swish and
-hard-sigmoid) forward into the weights of the layers that read them. ``split_convolutions`` makes a convolution whose
-channels are split into one for each part.
+hard-sigmoid) forward into the weights of the layers that read them. ``split_convolutions`` replaces a convolution whose
+channels are then split by one convolution for each part.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,21 +13,24 @@ import numpy as np
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
-# What moves or pools positions and leaves the channels as they are.
+# Ops that move or pool positions and leave the channels as they are.
 _PASSES = {"RESHAPE", "TRANSPOSE", "RESIZE_BILINEAR", "MEAN"}
 
 
 def lean(model: bytes) -> bytes:
-    """Both rewrites."""
+    """Apply both rewrites to a float file's content."""
     tree = flatbuffer.read(model)
     split_convolutions(tree)
     fold_affines(tree)
     return flatbuffer.write(tree)
 
 
-def fold_affines(tree) -> None:
-    """Take a MUL or ADD with a constant of one value a channel into the weights that follow, where all of them can."""
-    # Backwards, so that in "x * gamma + beta" the term goes first and the factor finds the weights right behind it.
+def fold_affines(tree: schema.ModelT) -> None:
+    """Fold a MUL or ADD with a constant of one value a channel into the weights of all layers that read its result.
+
+    Where one of the readers has no weights that can take the constant, the op stays.
+    """
+    # Backwards: in "x * gamma + beta" the term is folded first, and the weights are then right behind the factor.
     for operator in list(reversed(tree.subgraphs[0].operators)):
         graph = flatbuffer.Graph(tree)
         step = channel_affine(graph, operator)
@@ -77,24 +81,30 @@ def channel_affine(graph: flatbuffer.Graph, operator: schema.OperatorT) -> Chann
 
 
 class _Push:
-    """Where a scale and shift would end up; ``edits`` put them there."""
+    """Follows a scale and a shift forward to the weights that can take them.
 
-    def __init__(self, graph):
-        self._graph, self.edits, self._scaled, self._products = graph, [], set(), []
+    edits: functions that change these weights; to be called when all readers can take the scale and the shift.
+    """
+
+    def __init__(self, graph: flatbuffer.Graph):
+        self._graph = graph
+        self.edits: list[Callable[[], None]] = []
+        self._scaled: set[int] = set()
+        self._products: list[schema.OperatorT] = []
 
     def is_linear(self) -> bool:
-        """Whether no product has got the scale from both sides."""
+        """Whether no product gets the scale from both of its factors."""
         return all(sum(index in self._scaled for index in product.inputs) == 1 for product in self._products)
 
     def through(self, index: int, scale: np.ndarray, shift: np.ndarray) -> bool:
-        """Whether everything that reads a tensor can take ``tensor * scale + shift`` in its stead."""
+        """Whether all readers of a tensor can read ``tensor * scale + shift`` in its place, with other weights."""
         graph = self._graph
         if graph.is_output(index) or not graph.readers[index]:
             return False
         self._scaled.add(index)
         return all(self._into(reader, index, scale, shift) for reader in graph.readers[index])
 
-    def _into(self, reader, index: int, scale, shift) -> bool:
+    def _into(self, reader: schema.OperatorT, index: int, scale: np.ndarray, shift: np.ndarray) -> bool:
         graph, name = self._graph, self._graph.name(reader)
         inputs, channels = reader.inputs, len(scale)
         if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
@@ -125,10 +135,10 @@ class _Push:
             return graph.shape(out)[-1] == channels and self.through(out, scale, shift)
         return False
 
-    def _into_other_term(self, add, index: int, scale) -> bool:
+    def _into_other_term(self, add: schema.OperatorT, index: int, scale: np.ndarray) -> bool:
         """Whether the other term of a sum can be divided by the scale: x s + y = s (x + y / s).
 
-        It can if a convolution without activation writes it for this sum alone.
+        It can if a convolution without activation writes that term, and only this sum reads it.
         """
         graph = self._graph
         others = [other for other in add.inputs if other != index]
@@ -137,12 +147,12 @@ class _Push:
             return False
         weights, bias = (graph.constant(i) for i in writer.inputs[1:3])
         alone = len(graph.readers[others[0]]) == 1 and not graph.is_output(others[0])
-        # Far apart, the scales would leave the sum's channels with ranges that no common int8 scale fits.
+        # Scales that differ much would give the sum's channels ranges for which no common int8 scale is good.
         uneven = np.abs(scale).min() < np.abs(scale).max() / 16
         if not alone or weights is None or bias is None or len(weights) != len(scale) or uneven:
             return False
 
-        def edit():  # reads them anew: another edit may have changed them
+        def edit() -> None:  # reads the weights anew: another edit may have changed them
             weights, bias = (graph.constant(i) for i in writer.inputs[1:3])
             flatbuffer.replace_constant(graph.model, writer, 1, weights / scale[:, None, None, None])
             flatbuffer.replace_constant(graph.model, writer, 2, bias / scale)
@@ -150,7 +160,7 @@ class _Push:
         self.edits.append(edit)
         return True
 
-    def _into_weights(self, reader, name: str, scale, shift) -> bool:
+    def _into_weights(self, reader: schema.OperatorT, name: str, scale: np.ndarray, shift: np.ndarray) -> bool:
         graph, inputs = self._graph, reader.inputs
         weights = graph.constant(inputs[1])
         if weights is None:
@@ -161,12 +171,12 @@ class _Push:
             return False
         taps = weights.shape[1] * weights.shape[2] if weights.ndim == 4 else 1
         if shift.any() and taps > 1 and reader.builtinOptions.padding == schema.Padding.SAME:
-            return False  # at the border the padding, which is zero, would have to be shifted too
+            return False  # the padding at the border, which is zero, would have to be shifted too
         bias = graph.constant(inputs[2]) if len(inputs) > 2 and inputs[2] >= 0 else None
         if shift.any() and bias is None:
             return False
 
-        def edit():
+        def edit() -> None:
             weights = graph.constant(reader.inputs[1])
             flatbuffer.replace_constant(graph.model, reader, 1, weights * scale)
             if shift.any():
@@ -178,8 +188,10 @@ class _Push:
         return True
 
 
-def split_convolutions(tree) -> None:
-    """A convolution read by a split of its channels alone becomes one convolution a part: nothing is copied then."""
+def split_convolutions(tree: schema.ModelT) -> None:
+    """Replace a convolution that only a split of its channels reads by one convolution for each part, which saves the
+    copies.
+    """
     graph = flatbuffer.Graph(tree)
     for split in list(tree.subgraphs[0].operators):
         if graph.name(split) != "SPLIT_V":
@@ -190,21 +202,23 @@ def split_convolutions(tree) -> None:
             continue
         sizes = [graph.shape(out)[-1] for out in split.outputs]
         weights, bias = (graph.constant(index) for index in convolution.inputs[1:3])
-        grouped = weights is None or weights.shape[-1] != graph.shape(convolution.inputs[0])[-1]
-        if grouped or graph.is_output(source) or sum(sizes) != graph.shape(source)[-1] or bias is None:
+        if weights is None or bias is None:
+            continue
+        grouped = weights.shape[-1] != graph.shape(convolution.inputs[0])[-1]
+        if grouped or graph.is_output(source) or sum(sizes) != graph.shape(source)[-1]:
             continue
         operators = tree.subgraphs[0].operators
         ends = np.cumsum(sizes)
         parts = []
         for out, end, size in zip(split.outputs, ends, sizes, strict=True):
-            # Called after the convolution's, which say which layer they are of.
+            # Named as the convolution's constants, whose names tell the layer.
             tensors = [
                 flatbuffer.add_constant(tree, graph.tensors[index].name.decode(), values[end - size : end])
                 for index, values in zip(convolution.inputs[1:3], (weights, bias), strict=True)
             ]
             data = convolution.inputs[0]
             parts.append(flatbuffer.make_operator(tree, "CONV_2D", [data, *tensors], [out], convolution.builtinOptions))
-        # At the convolution's place, in front of every reader of the parts.
+        # At the convolution's place, before every reader of the parts.
         place = next(i for i, operator in enumerate(operators) if operator is convolution)
         operators.remove(split)
         operators[place : place + 1] = parts

@@ -1,6 +1,7 @@
-"""A TFLite file's operators as rules and counts want them: with their tensors, names and constants at hand."""
+"""A TFLite file's operators as ``Call``s, with their tensors, names and constants, for delegates' rules and counts."""
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -8,14 +9,19 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.flatbuffer_check import TYPES
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
 class Tensor:
-    """What rules see of a tensor.
+    """A tensor of a file.
 
-    type: in lower case, as in NumPy. constant: its values are in the file. unpacked: they are computed from constants
-    alone, by a DEQUANTIZE or a DENSIFY, as converters write half-precision and sparse weights.
-    scales, zero_points, axis: empty where the tensor is not quantised. data: the bytes of a constant.
+    type: in lower case, as in NumPy.
+    constant: whether the values are in the file.
+    scales, zero_points, axis: of its quantisation; empty where the tensor is not quantised.
+    data: the bytes of a constant. sparse: whether they are stored without zeros.
+    unpacked: whether a DEQUANTIZE or a DENSIFY computes the values from constants, as converters write half-precision
+        and sparse weights.
     """
 
     index: int
@@ -32,11 +38,11 @@ class Tensor:
 
     @property
     def known(self) -> bool:
-        """Whether its values do not depend on the model's input."""
+        """Whether the values do not depend on the model's input."""
         return self.constant or self.unpacked
 
     def integers(self) -> list[int]:
-        """A constant's values, of int32 or int64; empty for all other tensors."""
+        """Give the values of an int32 or int64 constant; an empty list for all other tensors."""
         if not self.constant or self.data is None or self.type not in ("int32", "int64"):
             return []
         return np.frombuffer(self.data.tobytes(), self.type).tolist()
@@ -44,7 +50,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Call:
-    """What rules see of an operator. An optional input that is left out is None."""
+    """An operator of a file. An optional input that is left out is None."""
 
     place: int
     name: str
@@ -54,39 +60,39 @@ class Call:
     options: object
     custom: bool = False
 
-    def option(self, name: str, default=0):
-        """A field of its options; ``default`` where the file has none."""
+    def option(self, name: str, default: Value = 0) -> Value:
+        """Give a field of the operator's options; ``default`` where the file has no such field."""
         return getattr(self.options, name, default)
 
     def input(self, position: int) -> Tensor | None:
-        """An input, or None if there are fewer."""
+        """Give an input, or None if there are fewer inputs."""
         return self.inputs[position] if position < len(self.inputs) else None
 
 
-def calls(model, number: int = 0) -> list[Call]:
-    """The operators of one of a model's graphs, in the order in which they run."""
-    graph, known = model.subgraphs[number], tensors(model, number)
-    found = []
+def calls(model: schema.ModelT, number: int = 0) -> list[Call]:
+    """List the operators of one of a model's graphs, in the order in which they run."""
+    graph, every = model.subgraphs[number], tensors(model, number)
+    operators = []
     for place, operator in enumerate(graph.operators):
         code = model.operatorCodes[operator.opcodeIndex]
-        inputs = tuple(known[i] if i >= 0 else None for i in operator.inputs)
+        inputs = tuple(every[i] if i >= 0 else None for i in operator.inputs)
         name = flatbuffer.code_name(code)
         if name in ("DEQUANTIZE", "DENSIFY") and len(inputs) == 1 and inputs[0] is not None and inputs[0].known:
             for index in operator.outputs:
-                known[index] = replace(known[index], unpacked=True, sparse=inputs[0].sparse)
-        outputs = tuple(known[i] for i in operator.outputs)
+                every[index] = replace(every[index], unpacked=True, sparse=inputs[0].sparse)
+        outputs = tuple(every[i] for i in operator.outputs)
         options = operator.builtinOptions if operator.builtinOptions is not None else operator.builtinOptions2
         custom = max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.CUSTOM
-        found.append(Call(place, name, code.version, inputs, outputs, options, custom))
-    return found
+        operators.append(Call(place, name, code.version, inputs, outputs, options, custom))
+    return operators
 
 
-def tensors(model, number: int = 0) -> list[Tensor]:
-    """The tensors of one of a model's graphs, by their indices."""
+def tensors(model: schema.ModelT, number: int = 0) -> list[Tensor]:
+    """List the tensors of one of a model's graphs, by their indices."""
     return [_tensor(model, index, tensor) for index, tensor in enumerate(model.subgraphs[number].tensors)]
 
 
-def _tensor(model, index: int, tensor) -> Tensor:
+def _tensor(model: schema.ModelT, index: int, tensor: schema.TensorT) -> Tensor:
     parameters, buffer = tensor.quantization, model.buffers[tensor.buffer] if tensor.buffer else None
     data = None if buffer is None or buffer.data is None or not len(buffer.data) else buffer.data
     stored = data is not None or bool(buffer and buffer.offset > 1 and buffer.size) or bool(tensor.externalBuffer)

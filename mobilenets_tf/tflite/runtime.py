@@ -3,29 +3,33 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
 
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
+
 
 class Runner:
     """A loaded TFLite model that takes and gives float arrays, whatever the file's own types are.
 
-    Quantised inputs are quantised with the file's scale and zero point, but for arrays that have the input's type
-    already; quantised outputs are given back as real values.
+    Arrays are quantised with the input's scale and zero point, unless they have the input's type already; quantised
+    outputs are returned as real values.
 
     Args:
         model: the file's path or content.
-        threads: how many LiteRT uses.
-        trusted: leave out the check for damage, for content that was just made here.
+        threads: how many threads LiteRT uses.
+        trusted: leave out the check for damage, for content that this process has just made.
 
     Raises:
         RequestError: no such file, or not a TFLite file that LiteRT can run.
     """
 
-    def __init__(self, model, threads: int = 2, trusted: bool = False):
+    def __init__(self, model: str | Path | bytes, threads: int = 2, trusted: bool = False):
         from ai_edge_litert.interpreter import Interpreter
 
         label = "The model"
@@ -54,20 +58,39 @@ class Runner:
         """LiteRT's details of each output."""
         return self._outputs
 
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each input without its batch axis."""
+        return [tuple(details["shape"][1:].tolist()) for details in self._inputs]
+
+    @property
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each output without its batch axis."""
+        return [tuple(details["shape"][1:].tolist()) for details in self._outputs]
+
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        """One array an input, of the input's shape with or without the leading 1 -> one float array an output.
+        """Run the model.
+
+        Args:
+            arrays: one for each input, of the input's shape with or without the leading 1.
+
+        Returns:
+            One float32 array for each output.
 
         Raises:
-            RequestError: a shape that the file does not take.
+            RequestError: an array of another shape.
         """
         self.invoke(*arrays)
         return [_dequantise(self._interpreter.get_tensor(o["index"]), o) for o in self._outputs]
 
     def invoke(self, *arrays: np.ndarray) -> None:
-        """Run without reading the outputs; ``raw`` then shows any tensor.
+        """Run the model without reading the outputs; ``raw`` then gives any tensor.
+
+        Args:
+            arrays: as for a call.
 
         Raises:
-            RequestError: a shape that the file does not take.
+            RequestError: an array of another shape.
         """
         for details, array in zip(self._inputs, arrays, strict=True):
             shape = tuple(details["shape"].tolist())
@@ -78,23 +101,23 @@ class Runner:
         self._interpreter.invoke()
 
     def raw(self, index: int) -> np.ndarray:
-        """A view of a tensor's memory; valid until the next call, and not to be kept."""
+        """Give a view of a tensor's memory, which is valid only until the next call."""
         return self._interpreter.tensor(index)()
 
     def execution_plan(self) -> dict[str, int]:
-        """How often each op runs; every "DELEGATE" is one partition of the graph that XNNPACK took over."""
+        """Count how often each op runs; each "DELEGATE" is one part of the graph that XNNPACK took over."""
         return execution_plan(self._interpreter)
 
-    def first_outputs(self, samples: Iterable) -> Iterator[np.ndarray]:
-        """The first output for each sample, without its batch axis."""
+    def first_outputs(self, samples: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Give the first output for each sample, without the batch axis."""
         for sample in samples:
             yield self(sample)[0][0]
 
 
-def execution_plan(interpreter) -> dict[str, int]:
-    """See ``Runner.execution_plan``."""
-    # LiteRT lists the ops that a delegate took over as well, ahead of the delegate. So the last node listed for a
-    # tensor is the one that computes it, and what runs is what can be reached from the outputs.
+def execution_plan(interpreter: "Interpreter") -> dict[str, int]:
+    """Count how often each op runs in an interpreter; see ``Runner.execution_plan``."""
+    # LiteRT also lists the ops that a delegate took over, before the delegate. So the last node that is listed for a
+    # tensor computes it, and the nodes that run are those on the way to the outputs.
     writers = {int(tensor): node for node in interpreter._get_ops_details() for tensor in node["outputs"]}
     running, waiting = {}, [details["index"] for details in interpreter.get_output_details()]
     while waiting:

@@ -109,7 +109,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request and what was found for it. Plain data, for the training process.
+    """A checked request, its recipe and its images. Plain data, for the training process.
 
     request: with the networks' weights, classes and task settled. class_names: may be empty.
     """
@@ -318,9 +318,9 @@ def _check_teacher_classes(request: TrainRequest, classes: int, class_names: Seq
         )
 
 
-def _check_images(found: Sequence[Source], rule: str, progress: Progress) -> None:
+def _check_images(annotated: Sequence[Source], rule: str, progress: Progress) -> None:
     """Read files to their end; records are checked as they are read."""
-    files_of = [getattr(source, "images", source) for source in found if not isinstance(source, Records)]
+    files_of = [getattr(source, "images", source) for source in annotated if not isinstance(source, Records)]
     problems = [text for part in files_of for text in images.broken(part, progress)]
     if problems and rule == "fail":
         raise RequestError(f"{images.first_few(problems)} Remove or replace it, or pass --broken skip.")

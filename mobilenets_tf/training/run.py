@@ -4,7 +4,7 @@ TensorFlow."""
 import json
 import re
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -14,6 +14,7 @@ from mobilenets_tf import files
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.manifest import versions
 from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.tasks import task_of
 from mobilenets_tf.training import curves, loop, step
 from mobilenets_tf.training.cluster import PeerLostError
 from mobilenets_tf.training.distribution import Distribution
@@ -57,18 +58,18 @@ class Run:
         """The network, its objective and its teacher."""
         source, sources = self._request.source, (self._job.training, self._job.validation)
         self._model = source.build(**({} if source.is_file else self._recipe.options))
-        preprocessing = source.preprocessing(self._model)
+        # A file from elsewhere does not say its task, and so neither how much of a photograph it has to see.
+        self._preprocessing = task_of(self._request.task).framed(source.preprocessing(self._model))
         self._objective = objective_of(
             self._request.task,
             self._model,
             recipe=self._recipe,
-            resampling=preprocessing.resampling,
+            resampling=self._preprocessing.resampling,
             classes=self._job.classes,
             class_names=self._job.class_names,
             void=self._request.void,
             images=[source for source in sources if source],
         )
-        self._preprocessing = replace(preprocessing, crop=self._objective.crop or preprocessing.crop)
         self._teacher = _teacher(self._job, self._objective)
 
     def _model_at(self, pixels: int) -> keras.Model:

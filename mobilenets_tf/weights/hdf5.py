@@ -1,16 +1,24 @@
-"""Open an HDF5 file of unknown origin: nothing in it may point outside it."""
+"""Open an HDF5 file of unknown origin: no link in it may lead out of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from mobilenets_tf.errors import RequestError
 
+if TYPE_CHECKING:
+    import h5py
 
-def open_hdf5(source, label):
-    """An ``h5py.File``, open for reading, every link of which has been checked.
 
-    source: a path or a binary stream. label: what to call it in an error.
+def open_hdf5(source: str | Path | BinaryIO, label: str | Path) -> h5py.File:
+    """Open an HDF5 file for reading and check every link in it.
+
+    source: a path or a binary stream. label: what to call the source in an error message.
 
     Raises:
-        RequestError: it is not HDF5, or it holds a soft or external link, or values stored in another file: reading
-            those would read other files of the user's.
+        RequestError: the source is not HDF5, or has a soft or external link or values stored in another file, because
+            reading these would read other files of the user.
     """
     import h5py
 
@@ -26,7 +34,7 @@ def open_hdf5(source, label):
     return file
 
 
-def _check(file, label):
+def _check(file: h5py.File, label: str | Path) -> None:
     import h5py
 
     # Hard links may form cycles, so each object is visited once.

@@ -1,15 +1,19 @@
 """Load a whole Keras model from a file of unknown origin without running code from it.
 
-Keras' safe mode refuses Lambda layers in a ``.keras`` file, but older releases ignore it for ``.h5``, and several holes
-in it have had to be mended. So the configuration is read first and only stock layers are let through.
+Keras' safe mode refuses Lambda layers in a ``.keras`` file, but older releases ignore it for ``.h5``, and it has had
+several security holes. So the configuration is read first, and a class that is not a stock layer is refused.
 """
+
+from __future__ import annotations
 
 import io
 import json
+import os
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -17,11 +21,14 @@ from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.weights.hdf5 import open_hdf5
 
-# Where a configuration's classes may come from. keras.utils, say, is not here: it can fetch and unpack files.
+if TYPE_CHECKING:
+    import keras
+
+# The packages of Keras whose classes a configuration may name. Not keras.utils, which can download and unpack files.
 _PACKAGES = (
     "layers", "models", "initializers", "regularizers", "constraints", "activations", "ops", "dtype_policies",
 )  # fmt: skip
-# Stock classes that run code, call functions, or read files which the configuration names.
+# Stock classes that run code or functions, or read files, that the configuration names.
 _REFUSED = {
     "Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer",
     "StringLookup", "IntegerLookup", "TextVectorization", "HashedCrossing", "FeatureSpace",
@@ -30,11 +37,12 @@ _REFUSED = {
 _REMEDY = "Load the model in your own Python, where you trust its code, and call mobilenets_tf.export.to_tflite(model)."
 
 
-def load_model(path):
-    """A ``keras.Model`` from a ``.keras`` or full-model ``.h5`` file, not compiled.
+def load_model(path: str | os.PathLike[str]) -> keras.Model:
+    """Load a ``keras.Model``, not compiled, from a ``.keras`` or full-model ``.h5`` file without running code from it.
 
     Raises:
-        RequestError: no such file, damaged, weights alone, or a layer that is not Keras' own (Lambda layers too).
+        RequestError: the file does not exist, is damaged, has weights only, or has a layer that is not a stock layer of
+            Keras or can run code, such as Lambda.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,12 +58,12 @@ def load_model(path):
 
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # whatever Keras makes of a damaged file
+    except Exception as error:  # Keras raises many kinds for a damaged file
         raise RequestError(f"{path} cannot be loaded: {_first_line(error)}") from error
 
 
-def of_bytes(content: bytes):
-    """A ``keras.Model`` from the content of a ``.keras`` file, see ``load_model``.
+def of_bytes(content: bytes) -> keras.Model:
+    """Load a ``keras.Model`` from the content of a ``.keras`` file, as ``load_model`` does.
 
     Raises:
         RequestError: as ``load_model``.
@@ -66,8 +74,8 @@ def of_bytes(content: bytes):
         return load_model(path)
 
 
-def to_bytes(model) -> bytes:
-    """A ``.keras`` file. The same model gives the same bytes: Keras puts the time of day into it, which is left out."""
+def to_bytes(model: keras.Model) -> bytes:
+    """Serialise a model as a ``.keras`` file without the time that Keras puts there: same model, same bytes."""
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
@@ -79,25 +87,28 @@ def to_bytes(model) -> bytes:
                 content = saved.read(name)
                 if name == "metadata.json":
                     content = json.dumps({**json.loads(content), "date_saved": "1980-01-01@00:00:00"}).encode()
-                plain.writestr(zipfile.ZipInfo(name), content)  # of 1980, which is where the format's time begins
+                plain.writestr(zipfile.ZipInfo(name), content)  # its time is 1980, the zip format's first
     return result.getvalue()
 
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """Of one of this package's networks, out of a file of Keras': "layer.place in it" -> tensor."""
+    """Weights of a network of this package out of a Keras file.
+
+    tensors: "{layer}.{index of the variable in the layer}" -> tensor.
+    """
 
     tensors: dict[str, np.ndarray]
     convention: Convention
 
 
 def read_weights(path: Path) -> SavedWeights:
-    """The weights of a ``.weights.h5`` or ``.keras`` file, read without building the model in it.
+    """Read the weights of a ``.weights.h5`` or ``.keras`` file without building its model.
 
-    A ``.weights.h5`` says its padding by its layers, and its BatchNorm epsilon is taken to be of the same convention.
+    In a ``.weights.h5`` the layers tell the padding; the BatchNorm epsilon, which it lacks, follows from the padding.
 
     Raises:
-        RequestError: damaged, or not such a file.
+        RequestError: the file is damaged, or not of this kind.
     """
     if path.suffix != ".keras":
         with open_hdf5(path, path) as file:
@@ -115,9 +126,9 @@ def read_weights(path: Path) -> SavedWeights:
         return SavedWeights(_tensors(io.BytesIO(archive.read("model.weights.h5")), path), convention)
 
 
-def _tensors(source, path: Path) -> dict[str, np.ndarray]:
-    """Keras 3 numbers the groups by class and keeps each layer's own name in an attribute."""
-    tensors = {}
+def _tensors(source: Path | BinaryIO, path: Path) -> dict[str, np.ndarray]:
+    """Read the tensors of an HDF5 of Keras 3, which numbers the groups and has the layers' names in attributes."""
+    tensors: dict[str, np.ndarray] = {}
     with open_hdf5(source, path) as file:
         for group in file.get("layers", {}).values():
             variables = group.get("vars", {})
@@ -133,7 +144,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def _keras_config(path: Path):
+def _keras_config(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
@@ -144,7 +155,7 @@ def _keras_config(path: Path):
     return config
 
 
-def _h5_config(path: Path):
+def _h5_config(path: Path) -> Any:
     with open_hdf5(path, path) as file:
         if "model_config" not in file.attrs:
             raise RequestError(f"{path} holds weights alone, not a model. Name the network and pass it as --weights.")
@@ -154,8 +165,12 @@ def _h5_config(path: Path):
             raise RequestError(f"{path} is damaged: its model_config is not JSON ({error}).") from error
 
 
-def _check(node, path: Path, root: bool = True):
-    """Walk the configuration and refuse whatever is not a stock class of Keras that only computes."""
+def _check(node: Any, path: Path, root: bool = True) -> None:
+    """Walk the configuration and refuse every class that is not a stock class of Keras or can do more than compute.
+
+    Raises:
+        RequestError: names the class.
+    """
     if isinstance(node, list):
         for item in node:
             _check(item, path, root=False)
@@ -164,12 +179,12 @@ def _check(node, path: Path, root: bool = True):
     if "class_name" in node:
         _check_class(node, path)
     for key, value in node.items():
-        # How the model was compiled is not loaded (compile=False), and it may name the user's own losses.
+        # compile_config is not loaded (compile=False), and may name the user's own losses.
         if not (root and key == "compile_config"):
             _check(value, path, root=False)
 
 
-def _check_class(node: dict, path: Path):
+def _check_class(node: dict[str, Any], path: Path) -> None:
     name, module = node["class_name"], node.get("module")
     if not isinstance(name, str) or not isinstance(module, (str, type(None))):
         raise RequestError(f"{path} is damaged: a class is called {name!r:.40} of {module!r:.40}.")
@@ -180,7 +195,7 @@ def _check_class(node: dict, path: Path):
     if name == "function":
         import keras
 
-        # Keras looks such a name up and calls what it finds: an activation, and nothing else, is what it may find.
+        # Keras looks this name up and calls the function, so nothing but an activation of Keras is allowed.
         function = node.get("config")
         known = isinstance(function, str) and callable(getattr(keras.activations, function, None))
         if not known or not (module in (None, "builtins") or _is_keras(module, ("activations",))):
@@ -204,6 +219,6 @@ def _check_class(node: dict, path: Path):
 
 
 def _is_keras(module: str, packages: tuple[str, ...]) -> bool:
-    """Whether a module is inside one of those packages of Keras, under its public or its internal name."""
+    """Whether a module is inside one of ``packages`` of Keras, under its public or its internal name."""
     names = [name for name in module.split(".") if name != "src"]
     return names[0] == "keras" and len(names) > 1 and names[1] in packages

@@ -1,33 +1,37 @@
-"""How each source spells the names of the tensors that our layers hold: one table a source.
+"""How each source of weights names the tensors of our layers: one table per source.
 
-A table maps our layer names to the source's. A layer inside a block is entered without its position
-(``stage3_block2_expand_conv`` as ``expand_conv``), and a number in what is left as ``#`` (``layer2_qkv`` as
+A table maps our layer names to the source's. A layer inside a block is listed without its position
+(``stage3_block2_expand_conv`` as ``expand_conv``), and a number in the remaining name as ``#`` (``layer2_qkv`` as
 ``layer#_qkv``). In the source's names
 
-    {s} {b}     the stage and the block in it, from 0 ({s1}: the stage from 1)
-    {n} {n1}    the block counted through the network, from 0 and from 1; {last}: one after the last block, from 1
-    {b2} {b21}  2 x b, and one more: for sources that count depthwise and pointwise halves
-    {p} {p1}    the place of a convolution in its block (expand, depthwise, project; those that it has), from 0 and 1
-    {q}         the same, squeeze-and-excite counted too
-    {i}         the number in the rest of our name, from 0
-    {depth}     how many transformer layers the block has
+    {s} {b}     number of the stage, and of the block in it, from 0 ({s1}: of the stage, from 1)
+    {n} {n1}    number of the block in the network, from 0 and from 1; {last}: number of blocks, plus one
+    {b2} {b21}  2 b and 2 b + 1, for sources that count the depthwise and the pointwise half of a block
+    {p} {p1}    place of a convolution among those of its block (expand, depthwise, project), from 0 and from 1
+    {q}         the same place, with squeeze-and-excite counted as one
+    {i}         the number in the remaining name, from 0
+    {depth}     number of transformer layers in the block
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """One source's names, and the convention its networks keep.
+    """The names of one source, and the convention of its networks.
 
-    marks: a layer that a file of this source has, and of no other; one of them is enough.
-    layers: layers outside of blocks. block: layers inside. separable: what is called otherwise in a block that has no
-        expanding convolution. classifier: the first of these that a file has.
-    bgr: the network was trained on blue, green, red; its stem is turned round on loading, and takes RGB.
+    convention: padding and BatchNorm epsilon.
+    marks: layer names by which a file of this source is recognised; one of them in the file is enough.
+    layers, block: our names of layers outside of blocks, and inside, -> the source's.
+    classifier: possible names of the classifier; a file has one of them.
+    bgr: the network was trained on channels in the order blue, green, red. Loading reverses the stem's input channels,
+        so that our network takes RGB.
+    separable: entries that replace those of ``block`` in a block without an expanding convolution.
     """
 
     convention: Convention
@@ -40,7 +44,7 @@ class Spelling:
 
 
 def _pairs(**parts: str) -> dict[str, str]:
-    """stem="a b" -> {"stem_conv": "a", "stem_bn": "b"}."""
+    """Name a convolution and its BatchNorm: stem="a b" -> {"stem_conv": "a", "stem_bn": "b"}."""
     return {
         f"{part}_{kind}": name
         for part, names in parts.items()
@@ -51,7 +55,7 @@ def _pairs(**parts: str) -> dict[str, str]:
 def _torch_unit(
     part: str, source: str, branch: str, scale: str, skip: str, squeeze: str, excite: str
 ) -> dict[str, str]:
-    """One MobileOne convolution in both of its forms."""
+    """Name the layers of one unit of MobileOne, in its training form and its inference form."""
     return {
         f"{part}_branch#_conv": f"{source}.{branch}.{{i}}.conv",
         f"{part}_branch#_bn": f"{source}.{branch}.{{i}}.bn",
@@ -69,7 +73,7 @@ _APPLE_UNIT = ("rbr_conv", "rbr_scale", "rbr_skip", "se.reduce", "se.expand")
 
 SPELLINGS = {
     "timm": Spelling(
-        convention=PYTORCH,  # but its "tf_" networks, converted from TensorFlow, keep TensorFlow's
+        convention=PYTORCH,  # its "tf_" networks, converted from TensorFlow, have TensorFlow's
         marks=("conv_stem",),
         layers={**_pairs(stem="conv_stem bn1", head="conv_head bn2"), "hidden": "conv_head"},
         block={
@@ -131,8 +135,8 @@ SPELLINGS = {
         )
         for version, qkv, out in (("", "qkv", "proj"), ("_v2", "qkv_proj", "out_proj"))
     },
-    # ml-cvnets and MobileViTv3, which calls its parts the same. Of v1, attention is made of linear layers, of v2 of
-    # convolutions, and only v2 was trained on RGB (ml-cvnets' own image readers).
+    # ml-cvnets, and MobileViTv3 with the same names. The attention of v1 has linear layers, that of v2 convolutions.
+    # ml-cvnets' image readers give BGR for v1 and RGB for v2.
     **{
         f"cvnets_mobilevit{version}": Spelling(
             convention=PYTORCH,
@@ -230,7 +234,7 @@ SPELLINGS = {
         ),
         classifier=("predictions", "Logits"),  # "Logits" in the published files, which are of 2018
     ),
-    # Keras 3 cannot have "/" in a layer's name; the published files are of Keras 2 and have it.
+    # Keras 3 does not allow "/" in a layer's name; the published files are of Keras 2 and have it.
     **{
         name: Spelling(
             convention=TENSORFLOW,
@@ -268,16 +272,19 @@ _CONVOLUTIONS = ("expand", "depthwise", "squeeze", "project", "pointwise")
 
 
 def names(spelling: Spelling, layers: Iterable[str], keys: Iterable[str]) -> dict[str, str]:
-    """Our layer name -> the source's name, for every one of ``layers``; ``keys`` are the file's tensor names.
+    """Map our layer names to the source's.
 
-    A layer for which the source has no name is left out; loading then lists it as missing.
+    layers: our names. keys: names of the tensors in the file.
+
+    A layer that the source does not have is left out; loading then reports it as missing.
     """
     layers, parts = list(layers), _parts(keys)
     inside: dict[tuple[int, int], list[str]] = {}
-    for match in filter(None, map(_IN_BLOCK.fullmatch, layers)):
-        inside.setdefault((int(match[1]), int(match[2])), []).append(match[3])
+    for layer in layers:
+        if match := _IN_BLOCK.fullmatch(layer):
+            inside.setdefault((int(match[1]), int(match[2])), []).append(match[3])
     fields = {position: _fields(n, *position, rests) for n, (position, rests) in enumerate(inside.items())}
-    result = {}
+    result: dict[str, str] = {}
     for layer in layers:
         if layer == "classifier":
             result[layer] = next((name for name in spelling.classifier if name in parts), spelling.classifier[0])
@@ -295,8 +302,8 @@ def names(spelling: Spelling, layers: Iterable[str], keys: Iterable[str]) -> dic
     return result
 
 
-def _fields(n: int, stage: int, block: int, rests: list[str]) -> dict:
-    """What a source's name may say of a block, which is the ``n``-th and has these layers."""
+def _fields(n: int, stage: int, block: int, rests: list[str]) -> dict[str, Any]:
+    """Return the values of the placeholders for a block: number ``n`` in the network, with the layers ``rests``."""
     present = [part for part in _CONVOLUTIONS if any(rest.startswith(f"{part}_") for rest in rests)]
     normalised = [part for part in present if part != "squeeze"]
     places = {part: {"p": place, "p1": place + 1} for place, part in enumerate(normalised)}
@@ -310,7 +317,7 @@ def _fields(n: int, stage: int, block: int, rests: list[str]) -> dict:
 
 
 def recognise(keys: Iterable[str]) -> str | None:
-    """The name of the table that a file's tensor names follow; None if it is none of these."""
+    """Return the name of the table that fits a file's tensor names ``keys``; None if no table fits."""
     parts = _parts(keys)
     return next((name for name, spelling in SPELLINGS.items() if parts.intersection(spelling.marks)), None)
 

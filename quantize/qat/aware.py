@@ -1,12 +1,13 @@
-"""Quantisation-aware fine-tuning: train with the file's rounding in place, then write the file.
+"""Quantisation-aware models: train with the file's rounding in place, then write the file.
 
-A Keras 3 model becomes the float TFLite graph that post-training quantisation starts from; that graph becomes a
+A Keras 3 model becomes the float TFLite graph from which post-training quantisation starts; that graph becomes a
 tf_keras model; tensorflow-model-optimization makes its layers compute in integers where the plan of the integer file
-has its forms (Jacob et al. 2018, arXiv 1712.05877, section 3; the arithmetic is in integer_arithmetic.py). Because both
-come from one plan and compute alike, what the trained model answers is what the file answers. BatchNormalization is
-folded into the weights from the start; ``thaw_norms`` has it follow its batches for some epochs (live_norms.py).
+says so (Jacob et al. 2018, arXiv 1712.05877, section 3; the arithmetic is in integer_arithmetic.py). Because the model
+and the file follow one plan and compute alike, they give the same answers. BatchNormalization is folded into the
+weights from the start; with ``thaw_norms`` it follows its batches for some epochs (live_norms.py). See README.md.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import keras
@@ -26,35 +27,36 @@ from mobilenets_tf.quantize.qat import tfmot_scheme
 from mobilenets_tf.quantize.qat.keras_graph import Interpreter, OperatorLayer, fused_activation, to_tflite_weights
 from mobilenets_tf.quantize.qat.live_norms import LiveNorm, output_moments
 from mobilenets_tf.quantize.qat.trained_weights import give_back, traits
+from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.steps import rounding
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
-# Ops of one scale whose results are values of their input, whatever they stand for: the layers need not know.
-_EXACT = {"PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "SPLIT", "SPLIT_V", "CONCATENATION"}
-# Ops that make probabilities of logits.
+# Ops that only move values: their layers give levels for levels without knowing the scale.
+_MOVES = {"PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "SPLIT", "SPLIT_V", "CONCATENATION"}
+# Ops that turn logits into probabilities.
 _PROBABILITIES = {"SOFTMAX", "LOGISTIC"}
-
-
-_MOMENT_SAMPLES = 32  # to begin live normalisations with
+_MOMENT_SAMPLES = 32  # calibration samples on which the first statistics of live normalisations are measured
 
 
 class Aware:
     """A model in training for int8; ``quantize_aware`` makes it.
 
-    float_model: the tf_keras model, nothing rounded; its outputs are the Keras 3 model's.
-    model: the same with fake-quantisation. Compile and fit this one, or call ``fine_tune``.
-    float_logits, logits: of the same layers, for losses: the outputs that are made by a last softmax or sigmoid are
-        what that is made of, rounded as it reads them. A probability's logarithm would have to be cut off, and where
-        one is wrong but sure, as rounding can make it, nothing would be learned.
-    float_content, post_training: the float file, and what post-training quantisation makes of it, for comparison.
+    float_model: the tf_keras model, nothing rounded; it has the outputs of the Keras 3 model.
+    model: the same model computing in integers. Compile and fit this one, or call ``fine_tune``.
+    float_logits, logits: models of the same layers, for losses. Where an output is the result of a last softmax or
+        sigmoid, they give the logits that this op reads, rounded as it reads them. A loss of probabilities would have
+        to bound their logarithm, and would learn nothing where rounding makes a wrong probability 1.
+    float_content, post_training: the content of the float file, and of the file that post-training quantisation makes
+        from it, for comparison.
+    ends_in_softmax: whether the first output is the result of a softmax.
     """
 
     def __init__(
         self,
-        source,
+        source: keras.Model,
         prepared: PreparedModel,
         post_training: bytes,
         names: list[str],
@@ -75,26 +77,26 @@ class Aware:
         self.ends_in_softmax = writer is not None and graph.name(writer) == "SOFTMAX"
 
     def thaw_norms(self) -> None:
-        """Have every BatchNormalization that was folded normalise by batches again in training."""
+        """Let every BatchNormalization that was folded normalise by its batches again in training."""
         self._set_norms(LiveNorm.thaw)
 
     def freeze_norms(self) -> None:
-        """Put what live normalisations have learned into the weights; from then on training leaves them alone."""
+        """Put the state of the live normalisations into the weights; training no longer changes it."""
         self._set_norms(LiveNorm.freeze)
 
-    def _set_norms(self, change) -> None:
+    def _set_norms(self, change: Callable[[LiveNorm], None]) -> None:
         for norm in self._norms.values():
             change(norm)
-        # What was traced is another function now.
+        # Keras has to trace its functions anew: the model computes something else now.
         for kind in ("train", "test", "predict"):
             if getattr(self.model, f"{kind}_function", None) is not None:
                 getattr(self.model, f"make_{kind}_function")(force=True)
 
     def to_tflite(self) -> bytes:
-        """The integer file's content, with the weights and ranges as training has left them.
+        """Write the content of the integer file, with the trained weights and ranges.
 
         Raises:
-            ConversionError: LiteRT cannot run it.
+            ConversionError: LiteRT cannot run the file.
         """
         model, ranges = self.trained_graph(), dict(self._prepared.ranges)
         for root, factors in self._factors.items():
@@ -103,11 +105,12 @@ class Aware:
         rounded = rounding.nearest(model, self._per_tensor)
         return replace(self._prepared, model=model, uncorrected=model, ranges=ranges, rounded=rounded).write()
 
-    def to_keras(self):
-        """The Keras 3 model (MobileOne: its inference form) with the weights as training has left them.
+    def to_keras(self) -> keras.Model:
+        """Make the Keras 3 model (MobileOne: its inference form) with the trained weights.
 
         Raises:
-            RequestError: weights that cannot be traced back to a layer.
+            RequestError: weights that cannot be traced back to a layer, or an ``image`` whose normalisation is part of
+                the weights.
         """
         if self._image and self._image.given != self._image.wanted:
             raise RequestError(
@@ -119,8 +122,8 @@ class Aware:
         give_back(model, self._prepared.model, trained)
         sample = self._prepared.samples[0]
         answers = keras.tree.flatten(model.predict_on_batch(sample))
-        for found, wanted in zip(answers, Runner(trained)(*sample), strict=True):
-            if not np.allclose(found, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max()):
+        for answer, expected in zip(answers, Runner(trained)(*sample), strict=True):
+            if not np.allclose(answer, expected, rtol=0, atol=1e-3 * np.abs(expected).max()):
                 raise RequestError(
                     "The weights that were brought back do not give the trained model's outputs; the trained file is "
                     "not affected. Please report the model."
@@ -128,7 +131,7 @@ class Aware:
         return model
 
     def trained_graph(self) -> bytes:
-        """The float file's content with the weights as training has left them."""
+        """Write the content of the float file with the trained weights."""
         tree = flatbuffer.read(self._prepared.model)
         graph = flatbuffer.Graph(tree)
         for place, name in self._weighted.items():
@@ -140,13 +143,14 @@ class Aware:
                 flatbuffer.replace_constant(tree, operator, WEIGHTED[op].bias, bias[0])
         return flatbuffer.write(tree)
 
-    def _weights(self, name: str) -> list:
-        """Kernel and bias of a layer; float islands have layers that are not wrapped."""
+    def _weights(self, name: str) -> list[np.ndarray]:
+        """Give the kernel and the bias of a layer. Layers of float islands are not wrapped."""
         try:
             wrapper = self.model.get_layer(f"quant_{name}")
         except ValueError:
             return self.model.get_layer(name).get_weights()
-        weights = [variable for variable, _, _ in wrapper._weight_vars]  # the layer's own are what they round to
+        # The layer's own attributes hold the rounded values.
+        weights = [variable for variable, _, _ in wrapper._weight_vars]
         norm = self._norms.get(name)
         if norm and norm.live:
             weights = [norm.kernel(weights[0]), norm.bias(weights[1])]
@@ -154,9 +158,9 @@ class Aware:
 
 
 def quantize_aware(
-    model,
-    calibration,
-    scheme="int8",
+    model: keras.Model,
+    calibration: Calibration | Iterable,
+    scheme: str | Scheme = "int8",
     *,
     recipe: Recipe | None = None,
     image: ImageInput | None = None,
@@ -168,17 +172,18 @@ def quantize_aware(
         model: any functional or sequential Keras 3 model that ``to_tflite`` converts; nested models are fine, and
             MobileOne's training form is folded first.
         calibration: a ``Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model wants
-            them; the ranges that training begins with come from it.
+            them. The ranges with which training begins come from them.
         scheme: "int8" or "int8_float_io".
-        recipe: the steps of post-training quantisation to begin with; None for the default. Its ``per_tensor`` is for
-            chips that have one scale for all channels of a layer's weights. Weights are rounded to the nearest and
-            biases learned whatever it says.
-        image: as in ``export.to_tflite``; calibration and training then have images as ``image.given``, and so has the
-            aware model's file, which ``image.finish`` makes the application's.
+        recipe: the steps of post-training quantisation with which training begins; None for the default. Its
+            ``per_tensor`` is for chips with one scale for all channels of a layer's weights. Weights are rounded to the
+            nearest and biases are learned, whatever the recipe says.
+        image: as in ``export.to_tflite``. Samples for calibration and training are then normalised by ``image.given``,
+            and the aware model's file takes such input; ``image.finish`` makes the application's file from it.
+        progress: called as work goes on.
 
     Raises:
-        RequestError: a model or calibration data that cannot be used, or an op that training does not know; the layer
-            is named.
+        RequestError: a scheme without int8 activations, a model or calibration data that cannot be used, or an op that
+            training does not know; the layer is named.
         ConversionError: the converter refused the model.
     """
     scheme = schemes.get(scheme)
@@ -190,38 +195,56 @@ def quantize_aware(
         graph, content = float_file(model, worker)
     content = image.begin(content, folded=False) if image else content
     recipe = recipe or Recipe()
-    usual = prepare(content, scheme, calibration, recipe, progress, exact_border=True)
-    # Trained weights are rounded to the nearest, as the fake-quantisation does, and their own biases are learned.
-    prepared = replace(usual, model=usual.uncorrected, rounded=rounding.nearest(usual.uncorrected, recipe.per_tensor))
+    post_training = prepare(content, scheme, calibration, recipe, progress, exact_border=True)
+    # Training rounds weights to the nearest and learns biases, so it begins without learned rounding and correction.
+    uncorrected = post_training.uncorrected
+    prepared = replace(post_training, model=uncorrected, rounded=rounding.nearest(uncorrected, recipe.per_tensor))
     names = layers.of_operators(prepared.model, graph.layers)
-    return Aware(fold(model, share=True), prepared, usual.write(), names, recipe.per_tensor, image)
+    return Aware(fold(model, share=True), prepared, post_training.write(), names, recipe.per_tensor, image)
 
 
 class _Builder:
-    """Connects the layers of a prepared model's graph, as they are or annotated for tfmot."""
+    """Connects the layers of a prepared model's graph, plain or annotated for tfmot.
 
-    def __init__(self, prepared: PreparedModel, names: list[str], biasless: set[int], moments: dict, per_tensor: bool):
+    prepared: the model. names: the layer name of each operator. biasless: places of operators whose bias stays zero.
+    moments: place of an operator -> mean and variance of its layer's outputs, where a normalisation can be live.
+    weighted: place of an operator with weights -> the name of its tf_keras layer.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedModel,
+        names: list[str],
+        biasless: set[int],
+        moments: dict[int, tuple[np.ndarray, np.ndarray]],
+        per_tensor: bool,
+    ):
         self._interpreter = Interpreter(flatbuffer.read(prepared.model), names, biasless)
         self._moments = moments
         self._graph = self._interpreter.graph
         self._plan, self._prepared, self._per_tensor = prepared.plan(), prepared, per_tensor
-        self.weighted: dict[int, str] = {}  # place of an operator with weights -> its layer's name
-        self._weights: list[tuple] = []
-        self._home: dict[int, object] = {}  # tensor -> as its op gives it
-        self._integer_homes: set[int] = set()  # tensors whose op gives integers
-        self._changed: dict[tuple[int, int], object] = {}  # (tensor, form's owner) -> as ops read it that want it so
+        self.weighted: dict[int, str] = {}
+        self._weights: list[tuple] = []  # (layer, its weights)
+        # Tensor -> the Keras tensor that its op gives, and the tensors whose op gives levels.
+        self._home: dict[int, object] = {}
+        self._integer_homes: set[int] = set()
+        # (tensor, the tensor whose form is meant or None for real values) -> the Keras tensor in that form.
+        self._converted: dict[tuple[int, int | None], object] = {}
 
-    def float_models(self):
-        """Nothing rounded: the answers, and the logits."""
-        return self._parts(self._connect(annotated=False))
+    def float_models(self) -> tuple[tf_keras.Model, tf_keras.Model]:
+        """Make the model with nothing rounded, and the model that gives its logits."""
+        return self._models(self._connect(annotated=False))
 
-    def aware_models(self):
-        """Likewise, and the rest of what ``tfmot_scheme.apply`` gives; the groups of ranges are their root tensors."""
-        whole, trained, norms = tfmot_scheme.apply(self._connect(annotated=True), {"OperatorLayer": OperatorLayer})
-        return *self._parts(whole), {int(group): found.factors for group, found in trained.items()}, norms
+    def aware_models(self) -> tuple[tf_keras.Model, tf_keras.Model, dict[int, dict], dict[str, LiveNorm]]:
+        """Make the model that computes in integers, and the model that gives its logits.
 
-    def _parts(self, whole):
-        """Two models of the one that ``_connect`` makes, with its layers."""
+        Returns also the factors of the trained ranges by root tensor, and the normalisations by layer name.
+        """
+        whole, ranges, norms = tfmot_scheme.apply(self._connect(annotated=True), {"OperatorLayer": OperatorLayer})
+        return *self._models(whole), {int(group): trained.factors for group, trained in ranges.items()}, norms
+
+    def _models(self, whole: tf_keras.Model) -> tuple[tf_keras.Model, tf_keras.Model]:
+        """Split the model of ``_connect`` into one that gives the answers and one that gives the logits."""
         ends = self._graph.outputs
         answers, others = whole.outputs[: len(ends)], iter(whole.outputs[len(ends) :])
         logits = [
@@ -230,12 +253,15 @@ class _Builder:
         return tf_keras.Model(whole.inputs, answers, name=whole.name), tf_keras.Model(whole.inputs, logits)
 
     def _logits_of(self, end: int) -> int | None:
-        """The tensor that a last softmax or sigmoid makes an output of; None where there is no such op."""
+        """The tensor that the softmax or sigmoid before an output reads; None where no such op is there."""
         writer = self._graph.writer.get(end)
         return writer.inputs[0] if writer and self._graph.name(writer) in _PROBABILITIES else None
 
     def _connect(self, annotated: bool):
-        """A model with all outputs and, behind them, the logits of those that are made of some."""
+        """Connect all layers to a model that gives all outputs and, behind them, the logits of those that have some.
+
+        annotated: annotate the layers of integer operators for tfmot.
+        """
         graph = self._graph
         integer_ends = annotated and self._prepared.scheme.io != "float32"
         inputs = []
@@ -244,13 +270,13 @@ class _Builder:
             inputs.append(tf_keras.Input(graph.shape(index)[1:], name=name))
             self._home[index] = inputs[-1]
             if integer_ends and index in self._plan.forms:
-                self._home[index] = self._changed_to("INPUT", index, None, index)
+                self._home[index] = self._convert("INPUT", index, None, index)
                 self._integer_homes.add(index)
         for place, operator in enumerate(graph.operators):
             self._call(place, operator, annotated and place in self._plan.integer)
         for index in graph.outputs:
             if integer_ends and index in self._plan.forms and index not in self._integer_homes:
-                self._home[index] = self._changed_to("QUANTIZE", index, None, index)
+                self._home[index] = self._convert("QUANTIZE", index, None, index)
                 self._integer_homes.add(index)
         logits = [index for index in map(self._logits_of, graph.outputs) if index is not None]
         outputs = [self._read(index, None) for index in graph.outputs + logits]
@@ -259,7 +285,8 @@ class _Builder:
             layer.set_weights(weights)
         return model
 
-    def _call(self, place: int, operator, integer: bool) -> None:
+    def _call(self, place: int, operator: flatbuffer.schema.OperatorT, integer: bool) -> None:
+        """Connect the layers of one operator."""
         values, owners = [], []
         for position, index in enumerate(operator.inputs):
             if index in self._home:
@@ -277,13 +304,11 @@ class _Builder:
                 self._integer_homes.add(output)
 
     def _config(self, place: int, owners: list[int], output: int, layer, weighted: bool):
-        """How the layer is annotated; None if it need not know that it moves levels."""
+        """Describe how a layer computes in integers; None for a layer that only moves levels."""
         operator = self._graph.operators[place]
         activation = fused_activation(operator.builtinOptions)
-        has_constants = (
-            isinstance(layer, OperatorLayer) and layer.constants
-        )  # which are real values, and have to be levels
-        if self._graph.name(operator) in _EXACT and activation == "linear" and not has_constants:
+        has_constants = isinstance(layer, OperatorLayer) and layer.constants
+        if self._graph.name(operator) in _MOVES and activation == "linear" and not has_constants:
             return None
         return tfmot_scheme.PlannedConfig(
             sources=[self._range_of(owner) for owner in owners],
@@ -301,25 +326,25 @@ class _Builder:
         return {"mean": mean.tolist(), "variance": variance.tolist()}
 
     def _read(self, index: int, owner: int | None):
-        """A tensor as an op reads it: real values (owner None), or levels in the form of the tensor ``owner``."""
+        """Give a tensor as real values (owner None), or as levels in the form of the tensor ``owner``."""
         at_home = index in self._integer_homes
         if owner == index if at_home else owner is None:
             return self._home[index]
-        if (index, owner) not in self._changed:
+        if (index, owner) not in self._converted:
             op = "DEQUANTIZE" if owner is None else "QUANTIZE"
-            self._changed[index, owner] = self._changed_to(op, index, index if at_home else None, owner)
-        return self._changed[index, owner]
+            self._converted[index, owner] = self._convert(op, index, index if at_home else None, owner)
+        return self._converted[index, owner]
 
-    def _changed_to(self, op: str, index: int, source: int | None, result: int | None):
-        """A tensor in another form; source, result: tensors that have the forms, None for real values."""
+    def _convert(self, op: str, index: int, source: int | None, result: int | None):
+        """Convert a tensor to another form; source, result: tensors that have the forms, None for real values."""
         ranges = [None if owner is None else self._range_of(owner) for owner in (source, result)]
         layer = OperatorLayer(op, name=self._interpreter.unique(op.lower()))
         return tfmot_scheme.annotate(layer, tfmot_scheme.PlannedConfig(ranges[:1], ranges[1]))(self._home[index])
 
     def _range_of(self, owner: int) -> dict:
-        """The ``ActivationRange``'s options for the form of a tensor."""
+        """Give the ``ActivationRange`` options for the form of a tensor."""
         root = self._plan.roots.get(owner)
-        if root is None or root in self._graph.inputs:  # the runtime's own form, or the pixels'
+        if root is None or root in self._graph.inputs:  # the runtime fixes the form, or the pixels do
             form = self._plan.forms[owner]
             return {"scale": form.scale, "zero_point": form.zero_point}
         low, high = self._prepared.ranges[root]

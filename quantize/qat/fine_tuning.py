@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning: early stop, best weights kept, resumable. Its loop is that of every training here."""
+"""Quantisation-aware fine-tuning: it stops early, keeps the best weights and can be resumed (``training.loop``)."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -19,10 +19,11 @@ _CHECKPOINT = "fine_tuning.checkpoint.npz"
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What became of a training.
+    """The course of a fine-tuning.
 
-    accuracies: on the validation data, before the first epoch and after each; where a function judged, its scores.
-    best_epoch: whose weights were kept; 0 for those before training.
+    accuracies: on the validation data, before the first epoch and after each; the scores of ``validation`` where that
+        is a function.
+    best_epoch: the epoch whose weights were kept; 0 for the weights before training.
     """
 
     accuracies: tuple[float, ...]
@@ -31,8 +32,8 @@ class FineTuning:
 
 def fine_tune(
     aware: Aware,
-    training,
-    validation,
+    training: tf.data.Dataset,
+    validation: tf.data.Dataset | Callable[[Callable], float],
     epochs: int = 10,
     *,
     objective: Objective | None = None,
@@ -40,33 +41,35 @@ def fine_tune(
     patience: int = 3,
     distill: float = 0.0,
     freeze_norms_after: int = 0,
-    checkpoint=None,
+    checkpoint: str | Path | None = None,
     progress: Progress = silent,
 ) -> FineTuning:
-    """Train a network with its rounding in place; ``aware.model`` then has the best weights.
+    """Train a network with its rounding in place; afterwards ``aware.model`` has the best weights.
 
-    The learning rate falls to zero along a cosine. Guidance: a hundredth of what the network was trained with, 1e-4 to
-    1e-5 with Adam (the default here) for weights that are good already; up to 1e-3 where post-training quantisation
-    has lost most of the accuracy, as with ``per_tensor``. A few epochs are enough: there is little to learn anew.
+    The learning rate falls to zero along a cosine. Good values are a hundredth of the rate with which the network was
+    trained: with Adam, which is used here, 1e-4 to 1e-5 for weights that are good already, and up to 1e-3 where
+    post-training quantisation has lost most of the accuracy, as with ``per_tensor``. A few epochs are enough.
 
     Args:
-        training: ``tf.data.Dataset`` of batches (images, targets), the images preprocessed as for the model; of known
-            length. The targets are class indices, or those of ``objective.targets``.
-        validation: such a dataset, the share of right answers being what counts; or a function of another one, which
-            takes images and gives the model's outputs as they would be in the file, to a score.
-        epochs: at most.
+        aware: the model, see ``quantize_aware``.
+        training: a ``tf.data.Dataset`` of known length of batches (images, targets), the images preprocessed as for the
+            model. The targets are class indices, or those of ``objective.targets``.
+        validation: such a dataset, on which the share of right answers is measured; or a function that gives a score
+            for a function which takes images and gives the model's outputs as the file would.
+        epochs: how many at most.
         objective: the loss, and which answers are right: a ``DetectionObjective`` or ``SegmentationObjective`` of
-            ``training.objectives``, or anything that has their ``loss`` and ``distillation`` (of logits), ``right``,
+            ``training.objectives``, or any object with their ``loss`` and ``distillation`` (of logits), ``right``,
             ``accuracy`` and ``metric``. None: one class an image.
-        patience: stop after that many epochs without a better validation accuracy.
+        learning_rate: the first learning rate.
+        patience: stop after so many epochs without a better validation accuracy.
         distill: the share of the loss that compares outputs with the float model's, 0 to 1; the rest is the
-            objective's. A network's outputs say more of an image than its annotation does, so that less data is enough,
-            and data that the network knows by heart are of use (Hinton et al. 2015, arXiv 1503.02531, at temperature 1;
-            for quantised networks Mishra and Marr 2017, arXiv 1711.05852).
-        freeze_norms_after: for so many epochs BatchNormalization goes on with the statistics of the batches, for data
-            that differ from what the network was trained on; then it is frozen. 0: frozen from the start.
-        checkpoint: a folder for the state after each epoch; if it holds one, training goes on from there. It is
-            emptied when training ends.
+            objective's. Outputs tell more of an image than its annotation, which helps with little data, and with data
+            on which the network was trained (Hinton et al. 2015, arXiv 1503.02531, at temperature 1; for quantised
+            networks Mishra and Marr 2017, arXiv 1711.05852).
+        freeze_norms_after: for so many epochs BatchNormalization uses the statistics of the batches, for data that
+            differ from those on which the network was trained; then it is frozen. 0: frozen from the start.
+        checkpoint: a folder for the state after each epoch; if it has a state, training continues from there. The
+            state is removed when training ends.
         progress: called with the epoch and its steps.
 
     Raises:
@@ -90,10 +93,10 @@ def fine_tune(
 
 @dataclass(frozen=True)
 class FineTuningOptions:
-    """As in ``fine_tune``.
+    """The options of ``fine_tune``, checked.
 
     Raises:
-        RequestError: one is out of range.
+        RequestError: an option out of range.
     """
 
     epochs: int = 10
@@ -116,14 +119,22 @@ def fine_tune_steps(
     aware: Aware,
     batches: Callable[[int], Iterable],
     steps: int,
-    validation,
+    validation: tf.data.Dataset | Callable[[Callable], float],
     options: FineTuningOptions,
-    checkpoint=None,
+    checkpoint: str | Path | None = None,
     progress: Progress = silent,
     objective: Objective | None = None,
 ) -> FineTuning:
-    """``fine_tune`` with batches that are a function of the step: ``batches(first)`` are those from there on, and so
-    many ``steps`` make an epoch."""
+    """Fine-tune as ``fine_tune`` does, with batches that are a function of the step.
+
+    Args:
+        aware, validation, options, checkpoint, progress, objective: as for ``fine_tune``.
+        batches: a function of a step's number that gives the batches from that step on.
+        steps: how many steps make an epoch.
+
+    Raises:
+        RequestError: the loss became NaN.
+    """
     path = None if checkpoint is None else Path(checkpoint) / _CHECKPOINT
     goal = objective or _OneClass()
     teacher = None
@@ -146,12 +157,12 @@ def fine_tune_steps(
 
     def save(course) -> None:
         if path:
-            kept = {f"best/{index}": values for index, values in enumerate(best.weights)}
+            best_arrays = {f"best/{index}": values for index, values in enumerate(best.weights)}
             about = {
                 "progress": asdict(course), "accuracies": best.accuracies, "best_epoch": best.epoch,
-                "best_arrays": len(kept),
+                "best_arrays": len(best_arrays),
             }  # fmt: skip
-            checkpoints.write(path, tuned.state() | kept, about)
+            checkpoints.write(path, tuned.state() | best_arrays, about)
 
     loop.run(
         tuned, batches, course, epochs=options.epochs, steps_per_epoch=steps,
@@ -161,7 +172,7 @@ def fine_tune_steps(
     if path:
         path.unlink(missing_ok=True)
     aware.model.set_weights(best.weights)
-    aware.freeze_norms()  # which may have been live in the best epoch
+    aware.freeze_norms()  # the best epoch may have had live normalisations
     if objective is None:
         loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
         aware.model.compile(loss=loss, metrics=["accuracy"])
@@ -170,43 +181,46 @@ def fine_tune_steps(
 
 @dataclass
 class _Best:
-    """Validation accuracies, before the first epoch and after each, and the weights of the best."""
+    """The validation accuracies before the first epoch and after each, and the weights of the best epoch."""
 
     accuracies: list[float]
     epoch: int
     weights: list[np.ndarray]
 
-    def note(self, accuracy: float, model) -> None:
+    def note(self, accuracy: float, model: tf_keras.Model) -> None:
+        """Add the accuracy of one more epoch, and keep the model's weights if it is the best so far."""
         if accuracy > max(self.accuracies):
             self.epoch, self.weights = len(self.accuracies), model.get_weights()
         self.accuracies.append(accuracy)
 
 
 class _OneClass:
-    """The part of an ``Objective`` that is asked for here, of a classifier whose targets are class indices."""
+    """The part of an ``Objective`` that fine-tuning needs, for a classifier whose targets are class indices."""
 
     accuracy, metric = "top1", "val_top1"
 
-    def loss(self, labels, logits) -> tf.Tensor:
+    def loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax_cross_entropy_with_logits(tf.one_hot(labels, logits.shape[-1]), logits)
 
-    def distillation(self, labels, logits, teacher_logits, temperature: float) -> tf.Tensor:
+    def distillation(
+        self, labels: tf.Tensor, logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float
+    ) -> tf.Tensor:
         return soft_cross_entropy(logits, teacher_logits, temperature)
 
-    def right(self, labels, outputs) -> tf.Tensor:
+    def right(self, labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.argmax(outputs, -1, tf.int32) == tf.cast(labels, tf.int32), tf.float32)
 
 
 class _Tuned:
-    """What ``loop.run`` trains: the aware model with its optimizer.
+    """The aware model with its optimizer, as ``loop.run`` trains it.
 
-    freeze_at: step from which normalisations are frozen.
+    freeze_at: the step from which normalisations are frozen.
     """
 
     def __init__(
         self,
         aware: Aware,
-        objective: Objective,
+        objective: Objective | _OneClass,
         teacher: Teacher | None,
         learning_rate: float,
         steps: int,
@@ -230,9 +244,10 @@ class _Tuned:
     def _freeze(self) -> None:
         self._live = False
         self._aware.freeze_norms()
-        self._trace()  # what was traced is another function now
+        self._trace()  # the model computes something else now
 
-    def step(self, batch) -> tuple[float, float, float]:
+    def step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[float, float, float]:
+        """Train on one batch: give the loss, how many answers are right, and how many there are."""
         if self._live and self._done >= self._freeze_at:
             self._freeze()
         self._done += 1
@@ -249,11 +264,12 @@ class _Tuned:
         self._optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss, tf.reduce_sum(self._objective.right(targets, outputs))
 
-    def facts(self, step: int) -> dict:
+    def facts(self, step: int) -> dict[str, float]:
+        """Give what the curves record of a step: its learning rate."""
         return {"rate": float(self._schedule(step))}
 
-    def judge(self, validation) -> float:
-        """The score that a function gives, or else the share of (images, targets) that is answered right."""
+    def judge(self, validation: tf.data.Dataset | Callable[[Callable], float]) -> float:
+        """Give the score of a validation function, or the share of right answers on batches (images, targets)."""
         if callable(validation):
             return validation(self._answer)
         right = [
@@ -263,13 +279,14 @@ class _Tuned:
         return sum(correct for correct, _ in right) / max(1, sum(count for _, count in right))
 
     def state(self) -> dict[str, np.ndarray]:
+        """Copy all variables of model and optimizer."""
         return {str(index): variable.numpy() for index, variable in enumerate(self._variables())}
 
     def restore(self, state: dict[str, np.ndarray], step: int) -> None:
-        """Go on from a state after so many steps.
+        """Continue from a state after so many steps.
 
         Raises:
-            RequestError: it is another model's.
+            RequestError: a state of another model or other options.
         """
         self._done = step
         if self._live and step >= self._freeze_at:
@@ -282,5 +299,5 @@ class _Tuned:
         for index, variable in enumerate(variables):
             variable.assign(state[str(index)])
 
-    def _variables(self) -> list:
+    def _variables(self) -> list[tf.Variable]:
         return [*self._aware.model.variables, *self._optimizer.variables]

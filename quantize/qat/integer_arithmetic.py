@@ -1,19 +1,22 @@
-"""What the phone computes, integer for integer, in TensorFlow ops that can be trained through.
+"""Compute what the phone computes, integer for integer, in TensorFlow ops that have gradients.
 
-An activation is a float32 tensor of *levels*: the stored integers less their zero point, so that 0.0 is 0. Products of
-8-bit integers and their sums up to 2^24 are exact in float32 in whatever order they are added, so a stock convolution
-of levels gives the very accumulators of an integer kernel. What differs between kernels is how accumulators become
-levels again; here they do as in XNNPACK, LiteRT's default on every phone's processor (its "fp32" requantisation and
-``xnn_qs8_vadd`` kernels), and, for the few ops that XNNPACK leaves to LiteRT, as in LiteRT's own kernels.
+An activation is a float32 tensor of *levels*: the stored integers minus their zero point, so that the level 0 is the
+real value 0. Products of 8-bit integers, and their sums up to 2^24, are exact in float32 in any order of addition, so a
+stock convolution of levels gives exactly the accumulators of an integer kernel. Kernels differ in how accumulators
+become levels again. Here they do as in XNNPACK, LiteRT's default on every phone's processor (its "fp32" requantisation
+and ``xnn_qs8_vadd`` kernels), and, for the few ops that XNNPACK leaves to LiteRT, as in LiteRT's own kernels.
 
-Rounding passes gradients as they are (Bengio et al. 2013, arXiv 1308.3432); what is clipped moves the range's end
-instead (Jacob et al. 2018, arXiv 1712.05877). Without the exactness, a level in some thousands would come out one off,
-and every layer behind would multiply that: after twenty layers a model and its file would share no rounding error.
+Rounding passes gradients unchanged (Bengio et al. 2013, arXiv 1308.3432); the gradient of a clipped value goes to the
+range's end (Jacob et al. 2018, arXiv 1712.05877). If this arithmetic were not exact, one level in some thousands would
+be off by one, and every later layer would multiply such errors: after twenty layers the rounding errors of a model and
+of its file would have nothing in common.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from mobilenets_tf.quantize.integers import SAME_SCALE
@@ -22,10 +25,10 @@ LOWEST, HIGHEST = -128, 127
 
 
 class Levels(NamedTuple):
-    """How levels stand for real values: real = scale x level. Scalars, float32.
+    """How levels stand for real values: real = scale x level. All are float32 scalars.
 
     lowest, highest: the levels that eight bits hold; their gradients are those of the range's ends.
-    zero_point: what was taken off the stored integers.
+    zero_point: the stored integer of the level 0.
     """
 
     scale: tf.Tensor
@@ -34,27 +37,35 @@ class Levels(NamedTuple):
     zero_point: tf.Tensor
 
 
-def given(scale: float, zero_point: int) -> Levels:
-    """Levels whose scale nothing trains."""
+def fixed(scale: float, zero_point: int) -> Levels:
+    """Make levels whose scale is not trained."""
     return Levels(*(tf.constant(value, tf.float32) for value in (scale, LOWEST - zero_point, HIGHEST - zero_point)),
                   tf.constant(zero_point, tf.float32))  # fmt: skip
 
 
 def spanning(low: tf.Tensor, high: tf.Tensor) -> Levels:
-    """Levels from ``low`` to ``high`` (float64 scalars, low <= 0 <= high), as ``integers.Form.spanning`` has them."""
+    """Make levels that reach from ``low`` to ``high`` (float64 scalars, low <= 0 <= high) as ``integers.Form.spanning``
+    does.
+    """
     exact = tf.stop_gradient(tf.cast((high - low) / (HIGHEST - LOWEST), tf.float32))
     scale = tf.cast(exact, tf.float64)
     zero_point = tf.stop_gradient(tf.clip_by_value(tf.round(LOWEST - low / scale), LOWEST, HIGHEST))
 
     def end(limit, real):
-        moved = tf.cast((real - tf.stop_gradient(real)) / scale, tf.float32)  # zero, with the end's gradient
-        return tf.cast(limit - zero_point, tf.float32) + moved
+        gradient = tf.cast((real - tf.stop_gradient(real)) / scale, tf.float32)  # zero, with the end's gradient
+        return tf.cast(limit - zero_point, tf.float32) + gradient
 
     return Levels(exact, end(LOWEST, low), end(HIGHEST, high), tf.cast(zero_point, tf.float32))
 
 
 def store(values: tf.Tensor, levels: Levels, activation: str = "linear") -> tf.Tensor:
-    """Round to whole levels, half to even, and clip to what eight bits hold and a fused activation lets through."""
+    """Round to whole levels, half to even, and clip to the levels of eight bits and of a fused activation.
+
+    Args:
+        values: levels that are not whole yet.
+        levels: of the result.
+        activation: "linear", "relu" or "relu6".
+    """
     lowest, highest = levels.lowest, levels.highest
     if activation in ("relu", "relu6"):
         lowest = tf.maximum(lowest, 0.0)
@@ -72,7 +83,7 @@ def _store(values, lowest, highest):
 
 
 def rounded(values: tf.Tensor) -> tf.Tensor:
-    """To whole numbers, half to even, the gradient as it was."""
+    """Round to whole numbers, half to even; the gradient is that of the unrounded values."""
     return _with_gradient_of(values, tf.round(values))
 
 
@@ -81,12 +92,12 @@ def _with_gradient_of(smooth, exact):
     return exact, lambda upstream: (upstream, None)
 
 
-# Ops on levels: (inputs' levels, their Levels, the result's Levels, op on real values, options) -> levels of the
-# result, neither rounded, unless the kernel does that in its own way, nor clipped.
+# Ops on levels: (levels of the inputs, their Levels, the result's Levels, the op on real values, options) -> levels of
+# the result, not clipped, and not rounded unless the kernel rounds in its own way.
 
 
 def _add(inputs, sources, result, real, options, sign=1):
-    """Fixed-point: each input times an integer of 21 bits at most, then a shift that rounds half up."""
+    """Add in fixed point: multiply each input by an integer of at most 21 bits, then shift and round half up."""
     ratios = [source.scale / result.scale for source in sources]
     shift = 20 - _exponent(tf.maximum(*ratios))
     factors = [tf.cast(tf.round(ratio * _power_of_two(shift)), tf.int32) for ratio in ratios]
@@ -117,31 +128,32 @@ def _mean(inputs, sources, result, real, options):
     total = tf.reduce_sum(inputs[0], options["axes"], options["keep_dims"])
     count = math.prod(inputs[0].shape[axis] for axis in options["axes"])
     mean = total * (sources[0].scale / result.scale / count)
-    # Here, unlike elsewhere, the kernel rounds with the zero point in: another half is the even one if that is odd.
+    # Unlike others, this kernel rounds with the zero point included: with an odd one, halves go to the other side.
     return _with_gradient_of(mean, tf.round(mean + result.zero_point) - result.zero_point)
 
 
 def _softmax(inputs, sources, result, real, options):
-    """LiteRT's own kernel rounds half up."""
+    """Round half up, as LiteRT's own kernel does."""
     smooth = real(inputs[0] * sources[0].scale, **options) / result.scale
     return _with_gradient_of(smooth, tf.floor(smooth + 0.5))
 
 
 def _average(inputs, sources, result, real, options):
-    """LiteRT's own kernel rounds the stored integers' mean half away from zero."""
+    """Round the mean of the stored integers half away from zero, as LiteRT's own kernel does."""
     mean = real(inputs[0], **options) + result.zero_point
     return _with_gradient_of(mean, tf.sign(mean) * tf.floor(tf.abs(mean) + 0.5)) - result.zero_point
 
 
 def _interpolate(inputs, sources, result, real, options):
-    """Rounds half up. XNNPACK's weights have eleven bits, so sizes that halves and quarters do not reach can be one
-    level off."""
+    """Round half up. XNNPACK's interpolation weights have eleven bits, so the result can be one level off where the
+    ratio of the sizes is no power of two.
+    """
     mean = real(inputs[0], **options)
     return _with_gradient_of(mean, tf.floor(mean + 0.5))
 
 
 def _quantize(inputs, sources, result, real, options):
-    """From real values, times the reciprocal; or from levels of another scale, with eight bits behind the point."""
+    """Multiply real values by the reciprocal scale, or levels of another scale by a factor of eight fractional bits."""
     if sources[0] is None:
         return inputs[0] * (1.0 / result.scale)
     ratio = sources[0].scale / result.scale
@@ -149,16 +161,17 @@ def _quantize(inputs, sources, result, real, options):
 
 
 def _leaky_relu(inputs, sources, result, real, options):
-    """Two factors with eight bits behind the point."""
+    """Multiply by one of two factors of eight fractional bits."""
     ratio = sources[0].scale / result.scale
     factors = tf.where(inputs[0] < 0, tf.round(256.0 * (ratio * options["alpha"])), tf.round(256.0 * ratio))
     return _with_gradient_of(real(inputs[0] * ratio, **options), tf.floor((inputs[0] * factors + 128.0) / 256.0))
 
 
 def _input(inputs, sources, result, real, options):
-    """Whoever fills the file's input divides and rounds half to even: in [-1, 1] every pixel lies half between two.
+    """Divide by the scale, as an application does that fills the file's input.
 
-    In double precision, since TensorFlow would make a product with the reciprocal of it.
+    In double precision: TensorFlow replaces a float32 division by a product with the reciprocal, and with a range of
+    [-1, 1] every pixel lies halfway between two levels.
     """
     return tf.cast(tf.cast(inputs[0], tf.float64) / tf.cast(result.scale, tf.float64), tf.float32)
 
@@ -182,16 +195,24 @@ _ON_LEVELS = {
 }
 
 
-def compute(op: str, inputs: list, sources: list, result: Levels | None, real, options: dict) -> tf.Tensor:
-    """The levels of an op's result, to be rounded by ``store``, which also knows the fused activation.
+def compute(
+    op: str,
+    inputs: list[tf.Tensor | np.ndarray],
+    sources: list[Levels | None],
+    result: Levels | None,
+    real: Callable,
+    options: dict,
+) -> tf.Tensor:
+    """Compute an op on levels. The result is not rounded yet: ``store`` does that, with the fused activation.
 
     Args:
-        op: its name in the schema. Besides: "INPUT", real values to levels as the application does it.
-        inputs: tensors, or NumPy arrays of constants.
-        sources: each input's Levels, or None for real values.
-        result: the result's Levels; None for the real values that DEQUANTIZE gives.
-        real: the op on real values. An op that no kernel computes by a rule of its own is a table of the 256 results.
-        options: the op's.
+        op: the op's name in the schema, or "INPUT": real values to levels, as the application does it.
+        inputs: the levels, as tensors, or as NumPy arrays where they are constant.
+        sources: the Levels of each input, or None for real values.
+        result: the Levels of the result; None for DEQUANTIZE, which gives real values.
+        real: the op on real values. Kernels without a rule of their own look the result up in a table of 256 values,
+            which this function computes from the real values.
+        options: the op's options.
     """
     if op in _ON_LEVELS:
         return _ON_LEVELS[op](inputs, sources, result, real, options)

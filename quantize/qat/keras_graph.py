@@ -1,8 +1,7 @@
-"""A float TFLite graph as a tf_keras model: one layer an op, the same weights, any batch size.
+"""Make tf_keras layers of a float TFLite graph: one layer for each op, the same weights, any batch size.
 
-Quantisation-aware training works on the graph that becomes the file, not on the Keras model that it came from: which
-ops are fused, which sums and products are left and where integers begin and end is then the same in both, whatever
-network it is.
+Quantisation-aware training works on the graph that becomes the file, not on the Keras model: which ops are fused, which
+sums and products are left and where integers begin and end is then the same in the model and in the file.
 """
 
 import itertools
@@ -15,7 +14,7 @@ import tf_keras
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.quantize.integers import SAME_SCALE, WEIGHTED, constant_form
-from mobilenets_tf.quantize.qat.integer_arithmetic import compute, given, store
+from mobilenets_tf.quantize.qat.integer_arithmetic import compute, fixed, store
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
@@ -28,14 +27,15 @@ _ACTIVATIONS = {
 
 
 class OperatorLayer(tf_keras.layers.Layer):
-    """A TFLite op without trainable weights: on real values, or, once it has been told its ``result``, on levels.
+    """A TFLite op without trainable weights. It computes on real values, or on levels once ``sources`` are set.
+
+    sources, result: the ``Levels`` of the inputs that are not constant, in their order, and of the result; None for
+    real values.
 
     Args:
-        op: its name in the schema. options: what it needs to know, plain data.
-        constants: place among the inputs -> values, where an input is constant.
-
-    sources, result: the inputs' ``Levels``, in the order of the inputs that are no constants, and the result's; None
-    for real values.
+        op: the op's name in the schema, or one of this module's own.
+        options: the op's options, plain data.
+        constants: position among the inputs -> values of an input that is constant.
     """
 
     def __init__(self, op: str, options: dict | None = None, constants: dict | None = None, **kwargs):
@@ -44,7 +44,7 @@ class OperatorLayer(tf_keras.layers.Layer):
         self.sources = self.result = None
         self.constants = {int(place): np.asarray(values, np.float32) for place, values in (constants or {}).items()}
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor | list[tf.Tensor]) -> tf.Tensor:
         waiting = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         count = len(waiting) + len(self.constants)
         tensors = [self.constants[i] if i in self.constants else waiting.pop(0) for i in range(count)]
@@ -55,7 +55,7 @@ class OperatorLayer(tf_keras.layers.Layer):
         return tf_keras.activations.get(self.options.get("activation", "linear"))(real(*tensors, **self.options))
 
     def _levels(self, tensors: list) -> tuple[list, list]:
-        """All inputs as levels, and their ``Levels``; constants as the file has them."""
+        """Give all inputs as levels, and their ``Levels``. Constants are rounded as in the file."""
         inputs, sources, waiting = [], [], list(self.sources)
         for place, values in enumerate(tensors):
             if place not in self.constants:
@@ -67,10 +67,10 @@ class OperatorLayer(tf_keras.layers.Layer):
             else:
                 form = constant_form(values, "int8")
                 inputs.append(form.integers(values, "int8").astype(np.float32) - form.zero_point)
-                sources.append(given(form.scale, form.zero_point))
+                sources.append(fixed(form.scale, form.zero_point))
         return inputs, sources
 
-    def get_config(self):
+    def get_config(self) -> dict:
         constants = {str(place): values.tolist() for place, values in self.constants.items()}
         return super().get_config() | {"op": self.op, "options": self.options, "constants": constants}
 
@@ -96,7 +96,7 @@ def _slices(begin, end, strides):
 
 
 def _concatenate(*tensors, axis, activation=None):
-    """Constants have the file's batch of 1."""
+    """Concatenate; constants, which have the file's batch of 1, are repeated."""
     whole = next((tensor for tensor in tensors if tensor.shape[0] != 1), tensors[0])
     count = tf.shape(whole)[0]
     return tf.concat([tf.repeat(each, count, 0) if each.shape[0] == 1 else each for each in tensors], axis)
@@ -149,7 +149,7 @@ _OPERATIONS: dict[str, Callable] = {
     "QUANTIZE": lambda x: x,
     "DEQUANTIZE": lambda x: x,
 }
-_OURS = {"INPUT", "QUANTIZE", "DEQUANTIZE", "SPLIT_PART", "CUT"}  # no names of the schema, or not to be met there
+_OURS = {"INPUT", "QUANTIZE", "DEQUANTIZE", "SPLIT_PART", "CUT"}  # not in the schema, or not in float graphs
 _OTHERS = {*WEIGHTED, "SPLIT", "SPLIT_V", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
 _SUPPORTED = sorted({*_OPERATIONS, *_OTHERS} - _OURS)
 
@@ -159,11 +159,14 @@ class Interpreter:
 
     Args:
         tree: the float model, batch 1.
-        layer_names: for each operator, by place, what to call its layer; made unique here.
-        without_bias: places of the operators whose bias is to stay zero.
+        layer_names: the name for the layer of each operator, by place; made unique here.
+        without_bias: the places of the operators whose bias stays zero, and so gets no variable.
+
+    Raises:
+        RequestError: an op for which there is no layer; the op and the Keras layer are named.
     """
 
-    def __init__(self, tree, layer_names: list[str], without_bias: Collection[int] = ()):
+    def __init__(self, tree: schema.ModelT, layer_names: list[str], without_bias: Collection[int] = ()):
         self.tree, self.graph, self._without_bias = tree, flatbuffer.Graph(tree), without_bias
         self._layer_names, self._used = layer_names, set()
         self._refuse_unknown()
@@ -179,19 +182,19 @@ class Interpreter:
                 )
 
     def name(self, place: int) -> str:
-        """A unique name for the layer of an operator."""
+        """Make a unique name for the layer of an operator."""
         return self.unique(self._layer_names[place])
 
     def unique(self, name: str) -> str:
-        """That name in letters that TensorFlow takes, with a number behind it if it is taken."""
+        """Make a unique name of the characters that TensorFlow allows; a number is added to a name in use."""
         name = re.sub(r"[^A-Za-z0-9_.]", "_", name)
         numbered = (f"{name}_{number}" for number in itertools.count(1))
-        found = next(candidate for candidate in itertools.chain([name], numbered) if candidate not in self._used)
-        self._used.add(found)
-        return found
+        unused = next(candidate for candidate in itertools.chain([name], numbered) if candidate not in self._used)
+        self._used.add(unused)
+        return unused
 
-    def layers(self, place: int) -> list[tuple["tf_keras.layers.Layer", list[np.ndarray], int]]:
-        """For each output of an operator: the layer that computes it, its weights, and the output's tensor."""
+    def layers(self, place: int) -> list[tuple[tf_keras.layers.Layer, list[np.ndarray], int]]:
+        """Make the layers of an operator, one for each output: the layer, its weights, and the output's tensor."""
         operator = self.graph.operators[place]
         op, outputs = self.graph.name(operator), operator.outputs
         if op in ("SPLIT", "SPLIT_V"):
@@ -201,10 +204,12 @@ class Interpreter:
             return [(*self._weighted(place, operator, op), output)]
         return [(self._operation(place, operator, op, output), [], output)]
 
-    def _weights(self, operator, op: str) -> np.ndarray | None:
+    def _weights(self, operator: schema.OperatorT, op: str) -> np.ndarray | None:
         return self.graph.constant(operator.inputs[WEIGHTED[op].weights])
 
-    def _weighted(self, place: int, operator, op: str):
+    def _weighted(
+        self, place: int, operator: schema.OperatorT, op: str
+    ) -> tuple[tf_keras.layers.Layer, list[np.ndarray]]:
         weights = self._weights(operator, op)
         bias = WEIGHTED[op].bias
         has_bias = bias < len(operator.inputs) and operator.inputs[bias] >= 0 and place not in self._without_bias
@@ -233,7 +238,9 @@ class Interpreter:
         groups = self.graph.shape(operator.inputs[0])[-1] // kernel.shape[2]
         return tf_keras.layers.Conv2D(kernel.shape[3], size, groups=groups, **common), [kernel, *terms]
 
-    def _split(self, place: int, operator, outputs: list[int]):
+    def _split(
+        self, place: int, operator: schema.OperatorT, outputs: list[int]
+    ) -> list[tuple[tf_keras.layers.Layer, list[np.ndarray], int]]:
         data = 1 if self.graph.name(operator) == "SPLIT" else 0
         axis_input = 0 if data else 2
         (axis,) = self.graph.integers(operator.inputs[axis_input])
@@ -245,44 +252,44 @@ class Interpreter:
             start += size
         return parts
 
-    def _cut(self, operator, op: str, integers: list) -> dict:
-        """Where a slice begins and ends on each axis but the batch's; None for from or to the very end."""
+    def _cut(self, operator: schema.OperatorT, op: str, integers: list[np.ndarray]) -> dict[str, list]:
+        """Give where a slice begins and ends on each axis but the batch's; None for the axis' own begin or end."""
         if op == "SLICE":
             begin, size = (values.tolist()[1:] for values in integers)
             end = [start + count if count >= 0 else None for start, count in zip(begin, size, strict=True)]
             return {"begin": begin, "end": end, "strides": [1] * len(begin)}
-        given = operator.builtinOptions
+        fields = operator.builtinOptions
         begin, end, strides = ([int(value) for value in values] for values in integers)
         for axis in range(len(begin)):
-            begin[axis] = None if given.beginMask >> axis & 1 else begin[axis]
-            end[axis] = None if given.endMask >> axis & 1 else end[axis]
-            if given.shrinkAxisMask >> axis & 1:
+            begin[axis] = None if fields.beginMask >> axis & 1 else begin[axis]
+            end[axis] = None if fields.endMask >> axis & 1 else end[axis]
+            if fields.shrinkAxisMask >> axis & 1:
                 end[axis] = begin[axis] + 1 or None
         return {"begin": begin[1:], "end": end[1:], "strides": strides[1:]}
 
-    def _operation(self, place: int, operator, op: str, output: int) -> OperatorLayer:
+    def _operation(self, place: int, operator: schema.OperatorT, op: str, output: int) -> OperatorLayer:
         constants = {}
         for position, index in enumerate(operator.inputs):
             values = self.graph.constant(index) if index >= 0 else None
             if values is not None and values.dtype == np.float32:
                 constants[position] = values
-        made, options = self._options(operator, op, output)
-        return OperatorLayer(made, options, constants, name=self.name(place))
+        layer_op, options = self._options(operator, op, output)
+        return OperatorLayer(layer_op, options, constants, name=self.name(place))
 
-    def _options(self, operator, op: str, output: int) -> tuple[str, dict]:
-        """The op that ``OperatorLayer`` knows, and its options."""
-        given = operator.builtinOptions
+    def _options(self, operator: schema.OperatorT, op: str, output: int) -> tuple[str, dict]:
+        """Give the op's name for ``OperatorLayer``, and its options."""
+        fields = operator.builtinOptions
         integers = [self.graph.integers(i) for i in operator.inputs[1:]]
         shape = self.graph.shape(output)
         if op in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
-            if len(shape) == 1:  # the file's batch of 1 has been left out, to be broadcast again
+            if len(shape) == 1:  # the file leaves the batch of 1 out, and broadcasts the result later
                 sides = len(self.graph.shape(operator.inputs[0]))
                 return "RESHAPE", {"shape": [-1, *[1] * (sides - 2), *shape]}
-            # The file's batch of 1 is the outermost part of the first side, so that -1 takes any batch.
+            # The file's batch of 1 is the outermost part of the first side, so -1 stands for any batch.
             return "RESHAPE", {"shape": [-1, *shape[1:]]}
         if op in ("MEAN", "SUM", "REDUCE_MAX"):
             axes = sorted(int(axis) % len(self.graph.shape(operator.inputs[0])) for axis in integers[0])
-            return op, {"axes": axes, "keep_dims": bool(given.keepDims)}
+            return op, {"axes": axes, "keep_dims": bool(fields.keepDims)}
         if op == "PAD":
             return op, {"paddings": integers[0].reshape(-1, 2).tolist()}
         if op == "TILE":
@@ -292,31 +299,31 @@ class Interpreter:
         if op == "TRANSPOSE":
             return op, {"order": integers[0].tolist()}
         if op == "SOFTMAX":
-            return op, {"beta": float(given.beta)}
+            return op, {"beta": float(fields.beta)}
         if op == "GELU":
-            return op, {"approximate": bool(given.approximate)}
+            return op, {"approximate": bool(fields.approximate)}
         if op == "LEAKY_RELU":
-            return op, {"alpha": float(given.alpha)}
+            return op, {"alpha": float(fields.alpha)}
         if op == "BATCH_MATMUL":
-            return op, {"adj_x": bool(given.adjX), "adj_y": bool(given.adjY)}
+            return op, {"adj_x": bool(fields.adjX), "adj_y": bool(fields.adjY)}
         if op == "CONCATENATION":
-            return op, {"axis": int(given.axis), "activation": fused_activation(given)}
+            return op, {"axis": int(fields.axis), "activation": fused_activation(fields)}
         if op in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):
-            centres = {"align_corners": bool(given.alignCorners), "half_pixel_centers": bool(given.halfPixelCenters)}
+            centres = {"align_corners": bool(fields.alignCorners), "half_pixel_centers": bool(fields.halfPixelCenters)}
             return op, {"size": list(shape[1:3]), **centres}
         if op in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
-            size, strides = [given.filterHeight, given.filterWidth], [given.strideH, given.strideW]
+            size, strides = [fields.filterHeight, fields.filterWidth], [fields.strideH, fields.strideW]
             return op, {
                 "size": size,
                 "strides": strides,
-                "padding": _padding(given),
-                "activation": fused_activation(given),
+                "padding": _padding(fields),
+                "activation": fused_activation(fields),
             }
-        return op, {"activation": fused_activation(given)}
+        return op, {"activation": fused_activation(fields)}
 
 
 def to_keras_kernel(op: str, weights: np.ndarray) -> np.ndarray:
-    """TFLite's weights as tf_keras' kernel; a depthwise one still has its channels in one axis of outputs."""
+    """Turn TFLite's weights into a tf_keras kernel; that of a depthwise layer still has one axis for all outputs."""
     if op == "FULLY_CONNECTED":
         return weights.T
     if op == "DEPTHWISE_CONV_2D":
@@ -325,7 +332,7 @@ def to_keras_kernel(op: str, weights: np.ndarray) -> np.ndarray:
 
 
 def to_tflite_weights(op: str, kernel: np.ndarray) -> np.ndarray:
-    """The inverse, from the layer's own kernel."""
+    """Turn a layer's kernel into TFLite's weights."""
     if op == "FULLY_CONNECTED":
         return kernel.T
     if op == "DEPTHWISE_CONV_2D":
@@ -333,13 +340,19 @@ def to_tflite_weights(op: str, kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(2, 0, 1, 3) if op == "TRANSPOSE_CONV" else kernel.transpose(3, 0, 1, 2)
 
 
-def fused_activation(options) -> str:
-    """The name of the activation that an op's options say is fused into it, "linear" for none."""
+def fused_activation(options: object) -> str:
+    """Give the name of the activation that is fused into an op; "linear" for none.
+
+    options: the op's options in the schema.
+
+    Raises:
+        RequestError: an activation that training does not know.
+    """
     kind = getattr(options, "fusedActivationFunction", schema.ActivationFunctionType.NONE)
     if kind not in _ACTIVATIONS:
         raise RequestError(f"Quantisation-aware training does not know the fused activation {kind}.")
     return _ACTIVATIONS[kind]
 
 
-def _padding(options) -> str:
+def _padding(options: object) -> str:
     return "same" if options.padding == schema.Padding.SAME else "valid"

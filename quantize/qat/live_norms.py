@@ -1,18 +1,19 @@
-"""BatchNormalization that goes on following its batches for some epochs although it is folded into kernel and bias.
+"""BatchNormalization that follows its batches for some epochs more, although it is folded into kernel and bias.
 
-A layer's kernel and bias already have gamma, beta and the moving statistics in them. What a live normalisation adds is
-what batches have changed since: with u the layer's output before its bias,
+A layer's kernel and bias already contain gamma, beta and the moving statistics. A live normalisation adds what the
+batches have changed since: with u the layer's output before its bias,
 
     training:   y = (u - batch mean) gain / batch deviation + reference + bias
     inference:  y = k u + (reference - moving mean k) + bias,    k = gain / moving deviation
 
-where the moving statistics begin as those of the calibration data, gain is their deviation and reference their mean, so
-that at first y = u + bias. Beta, in the bias, is trained; gamma, in the gain, is not while the normalisation is live.
-Freezing (Krishnamoorthi 2018, arXiv 1806.08342, section 3.2.2) puts k and the shift into kernel and bias for good.
+The moving statistics begin as those of the calibration data; gain is their deviation and reference their mean, so at
+first y = u + bias. Beta, which is in the bias, is trained; gamma, which is in the gain, is not while the normalisation
+is live. Freezing (Krishnamoorthi 2018, arXiv 1806.08342, section 3.2.2) puts k and the shift into kernel and bias.
 """
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.tflite import flatbuffer
@@ -24,22 +25,26 @@ _EPSILON = 1e-6
 
 
 class LiveNorm:
-    """One layer's, its arrays of shape (outputs).
+    """The live normalisation of one layer.
+
+    live: whether training normalises by batches now.
 
     Args:
-        mean, variance: of the layer's output before its bias, to begin with.
+        mean, variance: the first statistics of the layer's output before its bias; one number for each output.
     """
 
-    def __init__(self, mean, variance):
+    def __init__(self, mean: list[float], variance: list[float]):
         self._initial = {"reference": mean, "moving_mean": mean, "moving_variance": variance}
         self._initial["gain"] = np.sqrt(np.asarray(variance) + _EPSILON).tolist()
         self._kernel, self._bias, self._variables = None, None, {}
         self.live = False
 
-    def build(self, owner, kernel, bias) -> None:
-        """Make the variables.
+    def build(self, owner: tf_keras.layers.Layer, kernel: tf.Variable, bias: tf.Variable) -> None:
+        """Make the variables of the statistics.
 
-        owner: the layer that has them. kernel, bias: its variables.
+        Args:
+            owner: the layer that has them.
+            kernel, bias: the variables of the normalised layer.
         """
         self._kernel, self._bias = kernel, bias
         for name, values in self._initial.items():
@@ -52,7 +57,7 @@ class LiveNorm:
         self.live = True
 
     def freeze(self) -> None:
-        """Put what was learned into kernel and bias. A second time changes nothing."""
+        """Put the normalisation into kernel and bias. Freezing a second time changes nothing."""
         self.live = False
         factor, shift = self._factor_and_shift()
         self._kernel.assign(self._along_outputs(factor) * self._kernel)
@@ -63,37 +68,48 @@ class LiveNorm:
         variables["moving_variance"].assign(tf.square(variables["gain"]) - _EPSILON)
 
     def normalize(self, outputs: tf.Tensor) -> tf.Tensor:
-        """In training: the layer's output, given without its bias."""
+        """Normalise the layer's outputs in training, and update the moving statistics.
+
+        outputs: without the bias, shape (..., outputs); the result has the bias.
+        """
         variables = self._variables
         mean, variance = tf.nn.moments(outputs, list(range(len(outputs.shape) - 1)))
-        for name, found in (("moving_mean", mean), ("moving_variance", variance)):
-            variables[name].assign_add((1 - _MOMENTUM) * (found - variables[name]))
+        for name, value in (("moving_mean", mean), ("moving_variance", variance)):
+            variables[name].assign_add((1 - _MOMENTUM) * (value - variables[name]))
         scale = variables["gain"] * tf.math.rsqrt(variance + _EPSILON)
         return outputs * scale + (variables["reference"] - mean * scale + self._bias)
 
-    def kernel(self, kernel) -> tf.Tensor:
-        """At inference."""
+    def kernel(self, kernel: tf.Tensor) -> tf.Tensor:
+        """Give the kernel of inference, which contains the normalisation."""
         return tf.stop_gradient(self._along_outputs(self._factor_and_shift()[0])) * kernel
 
-    def bias(self, bias) -> tf.Tensor:
-        """At inference."""
+    def bias(self, bias: tf.Tensor) -> tf.Tensor:
+        """Give the bias of inference, which contains the normalisation."""
         return bias + self._factor_and_shift()[1]
 
-    def _factor_and_shift(self):
+    def _factor_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
         variables = self._variables
         factor = variables["gain"] / tf.sqrt(variables["moving_variance"] + _EPSILON)
         return factor, variables["reference"] - variables["moving_mean"] * factor
 
-    def _along_outputs(self, factor):
-        """As the kernel has its outputs: last, or, if it is a depthwise one, in its last two axes."""
+    def _along_outputs(self, factor: tf.Tensor) -> tf.Tensor:
+        """Reshape to the kernel's axes of outputs: the last axis, or, for a depthwise kernel, the last two."""
         shape = self._kernel.shape
         return tf.reshape(factor, shape[2:] if len(shape) == 4 and shape[3] * shape[2] == len(factor) else [-1])
 
 
-def output_moments(model: bytes, places: list[int], samples: list[list[np.ndarray]]) -> dict[int, tuple]:
-    """Mean and variance of each output channel of some layers, before bias and activation.
+def output_moments(
+    model: bytes, places: list[int], samples: list[list[np.ndarray]]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Measure mean and variance of each output channel of some layers, before bias and activation.
 
-    model: the float file's content. places: of the layers' operators.
+    Args:
+        model: the float file's content.
+        places: the places of the layers' operators.
+        samples: each a list of arrays in the order of the model's inputs.
+
+    Returns:
+        Place -> mean and variance, each of shape (outputs).
     """
     tree = flatbuffer.read(model)
     graph = flatbuffer.Graph(tree)
@@ -116,10 +132,10 @@ def output_moments(model: bytes, places: list[int], samples: list[list[np.ndarra
             sums[place] += rows.sum(0)
             squares[place] += np.square(rows).sum(0)
             count[place] += len(rows)
-    found = {}
+    moments = {}
     for place in places:
         operator = graph.operators[place]
         bias = graph.constant(operator.inputs[WEIGHTED[graph.name(operator)].bias])
         mean = sums[place] / count[place]
-        found[place] = mean - bias, squares[place] / count[place] - np.square(mean)
-    return found
+        moments[place] = mean - bias, squares[place] / count[place] - np.square(mean)
+    return moments

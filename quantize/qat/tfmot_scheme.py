@@ -1,21 +1,23 @@
-"""The quantisation scheme that tensorflow-model-optimization applies for us. The only module that imports it.
+"""The quantisation scheme for tensorflow-model-optimization (tfmot). No other module imports tfmot.
 
-tfmot's own registry knows neither hard-swish nor products nor attention, and it places its nodes by the layers' types.
-Here every node's place and form come from ``integers.plan``, the plan that the file is written by: a layer is annotated
-with the form of its output, and the registry has nothing to add.
+tfmot's own registry knows neither hard-swish nor products nor attention, and chooses by a layer's type what is rounded.
+Here ``integers.plan``, by which the file is written, decides where values are rounded and to which form: each layer is
+annotated with the forms of its inputs and its output, and the registry adds nothing.
 """
 
 import contextvars
 import functools
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
+import tf_keras
 
 from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, SMALLEST_SCALE
-from mobilenets_tf.quantize.qat.integer_arithmetic import Levels, given, rounded, spanning, store
+from mobilenets_tf.quantize.qat.integer_arithmetic import Levels, fixed, rounded, spanning, store
 from mobilenets_tf.quantize.qat.live_norms import LiveNorm
 
-tf.keras  # noqa: B018  # TensorFlow decides on first use which Keras this is; tfmot below would change the answer
+tf.keras  # noqa: B018  # TensorFlow decides on first use which Keras this is, and the import of tfmot would change that
 
 _before = os.environ.get("TF_USE_LEGACY_KERAS")
 try:
@@ -30,65 +32,66 @@ try:
     from tensorflow_model_optimization.python.core.quantization.keras.quantize_scheme import QuantizeScheme
     from tensorflow_model_optimization.python.core.quantization.keras.quantizers import Quantizer
 finally:
-    # tfmot sets it for itself when imported; what the process does next must not depend on that.
+    # tfmot sets the variable when it is imported; the rest of the process must not see that.
     if _before is None:
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
     else:
         os.environ["TF_USE_LEGACY_KERAS"] = _before
 
-# Tensors of one scale have one trained range: group -> ``TrainedRange``, while a model is being quantised.
-_shared: contextvars.ContextVar[dict] = contextvars.ContextVar("shared ranges")
-# Layer -> its normalisation, likewise.
+# While a model is being quantised: group of tensors that share a scale -> their ``TrainedRange``.
+_ranges: contextvars.ContextVar[dict] = contextvars.ContextVar("shared ranges")
+# While a model is being quantised: layer -> its normalisation.
 _norms: contextvars.ContextVar[dict] = contextvars.ContextVar("normalisations")
 _LEAST_FACTOR = 0.05
 
 
-def once_a_graph(method):
-    """Have a method make its tensors once while a graph is traced; its readers are many, and tracing takes its time.
+def once_a_graph(method: Callable) -> Callable:
+    """Decorate a method so that it makes its tensors once for each graph that is traced: tracing them for every layer
+    that reads them would take long.
 
-    Only the last graph's are kept. The arguments must be hashable.
+    Only the tensors of the last graph are kept. The arguments must be hashable.
     """
-    name = f"_made_by_{method.__name__}"
+    name = f"_results_of_{method.__name__}"
 
     @functools.wraps(method)
-    def made(self, *arguments):
+    def cached(self, *arguments):
         if tf.executing_eagerly():
             return method(self, *arguments)
         graph = tf.compat.v1.get_default_graph()
-        last, found = getattr(self, name, (None, None))
+        last, results = getattr(self, name, (None, None))
         if last is not graph:
-            found = {}
-            setattr(self, name, (graph, found))
-        if arguments not in found:
-            found[arguments] = method(self, *arguments)
-        return found[arguments]
+            results = {}
+            setattr(self, name, (graph, results))
+        if arguments not in results:
+            results[arguments] = method(self, *arguments)
+        return results[arguments]
 
-    return made
+    return cached
 
 
 class WeightQuantizer(Quantizer):
-    """Symmetric int8 weights as whole numbers, each rounded to the nearest; the scale follows the largest weight.
+    """Rounds weights to symmetric int8 levels, each to the nearest; the largest weight decides the scale.
 
     Args:
         per_tensor: one scale for all output channels.
-        kind: the layer's class, which says where the kernel has its output channels.
+        kind: the name of the layer's class, which tells the axis of the kernel's output channels.
     """
 
     def __init__(self, per_tensor: bool, kind: str):
         self.per_tensor, self.kind = per_tensor, kind
         self.norm, self._kernel, self._bias = None, None, None
 
-    def use(self, norm: LiveNorm | None, kernel, bias=None) -> None:
-        """Work for a layer: its variables, and its normalisation if that can be live."""
+    def use(self, norm: LiveNorm | None, kernel: tf.Variable, bias: tf.Variable | None = None) -> None:
+        """Set the layer's variables, and its normalisation if that can be live."""
         self.norm, self._kernel, self._bias = norm, kernel, bias
 
-    def build(self, tensor_shape, name, layer):
+    def build(self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer) -> dict:
         if self.norm:
             self.norm.build(layer, self._kernel, self._bias)
             _norms.get()[layer.layer.name] = self.norm
         return {}
 
-    def __call__(self, inputs, training, weights, **kwargs):
+    def __call__(self, inputs: tf.Tensor, training: bool, weights: dict, **kwargs) -> tf.Tensor:
         scale = self.scale(training)
         if self.kind == "DepthwiseConv2D" and not self.per_tensor:  # (rows, columns, channels, multiplier)
             scale = tf.reshape(scale, inputs.shape[2:])
@@ -97,8 +100,8 @@ class WeightQuantizer(Quantizer):
         return rounded(self._effective(training) / scale)
 
     @once_a_graph
-    def scale(self, training):
-        """Of one step of the weights: one for each output, or one alone; shape (outputs) or (1)."""
+    def scale(self, training: bool) -> tf.Tensor:
+        """Compute the scale of the weights' levels, shape (outputs), or (1) with one scale for all outputs."""
         magnitude = tf.abs(self._effective(training))
         if self.per_tensor:
             largest = tf.reshape(tf.reduce_max(magnitude), [1])
@@ -108,48 +111,54 @@ class WeightQuantizer(Quantizer):
             outputs = -2 if self.kind == "Conv2DTranspose" else -1
             axes = range(-len(magnitude.shape), 0)
             largest = tf.reduce_max(magnitude, [axis for axis in axes if axis != outputs])
-        # In double precision, since TensorFlow makes a product with a reciprocal of it, which float32 would show.
+        # In double precision: TensorFlow makes a product with the reciprocal of the division, which differs in float32.
         scale = tf.cast(tf.cast(largest, tf.float64) / LARGEST_WEIGHT, tf.float32)
         return tf.stop_gradient(tf.maximum(scale, SMALLEST_SCALE))
 
-    def _effective(self, training):
-        """The kernel that the file would have now; in training a live normalisation comes after it instead."""
+    def _effective(self, training: bool) -> tf.Tensor:
+        """The kernel that the file would have now. In training, a live normalisation is applied to the outputs."""
         live = self.norm and self.norm.live and not training
         return self.norm.kernel(self._kernel) if live else tf.convert_to_tensor(self._kernel)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"per_tensor": self.per_tensor, "kind": self.kind}
 
 
 class BiasQuantizer(Quantizer):
-    """A bias as a whole number of steps of (input scale x weight scale)."""
+    """Rounds a bias to whole steps of (input scale x weight scale)."""
 
     def __init__(self, weights: WeightQuantizer, source: "ActivationRange"):
         self._weights, self._source = weights, source
 
-    def build(self, tensor_shape, name, layer):
+    def build(self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer) -> dict:
         return {}
 
-    def __call__(self, inputs, training, weights, **kwargs):
+    def __call__(self, inputs: tf.Tensor, training: bool, weights: dict, **kwargs) -> tf.Tensor:
         norm = self._weights.norm
         if norm and norm.live:
-            if training:  # ``LiveNorm.normalize`` adds it
+            if training:  # ``LiveNorm.normalize`` adds the bias
                 return tf.zeros_like(inputs)
             inputs = norm.bias(inputs)
-        # The file's are divided in double precision.
+        # In double precision, as when the file is written.
         step = tf.cast(self._source.levels().scale * self._weights.scale(training), tf.float64)
         return tf.cast(rounded(tf.cast(inputs, tf.float64) / step), tf.float32)
 
-    def get_config(self):
-        return {}  # PlannedConfig makes it anew
+    def get_config(self) -> dict:
+        return {}  # PlannedConfig makes the quantiser anew
 
 
 class TrainedRange:
-    """A range whose ends are ``low`` and ``high`` times two factors that are trained, at first 1, so that a learning
-    rate means the same for every tensor. ``owner`` is the layer that has the variables.
+    """A range whose ends are ``low`` and ``high`` times two trained factors, which begin at 1. So a learning rate means
+    the same for every tensor.
+
+    factors: the variables, "low" and "high".
+
+    Args:
+        low, high: the ends at the beginning, low <= 0 <= high.
+        owner: the layer that has the variables.
     """
 
-    def __init__(self, low: float, high: float, owner):
+    def __init__(self, low: float, high: float, owner: tf_keras.layers.Layer):
         self.low, self.high = low, high
         self.factors = {
             end: owner.add_weight(
@@ -163,77 +172,103 @@ class TrainedRange:
 
     @once_a_graph
     def levels(self) -> Levels:
-        """As they are now."""
+        """Make the levels of the range as it is now."""
         ends = ((self.low, self.factors["low"]), (self.high, self.factors["high"]))
         return spanning(*(end * tf.cast(factor, tf.float64) for end, factor in ends))
 
 
 class ActivationRange:
-    """The levels of an activation, as plain data: given by ``scale`` and ``zero_point``; or trained, beginning from
-    ``low`` and ``high``, the ``group`` being what tensors of one range have in common.
+    """The levels of an activation: fixed, or with a trained range.
+
+    Args:
+        scale, zero_point: of fixed levels.
+        low, high: the ends of a trained range at the beginning.
+        group: the name that all tensors of one trained range have in common; None for fixed levels.
     """
 
-    def __init__(self, scale=None, zero_point=None, low=None, high=None, group=None):
+    def __init__(
+        self,
+        scale: float | None = None,
+        zero_point: int | None = None,
+        low: float | None = None,
+        high: float | None = None,
+        group: str | None = None,
+    ):
         self.scale, self.zero_point = scale, zero_point
         self.low, self.high, self.group = low, high, group
         self._trained = None
 
-    def build(self, layer) -> None:
-        """Find the group's range, or have ``layer`` own it."""
+    def build(self, layer: tf_keras.layers.Layer) -> None:
+        """Find the group's range, or make it with ``layer`` as the owner of its variables."""
         if self.group is None:
             return
-        shared = _shared.get()
-        if self.group not in shared:
-            shared[self.group] = TrainedRange(self.low, self.high, layer)
-        self._trained = shared[self.group]
+        ranges = _ranges.get()
+        if self.group not in ranges:
+            ranges[self.group] = TrainedRange(self.low, self.high, layer)
+        self._trained = ranges[self.group]
 
     def levels(self) -> Levels:
-        """As they are now."""
-        return self._trained.levels() if self._trained else given(self.scale, self.zero_point)
+        """Make the levels as they are now."""
+        return self._trained.levels() if self._trained else fixed(self.scale, self.zero_point)
 
 
 class OutputQuantizer(Quantizer):
     """Rounds and clips a layer's output to levels.
 
     Args:
-        result: of the output.
-        activation: what is fused into the op.
-        only_at_inference: no rounding in training, for the model's answer: a loss needs it fine.
-        rescale: a function of what the layer computes, and of whether that is training, to levels; None for neither.
+        result: the levels of the output.
+        activation: the activation that is fused into the op.
+        only_at_inference: do not round in training. For the model's answer, which a loss needs unrounded.
+        rescale: a function of (what the layer computes, whether it is training) that gives levels; None for a layer
+            that computes levels.
     """
 
-    def __init__(self, result: ActivationRange, activation: str, only_at_inference: bool, rescale=None):
+    def __init__(
+        self,
+        result: ActivationRange,
+        activation: str,
+        only_at_inference: bool,
+        rescale: Callable[[tf.Tensor, bool], tf.Tensor] | None = None,
+    ):
         self._result, self._activation, self._only_at_inference = result, activation, only_at_inference
         self._rescale = rescale
 
-    def build(self, tensor_shape, name, layer):
+    def build(self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer) -> dict:
         self._result.build(layer)
         return {}
 
-    def __call__(self, inputs, training, weights, **kwargs):
+    def __call__(self, inputs: tf.Tensor, training: bool, weights: dict, **kwargs) -> tf.Tensor:
         if self._rescale:
             inputs = self._rescale(inputs, training)
         if training and self._only_at_inference:
             return inputs
         return store(inputs, self._result.levels(), self._activation)
 
-    def get_config(self):
-        return {}  # PlannedConfig makes it anew
+    def get_config(self) -> dict:
+        return {}  # PlannedConfig makes the quantiser anew
 
 
 class PlannedConfig(QuantizeConfig):
     """How one layer computes in integers.
 
     Args:
-        sources: ``ActivationRange``'s options for each input, None for one of real values.
+        sources: the options of an ``ActivationRange`` for each input; None for an input of real values.
         result: the same for the output; None if it is real values.
-        weights: the ``WeightQuantizer``'s options, or None for an ``OperatorLayer``.
-        norm: the ``LiveNorm``'s options, or None for a layer that has none.
-        activation: what is fused into the op.
+        weights: the options of the ``WeightQuantizer``; None for an ``OperatorLayer``.
+        norm: the options of the ``LiveNorm``; None for a layer without one.
+        activation: the activation that is fused into the op.
         only_at_inference: see ``OutputQuantizer``.
     """
 
-    def __init__(self, sources, result, weights=None, norm=None, activation="linear", only_at_inference=False):
+    def __init__(
+        self,
+        sources: list[dict | None],
+        result: dict | None,
+        weights: dict | None = None,
+        norm: dict | None = None,
+        activation: str = "linear",
+        only_at_inference: bool = False,
+    ):
         self.options = {
             "sources": sources,
             "result": result,
@@ -247,38 +282,38 @@ class PlannedConfig(QuantizeConfig):
         self._result = result and ActivationRange(**result)
         self._weights = weights and WeightQuantizer(**weights)
 
-    def _variables(self, layer) -> list[str]:
-        """The names of the layer's quantised variables."""
+    def _variables(self, layer: tf_keras.layers.Layer) -> list[str]:
+        """Give the names of the layer's quantised variables."""
         if not self._weights:
             return []
         kernel = "depthwise_kernel" if self._weights.kind == "DepthwiseConv2D" else "kernel"
         return [kernel, "bias"] if layer.use_bias else [kernel]
 
-    def get_weights_and_quantizers(self, layer):
+    def get_weights_and_quantizers(self, layer: tf_keras.layers.Layer) -> list[tuple[tf.Variable, Quantizer]]:
         if not self._weights:
             return []
         variables = [getattr(layer, name) for name in self._variables(layer)]
         self._weights.use(self._norm, *variables)
         return list(zip(variables, [self._weights, BiasQuantizer(self._weights, self._sources[0])], strict=False))
 
-    def set_quantize_weights(self, layer, quantize_weights):
-        """Called before each call of the layer, which from here on computes with levels."""
+    def set_quantize_weights(self, layer: tf_keras.layers.Layer, quantize_weights: list[tf.Tensor]) -> None:
+        """Give the layer its rounded weights, or its levels. tfmot calls this before each call of the layer."""
         for name, value in zip(self._variables(layer), quantize_weights, strict=True):
             setattr(layer, name, value)
         if self._weights:
-            layer.activation = None  # OutputQuantizer's
+            layer.activation = None  # OutputQuantizer applies it
         else:
             layer.sources = [source and source.levels() for source in self._sources]
             layer.result = self._result and self._result.levels()
 
-    def get_activations_and_quantizers(self, layer):
+    def get_activations_and_quantizers(self, layer: tf_keras.layers.Layer) -> list:
         return []
 
-    def set_quantize_activations(self, layer, quantize_activations):
+    def set_quantize_activations(self, layer: tf_keras.layers.Layer, quantize_activations: list) -> None:
         pass
 
-    def get_output_quantizers(self, layer):
-        """Called when the layer is built, its sources' layers having been built before."""
+    def get_output_quantizers(self, layer: tf_keras.layers.Layer) -> list[Quantizer]:
+        """Make the output's quantiser. tfmot calls this when the layer is built, after the layers that it reads."""
         for source in filter(None, self._sources):
             source.build(layer)
         if not self._result:
@@ -286,54 +321,68 @@ class PlannedConfig(QuantizeConfig):
         options = self.options["activation"], self.options["only_at_inference"]
         return [OutputQuantizer(self._result, *options, self._rescale if self._weights else None)]
 
-    def _rescale(self, accumulators, training):
-        """From steps of (input scale x weight scale) to levels of the result, past a live normalisation."""
+    def _rescale(self, accumulators: tf.Tensor, training: bool) -> tf.Tensor:
+        """Turn accumulators, in steps of (input scale x weight scale), into levels of the result.
+
+        A live normalisation is applied on the way.
+        """
         step = self._sources[0].levels().scale * self._weights.scale(training)
         if training and self._norm and self._norm.live:
             return self._norm.normalize(accumulators * step) / self._result.levels().scale
         return accumulators * (step / self._result.levels().scale)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return self.options
 
 
-class _AsItIs(quantize_layout_transform.QuantizeLayoutTransform):
-    """The graph is the file's already: nothing to fuse."""
+class _NoTransform(quantize_layout_transform.QuantizeLayoutTransform):
+    """Changes nothing: the graph is that of the file already."""
 
-    def apply(self, model, layer_quantize_map):
+    def apply(self, model: tf_keras.Model, layer_quantize_map: dict) -> tuple[tf_keras.Model, dict]:
         return model, layer_quantize_map
 
 
-class _NothingToAdd(QuantizeRegistry):
-    def supports(self, layer):
+class _EmptyRegistry(QuantizeRegistry):
+    """Quantises no layer that is not annotated."""
+
+    def supports(self, layer: tf_keras.layers.Layer) -> bool:
         return False
 
-    def get_quantize_config(self, layer):
+    def get_quantize_config(self, layer: tf_keras.layers.Layer) -> None:
         return None
 
 
 class PlannedScheme(QuantizeScheme):
-    """Every layer as its annotation says, no other layer touched."""
+    """Quantises each layer as its annotation says, and no other layer."""
 
-    def get_layout_transformer(self):
-        return _AsItIs()
+    def get_layout_transformer(self) -> quantize_layout_transform.QuantizeLayoutTransform:
+        return _NoTransform()
 
-    def get_quantize_registry(self):
-        return _NothingToAdd()
+    def get_quantize_registry(self) -> QuantizeRegistry:
+        return _EmptyRegistry()
 
 
-def annotate(layer, config: PlannedConfig):
-    """The layer with its configuration, for ``apply``."""
+def annotate(layer: tf_keras.layers.Layer, config: PlannedConfig) -> tf_keras.layers.Layer:
+    """Wrap a layer with its configuration, for ``apply``."""
     return quantize_annotate_layer(layer, config)
 
 
-def apply(annotated, custom_objects: dict):
-    """The tf_keras model that computes with levels; its trained ranges, group -> ``TrainedRange``; and the
-    normalisations that can be live, layer -> ``LiveNorm``."""
-    ranges, norms = _shared.set({}), _norms.set({})
+def apply(
+    annotated: tf_keras.Model, custom_objects: dict[str, type]
+) -> tuple[tf_keras.Model, dict[str, TrainedRange], dict[str, LiveNorm]]:
+    """Make the model that computes with levels.
+
+    Args:
+        annotated: a model some of whose layers are annotated.
+        custom_objects: class name -> class of the model's own layers.
+
+    Returns:
+        The model; its trained ranges by group; the normalisations that can be live, by layer name.
+    """
+    ranges_token, norms_token = _ranges.set({}), _norms.set({})
     try:
         with quantize_scope({"PlannedConfig": PlannedConfig, **custom_objects}):
-            return quantize_apply(annotated, PlannedScheme()), _shared.get(), _norms.get()
+            return quantize_apply(annotated, PlannedScheme()), _ranges.get(), _norms.get()
     finally:
-        _shared.reset(ranges)
-        _norms.reset(norms)
+        _ranges.reset(ranges_token)
+        _norms.reset(norms_token)

@@ -8,10 +8,9 @@ import pytest
 
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.layer_sensitivity import SensitivityRequest, check
-from mobilenets_tf.modelsource import ModelSource
-from tests.support import dense_networks
+from tests.support import drawn_networks
 
-BACKGROUND = ("background", *dense_networks.NAMES)
+BACKGROUND = ("background", *drawn_networks.NAMES)
 
 
 @pytest.fixture(params=["detect", "segment"])
@@ -19,14 +18,14 @@ def network(request, tmp_path, float_file, monkeypatch):
     """Its task: there are net.keras, its float file net.tflite, and annotated pictures in data/."""
     task = request.param
     keras.backend.clear_session()
-    model = dense_networks.detector() if task == "detect" else dense_networks.segmenter()
+    model = drawn_networks.detector() if task == "detect" else drawn_networks.segmenter()
     told = {"preprocessing": asdict(Preprocessing(64, 64, crop="stretch")), "task": task}
-    told["labels"] = list(dense_networks.NAMES if task == "detect" else BACKGROUND)
+    told["labels"] = list(drawn_networks.NAMES if task == "detect" else BACKGROUND)
     model.save(tmp_path / "net.keras")
     (tmp_path / "net.tflite").write_bytes(float_file(model))
     for name, form in (("net.keras", {}), ("net.tflite", {"form": "raw" if task == "detect" else "stride"})):
         (tmp_path / f"{name}.json").write_text(json.dumps(told | form))
-    dense_networks.write(tmp_path / "data", 3, task)
+    drawn_networks.write(tmp_path / "data", 3, task)
     monkeypatch.chdir(tmp_path)
     return task
 
@@ -60,13 +59,20 @@ def test_verify_says_what_it_cannot_compare(network, call, in_this_process, tmp_
     assert status == 2 and f"form {form!r}" in error and "mobilenets-tf evaluate net.tflite" in error
 
 
-def test_report_is_for_classifiers(network, call):
-    status, _, error = call("report", "net.keras", "--calibration", "data", "--out", "out")
-    assert status == 2 and "for the task" in error and "mobilenets-tf deploy" in error
+def test_report_compares_schemes_by_the_tasks_own_score(network, call, in_this_process, tmp_path):
+    options = ["--calibration", "data", "--calibration-count", 1, "--evaluate", "data", "--min-agreement", 0]
+    schemes = ["--schemes", "float16", "int8", "--calls", 2, "--quiet"]
+    status, out, error = call("report", "net.keras", *options, *schemes, "--out", "out", "--json")
+    assert status == 0, error
+    rows = {row["scheme"]: row for row in json.loads(out)["schemes"]}
+    assert list(rows) == ["float32", "float16", "int8"]
+    assert rows["int8"]["measure"] == {"detect": "mAP at IoU 0.5", "segment": "mIoU"}[network]
+    assert rows["float32"]["agreement"] == 1 and 0 <= rows["int8"]["score"] <= 1
+    assert {path.name for path in (tmp_path / "out").glob("*.tflite")} == {f"net_{scheme}.tflite" for scheme in rows}
 
 
 def test_sensitivity_takes_a_data_sets_images(network, call, in_this_process):
-    assert len(check(SensitivityRequest(ModelSource("net.keras"), "out", calibration="data"))) == 3
+    assert len(check(SensitivityRequest("net.keras", "out", calibration="data"))[0]) == 3
     status, out, error = call("sensitivity", "net.keras", "--calibration", "data", "--out", "out", "--quiet")
     assert status == 0, error
     assert {"detect": "ssd_level1_boxes", "segment": "logits"}[network] in out

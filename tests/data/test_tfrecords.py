@@ -148,7 +148,7 @@ def test_labels_begin_where_label_offset_says(tmp_path):
         ([1, 2], {}, "image/class/label has 2 values; expected one."),
         ([], {}, "image/class/label has 0 values; expected one."),
         (1.0, {}, "image/class/label is a float_list; expected a int64_list."),
-        (None, {}, "no feature 'image/class/label'; the first of those it has: 'image/encoded'."),
+        (None, {}, "no feature 'image/class/label'. The record's first features: 'image/encoded'."),
     ],
 )
 def test_a_wrong_label_is_said_with_its_record(tmp_path, label, options, message):
@@ -171,8 +171,8 @@ def _empty_label():
     ("record", "message"),
     [
         (b"garbage", "not a tf.train.Example."),
-        (b"", "no feature 'image/encoded'; the first of those it has: none at all."),
-        (example(image=None), "no feature 'image/encoded'; the first of those it has: 'image/class/label'."),
+        (b"", "no feature 'image/encoded'. The record's first features: none."),
+        (example(image=None), "no feature 'image/encoded'. The record's first features: 'image/class/label'."),
         (example(image=[b"a", b"b"]), "image/encoded has 2 values; expected one."),
         (example(image=7), "image/encoded is a int64_list; expected a bytes_list."),
     ],

@@ -11,7 +11,7 @@ from mobilenets_tf.data.boxes import Detections
 from mobilenets_tf.data.images import decode
 from mobilenets_tf.export.fine_tuned import QatRequest, check
 from mobilenets_tf.modelsource import ModelSource
-from tests.support.dense_networks import NAMES, detector, segmenter, write
+from tests.support.drawn_networks import NAMES, detector, segmenter, write
 
 
 @pytest.fixture(params=["detect", "segment"])
@@ -81,7 +81,7 @@ def test_a_fifth_of_the_images_judges(asked, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"distill": 0.5}, "distill=0.5 is for classifiers"),
+        ({"distill": 1.5}, "distill=1.5: expected 0 to 1"),
         ({"output": "masks"}, "Unknown output 'masks'"),
         ({"batch_size": 0}, "batch_size=0: expected at least 1"),
         ({"epochs": 0}, "epochs=0: expected at least 1"),

@@ -22,7 +22,7 @@ from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.weights import catalog
 from tests.conftest import photographs
-from tests.support import dense_networks
+from tests.support import drawn_networks
 
 pytestmark = [
     pytest.mark.slow,
@@ -99,7 +99,7 @@ def test_it_gives_the_runners_answers_by_name(small, tmp_path, scheme, wanted):
         assert found[0][0] == labels[best[0]]
 
 
-SEGMENTS = ("background", *dense_networks.NAMES)
+SEGMENTS = ("background", *drawn_networks.NAMES)
 DENSE = {"float32": "normalised", "int8": "uint8"}
 
 
@@ -108,7 +108,7 @@ def dense(model, scheme, path):
     image = ImageInput(Preprocessing(64, 64, crop="stretch"), DENSE[scheme])
     calibration = recipe = None
     if scheme == "int8":
-        pixels = dense_networks.pictures(100)[0]
+        pixels = drawn_networks.pictures(100)[0]
         calibration, recipe = Calibration(image.given.normalise(pixels), image.given.value_range), FAST
     to_tflite(model, scheme, calibration, path, recipe=recipe, image=image)
     return path.read_bytes(), image
@@ -116,29 +116,29 @@ def dense(model, scheme, path):
 
 @pytest.mark.parametrize("scheme", DENSE)
 def test_a_detector_finds_what_postprocess_finds(tmp_path, scheme):
-    content, image = dense(dense_networks.detector(), scheme, tmp_path / "raw.tflite")
-    postprocess = Postprocess(ssd_anchors(((8, 8), (4, 4))), len(dense_networks.NAMES), score_threshold=0.5)
+    content, image = dense(drawn_networks.detector(), scheme, tmp_path / "raw.tflite")
+    postprocess = Postprocess(ssd_anchors(((8, 8), (4, 4))), len(drawn_networks.NAMES), score_threshold=0.5)
     formed = detector_forms.with_form(content, "nms", postprocess)
-    described = metadata.describe("net", image, dense_networks.NAMES, "detect")
+    described = metadata.describe("net", image, drawn_networks.NAMES, "detect")
     (tmp_path / "net.tflite").write_bytes(metadata.add(formed, described))
-    pictures, runner = dense_networks.pictures(3, seed=1)[0], Runner(content)
+    pictures, runner = drawn_networks.pictures(3, seed=1)[0], Runner(content)
     for picture, found in zip(pictures, detect(tmp_path / "net.tflite", pictures), strict=True):
         boxes, scores = runner(image.given.for_input(picture, runner.inputs[0]["dtype"]))
         wanted = postprocess(boxes[0], scores[0])
         assert len(found) == len(wanted) > 0
         assert sorted((name, round(score, 4)) for name, score, *_ in found) == sorted(
-            (dense_networks.NAMES[index], round(float(score), 4))
+            (drawn_networks.NAMES[index], round(float(score), 4))
             for index, score in zip(wanted.classes, wanted.scores, strict=True)
         )
         for index, score, box in zip(wanted.classes, wanted.scores, 64 * wanted.boxes, strict=True):
-            like = [place for name, s, *place in found if name == dense_networks.NAMES[index] and abs(s - score) < 1e-4]
+            like = [place for name, s, *place in found if name == drawn_networks.NAMES[index] and abs(s - score) < 1e-4]
             placed = np.array([(top, left, top + height, left + width) for left, top, width, height in like])
             assert np.abs(placed - box).max(axis=1).min() < 2  # MediaPipe's are cut off to whole pixels
 
 
 @pytest.mark.parametrize("scheme", DENSE)
 def test_a_segmenter_gives_our_classes_and_their_probabilities(tmp_path, scheme):
-    model, pictures = dense_networks.segmenter(), dense_networks.pictures(3, seed=1)[0]
+    model, pictures = drawn_networks.segmenter(), drawn_networks.pictures(3, seed=1)[0]
     head = model.get_layer("logits")
     head.kernel.assign(np.random.default_rng(0).normal(size=head.kernel.shape))
     head.bias.assign(-np.mean(model(pictures / 127.5 - 1), axis=(0, 1, 2)))  # else one class would be everywhere

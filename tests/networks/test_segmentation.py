@@ -142,7 +142,7 @@ def filled(name, **options):
 def test_a_segmenter_goes_on_with_other_classes(tmp_path):
     first = filled("deeplabv3_mobilenet_v1", alpha=0.25, resolution=64, classes=4)
     first.save(tmp_path / "segmenter.keras")
-    with pytest.warns(UserWarning, match="other classes.*: aspp_classifier is fresh"):
+    with pytest.warns(UserWarning, match="other classes.*: aspp_classifier has random"):
         again = create_model(
             "deeplabv3_mobilenet_v1", alpha=0.25, resolution=64, classes=7, weights=tmp_path / "segmenter.keras"
         )

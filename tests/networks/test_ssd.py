@@ -175,7 +175,7 @@ def test_a_whole_detector_comes_back(small, tmp_path):
 
 def test_with_other_classes_what_depends_on_them_is_fresh(small, tmp_path):
     small.save_weights(tmp_path / "detector.weights.h5")
-    with pytest.warns(UserWarning, match="other classes.*: ssd_level1_classifier, .*_level6_classifier are fresh"):
+    with pytest.warns(UserWarning, match="other classes.*: ssd_level1_classifier, .*_level6_classifier have random"):
         other = create_model(
             "ssdlite_mobilenet_v1", alpha=0.25, resolution=96, classes=5, weights=tmp_path / "detector.weights.h5"
         )
@@ -187,7 +187,7 @@ def test_a_classifiers_weights_go_to_the_backbone(tmp_path):
     """With a reduced tail that part is fresh; but the first block's expansion, which the finest map is, fits."""
     classifier = fill(create_model("mobilenet_v3_small", resolution=96, classes=4))
     classifier.save(tmp_path / "classifier.keras")
-    with pytest.warns(UserWarning, match="not as wide as .* from stage5_block1_project_conv on: .* fresh"):
+    with pytest.warns(UserWarning, match="not as wide as .* from stage5_block1_project_conv on: .* random"):
         detector = create_model(
             "ssdlite_mobilenet_v3_small_reduced", resolution=96, classes=3, weights=tmp_path / "classifier.keras"
         )

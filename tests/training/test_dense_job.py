@@ -6,11 +6,11 @@ import signal
 
 import pytest
 
-from mobilenets_tf import RequestError
+from mobilenets_tf import RequestError, create_model
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
 from mobilenets_tf.training.request import TrainRequest, check
-from tests.support.dense_networks import NAMES, detector, segmenter, write
+from tests.support.drawn_networks import NAMES, SIZE, detector, segmenter, write
 from tests.support.forked import command as run
 from tests.training.test_job import started, wait_for
 
@@ -56,14 +56,35 @@ def test_it_learns_and_goes_on_to_the_same_bytes(task, words, tmp_path):
     assert (broken / "mine.keras").read_bytes() == (whole / "mine.keras").read_bytes()
 
 
+@pytest.mark.slow
+def test_it_learns_from_a_teacher(task, words, tmp_path):
+    """All of the loss is the teacher's, here the untrained network's; a network with other outputs cannot teach."""
+    teacher = words[words.index("--model") + 1]
+    preprocessing = {"size": SIZE, "resize": SIZE, "mean": [127.5] * 3, "std": [127.5] * 3}
+    manifest = {"task": task, "preprocessing": preprocessing}
+    described = tmp_path / "teacher.keras"
+    described.write_bytes(teacher.read_bytes())
+    described.with_name("teacher.keras.json").write_text(json.dumps(manifest))
+    done = run(*words, "--teacher", described, "--distill", 1, "--epochs", 4, "--out", tmp_path / "out", "--quiet")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out" / "mine.keras.json").read_text())["epochs"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    other = create_model("lraspp_mobilenet_v3_small" if task == "segment" else "ssdlite_mobilenet_v2", resolution=SIZE)
+    other.save(described)
+    done = run(*words, "--teacher", described, "--out", tmp_path / "other")
+    assert done.returncode == 2 and "teacher.keras cannot be the teacher" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("wrong", "quoted"),
     [
         ({"task": "detection"}, "Unknown task 'detection'. Did you mean 'detect'"),
         ({"task": "segment"}, "is for the task 'detect', not 'segment'. For that there are deeplabv3"),
-        ({"recipe": "paper"}, "Unknown recipe to detect 'paper'"),
+        ({"recipe": "paper"}, "No paper's recipe is known for ssdlite_mobilenet_v2. The recipes to detect"),
         ({"label_offset": 0}, "label_offset=0 is for"),
-        ({"teacher": ModelSource("mobilenet_v2")}, "A teacher is for classifiers"),
+        ({"teacher": "mobilenet_v2"}, "The teacher mobilenet_v2 is for the task 'classify', and"),
+        ({"teacher": "nothing.keras"}, "No such model file: nothing.keras"),
+        ({"teacher": "ssdlite_efficientnet_lite0"}, "are its backbone's alone"),
         ({"labels": "red"}, "Unknown class 'blue'"),
         ({"labels": "red,blue,green"}, "no image of class 2 ('green')"),
         ({"data": "nowhere"}, "nowhere"),

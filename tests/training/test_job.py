@@ -254,6 +254,21 @@ def test_wrong_requests(folder, tmp_path, changes, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["dark", "light", "grey"], "Class 1 is 'light' for the teacher"),
+        (["dark", "light"], "has 2 classes, and"),
+    ],
+)
+def test_a_teacher_of_other_classes(folder, tmp_path, network, labels, words):
+    teacher = tmp_path / "teacher.keras"
+    teacher.write_bytes(network.read_bytes())
+    teacher.with_name("teacher.keras.json").write_text(json.dumps({"task": "classify", "labels": labels}))
+    with pytest.raises(RequestError, match=words):
+        check(request(folder, tmp_path, teacher=teacher))
+
+
 def test_a_class_without_images(folder, tmp_path):
     (tmp_path / "labels.csv").write_text(
         "file,class_index\n"

@@ -1,42 +1,52 @@
-"""Parameters and multiply-adds of any Keras model, counted from its graph."""
+"""Parameters and multiply-adds of any Keras model, counted from its graph.
+
+Convolutions, linear layers and matrix products count; BatchNorm, biases, activations and pooling do not. This is the
+rule of the papers' "MAdds", and of half of torch's FlopCounter.
+"""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-# Keras 3's layer class -> the multiply-adds of one call, from the layer and the output's shape without the batch.
-# Convolutions, linear layers and matrix products count; BatchNorm, biases, activations, pooling do not. This is the
-# rule of the papers' "MAdds" and of torch's FlopCounter // 2.
+if TYPE_CHECKING:
+    import keras
+
+_Shape = tuple[int, ...]  # with the batch
 
 
-def _prod(shape) -> int:
+def _prod(shape: Iterable[int]) -> int:
     return math.prod(int(side) for side in shape)
 
 
-def _convolution(layer, inputs, output) -> int:
+def _convolution(layer: Any, inputs: list[_Shape], output: _Shape) -> int:
     return _prod(output[1:]) * _prod(layer.kernel_size) * inputs[0][-1] // layer.groups
 
 
-def _depthwise(layer, inputs, output) -> int:
+def _depthwise(layer: Any, inputs: list[_Shape], output: _Shape) -> int:
     return _prod(output[1:]) * _prod(layer.kernel_size)
 
 
-def _separable(layer, inputs, output) -> int:
+def _separable(layer: Any, inputs: list[_Shape], output: _Shape) -> int:
     channels = inputs[0][-1] * layer.depth_multiplier
     return _prod(output[1:-1]) * channels * (_prod(layer.kernel_size) + output[-1])
 
 
-def _transposed(layer, inputs, output) -> int:
+def _transposed(layer: Any, inputs: list[_Shape], output: _Shape) -> int:
     return _prod(inputs[0][1:]) * _prod(layer.kernel_size) * output[-1]
 
 
-def _dense(layer, inputs, output) -> int:
+def _dense(layer: Any, inputs: list[_Shape], output: _Shape) -> int:
     return _prod(output[1:]) * inputs[0][-1]
 
 
-def _matmul(layer, inputs, output) -> int:
+def _matmul(layer: Any, inputs: list[_Shape], output: _Shape) -> int:
     return _prod(output[1:]) * inputs[0][-1]
 
 
-_COUNT = {
+# Class of a Keras 3 layer or operation -> multiply-adds of a call: (layer, shapes of the inputs, shape of the output).
+_COUNT: dict[str, Callable[[Any, list[_Shape], _Shape], int]] = {
     "Conv1D": _convolution,
     "Conv2D": _convolution,
     "Conv3D": _convolution,
@@ -52,11 +62,11 @@ _COUNT = {
 }
 
 
-def multiply_adds(model) -> int:
-    """Multiply-adds of one image through a functional or sequential model, nested ones included.
+def multiply_adds(model: keras.Model) -> int:
+    """Count the multiply-adds of one image through a functional or sequential model and the models inside it.
 
     Raises:
-        ValueError: a side of the input is None; the count depends on it.
+        ValueError: a side of the input is None, on which the count depends.
     """
     total = 0
     for operation, inputs, output in _calls(model):
@@ -69,8 +79,8 @@ def multiply_adds(model) -> int:
     return total
 
 
-def _calls(model):
-    """Every use of every operation in a functional graph: (operation, input shapes, output shape)."""
+def _calls(model: Any) -> Iterator[tuple[Any, list[_Shape], _Shape]]:
+    """Yield (operation, input shapes, output shape) for every use of every operation in a functional graph."""
     functional = getattr(model, "_functional", None) or model  # a Sequential keeps its graph inside
     own = {id(node) for nodes in functional._nodes_by_depth.values() for node in nodes}
     for operation in functional.operations:
@@ -80,14 +90,14 @@ def _calls(model):
                 yield operation, inputs, node.output_tensors[0].shape
 
 
-def parameters(model) -> tuple[int, int]:
-    """(trainable, total) parameters; the total has BatchNorm's running mean and variance too (Keras' count_params)."""
+def parameters(model: keras.Model) -> tuple[int, int]:
+    """Count (trainable, total) parameters; the total includes BatchNorm's running mean and variance."""
     trainable = sum(_prod(variable.shape) for variable in model.trainable_variables)
     return trainable, model.count_params()
 
 
-def counts(model) -> dict[str, int]:
-    """Trainable and total parameters, and multiply-adds of one image.
+def counts(model: keras.Model) -> dict[str, int]:
+    """Count trainable and total parameters, and multiply-adds of one image: params_trainable, params_total, macs.
 
     Raises:
         ValueError: a side of the input is None.

@@ -24,7 +24,7 @@ class ClassificationObjective:
         resampling: of crops, where the recipe leaves that to the network's ``Preprocessing``.
     """
 
-    accuracy, metric, crop = "top1", "val_top1", None
+    accuracy, metric = "top1", "val_top1"
     truth = (((), np.int32),)
 
     def __init__(self, classes: int, recipe: Recipe, resampling: str = "bilinear"):

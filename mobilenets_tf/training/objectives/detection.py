@@ -54,7 +54,7 @@ class DetectionObjective:
         most_boxes: that an image may have.
     """
 
-    accuracy, metric, crop = "anchors", "val_map50", "stretch"  # objects at the border count too
+    accuracy, metric = "anchors", "val_map50"
 
     def __init__(
         self, anchors: np.ndarray, class_names: Sequence[str], recipe: Recipe, resampling: str, most_boxes: int
@@ -133,19 +133,20 @@ class DetectionObjective:
         return tf.reduce_sum(focal + distance, -1) / tf.maximum(1.0, tf.reduce_sum(objects, -1))
 
     def distillation(self, targets: tuple, outputs: list, teacher_outputs: list, temperature: float) -> tf.Tensor:
-        """Binary cross-entropy with the teacher's scores, a mean over anchors and classes, and smooth L1 loss of the
-        boxes, a mean over anchors, each with the teacher's highest score as its weight.
+        """Binary cross-entropy with the teacher's scores and smooth L1 loss of the boxes, each anchor's box with the
+        teacher's highest score as its weight; over the sum of these weights, which is the teacher's number of objects.
 
         Classes and boxes of a detector are taught together in Chen et al. 2017 ("Learning Efficient Object Detection
         Models with Knowledge Distillation", NeurIPS); the weights, instead of their bound on the boxes' loss, are ours.
+        A mean over all anchors instead would make gradients many times smaller than those of ``loss``.
         """
         (boxes, scores), (teacher_boxes, teacher_scores) = outputs, teacher_outputs
         soft = tf.sigmoid(teacher_scores[..., 1:] / temperature)
         entropy = tf.nn.sigmoid_cross_entropy_with_logits(soft, scores[..., 1:] / temperature)
         weights = tf.reduce_max(tf.sigmoid(teacher_scores[..., 1:]), -1)
-        distance = weights * 4 * keras.losses.huber(teacher_boxes, boxes)
-        # Boxes have no temperature, and the sum of both parts is multiplied by its square.
-        return tf.reduce_mean(entropy, (1, 2)) + tf.reduce_mean(distance, -1) / temperature**2
+        # Boxes have no temperature, and the square multiplies both parts afterwards.
+        distance = weights * 4 * keras.losses.huber(teacher_boxes, boxes) / temperature**2
+        return tf.reduce_sum(tf.reduce_sum(entropy, -1) + distance, -1) / tf.maximum(1.0, tf.reduce_sum(weights, -1))
 
     def right(self, targets: tuple, outputs: list) -> tf.Tensor:
         """Of the anchors that are objects, the share whose class has the highest score."""

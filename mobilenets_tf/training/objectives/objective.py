@@ -22,13 +22,11 @@ class Objective(Protocol):
 
     accuracy, metric: keys of a curve's row: of training batches, and of validation. The weights with the highest metric
         are the best ones.
-    crop: of the ``Preprocessing`` of images to judge with; None for the network's own.
     truth: (shape, type) of each array that an example has beside its pixels.
     """
 
     accuracy: str
     metric: str
-    crop: str | None
     truth: Sequence[tuple[tuple[int | None, ...], type]]
 
     def problem(self, annotation: Any) -> str | None:

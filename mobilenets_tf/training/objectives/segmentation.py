@@ -27,7 +27,7 @@ class SegmentationObjective:
         resampling: of crops, where the recipe leaves that to the network's ``Preprocessing``.
     """
 
-    accuracy, metric, crop = "pixels", "val_miou", "stretch"  # pixels at the border count too
+    accuracy, metric = "pixels", "val_miou"
     truth = (((None, None), np.uint8),)
 
     def __init__(self, class_names: Sequence[str], void: int, recipe: Recipe, resampling: str):

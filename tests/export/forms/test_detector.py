@@ -18,12 +18,12 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
-from tests.support import dense_networks
+from tests.support import drawn_networks
 from tests.tasks.test_postprocess import decoded
 
 FAST = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False)
 ANCHORS = ssd_anchors(((8, 8), (4, 4)))
-POST = Postprocess(ANCHORS, len(dense_networks.NAMES), score_threshold=0.4)
+POST = Postprocess(ANCHORS, len(drawn_networks.NAMES), score_threshold=0.4)
 PIXELS = Preprocessing(64, 64, crop="stretch")
 SCHEMES = ("float32", "int8", "int16x8")
 
@@ -31,7 +31,7 @@ SCHEMES = ("float32", "int8", "int16x8")
 @pytest.fixture(scope="module")
 def raw(float_file):
     """Scheme -> the content of the small detector's file."""
-    content = float_file(dense_networks.detector())
+    content = float_file(drawn_networks.detector())
     files = {"float32": content}
     for scheme in SCHEMES[1:]:
         files[scheme] = prepare(content, scheme, Calibration(photographs(100, 64), (-1, 1)), FAST).write()

@@ -3,6 +3,7 @@
 import copy
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -129,6 +130,37 @@ def test_what_options_of_quantisation_bring_is_shown():
     assert "after each epoch, was 50.0%, 61.0%. The file has the weights of epoch 1." in text
     none_left = render("file.tflite", MANIFEST | {"mixed_precision": mixed | {"left": []}})
     assert "No layer had to stay in float: with all layers in integers the loss is 0.40%." in Text(none_left).text
+
+
+def test_a_detector_is_judged_by_its_own_score():
+    scores = {
+        "images": 40, "largest_difference": 0.4, "relative_difference": 0.1, "snr_db": 20.5,
+        "measure": "mAP at IoU 0.5", "agreement": 0.91, "reference_score": 0.62, "score": 0.6,
+        "reference_classes": {"cat": 0.7, "dog": None},
+        "classes": {"cat": 0.65, "dog": None},
+    }  # fmt: skip
+    tuning = {"training_images": 99, "validation_accuracies": [0.5, 0.61], "best_epoch": 1, "post_training": scores}
+    manifest = MANIFEST | {
+        "task": "detect", "comparison": scores, "fine_tuning": tuning,
+        "per_channel": {"bytes": 5333000, "comparison": scores | {"score": 0.61}},
+    }  # fmt: skip
+    text = Text(render("file.tflite", manifest, evidence())).text
+    for said in (
+        "int8 reaches 91.0% mAP at IoU 0.5 on 40 images", "cat 70.0% 65.0%", "mAP at IoU 0.5 61.0% 60.0%",
+        "Agreement with float32 91.0% 91.0%", "mAP at IoU 0.5 on the validation images",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "dog" not in text.split("Loss from one scale")[0]
+    rows = [SchemeRow("float32", 18571376, 1.0, 0.62, 5.2, "mAP at IoU 0.5"), SchemeRow("int8", 5333456, 0.91, 0.6, 2.3,
+            "mAP at IoU 0.5")]  # fmt: skip
+    shown = replace(evidence(), pictures=(("street.jpg", picture()),))
+    page = render_schemes("m", [SchemeReport("m_int8.tflite", manifest, shown)], rows, evidence().latency)
+    text = Text(page).text
+    assert "Scheme Size mAP at IoU 0.5 Agreement with float32 Median latency" in text and "top-1" not in text.lower()
+    assert "cat 70.0% 65.0%" in text and "street.jpg" in text
+    without = [replace(row, score=None) for row in rows]
+    unlabelled = render_schemes("m", [SchemeReport("m.tflite", manifest, shown)], without, evidence().latency)
+    assert "Scheme Size Agreement with float32 Median latency" in Text(unlabelled).text
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mobilenets_tf import RequestError, create_model
+from mobilenets_tf import create_model
 from mobilenets_tf.quantize import fine_tune, quantize_aware
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.training import recipes
@@ -12,7 +12,7 @@ from mobilenets_tf.training.objectives.detection import DetectionObjective, anch
 from mobilenets_tf.training.objectives.segmentation import SegmentationObjective
 from tests.conftest import photographs
 from tests.support.classifiers import filled
-from tests.support.dense_networks import NAMES, detector, masks, pictures, segmenter
+from tests.support.drawn_networks import NAMES, detector, masks, pictures, segmenter
 
 
 def prepared(pixels):
@@ -112,10 +112,26 @@ def test_an_interrupted_training_goes_on_and_a_function_may_judge(case, tmp_path
     assert fine_tune(case.aware, training, score, **options) == unbroken
 
 
-def test_the_float_model_teaches_classifiers_alone(case):
-    data = case.batches(8, 0)
-    with pytest.raises(RequestError, match="distill=0.5: the float model teaches classifiers only"):
-        fine_tune(case.aware, data, data, objective=case.objective, distill=0.5)
+def test_the_float_models_outputs_teach(case):
+    """With all of the loss the float model's, outputs come nearer to its outputs."""
+    random = np.random.default_rng(0)
+    for variable in case.aware.model.trainable_variables:
+        if len(variable.shape) > 1:
+            variable.assign(variable + 0.3 * np.abs(variable).max() * random.normal(size=variable.shape))
+    images = prepared(pictures(16, 1)[0])
+
+    def answers(model):
+        *boxes, scores = tf.nest.flatten(model(images))
+        return [*boxes, scores if case.detects else tf.nn.softmax(scores)]
+
+    def nearness(model):
+        pairs = zip(answers(model), wanted, strict=True)
+        return -float(sum(tf.reduce_mean(tf.abs(one - other)) for one, other in pairs))
+
+    wanted = answers(case.aware.float_model)
+    options = {"objective": case.objective, "learning_rate": 3e-3, "distill": 1.0}
+    found = fine_tune(case.aware, case.batches(64, 0), nearness, 3, **options)
+    assert max(found.accuracies[1:]) > 0.8 * found.accuracies[0]
 
 
 @pytest.mark.slow

@@ -108,10 +108,45 @@ def test_the_loss_is_the_formulas(objective):
     assert right[1] == 0 and right[0] == (wanted.any(-1) & (p.argmax(-1) == classes - 1))[0].sum() / 2
 
 
+def test_distillation_is_the_formulas(objective):
+    random = np.random.default_rng(1)
+    boxes, teacher_boxes = random.normal(0, 2, (2, 2, 5, 4)).astype(np.float32)
+    logits, teacher_logits = random.normal(0, 2, (2, 2, 5, 3)).astype(np.float32)
+    student, teacher = [boxes, logits], [teacher_boxes, teacher_logits]
+    found = objective.distillation(None, student, teacher, 2.0).numpy()
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x[..., 1:].astype(float)))  # the first column is background
+
+    p, q = sigmoid(logits / 2), sigmoid(teacher_logits / 2)
+    entropy = -(q * np.log(p) + (1 - q) * np.log(1 - p)).sum(-1)
+    distance = np.abs(boxes - teacher_boxes).astype(float)
+    huber = np.where(distance < 1, distance**2 / 2, distance - 0.5).sum(-1)
+    weights = sigmoid(teacher_logits).max(-1)
+    expected = (entropy + weights * huber / 4).sum(-1) / np.maximum(1, weights.sum(-1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    background = logits + np.array([9, 0, 0], np.float32)
+    np.testing.assert_array_equal(found, objective.distillation(None, [boxes, background], teacher, 2.0))
+
+
 def test_outputs_that_are_no_detectors(objective):
     with pytest.raises(RequestError, match="a detector has boxes and scores"):
         objective.trained(create_model("mobilenet_v2", resolution=SIZE, alpha=0.35, classes=2))
+    with pytest.raises(RequestError, match=r"for \d+ anchors and 2 classes \(None, \d+, 4\) and \(None, \d+, 3\)"):
+        objective.trained(create_model("ssdlite_mobilenet_v2", resolution=SIZE, alpha=0.35, classes=4))
     assert "has 9 boxes" in objective.problem(boxes_of(*[(0, 0, 1, 1, 0)] * 9))
+
+
+def test_as_many_anchors_in_other_places(model):
+    anchors = anchors_of(model)
+    objective = DetectionObjective(anchors[::-1], NAMES, PLAIN, "bilinear", 1)
+    with pytest.raises(RequestError, match="as many anchors, .* in other places"):
+        objective.trained(model)
+
+
+def test_a_network_without_anchors():
+    with pytest.raises(RequestError, match="has no layers ssd_level1_boxes"):
+        anchors_of(create_model("mobilenet_v2", resolution=SIZE, alpha=0.35, classes=2))
 
 
 @pytest.mark.slow

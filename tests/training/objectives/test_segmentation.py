@@ -42,6 +42,23 @@ def test_the_loss_is_the_formulas_at_the_masks_size():
     assert right[0] == pytest.approx((large[0].argmax(-1) == masks[0])[known].mean())
 
 
+def test_distillation_is_the_formulas_at_the_masks_size():
+    random = np.random.default_rng(1)
+    logits, teacher_logits = (random.normal(0, 2, (2, side, side, 3)).astype(np.float32) for side in (4, 8))
+    masks = random.integers(0, 3, (2, 16, 16)).astype(np.uint8)
+    masks[0, :5] = VOID
+    masks[1] = VOID
+
+    def softmax(x):  # at the mask's size, temperature 2
+        large = np.exp(tf.image.resize(x, (16, 16)).numpy().astype(float) / 2)
+        return large / large.sum(-1, keepdims=True)
+
+    entropy = -(softmax(teacher_logits) * np.log(softmax(logits))).sum(-1)
+    found = OBJECTIVE.distillation(tf.constant(masks), tf.constant(logits), tf.constant(teacher_logits), 2.0).numpy()
+    assert found[0] == pytest.approx(entropy[0][masks[0] != VOID].mean(), rel=1e-5)
+    assert found[1] == 0  # nothing is known of it
+
+
 def test_an_example_is_the_picture_and_its_mask():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
     mask = np.zeros((40, 60), np.uint8)
