@@ -1,4 +1,7 @@
+import fcntl
+import gc
 import os
+import pickle
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -7,6 +10,32 @@ import pytest
 
 from mobilenets_tf.worker import _start
 from tests.support import forked
+
+
+def pytest_collection_finish():
+    """The modules that are there by now stay. The garbage collector, which each conversion calls, passes them over."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """A function: name, function -> what the function returns, which one process of pytest-xdist makes for all."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which all processes share
+
+    def made_once(name, make):
+        path = folder / f"{name}.pickle"
+        with open(folder / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                part = path.with_suffix(".part")
+                part.write_bytes(pickle.dumps(make()))
+                part.rename(path)
+        return pickle.loads(path.read_bytes())
+
+    return made_once
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,15 +96,38 @@ def convolutions(float_file):
 
 @pytest.fixture(scope="session")
 def small():
-    """A small network whose weights and BatchNorm statistics are far from trivial."""
-    from mobilenets_tf import create_model
-    from tests.support.make_goldens import generated
+    """A classifier of a few layers, for tests to which it does not matter how many there are."""
+    from tests.support import classifiers
 
-    model = create_model("mobilenet_v2", alpha=0.35, resolution=64, classes=10)
-    for layer in model.layers:
-        for variable in layer.weights:
-            variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
-    return model
+    return classifiers.small()
+
+
+@pytest.fixture(scope="session")
+def mobilenet():
+    """MobileNetV2 as narrow as it gets, its weights and BatchNorm statistics far from trivial."""
+    from mobilenets_tf import create_model
+    from tests.support.classifiers import filled
+
+    return filled(create_model("mobilenet_v2", alpha=0.35, resolution=64, classes=10))
+
+
+@pytest.fixture(scope="session")
+def small_files(small, pictures, worker, made_once):
+    """Every scheme's file of the small network."""
+    from mobilenets_tf.export.tflite import convert_model
+    from mobilenets_tf.quantize import SCHEMES, Calibration
+
+    def make():
+        calibrations = {scheme: Calibration(pictures) if scheme.calibrated else None for scheme in SCHEMES.values()}
+        return {scheme.name: convert_model(small, scheme, given, worker) for scheme, given in calibrations.items()}
+
+    return made_once("small_files", make)
+
+
+@pytest.fixture(scope="session")
+def mobilenet_file(mobilenet, float_file, made_once):
+    """The float file of MobileNetV2."""
+    return made_once("mobilenet_file", lambda: float_file(mobilenet))
 
 
 def photographs(count, size=64, seed=0):

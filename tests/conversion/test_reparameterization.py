@@ -6,15 +6,7 @@ import pytest
 from keras import layers
 
 from mobilenets_tf import Convention, RequestError, create_model, reparameterize
-from tests.support.make_goldens import generated
-
-
-def fill(model):
-    """Weights and BatchNorm statistics that are far from trivial."""
-    for layer in model.layers:
-        for variable in layer.weights:
-            variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
-    return model
+from tests.support.classifiers import filled
 
 
 def answer(model, size=64, seed=0):
@@ -34,7 +26,7 @@ def assert_folded(model, size=64):
     "name", ["mobileone_mu1", *(pytest.param(f"mobileone_{size}", marks=pytest.mark.slow) for size in ("s0", "s4"))]
 )
 def test_folded_is_the_same_function_and_the_inference_form(name):
-    model = fill(create_model(name, resolution=64, classes=10, classifier_activation=None))
+    model = filled(create_model(name, resolution=64, classes=10, classifier_activation=None))
     folded = assert_folded(model)
     built = create_model(name, resolution=64, classes=10, classifier_activation=None, reparameterized=True)
     assert [(layer.name, type(layer)) for layer in folded.layers] == [(x.name, type(x)) for x in built.layers]
@@ -53,7 +45,7 @@ def test_after_training_has_moved_the_statistics():
 
 
 def test_the_model_that_was_folded_is_left_alone():
-    model = fill(create_model("mobileone_mu0", resolution=32, classes=3))
+    model = filled(create_model("mobileone_mu0", resolution=32, classes=3, branches=1))
     weights, expected = model.get_weights(), answer(model, 32)
     folded = reparameterize(model)
     for variable in folded.weights:
@@ -68,7 +60,7 @@ def test_the_model_that_was_folded_is_left_alone():
     "kind", ["nested", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("taken apart", "sequential"))]
 )
 def test_inside_a_larger_model(kind):
-    backbone = fill(create_model("mobileone_mu0", resolution=32, include_top=False))
+    backbone = filled(create_model("mobileone_mu0", resolution=32, include_top=False, branches=2))
     if kind == "sequential":
         stack = [keras.Input((32, 32, 3)), layers.Rescaling(0.5), backbone, layers.Flatten(), layers.Dense(3)]
         model = keras.Sequential(stack)
@@ -88,9 +80,9 @@ def test_inside_a_larger_model(kind):
 def test_tensorflows_padding_folds_too(size):
     """There the 1x1 branch lies under another tap of the strided kernel, which depends on the input's size."""
     assert_folded(
-        fill(create_model("mobileone_mu0", resolution=size, classes=3, convention=Convention("same", 1e-3))), size
+        filled(create_model("mobileone_mu0", resolution=size, classes=3, convention=Convention("same", 1e-3))), size
     )
-    assert_folded(fill(create_model("mobileone_mu0", resolution=64, include_top=False, output_stride=8)))
+    assert_folded(filled(create_model("mobileone_mu0", resolution=64, include_top=False, output_stride=8)))
 
 
 def test_what_cannot_be_folded_is_refused():
@@ -102,7 +94,7 @@ def test_what_cannot_be_folded_is_refused():
         def call(self, x):
             return self.backbone(x)
 
-    backbone = create_model("mobileone_mu0", resolution=32, include_top=False)
+    backbone = create_model("mobileone_mu0", resolution=32, include_top=False, branches=1)
     with pytest.raises(RequestError, match="'detector' has MobileOne units where they cannot be reached"):
         reparameterize(Detector(backbone))
     wrapped = keras.Sequential([keras.Input((4, 32, 32, 3)), layers.TimeDistributed(backbone)])
@@ -114,7 +106,7 @@ def test_what_cannot_be_folded_is_refused():
     with pytest.raises(RequestError, match="reads its insides"):
         reparameterize(keras.Model(backbone.input, [backbone.output, branches[0]]))
     anysize = create_model(
-        "mobileone_mu0", input_shape=(None, None, 3), include_top=False, convention=Convention("same", 1e-3)
+        "mobileone_mu0", input_shape=(None, None, 3), include_top=False, branches=1, convention=Convention("same", 1e-3)
     )
     with pytest.raises(RequestError, match="depends on the input size"):
         reparameterize(anysize)
@@ -130,7 +122,7 @@ def test_names_that_are_alike_by_chance_are_left_alone():
 @pytest.mark.slow
 def test_folded_weight_files(tmp_path):
     """Either form's file loads where it can; the inference form cannot be unfolded, and that is said."""
-    model = fill(create_model("mobileone_mu0", resolution=32, classes=3))
+    model = filled(create_model("mobileone_mu0", resolution=32, classes=3))
     folded = reparameterize(model)
     model.save_weights(tmp_path / "training.weights.h5")
     folded.save(tmp_path / "folded.keras")

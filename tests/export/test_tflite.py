@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import warnings
 
 import keras
 import numpy as np
@@ -17,7 +16,7 @@ from mobilenets_tf.quantize import SCHEMES, Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
-from mobilenets_tf.worker import Worker, WorkerError
+from mobilenets_tf.worker import Worker
 from tests.conftest import photographs
 
 
@@ -26,15 +25,9 @@ def converted(model, scheme, worker, samples=None):
     return convert_model(model, scheme, Calibration(samples) if scheme.calibrated else None, worker)
 
 
-@pytest.fixture(scope="module")
-def files(small, pictures, worker):
-    """Every scheme's file of the small network."""
-    return {name: converted(small, name, worker, pictures) for name in SCHEMES}
-
-
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_file_is_lean(files, scheme):
-    tree = flatbuffer.read(files[scheme].content)
+def test_the_file_is_lean(small_files, scheme):
+    tree = flatbuffer.read(small_files[scheme].content)
     counts = flatbuffer.operator_counts(tree)
     extra = {
         "float16": {"DEQUANTIZE"},
@@ -43,8 +36,8 @@ def test_the_file_is_lean(files, scheme):
     }
     network = {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED", "SOFTMAX"}
     assert set(counts) == network | extra.get(scheme, set())
-    # 17 blocks of which 10 have a residual: no ADD, and no MUL at all, is left of a BatchNorm
-    assert (counts["CONV_2D"], counts["DEPTHWISE_CONV_2D"], counts["ADD"]) == (35, 17, 10)
+    # No ADD, and no MUL at all, is left of a BatchNorm.
+    assert (counts["CONV_2D"], counts["DEPTHWISE_CONV_2D"], counts["ADD"]) == (6, 2, 1)
     for tensor in tree.subgraphs[0].tensors:
         assert tensor.shapeSignature is None or -1 not in list(tensor.shapeSignature)
     (signature,) = tree.signatureDefs
@@ -53,12 +46,18 @@ def test_the_file_is_lean(files, scheme):
     assert [entry.name for entry in signature.outputs] == [b"predictions"]
 
 
+def test_a_deep_network_is_lean(mobilenet_file):
+    """Seventeen blocks, ten of which have a residual."""
+    counts = flatbuffer.operator_counts(flatbuffer.read(mobilenet_file))
+    assert counts == {"CONV_2D": 35, "DEPTHWISE_CONV_2D": 17, "ADD": 10, "MEAN": 1, "FULLY_CONNECTED": 1, "SOFTMAX": 1}
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_types_at_both_ends_and_inside(files, scheme):
-    runner = Runner(files[scheme].content)
+def test_types_at_both_ends_and_inside(small_files, scheme):
+    runner = Runner(small_files[scheme].content)
     ends = {np.dtype(details["dtype"]).name for details in [*runner.inputs, *runner.outputs]}
     assert ends == {SCHEMES[scheme].io}
-    tree = flatbuffer.read(files[scheme].content)
+    tree = flatbuffer.read(small_files[scheme].content)
     graph = tree.subgraphs[0]
     types = {code: name for name, code in vars(flatbuffer.schema.TensorType).items() if isinstance(code, int)}
     activations = {types[graph.tensors[o].type] for op in graph.operators for o in op.outputs}
@@ -68,25 +67,25 @@ def test_types_at_both_ends_and_inside(files, scheme):
         assert activations == {"INT16", "FLOAT32"}
 
 
-# Smallest signal to noise in dB on the pictures, by a wide margin below what was measured (92, 51, 27, 24, 24, 28).
+# Smallest signal to noise in dB on the pictures, below what was measured (105, 41, 17, 23, 23, 43).
 @pytest.mark.parametrize(
     ("scheme", "decibels"),
-    [("float32", 80), ("float16", 40), ("dynamic", 18), ("int8", 15), ("int8_float_io", 15), ("int16x8", 20)],
+    [("float32", 80), ("float16", 35), ("dynamic", 13), ("int8", 18), ("int8_float_io", 18), ("int16x8", 30)],
 )
-def test_the_file_does_what_the_model_does(files, small, pictures, scheme, decibels):
-    comparison = export.verify(files[scheme].content, small, photographs(40, seed=1))
+def test_the_file_does_what_the_model_does(small_files, small, pictures, scheme, decibels):
+    comparison = export.verify(small_files[scheme].content, small, photographs(40, seed=1))
     assert comparison.images == 40
     assert comparison.snr_db > decibels
     if scheme == "float32":
         assert comparison.relative_difference < 1e-4 and comparison.top1_agreement == 1
 
 
-def test_every_step_of_the_recipe_pays(files, small, pictures):
+def test_every_step_of_the_recipe_pays(small_files, small, pictures):
     """Without bias correction or learned rounding the same file is noisier, by a wide margin on this network."""
 
     def decibels(**steps):
         recipe = Recipe(**steps)
-        content = prepare(files["int16x8"].float_content, "int16x8", Calibration(pictures), recipe).write()
+        content = prepare(small_files["int16x8"].float_content, "int16x8", Calibration(pictures), recipe).write()
         return export.verify(content, small, photographs(40, seed=1)).snr_db
 
     plain = decibels(rounding="nearest", correct_biases=False)
@@ -94,9 +93,9 @@ def test_every_step_of_the_recipe_pays(files, small, pictures):
     assert decibels(correct_biases=False) > plain + 2
 
 
-def test_same_inputs_same_bytes(files, small, pictures, own_workers):
+def test_same_inputs_same_bytes(small_files, small, pictures, own_workers):
     with Worker() as other:
-        assert converted(small, "int8", other, pictures).content == files["int8"].content
+        assert converted(small, "int8", other, pictures).content == small_files["int8"].content
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int8_float_io", "int16x8"])
@@ -251,34 +250,6 @@ def test_to_tflite_writes_file_and_manifest_and_spares_what_is_not_its_own(small
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.tflite", "x.tflite.json"]
 
 
-def abort(words):
-    import os
-
-    os.write(2, f"LLVM ERROR: {words}\n".encode())
-    os.abort()
-
-
-def test_an_abort_in_native_code_becomes_an_exception(own_workers):
-    with Worker(preload="") as worker, pytest.raises(WorkerError, match="SIGABRT.*LLVM ERROR: the last words"):
-        worker.call(abort, "the last words")
-
-
-def warn_and_print(value):
-    print("native code prints")
-    warnings.warn("take care", stacklevel=1)
-    return value
-
-
-def test_the_child_passes_on_results_warnings_and_errors(own_workers):
-    with Worker(preload="") as worker:
-        with pytest.warns(UserWarning, match="take care"):
-            assert worker.call(warn_and_print, 3) == 3
-        with pytest.raises(RequestError, match="Unknown scheme"):
-            from mobilenets_tf.quantize import schemes
-
-            worker.call(schemes.get, "none")
-
-
 @pytest.mark.slow
 def test_exporting_from_a_script_without_a_main_guard(tmp_path, small):
     """A child made by multiprocessing would run the script again; ours does not."""
@@ -289,4 +260,4 @@ def test_exporting_from_a_script_without_a_main_guard(tmp_path, small):
         "print(export.to_tflite(keras.models.load_model('model.keras'), 'float32').path)\n"
     )
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.split() == ["once", "mobilenet_v2_float32.tflite"], done.stderr
+    assert done.stdout.split() == ["once", "small_float32.tflite"], done.stderr

@@ -1,10 +1,13 @@
 """Parameters and multiply-adds, exactly as counted from the papers' tables (timm and keras.applications agree)."""
 
+import keras
 import pytest
+from keras import layers
 
 from mobilenets_tf import create_model, model_info
 from mobilenets_tf.networks.costs import complexity
 
+pytestmark = pytest.mark.usefixtures("without_values")
 # alpha: (trainable, total)
 V1 = {1.0: (4231976, 4253864), 0.75: (2585560, 2601976), 0.5: (1331592, 1342536), 0.25: (470072, 475544)}
 V2 = {
@@ -147,9 +150,6 @@ def test_mobilevit(name):
 
 
 def test_multiply_adds_of_nested_and_shared_layers():
-    import keras
-    from keras import layers
-
     shared = layers.Dense(5)
     inner = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(6, 3, groups=2, padding="same")])
     inputs = keras.Input((8, 8, 4))

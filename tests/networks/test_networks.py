@@ -1,9 +1,5 @@
 """One contract, kept by every registered network."""
 
-import subprocess
-import sys
-import warnings
-
 import keras
 import numpy as np
 import pytest
@@ -17,6 +13,7 @@ from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
+from tests.support import forked
 from tests.support.make_goldens import generated
 
 # With convolutions, squeeze-and-excite and hard swish, and with attention.
@@ -28,7 +25,8 @@ SLOW = {
     "efficientnet_lite4", "mobileone_mu0", "mobileone_s0", "mobileone_s4", "mobilevit_v3_xxs", "mobilevit_v3_xs_l2",
     "mobilevit_v3_s", "mobilevit_xxs", "mobilevit_v2_050",
 }  # fmt: skip
-QUICK = Recipe(ranges="mean_square_error", rounding="nearest")  # the searches change no op
+# The searches change no op: of small networks test_tflite.py and test_inspection.py make files with the whole recipe.
+QUICK = Recipe(ranges="mean_square_error", rounding="nearest")
 EACH = [*sorted(PLAIN), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(SLOW))]
 
 
@@ -55,9 +53,10 @@ def test_contract(name, tmp_path):
     moved = sum(bool(np.any(a != np.array(b))) for a, b in zip(before, model.trainable_variables, strict=True))
     assert moved > 0.9 * len(before)
 
-    headless = create_model(name, resolution=96, include_top=False)
+    with keras.StatelessScope(initialize_variables=False):  # which takes most of the time, and shapes are asked for
+        headless = create_model(name, resolution=96, include_top=False)
+        pooled = create_model(name, resolution=64, include_top=False, pooling="max")
     assert headless.output.shape[1] == features(headless)[32].shape[1] in (3, 4)  # v2 MobileViTs make odd sides even
-    pooled = create_model(name, resolution=64, include_top=False, pooling="max")
     assert pooled.output.shape == (None, headless.output.shape[-1])
 
 
@@ -87,10 +86,8 @@ def test_exports_lean_and_in_one_piece(name, worker):
             if "norm" in layer.name or layer.name.endswith("_bn"):
                 variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
     pictures = photographs(20)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # 20 calibration pictures are few
-        recipe = None if name in PLAIN else QUICK
-        converted = convert_model(model, SCHEMES["int8"], Calibration(pictures), worker, recipe=recipe)
+    recipe = None if name == "mobilenet_v3_small" else QUICK
+    converted = convert_model(model, SCHEMES["int8"], Calibration(pictures), worker, recipe=recipe)
     allowed = MAY_USE[max((key for key in MAY_USE if name.startswith(key)), key=len)]
     for content in (converted.float_content, converted.content):
         tree = flatbuffer.read(content)
@@ -217,7 +214,7 @@ model = keras.models.load_model("model.keras")
 np.testing.assert_array_equal(model(expected["image"], training=False), expected["answer"])
 print("loaded", len(model.layers))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    done = forked.script(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["loaded", str(len(model.layers))]
 
@@ -227,6 +224,7 @@ print("loaded", len(model.layers))
     "name",
     ["mobilenet_v1", "mobilenet_v2", "efficientnet_lite0", "mobilenet_v3_small", "mobileone_mu0", "mobilevit_v3_050"],
 )
+@pytest.mark.usefixtures("without_values")
 def test_output_stride(name, output_stride, strides):
     model = create_model(name, resolution=64, include_top=False, output_stride=output_stride)
     assert list(features(model)) == strides

@@ -60,7 +60,7 @@ def assert_close(actual, expected, tolerance=1e-4):
 def assert_same(model, goldens, key):
     """Logits, and the features of all five strides."""
     outputs = {"logits": model.output} | {f"stride{s}": tensor for s, tensor in features(model).items()}
-    answers = keras.Model(model.inputs, outputs)(input_image()[None], training=False)
+    answers = keras.Model(model.input, outputs)(input_image()[None], training=False)
     assert_close(np.ravel(answers["logits"]), goldens[f"{key}/logits"])
     strides = {entry.rsplit("/", 1)[-1] for entry in goldens if entry.startswith(f"{key}/stride")}
     assert strides == {"stride2", "stride4", "stride8", "stride16", "stride32"}

@@ -52,6 +52,7 @@ def slow(rows, plain):
 
 
 @pytest.mark.parametrize(("options", "resolution", "parameters", "macs"), slow(V2, V2[1:2]))
+@pytest.mark.usefixtures("without_values")
 def test_deeplabv3_on_mobilenet_v2(options, resolution, parameters, macs):
     counts = complexity.counts(create_model("deeplabv3_mobilenet_v2", resolution=resolution, **options))
     assert (counts["params_trainable"], counts["macs"]) == (parameters, macs)
@@ -59,6 +60,7 @@ def test_deeplabv3_on_mobilenet_v2(options, resolution, parameters, macs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", MOBILEVIT_V3)
+@pytest.mark.usefixtures("without_values")
 def test_deeplabv3_on_mobilevit_v3(row):
     size, classes, stride = row
     model = create_model(f"deeplabv3_mobilevit_v3_{size}", classes=classes, output_stride=stride)
@@ -68,6 +70,7 @@ def test_deeplabv3_on_mobilevit_v3(row):
 @pytest.mark.parametrize(
     ("row", "odd"), slow([(row, odd) for row in CITYSCAPES for odd in (False, True)], [(11, False)])
 )
+@pytest.mark.usefixtures("without_values")
 def test_cityscapes(row, odd):
     name, options, parameters, *billions = CITYSCAPES[row]
     shape = (1024 + odd, 2048 + odd, 3)
@@ -81,6 +84,7 @@ def test_cityscapes(row, odd):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "stride"), HALF)
+@pytest.mark.usefixtures("without_values")
 def test_cityscapes_at_half_size(size, stride):
     model = create_model(
         f"lraspp_mobilenet_v3_{size}", input_shape=(512, 1024, 3), output_stride=stride, reduced_tail=True
@@ -100,6 +104,7 @@ def test_atrous_rates_see_the_same_picture_at_another_stride():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_values")
 def test_the_last_convolution_of_mobilenet_v2_can_be_read():
     model = create_model("deeplabv3_mobilenet_v2", alpha=0.35, resolution=64, last_convolution=True)
     assert model.get_layer("aspp_pointwise_conv").kernel.shape[2] == 1280

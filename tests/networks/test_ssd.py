@@ -50,6 +50,7 @@ PLAIN = {("mobilenet_v2", 80)}
 @pytest.mark.parametrize(
     "row", [pytest.param(row, marks=[] if row in PLAIN else [pytest.mark.slow]) for row in SSDLITE]
 )
+@pytest.mark.usefixtures("without_values")
 def test_ssdlite_counts(row):
     name, classes = row
     counts = complexity.counts(create_model(f"ssdlite_{name}", classes=classes))
@@ -62,6 +63,7 @@ def test_ssdlite_counts(row):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_values")
 def test_ssd_counts():
     """Table 5 of arXiv 1801.04381: the head alone."""
     head = complexity.counts(create_model("ssd_mobilenet_v2"))
@@ -72,6 +74,7 @@ def test_ssd_counts():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", MOBILEVIT_V3)
+@pytest.mark.usefixtures("without_values")
 def test_mobilevit_v3_has_the_layout_of_cvnets(size):
     counts = complexity.counts(create_model(f"ssdlite_mobilevit_v3_{size}"))
     millions = (counts["params_trainable"] + CVNETS_ANCHORS) / 1e6

@@ -14,7 +14,6 @@ from tests.conftest import photographs
 
 PLAIN = Recipe(ranges="min_max", rounding="nearest")  # fast
 CALIBRATION = photographs(100, 16)
-pytestmark = pytest.mark.filterwarnings("ignore:Only")
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16"])

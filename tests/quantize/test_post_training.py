@@ -1,6 +1,7 @@
 """Post-training quantisation of models at the edge of what there is, and what it does when something goes wrong."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -16,7 +17,6 @@ from mobilenets_tf.quantize.steps import ranges
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
 
-pytestmark = pytest.mark.filterwarnings("ignore:Only")
 INTEGER = [scheme.name for scheme in schemes.SCHEMES.values() if scheme.calibrated]
 
 
@@ -79,11 +79,17 @@ def edge(name):
     return model
 
 
+@pytest.fixture(scope="module")
+def edge_file(float_file):
+    """A function: what is wrong -> the float file of such a model."""
+    return functools.cache(lambda name: float_file(edge(name)))
+
+
 @pytest.mark.parametrize("scheme", INTEGER)
 @pytest.mark.parametrize("name", ["dead channels", "dead layer", "constant layer", "nothing at all", "softmax"])
-def test_models_of_which_parts_are_dead_still_agree(name, scheme, float_file):
+def test_models_of_which_parts_are_dead_still_agree(name, scheme, edge_file):
     model = edge(name)
-    content = prepare(float_file(model), scheme, Calibration(photographs(100, 12))).write()
+    content = prepare(edge_file(name), scheme, Calibration(photographs(100, 12))).write()
     runner = Runner(content)
     for picture in photographs(5, 12, seed=1):
         expected = np.asarray(model(picture[None]))
@@ -100,10 +106,10 @@ def test_a_model_whose_every_output_is_zero_still_runs(scheme, float_file):
 
 
 @pytest.mark.parametrize("estimator", ranges.ESTIMATORS)
-def test_every_estimator_makes_a_file_that_agrees(estimator, float_file):
+def test_every_estimator_makes_a_file_that_agrees(estimator, edge_file):
     model = edge("dead channels")
     recipe = Recipe(ranges=estimator, rounding="nearest")
-    runner = Runner(prepare(float_file(model), "int8", Calibration(photographs(100, 12)), recipe).write())
+    runner = Runner(prepare(edge_file("dead channels"), "int8", Calibration(photographs(100, 12)), recipe).write())
     for picture in photographs(5, 12, seed=1):
         expected = np.asarray(model(picture[None]))
         assert np.abs(runner(picture)[0] - expected).mean() <= 0.05 * np.abs(expected).max()
@@ -127,8 +133,8 @@ def test_the_range_that_is_known_of_pixels_is_the_inputs_range(float_file):
     assert details["quantization"][0] == pytest.approx(2 / 255)
 
 
-def test_a_file_that_litert_refuses_is_a_conversion_error(float_file):
-    prepared = prepare(float_file(edge("dead channels")), "int8", Calibration(photographs(100, 12)))
+def test_a_file_that_litert_refuses_is_a_conversion_error(edge_file):
+    prepared = prepare(edge_file("dead channels"), "int8", Calibration(photographs(100, 12)))
     impossible = dataclasses.replace(prepared, ranges=dict.fromkeys(prepared.ranges, (0.0, 1e-9)))
     with pytest.raises(ConversionError, match="cannot run as int8"):
         impossible.write()

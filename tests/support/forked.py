@@ -1,7 +1,8 @@
 """Child processes that have TensorFlow imported already: forks of a process that did nothing else.
 
 Importing it takes seconds of processor time, which hundreds of tests would pay again and again. ``Child`` stands for
-the process of a ``Worker``, ``command`` for a command line; both are processes of their own all the same.
+the process of a ``Worker``, ``command`` for a command line, ``script`` for a Python program; each is a process of its
+own all the same.
 """
 
 import multiprocessing
@@ -12,7 +13,7 @@ import tempfile
 from multiprocessing.connection import Connection
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tensorflow", "keras"])
+_FORKS.set_forkserver_preload(["tests.support.preloaded"])
 
 
 class Child:
@@ -37,11 +38,19 @@ class Child:
 
 def command(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
     """``mobilenets-tf`` with these words, as ``subprocess.run`` gives it; what ``Worker``s do, it does itself."""
-    words = list(map(str, arguments))
+    return _captured(_main, list(map(str, arguments)), cwd, environment)
+
+
+def script(text: str, *arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
+    """A Python program with these words behind its name; of modules that take long, it has TensorFlow and Keras."""
+    return _captured(_run, [text, *map(str, arguments)], cwd, environment)
+
+
+def _captured(function, words: list[str], cwd, environment: dict) -> subprocess.CompletedProcess:
     environment = os.environ | {key: str(value) for key, value in environment.items()}
     with open(os.devnull) as nothing, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         streams = nothing.fileno(), out.fileno(), err.fileno()
-        process = _forked(_main, environment, streams, os.path.abspath(cwd or "."), words)
+        process = _forked(function, environment, streams, os.path.abspath(cwd or "."), words)
         process.join()
         texts = []
         for file in (out, err):
@@ -79,3 +88,9 @@ def _main(folder: str, words: list[str]) -> None:
     os.chdir(folder)
     worker._inside = True
     sys.exit(cli.main(words))
+
+
+def _run(folder: str, words: list[str]) -> None:
+    os.chdir(folder)
+    text, *sys.argv[1:] = words
+    exec(compile(text, "script", "exec"), {"__name__": "__main__"})

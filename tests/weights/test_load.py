@@ -261,6 +261,7 @@ def test_tensors_that_do_not_fit_are_listed(checkpoint_file, tmp_path, edit, tol
         build(edited(checkpoint_file, tmp_path, edit))
 
 
+@pytest.mark.filterwarnings("ignore:.* is taken to keep:UserWarning")
 def test_a_checkpoint_of_another_network(checkpoint_file):
     with pytest.raises(RequestError, match="does not fit efficientnet_lite0"):
         create_model("efficientnet_lite0", resolution=64, weights=checkpoint_file)
@@ -269,11 +270,11 @@ def test_a_checkpoint_of_another_network(checkpoint_file):
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
-def test_files_of_our_own_go_round(small, tmp_path, suffix):
+def test_files_of_our_own_go_round(mobilenet, tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
-    small.save_weights(path) if suffix == ".weights.h5" else small.save(path)
+    mobilenet.save_weights(path) if suffix == ".weights.h5" else mobilenet.save(path)
     again = create_model("mobilenet_v2", alpha=0.35, resolution=64, classes=10, weights=path)
-    for ours, theirs in zip(again.get_weights(), small.get_weights(), strict=True):
+    for ours, theirs in zip(again.get_weights(), mobilenet.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(
         RequestError, match=r"does not fit mobilenet_v2. wrong shape \(\d+\): stage2_block1_project_conv.0"

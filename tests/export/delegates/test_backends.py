@@ -323,6 +323,7 @@ def test_xnnpack_leaves_depthwise_convolutions_with_int8_weights_in_a_float_file
     _agrees(content)
 
 
+@pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")  # TensorFlow's converter
 def test_xnnpack_leaves_int8_hard_swish(worker):
     """As the stock converter writes MobileNetV3 (also in README)."""
     content = worker.call(stock_int8)

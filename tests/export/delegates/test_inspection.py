@@ -25,16 +25,8 @@ from tests.conftest import photographs
 from tests.export.delegates.test_backends import IMAGE, int32, one_operator, small_network, tensor, weights
 
 
-@pytest.fixture(scope="module")
-def files(small, pictures, worker):
-    return {
-        name: convert_model(small, SCHEMES[name], Calibration(pictures) if SCHEMES[name].calibrated else None, worker)
-        for name in ("float32", "float16", "int8")
-    }
-
-
-def test_an_int8_file(files, small):
-    content = files["int8"].content
+def test_an_int8_file(small_files, small):
+    content = small_files["int8"].content
     found = inspect(content)
     assert found.bytes == len(content)
     ((given,), (result,)) = found.inputs, found.outputs
@@ -65,9 +57,9 @@ def test_an_int8_file(files, small):
     assert "SOFTMAX (1): input 0 is int8" in text and f"{found.multiply_adds:,}" in text
 
 
-def test_weights_by_type(files, small):
+def test_weights_by_type(small_files):
     def kinds(name):
-        return {entry.dtype: entry for entry in inspect(files[name].content).weights}
+        return {entry.dtype: entry for entry in inspect(small_files[name].content).weights}
 
     floats, halves, eights = kinds("float32"), kinds("float16"), kinds("int8")
     assert floats["float32"].bytes == 4 * floats["float32"].values
@@ -139,8 +131,8 @@ def test_free_shapes_custom_operators_and_graphs():
     assert any("body of a condition" in fallback.reason for fallback in gpu.fallbacks if fallback.graph == 1)
 
 
-def test_associated_files(files):
-    packed = io.BytesIO(files["float32"].content)
+def test_associated_files(small_files):
+    packed = io.BytesIO(small_files["float32"].content)
     packed.seek(0, io.SEEK_END)
     with zipfile.ZipFile(packed, "a") as archive:
         archive.writestr("labels.txt", "cat\ndog\n")
@@ -156,22 +148,22 @@ def test_per_channel_and_unquantised_ends():
     assert (given.formula, given.lowest) == ("real = stored", None)
 
 
-def test_the_command(files, tmp_path, capsys):
+def test_the_command(small_files, tmp_path, capsys):
     path = tmp_path / "net.tflite"
-    path.write_bytes(files["int8"].content)
+    path.write_bytes(small_files["int8"].content)
     assert main(["inspect", str(path)]) == 0
     assert "XNNPACK (CPU)" in capsys.readouterr().out
     assert main(["inspect", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["multiply_adds"] > 0
-    path.write_bytes(files["int8"].content[:-4000])
+    path.write_bytes(small_files["int8"].content[:-4000])
     assert main(["inspect", str(path)]) == 2
     assert "a damaged TFLite file" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "none.tflite")]) == 2
 
 
-def test_it_needs_no_tensorflow(files, tmp_path):
+def test_it_needs_no_tensorflow(small_files, tmp_path):
     path = tmp_path / "net.tflite"
-    path.write_bytes(files["int8"].content)
+    path.write_bytes(small_files["int8"].content)
     code = (
         "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
         f"from mobilenets_tf.export import inspect; print(inspect({str(path)!r}).multiply_adds)"
@@ -192,8 +184,8 @@ class _Aborting:
             return worker.call(_abort)
 
 
-def test_a_crash_of_the_interpreter_is_a_message(files):
-    trial = _trial(files["int8"].content, _Aborting())
+def test_a_crash_of_the_interpreter_is_a_message(small_files):
+    trial = _trial(small_files["int8"].content, _Aborting())
     assert trial.plan is None and trial.arena_bytes is None and "SIGABRT" in trial.error
 
 

@@ -1,5 +1,6 @@
 """The Kotlin that a developer pastes: it compiles, feeds what Python feeds, and says what Python says."""
 
+import functools
 import shutil
 import subprocess
 
@@ -163,14 +164,38 @@ def test_the_page_names_the_file_and_says_how_to_feed_it(deployed, case):
 KOTLIN = pytest.mark.skipif(not shutil.which("kotlinc"), reason="kotlinc is not installed (Debian: apt install kotlin)")
 
 
-def ran(folder, text, task, picture, runner, taken, labels):
-    """What the page's Kotlin prints for a picture when the network gives what ``runner`` gives for ``taken``; what it
-    fed; and the outputs as real numbers."""
-    (source,) = [block for block in blocks(text) if "AutoCloseable" in block]
-    for name, content in {**STUBS, "net": source, "main": MAIN % CALLS[task]}.items():
-        (folder / f"{name}.kt").write_text(content)
-    sources, jar = [str(path) for path in folder.glob("*.kt")], folder / "app.jar"
-    subprocess.run(["kotlinc", *sources, "-include-runtime", "-d", str(jar)], check=True, capture_output=True)
+def package(case) -> str:
+    return f"case_{case if isinstance(case, str) else '_'.join(case)}"
+
+
+@pytest.fixture(scope="module")
+def jar(deployed, made_once, tmp_path_factory):
+    """Every case's class in a package of its own, compiled at once: the compiler takes many seconds to start."""
+    folder = tmp_path_factory.mktemp("kotlin")
+
+    def compiled():
+        sources = {f"{name}.kt": text for name, text in STUBS.items()}
+        pages = {case: (deployed[case][0], "classify") for case in CASES}
+        pages |= {case: (dense(*case)[0], case[0]) for case in DENSE}
+        for case, (page, task) in pages.items():
+            (source,) = [block for block in blocks(page) if "AutoCloseable" in block]
+            for name, text in (("net", source), ("main", MAIN % CALLS[task])):
+                sources[f"{package(case)}/{name}.kt"] = f"package {package(case)}\n{text}"
+        for name, text in sources.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+        command = ["kotlinc", *sources, "-include-runtime", "-d", "compiled.jar"]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+        return (folder / "compiled.jar").read_bytes()
+
+    path = folder / "all.jar"
+    path.write_bytes(made_once("kotlin", compiled))
+    return path
+
+
+def ran(folder, jar, case, picture, runner, taken, labels):
+    """What the page's Kotlin prints for a picture when the network gives what ``runner`` gives for ``taken``; and the
+    outputs as real numbers."""
     words = picture.astype(int) @ [1 << 16, 1 << 8, 1] + (255 << 24) - (1 << 32)
     (folder / "pixels.txt").write_text(" ".join(map(str, words.ravel())))
     (folder / "labels.txt").write_text("\n".join(labels) + "\n")
@@ -179,7 +204,7 @@ def ran(folder, text, task, picture, runner, taken, labels):
         runner.raw(details["index"]).tofile(folder / f"output{place}.bin")
     fed = runner.raw(runner.inputs[0]["index"]).copy()
     printed = subprocess.run(
-        ["java", "-cp", str(jar), "MainKt"], check=True, capture_output=True, text=True, cwd=folder
+        ["java", "-cp", str(jar), f"{package(case)}.MainKt"], check=True, capture_output=True, text=True, cwd=folder
     ).stdout.splitlines()
     given = np.frombuffer((folder / "input.bin").read_bytes(), fed.dtype).reshape(fed.shape)
     if fed.dtype == np.float32:
@@ -192,12 +217,12 @@ def ran(folder, text, task, picture, runner, taken, labels):
 @pytest.mark.slow
 @KOTLIN
 @pytest.mark.parametrize("case", CASES)
-def test_the_kotlin_compiles_and_does_what_python_does(deployed, tmp_path, case):
-    text, runner, image = deployed[case]
+def test_the_kotlin_compiles_and_does_what_python_does(deployed, jar, tmp_path, case):
+    _, runner, image = deployed[case]
     picture = ((photographs(1, 64, seed=3)[0] + 1) * 127.5).astype(np.uint8)
     taken = image.given.for_input(picture, runner.inputs[0]["dtype"])
     labels = [f"label {index}" for index in range(10)]
-    printed, ((scores,),) = ran(tmp_path, text, "classify", picture, runner, taken, labels)
+    printed, ((scores,),) = ran(tmp_path, jar, case, picture, runner, taken, labels)
     assert printed[0] == "crop 4 4 56 56"  # 64 / 72 of the side, in the middle
     best = np.argsort(-scores, kind="stable")[:3]
     word = "class" if case == "float32" else "label"
@@ -217,6 +242,7 @@ DENSE = [  # task, form, scheme, form of the input
 POST = Postprocess(ssd_anchors(colour_files.GRIDS), 3, score_threshold=0.3)
 
 
+@functools.cache
 def dense(task, form, scheme, given):
     """The page of a small detector or segmenter, its file's runner and how that takes its image."""
     image = ImageInput(Preprocessing(8, 8, mean=(0,) * 3, std=(255,) * 3, crop="stretch"), given)
@@ -261,13 +287,13 @@ def test_the_page_of_a_detector_and_of_a_segmenter(case):
 @pytest.mark.slow
 @KOTLIN
 @pytest.mark.parametrize("case", DENSE, ids=" ".join)
-def test_the_kotlin_finds_what_python_finds(tmp_path, case):
+def test_the_kotlin_finds_what_python_finds(jar, tmp_path, case):
     task, form, _, _ = case
-    text, runner, image = dense(*case)
+    _, runner, image = dense(*case)
     picture = np.asarray(colour_files.quarters("red", "blue", "green", "red", size=(8, 8)))
     taken = image.given.for_input(picture, runner.inputs[0]["dtype"])
     (tmp_path / "net.tflite.anchors.json").write_text(detector_forms.anchors_file(POST.anchors))
-    printed, outputs = ran(tmp_path, text, task, picture, runner, taken, colour_files.LABELS)
+    printed, outputs = ran(tmp_path, jar, case, picture, runner, taken, colour_files.LABELS)
     if task == "segment":
         *found, last = printed[0].split()
         classes = outputs[0][0] if form == "mask" else outputs[0][0].argmax(-1)

@@ -11,7 +11,7 @@ from keras import layers
 from mobilenets_tf import RequestError, create_model
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.networks.costs.memory import Peak, bottleneck_split, largest_tensor, peak_activation
-from mobilenets_tf.quantize import SCHEMES, Calibration
+from mobilenets_tf.quantize import SCHEMES
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.arena import arena_bytes
 
@@ -132,21 +132,13 @@ def test_refused():
         arena_bytes(b"no such thing")
 
 
-@pytest.fixture(scope="module")
-def files(small, pictures, worker):
-    return {
-        name: convert_model(small, SCHEMES[name], Calibration(pictures) if SCHEMES[name].calibrated else None, worker)
-        for name in ("float32", "int8")
-    }
-
-
-def test_arena(files, small):
+def test_arena(small_files, small):
     """TFLite's planner finds the least there is; it keeps the input besides. int8 takes a quarter of it."""
-    arena = arena_bytes(files["float32"].content)
+    arena = arena_bytes(small_files["float32"].content)
     assert arena == 4 * (peak_activation(small).elements + math.prod(small.input_shape[1:]))
-    assert arena_bytes(files["int8"].content) == arena / 4
+    assert arena_bytes(small_files["int8"].content) == arena / 4
 
-    graph = flatbuffer.read(files["float32"].content).subgraphs[0]
+    graph = flatbuffer.read(small_files["float32"].content).subgraphs[0]
     sizes = [4 * np.prod(graph.tensors[op.outputs[0]].shape) for op in graph.operators]
     assert max(a + b for a, b in itertools.pairwise(sizes)) <= arena < sum(sizes)
 

@@ -11,20 +11,18 @@ from mobilenets_tf import ImageInput, Preprocessing, RequestError, create_model
 from mobilenets_tf.quantize import Calibration, quantize_aware
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
-from tests.support.make_goldens import generated
+from tests.support.classifiers import filled
 
-SLOW = [
-    pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "mobilenet_v3_small", "mobilevit_v3_xxs")
-]
+NETWORKS = {"mobilenet_v2": {"alpha": 0.35}, "mobilenet_v3_small": {}, "mobilevit_v3_xxs": {}}
 
 
-@pytest.fixture(scope="module", params=["mobilenet_v1", *SLOW])
+@pytest.fixture(scope="module", params=["small", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS)])
 def trained(request):
     """A network, and its aware model with weights that were moved as training would."""
-    model = create_model(request.param, resolution=64, classes=10)
-    for layer in model.layers:
-        for variable in layer.weights:
-            variable.assign(generated(f"{layer.name}.{variable.name}", tuple(variable.shape)))
+    if request.param == "small":
+        model = request.getfixturevalue("small")
+    else:
+        model = filled(create_model(request.param, resolution=64, classes=10, **NETWORKS[request.param]))
     aware = quantize_aware(model, photographs(20, 64))
     before = np.asarray(aware.float_model(photographs(8, 64, seed=1)))
     random = np.random.default_rng(0)

@@ -10,13 +10,8 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
 
-@pytest.fixture(scope="module")
-def model(small, float_file):
-    return float_file(small)
-
-
-def test_groups_are_the_residual_chains(model):
-    groups = _ScalableGraph(flatbuffer.read(model)).linear_groups()
+def test_groups_are_the_residual_chains(mobilenet_file):
+    groups = _ScalableGraph(flatbuffer.read(mobilenet_file)).linear_groups()
     # MobileNetV2 has seven stages: a stage of n blocks has n projections and n - 1 sums, all of one scale.
     assert sorted(map(len, groups)) == sorted(2 * blocks - 1 for blocks in (1, 2, 3, 4, 3, 3, 1))
 
@@ -25,20 +20,20 @@ def reach_of(content, indices, samples):
     return [np.stack(sides) for sides in _channel_reach(content, indices, samples).values()]
 
 
-def test_outputs_stay_and_channels_even_out(model, pictures):
+def test_outputs_stay_and_channels_even_out(mobilenet_file, pictures):
     samples = [[picture[None]] for picture in pictures[:16]]
-    equalized = equalize(model, samples)
-    before, after = Runner(model), Runner(equalized)
+    equalized = equalize(mobilenet_file, samples)
+    before, after = Runner(mobilenet_file), Runner(equalized)
     for picture in pictures[50:60]:
         np.testing.assert_allclose(after(picture)[0], before(picture)[0], atol=2e-5)
-    indices = [index for group in _ScalableGraph(flatbuffer.read(model)).linear_groups() for index in group]
+    indices = [index for group in _ScalableGraph(flatbuffer.read(mobilenet_file)).linear_groups() for index in group]
 
     def evenness(content):
         """How much of its tensor's range a channel uses."""
         spans = [(sides.sum(axis=0), sides.max(axis=1).sum()) for sides in reach_of(content, indices, samples)]
         return np.mean([used.mean() / whole for used, whole in spans])
 
-    assert evenness(equalized) > evenness(model) + 0.1
+    assert evenness(equalized) > evenness(mobilenet_file) + 0.1
 
 
 def test_a_model_without_linear_activations_is_left_as_it_is(float_file, pictures):
