@@ -9,6 +9,7 @@ from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.boxes import BoxedImages, Boxes, Detections, find_boxes
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import metrics
@@ -45,7 +46,7 @@ class Detection(Task):
 
     def training_source(
         self, spec, class_names=(), *, classes=None, void=255, label_offset=None, progress=silent
-    ) -> BoxedImages:
+    ) -> Source:
         refuse_label_offset(label_offset)
         self.check_installed()
         return find_boxes(spec, tuple(class_names), progress)

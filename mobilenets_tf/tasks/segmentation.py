@@ -9,6 +9,7 @@ from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.masks import MaskedImages, find_masks
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks.metrics import Confusion
@@ -43,7 +44,7 @@ class Segmentation(Task):
 
     def training_source(
         self, spec, class_names=(), *, classes=None, void=255, label_offset=None, progress=silent
-    ) -> MaskedImages:
+    ) -> Source:
         refuse_label_offset(label_offset)
         names = tuple(class_names)
         masks = find_masks(spec, names, void, None if names else classes, progress)
