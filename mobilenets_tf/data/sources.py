@@ -34,7 +34,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, i: int) -> tuple[bytes, Any]:
-        """Read an encoded image (JPEG, PNG, ...), without decoding it, and its annotation: a class index, boxes or a mask.
+        """Read an encoded image (JPEG, PNG, ...), without decoding it, and its class index, boxes or mask.
 
         Raises:
             RequestError: the file cannot be read, or the label is none of the classes.
