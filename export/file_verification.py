@@ -1,4 +1,4 @@
-"""The straight line of ``verify``: a TFLite file beside its Keras model, and on emulated arm64 cores."""
+"""The verb ``verify``: compare a TFLite file with its Keras model, and emulated arm64 cores with this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path

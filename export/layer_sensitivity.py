@@ -1,4 +1,4 @@
-"""The straight line of ``sensitivity``: a model in, a list and a chart of what each layer costs in integers out."""
+"""The verb ``sensitivity``: write a list and a chart of what is lost when each layer alone is quantised."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What the straight lines are asked for: requests, plain data."""
+"""The requests of the verbs that make files of a model: plain data that says what to make."""
 
 from dataclasses import dataclass, fields
 

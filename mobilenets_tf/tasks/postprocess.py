@@ -63,6 +63,15 @@ class Postprocess:
                 f"iou_threshold={self.iou_threshold} must be above 0 and at most 1 (nothing suppressed)."
             )
 
+    @staticmethod
+    def of(model) -> "Postprocess":
+        """Return the postprocessing of a Keras SSD of this package: its anchors and classes, everything else as by
+        default."""
+        from mobilenets_tf.networks.anchors import ssd_anchors
+        from mobilenets_tf.networks.ssd import grids
+
+        return Postprocess(ssd_anchors(grids(model)), model.outputs[1].shape[-1] - 1)
+
     def __call__(self, boxes: np.ndarray, scores: np.ndarray) -> Detections:
         """What was found in one image, the best score first.
 

@@ -173,9 +173,10 @@ class Task(Protocol):
 
 
 def refuse_label_offset(label_offset: int | None) -> None:
-    """
+    """Refuse a label offset: only the TFRecords of classifiers have one.
+
     Raises:
-        RequestError: there is an offset, which only classifiers' TFRecords have.
+        RequestError: ``label_offset`` is given.
     """
     if label_offset is not None:
         raise RequestError(f"label_offset={label_offset} is for the labels of classifiers' TFRecords.")

@@ -108,7 +108,7 @@ class TrainRequest:
         return self.task or self.source.task
 
     def options(self) -> dict:
-        """Everything that the result depends on."""
+        """Return what defines the training. A resumed training may have another precision or other replicas."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _FREE}
         return {key: value.plain() if isinstance(value, ModelSource) else value for key, value in values.items()}
 
