@@ -170,8 +170,8 @@ def quantize_aware(
     """Prepare a Keras 3 model for quantisation-aware fine-tuning.
 
     Args:
-        model: any functional or sequential Keras 3 model that ``to_tflite`` converts, or a registry name or a path. Nested
-            models are fine; the training form of MobileOne is folded first.
+        model: any functional or sequential Keras 3 model that ``to_tflite`` converts, or a registry name or a path.
+            Nested models are fine; the training form of MobileOne is folded first.
         calibration: a ``Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model wants
             them. The ranges with which training begins come from them.
         scheme: "int8" or "int8_float_io".
