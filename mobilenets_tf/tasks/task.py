@@ -1,6 +1,6 @@
 """What a task is: the one protocol behind which classification, detection and segmentation stand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -192,6 +192,11 @@ def percent(share: float | None) -> str:
     return "none" if share is None or np.isnan(share) else f"{share:.1%}"
 
 
-def all_finite(arrays) -> bool:
-    """Whether no value is NaN or infinite."""
-    return all(np.isfinite(array).all() for array in arrays)
+def refuse_not_finite(name: str, arrays: Iterable[np.ndarray]) -> None:
+    """Refuse values of a network that are NaN or infinite.
+
+    Raises:
+        RequestError: names the network.
+    """
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise RequestError(f"{name} gives NaN or infinite values.")
