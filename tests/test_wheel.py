@@ -19,7 +19,7 @@ def test_setup_lists_every_folder():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     folders = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in MODULES.items()}
-    assert set(setup["options"]["packages"].split()) == folders
+    assert set(setup["options"]["packages"].split()) == {f"mobilenets_tf.{name}".rstrip(".") for name in folders}
 
 
 def run(*command, **options):

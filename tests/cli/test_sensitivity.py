@@ -51,7 +51,7 @@ def test_deploy_keeps_a_bound_and_says_what_it_cost(model_file, image_folder, tm
     assert manifest["options"]["max_drop"] == 0 and manifest["options"]["per_tensor"] is True
     text = (out / "mine_int8_float_io.tflite.html").read_text()
     assert "for a loss of at most 0.00%" in text and "1 CONV_2D" in text
-    assert "One scale per channel" in text and "One scale per tensor (this file)" in text
+    assert "Per channel" in text and "Per tensor (this file)" in text
     assert "layers left in float" in done.stdout and "one scale a tensor" in done.stdout
 
 

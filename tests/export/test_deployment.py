@@ -96,7 +96,7 @@ def test_what_one_scale_for_a_layers_weights_costs_is_measured(bounded):
     assert deployed.manifest["recipe"]["per_tensor"] is True
     assert deployed.per_channel.measure == deployed.comparison.measure
     page = deployed.report.read_text()
-    assert "One scale per tensor (this file)" in page and deployed.comparison.measure in page
+    assert "Per tensor (this file)" in page and deployed.comparison.measure in page
 
 
 def test_a_bound_needs_something_that_can_be_lost(tmp_path):

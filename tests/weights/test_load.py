@@ -261,7 +261,7 @@ def test_tensors_that_do_not_fit_are_listed(checkpoint_file, tmp_path, edit, tol
         build(edited(checkpoint_file, tmp_path, edit))
 
 
-@pytest.mark.filterwarnings("ignore:.* is taken to keep:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* is assumed to have:UserWarning")
 def test_a_checkpoint_of_another_network(checkpoint_file):
     with pytest.raises(RequestError, match="does not fit efficientnet_lite0"):
         create_model("efficientnet_lite0", resolution=64, weights=checkpoint_file)
