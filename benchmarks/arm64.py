@@ -31,8 +31,6 @@ from mobilenets_tf.export.arm64 import setup
 from mobilenets_tf.export.arm64.emulator import CPUS, compare_with_host
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.tflite import convert_model
-from mobilenets_tf.networks import ssd
-from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.progress import silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.tasks.postprocess import Postprocess
@@ -72,8 +70,7 @@ def forms(name: str, model, content: bytes):
     """A network's file, and of a detector the one with the suppression too: (form, content)."""
     yield "", content
     if registry.get(name).task == "detect":
-        postprocess = Postprocess(ssd_anchors(ssd.grids(model)), model.outputs[1].shape[-1] - 1)
-        yield "nms", detector_forms.with_form(content, "nms", postprocess)
+        yield "nms", detector_forms.with_form(content, "nms", Postprocess.of(model))
 
 
 def main():

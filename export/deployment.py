@@ -1,4 +1,4 @@
-"""The straight line of ``deploy``: a model in, a folder with a verified TFLite file and its report out."""
+"""The verb ``deploy``: write a folder with the verified TFLite file of a model, and its report."""
 
 import time
 import warnings

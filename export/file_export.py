@@ -1,4 +1,4 @@
-"""The straight line of ``export``: a model in, one TFLite file and its manifest out, not judged."""
+"""The verb ``export``: write one TFLite file of a model and its manifest, without judging the file."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The straight line of ``verify``: a TFLite file beside its Keras model, and on emulated arm64 cores."""
+"""The verb ``verify``: compare a TFLite file with its Keras model, and emulated arm64 cores with this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from mobilenets_tf.export.proof.judging import AnyComparison, compared
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.proof.verification import OutputsComparison, check_form, check_outputs, verify
 from mobilenets_tf.manifest import manifest_of
-from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tflite.image_input import ImageInput
@@ -44,7 +44,7 @@ class VerifyRequest:
     """
 
     file: str
-    source: ModelSource | None = None
+    source: AnyModel | None = None
     images: str | None = None
     count: int | None = None
     seed: int = 0

@@ -1,4 +1,4 @@
-"""The straight line of ``qat``: a model and annotated images in, a folder with a fine-tuned int8 file out."""
+"""The verb ``qat``: fine-tune a model for int8 on annotated images, and write a folder with its int8 file."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The straight line of ``info``: what a network costs on paper, and the memory that LiteRT plans for its files."""
+"""The verb ``info``: count a network's parameters, multiply-adds and memory, and the memory that LiteRT plans."""
 
 import warnings
 from dataclasses import dataclass

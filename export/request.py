@@ -1,8 +1,8 @@
-"""What the straight lines are asked for: requests, plain data."""
+"""The requests of the verbs that make files of a model: plain data that says what to make."""
 
 from dataclasses import dataclass, fields
 
-from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.modelsource import AnyModel, ModelSource
 
 # Fields of requests that do not decide the content of a result: where the model comes from is in the manifest's
 # "model", and where the result goes does not matter.
@@ -16,7 +16,7 @@ class Request:
     source: the model: a registry name, a path, a ``keras.Model`` or a ``ModelSource``.
     """
 
-    source: ModelSource
+    source: AnyModel
 
     def __post_init__(self):
         object.__setattr__(self, "source", ModelSource.of(self.source))

@@ -1,4 +1,4 @@
-"""The straight line of ``report``: several schemes of one model side by side: files, manifests, one page on them."""
+"""The verb ``report``: write one model in several schemes, with manifests, and one page that compares the files."""
 
 from dataclasses import dataclass
 from pathlib import Path

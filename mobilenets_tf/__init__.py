@@ -5,8 +5,9 @@
 >>> request = mobilenets_tf.DeployRequest(model, "deployed/", calibration="photos/")
 >>> mobilenets_tf.deploy(request).path
 
-Every verb of the command line is a request (plain data) and a function here. What is public stands in ``__init__.pyi``;
-each name is loaded on first use, so that importing the package costs nothing.
+Most verbs of the command line are a request (plain data) and a function here; ``list_models``, ``model_info`` and
+``inspect`` take a name or a file. What is public stands in ``__init__.pyi``; each name is loaded on first use, so that
+importing the package costs nothing.
 """
 
 import lazy_loader

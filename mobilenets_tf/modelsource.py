@@ -5,6 +5,7 @@ import os
 import shlex
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mobilenets_tf import registry
 from mobilenets_tf.data.preprocessing import Preprocessing
@@ -15,6 +16,9 @@ from mobilenets_tf.tasks import task_of
 from mobilenets_tf.weights import catalog
 
 _FILES = (".keras", ".h5")
+# A model in any form that ``ModelSource.of`` takes: a registry name, a path, a ``keras.Model`` or a ``ModelSource``. A
+# request turns it into a ``ModelSource``.
+AnyModel = Any
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,19 @@ class ModelSource:
         if record:
             facts |= {"weights_source": record.source, "weights_licence": record.licence}
         return facts
+
+
+def built(model: AnyModel) -> Any:
+    """Return the ``keras.Model`` of a model that is given in any form; a ``keras.Model`` as it is.
+
+    Raises:
+        RequestError: an unknown name, or a file that is not there or cannot be loaded.
+    """
+    if not isinstance(model, (str, os.PathLike, ModelSource)):
+        return model
+    source = ModelSource.of(model)
+    source.check()
+    return source.build()
 
 
 def weight_preprocessing(

@@ -1,4 +1,4 @@
-"""In which form a detector's file gives what it found, and what stands beside the file for those that decode it.
+"""Give a detector's file the outputs of a form, and write the anchors for apps that decode boxes themselves.
 
 "raw": two tensors with a scale each, boxes (1, A, 4) encoded against the anchors and scores (1, A, classes + 1).
 "decoded": decoded_boxes (1, A, 4) as ymin, xmin, ymax, xmax in shares of the image, float32, by builtin operators; the

@@ -52,7 +52,7 @@ class ChangedAnswer:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class AnswerChange:
     """How often float's answer ``float_answer`` became ``answer``."""
 
     float_answer: str
@@ -74,7 +74,7 @@ class ChangedAnswers:
     images: int
     lost: int | None
     won: int | None
-    confusions: tuple[Confusion, ...]
+    confusions: tuple[AnswerChange, ...]
     are_probabilities: bool
 
 
@@ -140,7 +140,7 @@ def changed_answers(
         len(paths),
         lost,
         won,
-        tuple(Confusion(name(old), name(new), times) for (old, new), times in ordered),
+        tuple(AnswerChange(name(old), name(new), times) for (old, new), times in ordered),
         not single and all(_are_probabilities(outputs) for outputs in (reference, candidate)),
     )
 

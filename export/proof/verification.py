@@ -9,6 +9,7 @@ import numpy as np
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.proof.comparison import Comparison, Differences, compare
 from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.modelsource import built
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.calibration import one_by_one
 from mobilenets_tf.tflite.runtime import Runner
@@ -91,8 +92,8 @@ def verify(
 
     Args:
         file: path or content of the ``.tflite`` file.
-        model: a ``keras.Model`` with one input. All its outputs are compared; a single one of (N, classes) is a
-            classifier's.
+        model: a ``keras.Model`` with one input, or a registry name, a path or a ``ModelSource``. All outputs of the
+            model are compared; a single output of (N, classes) is a classifier's.
         images: preprocessed samples in any form that calibration takes. A generator that calibration has used up is
             empty here.
         labels: the right class of each image, for a classifier's accuracies.
@@ -105,6 +106,7 @@ def verify(
         RequestError: a file that cannot be run, no images, shapes that do not fit, or a file whose outputs are not
             those of its network: see ``check_form``.
     """
+    model = built(model)
     if not isinstance(file, bytes):
         check_form(Path(file))
     runner = Runner(file, threads)

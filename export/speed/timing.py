@@ -48,7 +48,7 @@ class Timing:
 
     @property
     def p10_ms(self) -> float:
-        """10th percentile of the samples: the latency on a machine with nothing else to do."""
+        """10th percentile of the samples: about the latency when nothing else runs on the machine."""
         return float(np.percentile(self.samples_ms, 10))
 
     @property

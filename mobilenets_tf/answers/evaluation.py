@@ -10,7 +10,7 @@ from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.manifest import manifest_of
-from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.task import class_name
@@ -33,7 +33,7 @@ class EvaluateRequest:
     count, seed: use ``count`` of the images, chosen with ``seed``; None: all.
     """
 
-    source: ModelSource
+    source: AnyModel
     images: str
     task: str | None = None
     void: int | None = None

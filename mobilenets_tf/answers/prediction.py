@@ -10,7 +10,7 @@ from mobilenets_tf.answers.reading import Reading, check_file, is_tflite, readin
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.worker import Worker
 
@@ -30,7 +30,7 @@ class PredictRequest:
     overwrite: replace pictures in ``out``.
     """
 
-    source: ModelSource
+    source: AnyModel
     images: tuple[str, ...]
     beside: tuple[str, ...] = ()
     out: str | None = None

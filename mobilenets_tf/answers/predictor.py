@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,17 +20,17 @@ from mobilenets_tf.tflite.runtime import Runner
 _BATCH = 8  # images that a Keras model takes at a time
 
 
-class Network(Protocol):
+class OpenedNetwork(Protocol):
     """A model of any kind as ``Predictor`` uses it. Shapes are without the batch axis.
 
-    batch: how many images it takes at a time. dtype: of its input.
+    batch: how many images it takes at a time. dtype: of its input. inputs, outputs: shapes without the batch axis.
     """
 
     name: str
     batch: int
-    dtype: type
-    inputs: Sequence[tuple[int, ...]]
-    outputs: Sequence[tuple[int, ...]]
+    dtype: Any
+    inputs: Any
+    outputs: Any
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """The outputs for a batch of prepared images."""
@@ -53,7 +53,7 @@ class Predictor:
             known that is needed; when called, outputs that are NaN or infinite.
     """
 
-    def __init__(self, network: Network, reading: Reading):
+    def __init__(self, network: OpenedNetwork, reading: Reading):
         self._network, self.labels = network, reading.labels
         self.task = _task(network, reading.task)
         size = input_size(network.name, network.inputs)
@@ -234,7 +234,7 @@ def file_inputs(name: str, runner: Runner, preprocessing: Preprocessing, paths: 
         yield prepare.for_input(prepare.geometry(images.decode(path)), runner.inputs[0]["dtype"])
 
 
-def _task(network: Network, name: str | None) -> Task:
+def _task(network: OpenedNetwork, name: str | None) -> Task:
     """The task, whose outputs the network has.
 
     Raises:

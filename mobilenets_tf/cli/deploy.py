@@ -81,8 +81,8 @@ def add_output_form(parser):
     )  # fmt: skip
     parser.add_argument(
         "--score-threshold", type=float, metavar="SCORE",
-        help="of nms: the file leaves out objects with a lower score (default 0.01, for measuring mAP; the threshold "
-        "of your app, such as 0.3, saves time)",
+        help="for --output nms: the file leaves out objects with a lower score (default 0.01, with which mAP is "
+        "measured; your app's own threshold, such as 0.3, saves time)",
     )  # fmt: skip
     parser.add_argument(
         "--void", type=int, help="value of mask pixels that belong to no class (default: as in the training)"

@@ -15,17 +15,19 @@ def add_model(parser, flag: str | None = None, required: bool = True) -> None:
         parser.add_argument(flag, dest="model", required=required, help=text)
     else:
         parser.add_argument("model", help=text)
-    parser.add_argument("--weights", help="a tag such as imagenet, or a weight file; left out, random")
+    parser.add_argument(
+        "--weights", help="a tag such as imagenet, or a weight file (default: random; for train see --recipe)"
+    )
     add_size(parser)
-    parser.add_argument("--classes", type=int, help="outputs of the classifier; left out, 1000")
+    parser.add_argument("--classes", type=int, help="number of classes (default: the network's; train: of --data)")
     add_input(parser)
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line, for a model that does not say")
 
 
 def add_input(parser) -> None:
     """How pixels become the input, where neither the model nor a manifest says."""
-    parser.add_argument("--mean", type=float, nargs="+", help="of the input in pixel values 0-255, one or three")
-    parser.add_argument("--std", type=float, nargs="+", help="likewise; the input is (pixel - mean) / std")
+    parser.add_argument("--mean", type=float, nargs="+", help="mean of the pixel values (0 to 255), one or three")
+    parser.add_argument("--std", type=float, nargs="+", help="and their deviation; the input is (pixel - mean) / std")
 
 
 def add_size(parser) -> None:

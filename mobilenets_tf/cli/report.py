@@ -25,7 +25,7 @@ def add_arguments(parser):
     parser.add_argument("--calibration-count", type=int, metavar="N", help="use N of them, chosen with --seed")
     parser.add_argument(
         "--evaluate", metavar="CSV_OR_DIR",
-        help="labelled images to judge with: a CSV with file and class_index, or a sub-folder a class",
+        help="annotated images to judge with: as for deploy; of a detector or segmenter, data as train takes it",
     )  # fmt: skip
     add_input_form(parser)
     add_output_form(parser)

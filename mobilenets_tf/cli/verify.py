@@ -22,8 +22,8 @@ def add_arguments(parser):
         "--count", type=int, metavar="N",
         help="use N of the images, chosen with --seed (default: all, and 8 for --arm64)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images (default 0)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of LiteRT (default 2)")
     parser.add_argument(
         "--min-agreement", type=float, default=0.5, metavar="SHARE",
         help="fail (exit 1) if the file agrees with Keras less than this (default 0.5): a classifier's share of images "
@@ -40,7 +40,7 @@ def add_arguments(parser):
         help="cores, as QEMU calls them; left out, cortex-a53, cortex-a76 and cortex-a710: one for each of the int8 "
         "kernels smlal, sdot and smmla",
     )  # fmt: skip
-    parser.add_argument("--folder", help="of the arm64 runtime, where it is not in the usual place")
+    parser.add_argument("--folder", help="folder that `mobilenets-tf arm64 --folder` was given")
     add_json(parser)
     add_quiet(parser)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,8 +33,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, i: int) -> tuple[bytes, int]:
-        """Read an encoded image (JPEG, PNG, ...), without decoding it, and its class index.
+    def read(self, i: int) -> tuple[bytes, Any]:
+        """Read an encoded image (JPEG, PNG, ...), without decoding it, and its class index, boxes or mask.
 
         Raises:
             RequestError: the file cannot be read, or the label is none of the classes.

@@ -9,16 +9,17 @@ from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.boxes import BoxedImages, Boxes, Detections, find_boxes
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.progress import silent
 from mobilenets_tf.tasks import metrics
-from mobilenets_tf.tasks.task import all_finite, class_name, percent, refuse_label_offset
+from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
 # A detection that one file is surer of than this is one that another file should have too.
 _SURE = 0.5
 
 
-class Detection:
+class Detection(Task):
     """Boxes around objects, with their classes. See ``task.Task``.
 
     forms: "nms": the objects that are left by TFLite's own operator: boxes (k, 4), classes (k,), scores (k,) and how
@@ -27,25 +28,17 @@ class Detection:
     """
 
     name, measure, key, scales = "detect", "mAP at IoU 0.5", "map50", False
-    forms = ("nms", "decoded", "raw")
+    forms: tuple[str, ...] = ("nms", "decoded", "raw")
 
     def check_installed(self) -> None:
         metrics.check_installed()
 
-    def find(
-        self,
-        spec: str,
-        class_names: Sequence[str] = (),
-        *,
-        void: int = 255,
-        classes: int | None = None,
-        progress: Progress = silent,
-    ) -> BoxedImages:
+    def find(self, spec, class_names=(), *, void=255, classes=None, progress=silent) -> BoxedImages:
         return find_boxes(spec, class_names, progress)
 
     def training_source(
         self, spec, class_names=(), *, classes=None, void=255, label_offset=None, progress=silent
-    ) -> BoxedImages:
+    ) -> Source:
         refuse_label_offset(label_offset)
         self.check_installed()
         return find_boxes(spec, tuple(class_names), progress)
@@ -141,11 +134,10 @@ class DetectionDecoder:
     padded: bool = False
 
     def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> Detections:
-        if not self.padded and not all_finite(outputs):
-            raise RequestError(f"{self.name} gives NaN or infinite values.")
+        if not self.padded:
+            refuse_not_finite(self.name, outputs)
         detections = self.decode(*outputs)
-        if not all_finite((detections.boxes, detections.scores)):
-            raise RequestError(f"{self.name} gives NaN or infinite values.")
+        refuse_not_finite(self.name, (detections.boxes, detections.scores))
         return detections
 
 
@@ -188,7 +180,7 @@ def _decode(outputs: str, form: str, grids, count: int, classes: int) -> Callabl
             return (np.concatenate([(begin + end) / 2, sides], axis=1) * SCALES).astype(np.float32)
 
         return lambda boxes, scores: postprocess(encoded(boxes), scores)
-    anchors = ssd_anchors(grids) if grids else ()
+    anchors = ssd_anchors(grids) if grids else np.zeros((0, 4), np.float32)
     if len(anchors) != count:
         known = f"the grids {list(grids)} have {len(anchors)} anchors" if grids else "it names no grids for anchors"
         raise RequestError(f"{outputs}; {known}. The manifest beside it is of another file.")

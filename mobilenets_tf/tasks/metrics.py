@@ -12,9 +12,10 @@ from mobilenets_tf.errors import RequestError
 
 
 def check_installed() -> None:
-    """
+    """Check that the package that ``average_precision`` needs is installed.
+
     Raises:
-        RequestError: what ``average_precision`` needs is not installed.
+        RequestError: pycocotools is not installed; the message has the command.
     """
     if importlib.util.find_spec("pycocotools") is None:
         raise RequestError("Average precision needs pycocotools:  pip install pycocotools")
@@ -41,7 +42,8 @@ def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes],
 
     def indexed(records):
         """The boxes of all images. IoU is the same for shares of the sides as for pixels."""
-        coco, annotations = COCO(), []
+        coco = COCO()
+        annotations: list[dict] = []
         for image, (corners, classes, more) in enumerate(records):
             ymin, xmin, ymax, xmax = corners.astype(np.float64).T
             boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=1)
@@ -75,7 +77,7 @@ def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes],
 
 
 class Confusion:
-    """Pixels counted by what they are and what they were taken for; void is left out.
+    """Counts pixels by their true class and their predicted class; void pixels are left out.
 
     classes: how many. matrix: int64 (classes, classes), rows being the truth.
     """
@@ -85,7 +87,7 @@ class Confusion:
         self.matrix = np.zeros((classes, classes), np.int64)
 
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Two arrays of integers and of one shape.
+        """Count the pixels of one image. Both arrays have integers and the same shape.
 
         Raises:
             RequestError: shapes that differ, or a value that is no class.
@@ -103,7 +105,8 @@ class Confusion:
 
     @property
     def iou(self) -> np.ndarray:
-        """Of each class, pixels that are it and were taken for it over those that are one or the other; else NaN."""
+        """Intersection over union of each class: pixels that the truth and the prediction both give this class,
+        divided by the pixels that at least one of them gives it; NaN for a class that neither has."""
         right = np.diag(self.matrix)
         either = self.matrix.sum(axis=0) + self.matrix.sum(axis=1) - right
         return np.divide(right, either, out=np.full(self.classes, np.nan), where=either > 0)

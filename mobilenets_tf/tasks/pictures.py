@@ -7,6 +7,7 @@ import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ def with_boxes(image, detections: Detections, labels: Sequence[str] = ()):
     picture = _sized(image)
     draw, font, line = ImageDraw.Draw(picture), _font(picture), max(2, round(max(picture.size) / 300))
     corners = (np.clip(detections.boxes, 0, 1) * (picture.size[::-1] * 2)).round().astype(int)[:, [1, 0, 3, 2]]
-    drawn, flags = [], []
+    drawn: list[tuple] = []
+    flags: list[tuple] = []
     for place in np.argsort(-detections.scores, kind="stable"):
         box, index, score = corners[place].tolist(), int(detections.classes[place]), f" {detections.scores[place]:.0%}"
         name = _fitted(class_name(labels, index), font, picture.width - font.getlength(score) - 2 * line)
@@ -104,7 +106,7 @@ def with_classes(image, classes: Sequence[tuple[str, float]]):
     return sheet
 
 
-def side_by_side(pictures: Sequence[tuple[str, object]]):
+def side_by_side(pictures: Sequence[tuple[str, Any]]):
     """Pictures with a caption above each: up to three in a row, more in about as many rows as columns."""
     from PIL import ImageDraw
 

@@ -63,6 +63,15 @@ class Postprocess:
                 f"iou_threshold={self.iou_threshold} must be above 0 and at most 1 (nothing suppressed)."
             )
 
+    @staticmethod
+    def of(model) -> "Postprocess":
+        """Return the postprocessing of a Keras SSD of this package: its anchors and classes, everything else as by
+        default."""
+        from mobilenets_tf.networks.anchors import ssd_anchors
+        from mobilenets_tf.networks.ssd import grids
+
+        return Postprocess(ssd_anchors(grids(model)), model.outputs[1].shape[-1] - 1)
+
     def __call__(self, boxes: np.ndarray, scores: np.ndarray) -> Detections:
         """What was found in one image, the best score first.
 
@@ -112,7 +121,7 @@ class Postprocess:
         """Scores (1, A, spare + classes), without the background."""
         count = len(self.anchors)
         begin, size, padding = (
-            flatbuffer.add_constant(tree, f"scores/{name}", np.int32(values))
+            flatbuffer.add_constant(tree, f"scores/{name}", np.array(values, np.int32))
             for name, values in (
                 ("begin", [0, 0, 1]),
                 ("size", [1, count, self.classes]),
@@ -126,7 +135,7 @@ class Postprocess:
 
     def _without_spare_classes(self, tree, classes: int) -> int:
         """The classes' own numbers; 0 where nothing was found, as the operator has it."""
-        spare = flatbuffer.add_constant(tree, "classes/spare", np.float32([_SPARE]))
+        spare = flatbuffer.add_constant(tree, "classes/spare", np.array([_SPARE], np.float32))
         options = schema.SubOptionsT()
         options.fusedActivationFunction = schema.ActivationFunctionType.RELU
         return flatbuffer.append_operator(tree, "classes", "SUB", [classes, spare], (1, self.max_detections), options)
@@ -135,7 +144,7 @@ class Postprocess:
         """Boxes cut off at the image's border. MediaPipe would move those that begin in front of it."""
         options = schema.MaximumMinimumOptionsT()
         for name, limit in (("MAXIMUM", 0), ("MINIMUM", 1)):
-            limit = flatbuffer.add_constant(tree, "boxes/limit", np.float32([limit]))
+            limit = flatbuffer.add_constant(tree, "boxes/limit", np.array([limit], np.float32))
             shape = (1, self.max_detections, 4)
             boxes = flatbuffer.append_operator(tree, "boxes/inside", name, [boxes, limit], shape, options)
         return boxes

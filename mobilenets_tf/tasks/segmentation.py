@@ -9,41 +9,34 @@ from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.masks import MaskedImages, find_masks
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.progress import silent
 from mobilenets_tf.tasks.metrics import Confusion
-from mobilenets_tf.tasks.task import all_finite, class_name, percent, refuse_label_offset
+from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
 # A mask is made at the network's size before it is enlarged, which moves borders by a pixel or so.
 _SAME_PIXELS = 0.97
 
 
-class Segmentation:
+class Segmentation(Task):
     """The class of every pixel. See ``task.Task``.
 
     forms: "full": logits at the input's size; "mask": the class of each pixel; "stride": logits as the head gives them.
     """
 
     name, measure, key, scales = "segment", "mIoU", "miou", True
-    forms = ("full", "mask", "stride")
+    forms: tuple[str, ...] = ("full", "mask", "stride")
 
     def check_installed(self) -> None:
         """Nothing beside the package's own dependencies is needed."""
 
-    def find(
-        self,
-        spec: str,
-        class_names: Sequence[str] = (),
-        *,
-        void: int = 255,
-        classes: int | None = None,
-        progress: Progress = silent,
-    ) -> MaskedImages:
+    def find(self, spec, class_names=(), *, void=255, classes=None, progress=silent) -> MaskedImages:
         return find_masks(spec, class_names, void, classes, progress)
 
     def training_source(
         self, spec, class_names=(), *, classes=None, void=255, label_offset=None, progress=silent
-    ) -> MaskedImages:
+    ) -> Source:
         refuse_label_offset(label_offset)
         names = tuple(class_names)
         masks = find_masks(spec, names, void, None if names else classes, progress)
@@ -103,8 +96,7 @@ class SegmentationDecoder:
     classes: int | None
 
     def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-        if not all_finite(outputs):
-            raise RequestError(f"{self.name} gives NaN or infinite values.")
+        refuse_not_finite(self.name, outputs)
         return classes_at(outputs[0], height, width)
 
 
@@ -153,8 +145,8 @@ def classes_at(output: np.ndarray, height: int, width: int) -> np.ndarray:
     # One plane after the other: together they may be gigabytes at a photograph's size.
     classes, highest = np.zeros((height, width), np.uint8), np.full((height, width), -np.inf, np.float32)
     for index in range(output.shape[2]):
-        plane = Image.fromarray(np.ascontiguousarray(output[:, :, index], np.float32))
-        plane = np.asarray(plane.resize(size, Image.Resampling.BILINEAR))
+        logits = Image.fromarray(np.ascontiguousarray(output[:, :, index], np.float32))
+        plane = np.asarray(logits.resize(size, Image.Resampling.BILINEAR))
         classes[plane > highest] = index
         np.maximum(highest, plane, out=highest)
     return classes

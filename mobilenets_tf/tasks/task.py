@@ -1,6 +1,6 @@
 """What a task is: the one protocol behind which classification, detection and segmentation stand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,8 @@ class Decoder(Protocol):
     classes: how many classes the network tells apart; None where its outputs do not show the number.
     """
 
-    classes: int | None
+    @property
+    def classes(self) -> int | None: ...
 
     def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> Any:
         """Return the answer about one image.
@@ -38,7 +39,7 @@ class Meter(Protocol):
     def add(self, answer: Any, truth: Any) -> None:
         """Count one image."""
 
-    def lost(self, reference: "Meter | None" = None) -> float:
+    def lost(self, reference: Any = None) -> float:
         """What is lost of the score: of the reference's on the same images, or of a perfect score. Below zero where the
         score is higher than the reference's; NaN where nothing could be measured."""
 
@@ -172,9 +173,10 @@ class Task(Protocol):
 
 
 def refuse_label_offset(label_offset: int | None) -> None:
-    """
+    """Refuse a label offset: only the TFRecords of classifiers have one.
+
     Raises:
-        RequestError: there is an offset, which only classifiers' TFRecords have.
+        RequestError: ``label_offset`` is given.
     """
     if label_offset is not None:
         raise RequestError(f"label_offset={label_offset} is for the labels of classifiers' TFRecords.")
@@ -190,6 +192,11 @@ def percent(share: float | None) -> str:
     return "none" if share is None or np.isnan(share) else f"{share:.1%}"
 
 
-def all_finite(arrays) -> bool:
-    """Whether no value is NaN or infinite."""
-    return all(np.isfinite(array).all() for array in arrays)
+def refuse_not_finite(name: str, arrays: Iterable[np.ndarray]) -> None:
+    """Refuse values of a network that are NaN or infinite.
+
+    Raises:
+        RequestError: names the network.
+    """
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise RequestError(f"{name} gives NaN or infinite values.")

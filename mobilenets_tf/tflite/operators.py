@@ -1,15 +1,13 @@
 """A TFLite file's operators as ``Call``s, with their tensors, names and constants, for delegates' rules and counts."""
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.flatbuffer_check import TYPES
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Call:
     options: object
     custom: bool = False
 
-    def option(self, name: str, default: Value = 0) -> Value:
+    def option(self, name: str, default: Any = 0) -> Any:
         """Give a field of the operator's options; ``default`` where the file has no such field."""
         return getattr(self.options, name, default)
 

@@ -1,4 +1,4 @@
-"""From annotated images to a trained ``.keras`` file, its labels, curves, manifest: the straight line of ``train``."""
+"""The verb ``train``: write the ``.keras`` file of a network trained on annotated images, labels, curves, manifest."""
 
 import time
 import warnings

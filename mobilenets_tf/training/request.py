@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, cast
 
 from mobilenets_tf import files, registry
 from mobilenets_tf.data import images
@@ -12,7 +13,7 @@ from mobilenets_tf.data.sources import Source
 from mobilenets_tf.data.tfrecords import Records
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
-from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.training import cluster, recipes
@@ -57,7 +58,7 @@ class TrainRequest:
     overwrite: replace files in ``out`` that no training wrote.
     """
 
-    source: str | Path | ModelSource
+    source: AnyModel
     data: str
     out: str
     task: str | None = None
@@ -70,7 +71,7 @@ class TrainRequest:
     keep: str = "last"
     broken: str = "fail"
     label_offset: int | None = None
-    teacher: str | Path | ModelSource | None = None
+    teacher: AnyModel = None
     distill: float = 0.5
     temperature: float = 1.0
     precision: str = "float32"
@@ -101,8 +102,13 @@ class TrainRequest:
         """The file that keeps an unfinished training."""
         return Path(self.out) / f"{self.name}.checkpoint.npz"
 
+    @property
+    def settled_task(self) -> str:
+        """The task that was asked for, or the network's own."""
+        return self.task or self.source.task
+
     def options(self) -> dict:
-        """Everything that the result depends on."""
+        """Return what defines the training. A resumed training may have another precision or other replicas."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _FREE}
         return {key: value.plain() if isinstance(value, ModelSource) else value for key, value in values.items()}
 
@@ -234,7 +240,7 @@ def _teacher(request: TrainRequest) -> ModelSource | None:
 
 
 def _recipe(request: TrainRequest) -> Recipe:
-    ours = recipes.OURS[request.task]
+    ours = recipes.OURS[request.settled_task]
     if request.recipe in ours:
         recipe = ours[request.recipe]
     elif request.source.is_file:
@@ -255,7 +261,7 @@ def _find_images(
     """The images to train with and to judge with; both have the same ``class_names``."""
 
     def find(spec: str, names: tuple[str, ...]) -> Source:
-        return task_of(request.task).training_source(
+        return task_of(request.settled_task).training_source(
             spec, names, classes=request.source.classes, void=request.void, label_offset=request.label_offset,
             progress=progress,
         )  # fmt: skip
@@ -270,7 +276,7 @@ def _held_out(source: Source, seed: int) -> tuple[Source, Source | None]:
     """Images to train with, and a fifth of all to judge with; whole TFRecords are trained with."""
     if isinstance(source, Records):
         return source, None
-    training, validation = source.split(_VALIDATION_SHARE, seed)
+    training, validation = cast(Any, source).split(_VALIDATION_SHARE, seed)  # every other source can be split
     return training, validation if len(validation) else None
 
 
@@ -320,7 +326,7 @@ def _check_teacher_classes(request: TrainRequest, classes: int, class_names: Seq
 
 def _check_images(annotated: Sequence[Source], rule: str, progress: Progress) -> None:
     """Read files to their end; records are checked as they are read."""
-    files_of = [getattr(source, "images", source) for source in annotated if not isinstance(source, Records)]
+    files_of: list[Any] = [getattr(source, "images", source) for source in annotated if not isinstance(source, Records)]
     problems = [text for part in files_of for text in images.broken(part, progress)]
     if problems and rule == "fail":
         raise RequestError(f"{images.first_few(problems)} Remove or replace it, or pass --broken skip.")

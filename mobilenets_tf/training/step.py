@@ -252,8 +252,11 @@ class Training:
 
 
 def deterministic() -> None:
-    """From here on, in this process, the same steps give the same bits; on processors alone, since with a GPU some
-    gradients would not be computed at all (tf.config.experimental.enable_op_determinism)."""
+    """Make TensorFlow compute the same bits for the same steps, for the rest of this process.
+
+    Does nothing if there is a GPU: with tf.config.experimental.enable_op_determinism, some gradients raise an error
+    there.
+    """
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
         tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})

@@ -107,7 +107,7 @@ _LEGACY_PROTOCOL = 1001
 
 @dataclass
 class _Storage:
-    """A flat array of a checkpoint. ``data`` is None until it is read, in the old format after the pickle."""
+    """A flat array of a checkpoint. In the old format the values follow the pickle: until then ``data`` is None."""
 
     kind: str
     numel: int

@@ -83,5 +83,5 @@ def _permutation(count: int, seed: int, pass_number: int) -> np.ndarray:
 
 
 def _rounded(size: float, full: int) -> int:
-    """A multiple of 32, but for the network's own size; what strides want, and the papers' sizes are."""
+    """Round an input size to a multiple of 32, the largest stride, as in the papers; keep the network's own size."""
     return full if round(size) == full else max(32, round(size / 32) * 32)

@@ -12,7 +12,7 @@ from PIL import Image
 from mobilenets_tf.export.delegates.rules import Fallback, RuleSource, Verdict
 from mobilenets_tf.export.page.charts import Point, front
 from mobilenets_tf.export.page.report import Evidence, SchemeReport, SchemeRow, render, render_schemes
-from mobilenets_tf.export.proof.evidence import ChangedAnswer, ChangedAnswers, Confusion, LayerFidelity
+from mobilenets_tf.export.proof.evidence import AnswerChange, ChangedAnswer, ChangedAnswers, LayerFidelity
 
 HOSTILE = "<script>alert('x')</script>"
 COMPARISON = {
@@ -56,7 +56,7 @@ def picture() -> bytes:
 def evidence(name="tabby", layer="block1_conv") -> Evidence:
     """A little of everything, with names from outside."""
     image = ChangedAnswer(picture(), f"{name}.jpg", name, name, 0.53, "lynx", 0.49, True, False)
-    changed = ChangedAnswers((image,), 4, 372, 3, 1, (Confusion(name, "lynx", 3), Confusion("a", "b", 1)), True)
+    changed = ChangedAnswers((image,), 4, 372, 3, 1, (AnswerChange(name, "lynx", 3), AnswerChange("a", "b", 1)), True)
     rows = (
         LayerFidelity(3, layer, 12.3, 0.25),
         LayerFidelity(1, "block2_conv", 25.0, 0.0),

@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from mobilenets_tf.export.proof.evidence import Confusion, changed_answers, layer_fidelity
+from mobilenets_tf.export.proof.evidence import AnswerChange, changed_answers, layer_fidelity
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.tflite import flatbuffer
@@ -43,7 +43,7 @@ def test_what_changed_is_told_with_the_surest_first(paths):
     found = changed_answers(paths, [0, 1, 1, 2, 2], NAMES, REFERENCE, CANDIDATE)
     assert [image.file for image in found.shown] == ["0.png", "3.png", "1.png"]
     assert (found.total, found.images, found.lost, found.won, found.are_probabilities) == (3, 5, 1, 1, True)
-    assert found.confusions == (Confusion("ant", "bee", 2), Confusion("bee", "ant", 1))
+    assert found.confusions == (AnswerChange("ant", "bee", 2), AnswerChange("bee", "ant", 1))
     first, second, third = found.shown
     assert (first.float_answer, first.answer, first.label) == ("ant", "bee", "ant")
     assert (first.float_score, first.score) == pytest.approx((0.9, 0.6))

@@ -1,8 +1,8 @@
 """Latency of detectors and segmenters side by side, each beside the classifier whose features it reads.
 
-    python benchmarks/dense.py                                                           both tables
-    python benchmarks/dense.py 'ssd*' --calls 20                                         some of the registered networks
-    python benchmarks/dense.py ssdlite_mobilenet_v3_small lraspp_mobilenet_v3_small --calls 5 --check
+    python benchmarks/heads.py                                                           both tables
+    python benchmarks/heads.py 'ssd*' --calls 20                                         some of the registered networks
+    python benchmarks/heads.py ssdlite_mobilenet_v3_small lraspp_mobilenet_v3_small --calls 5 --check
 
 Detectors take 320 pixels and tell 80 classes apart, segmenters take 512; R-ASPP is DeepLabv3 without its dilated
 convolutions. All files of a table are timed in one run, call by call in turn: LiteRT with XNNPACK, one thread, only the
@@ -24,7 +24,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -116,15 +116,12 @@ def with_form(content: bytes, form: str, model, resolution: int) -> bytes:
     """A network's file that gives its outputs in one of ``FORMS``."""
     from mobilenets_tf.export.forms import detector as detector_forms
     from mobilenets_tf.export.forms import segmenter as segmenter_forms
-    from mobilenets_tf.networks import ssd
-    from mobilenets_tf.networks.anchors import ssd_anchors
     from mobilenets_tf.tasks.postprocess import Postprocess
 
     if form in FORMS["segment"]:
         return segmenter_forms.with_form(content, form, resolution)
     if form == "nms":
-        anchors, classes = ssd_anchors(ssd.grids(model)), model.outputs[1].shape[-1] - 1
-        postprocess = Postprocess(anchors, classes, score_threshold=threshold(content))
+        postprocess = replace(Postprocess.of(model), score_threshold=threshold(content))
         return detector_forms.with_form(content, form, postprocess)
     return content
 
