@@ -12,7 +12,19 @@ from pathlib import Path
 import pytest
 
 from mobilenets_tf.cli import VERBS
-from tests.test_rooms import MODULES, ROOT
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"mobilenets_tf": "mobilenets_tf", "quantize": "mobilenets_tf/quantize", "export": "mobilenets_tf/export"}
+
+
+def files():
+    """Where a file is to be installed -> the file."""
+    return {
+        f"{installed}/{path.relative_to(ROOT / folder).as_posix()}": path
+        for folder, installed in FOLDERS.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.name != "README.md"
+    }
 
 
 def test_setup_lists_every_folder():
@@ -32,7 +44,7 @@ def run(*command, **options):
 def wheel(tmp_path_factory):
     """Built in a copy: setuptools leaves folders behind."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("mobilenets_tf", "quantize", "export"):
+    for name in FOLDERS:
         shutil.copytree(ROOT / name, folder / "copy" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "copy" / name)
@@ -64,18 +76,8 @@ def outside(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_wheel_carries_every_file(wheel):
-    tracked = {
-        f"{prefix}/{path.relative_to(ROOT / top).as_posix()}"
-        for top, prefix in (
-            ("mobilenets_tf", "mobilenets_tf"),
-            ("quantize", "mobilenets_tf/quantize"),
-            ("export", "mobilenets_tf/export"),
-        )
-        for path in (ROOT / top).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md"
-    }
     carried = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert carried == tracked
+    assert carried == files().keys()
 
 
 @pytest.mark.slow
