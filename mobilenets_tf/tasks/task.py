@@ -156,7 +156,7 @@ class Task(Protocol):
         """Turn an answer into a truth, to measure how far another file gives the same answers."""
 
     def agree(self, expected: Any, answer: Any, score_threshold: float = 0.0) -> bool:
-        """Tell whether two files give the same answer; the second file drops objects with scores below the threshold."""
+        """Tell whether two files give the same answer; the second file drops objects below the score threshold."""
 
     def shown(self, answer: Any, threshold: float) -> Any:
         """Return the part of an answer that is shown to people: of a detector the objects with a score of
