@@ -15,6 +15,7 @@ from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.request import Request
 from mobilenets_tf.export.tflite import check_request, prepare_model
 from mobilenets_tf.manifest import versions
+from mobilenets_tf.modelsource import built
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -77,7 +78,7 @@ def sensitivity(
         RequestError: an argument or the calibration data cannot be used.
         ConversionError: the converter refused the model.
     """
-    scheme = schemes.get(scheme)
+    scheme, model = schemes.get(scheme), built(model)
     _check_scheme(scheme)
     check_request(model, scheme, calibration)
     if not isinstance(calibration, Calibration):

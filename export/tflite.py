@@ -12,6 +12,7 @@ from mobilenets_tf.conversion.convert import check_exportable, convert, float_fi
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.export import metadata
 from mobilenets_tf.manifest import versions
+from mobilenets_tf.modelsource import built
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -98,7 +99,7 @@ def to_tflite(
     """Convert any functional or sequential Keras 3 model to a TFLite file of builtin ops, batch 1, static shapes.
 
     Args:
-        model: the ``keras.Model``; nested models are fine.
+        model: the ``keras.Model``; nested models are fine. Or a registry name, a path or a ``ModelSource``.
         scheme: one of ``quantize.SCHEMES``: float32, float16, dynamic, int8, int8_float_io, int16x8.
         calibration: a ``quantize.Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model
             wants them; needed for the calibrated schemes.
@@ -122,7 +123,7 @@ def to_tflite(
         RequestError: an argument, the calibration data or the path cannot be used.
         ConversionError: the converter refused the model.
     """
-    scheme = schemes.get(scheme)
+    scheme, model = schemes.get(scheme), built(model)
     path = Path(path or f"{model.name}_{scheme.name}.tflite")
     manifest_path = path.with_name(path.name + ".json")
     check_request(model, scheme, calibration)

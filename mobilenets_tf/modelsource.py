@@ -243,6 +243,19 @@ class ModelSource:
         return facts
 
 
+def built(model: AnyModel) -> Any:
+    """Return the ``keras.Model`` of a model that is given in any form; a ``keras.Model`` as it is.
+
+    Raises:
+        RequestError: an unknown name, or a file that is not there or cannot be loaded.
+    """
+    if not isinstance(model, (str, os.PathLike, ModelSource)):
+        return model
+    source = ModelSource.of(model)
+    source.check()
+    return source.build()
+
+
 def weight_preprocessing(
     name: str, weights: str = "imagenet", *, alpha: float | None = None, resolution: int | None = None
 ) -> Preprocessing:

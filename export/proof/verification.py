@@ -9,6 +9,7 @@ import numpy as np
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.proof.comparison import Comparison, Differences, compare
 from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.modelsource import built
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.calibration import one_by_one
 from mobilenets_tf.tflite.runtime import Runner
@@ -91,10 +92,10 @@ def verify(
 
     Args:
         file: path or content of the ``.tflite`` file.
-        model: a ``keras.Model`` with one input. All its outputs are compared; a single one of (N, classes) is a
-            classifier's.
-        images: preprocessed samples in any form that calibration takes. A generator that calibration has
-            consumed gives no images here.
+        model: a ``keras.Model`` with one input, or a registry name, a path or a ``ModelSource``. All outputs of the
+            model are compared; a single output of (N, classes) is a classifier's.
+        images: preprocessed samples in any form that calibration takes. A generator that calibration has consumed
+            gives no images here.
         labels: the right class of each image, for a classifier's accuracies.
         for_model, for_file: functions that turn a batch of ``images`` into the input of the model and of the file. For
             uint8 pixels and a file that takes pixels: ``ImageInput.wanted.normalise``, and the default.
@@ -104,6 +105,7 @@ def verify(
         RequestError: the file cannot be run, there are no images, the shapes do not fit, or the file's outputs are not
             those of its network (see ``check_form``).
     """
+    model = built(model)
     if not isinstance(file, bytes):
         check_form(Path(file))
     runner = Runner(file, threads)

@@ -10,8 +10,8 @@ from mobilenets_tf.data.images import ImageSet, find_images
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.progress import Progress, silent
-from mobilenets_tf.tasks.task import Task, all_finite, class_name
+from mobilenets_tf.progress import silent
+from mobilenets_tf.tasks.task import Task, class_name, refuse_not_finite
 
 
 def first_answers(outputs: np.ndarray) -> np.ndarray:
@@ -35,15 +35,7 @@ class Classification(Task):
     def check_installed(self) -> None:
         """Do nothing: classification needs only the dependencies of this package."""
 
-    def find(
-        self,
-        spec: str,
-        class_names: Sequence[str] = (),
-        *,
-        void: int = 255,
-        classes: int | None = None,
-        progress: Progress = silent,
-    ) -> ImageSet:
+    def find(self, spec, class_names=(), *, void=255, classes=None, progress=silent) -> ImageSet:
         images = find_images(spec, class_names)
         if images.labels is None:
             raise RequestError(f"{spec} has no labels: give a CSV with file and class_index, or a sub-folder a class.")
@@ -106,8 +98,7 @@ class ClassificationDecoder:
     classes: int | None
 
     def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-        if not all_finite(outputs):
-            raise RequestError(f"{self.name} gives NaN or infinite values.")
+        refuse_not_finite(self.name, outputs)
         return outputs[0].reshape(-1)
 
 

@@ -11,9 +11,9 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.progress import silent
 from mobilenets_tf.tasks import metrics
-from mobilenets_tf.tasks.task import Task, all_finite, class_name, percent, refuse_label_offset
+from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
 # A detection with a higher score than this in one file counts as a truth for another file.
 _SURE = 0.5
@@ -33,15 +33,7 @@ class Detection(Task):
     def check_installed(self) -> None:
         metrics.check_installed()
 
-    def find(
-        self,
-        spec: str,
-        class_names: Sequence[str] = (),
-        *,
-        void: int = 255,
-        classes: int | None = None,
-        progress: Progress = silent,
-    ) -> BoxedImages:
+    def find(self, spec, class_names=(), *, void=255, classes=None, progress=silent) -> BoxedImages:
         return find_boxes(spec, class_names, progress)
 
     def training_source(
@@ -142,11 +134,10 @@ class DetectionDecoder:
     padded: bool = False
 
     def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> Detections:
-        if not self.padded and not all_finite(outputs):
-            raise RequestError(f"{self.name} gives NaN or infinite values.")
+        if not self.padded:
+            refuse_not_finite(self.name, outputs)
         detections = self.decode(*outputs)
-        if not all_finite((detections.boxes, detections.scores)):
-            raise RequestError(f"{self.name} gives NaN or infinite values.")
+        refuse_not_finite(self.name, (detections.boxes, detections.scores))
         return detections
 
 

@@ -11,9 +11,9 @@ from mobilenets_tf.data.masks import MaskedImages, find_masks
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.progress import silent
 from mobilenets_tf.tasks.metrics import Confusion
-from mobilenets_tf.tasks.task import Task, all_finite, class_name, percent, refuse_label_offset
+from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
 # The share of equal pixels from which two masks agree. A mask is made at the network's size and then enlarged, which
 # moves borders by about a pixel.
@@ -32,15 +32,7 @@ class Segmentation(Task):
     def check_installed(self) -> None:
         """Do nothing: segmentation needs only the dependencies of this package."""
 
-    def find(
-        self,
-        spec: str,
-        class_names: Sequence[str] = (),
-        *,
-        void: int = 255,
-        classes: int | None = None,
-        progress: Progress = silent,
-    ) -> MaskedImages:
+    def find(self, spec, class_names=(), *, void=255, classes=None, progress=silent) -> MaskedImages:
         return find_masks(spec, class_names, void, classes, progress)
 
     def training_source(
@@ -105,8 +97,7 @@ class SegmentationDecoder:
     classes: int | None
 
     def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-        if not all_finite(outputs):
-            raise RequestError(f"{self.name} gives NaN or infinite values.")
+        refuse_not_finite(self.name, outputs)
         return classes_at(outputs[0], height, width)
 
 

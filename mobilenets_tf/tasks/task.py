@@ -1,6 +1,6 @@
 """The protocol of a task, which classification, detection and segmentation implement."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -193,6 +193,11 @@ def percent(share: float | None) -> str:
     return "none" if share is None or np.isnan(share) else f"{share:.1%}"
 
 
-def all_finite(arrays) -> bool:
-    """Tell whether no value is NaN or infinite."""
-    return all(np.isfinite(array).all() for array in arrays)
+def refuse_not_finite(name: str, arrays: Iterable[np.ndarray]) -> None:
+    """Refuse values of a network that are NaN or infinite.
+
+    Raises:
+        RequestError: a value is NaN or infinite; the message names the network.
+    """
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise RequestError(f"{name} gives NaN or infinite values.")

@@ -18,6 +18,7 @@ from mobilenets_tf.conversion.convert import float_file
 from mobilenets_tf.conversion.reparameterization import fold
 from mobilenets_tf.conversion.rewriting import rebuild
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.modelsource import AnyModel, built
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -158,7 +159,7 @@ class Aware:
 
 
 def quantize_aware(
-    model: keras.Model,
+    model: AnyModel,
     calibration: Calibration | Iterable,
     scheme: str | Scheme = "int8",
     *,
@@ -169,8 +170,8 @@ def quantize_aware(
     """Prepare a Keras 3 model for quantisation-aware fine-tuning.
 
     Args:
-        model: any functional or sequential Keras 3 model that ``to_tflite`` converts; nested models are fine, and
-            MobileOne's training form is folded first.
+        model: any functional or sequential Keras 3 model that ``to_tflite`` converts, or a registry name or a path.
+            Nested models are fine; the training form of MobileOne is folded first.
         calibration: a ``Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model wants
             them. The ranges with which training begins come from them.
         scheme: "int8" or "int8_float_io".
@@ -186,7 +187,7 @@ def quantize_aware(
             training does not know; the layer is named.
         ConversionError: the converter refused the model.
     """
-    scheme = schemes.get(scheme)
+    scheme, model = schemes.get(scheme), built(model)
     if scheme.activations != "int8":
         raise RequestError(f"Quantisation-aware training is for int8 and int8_float_io; received {scheme.name!r}.")
     if not isinstance(calibration, Calibration):

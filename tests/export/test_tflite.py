@@ -261,3 +261,11 @@ def test_exporting_from_a_script_without_a_main_guard(tmp_path, small):
     )
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.split() == ["once", "small_float32.tflite"], done.stderr
+
+
+def test_a_model_may_be_given_by_its_path(tmp_path, small):
+    small.save(tmp_path / "mine.keras")
+    exported = to_tflite(tmp_path / "mine.keras", "float32", path=tmp_path / "mine.tflite")
+    assert exported.path.is_file() and exported.manifest["scheme"] == "float32"
+    with pytest.raises(RequestError, match="No such model file"):
+        to_tflite(tmp_path / "other.keras", "float32", path=tmp_path / "mine.tflite")
