@@ -25,20 +25,20 @@ from mobilenets_tf.tflite import image_input
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
 
-# Files with some layers in float are judged on so many images at most: that leaves a finer share than anyone will ask
-# for, and keeps 150 MB of pixels.
+# The greatest number of images on which files with some layers in float are judged. A share of them is exact to 0.1 %,
+# and their pixels take 150 MB of memory.
 TRIAL_IMAGES = 1000
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """What was written, and how it compares.
+    """The files that ``deploy`` wrote, and how the TFLite file compares.
 
     path: of the TFLite file. report: of the page on it. labels: may be empty. manifest: as in ``<path>.json``.
     parity: the float file beside the Keras model. comparison: the file beside its float file; None for a float32 file
         without annotated images. per_channel: of a file with one scale for all of a layer's weights, how the usual file
         compares.
-    failures: the checks that failed, a sentence each. seconds: of the whole line.
+    failures: the checks that failed, a sentence each. seconds: of the whole run.
     """
 
     path: Path
@@ -64,7 +64,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
         progress: called with (what, done, total) as work goes on.
 
     Raises:
-        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
     started = time.monotonic()
@@ -135,7 +135,7 @@ def calibration_images(task: str, spec: str, count: int | None, seed: int) -> Im
         spec: a folder or CSV, or "demo".
 
     Raises:
-        RequestError: nothing there, or files that cannot be read.
+        RequestError: there are no images, or some cannot be read.
     """
     if count is not None and count < 1:
         raise RequestError(f"--calibration-count {count}: expected at least 1.")
@@ -151,7 +151,7 @@ def annotated_images(request, spec: str) -> ImageSet:
         request: with ``source`` and ``void``.
 
     Raises:
-        RequestError: nothing there, or no annotations.
+        RequestError: there are no images, or no annotations.
     """
     source, void = request.source, request.void
     return task_of(source.task).find(spec, source.label_names(), void=source.void if void is None else void)
@@ -160,8 +160,10 @@ def annotated_images(request, spec: str) -> ImageSet:
 def _produce(
     request: DeployRequest, images_to_use: ImagesToUse, progress: Progress
 ) -> tuple[Produced, AnyComparison | None]:
-    """Runs in the worker: everything that needs TensorFlow. Writes nothing. What was made; and of a file with one scale
-    for all of a layer's weights, how the usual file compares."""
+    """Do everything that needs TensorFlow, in the worker, without writing files.
+
+    Returns the proven file; and with ``per_tensor``, how the file with a scale for each channel compares, else None.
+    """
     progress("building", 0, 1)
     scheme, model = schemes.get(request.scheme), request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
@@ -191,17 +193,17 @@ def _produce(
 
 
 def _per_channel(converted: Conversion, scheme, calibration: Calibration, progress: Progress) -> bytes:
-    """The file as it would be with a scale for each output channel, to show what a single scale costs. The same layers
-    are left in float.
+    """Make the file with a scale for each output channel, to measure the cost of a single scale. The same layers are
+    left in float.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the same images have been warned of
+        warnings.simplefilter("ignore")  # the same images have caused the warning before
         prepared = prepare(converted.float_content, scheme, calibration, progress=progress)
     return prepared.write(converted.mixed.places if converted.mixed else ())
 
 
 def failures(request: DeployRequest, parity: AnyComparison, comparison: AnyComparison | None) -> Iterator[str]:
-    """What the float file's difference from Keras, and the file's from that, say against the result."""
+    """Yield a sentence for each failed check: float file against Keras, and file against float file."""
     if not parity.relative_difference <= FLOAT_TOLERANCE:
         yield (
             f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "
@@ -219,7 +221,7 @@ def failures(request: DeployRequest, parity: AnyComparison, comparison: AnyCompa
             f"The {request.scheme} file agrees with the float model to {comparison.agreement:.1%}; at least "
             f"{request.min_agreement:.1%} was asked for."
         )
-    # The search saw some of the images only, where there are very many.
+    # The search judged on at most TRIAL_IMAGES images; this check uses all of them.
     if request.max_drop is not None and comparison.drop > request.max_drop + 1e-9:
         yield (
             f"The {request.scheme} file loses {comparison.drop:.2%} of its score, or of its answers, on all "

@@ -42,7 +42,7 @@ def export_file(request: ExportRequest, progress: Progress = silent) -> Exported
         progress: called with (what, done, total) as work goes on.
 
     Raises:
-        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
     calibration = check(request)
@@ -75,7 +75,7 @@ def check(request: ExportRequest) -> ImageSet | None:
 
 
 def _export(request: ExportRequest, calibration_set: ImageSet | None, progress: Progress) -> Exported:
-    """Runs in the worker."""
+    """Export in the worker process."""
     source = request.source
     model = source.build()
     facts, calibration, image = {"model": source.facts()}, None, None

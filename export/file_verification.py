@@ -21,7 +21,7 @@ from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
-# How many images the emulator gets, each a second or so on each core, unless the request says.
+# The number of images for the emulator, where the request names none; each takes about a second on each core.
 EMULATED_IMAGES = 8
 _OF_THE_MODEL = ("weights", "alpha", "resolution", "classes")
 
@@ -62,8 +62,11 @@ class VerifyRequest:
 
 @dataclass(frozen=True)
 class Verified:
-    """How a file compares. comparison: with its Keras model; None if none was named. cores: one comparison for each
-    emulated core, with ``passed``; empty if they were not asked for. versions: of the emulated runtime's parts.
+    """How a file compares.
+
+    comparison: with its Keras model; None without a model. agreed: the comparison reaches ``min_agreement``.
+    cores: one comparison for each emulated core, with ``passed``; empty without ``arm64``. versions: of the parts of
+    the emulated runtime.
     """
 
     comparison: AnyComparison | OutputsComparison | None
@@ -85,7 +88,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         progress: called with (what, done, total) as work goes on.
 
     Raises:
-        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
     emulator = _check(request)
     source = request.source
@@ -114,7 +117,7 @@ def _check(request: VerifyRequest):
     """Refuse options that do not go together; return the emulator, if one is asked for.
 
     Raises:
-        RequestError: what is missing, or which option has no meaning.
+        RequestError: an option, a file or the emulator is missing, or an option has no meaning without another.
     """
     source = request.source
     if not source and not request.arm64:
@@ -145,8 +148,8 @@ def _check(request: VerifyRequest):
 
 
 def _images(request: VerifyRequest) -> ImageSet:
-    """The images of a request; a classifier's with their labels where there are any. Those of a data set with boxes or
-    masks stand in a folder of their own, beside masks that are no photographs."""
+    """Find the images of a request; those of a classifier with their labels, if there are any. In a data set with boxes
+    or masks only the photographs are taken."""
     source = request.source
     task = task_of(source.task if source else manifest_of(Path(request.file)).get("task", "classify"))
     if task.forms:
@@ -155,8 +158,10 @@ def _images(request: VerifyRequest) -> ImageSet:
 
 
 def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
-    """Runs in the worker: a hostile file can take down no more than that. The comparison, and how the file takes its
-    image."""
+    """Compare the file with its model, in the worker, so that a hostile file can end no other process.
+
+    Returns the comparison, and the preprocessing of the file's input.
+    """
     runner = Runner(request.file, request.threads)  # a file that cannot be run is refused before the model is built
     source = request.source
     model = source.build()
@@ -182,7 +187,7 @@ def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
 
 
 def _run_on_host(request: VerifyRequest, image_set: ImageSet | None, preprocessing, progress: Progress):
-    """What the file computes on this machine. Runs in the worker."""
+    """Run the file on this machine, in the worker."""
     runner = Runner(request.file)
     if image_set is None:
         count = request.count or EMULATED_IMAGES

@@ -65,22 +65,22 @@ class QatRequest(Request):
     overwrite: bool = False
 
     def recipe(self) -> recipes.Recipe:
-        """Of its batches and their augmentation.
+        """Return the training recipe of the batches and their augmentation.
 
         Raises:
-            RequestError: epochs or batch size out of range.
+            RequestError: epochs or batch size are out of range.
         """
         recipe = recipes.OURS[self.source.task]["finetune"].changed(self.epochs, self.batch_size)
-        return replace(recipe, label_smoothing=0.0)  # a trained network is taught the labels as they are
+        return replace(recipe, label_smoothing=0.0)  # fine-tuning uses the labels without smoothing
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What was written, and how float, post-training and fine-tuned compare on the validation images.
+    """The files that ``qat`` wrote, and how float, post-training and fine-tuned compare on the validation images.
 
     path: of the TFLite file. report: of the page on it. manifest: as in ``<path>.json``.
     post_training, fine_tuned: the two files beside the float file. failures: the checks that failed, a sentence each.
-    seconds: of the whole line.
+    seconds: of the whole run.
     """
 
     path: Path
@@ -97,7 +97,7 @@ class FineTuned:
         return not self.failures
 
     def lines(self) -> list[str]:
-        """The table, for people."""
+        """Return a table of the three files as lines of text."""
         usual, tuned = self.post_training, self.fine_tuned
         scores = tuned.reference_score, usual.score, tuned.score
         same, width = ("", f"{usual.agreement:.1%}", f"{tuned.agreement:.1%}"), max(6, len(tuned.measure))
@@ -116,7 +116,7 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
         progress: called with (what, done, total) as work goes on.
 
     Raises:
-        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
     started = time.monotonic()
@@ -176,8 +176,10 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
 def _produce(
     request: QatRequest, training: ImageSet, validation: ImageSet, progress: Progress
 ) -> tuple[Produced, AnyComparison]:
-    """Runs in the worker: everything that needs TensorFlow. Writes nothing but the checkpoint. What came of it, and how
-    the file compares that post-training quantisation makes."""
+    """Do everything that needs TensorFlow, in the worker; write nothing but the checkpoint.
+
+    Returns the proven file, and how the file of post-training quantisation compares.
+    """
     import keras
 
     from mobilenets_tf.quantize import Recipe, quantize_aware
@@ -225,9 +227,10 @@ def _produce(
 
 
 def _check_labels(subject: Subject, training: ImageSet, validation: ImageSet) -> None:
-    """
+    """Refuse images of a class that the model does not have.
+
     Raises:
-        RequestError: a class that the model does not have.
+        RequestError: a label is not below the number of the model's outputs.
     """
     last = max((training.labels or (0,)) + (validation.labels or (0,)))
     if last >= subject.classes:
@@ -235,12 +238,12 @@ def _check_labels(subject: Subject, training: ImageSet, validation: ImageSet) ->
 
 
 def _source(image_set: ImageSet):
-    """A ``sources.Source`` of annotated images."""
+    """Return annotated images as a ``sources.Source``."""
     return image_set if hasattr(image_set, "read") else Files(image_set)
 
 
 def _batches(training: ImageSet, plan: Plan, objective, preprocessing: Preprocessing) -> Callable:
-    """Batches of (images, targets) from a step on, augmented as in other training."""
+    """Return the function that gives the batches of (images, targets) from a step on, augmented as in training."""
     import tensorflow as tf
 
     from mobilenets_tf.training import distribution
@@ -264,7 +267,7 @@ class _Answering:
 
 
 def _score(subject: Subject, validation: ImageSet, objective, progress: Progress) -> Callable:
-    """What ``fine_tune_steps`` asks of the model: the score that its file will have."""
+    """Return the function that scores a model on the validation images as its file will be scored."""
     import tensorflow as tf
 
     from mobilenets_tf.training.input import pipeline

@@ -1,4 +1,4 @@
-"""The verb ``sensitivity``: write a list and a chart of what is lost when each layer alone is quantised."""
+"""The verb ``sensitivity``: write a list and a chart of the loss when each layer alone is quantised."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -30,8 +30,8 @@ from mobilenets_tf.worker import Worker
 class SensitivityRequest(Request):
     """Everything that decides the result; plain data.
 
-    evaluate: annotated images: what each layer costs of the task's own score is then measured too. void: of masks, the
-        value of pixels of no class. The rest as in ``DeployRequest``.
+    evaluate: annotated images, on which the loss of the task's score is measured too. void: of masks, the value of
+        pixels of no class. The rest as in ``DeployRequest``.
     """
 
     out: str
@@ -63,15 +63,15 @@ def sensitivity(
     drop_of: DropOf | None = None,
     progress: Progress = silent,
 ) -> list[Sensitivity]:
-    """Measure what each layer of a Keras 3 model costs when it alone is quantised, the most sensitive first.
+    """Measure the loss when a single layer of a Keras 3 model is quantised, for each layer; the most sensitive first.
 
     Args:
         model: a functional or sequential ``keras.Model``.
         calibration: as in ``to_tflite``.
         scheme: a calibrated scheme.
         recipe: the steps of quantisation; None for the default.
-        drop_of: makes of the float file's content what tells how much of its score a file loses. None: noise alone is
-            measured.
+        drop_of: takes the float file's content, and returns a function that tells how much of its score a file loses.
+            None: only noise is measured.
         progress: called with (what, done, total) as work goes on.
 
     Raises:
@@ -96,7 +96,7 @@ def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) 
         progress: called with (what, done, total) as work goes on.
 
     Raises:
-        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
     with Worker() as worker:
@@ -121,7 +121,7 @@ def check(request: SensitivityRequest) -> tuple[ImageSet, ImageSet | None]:
     annotated ones.
 
     Raises:
-        RequestError: a scheme that rounds no activations, a model or images that are not there, a folder that cannot be
+        RequestError: the scheme rounds no activations, the model or images are not there, or the folder cannot be
             written.
     """
     _check_scheme(schemes.get(request.scheme))
@@ -153,7 +153,7 @@ def _check_scheme(scheme) -> None:
 def _produce(
     request: SensitivityRequest, calibration_set: ImageSet, annotated: ImageSet | None, progress: Progress
 ) -> tuple[dict, list[Sensitivity]]:
-    """Runs in the worker: everything that needs TensorFlow. Writes nothing."""
+    """Do everything that needs TensorFlow, in the worker, without writing files."""
     progress("building", 0, 1)
     model = request.source.build()
     preprocessing = request.source.preprocessing(model)

@@ -1,4 +1,4 @@
-"""What a TFLite file says of itself to MediaPipe Tasks and to the TFLite Task Library: how to feed it, its labels.
+"""Write the metadata that MediaPipe Tasks and the TFLite Task Library read: the input's normalisation and the labels.
 
 The metadata are a flatbuffer of their own (published schema "TFLite metadata", identifier M001, version 1.5.0), stored
 as a buffer of the model under the name TFLITE_METADATA; files that belong to it, such as the labels, stand as a ZIP
@@ -34,7 +34,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a ZIP can hold: same in
 
 @dataclass(frozen=True)
 class _Output:
-    """name: by which readers know the output; the tensor's own where it is empty. labels: what they name in it."""
+    """name: by which readers know the output; empty: the name of the tensor. labels: the axis or the values to name."""
 
     description: str
     name: str = ""
@@ -44,7 +44,7 @@ class _Output:
 
 
 _TITLES = {"classify": "Image classifier", "detect": "Object detector", "segment": "Image segmenter"}
-# By what the forms call them (detector_forms, segmenter_forms); "" for all others.
+# By the names of the outputs in the forms (``forms.detector``, ``forms.segmenter``); "" for all other outputs.
 _OUTPUTS = {
     "classify": {"": _Output("the score of each class", labels=_AXIS_LABELS)},
     "detect": {
@@ -66,9 +66,9 @@ _OUTPUTS = {
 
 @dataclass(frozen=True)
 class Metadata:
-    """Of a file that takes an image.
+    """The metadata of a file that takes an image.
 
-    name, description, version, author, license: for people.
+    name, description, version, author, license: texts for people.
     height, width: of the input image, in pixels.
     mean, std: the input is (pixel - mean) / std on 0-255 RGB; one value each, since MediaPipe takes no more. For a file
         that takes uint8 they are 0 and 1: its pixels are fed as they are.
@@ -90,7 +90,7 @@ class Metadata:
 
 
 def describe(name: str, image: ImageInput, labels: Sequence[str] = (), task: str = "classify") -> Metadata:
-    """The metadata of a network that takes such an image."""
+    """Make the metadata of a network from the description of its input image."""
     given = image.given
     mean, std = (0.0, 1.0) if image.form == "uint8" else (given.mean[0], given.std[0])
     text = f"{_TITLES[task]}; made by mobilenets-tf {__version__}."
@@ -98,7 +98,7 @@ def describe(name: str, image: ImageInput, labels: Sequence[str] = (), task: str
 
 
 def add(content: bytes, metadata: Metadata) -> bytes:
-    """The TFLite file's content with its metadata; earlier metadata and files behind the model are replaced."""
+    """Add metadata to a TFLite file's content. Earlier metadata and files behind the model are replaced."""
     tree = flatbuffer.read(content)
     tree.metadata = tree.metadata or []
     entry = next((entry for entry in tree.metadata if entry.name == NAME), None)
@@ -113,7 +113,7 @@ def add(content: bytes, metadata: Metadata) -> bytes:
 
 
 def associated_files(content: bytes) -> dict[str, bytes]:
-    """The files that stand behind a model; none is no error."""
+    """Read the files that are appended to a model: name -> content; {} where there are none."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return {name: archive.read(name) for name in archive.namelist()}
@@ -174,7 +174,7 @@ def _input(writer: "_Writer", name: str, metadata: Metadata) -> "_Offset":
 def _output(writer: "_Writer", output: _Output, name: str, labels: bool) -> "_Offset":
     table = {0: writer.text(output.name or name), 1: writer.text(output.description)}
     if output.boxes:
-        # The places of left, top, right and bottom in each.
+        # The places of left, top, right and bottom in each box.
         order = writer.table({0: writer.wholes([1, 0, 3, 2]), 1: writer.byte(_BOUNDARIES)})
         last_axis = writer.table({0: 2, 1: 2})
         table[3] = writer.table({0: writer.byte(_BOX_PROPERTIES), 1: order, 2: last_axis})
@@ -186,7 +186,7 @@ def _output(writer: "_Writer", output: _Output, name: str, labels: bool) -> "_Of
 
 @dataclass(frozen=True)
 class _Offset:
-    """Where something stands that has been written."""
+    """The position of a string, vector or table that has been written."""
 
     value: int
 
@@ -197,28 +197,28 @@ class _Byte:
 
 
 class _Writer:
-    """Flatbuffers from the inside out: what is written later can refer to what was written before."""
+    """Writes a flatbuffer from the inside out: an object can refer only to objects that were written before."""
 
     def __init__(self):
         self._builder = flatbuffers.Builder(1024)
 
     def byte(self, value: int) -> _Byte:
-        """An enum's value."""
+        """Return the value of an enum as a byte."""
         return _Byte(value)
 
     def text(self, value: str) -> _Offset | None:
-        """None, and so no field, for an empty one."""
+        """Write a string; return None, which leaves the field out, for an empty string."""
         return _Offset(self._builder.CreateString(value)) if value else None
 
     def floats(self, values: list[float]) -> _Offset:
         return _Offset(self._builder.CreateNumpyVector(np.array(values, np.float32)))
 
     def wholes(self, values: list[int]) -> _Offset:
-        """32 bits each."""
+        """Write a vector of unsigned 32-bit integers."""
         return _Offset(self._builder.CreateNumpyVector(np.array(values, np.uint32)))
 
     def nested(self, content: bytes) -> _Offset:
-        """A flatbuffer inside this one, which has to begin at a multiple of 16."""
+        """Write a flatbuffer as a byte vector inside this one; the inner one has to begin at a multiple of 16 bytes."""
         builder = self._builder
         builder.StartVector(1, len(content), 16)
         for value in reversed(content):
@@ -226,7 +226,7 @@ class _Writer:
         return _Offset(builder.EndVector())
 
     def vector(self, entries: list[_Offset]) -> _Offset:
-        """Of tables or texts."""
+        """Write a vector of tables or of strings."""
         builder = self._builder
         builder.StartVector(4, len(entries), 4)
         for entry in reversed(entries):
@@ -234,7 +234,10 @@ class _Writer:
         return _Offset(builder.EndVector())
 
     def table(self, fields: dict) -> _Offset:
-        """fields: number in the schema -> an offset, a byte, or a whole number (32 bits); None is left out."""
+        """Write a table.
+
+        fields: number in the schema -> an offset, a byte, or an unsigned 32-bit integer; None is left out.
+        """
         builder = self._builder
         builder.StartObject(max(fields) + 1)
         for place, value in fields.items():

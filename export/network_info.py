@@ -18,8 +18,11 @@ _SCHEMES = ("float32", "int8")
 
 @dataclass(frozen=True)
 class InfoRequest:
-    """Plain data. model: a registry name. alpha, resolution: as in ``create_model``. arena: convert the network, and
-    measure the memory that LiteRT plans for its activations, without XNNPACK (seconds)."""
+    """The network to count, and how; plain data.
+
+    model: a registry name. alpha, resolution: as in ``create_model``. arena: convert the network too, and measure the
+    memory that LiteRT plans for its activations, without XNNPACK; this takes seconds.
+    """
 
     model: str
     alpha: float | None = None
@@ -28,25 +31,25 @@ class InfoRequest:
 
 
 def info(request: InfoRequest) -> dict:
-    """Return what ``model_info`` tells of a network; with ``arena`` also ``arena_bytes``, scheme -> bytes. TensorFlow
+    """Return the counts of ``model_info``; with ``arena`` also ``arena_bytes``, scheme -> bytes. TensorFlow
     runs in a child process only.
 
     Raises:
         RequestError: an unknown name, or a value out of range.
     """
     registry.check_size(registry.get(request.model), request.alpha, request.resolution)
-    with Worker() as worker:  # which keeps TensorFlow's chatter to itself
+    with Worker() as worker:  # a child process, so that TensorFlow's messages are not shown
         return worker.call(_info, request)
 
 
 def _info(request: InfoRequest) -> dict:
-    """Runs in the worker."""
+    """Count in the worker process."""
     facts = model_info(request.model, alpha=request.alpha, resolution=request.resolution)
     return facts | {"arena_bytes": _arenas(request)} if request.arena else facts
 
 
 def _arenas(request: InfoRequest) -> dict[str, int]:
-    """Bytes of LiteRT's arena for each scheme; what is in the weights and ranges has no say in it."""
+    """Return the bytes of LiteRT's arena for each scheme. They do not depend on weights and ranges."""
     model = create_model(request.model, alpha=request.alpha, resolution=request.resolution)
     ramp = np.linspace(-1, 1, model.input_shape[1], dtype=np.float32)
     pictures = [part * (ramp[:, None, None] + ramp[None, :, None] * np.ones(3, np.float32)) for part in (0.3, 0.6, 1.0)]

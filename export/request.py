@@ -11,7 +11,7 @@ _NOT_OPTIONS = ("source", "out", "overwrite")
 
 @dataclass(frozen=True)
 class Request:
-    """What all requests share that make files of a model.
+    """The base of all requests that make files of a model.
 
     source: the model: a registry name, a path, a ``keras.Model`` or a ``ModelSource``.
     """
@@ -22,12 +22,12 @@ class Request:
         object.__setattr__(self, "source", ModelSource.of(self.source))
 
     def options(self) -> dict:
-        """For the manifest: everything that was asked for, but the model and the place."""
+        """Return the options for the manifest: all fields except the model and the place to write to."""
         return {key: value for key, value in _plain(self).items() if key not in _NOT_OPTIONS}
 
 
 def _plain(request) -> dict:
-    """The fields as plain data; a model's content is left out, since it may be large."""
+    """Return the fields as plain data. A model's content is left out, since it may be large."""
     values = {f.name: getattr(request, f.name) for f in fields(request) if f.name not in _NOT_OPTIONS}
     return {key: value.plain() if isinstance(value, ModelSource) else value for key, value in values.items()}
 

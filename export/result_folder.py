@@ -27,14 +27,14 @@ def check(folder: Path, file_name: str, overwrite: bool) -> None:
 def write(
     folder: Path, file_name: str, produced: Produced, failures: Sequence[str], labels: Sequence[str]
 ) -> tuple[dict, Path]:
-    """Write a file with everything that belongs to it, all together.
+    """Write a file, its labels, manifest, report and Android lines, all together.
 
     Args:
         failures: the checks that failed, for the manifest. labels: the classes' names; may be empty.
 
     Returns:
-        The manifest with the list of files in front, and the report's path. The report holds measured times, which are
-        never the same twice, so it is not in that list.
+        The manifest with the list of files in front, and the report's path. The report is not in that list, since it
+        holds measured times, which differ from run to run.
 
     Raises:
         RequestError: the folder cannot be written, or the disk is full.

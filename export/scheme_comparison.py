@@ -52,7 +52,7 @@ class ReportRequest(Request):
 
 @dataclass(frozen=True)
 class SchemesReport:
-    """What was written: the page's path, the rows of its table, and the checks that failed, a sentence each."""
+    """The result of ``report``: the page's path, the rows of its table, and the checks that failed, a sentence each."""
 
     path: Path
     rows: tuple[SchemeRow, ...]
@@ -60,7 +60,7 @@ class SchemesReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every file agrees with the float file, and that one with Keras."""
+        """Whether every file agrees with the float file, and the float file with Keras."""
         return not self.failures
 
 
@@ -72,7 +72,7 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
         progress: called with (what, done, total) as work goes on.
 
     Raises:
-        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
     with Worker() as worker:
@@ -126,7 +126,7 @@ def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse
     shared = {name: value for name, value in vars(request).items() if name not in own}
     requests = {name: DeployRequest(scheme=name, **shared) for name in names}
     calibrated = next((name for name in names if schemes.get(name).calibrated), names[-1])
-    # The files' names first: what there is to say of them costs nothing.
+    # The names of the files first, since this check takes no time.
     written = [_page_name(request), "labels.txt"]
     for name in names:
         written += [_file_name(request, name), f"{_file_name(request, name)}.json"]
@@ -138,7 +138,10 @@ def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse
 def _produce(
     request: ReportRequest, requests: dict[str, DeployRequest], images_to_use: ImagesToUse, progress: Progress
 ) -> tuple[dict[str, Produced], dict[str, timing.Timing]]:
-    """Runs in the worker: everything that needs TensorFlow. Writes nothing. Each scheme's file, and all timings."""
+    """Do everything that needs TensorFlow, in the worker, without writing files.
+
+    Returns each scheme's proven file and timing.
+    """
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)

@@ -1,4 +1,4 @@
-"""to_tflite: a Keras model to a TFLite file of a scheme, with its manifest beside it."""
+"""``to_tflite``: convert a Keras model to a TFLite file of a scheme, with a manifest beside the file."""
 
 import hashlib
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ from mobilenets_tf.worker import Worker
 class Bound:
     """How much of its score a quantised file may lose; layers stay in float until it loses no more.
 
-    max_drop: 0.01 for one answer in a hundred.
-    drop_of: makes of the float file's content what tells a file's loss. None: the share of other answers on the
-        calibration samples that quantisation keeps, for a classifier.
+    max_drop: a share; 0.01 is one answer in a hundred.
+    drop_of: takes the float file's content, and returns a function that tells a file's loss. None, for a classifier:
+        the loss is the share of other answers on the calibration samples that quantisation keeps.
     """
 
     max_drop: float
@@ -39,12 +39,13 @@ class Bound:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a model: the file's content, and its float32 file: the same, or what a calibrated scheme was made
-    from, or (float16, dynamic, whose weights the converter compresses) made of the same graph beside it.
+    """A converted model.
 
-    calibration, recipe: of a calibrated scheme. mixed: what the search for a ``Bound`` found. equalised: the float file
-    that the integers were written from, to compare layer by layer with, and samples: some of the calibration data for
-    that.
+    content: of the file. float_content: of the float32 file: the same file for float32; the file that a calibrated
+    scheme was made from; for float16 and dynamic a second file of the same graph.
+    calibration, recipe: of a calibrated scheme. mixed: the result of the search for a ``Bound``.
+    equalised: the float file that the integers were written from, to compare layers with. samples: calibration samples
+    for that comparison.
     """
 
     scheme: str
@@ -57,7 +58,7 @@ class Conversion:
     samples: Sequence[list[np.ndarray]] = ()
 
     def facts(self) -> dict:
-        """For the manifest: what the file is and what made it."""
+        """Return the manifest's facts about the file: contents, calibration, recipe and versions."""
         tree = flatbuffer.read(self.content)
         return {
             "scheme": self.scheme,
@@ -140,7 +141,11 @@ def to_tflite(
 
 
 def check_request(model, scheme, calibration) -> None:
-    """Refuse before any work what cannot be converted."""
+    """Refuse, before any work, a model that cannot be converted and a calibrated scheme without calibration.
+
+    Raises:
+        RequestError: the model cannot become a file (see ``check_exportable``), or there is no calibration.
+    """
     check_exportable(model)
     if scheme.calibrated and calibration is None:
         raise RequestError(
@@ -154,7 +159,7 @@ def check_quantisation(scheme, max_drop: float | None, **options) -> None:
     """Refuse options of quantisation that were given (are not None or False) to a scheme that has no use for them.
 
     Raises:
-        RequestError: the option is named; or ``max_drop`` is no share.
+        RequestError: the scheme has no use for an option, or ``max_drop`` is no share.
     """
     options["max_drop"] = max_drop
     given = [name for name, value in options.items() if value is not None and value is not False]
@@ -177,13 +182,13 @@ def convert_model(
     image: ImageInput | None = None,
     labels: Sequence[str] = (),
 ) -> Conversion:
-    """The conversion itself, nothing written: fold, freeze, convert, and for a calibrated scheme quantise.
+    """Convert a model without writing files: fold, freeze, convert, and for a calibrated scheme quantise.
 
     The arguments are those of ``to_tflite``. With an ``image`` the result's ``float_content`` takes ``image.given`` as
     float32, whatever its form.
 
     Raises:
-        RequestError: calibration data that cannot be used, or a bound that cannot be kept.
+        RequestError: the calibration data cannot be used, or the bound cannot be kept.
         ConversionError: the converter refused the model, or LiteRT the result.
     """
     if scheme.calibrated:
@@ -220,7 +225,10 @@ def prepare_model(
     progress: Progress = silent,
     image: ImageInput | None = None,
 ) -> tuple[PreparedModel, list[str]]:
-    """A model ready to be written in integers, and for each of its operators the layer that it belongs to."""
+    """Prepare a model to be written in integers.
+
+    Returns the prepared model, and for each of its operators the name of its layer.
+    """
     progress("converting", 0, 1)
     graph, float_content = _float_file(model, worker, image, folded=False)
     progress("converting", 1, 1)
@@ -234,7 +242,11 @@ def _float_file(model, worker: Worker, image: ImageInput | None, folded: bool = 
 
 
 def finished(content: bytes, model, image: ImageInput | None, labels: Sequence[str]) -> bytes:
-    """With the input that was asked for, and metadata where they apply."""
+    """Finish a file: add the input form that was asked for, and for a classifier the metadata.
+
+    Raises:
+        ConversionError: the file has ops that are not TFLite builtins.
+    """
     _refuse_foreign_ops(content)
     if image is None:
         return content

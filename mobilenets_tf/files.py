@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, never over something that is not ours; their digests; the cache folder."""
+"""Write files whole or not at all, and only over earlier results of this package; digests; the cache folder."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ def check_folder(folder: Path) -> None:
     """Refuse an output folder that cannot be made or written to, before any work is done.
 
     Raises:
-        RequestError: it is a file, or the system says no.
+        RequestError: the folder is a file, or the system does not allow writing.
     """
     existing = folder
     while not existing.exists() and existing != existing.parent:
@@ -34,8 +34,8 @@ _SEAL = "<!-- sha256 of what stands above: {} -->\n"
 
 
 def sealed(page: str) -> str:
-    """An HTML page with its own sha256 at its end: by that it is known as ours. No manifest can list it, since it holds
-    measured times, which are never the same twice."""
+    """Append to an HTML page its own sha256, which marks the page as a result of this package. No manifest can list the
+    page, since it holds measured times, which differ from run to run."""
     return page + _SEAL.format(hashlib.sha256(page.encode()).hexdigest())
 
 
@@ -45,7 +45,7 @@ def _is_sealed(content: bytes) -> bool:
 
 
 def digests(contents: dict[str, bytes | str]) -> list[dict]:
-    """What a manifest says of the files it lists: name, size in bytes, sha256."""
+    """Return the entries of a manifest's list of files: name, size in bytes, sha256."""
     encoded = {name: data.encode() if isinstance(data, str) else data for name, data in contents.items()}
     return [
         {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in encoded.items()
@@ -53,7 +53,7 @@ def digests(contents: dict[str, bytes | str]) -> list[dict]:
 
 
 def check_replaceable(folder: Path, names: list[str], overwrite: bool) -> None:
-    """Refuse to write over files that are not, byte for byte, what a manifest in the folder says we wrote.
+    """Refuse to write over files whose sha256 no manifest in the folder lists.
 
     Raises:
         RequestError: such a file is there and ``overwrite`` is False.
@@ -72,7 +72,7 @@ def check_replaceable(folder: Path, names: list[str], overwrite: bool) -> None:
 
 
 def _listed(folder: Path) -> dict[str, set[str]]:
-    """File name -> the sha256 that the manifests in a folder give for it; each manifest is ours by its form."""
+    """Read the manifests in a folder: file name -> the sha256 that they list. The manifests are listed too."""
     listed: dict[str, set[str]] = {}
     for manifest in (path for pattern in _MANIFESTS for path in folder.glob(pattern)):
         try:
@@ -86,11 +86,11 @@ def _listed(folder: Path) -> dict[str, set[str]]:
 
 
 def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
-    """Write several files of one result: all are on the disk before the first takes its name.
+    """Write the files of one result: all files are on the disk before the first file gets its name.
 
     Raises:
-        RequestError: the folder cannot be written, or the disk is full; none of the files has changed then. (A name
-            that is taken by a folder is found out only when its turn comes.)
+        RequestError: the folder cannot be written, or the disk is full; no file has changed then. (If a folder has the
+            name of a file, the files before that file have been replaced.)
     """
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
 
 @contextmanager
 def _explained(path: Path):
-    """Turn the system's refusal into one that says what to do."""
+    """Turn an error of the system into a ``RequestError`` with a remedy."""
     try:
         yield
     except OSError as error:
@@ -121,7 +121,7 @@ def _explained(path: Path):
 
 
 def to_json(document) -> str:
-    """A document as JSON: readable, with a last newline. JSON has no infinity and no NaN, so both become null."""
+    """Write a document as indented JSON with a final newline. Infinity and NaN, which JSON lacks, become null."""
     return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
@@ -134,7 +134,7 @@ def _finite(value):
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as hexadecimal."""
+    """Compute the sha256 of a file, as hexadecimal digits."""
     digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
     with open(path, "rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -143,5 +143,5 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where files that are fetched once are kept: $MOBILENETS_TF_HOME, else ~/.cache/mobilenets_tf."""
+    """Return the folder of downloaded files: $MOBILENETS_TF_HOME, else ~/.cache/mobilenets_tf."""
     return Path(os.environ.get("MOBILENETS_TF_HOME") or Path.home() / ".cache" / "mobilenets_tf")

@@ -1,4 +1,4 @@
-"""Manifests: the versions of all that has a say in the bytes of a result, and what a manifest says of its file."""
+"""Manifests: read the manifest of a file, and list the versions on which the bytes of a result depend."""
 
 import contextlib
 import importlib.metadata
@@ -10,14 +10,14 @@ from mobilenets_tf.version import __version__
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python, and the packages that results depend on."""
+    """Return the versions of this package, of Python, and of the packages that results depend on."""
     names = ("tensorflow", "keras", "ai-edge-litert", "numpy", "pillow")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"mobilenets-tf": __version__, "python": platform.python_version(), **found}
+    installed = {name: importlib.metadata.version(name) for name in names}
+    return {"mobilenets-tf": __version__, "python": platform.python_version(), **installed}
 
 
 def manifest_of(file: Path) -> dict:
-    """What the manifest beside a file says; empty where there is none that can be read."""
+    """Read the manifest beside a file; {} where there is none, or none that can be read."""
     with contextlib.suppress(OSError, ValueError):
         manifest = json.loads(file.with_name(file.name + ".json").read_text(encoding="utf-8"))
         return manifest if isinstance(manifest, dict) else {}

@@ -1,4 +1,4 @@
-"""The model that a command was asked to work on: a registered network or a file of the user's, and its input."""
+"""The model that a command works on: a registered network, a file or a ``keras.Model``, and the model's input."""
 
 import hashlib
 import os
@@ -23,14 +23,14 @@ AnyModel = Any
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Plain data, so that it can be handed to a child process.
+    """The model that a command works on; plain data, so that a child process can receive it.
 
     model: a registry name, or the path of a ``.keras`` or full-model ``.h5`` file.
     weights, alpha, resolution, classes: for a registered network, as in ``create_model``.
-    mean, std: of the input, in pixel values 0-255, one number or three; for what a file does not say. A ``.keras`` file
-        that was trained here has a manifest beside it that says it.
-    labels: a text file with one class name a line; likewise.
-    content: of a ``keras.Model`` object its ``.keras`` file; ``model`` is then the object's name. See ``of``.
+    mean, std: of the input, in pixel values 0-255, one number or three; for a file without a manifest. A ``.keras``
+        file that was trained here has a manifest beside it, with mean and std.
+    labels: a text file with one class name a line; for a file without a manifest.
+    content: the ``.keras`` file of a ``keras.Model`` object; ``model`` is then the object's name. See ``of``.
     """
 
     model: str
@@ -45,11 +45,10 @@ class ModelSource:
 
     @staticmethod
     def of(model) -> "ModelSource":
-        """The source of a model that is given in any form: a registry name, a path, a ``keras.Model`` object, or a
-        ``ModelSource``.
+        """Make the source of a model: of a registry name, a path, a ``keras.Model`` object, or a ``ModelSource``.
 
         Raises:
-            RequestError: anything else.
+            RequestError: ``model`` is none of these.
         """
         if isinstance(model, ModelSource):
             return model
@@ -71,32 +70,32 @@ class ModelSource:
 
     @property
     def task(self) -> str:
-        """What the network is for, one of ``registry.TASKS``; a file's manifest says it, or it is a classifier."""
+        """The task of the network, one of ``registry.TASKS``; "classify" for a file whose manifest names no task."""
         if self.is_file:
             return self._manifest().get("task", "classify")
         return registry.get(self.model).task
 
     @property
     def void(self) -> int:
-        """Of a segmenter that was trained here, the value that pixels of no class had in its masks; else 255."""
+        """The value of pixels of no class in the masks that a segmenter was trained on; 255 without a manifest."""
         return self._manifest().get("options", {}).get("void", 255) if self.is_file else 255
 
     @property
     def name(self) -> str:
-        """What the result's files are called after."""
+        """The name that the names of the result's files begin with."""
         name = Path(self.model).stem if self.is_file and self.content is None else self.model
         return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
 
     @property
     def says_its_input(self) -> bool:
-        """Whether it is known how pixels become the input."""
+        """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
     def check(self) -> None:
-        """Refuse what cannot be, without importing TensorFlow.
+        """Refuse a source that cannot be built, without importing TensorFlow.
 
         Raises:
-            RequestError: unknown name, a value out of range, a file or weight set that is not here.
+            RequestError: the name is unknown, a value is out of range, or a file or weight set is not here.
         """
         if self.is_file:
             if self.content is None and not Path(self.model).is_file():
@@ -118,10 +117,10 @@ class ModelSource:
             raise RequestError(f"No such labels file: {self.labels}")
 
     def weight_set(self) -> catalog.WeightSet | None:
-        """The record of the tag in ``weights``, or of the published file that it is; None for anything else.
+        """Return the record of the published weights that ``weights`` names by tag or by file; else None.
 
         Raises:
-            RequestError: no such tag.
+            RequestError: there is no such tag.
         """
         if self.is_file or self.weights is None:
             return None
@@ -132,7 +131,7 @@ class ModelSource:
         return catalog.find(self.model, self.weights, alpha)
 
     def build(self, **options):
-        """The ``keras.Model``. ``options`` are more of the builder's, for a registered network."""
+        """Build or load the ``keras.Model``. ``options``: further arguments for the builder of a registered network."""
         if self.is_file:
             from mobilenets_tf.weights import saved_models
 
@@ -145,10 +144,10 @@ class ModelSource:
         return create_model(self.model, **options)
 
     def preprocessing(self, model) -> Preprocessing:
-        """What the model's input wants, at its own size.
+        """Return the preprocessing of the model's input, at the model's size.
 
         Raises:
-            RequestError: a file does not say, and neither does the request; or the input is not one square RGB image.
+            RequestError: neither file nor request gives mean and std, or the input is not one square RGB image.
         """
         shape = model.inputs[0].shape
         if len(model.inputs) != 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or shape[1] is None:
@@ -160,7 +159,7 @@ class ModelSource:
             return told.at(shape[1])
         record = self.weight_set()
         random = not self.is_file and self.weights is None
-        if random:  # any of the network's inputs will do
+        if random:  # random weights have no preprocessing of their own: take that of any weight set
             record = next(iter(catalog.weight_sets(self.model)), None)
         if self.mean is None and record is None and not random:
             raise RequestError(
@@ -175,10 +174,10 @@ class ModelSource:
         return base.at(shape[1])
 
     def label_names(self, classes: int | None = None) -> list[str]:
-        """One name an output; empty where nothing says what they are.
+        """Return a name for each class; [] where the names are not known.
 
         Raises:
-            RequestError: their number is not ``classes``.
+            RequestError: the number of names is not ``classes``.
         """
         if self.labels is not None:
             names = [
@@ -187,7 +186,7 @@ class ModelSource:
         elif self.is_file:
             names = self._manifest().get("labels", [])
         elif self.classes not in (None, 1000) or registry.get(self.model).backbone:
-            return []  # ImageNet's classes are of other networks
+            return []  # the weight sets' labels are ImageNet's classes, which this network does not have
         else:
             record = self.weight_set() or next(iter(catalog.weight_sets(self.model)), None)
             names = record.labels if record else []
@@ -198,7 +197,7 @@ class ModelSource:
         return names
 
     def _manifest(self) -> dict:
-        """Of the model's file."""
+        """Read the manifest beside the model's file."""
         return manifest_of(Path(self.model)) if self.content is None else {}
 
     def _manifest_preprocessing(self) -> Preprocessing | None:
@@ -208,14 +207,14 @@ class ModelSource:
         return Preprocessing.of(manifest_of(Path(file))) if file else None
 
     def plain(self) -> dict:
-        """The fields as plain data for manifests; of a ``keras.Model`` object its sha256 instead of its content."""
+        """Return the fields as plain data for manifests; for a ``keras.Model`` object the content's sha256."""
         values = {name: value for name, value in asdict(self).items() if name != "content"}
         if self.content is not None:
             values["sha256"] = hashlib.sha256(self.content).hexdigest()
         return values
 
     def options(self, flag: str = "") -> str:
-        """The command-line options that ask for this model again, the model itself after ``flag``."""
+        """Write the command-line options that name this model, with the model itself after ``flag``."""
         words = [flag, self.model] if flag else [self.model]
         for name, value in asdict(self).items():
             if name not in ("model", "content") and value is not None:
@@ -223,7 +222,7 @@ class ModelSource:
         return shlex.join(words)
 
     def facts(self) -> dict:
-        """For the manifest: what was asked for, and the sha256 of what was read."""
+        """Return the manifest's facts about the model: the fields, and sha256, source and licence of the weights."""
         record = self.weight_set()
         path: str | Path | None = None
         if self.content is not None:
@@ -267,7 +266,7 @@ def weight_preprocessing(
         resolution: height and width of the input in pixels; None: the published one.
 
     Raises:
-        RequestError: an unknown name or tag.
+        RequestError: the name or the tag is unknown.
     """
     source = ModelSource(name, weights=weights, alpha=alpha)
     record = _published(source)
@@ -277,7 +276,11 @@ def weight_preprocessing(
 def weight_labels(name: str, weights: str = "imagenet", *, alpha: float | None = None) -> list[str]:
     """Return the names of the classes of a published weight set, in the order of the outputs.
 
-    Args and errors as of ``weight_preprocessing``.
+    Args:
+        name: a registry name. weights: a tag of its weight sets. alpha: width multiplier, as in ``create_model``.
+
+    Raises:
+        RequestError: the name or the tag is unknown.
     """
     return _published(ModelSource(name, weights=weights, alpha=alpha)).labels
 
@@ -290,10 +293,10 @@ def _published(source: ModelSource) -> catalog.WeightSet:
 
 
 def triple(values: tuple[float, ...]) -> tuple[float, float, float]:
-    """One number for all channels, or one each.
+    """Return three numbers (R, G, B), of one number for all channels or three.
 
     Raises:
-        RequestError: another count.
+        RequestError: there are neither one nor three numbers.
     """
     values = tuple(float(value) for value in values)
     if len(values) not in (1, 3):

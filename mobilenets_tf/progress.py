@@ -4,16 +4,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 
-# Called with what is being done, how much of it is done and how much there is (None: not known).
+# Called with the name of the work, the number of items done, and the number of all items (None: not known).
 Progress = Callable[[str, int, "int | None"], None]
 
 
 def silent(label: str, done: int, total: int | None) -> None:
-    """The default: report nothing."""
+    """Report nothing; the default."""
 
 
 def track(items: Iterable, label: str, progress: Progress, total: int | None = None) -> Iterator:
-    """Yield ``items`` and report after each."""
+    """Yield ``items``, and report after each item."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     progress(label, 0, total)
@@ -23,7 +23,7 @@ def track(items: Iterable, label: str, progress: Progress, total: int | None = N
 
 
 class Display:
-    """A ``Progress`` for people, on standard error. Use as a context manager, so that the bar is taken down."""
+    """A ``Progress`` for people, on standard error. Use as a context manager, so that the bar is removed."""
 
     SECONDS_BETWEEN_LINES = 5.0
 

@@ -1,9 +1,9 @@
 """A child process for work that may end the process it runs in.
 
 TensorFlow's converter is C++ that aborts on some graphs (LLVM ERROR), and a hostile file can crash the interpreter. In
-a child that becomes an exception that carries its last words. The child starts importing TensorFlow as soon as it is
-made, so a parent that has work of its own loses no time. In a process that is itself such a child, calls are made
-directly: one wall is enough.
+a child process, such an end becomes an exception with the last lines that the child wrote. The child imports TensorFlow
+as soon as it starts, while the parent does other work. In a process that is itself such a child, functions are called
+directly.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _inside = False
 
 
 class WorkerError(RuntimeError):
-    """The child process died. The message carries the last lines it wrote."""
+    """The child process died. The message has the last lines that the child wrote."""
 
 
 class Worker:
@@ -32,8 +32,8 @@ class Worker:
     >>> with Worker() as worker:
     ...     model = worker.call(convert_graph, graph, scheme)
 
-    A function must be importable by name, its arguments and result picklable. Its exceptions and warnings arrive here
-    as if it had been called here. If it has a parameter ``progress``, what it reports arrives here too.
+    A function must be importable by name, its arguments and result picklable. Its exceptions and warnings are raised
+    in the parent process. If the function has a parameter ``progress``, its reports arrive in the parent too.
 
     Args:
         preload: a module that the child imports at once; "" for work that does not need TensorFlow.
@@ -61,14 +61,14 @@ class Worker:
         if self._process:
             self._process.kill()
             self._process.wait()
-            with contextlib.suppress(BrokenPipeError):  # what a dead child has not read
+            with contextlib.suppress(BrokenPipeError):  # a dead child has not read its input
                 self._process.stdin.close()
             self._process.stdout.close()
             self._errors.close()
             self._folder.cleanup()
 
     def call(self, function: Callable, *arguments, progress: Progress = silent):
-        """``function(*arguments)`` in the child.
+        """Call ``function(*arguments)`` in the child, and return the result.
 
         Raises:
             WorkerError: the child died.
@@ -107,8 +107,8 @@ class Worker:
 
 
 def _start(preload: str, errors, environment: dict[str, str]) -> subprocess.Popen:
-    """A child that serves, its standard error in the file ``errors``. It sees the modules that this process sees,
-    whatever the working directory."""
+    """Start a child that serves calls, with its standard error in the file ``errors``. The child has the import path of
+    this process, whatever the working directory."""
     start = f"import sys; sys.path[:] = {sys.path!r}; from mobilenets_tf.worker import _serve; _serve({preload!r})"
     return subprocess.Popen(
         [sys.executable, "-c", start],
@@ -120,7 +120,7 @@ def _start(preload: str, errors, environment: dict[str, str]) -> subprocess.Pope
 
 
 def _serve(preload: str) -> None:
-    """The child's side: answer calls until the parent closes the pipe."""
+    """Answer calls, in the child, until the parent closes the pipe."""
     global _inside
     _inside = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
@@ -154,7 +154,7 @@ def _serve(preload: str) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The exception itself if it survives pickling, else one that says the same."""
+    """Return the exception if it survives pickling, else a ``RuntimeError`` with the same text."""
     try:
         pickle.loads(pickle.dumps(error))
         return error

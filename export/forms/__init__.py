@@ -1,6 +1,6 @@
-"""The forms in which a file gives its answers, by task: what MediaPipe takes, what an app's own decoding wants.
+"""The forms in which a file gives its answers, by task: for MediaPipe, or for an app with its own decoding.
 
-One object a task, behind one protocol: ``forms_of``. A classifier's file has one form.
+``forms_of`` returns the object of a task; all objects have the protocol ``Forms``. A classifier's file has one form.
 """
 
 from typing import Protocol
@@ -31,7 +31,7 @@ class Forms(Protocol):
         """
 
     def companions(self, file_name: str, form: str, network) -> dict[str, str]:
-        """The files that an app needs beside a file of this form: name -> content."""
+        """Return the files that an app needs beside a file of this form: name -> content."""
 
 
 class _ClassifierForms:
@@ -60,7 +60,8 @@ def check_output(source: ModelSource, output: str | None, score_threshold: float
     """Refuse a form that the model's file cannot have, and a task that cannot be judged here.
 
     Raises:
-        RequestError: names the forms there are, or the package that judging needs.
+        RequestError: the form is not one of the task's, the threshold is out of range or has no use, or a package that
+            judging needs is not installed.
     """
     task = task_of(source.task)
     task.check_installed()

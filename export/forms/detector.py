@@ -19,7 +19,7 @@ from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
-# As the TF detection API calls the operator's outputs.
+# The names of the operator's outputs in the TF detection API.
 DETECTIONS = ("detection_boxes", "detection_classes", "detection_scores", "num_detections")
 ANCHORS_FILE = "anchors.json"
 _DEQUANTIZE_VERSIONS = {schema.TensorType.INT8: 2, schema.TensorType.INT16: 3}
@@ -43,15 +43,15 @@ class DetectorForms:
 
 
 def with_form(content: bytes, form: str, postprocess: Postprocess) -> bytes:
-    """A detector's file, float or quantised, that gives its outputs in a form.
+    """Give the outputs of a detector's file, float or quantised, another form.
 
     Args:
-        content: a file in the form "raw". Metadata come afterwards: they describe the outputs.
+        content: a file in the form "raw", without metadata, since metadata describe the outputs.
         form: one of ``Detection.forms``.
-        postprocess: with the model's anchors and classes; "nms" puts it into the file, numbers and all.
+        postprocess: with the model's anchors and classes; "nms" puts it into the file with all its settings.
 
     Raises:
-        RequestError: no such form, or the file's outputs are not those of a detector with such anchors and classes.
+        RequestError: there is no such form, or the file's outputs do not fit the anchors and classes.
     """
     if form not in Detection.forms:
         raise unknown("form of a detector's outputs", form, Detection.forms)
@@ -72,7 +72,7 @@ def with_form(content: bytes, form: str, postprocess: Postprocess) -> bytes:
 
 
 def anchors_file(anchors: np.ndarray) -> str:
-    """The anchors of a "raw" file as JSON, with the decoding in words."""
+    """Return the anchors of a "raw" file as JSON, with a description of the decoding."""
     y, x, height, width = map(int, SCALES)
     head = {
         "anchors": "rows of y centre, x centre, height, width, as shares of the image, in the order of the outputs",
@@ -107,7 +107,7 @@ def _in_float(tree, index: int) -> int:
     types = [tensor.type for tensor in graph.tensors]
     writer = graph.writer.get(index)
     if writer and (types[writer.inputs[0]], types[index]) == (schema.TensorType.INT8, schema.TensorType.UINT8):
-        # Made for applications (image_input.with_byte_ends), which do not see it now.
+        # image_input.with_byte_ends added this operator for applications, which do not see its output now.
         tree.subgraphs[0].operators.remove(writer)
         index = writer.inputs[0]
     tensor = tree.subgraphs[0].tensors[index]
@@ -118,7 +118,7 @@ def _in_float(tree, index: int) -> int:
 
 
 def _decoded(tree, boxes: int, anchors: np.ndarray) -> int:
-    """Corners in shares of the image, of float32 boxes (1, A, 4)."""
+    """Decode float32 boxes (1, A, 4): append the operators that give corners in shares of the image."""
     whole, half = (1, len(anchors), 4), (1, len(anchors), 2)
     centres, sides = anchors[None, :, :2], anchors[None, :, 2:]
 

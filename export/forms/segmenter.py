@@ -1,4 +1,4 @@
-"""What a segmenter's file gives: logits of the network's size or of the picture's, or a class for every pixel."""
+"""The forms of a segmenter's file: logits at the head's or the picture's size, or the class of every pixel."""
 
 import numpy as np
 
@@ -19,13 +19,13 @@ class SegmenterForms:
 
 
 def with_form(content: bytes, form: str, size: int) -> bytes:
-    """A segmenter's file in another form.
+    """Give a segmenter's file another form.
 
     Args:
-        content: with one output, logits (1, h, w, classes), real or quantised.
-        form: "stride": as it is. "full": ``logits`` (1, size, size, classes), resized bilinearly between pixels'
-            middles, in the scale that they have. "mask": ``mask`` (1, size, size), uint8: the class of each pixel, the
-            lowest where several are equal.
+        content: a file with one output, logits (1, h, w, classes), real or quantised.
+        form: "stride": unchanged. "full": ``logits`` (1, size, size, classes), resized bilinearly between pixels'
+            centres, with the same scale. "mask": ``mask`` (1, size, size), uint8: the class of each pixel, the
+            lowest where several logits are equal.
         size: height and width of the picture.
     """
     if form == "stride":

@@ -1,4 +1,4 @@
-"""One file's outputs and answers beside another's, on the same images."""
+"""Compare the outputs and answers of two files on the same images."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -56,17 +56,17 @@ class Comparison:
 
     @property
     def drop(self) -> float:
-        """What is lost: of the accuracy, or without labels of the answers."""
+        """The loss of accuracy; without labels the share of images with another answer."""
         if self.top1 is None or self.reference_top1 is None:
             return 1 - self.top1_agreement
         return self.reference_top1 - self.top1
 
     def as_dict(self) -> dict:
-        """As plain data, for the manifest."""
+        """Return the fields as plain data, for the manifest."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the comparison as lines of text."""
         lines = [
             *_difference_lines(self),
             f"same answer         {self.top1_agreement:.1%} of {self.images} images"
@@ -108,17 +108,17 @@ class ScoreComparison:
 
     @property
     def drop(self) -> float:
-        """What is lost: of the score, or without annotations of the agreement."""
+        """The loss of the score; without annotations 1 - agreement."""
         if self.score is None or self.reference_score is None:
             return 1 - self.agreement
         return self.reference_score - self.score
 
     def as_dict(self) -> dict:
-        """As plain data, for the manifest."""
+        """Return the fields as plain data, for the manifest."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the comparison as lines of text."""
         lines = [
             *_difference_lines(self),
             f"agreement           {self.agreement:.1%} {self.measure} with float32's answers on {self.images} images",
@@ -181,33 +181,33 @@ def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Compar
 
 
 class Differences:
-    """How far a file's outputs are from another's, over all images."""
+    """Adds up how far a file's outputs are from another's, over all images."""
 
     def __init__(self):
         self._largest, self._greatest, self._signal, self._noise = (np.zeros(0) for _ in range(4))
 
     def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray]) -> None:
-        """The outputs of both for one image.
+        """Count the outputs of both files for one image.
 
         Raises:
-            RequestError: shapes that differ, NaN or infinite values.
+            RequestError: the shapes differ, or values are NaN or infinite.
         """
         if not len(self._largest):
             self._largest, self._greatest, self._signal, self._noise = (np.zeros(len(reference)) for _ in range(4))
-        for place, (wanted, found) in enumerate(zip(reference, candidate, strict=True)):
-            if wanted.shape != found.shape:
-                raise RequestError(f"The model's output is {wanted.shape}, the file's is {found.shape}.")
-            for values, whose in ((wanted, "model"), (found, "file")):
+        for place, (expected, output) in enumerate(zip(reference, candidate, strict=True)):
+            if expected.shape != output.shape:
+                raise RequestError(f"The model's output is {expected.shape}, the file's is {output.shape}.")
+            for values, whose in ((expected, "model"), (output, "file")):
                 if not np.isfinite(values).all():
                     raise RequestError(f"The {whose} gives NaN or infinite values.")
-            difference = found.astype(np.float64) - wanted
+            difference = output.astype(np.float64) - expected
             self._largest[place] = max(self._largest[place], np.abs(difference).max())
-            self._greatest[place] = max(self._greatest[place], np.abs(wanted).max())
-            self._signal[place] += float((wanted.astype(np.float64) ** 2).sum())
+            self._greatest[place] = max(self._greatest[place], np.abs(expected).max())
+            self._signal[place] += float((expected.astype(np.float64) ** 2).sum())
             self._noise[place] += float((difference**2).sum())
 
     def result(self) -> dict[str, float]:
-        """largest_difference, relative_difference, snr_db."""
+        """Return largest_difference, relative_difference and snr_db, as in ``ScoreComparison``."""
         return {
             "largest_difference": float(self._largest.max()),
             "relative_difference": float((self._largest / np.maximum(self._greatest, 1e-30)).max()),
@@ -226,7 +226,10 @@ class ClassifierTally:
         self._labels: list[int] = []
 
     def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], size, truth) -> None:
-        """Both files' outputs for one image; ``size``: its height and width; ``truth``: its class, or None."""
+        """Count both files' outputs for one image.
+
+        size: height and width of the image in pixels. truth: the class index, or None.
+        """
         self._pairs.append((reference[0], candidate[0]))
         if truth is not None:
             self._labels.append(truth)
@@ -237,9 +240,10 @@ class ClassifierTally:
         return reference, candidate
 
     def result(self) -> Comparison:
-        """
+        """Compare the outputs of all images.
+
         Raises:
-            RequestError: as ``compare``.
+            RequestError: there were no images, the shapes differ, or an output is NaN or infinite.
         """
         if not self._pairs:
             raise RequestError("There are no images to verify with.")
@@ -254,7 +258,10 @@ class ScoreTally:
         self._agreement, self._reference, self._candidate = (subject.meter() for _ in range(3))
 
     def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], size, truth) -> None:
-        """As ``ClassifierTally.add``; truth: boxes, or the class of each pixel."""
+        """Count both files' outputs for one image.
+
+        size: height and width of the image in pixels. truth: boxes, or the class of each pixel, or None.
+        """
         self._differences.add(reference, candidate)
         before, after = (self._subject.answer(outputs, *size) for outputs in (reference, candidate))
         self._agreement.add(after, self._subject.task.as_truth(before))
@@ -265,7 +272,8 @@ class ScoreTally:
             self._candidate.add(after, truth)
 
     def result(self) -> ScoreComparison:
-        """
+        """Compare the outputs and answers of all images.
+
         Raises:
             RequestError: there were no images.
         """

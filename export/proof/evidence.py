@@ -1,4 +1,4 @@
-"""What a report shows beside the manifest: the images whose answer changed, and how faithful each layer is."""
+"""Gather the evidence of a report: the images whose answer changed, the fidelity of each layer, ops and timings."""
 
 import io
 import re
@@ -23,21 +23,21 @@ from mobilenets_tf.tasks.classification import first_answers
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
-_FIDELITY_SAMPLES = 8  # on which layers are compared
-_CALLS = 30  # to time a file
+_FIDELITY_SAMPLES = 8  # calibration samples on which layers are compared
+_CALLS = 30  # of a file, to time it
 _PICTURES, _WIDEST = 3, 1100  # on the page, and their longer side in pixels
 _SHOWN_FROM = 0.5  # objects of a lower score are not drawn
-_PIXELS = 128  # sides of a thumbnail; the page shows it at 96 CSS pixels, and most screens have more than one each
+_PIXELS = 128  # side of a thumbnail; the page shows 96 CSS pixels, and most screens have more pixels than CSS pixels
 _QUALITY = 80
 
 
 @dataclass(frozen=True)
 class ChangedAnswer:
-    """An image that the float file and the other one answer differently.
+    """An image to which the float file and the other file give different answers.
 
-    thumbnail: a square JPEG out of its middle. file: its name, without folders. label: the right class's name, if
-    known. float_answer, answer: what the two files say, with the value of that output in the same file.
-    float_is_right, is_right: None without a label.
+    thumbnail: a square JPEG of the image's middle. file: name of the image, without folders. label: name of the right
+    class, if known. float_answer, answer: the class that each file names; float_score, score: the file's output for
+    that class. float_is_right, is_right: None without a label.
     """
 
     thumbnail: bytes
@@ -62,11 +62,12 @@ class AnswerChange:
 
 @dataclass(frozen=True)
 class ChangedAnswers:
-    """shown: those that float was surest of against the new answer, the surest first, no more than were asked for.
+    """The images to which two files give different answers.
 
-    total: how many changed, of how many images. lost: those that only float has right, won: those that only the other
-    file has right; None without labels. confusions: of all that changed, the most frequent first.
-    are_probabilities: whether each file's outputs sum to 1.
+    shown: the images with the largest margin of the float file's answer over the new answer, the largest first, at
+    most as many as were asked for. total: the number of changed answers. images: the number of images.
+    lost: the number of images that only the float file has right; won: that only the other file has right; None
+    without labels. confusions: all changes, the most frequent first. are_probabilities: each file's outputs sum to 1.
     """
 
     shown: tuple[ChangedAnswer, ...]
@@ -86,16 +87,16 @@ def changed_answers(
     candidate: np.ndarray,
     limit: int = 24,
 ) -> ChangedAnswers:
-    """The images on which two files differ.
+    """List the images to which two files give different answers.
 
     Args:
         paths: of the images. labels: the right class of each, or None.
-        names: one a class; where there is none, classes go by their number.
+        names: a name for each class; a class without a name is called by its number.
         reference, candidate: the float file's and the other's outputs, (images, classes).
-        limit: of how many a thumbnail is made.
+        limit: the greatest number of images with a thumbnail.
 
     Raises:
-        RequestError: an image that cannot be read any more.
+        RequestError: an image can no longer be read.
     """
     reference, candidate = (outputs.reshape(len(paths), -1).astype(np.float64) for outputs in (reference, candidate))
     before, after = (first_answers(outputs).astype(int) for outputs in (reference, candidate))
@@ -161,11 +162,12 @@ def _thumbnail(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class LayerFidelity:
-    """Of one layer: its place in the file (from 0), its name, and at what it gives the signal to noise in dB: how much
-    stronger the float file's values are than the difference. Infinite where there is none.
+    """How faithful the output of one layer is.
 
-    cut_off: the share of the difference's power that is in values beyond the range that the quantised file has for
-    them. Ranges are chosen by what they do to the answer, so that a large share often does it little harm.
+    place: of the layer in the file, from 0. layer: its name. snr_db: power of the float file's values divided by the
+    power of the difference, in dB; infinite where there is no difference.
+    cut_off: the share of the difference's power in values outside of the quantised file's range. Ranges are chosen by
+    their effect on the answer, so that a large share often does little harm.
     """
 
     place: int
@@ -177,25 +179,26 @@ class LayerFidelity:
 def layer_fidelity(
     float_content: bytes, quantised_content: bytes, samples: Iterable[Sequence[np.ndarray]]
 ) -> list[LayerFidelity]:
-    """How much of each layer's signal a quantised file keeps, when it runs as it is: noise adds up along the way.
+    """Measure how much of each layer's signal a quantised file keeps. The noise of earlier layers is part of a layer's
+    noise.
 
-    Both files run with every tensor observed, and tensors of the same name are compared. Layers are called as Keras
-    calls them, told from the names of the tensors; several operators of one layer are compared where it ends.
+    Both files run with every tensor as an output, and tensors of the same name are compared. Layers have their Keras
+    names, which are derived from the names of the tensors. Of a layer of several operators the last is compared.
 
     Args:
-        float_content: the float file that the integers were written from (``PreparedModel.uncorrected``): equalisation
-            gives channels other scales, so in the file before it they are other numbers.
+        float_content: the float file that the integers were written from (``PreparedModel.uncorrected``). The file
+            before equalisation does not fit, since equalisation changes the scales of channels.
         quantised_content: the quantised file.
         samples: a few calibration samples, arrays in the order of the files' inputs.
 
     Returns:
-        The least faithful first. Tensors that one of the files has not are left out, and the scores that a final
-        softmax reads: those far from the highest are cut off on purpose (``ranges.softmax_scores``), and what matters
-        of them is in the softmax's own result.
+        The layers, the least faithful first. Tensors that only one file has are left out. So are the scores that a
+        final softmax reads: scores far below the highest are cut off on purpose (``ranges.softmax_scores``), and the
+        result of the softmax shows their effect.
     """
     files = [_Observed(float_content), _Observed(quantised_content)]
     shared = [name for name in files[0].tensors if name in files[1].tensors and name not in files[0].scores]
-    ends = {files[0].layers[name]: name for name in shared}  # of several tensors of a layer, the last
+    ends = {files[0].layers[name]: name for name in shared}  # the last tensor of each layer
     powers = {name: np.zeros(3) for name in ends.values()}  # of the signal, the noise, and the noise that is cut off
     for arrays in samples:
         for file in files:
@@ -206,18 +209,19 @@ def layer_fidelity(
             low, high = files[1].limits(name)
             beyond = difference[(values < low) | (values > high)]
             power += [np.vdot(part, part) for part in (values, difference, beyond)]
-    found = []
+    fidelities = []
     for place, (layer, name) in enumerate(ends.items()):
         signal, noise, cut_off = map(float, powers[name])
         snr_db = signal_to_noise(signal, noise)
-        found.append(LayerFidelity(place, layer, snr_db, cut_off / noise if noise else 0.0))
-    return sorted(found, key=lambda row: row.snr_db)
+        fidelities.append(LayerFidelity(place, layer, snr_db, cut_off / noise if noise else 0.0))
+    return sorted(fidelities, key=lambda row: row.snr_db)
 
 
 class _Observed:
-    """A file that gives every tensor out that an operator computes.
+    """A file whose outputs are all tensors that its operators compute.
 
-    tensors: name -> index, in the order of the operators. layers: of each of them. scores: what a final softmax reads.
+    tensors: name -> index, in the order of the operators. layers: name of a tensor -> its layer. scores: the names of
+    the tensors that a final softmax reads.
     """
 
     def __init__(self, content: bytes):
@@ -243,7 +247,7 @@ class _Observed:
         self.runner = Runner(flatbuffer.write(tree))
 
     def limits(self, name: str) -> tuple[float, float]:
-        """The lowest and the highest real value that a tensor can hold; infinite where it holds real values."""
+        """Return the lowest and the highest real value that a tensor can hold; infinite for a float tensor."""
         index = self.tensors[name]
         scale, zero_point = self._scales[index]
         if not scale:
@@ -252,7 +256,7 @@ class _Observed:
         return (levels.min - zero_point) * scale, (levels.max - zero_point) * scale
 
     def values(self, name: str) -> np.ndarray:
-        """A tensor's real values, float32."""
+        """Return the real values of a tensor, float32."""
         index = self.tensors[name]
         scale, zero_point = self._scales[index]
         raw = self.runner.raw(index)
@@ -260,22 +264,24 @@ class _Observed:
 
 
 def _scale(quantization) -> tuple[np.float32, int]:
-    """An activation's scale and zero point; (0, 0) where it holds real values."""
+    """Return an activation's scale and zero point; (0, 0) for a float tensor."""
     if quantization is None or quantization.scale is None or not len(quantization.scale):
         return np.float32(0), 0
     return np.float32(quantization.scale[0]), int(quantization.zeroPoint[0])
 
 
 def _scopes(names: Iterable[str]) -> set[str]:
-    """What the names of tensors say of the names of layers: scopes with a number behind, as TensorFlow gives layers."""
+    """Find layer names in tensor names: the scopes to which TensorFlow has appended a number, without the number."""
     scopes = (scope for name in names for place in name.split(";") for scope in place.split("/")[1:-1])
     return {re.sub(r"_\d+$", "", scope) for scope in scopes if re.search(r"_\d+$", scope)}
 
 
 @dataclass(frozen=True)
 class SchemeRow:
-    """One of several files of a model. agreement: with float32, see ``DeployRequest``. score: the task's own, if the
-    images are annotated; measure: what the score is called. median_ms: on the machine that made the report.
+    """One of several files of a model.
+
+    agreement: with float32, see ``DeployRequest``. score: of the task, if the images are annotated; measure: name of
+    the score. median_ms: on the machine that made the report.
     """
 
     scheme: str
@@ -287,11 +293,11 @@ class SchemeRow:
 
     @staticmethod
     def of(scheme: str, size: int, comparison: AnyComparison, median_ms: float) -> "SchemeRow":
-        """The row of a file of so many bytes."""
+        """Make the row of a file of ``size`` bytes."""
         return SchemeRow(scheme, size, comparison.agreement, comparison.score, median_ms, comparison.measure)
 
     def as_dict(self) -> dict:
-        """As plain data; a classifier's score is called ``top1``."""
+        """Return the fields as plain data; a classifier's score has the key ``top1``."""
         score = {"top1": self.score} if self.measure == "top-1" else {"score": self.score, "measure": self.measure}
         return {
             "scheme": self.scheme, "bytes": self.bytes, "agreement": self.agreement, **score,
@@ -301,13 +307,13 @@ class SchemeRow:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a report shows beside the manifest; what is left out is not shown.
+    """The evidence that a report shows beside the manifest. Fields that are left out are not shown.
 
     changed: the images whose answer changed. layers: how faithful each layer is.
-    plan: how often each op runs (``Runner.execution_plan``), "DELEGATE" being XNNPACK's partitions. delegates: what a
-        phone's accelerators take over of the file (``delegates.verdicts``).
-    latency: name of a file -> median and 90th percentile in ms, float32 first. It is never the same twice, and stands
-        in a section of its own, as does schemes: several files of the model, for the Pareto picture.
+    plan: how often each op runs (``Runner.execution_plan``); "DELEGATE" counts XNNPACK's partitions.
+    delegates: the parts of the file that a phone's accelerators run (``backends.verdicts``).
+    latency: name of a file -> median and 90th percentile in ms, float32 first. Times differ from run to run.
+    schemes: several files of the model, for the Pareto picture.
     pictures: of a detector or segmenter, photographs with both files' answers: (name, JPEG).
     """
 
@@ -330,13 +336,13 @@ def gather(
     timed: bool = True,
     shown: int = 24,
 ) -> Evidence:
-    """Gather what the report on a file shows beside the manifest.
+    """Gather the evidence that the report on a file shows beside the manifest.
 
     Args:
         converted: the file in its final form. image_set: the images that the file was judged on.
         tally: how the file compares with its float file; None where there was nothing to compare.
         own_files: the float file and this one as the network gives its outputs, by the scheme's name.
-        timed: time the file beside its float file. shown: how many images with another answer at the most.
+        timed: time the file beside its float file. shown: the greatest number of images with another answer.
     """
     exhibits = _EXHIBITS[subject.task.name](subject, converted, image_set, tally, own_files, seed, shown)
     return Evidence(
@@ -349,21 +355,23 @@ def gather(
 
 
 def fidelity(converted: Conversion, content: bytes) -> list[LayerFidelity]:
-    """How faithful each layer of a calibrated file is, whose content gives the network's own outputs; nothing of
-    another."""
+    """Measure the fidelity of each layer of a calibrated file; return [] for a file without calibration.
+
+    content: the file with the network's own outputs.
+    """
     if converted.equalised is None:
         return []
     return layer_fidelity(converted.equalised, content, converted.samples[:_FIDELITY_SAMPLES])
 
 
 def latencies(converted: Conversion) -> dict[str, tuple[float, float]]:
-    """Median and 90th percentile in ms of the float file and of this one, timed side by side."""
+    """Time the float file and the converted file side by side: name -> median and 90th percentile in ms."""
     contents = {"float32": converted.float_content} | {converted.scheme: converted.content}
     return {name: (t.median_ms, t.p90_ms) for name, t in timing.side_by_side(contents, _CALLS).items()}
 
 
 def _changes(subject: Subject, converted: Conversion, image_set: ImageSet, tally, own_files, seed, shown) -> dict:
-    """The images with another answer."""
+    """Return the evidence on a classifier: the images with another answer."""
     if tally is None or converted.scheme == "float32":
         return {}
     changed = changed_answers(image_set.paths, image_set.labels, subject.labels, *tally.outputs, shown)
@@ -371,7 +379,7 @@ def _changes(subject: Subject, converted: Conversion, image_set: ImageSet, tally
 
 
 def _pictures(subject: Subject, converted: Conversion, image_set: ImageSet, tally, own_files, seed, shown) -> dict:
-    """Photographs with the float file's answer beside this file's."""
+    """Return the evidence on a detector or segmenter: photographs with the answers of both files."""
     from mobilenets_tf.tasks import pictures
 
     task = subject.task
@@ -390,5 +398,5 @@ def _pictures(subject: Subject, converted: Conversion, image_set: ImageSet, tall
     return {"pictures": drawings}
 
 
-# What of its answers the report on a file shows, by task.
+# The evidence about answers, by task.
 _EXHIBITS = {"classify": _changes, "detect": _pictures, "segment": _pictures}

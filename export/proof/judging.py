@@ -1,5 +1,5 @@
-"""What files do on images beside the model that they were made of. The same code for every task: a tally of the task
-adds up the images, see ``comparison``."""
+"""Compare files with the model that they were made from, on images. The code is the same for every task: a tally of
+the task adds up the images, see ``comparison``."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,8 +17,8 @@ from mobilenets_tf.tflite.runtime import Runner
 AnyComparison = Comparison | ScoreComparison
 Tally = ClassifierTally | ScoreTally
 _TALLIES: dict[str, type[Tally]] = {"classify": ClassifierTally, "detect": ScoreTally, "segment": ScoreTally}
-# Keras answers a tenth as fast as the file does, and a file that equals it on these images equals it. Of detectors and
-# segmenters the outputs are many times larger.
+# Few images suffice: a float file that equals Keras on these images equals Keras, and Keras is ten times as slow as the
+# file. The outputs of detectors and segmenters are many times larger than those of classifiers.
 _PARITY: dict[str, tuple[int, int]] = {"classify": (16, 4), "detect": (8, 1), "segment": (8, 1)}  # images, at a time
 
 
@@ -26,10 +26,10 @@ def parity(subject: Subject, float_content: bytes, image_set: ImageSet, seed: in
     """Compare a float file, which takes ``image.given``, with the Keras model, on a few of the images.
 
     Raises:
-        RequestError: outputs that differ in shape, or are NaN or infinite.
+        RequestError: the outputs differ in shape, or are NaN or infinite.
     """
     count, batch = _PARITY[subject.task.name]
-    few = ImageSet(image_set.sample(count, seed).paths)  # without truths: the scores are not of interest
+    few = ImageSet(image_set.sample(count, seed).paths)  # without truths, since no scores are needed
     tallies = compared(subject, subject.in_keras(), {"file": subject.in_tflite(float_content)}, few, batch=batch)
     return tallies["file"].result()
 
@@ -45,10 +45,10 @@ def compared(
     """Compare each candidate with the reference on images; where the images are annotated, score both.
 
     Args:
-        reference, candidates: what gives the model's outputs for images. batch: how many images they get at a time.
+        reference, candidates: functions that return the model's outputs for a batch of images. batch: its size.
 
     Returns:
-        A tally of each candidate. Each image is read once.
+        A tally for each candidate. Each image is read once.
     """
     tallies = {name: _TALLIES[subject.task.name](subject) for name in candidates}
     decoded = track(_decoded(image_set, subject), "verifying", progress, len(image_set))
@@ -64,20 +64,20 @@ def compared(
 def compared_files(
     subject: Subject, reference: bytes, candidates: dict[str, bytes], image_set: ImageSet, progress: Progress = silent
 ) -> dict[str, Tally]:
-    """``compared``, of TFLite files' contents."""
+    """Compare TFLite files, given by their contents, as ``compared`` does."""
     answering = {name: subject.in_tflite(content) for name, content in candidates.items()}
     return compared(subject, subject.in_tflite(reference), answering, image_set, progress)
 
 
 def _decoded(image_set: ImageSet, subject: Subject) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Height and width of each photograph, and its pixels at the size that the model takes, uint8."""
+    """Yield height and width of each photograph, and its pixels at the model's input size, uint8 (size, size, 3)."""
     for path in image_set.paths:
         photograph = images.decode(path)
         yield (photograph.height, photograph.width), subject.image.given.geometry(photograph)
 
 
 def _batches(decoded, size: int) -> Iterator[tuple[int, list[tuple[int, int]], np.ndarray]]:
-    """Number of the first image, sizes and pixels of each batch."""
+    """Yield the number of the first image, the sizes and the pixels of each batch."""
     first, sizes, pixels = 0, [], []
     for each_size, each_pixels in decoded:
         sizes.append(each_size)
@@ -90,16 +90,16 @@ def _batches(decoded, size: int) -> Iterator[tuple[int, list[tuple[int, int]], n
 
 
 class Judge:
-    """What files lose against a float file on the same images, by the task's own score. For files between whose
-    quantisation and end nothing was added: they take ``image.given`` as real values.
+    """Measures how much of the task's score files lose against a float file on the same images. The files take
+    ``image.given`` as real values and give the network's own outputs: no form was applied to them.
 
     Args:
         reference: the float file's content.
-        image_set: decoded once and kept. Annotated, the loss is one of the score; else one of agreement with the float
-            file's answers.
+        image_set: decoded once and kept in memory. With annotations the loss is a loss of score, without annotations a
+            loss of agreement with the float file's answers.
 
     Raises:
-        RequestError: images on which nothing can be measured.
+        RequestError: nothing can be measured on the images.
     """
 
     def __init__(self, subject: Subject, reference: bytes, image_set: ImageSet, progress: Progress = silent):
@@ -121,7 +121,7 @@ class Judge:
             )
 
     def __call__(self, content: bytes) -> float:
-        """The loss: below zero where a file scores higher than the float file."""
+        """Return the loss of a file; negative if the file scores higher than the float file."""
         return self._measured(self._answers(content)).lost(self._reference)
 
     def _measured(self, answers):
@@ -138,7 +138,7 @@ class Judge:
 
 
 def describe_tensor(details: dict) -> dict:
-    """One of ``Runner.inputs`` or ``Runner.outputs`` as plain data."""
+    """Return one of ``Runner.inputs`` or ``Runner.outputs`` as plain data."""
     scale, zero_point = details["quantization"]
     return {
         "name": details["name"],
@@ -150,7 +150,7 @@ def describe_tensor(details: dict) -> dict:
 
 
 def file_facts(content: bytes, subject: Subject) -> dict:
-    """For the manifest: how the file takes its image, and its inputs and outputs."""
+    """Return the manifest's facts about a file: how it takes its image, and its inputs and outputs."""
     runner = Runner(content)
     return {
         "preprocessing": asdict(subject.image.given),

@@ -1,5 +1,5 @@
-"""The proof of one converted file: judged as the network gives its answers, then brought into the form that the
-application wants, and shown to say the same in that form. The same for every task."""
+"""Prove one converted file: judge it with the network's own outputs, give it the form that the application wants, and
+check that its answers in that form are the same. The code is the same for every task."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,14 +17,15 @@ from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.tflite import Conversion
 from mobilenets_tf.progress import Progress, silent
 
-_FORM_IMAGES = 4  # on which the form is shown to say what the network says
+_FORM_IMAGES = 4  # to check the answers of the form on
 
 
 @dataclass(frozen=True)
 class ImagesToUse:
-    """The images of a request. calibration: None for a scheme without. judge: to compare files on, annotated or not.
+    """The images of a request.
 
-    judged_on_calibration: whether they are the same.
+    calibration: None for a scheme without calibration. judge: to compare files on, annotated or not.
+    judged_on_calibration: ``judge`` holds the calibration images.
     """
 
     calibration: ImageSet | None = None
@@ -34,9 +35,9 @@ class ImagesToUse:
 
 @dataclass(frozen=True)
 class Produced:
-    """What the process with TensorFlow hands back: the file's content and what is known of it.
+    """The result of the process with TensorFlow: the file's content, and all facts about the file.
 
-    files: others that go into the folder, name -> content. failures: checks that failed beside the comparisons.
+    files: further files for the folder, name -> content. failures: checks that failed beside the comparisons.
     """
 
     content: bytes
@@ -57,18 +58,18 @@ def prove(
     progress: Progress = silent,
     others: dict[str, bytes] | None = None,
 ) -> tuple[Produced, dict[str, AnyComparison]]:
-    """Judge a converted file, give it the form that was asked for, and gather everything there is to say of it.
+    """Judge a converted file, give it the form that was asked for, and gather its manifest and evidence.
 
     Args:
         request: with ``source``, ``output``, ``score_threshold``, ``seed`` and ``options()``.
-        converted: as the network gives its outputs. file_name: what the file will be called.
+        converted: the file with the network's own outputs. file_name: the name of the file to be written.
         others: name -> content of other files of the network, to compare on the same images.
 
     Returns:
-        What was made of the file; and how each of the other files compares with the float file.
+        The proven file; and how each of the other files compares with the float file.
 
     Raises:
-        RequestError: outputs that are NaN or infinite.
+        RequestError: outputs are NaN or infinite.
     """
     image_set = images_to_use.judge
     # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
@@ -92,7 +93,7 @@ def conclude(
     timed: bool = True,
     shown: int = 24,
 ) -> Produced:
-    """The part of ``prove`` behind the judging.
+    """Finish what ``prove`` does after judging: apply the form, and gather manifest and evidence.
 
     Args:
         parity: of the float file with Keras. tally: of the file with its float file; None where nothing was compared.
@@ -120,7 +121,7 @@ def conclude(
 
 
 def _in_form(converted: Conversion, form: str, subject: Subject, score_threshold: float | None) -> Conversion:
-    """The file, and its float file, in a form; the file with metadata that describe its outputs in it."""
+    """Give a form to the file and to its float file, and add metadata to the file that describe its new outputs."""
     forms = forms_of(subject.task)
     content, float_content = (
         forms.apply(each, form, subject, score_threshold) for each in (converted.content, converted.float_content)
@@ -130,7 +131,7 @@ def _in_form(converted: Conversion, form: str, subject: Subject, score_threshold
 
 
 def _manifest(request, subject: Subject, form: str | None, final: Conversion) -> dict:
-    """What was asked for, and what the file is."""
+    """Return the manifest: the facts about the file and the options that were asked for."""
     facts, options = {}, request.options()
     if form:
         facts = {
@@ -147,7 +148,7 @@ def _manifest(request, subject: Subject, form: str | None, final: Conversion) ->
 def _failures_of_form(
     request, subject: Subject, own: bytes, final: bytes, form: str | None, image_set: ImageSet
 ) -> tuple[str, ...]:
-    """Whether the file in its final form answers what the network's own outputs say, on a few images."""
+    """Check on a few images that the file in its final form gives the answers of the network's own outputs."""
     if form is None:
         return ()
     reading = Reading(subject.task.name, subject.image.given, tuple(subject.class_names), form, subject.grids)
@@ -162,9 +163,9 @@ def _failures_of_form(
 def _differing(
     subject: Subject, own: Callable, predictor: Predictor, image_set: ImageSet, score_threshold: float
 ) -> list[str]:
-    """The images on which a file in its final form does not answer what its network's outputs say.
+    """List the images to which a file in its final form gives another answer than its network's own outputs.
 
-    score_threshold: objects with lower scores are not in the file's answer.
+    score_threshold: the file's answer has no objects with lower scores.
     """
     different = []
     for path in image_set.paths:

@@ -1,4 +1,4 @@
-"""A model whose file is to be proved, with everything that says what goes in and what comes out."""
+"""A model whose file is to be proved, and how its inputs and outputs are to be read."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from mobilenets_tf.tasks.task import Decoder, Meter, Task, class_name
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 
-# The outputs of one image, without the batch axis; and what gives them for a few images, uint8 (n, size, size, 3).
+# The outputs of one image, without the batch axis; and a function that returns them for images, uint8 (n, size, size,
+# 3).
 Outputs = list[np.ndarray]
 Answering = Callable[[np.ndarray], list[Outputs]]
 
@@ -36,13 +37,13 @@ class Subject:
 
     @staticmethod
     def of(source: ModelSource, model, image: ImageInput, void: int | None = None) -> "Subject":
-        """What is known of a model that was built from a source.
+        """Make the subject of a model that was built from a source.
 
         Args:
-            void: None for that of the model's training.
+            void: None for the void value of the model's training.
 
         Raises:
-            RequestError: labels that are not the model's, or outputs that are not those of the task.
+            RequestError: the labels do not fit the model, or the outputs are not those of the task.
         """
         task = task_of(source.task)
         classes, grids = task.classes(model), task.grids(model)
@@ -69,11 +70,11 @@ class Subject:
         return [class_name(self.labels, index) for index in range(self.classes)]
 
     def meter(self) -> Meter:
-        """A meter of the task for the model's classes."""
+        """Return a meter of the task for the model's classes."""
         return self.task.meter(self.class_names, self.void)
 
     def in_keras(self) -> Answering:
-        """The Keras model, which answers about a few images at once."""
+        """Return the function that runs the Keras model on a batch of images."""
         import keras
 
         def answer(pixels: np.ndarray) -> list[Outputs]:
@@ -83,7 +84,7 @@ class Subject:
         return answer
 
     def in_tflite(self, content: bytes) -> Answering:
-        """A TFLite file of the model, which gives the model's own outputs."""
+        """Return the function that runs a TFLite file of the model on images. The file has the model's own outputs."""
         runner = Runner(content)
         dtype = runner.inputs[0]["dtype"]
 
@@ -94,5 +95,5 @@ class Subject:
         return answer
 
     def answer(self, outputs: Sequence[np.ndarray], height: int, width: int):
-        """The answer about one image, see ``task.Task``."""
+        """Decode the outputs of one image to an answer, see ``task.Task``."""
         return self.decoder(outputs, height, width)

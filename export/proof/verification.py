@@ -1,4 +1,4 @@
-"""Does the file do what the model does? Compared on real images, not assumed."""
+"""Compare a TFLite file with its Keras model on real images."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,9 +24,9 @@ COMPARABLE = ("raw", "stride")
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """One output of a candidate beside the reference's.
+    """One output of a candidate beside the same output of the reference.
 
-    name: the file's for it. shape: without the batch axis. The others as in ``Comparison``.
+    name: of the output in the file. shape: without the batch axis. The other fields as in ``Comparison``.
     """
 
     name: str
@@ -38,7 +38,7 @@ class OutputDifference:
 
 @dataclass(frozen=True)
 class OutputsComparison:
-    """A candidate's outputs beside the reference's, where no single one of them names a class: boxes and scores, maps.
+    """A candidate's outputs beside the reference's, for models that are no classifiers: boxes and scores, maps.
 
     images: how many. outputs: in the model's order.
     """
@@ -46,24 +46,24 @@ class OutputsComparison:
     images: int
     outputs: tuple[OutputDifference, ...]
 
-    agreement = None  # nothing is said of an answer
+    agreement = None  # outputs are compared, not answers
 
     @property
     def relative_difference(self) -> float:
-        """The greatest of all outputs'."""
+        """The greatest relative difference of all outputs."""
         return max(output.relative_difference for output in self.outputs)
 
     @property
     def snr_db(self) -> float:
-        """The lowest of all outputs'."""
+        """The lowest signal-to-noise ratio of all outputs, in dB."""
         return min(output.snr_db for output in self.outputs)
 
     def as_dict(self) -> dict:
-        """As plain data."""
+        """Return the fields as plain data."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return a line of text for each output."""
         width = max(len(output.name) for output in self.outputs)
         return [
             f"{output.name:<{width}}  largest difference {output.largest_difference:.3g} "
@@ -94,17 +94,16 @@ def verify(
         file: path or content of the ``.tflite`` file.
         model: a ``keras.Model`` with one input, or a registry name, a path or a ``ModelSource``. All outputs of the
             model are compared; a single output of (N, classes) is a classifier's.
-        images: preprocessed samples in any form that calibration takes. A generator that calibration has used up is
-            empty here.
+        images: preprocessed samples in any form that calibration takes. A generator that calibration has consumed
+            gives no images here.
         labels: the right class of each image, for a classifier's accuracies.
-        for_model, for_file: what each of the two takes for a batch of ``images``, where that is not the same: with
-            uint8 pixels as images for instance ``ImageInput.wanted.normalise`` and, for a file that takes pixels,
-            nothing.
+        for_model, for_file: functions that turn a batch of ``images`` into the input of the model and of the file. For
+            uint8 pixels and a file that takes pixels: ``ImageInput.wanted.normalise``, and the default.
         threads: for LiteRT.
 
     Raises:
-        RequestError: a file that cannot be run, no images, shapes that do not fit, or a file whose outputs are not
-            those of its network: see ``check_form``.
+        RequestError: the file cannot be run, there are no images, the shapes do not fit, or the file's outputs are not
+            those of its network (see ``check_form``).
     """
     model = built(model)
     if not isinstance(file, bytes):
@@ -118,29 +117,29 @@ def verify(
     total = len(images) if hasattr(images, "__len__") else None
     for batch in in_batches(track(samples, "verifying", progress, total)):
         count += len(batch)
-        for wanted, sample in zip(_by_image(model, for_model(batch)), for_file(batch), strict=True):
-            found = [output[0] for output in runner(sample)]
+        for expected, sample in zip(_by_image(model, for_model(batch)), for_file(batch), strict=True):
+            outputs = [output[0] for output in runner(sample)]
             if classifies:
-                reference += wanted
-                candidate += found
+                reference += expected
+                candidate += outputs
             else:
                 for place, difference in enumerate(differences):
-                    difference.add(wanted[place : place + 1], found[place : place + 1])
+                    difference.add(expected[place : place + 1], outputs[place : place + 1])
     if not count:
         raise RequestError("There are no images to verify with.")
     if classifies:
         return compare(np.array(reference), np.array(candidate), labels)
     names = [details["name"] for details in runner.outputs]
     ends = zip(names, runner.output_shapes, differences, strict=True)
-    outputs = (OutputDifference(name, shape, **difference.result()) for name, shape, difference in ends)
-    return OutputsComparison(count, tuple(outputs))
+    rows = (OutputDifference(name, shape, **difference.result()) for name, shape, difference in ends)
+    return OutputsComparison(count, tuple(rows))
 
 
 def check_form(file: Path) -> None:
     """Refuse a file whose outputs are not its network's own, as the manifest beside it says.
 
     Raises:
-        RequestError: which form it has, and what to do.
+        RequestError: the file has another form than its network's; the message says what to do.
     """
     form = manifest_of(file).get("form")
     if form not in (None, *COMPARABLE):
@@ -157,13 +156,13 @@ def check_outputs(runner: Runner, model) -> None:
     """Refuse a file whose outputs are not the model's.
 
     Raises:
-        RequestError: both are given.
+        RequestError: number or shapes of the outputs differ, or the file's boxes are decoded.
     """
-    wanted = [tuple(output.shape[1:]) for output in model.outputs]
-    found = runner.output_shapes
-    decoded = runner.outputs[0]["name"] == "decoded_boxes"  # of the encoded ones' shape
-    if decoded or len(wanted) != len(found) or not all(map(_fits, wanted, found)):
-        shown = (", ".join(map(str, shapes)) for shapes in (wanted, found))
+    model_shapes = [tuple(output.shape[1:]) for output in model.outputs]
+    file_shapes = runner.output_shapes
+    decoded = runner.outputs[0]["name"] == "decoded_boxes"  # decoded boxes have the shape of encoded boxes
+    if decoded or len(model_shapes) != len(file_shapes) or not all(map(_fits, model_shapes, file_shapes)):
+        shown = (", ".join(map(str, shapes)) for shapes in (model_shapes, file_shapes))
         raise RequestError(
             "The model's outputs are {}, the file's are {}. Is it another model's? Or does the file give what a "
             "detector has found, or a segmenter's logits or classes at the image's size: then judge it with "
@@ -171,17 +170,19 @@ def check_outputs(runner: Runner, model) -> None:
         )
 
 
-def _fits(wanted: tuple[int | None, ...], found: tuple[int, ...]) -> bool:
-    return len(wanted) == len(found) and all(side in (None, other) for side, other in zip(wanted, found, strict=True))
+def _fits(model_shape: tuple[int | None, ...], file_shape: tuple[int, ...]) -> bool:
+    if len(model_shape) != len(file_shape):
+        return False
+    return all(expected in (None, side) for expected, side in zip(model_shape, file_shape, strict=True))
 
 
 def _by_image(model, batch: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """All of the model's outputs for each image of a batch."""
+    """Return, for each image of a batch, the list of the model's outputs."""
     return map(list, zip(*_keras_outputs(model, batch), strict=True))
 
 
 def in_batches(samples: Iterable, size: int = 16) -> Iterator[np.ndarray]:
-    """Samples without a batch axis as batches of at most ``size``: float32, or uint8 if they are that."""
+    """Stack samples without a batch axis to batches of at most ``size``. uint8 stays; other types become float32."""
     batch = []
     for sample in samples:
         sample = np.asarray(sample)

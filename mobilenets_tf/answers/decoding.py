@@ -1,4 +1,4 @@
-"""Scores as names, for people."""
+"""Name the best classes of a classifier's scores."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""``evaluate``: how right a model's answers are, on annotated images."""
+"""The verb ``evaluate``: score a model's answers on annotated images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class Evaluation:
     scores: dict[str, Any]
 
     def headline(self) -> str:
-        """The scores in one line."""
+        """Return the scores in one line."""
         return f"{task_of(self.task).headline(self.scores)} of {self.scores['images']} images"
 
 
@@ -70,7 +70,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
         progress: called with (what, done, total) as work goes on.
 
     Raises:
-        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
     reading = reading_of(request.source, request.task)
     _check_scales(request, reading)
@@ -81,9 +81,10 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
 
 
 def _check_scales(request: EvaluateRequest, reading: Reading) -> None:
-    """
+    """Refuse scales and flip for a model that cannot use them.
+
     Raises:
-        RequestError: scales or flip for a model that cannot use them.
+        RequestError: the model is no segmenter in Keras, is a file of one size, or a scale is out of range.
     """
     source, scales = request.source, request.scales
     if scales == (1.0,) and not request.flip:
@@ -100,7 +101,7 @@ def _check_scales(request: EvaluateRequest, reading: Reading) -> None:
 
 
 def _scales(reading: Reading) -> bool:
-    """Whether answers at several sizes can be averaged."""
+    """Tell whether answers at several sizes can be averaged."""
     return reading.task is not None and task_of(reading.task).scales
 
 
@@ -117,7 +118,7 @@ def _find(request: EvaluateRequest, reading: Reading, progress: Progress) -> Ima
 
 
 def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: Progress) -> Evaluation:
-    """Runs in the worker."""
+    """Evaluate in the worker process."""
     source = request.source
     if request.flip or request.scales != (1.0,):
         predictor = scaled(source, reading, request.scales, request.flip)
@@ -137,7 +138,7 @@ def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: P
 
 
 def _class_names(annotated) -> list[str] | None:
-    """The names of the classes that the annotations tell apart; None where the annotations do not say how many."""
+    """Return the names of the annotations' classes; None where the annotations do not give the number of classes."""
     names = getattr(annotated, "class_names", None)
     if names is None:
         return None

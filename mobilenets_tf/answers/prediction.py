@@ -1,4 +1,4 @@
-"""``predict``: what models say of photographs, as data and as pictures."""
+"""The verb ``predict``: answer about photographs, as data and as pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What models say of one photograph.
+    """The answers of models about one photograph.
 
     image: its path. width, height: in pixels.
     answers: of each model a dict with ``file``, ``task`` and ``found``: for each class or object its ``class``, its
@@ -68,7 +68,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
         progress: called with (what, done, total) as work goes on.
 
     Raises:
-        RequestError: whatever is wrong with the request, before any work is done where that can be known.
+        RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
     if not 0 <= request.threshold <= 1:
         raise RequestError(f"--threshold {request.threshold}: expected a score from 0 to 1.")
@@ -89,8 +89,8 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
 
 
 def _model(request: PredictRequest, file: str) -> tuple[ModelSource, Reading]:
-    """A file, and how to read its outputs. The request's mean, std, labels and task are for its first file, and for
-    those beside it that do not say."""
+    """Return the source and the reading of one file. The request's mean, std, labels and task hold for its first file,
+    and for each further file that does not give them."""
     first, known = request.source, Reading.of(check_file(file))
     if file == first.model:
         known = Reading()
@@ -100,10 +100,10 @@ def _model(request: PredictRequest, file: str) -> tuple[ModelSource, Reading]:
 
 
 def _places(request: PredictRequest, photographs: Sequence[Path]) -> tuple[Path, list[str]]:
-    """The folder for the pictures and a name for each photograph's; no names where nothing is to be drawn.
+    """Return the folder for the pictures and a file name for each photograph; no names where nothing is to be drawn.
 
     Raises:
-        RequestError: one picture for several photographs, another format, or a place that is taken.
+        RequestError: ``out`` is one picture for several photographs, has another format, or is taken.
     """
     if request.out is None:
         return Path(), []
@@ -131,7 +131,7 @@ def _places(request: PredictRequest, photographs: Sequence[Path]) -> tuple[Path,
 
 
 def _predict(models, photographs: ImageSet, request: PredictRequest, suffix: str | None, progress: Progress):
-    """Of each photograph, what the files say, and its picture. Runs in the worker."""
+    """Return a ``Prediction`` and a picture (or None) for each photograph. Runs in the worker."""
     predictors = [opened(source, reading) for source, reading in models]
     names = [source.model for source, _ in models]
     for name, predictor in zip(names, predictors, strict=True):

@@ -1,4 +1,4 @@
-"""What a network says of an image: scores of classes, boxes, or a class for every pixel."""
+"""Answers of a network about images: scores of classes, boxes, or a class for every pixel."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ _BATCH = 8  # images that a Keras model takes at a time
 class OpenedNetwork(Protocol):
     """A model of any kind as ``Predictor`` uses it. Shapes are without the batch axis.
 
-    batch: how many images it takes at a time. dtype: of its input. inputs, outputs: shapes without the batch axis.
+    batch: how many images the model takes at a time. dtype: of the input. inputs, outputs: their shapes.
     """
 
     name: str
@@ -33,10 +33,10 @@ class OpenedNetwork(Protocol):
     outputs: Any
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """The outputs for a batch of prepared images."""
+        """Return the outputs for a batch of prepared images."""
 
     def grids(self, task: Task) -> tuple[tuple[int, int], ...]:
-        """Of a detector's anchors, where the model itself shows them; else empty."""
+        """Return rows and columns of the feature maps with anchors, where a detector itself shows them; else ()."""
 
 
 class Predictor:
@@ -46,11 +46,11 @@ class Predictor:
     own non-maximum suppression or else by ``Postprocess``; for a segmenter the class of each pixel of the photograph,
     uint8 (height, width).
 
-    task, labels: as its ``Reading`` says. classes: how many it tells apart; None where its outputs do not show it.
+    task, labels: as the ``Reading`` says. classes: how many there are; None where the outputs do not show the number.
 
     Raises:
-        RequestError: the input is not one square RGB image, the outputs are not those of the task, or something is not
-            known that is needed; when called, outputs that are NaN or infinite.
+        RequestError: the input is not one square RGB image, the outputs are not those of the task, or the normalisation
+            of the input is not known; when called: the outputs are NaN or infinite.
     """
 
     def __init__(self, network: OpenedNetwork, reading: Reading):
@@ -72,7 +72,7 @@ class Predictor:
             )
 
     def __call__(self, photographs: Iterable) -> Iterator[np.ndarray | Detections]:
-        """The answer about each ``PIL.Image``, which is in RGB and upright."""
+        """Yield the answer about each ``PIL.Image``; the images have to be in RGB and upright."""
         pixels, sizes = [], []
         for photograph in photographs:
             pixels.append(self._input.geometry(photograph))
@@ -93,7 +93,7 @@ class LiteRTNetwork:
     """A TFLite file, by its path or its content, as ``Predictor`` uses it. Shapes are without the batch axis.
 
     Raises:
-        RequestError: no such file, or one that cannot be run.
+        RequestError: there is no such file, or LiteRT cannot run the file.
     """
 
     batch = 1
@@ -107,7 +107,7 @@ class LiteRTNetwork:
         return self._runner(batch)
 
     def grids(self, task: Task) -> tuple[tuple[int, int], ...]:
-        """A TFLite file does not show them."""
+        """Return (): a TFLite file does not show its anchors."""
         return ()
 
 
@@ -126,15 +126,16 @@ class KerasNetwork:
         return [np.asarray(output) for output in keras.tree.flatten(self._model.predict_on_batch(batch))]
 
     def grids(self, task: Task) -> tuple[tuple[int, int], ...]:
-        """Of an SSD of this package; else empty."""
+        """Return the grids of an SSD of this package; else ()."""
         return task.grids(self._model)
 
 
 class ScaledNetworks:
-    """One segmenter at several sizes, mirrored too if asked for, as ``Predictor`` uses it: the mean of all answers, in
-    shares of the classes and not in logits (the "MF" of arXiv 1801.04381, table 7).
+    """One segmenter at several sizes, as ``Predictor`` uses it. The result is the mean of the softmax outputs, not of
+    the logits (the "MF" of arXiv 1801.04381, table 7).
 
-    models: ``keras.Model``s with the same weights, each of its own square size.
+    models: ``keras.Model``s with the same weights, each of its own square size. mirrored: also average the answers
+        about the mirrored image.
     """
 
     batch, dtype = _BATCH, np.float32
@@ -156,7 +157,7 @@ class ScaledNetworks:
         return [np.mean(shares, 0)]
 
     def grids(self, task: Task) -> tuple[tuple[int, int], ...]:
-        """None: no detector."""
+        """Return (): a segmenter has no anchors."""
         return ()
 
 
@@ -165,10 +166,10 @@ def predictor(file: str | Path, reading: Reading | None = None) -> Predictor:
     ``Worker``.
 
     Args:
-        reading: left out, what the manifest beside the file says.
+        reading: how to read the outputs; None: as the manifest beside the file says.
 
     Raises:
-        RequestError: no such file, another kind of file, or what ``Predictor`` and the file's loader raise.
+        RequestError: there is no such file, it is of another kind or cannot be loaded, or ``Predictor`` refuses it.
     """
     file = check_file(file)
     reading = reading or Reading.of(file)
@@ -180,7 +181,7 @@ def predictor(file: str | Path, reading: Reading | None = None) -> Predictor:
 
 
 def opened(source: ModelSource, reading: Reading) -> Predictor:
-    """Open a model that is given by its name or its file.
+    """Open a model: a registered network or a file.
 
     Raises:
         RequestError: as ``predictor``.
@@ -224,7 +225,7 @@ def input_size(name: str, shapes: Sequence[tuple[int, ...]]) -> int:
 
 
 def file_inputs(name: str, runner: Runner, preprocessing: Preprocessing, paths: Iterable[Path]) -> Iterator[np.ndarray]:
-    """For each image file, yield the array that a TFLite file's one input takes, as ``Runner`` wants it.
+    """Yield, for each image file, the array that ``Runner`` passes to the single input of a TFLite file.
 
     Raises:
         RequestError: the file does not take one square RGB image.
@@ -235,10 +236,10 @@ def file_inputs(name: str, runner: Runner, preprocessing: Preprocessing, paths: 
 
 
 def _task(network: OpenedNetwork, name: str | None) -> Task:
-    """The task, whose outputs the network has.
+    """Return the task with this name; without a name, the task that the network's outputs show.
 
     Raises:
-        RequestError: other outputs, or no task is known.
+        RequestError: the outputs are not those of the task, or they show no task.
     """
     shapes = network.outputs
     outputs = f"{network.name} has outputs of shape {[(1, *shape) for shape in shapes]}"

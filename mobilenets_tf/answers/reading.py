@@ -1,4 +1,4 @@
-"""What is known of a model before it is opened: its task, its input, the meaning of its outputs."""
+"""How to read a model, known before it is opened: its task, its input, the meaning of its outputs."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ class Reading:
         """Read what the manifest beside a file says of it; labels may also stand in a file ``labels.txt`` there.
 
         Raises:
-            RequestError: a manifest with an unknown task or with anchors that are no grids, or labels that are no text.
+            RequestError: the manifest has an unknown task or anchors that are no grids, or the labels are no text.
         """
         manifest = manifest_of(file)
         task, anchors, labels = manifest.get("task"), manifest.get("anchors") or {}, manifest.get("labels")
@@ -60,7 +60,7 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
         task: for a file without a manifest.
 
     Raises:
-        RequestError: no such file or network, a network of another task, or a file whose input nobody describes.
+        RequestError: there is no such file or network, the network has another task, or nothing describes the input.
     """
     if not is_tflite(source):
         source.check()
@@ -77,7 +77,7 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
 
 
 def is_tflite(source: ModelSource) -> bool:
-    """Whether the model is a TFLite file, which needs no TensorFlow."""
+    """Tell whether the model is a TFLite file, which needs no TensorFlow."""
     return Path(source.model).suffix == TFLITE
 
 
@@ -85,7 +85,7 @@ def check_file(file: str | Path) -> Path:
     """Return the path of a model file that answers about images, without opening the file.
 
     Raises:
-        RequestError: no such file, or another kind of file.
+        RequestError: there is no such file, or the file is of another kind.
     """
     file = Path(file)
     if not file.is_file():
@@ -99,7 +99,7 @@ def file_preprocessing(source: ModelSource) -> Preprocessing:
     """Tell how pixels become a file's input: as ``mean`` and ``std`` say, else as the manifest beside the file does.
 
     Raises:
-        RequestError: neither says.
+        RequestError: neither the request nor a manifest gives mean and std.
     """
     if (source.mean is None) != (source.std is None):
         raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")

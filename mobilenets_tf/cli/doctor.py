@@ -36,9 +36,9 @@ def run(arguments):
     emit(f"mobilenets-tf {__version__}, Python {platform.python_version()} on {platform.platform()} ({sys.executable})")
     broken = []
     for name in _REQUIRED:
-        found = _version(name)
-        emit(f"  {name:<16} {found or 'MISSING'}")
-        broken += [name] if found is None else []
+        version = _version(name)
+        emit(f"  {name:<16} {version or 'MISSING'}")
+        broken += [name] if version is None else []
     for extra, (purpose, modules) in _EXTRAS.items():
         missing = [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
         remedy = f"pip install {' '.join(missing)}"

@@ -28,7 +28,7 @@ def with_lean_norms(model: "keras.Model") -> "keras.Model":
 
 
 def _is_normalisation(layer: "keras.Layer") -> bool:
-    """Whether a layer normalises over the last axis, or over all axes, with one gamma and one beta a channel."""
+    """Tell whether a layer normalises over the last axis, or over all axes, with one gamma and one beta a channel."""
     import keras
 
     if isinstance(layer, keras.layers.LayerNormalization):

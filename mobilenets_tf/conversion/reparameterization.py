@@ -89,7 +89,7 @@ class _Unit:
 
     @property
     def last(self) -> "keras.Layer":
-        """The layer whose output is the unit's."""
+        """The layer whose output is the output of the unit."""
         return self.total or self.norms["branch1"]
 
     def fuse(self, model: "keras.Model") -> Callable:
@@ -142,7 +142,7 @@ def _units(model: "keras.Model") -> list[_Unit]:
 
 
 def _read_inside(model: "keras.Model", unit: _Unit) -> bool:
-    """Whether a layer outside of the unit reads the result of one of the unit's layers before the last."""
+    """Tell whether a layer outside of the unit reads the result of a layer in the unit other than the last."""
     members = {id(layer) for layer in unit.layers}
     inner = members - {id(unit.last)}
     nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]

@@ -13,7 +13,8 @@ Replacements = Callable[["keras.Model"], dict["keras.Layer", Callable]]
 
 
 def reachable_layers(model: "keras.Model") -> Iterator["keras.Layer"]:
-    """Give the layers that ``rebuild`` can replace: those of the model and of functional or sequential models in it."""
+    """Yield the layers that ``rebuild`` can replace: the layers of the model and of functional and sequential models
+    in it."""
     for layer in model.layers if _is_graph(model) else ():
         yield layer
         yield from reachable_layers(layer)
@@ -68,7 +69,7 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
         return layer(*args, **kwargs)
 
     rebuilt = keras.models.clone_model(model, clone_function=copy, call_function=call)
-    for layer, twin in copies:  # they are built by now: they have been called
+    for layer, twin in copies:  # the copies have been called, and so have been built
         twin.set_weights(layer.get_weights())
     return rebuilt
 

@@ -33,7 +33,7 @@ class Classification(Task):
     forms: tuple[str, ...] = ()
 
     def check_installed(self) -> None:
-        """Nothing beside the package's own dependencies is needed."""
+        """Do nothing: classification needs only the dependencies of this package."""
 
     def find(self, spec, class_names=(), *, void=255, classes=None, progress=silent) -> ImageSet:
         images = find_images(spec, class_names)

@@ -15,7 +15,7 @@ from mobilenets_tf.progress import silent
 from mobilenets_tf.tasks import metrics
 from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
-# A detection that one file is surer of than this is one that another file should have too.
+# A detection with a higher score than this in one file counts as a truth for another file.
 _SURE = 0.5
 
 
@@ -88,7 +88,7 @@ class Detection(Task):
         return DetectionMeter(class_names)
 
     def as_truth(self, answer: Detections) -> Boxes:
-        """The objects that the answer is sure of."""
+        """Return the objects with a score above 0.5 as the truth."""
         sure = answer.above(_SURE)
         return Boxes(sure.boxes, sure.classes, np.zeros(len(sure), bool))
 
@@ -123,9 +123,9 @@ class Detection(Task):
 
 @dataclass(frozen=True)
 class DetectionDecoder:
-    """The outputs as ``Detections``. See ``task.Decoder``.
+    """Turns the outputs into ``Detections``. See ``task.Decoder``.
 
-    decode: of the outputs. padded: whether anything may stand behind the objects in the outputs.
+    decode: turns the outputs into ``Detections``. padded: the outputs may hold any values behind the last object.
     """
 
     name: str
@@ -162,10 +162,10 @@ class DetectionMeter:
 
 
 def _decode(outputs: str, form: str, grids, count: int, classes: int) -> Callable[..., Detections]:
-    """What makes ``Detections`` of boxes and scores.
+    """Return the function that turns boxes and scores into ``Detections``.
 
     Raises:
-        RequestError: anchors that are not the outputs'.
+        RequestError: the number of anchors is not that of the outputs.
     """
     from mobilenets_tf.networks.anchors import ssd_anchors
     from mobilenets_tf.tasks.postprocess import SCALES, Postprocess

@@ -1,4 +1,4 @@
-"""How good boxes and masks are: average precision as COCO counts it, and intersection over union."""
+"""Scores of boxes and masks: average precision as COCO counts it, and intersection over union."""
 
 import contextlib
 import importlib.util
@@ -22,12 +22,13 @@ def check_installed() -> None:
 
 
 def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes], class_names: Sequence[str]) -> dict:
-    """COCO's average precision (pycocotools), at most 100 detections of each class and image.
+    """Compute COCO's average precision (pycocotools), with at most 100 detections of each class and image.
 
-    Ignored truths are COCO's crowds: what lies on one is neither right nor wrong.
+    Ignored truths are COCO's crowds: a detection on a crowd is neither right nor wrong.
 
     Args:
-        detections, truths: of the same images.
+        detections, truths: one entry for each image, in the same order.
+        class_names: a name for each class index.
 
     Returns:
         ``map50`` and ``map`` (mean over IoU 0.5, 0.55 ... 0.95), both means over the classes; ``per_class``, by name at
@@ -41,14 +42,14 @@ def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes],
     from pycocotools.cocoeval import COCOeval
 
     def indexed(records):
-        """The boxes of all images. IoU is the same for shares of the sides as for pixels."""
+        """Return the boxes of all images as a COCO index. IoU is the same for shares of the sides as for pixels."""
         coco = COCO()
         annotations: list[dict] = []
         for image, (corners, classes, more) in enumerate(records):
             ymin, xmin, ymax, xmax = corners.astype(np.float64).T
             boxes = np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=1)
             for box, index, extra in zip(boxes, classes, more, strict=True):
-                # Its matching takes the id 0 for no match.
+                # COCOeval's matching takes the id 0 for no match.
                 here = {"id": len(annotations) + 1, "image_id": image, "category_id": int(index)}
                 annotations.append(here | {"bbox": box.tolist(), "area": box[2] * box[3], "iscrowd": 0} | extra)
         coco.dataset = {
@@ -60,9 +61,9 @@ def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes],
         return coco
 
     true = ((each.corners, each.classes, [{"iscrowd": int(flag)} for flag in each.ignored]) for each in truths)
-    found = ((each.boxes, each.classes, [{"score": float(score)} for score in each.scores]) for each in detections)
+    predicted = ((each.boxes, each.classes, [{"score": float(score)} for score in each.scores]) for each in detections)
     with contextlib.redirect_stdout(io.StringIO()):
-        judged = COCOeval(indexed(true), indexed(found), "bbox")
+        judged = COCOeval(indexed(true), indexed(predicted), "bbox")
         judged.evaluate()
         judged.accumulate()
     # (IoU, recall, class, area, most detections) -> (IoU, class); -1 where a class has no truths.
@@ -87,10 +88,10 @@ class Confusion:
         self.matrix = np.zeros((classes, classes), np.int64)
 
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Count the pixels of one image. Both arrays have integers and the same shape.
+        """Count the pixels of one image. Both arrays hold class numbers (integers) and have the same shape.
 
         Raises:
-            RequestError: shapes that differ, or a value that is no class.
+            RequestError: the shapes differ, or a value is no class.
         """
         if truth.shape != prediction.shape:
             raise RequestError(f"The truth has the shape {truth.shape}, the prediction {prediction.shape}.")
@@ -105,8 +106,8 @@ class Confusion:
 
     @property
     def iou(self) -> np.ndarray:
-        """Intersection over union of each class: pixels that the truth and the prediction both give this class,
-        divided by the pixels that at least one of them gives it; NaN for a class that neither has."""
+        """Intersection over union of each class: the number of pixels that truth and prediction both give the class,
+        divided by the number that at least one of the two gives the class. NaN for a class that neither has."""
         right = np.diag(self.matrix)
         either = self.matrix.sum(axis=0) + self.matrix.sum(axis=1) - right
         return np.divide(right, either, out=np.full(self.classes, np.nan), where=either > 0)
@@ -118,12 +119,12 @@ class Confusion:
 
     @property
     def pixel_accuracy(self) -> float:
-        """The share of pixels taken for what they are; NaN before the first pixel."""
+        """The share of pixels whose predicted class is the true class; NaN before the first pixel."""
         total = self.matrix.sum()
         return float(np.trace(self.matrix) / total) if total else float("nan")
 
 
 def _mean(values: np.ndarray) -> float:
-    """Of those that are not NaN; NaN where none is."""
+    """Return the mean of the values that are not NaN; NaN if all are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

@@ -1,6 +1,6 @@
-"""Answers drawn on photographs: boxes, masks and classes, and those of several files side by side.
+"""Draw answers on photographs: boxes, masks and classes, and the answers of several files side by side.
 
-The same answers give the same pixels, with one version of Pillow.
+The same answers give the same pixels, as long as the version of Pillow is the same.
 """
 
 import functools
@@ -14,28 +14,29 @@ import numpy as np
 from mobilenets_tf.data.boxes import Detections
 from mobilenets_tf.tasks.task import class_name
 
-# The seven colours of Okabe and Ito, which people see apart with any colour vision; then each the one farthest from
-# those before it in OKLab, as seen with normal vision, protanopia and deuteranopia (Machado et al. 2009).
+# The seven colours of Okabe and Ito, which people tell apart with any colour vision. Each colour after them is the one
+# that is farthest from all earlier colours in OKLab, as seen with normal vision, protanopia and deuteranopia (Machado
+# et al. 2009).
 PALETTE = (
     (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66),
     (102, 0, 51), (0, 0, 170), (238, 221, 255), (102, 17, 255), (85, 85, 34), (68, 221, 153), (136, 119, 255),
     (170, 34, 119), (68, 34, 119), (170, 255, 187), (68, 68, 187), (255, 68, 119), (170, 204, 221), (221, 51, 221),
     (153, 85, 85), (153, 187, 102), (0, 85, 85),
 )  # fmt: skip
-# The longer side of what is drawn on, in pixels: text is legible from the one on, and nobody looks at more than the
-# other.
+# Bounds of the longer side of a drawing, in pixels: text is not legible in a smaller drawing, and nobody looks at more
+# pixels than the upper bound.
 _SMALLEST, _LARGEST = 640, 1600
 _PAPER, _INK, _FAINT = (255, 255, 255), (0, 0, 0), (190, 220, 240)
 _COVER = 0.5  # how much of the photograph a mask hides
 
 
 def colour(index: int) -> tuple[int, int, int]:
-    """Of a class, RGB; they come again after the last."""
+    """Return the RGB colour of a class. After the last colour of the palette follows the first again."""
     return PALETTE[index % len(PALETTE)]
 
 
 def with_boxes(image, detections: Detections, labels: Sequence[str] = ()):
-    """A photograph with a box around each object, its class and its score; a ``PIL.Image`` as the photograph is one."""
+    """Draw a box around each object, with its class and score. Photograph and result are ``PIL.Image`` objects."""
     from PIL import ImageDraw
 
     picture = _sized(image)
@@ -49,8 +50,8 @@ def with_boxes(image, detections: Detections, labels: Sequence[str] = ()):
         size = round(font.getlength(name + score)) + 2 * line, sum(font.getmetrics())
         flags.append(_flag(box, size, picture.size, flags))
         drawn.append((box, colour(index), flags[-1], name + score))
-    for (left, top, right, bottom), ground, _, _ in reversed(drawn):  # the surest on top
-        # A hem sets the line off from a photograph of its own colour.
+    for (left, top, right, bottom), ground, _, _ in reversed(drawn):  # the box with the highest score on top
+        # An outline sets the line off from a photograph of its own colour.
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_ink_on(ground))
         draw.rectangle((left, top, right, bottom), outline=ground, width=line)
     for _, ground, flag, text in reversed(drawn):
@@ -60,10 +61,9 @@ def with_boxes(image, detections: Detections, labels: Sequence[str] = ()):
 
 
 def with_mask(image, classes: np.ndarray, labels: Sequence[str] = ()):
-    """A photograph under the colours of its pixels' classes, and below it what they mean, with each class' share.
+    """Colour each pixel of a photograph by its class; below it write each class' name and share of the pixels.
 
-    classes: integers (height, width), as the photograph has them. Where the class is called "background", nothing hides
-        the photograph.
+    classes: integers (height, width) of the photograph. Pixels of a class that is called "background" stay uncoloured.
     """
     from PIL import Image
 
@@ -83,9 +83,9 @@ def with_mask(image, classes: np.ndarray, labels: Sequence[str] = ()):
 
 
 def with_classes(image, classes: Sequence[tuple[str, float]]):
-    """A photograph, and below it names of classes with their scores, in the order given, with a bar for each.
+    """Write names and scores of classes below a photograph, with a bar for each.
 
-    classes: scores above one, of a network that ends in logits, are shown as the numbers they are.
+    classes: (name, score), in the order of drawing. Logits, which are no shares, are written as plain numbers.
     """
     from PIL import ImageDraw
 
@@ -107,7 +107,7 @@ def with_classes(image, classes: Sequence[tuple[str, float]]):
 
 
 def side_by_side(pictures: Sequence[tuple[str, Any]]):
-    """Pictures with a caption above each: up to three in a row, more in about as many rows as columns."""
+    """Join (caption, picture) pairs: up to three in one row, more in about as many rows as columns."""
     from PIL import ImageDraw
 
     columns = len(pictures) if len(pictures) <= 3 else int(np.ceil(np.sqrt(len(pictures))))
@@ -126,7 +126,7 @@ def side_by_side(pictures: Sequence[tuple[str, Any]]):
 
 
 def encoded(picture, suffix: str = ".png") -> bytes:
-    """The picture's file, a PNG or a JPEG as ``suffix`` says."""
+    """Encode a picture: as a PNG where ``suffix`` is ".png", else as a JPEG."""
     stream = io.BytesIO()
     if suffix == ".png":
         picture.save(stream, "PNG")
@@ -136,12 +136,12 @@ def encoded(picture, suffix: str = ".png") -> bytes:
 
 
 def score_text(score: float) -> str:
-    """A share in percent; what is none, as a logit, as it is."""
+    """Format a score from 0 to 1 in percent, and any other score, such as a logit, as a plain number."""
     return f"{score:.1%}" if 0 <= score <= 1 else f"{score:.2f}"
 
 
 def _sized(image):
-    """The photograph at a size that can be drawn on; one of few pixels enlarged by a whole number, so that it shows."""
+    """Scale a photograph to a size for drawing. A small photograph is enlarged by a whole factor."""
     from PIL import Image
 
     image, longer = image.convert("RGB"), max(image.size)
@@ -158,16 +158,16 @@ def _font(picture):
 
 @functools.lru_cache
 def _font_of(size: int):
-    """DejaVu Sans, which comes with matplotlib: Pillow's own font has ASCII alone."""
+    """Return DejaVu Sans from matplotlib, since Pillow's own font has ASCII characters only."""
     import matplotlib
     from PIL import ImageFont
 
     file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)  # the other is not everywhere
+    return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)  # RAQM is not on every system
 
 
 def _sheet(picture, width: int, height: int):
-    """White paper with a picture in its upper left corner, or none."""
+    """Return a white sheet, with a picture in the upper left corner if there is a picture."""
     from PIL import Image
 
     sheet = Image.new("RGB", (width, height), _PAPER)
@@ -177,7 +177,7 @@ def _sheet(picture, width: int, height: int):
 
 
 def _with_key(picture, entries: Sequence[tuple[tuple[int, int, int], str]]):
-    """Below the picture, a field of each colour with its text, in as many rows as it takes."""
+    """Write the key below a picture: a field of each colour with its text, in as many rows as needed."""
     from PIL import ImageDraw
 
     font = _font(picture)
@@ -201,7 +201,7 @@ def _with_key(picture, entries: Sequence[tuple[tuple[int, int, int], str]]):
 
 
 def _edges(classes: np.ndarray) -> np.ndarray:
-    """Pixels beside one of another class to the right or below."""
+    """Mark the pixels whose right or lower neighbour has another class."""
     edges = np.zeros(classes.shape, bool)
     edges[:-1] |= classes[:-1] != classes[1:]
     edges[:, :-1] |= classes[:, :-1] != classes[:, 1:]
@@ -209,8 +209,10 @@ def _edges(classes: np.ndarray) -> np.ndarray:
 
 
 def _flag(box: list[int], size: tuple[int, int], picture: tuple[int, int], others: Sequence[tuple]) -> tuple:
-    """Where a box's text goes, as left, top, right, bottom: above, within or below, where it hides no other's; else
-    above."""
+    """Place a box's text: above, within or below the box, at the first place that hides no other text; else above.
+
+    Returns left, top, right and bottom in pixels.
+    """
     left = max(0, min(box[0], picture[0] - size[0]))
     tops = (box[1] - size[1], box[1], box[3] - size[1], box[3])
     inside = [top for top in tops if 0 <= top <= picture[1] - size[1]] or [box[1]]
@@ -223,7 +225,7 @@ def _overlap(one: tuple, other: tuple) -> bool:
 
 
 def _ink_on(ground: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever has the higher contrast (WCAG 2.1: at a relative luminance of 0.179)."""
+    """Return black or white, whichever has the higher contrast (WCAG 2.1: black above a luminance of 0.179)."""
     linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in np.divide(ground, 255)]
     return _INK if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179 else _PAPER
 
@@ -233,7 +235,7 @@ def _on_one_line(text: str) -> str:
 
 
 def _fitted(text: str, font, width: float) -> str:
-    """The text, cut to a width in pixels."""
+    """Cut a text to a width in pixels."""
     text = _on_one_line(text)
     if font.getlength(text) <= width:
         return text

@@ -1,8 +1,9 @@
-"""What stands behind a detector: boxes from their encoding, a threshold on the scores, non-maximum suppression.
+"""The postprocessing of a detector: decode the boxes, apply a score threshold, suppress non-maximum boxes.
 
 All three are done by LiteRT's own operator, TFLite_Detection_PostProcess (its source is
 tflite/kernels/detection_postprocess.cc), here as on a phone: ``Postprocess`` runs it in a file of its own, and
-``append`` puts it behind a network. So there is one non-maximum suppression, and a model is judged by what an app gets.
+``append`` puts it behind a network. So there is a single non-maximum suppression, and a model is judged by the boxes
+that an app gets.
 """
 
 from dataclasses import dataclass
@@ -18,28 +19,30 @@ from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
 
 OPERATOR = "TFLite_Detection_PostProcess"
-# What ty, tx, th and tw are multiplied by in the encoding (TF detection API, faster_rcnn_box_coder).
+# Factors of ty, tx, th and tw in the encoding (TF detection API, faster_rcnn_box_coder).
 SCALES = (10.0, 10.0, 5.0, 5.0)
 # With several threads, LiteRT's regular suppression never looks at the class whose number is that of the threads
-# (tensorflow/tensorflow#56058, in 2.3.0 still). So there are classes in front that nothing is of, more than threads.
+# (tensorflow/tensorflow#56058, in 2.3.0 still). So spare classes without any object stand in front,
+# more than there are threads.
 _SPARE = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Postprocess:
-    """Boxes and scores of all anchors -> what was found in the image.
+    """Turns the boxes and scores of all anchors into the detections of an image.
 
     anchors: float32 (A, 4): y centre, x centre, height, width as shares of the image, in the order of the outputs.
     classes: how many there are, the background not counted.
-    max_detections: how many are given at most, the best first.
-    score_threshold: a lower score finds nothing.
-    iou_threshold: of two boxes whose intersection is more than this share of their union the better one is kept.
-    regular: suppress class by class, as COCO's evaluation expects it, so that one anchor may find several classes.
-        Otherwise ("fast") each anchor stands for its best class alone, and suppresses those of all classes: with 80
-        classes in a fraction of the time.
+    max_detections: the greatest number of detections, the best first.
+    score_threshold: detections with a lower score are dropped.
+    iou_threshold: of two boxes whose intersection is more than this share of their union, the box with the higher
+        score is kept.
+    regular: suppress class by class, as COCO's evaluation expects, so that one anchor may give several classes.
+        Otherwise ("fast") each anchor gives its best class only, and boxes of all classes suppress each other; with 80
+        classes this takes a fraction of the time.
 
     Raises:
-        RequestError: anchors of another shape, or a number outside of its range.
+        RequestError: the anchors have another shape, or a number is outside of its range.
     """
 
     anchors: np.ndarray
@@ -65,33 +68,33 @@ class Postprocess:
 
     @staticmethod
     def of(model) -> "Postprocess":
-        """Return the postprocessing of a Keras SSD of this package: its anchors and classes, everything else as by
-        default."""
+        """Return the postprocessing of a Keras SSD of this package: its anchors and classes, and the
+        defaults for everything else."""
         from mobilenets_tf.networks.anchors import ssd_anchors
         from mobilenets_tf.networks.ssd import grids
 
         return Postprocess(ssd_anchors(grids(model)), model.outputs[1].shape[-1] - 1)
 
     def __call__(self, boxes: np.ndarray, scores: np.ndarray) -> Detections:
-        """What was found in one image, the best score first.
+        """Return the detections of one image, the best score first.
 
         Args:
             boxes: (A, 4), encoded: ty, tx, th, tw against the anchors.
             scores: (A, classes + 1), from 0 to 1, column 0 being the background.
 
         Raises:
-            RequestError: arrays of another shape.
+            RequestError: the arrays have other shapes.
         """
         boxes, classes, scores, number = self._runner(boxes, scores)
-        found = slice(int(number[0]))  # the fast kernel writes nothing behind them
-        return Detections(boxes[0, found], classes[0, found].astype(np.int32), scores[0, found])
+        filled = slice(int(number[0]))  # the fast kernel leaves the places behind these as they were
+        return Detections(boxes[0, filled], classes[0, filled].astype(np.int32), scores[0, filled])
 
     def append(self, tree, boxes: int, scores: int) -> list[int]:
         """Put the operator behind two float32 tensors of a model's first graph, (1, A, 4) and (1, A, classes + 1).
 
         Returns:
-            What it gives, all float32: boxes (1, N, 4), inside the image, classes (1, N), scores (1, N) and how many
-            were found (1,), N being ``max_detections``.
+            The indices of the four outputs, all float32: boxes (1, N, 4), clipped to the image, classes (1, N), scores
+            (1, N) and the number of detections (1,). N is ``max_detections``.
         """
         spare = _SPARE if self.regular else 0
         if spare:
@@ -118,7 +121,7 @@ class Postprocess:
         return [self._inside(tree, boxes), self._without_spare_classes(tree, classes) if spare else classes, *others]
 
     def _behind_spare_classes(self, tree, scores: int) -> int:
-        """Scores (1, A, spare + classes), without the background."""
+        """Drop the background and put spare classes in front: scores (1, A, spare + classes)."""
         count = len(self.anchors)
         begin, size, padding = (
             flatbuffer.add_constant(tree, f"scores/{name}", np.array(values, np.int32))
@@ -134,14 +137,14 @@ class Postprocess:
         return flatbuffer.append_operator(tree, "scores/behind_spare", "PAD", inputs, shape, schema.PadOptionsT())
 
     def _without_spare_classes(self, tree, classes: int) -> int:
-        """The classes' own numbers; 0 where nothing was found, as the operator has it."""
+        """Subtract the spare classes from the class numbers; 0 behind the last detection, as the operator writes it."""
         spare = flatbuffer.add_constant(tree, "classes/spare", np.array([_SPARE], np.float32))
         options = schema.SubOptionsT()
         options.fusedActivationFunction = schema.ActivationFunctionType.RELU
         return flatbuffer.append_operator(tree, "classes", "SUB", [classes, spare], (1, self.max_detections), options)
 
     def _inside(self, tree, boxes: int) -> int:
-        """Boxes cut off at the image's border. MediaPipe would move those that begin in front of it."""
+        """Clip boxes to the image. MediaPipe would move a box that begins outside of the image."""
         options = schema.MaximumMinimumOptionsT()
         for name, limit in (("MAXIMUM", 0), ("MINIMUM", 1)):
             limit = flatbuffer.add_constant(tree, "boxes/limit", np.array([limit], np.float32))

@@ -15,7 +15,8 @@ from mobilenets_tf.progress import silent
 from mobilenets_tf.tasks.metrics import Confusion
 from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
-# A mask is made at the network's size before it is enlarged, which moves borders by a pixel or so.
+# The share of equal pixels from which two masks agree. A mask is made at the network's size and then enlarged, which
+# moves borders by about a pixel.
 _SAME_PIXELS = 0.97
 
 
@@ -29,7 +30,7 @@ class Segmentation(Task):
     forms: tuple[str, ...] = ("full", "mask", "stride")
 
     def check_installed(self) -> None:
-        """Nothing beside the package's own dependencies is needed."""
+        """Do nothing: segmentation needs only the dependencies of this package."""
 
     def find(self, spec, class_names=(), *, void=255, classes=None, progress=silent) -> MaskedImages:
         return find_masks(spec, class_names, void, classes, progress)
@@ -130,7 +131,7 @@ def classes_at(output: np.ndarray, height: int, width: int) -> np.ndarray:
             is taken; or classes, integers (h, w), of which each pixel takes the nearest.
 
     Raises:
-        RequestError: an array of neither form, or more than 256 classes.
+        RequestError: the array has neither form, or more than 256 classes.
     """
     from PIL import Image
 
@@ -142,7 +143,7 @@ def classes_at(output: np.ndarray, height: int, width: int) -> np.ndarray:
             f"A segmenter's output has the shape {output.shape} and the type {output.dtype}; expected float logits "
             "(height, width, classes) of at most 256 classes, or integers (height, width) from 0 to 255."
         )
-    # One plane after the other: together they may be gigabytes at a photograph's size.
+    # Class by class: the logits of all classes at a photograph's size may take gigabytes.
     classes, highest = np.zeros((height, width), np.uint8), np.full((height, width), -np.inf, np.float32)
     for index in range(output.shape[2]):
         logits = Image.fromarray(np.ascontiguousarray(output[:, :, index], np.float32))

@@ -1,4 +1,4 @@
-"""What a task is: the one protocol behind which classification, detection and segmentation stand."""
+"""The protocol of a task, which classification, detection and segmentation implement."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ class Decoder(Protocol):
             height, width: of the photograph, in pixels.
 
         Raises:
-            RequestError: outputs that are NaN or infinite, or not of the task's form.
+            RequestError: the outputs are NaN or infinite, or do not have the task's form.
         """
 
 
@@ -37,15 +37,15 @@ class Meter(Protocol):
     """Measures answers against truths, image by image."""
 
     def add(self, answer: Any, truth: Any) -> None:
-        """Count one image."""
+        """Count one image: the answer about the image, and the truth."""
 
     def lost(self, reference: Any = None) -> float:
-        """What is lost of the score: of the reference's on the same images, or of a perfect score. Below zero where the
-        score is higher than the reference's; NaN where nothing could be measured."""
+        """Return how far the score is below the reference's score on the same images; without a reference, below 1.
+        Negative where the score is higher than the reference's; NaN where nothing could be measured."""
 
     def scores(self) -> dict[str, Any]:
-        """Everything that is measured: shares of 1, NaN where nothing could be measured; ``images``, how many; of a
-        detector or segmenter ``per_class``, the score of each class by the class' name."""
+        """Return all scores as shares of 1 (NaN where nothing could be measured); ``images``, the number of images; of
+        a detector or segmenter also ``per_class``, the score of each class by the class' name."""
 
 
 class Task(Protocol):
@@ -122,13 +122,14 @@ class Task(Protocol):
         """Return the preprocessing with the part of the photograph that the task has to see."""
 
     def accepts(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
-        """Say what outputs the task's networks have, if ``shapes`` (without the batch axis) are others; else None."""
+        """Return None if the task's networks have outputs of these shapes (without the batch axis); else describe the
+        outputs that they have."""
 
     def grids(self, model) -> tuple[tuple[int, int], ...]:
-        """Rows and columns of each feature map that a Keras detector's anchors lie on; empty for other tasks."""
+        """Return rows and columns of each feature map that a Keras detector has anchors on; empty for other tasks."""
 
     def classes(self, model) -> int:
-        """How many classes a Keras model tells apart, the background of a detector not counted."""
+        """Return the number of classes of a Keras model, without the background of a detector."""
 
     def decoder(
         self,
@@ -145,17 +146,17 @@ class Task(Protocol):
             grids: of a detector whose boxes are encoded, see ``grids``.
 
         Raises:
-            RequestError: outputs that are not the task's, or something is missing that decoding needs.
+            RequestError: the outputs are not those of the task, or the form or the grids are missing.
         """
 
     def meter(self, class_names: Sequence[str], void: int = 255) -> Meter:
         """Return a meter for answers of these classes."""
 
     def as_truth(self, answer: Any) -> Any:
-        """Take an answer for a truth, to measure how far another file gives the same answers."""
+        """Turn an answer into a truth, to measure how far another file gives the same answers."""
 
     def agree(self, expected: Any, answer: Any, score_threshold: float = 0.0) -> bool:
-        """Say whether two files give the same answer, the second one leaving out scores up to the threshold."""
+        """Tell whether two files give the same answer; the second file drops objects below the score threshold."""
 
     def shown(self, answer: Any, threshold: float) -> Any:
         """Return the part of an answer that is shown to people: of a detector the objects with a score of
@@ -188,7 +189,7 @@ def class_name(labels: Sequence[str], index: int) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent; "none" where nothing could be measured."""
+    """Format a share in percent; "none" where nothing could be measured."""
     return "none" if share is None or np.isnan(share) else f"{share:.1%}"
 
 
@@ -196,7 +197,7 @@ def refuse_not_finite(name: str, arrays: Iterable[np.ndarray]) -> None:
     """Refuse values of a network that are NaN or infinite.
 
     Raises:
-        RequestError: names the network.
+        RequestError: a value is NaN or infinite; the message names the network.
     """
     if not all(np.isfinite(array).all() for array in arrays):
         raise RequestError(f"{name} gives NaN or infinite values.")
