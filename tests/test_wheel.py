@@ -30,8 +30,8 @@ def files():
 def test_setup_lists_every_folder():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    folders = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in MODULES.items()}
-    assert set(setup["options"]["packages"].split()) == {f"mobilenets_tf.{name}".rstrip(".") for name in folders}
+    packages = {name.rpartition("/")[0].replace("/", ".") for name in files() if name.endswith("/__init__.py")}
+    assert set(setup["options"]["packages"].split()) == packages
 
 
 def run(*command, **options):
