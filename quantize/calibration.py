@@ -226,7 +226,7 @@ class _Stream:
 
 
 def _is_noise(array: np.ndarray) -> bool:
-    """Whether an image's neighbours are uncorrelated. Photographs have 0.8 and more, noise has 0."""
+    """Tell whether neighbouring pixels are uncorrelated. Photographs have a correlation of 0.8 and more, noise of 0."""
     if array.ndim != 4 or min(array.shape[1:3]) < 8:
         return False  # not an image
     left, right = array[:, :, :-1].ravel(), array[:, :, 1:].ravel()

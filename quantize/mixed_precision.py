@@ -150,7 +150,7 @@ class _Trials:
         return [place for place, layer in enumerate(self._layers) if layer in floats]
 
     def allowed(self, floats: frozenset[str]) -> bool:
-        """Whether the file has been judged already, or one more may be."""
+        """Tell whether the file has been judged already, or one more file may be judged."""
         return floats in self._known or len(self) < _TRIALS
 
 

@@ -183,7 +183,7 @@ class _OneLayer:
         self.at_layer, self._at_targets, self._at_outputs = _Noise(), _Noise(), _Noise()
 
     def _tensor(self, index: int) -> int:
-        """The tensor of this model that stands for a tensor of the reference."""
+        """Return the tensor of this model that corresponds to a tensor of the reference."""
         return self._rounded.get(index, index)
 
     def compare(self, arrays: list[np.ndarray]) -> None:
@@ -198,7 +198,7 @@ class _OneLayer:
             self._at_targets.add(target.index, part(exact), part(quantised))
 
     def _pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """A tensor's values in the float model and in this one."""
+        """Return a tensor's values in the float model and in this model."""
         return self._reference.run.value(index), self._run.value(self._tensor(index))
 
     @property

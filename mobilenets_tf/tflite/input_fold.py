@@ -80,7 +80,7 @@ def _only_reader(graph: flatbuffer.Graph, index: int) -> schema.OperatorT | None
 
 
 def _pads_sides_alone(graph: flatbuffer.Graph, operator: schema.OperatorT) -> bool:
-    """Whether a PAD adds to rows and columns only."""
+    """Tell whether a PAD adds to rows and columns only."""
     paddings = np.asarray(graph.integers(operator.inputs[1])).reshape(-1, 2)
     return not paddings[[0, -1]].any()
 

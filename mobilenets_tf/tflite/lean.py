@@ -93,11 +93,11 @@ class _Push:
         self._products: list[schema.OperatorT] = []
 
     def is_linear(self) -> bool:
-        """Whether no product gets the scale from both of its factors."""
+        """Tell whether no product gets the scale from both of its factors."""
         return all(sum(index in self._scaled for index in product.inputs) == 1 for product in self._products)
 
     def through(self, index: int, scale: np.ndarray, shift: np.ndarray) -> bool:
-        """Whether all readers of a tensor can read ``tensor * scale + shift`` in its place, with other weights."""
+        """Tell whether all readers of a tensor can take ``tensor * scale + shift`` instead, with other weights."""
         graph = self._graph
         if graph.is_output(index) or not graph.readers[index]:
             return False
@@ -136,9 +136,9 @@ class _Push:
         return False
 
     def _into_other_term(self, add: schema.OperatorT, index: int, scale: np.ndarray) -> bool:
-        """Whether the other term of a sum can be divided by the scale: x s + y = s (x + y / s).
+        """Tell whether the other term of a sum can be divided by the scale: x s + y = s (x + y / s).
 
-        It can if a convolution without activation writes that term, and only this sum reads it.
+        This needs a convolution without activation that writes the other term, and no reader but this sum.
         """
         graph = self._graph
         others = [other for other in add.inputs if other != index]

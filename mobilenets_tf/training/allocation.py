@@ -1,4 +1,4 @@
-"""Memory of a training stays with its process."""
+"""Keep the freed memory of a training in its process."""
 
 import ctypes
 import sys
@@ -8,11 +8,11 @@ _PAD = 256 * 2**20
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, from here on, in this process.
+    """Make glibc keep freed memory in this process, from here on.
 
-    It would give each block above 32 MB back to the system at once, and a step of training frees and asks for hundreds:
-    the system then clears and maps every page anew. For an SSDLite at 320 pixels and 16 images that was almost half of
-    the processor time. Elsewhere than with glibc nothing is changed.
+    By default glibc gives each freed block above 32 MB back to the system. A training step frees and requests hundreds
+    of such blocks, and the system clears and maps every page anew. For an SSDLite at 320 pixels and 16 images that took
+    almost half of the processor time. Without glibc nothing is changed.
     """
     if not sys.platform.startswith("linux"):
         return

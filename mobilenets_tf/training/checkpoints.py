@@ -18,7 +18,7 @@ _DESCRIPTION = "description"
 
 
 def write(path: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
-    """Replace the checkpoint at ``path``; the earlier one is there until the new one is on the disk.
+    """Replace the checkpoint at ``path``; the earlier checkpoint stays until the new one is on the disk.
 
     Raises:
         RequestError: the folder cannot be written, or the disk is full; the earlier checkpoint is as it was.
@@ -30,10 +30,10 @@ def write(path: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays and the description.
+    """Read a checkpoint: its arrays by name, and its description.
 
     Raises:
-        RequestError: damaged, or no checkpoint of ours.
+        RequestError: the file is damaged, or is no checkpoint of this package.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:

@@ -16,7 +16,7 @@ def workers() -> int:
     """Count the processes that TF_CONFIG or Slurm names; 0 where neither does.
 
     Raises:
-        RequestError: TF_CONFIG is not of its form.
+        RequestError: TF_CONFIG does not have the form that ``tf_config`` describes.
     """
     if config := tf_config():
         return len(config["cluster"]["worker"])
@@ -24,10 +24,10 @@ def workers() -> int:
 
 
 def tf_config() -> dict:
-    """Read TF_CONFIG; empty where it is not set.
+    """Read TF_CONFIG; {} where it is not set.
 
     Raises:
-        RequestError: it is not of its form: one job, "worker", and a task of it.
+        RequestError: TF_CONFIG does not have its form: one job, "worker", and a task of that job.
     """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():

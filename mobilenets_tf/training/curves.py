@@ -1,6 +1,6 @@
 """The curves of a training: a line of text for an epoch, TensorBoard's logs, and the picture at the end.
 
-All are made of the rows of ``loop.run``, one an epoch.
+All are made of the rows of ``loop.run``, a row for each epoch.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ _ACCURACIES = {
 
 
 def summary(row: dict) -> str:
-    """An epoch's loss and shares, for people."""
+    """Format an epoch's loss and shares as a line of text."""
     shares = (f"{name} {row[key]:.1%}" for key, name in MEASURES.items() if key in row)
     return ", ".join([f"loss {row['loss']:.3f}", *shares])
 

@@ -1,4 +1,4 @@
-"""More processors or more machines for one training: tf.distribute, set up from what the environment says."""
+"""Train on several processors or machines: set up tf.distribute from the environment."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class Distribution:
 
 
 def set_up(kind: str = "auto", replicas: int | None = None) -> Distribution:
-    """Make the strategy of a kind. To be called before anything else is done with TensorFlow.
+    """Make the strategy of a kind. Call this before any other use of TensorFlow.
 
     Args:
         kind: "none" (one model), "mirrored" (a copy on each GPU of this machine; without a GPU, ``replicas`` copies on
@@ -62,7 +62,7 @@ def set_up(kind: str = "auto", replicas: int | None = None) -> Distribution:
         replicas: for "mirrored" without GPUs; left out, 2.
 
     Raises:
-        RequestError: no such kind, no cluster to be found, or a TF_CONFIG that is wrong.
+        RequestError: there is no such kind or no cluster, or TF_CONFIG is wrong.
     """
     if kind not in KINDS:
         raise unknown("distribution", kind, KINDS)
@@ -85,7 +85,7 @@ def set_up(kind: str = "auto", replicas: int | None = None) -> Distribution:
 
 
 def _of_slurm() -> str:
-    """The TF_CONFIG of this task of a Slurm step. Which GPUs it sees is Slurm's to say (--gpus-per-task)."""
+    """Make the TF_CONFIG of this task of a Slurm step. Slurm decides which GPUs the task sees (--gpus-per-task)."""
     # With numbers of GPUs that never run out, the resolver hands out none itself, and does not run nvidia-smi.
     resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
         gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False
@@ -96,10 +96,10 @@ def _of_slurm() -> str:
 
 
 def _processors(count: int) -> list[str]:
-    """Logical devices of this machine's processor, made if there are too few.
+    """Return ``count`` logical devices of this machine's processor; make them if there are fewer.
 
     Raises:
-        RequestError: TensorFlow is running already, so that none can be made.
+        RequestError: TensorFlow is running already, so that no devices can be made.
     """
     device = tf.config.list_physical_devices("CPU")[0]
     try:

@@ -76,7 +76,7 @@ def train(request: TrainRequest, progress: Progress = silent) -> Trained:
 
 
 def _run(job: Job, progress: Progress = silent) -> tuple[bytes | None, dict, str | None]:
-    """As ``Run.train``. Runs in the worker."""
+    """Train in the worker process, and return the result of ``Run.train``."""
     from mobilenets_tf.training import allocation, distribution
     from mobilenets_tf.training.run import Run
 

@@ -116,5 +116,5 @@ def run(
 
 
 def _between(course: Course, steps_per_epoch: int) -> bool:
-    """Whether an epoch has just ended."""
+    """Tell whether an epoch has just ended."""
     return course.step > 0 and course.step % steps_per_epoch == 0

@@ -26,7 +26,7 @@ _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
 
 def build(recipe: Recipe, model, steps_per_epoch: int, *, loss_scaling: bool = False) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe, with its variables made for ``model.trainable_variables``.
+    """Build the optimizer of a recipe, with its variables made for ``model.trainable_variables``.
 
     Gradients are summed over the replicas of a tf.distribute strategy, so each replica's loss is to be divided by the
     global batch; model and optimizer are made under the same ``strategy.scope()``. Which weights decay is not part of
@@ -40,8 +40,7 @@ def build(recipe: Recipe, model, steps_per_epoch: int, *, loss_scaling: bool = F
         loss_scaling: for float16: the loss goes through ``scale_loss``, and a step with infinite gradients is left out.
 
     Raises:
-        RequestError: a decay that the optimizer does not have, an unknown kind of weight, or what
-            ``learning_rate`` raises.
+        RequestError: the optimizer lacks that decay, a kind of weight is unknown, or the learning rate is out of range.
     """
     rate = learning_rate(recipe.rate, recipe.batch_size, recipe.epochs, steps_per_epoch)
     decay = _decay(recipe.decay, recipe.epochs * steps_per_epoch)
@@ -77,7 +76,7 @@ def build(recipe: Recipe, model, steps_per_epoch: int, *, loss_scaling: bool = F
 
 
 def learning_rate(rate: Rate, batch_size: int, epochs: int, steps_per_epoch: int) -> LearningRateSchedule:
-    """The learning rate as a function of the step, which counts from 0; computed in double precision, and a float64.
+    """Return the learning rate, float64, as a function of the step, which counts from 0.
 
     The warm-up leaves ``rate.start`` at step 0 and is at the peak when it ends. A cosine is at ``rate.last`` one step
     (or, ``by_epoch``, one epoch) after the training, and stays there. ``by_epoch`` it is that of the epochs since the
@@ -119,7 +118,7 @@ def learning_rate(rate: Rate, batch_size: int, epochs: int, steps_per_epoch: int
 
 
 def kinds(model) -> dict[int, str]:
-    """What each weight of a model is, by the type of the layer it belongs to, also in models inside it.
+    """Classify each weight of a model, and of models inside it, by the type of its layer.
 
     Returns:
         ``id(variable)`` -> "norm" (all that normalisation layers have), "bias" (any other variable of that name),
@@ -141,7 +140,7 @@ def kinds(model) -> dict[int, str]:
 
 
 def _decay(decay: Decay, steps: int):
-    """A number, or a schedule over the steps."""
+    """Return the weight decay as a number, or as a schedule over the steps."""
     for kind in decay.without:
         if kind not in _KINDS:
             raise unknown("kind of weight", kind, _KINDS)
@@ -155,7 +154,7 @@ def _decay(decay: Decay, steps: int):
 
 
 class _Course(LearningRateSchedule):
-    """A straight line for ``warmup`` steps, then ``course`` of the units of so many steps since the training began."""
+    """Rises linearly for ``warmup`` steps, then follows ``course``, which counts units of ``unit`` steps from 0."""
 
     def __init__(self, course: LearningRateSchedule, unit: int, start: float, peak: float, warmup: int):
         self.course = course

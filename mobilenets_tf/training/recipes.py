@@ -86,7 +86,7 @@ class Decay:
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a training image; ``Stage.strength`` scales the policy's magnitudes.
+    """The augmentation of training images; ``Stage.strength`` scales the policy's magnitudes.
 
     area: of a random crop, as shares of the image; then resized to the network's input.
     aspect: of the crop, lowest and highest width / height.
@@ -112,7 +112,7 @@ class Augment:
     cutmix: float = 0.0
 
     def at(self, resampling: str) -> "Augment":
-        """The same with that interpolation, where it names none."""
+        """Return the augmentation with the interpolation ``resampling``, where it names no interpolation itself."""
         return replace(self, interpolation=self.interpolation or resampling)
 
 
@@ -173,7 +173,7 @@ class Recipe:
     def changed(
         self, epochs: int | None = None, batch_size: int | None = None, learning_rate: float | None = None
     ) -> "Recipe":
-        """The same for another length, batch size or peak of the learning rate; None keeps the recipe's.
+        """Return the recipe with another length, batch size or peak of the learning rate; None keeps the value.
 
         Stages and warm-up keep their share of the whole, and an exponential learning rate ends where it would have.
 
@@ -430,10 +430,10 @@ OURS = {
 
 
 def paper(name: str) -> Recipe:
-    """The recipe by which the paper trained a registered classifier on ImageNet.
+    """Return the recipe by which the paper trained a registered classifier on ImageNet.
 
     Raises:
-        RequestError: no such network, or no paper's recipe for it, as for detectors and segmenters.
+        RequestError: there is no such network, or no paper's recipe for the network, as for detectors and segmenters.
     """
     task = registry.get(name).task
     families = [family for family in _PAPER if name.startswith(family)]

@@ -1,4 +1,4 @@
-"""What is asked of a training: the request, plain data, and its check, which needs no TensorFlow."""
+"""The request of a training, plain data, and its check, which needs no TensorFlow."""
 
 import json
 import warnings
@@ -128,7 +128,7 @@ class Job:
     class_names: tuple[str, ...]
 
     def identity(self) -> dict:
-        """Describe the training: a checkpoint with another description is not gone on from."""
+        """Describe the training. A training does not resume from a checkpoint with another description."""
         counts = {"training images": len(self.training), "validation images": len(self.validation or ())}
         identity = {**self.request.options(), **counts, "class names": self.class_names, "classes": self.classes}
         return json.loads(files.to_json(identity))
@@ -138,8 +138,8 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     """Check everything that can be checked without TensorFlow, and find the images.
 
     Raises:
-        RequestError: an unknown or contradicting option; a network, weights or images that are not there; classes
-            without images; broken images; files in the way.
+        RequestError: an option is unknown or contradicts another; network, weights or images are not there; a class has
+            no images; images are broken; other files have the names of the result's files.
     """
     for option, value, known in (
         ("recipe", request.recipe, RECIPES),
@@ -174,10 +174,10 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
 
 
 def _task(request: TrainRequest) -> str:
-    """The task that the network is trained for.
+    """Return the task that the network is trained for.
 
     Raises:
-        RequestError: no such task, or the network has another.
+        RequestError: there is no such task, or the network has another task.
     """
     own = request.source.task
     if request.task is None:
@@ -194,10 +194,10 @@ def _task(request: TrainRequest) -> str:
 
 
 def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
-    """The source with the weights that its training starts from.
+    """Return the source with the weights that its training starts from.
 
     Raises:
-        RequestError: fine-tuning is asked for, and there is nothing to fine-tune.
+        RequestError: fine-tuning is asked for, and there are no weights to fine-tune.
     """
     if source.is_file or source.weights is not None or recipe != "finetune":
         return source
@@ -210,10 +210,10 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
 
 
 def _teacher(request: TrainRequest) -> ModelSource | None:
-    """The teacher with its weights.
+    """Return the teacher with its weights.
 
     Raises:
-        RequestError: a teacher of another task or without trained outputs, or a share or temperature out of range.
+        RequestError: the teacher has another task or an untrained head, or share or temperature are out of range.
     """
     teacher = request.teacher
     if teacher is None:
@@ -251,14 +251,14 @@ def _recipe(request: TrainRequest) -> Recipe:
 
 
 def _is_labelled(source: ModelSource) -> bool:
-    """Whether the request or the file says what the classes are called; a registered network's are not the user's."""
+    """Tell whether the request or the file gives names to the classes. A registered network's names are ImageNet's."""
     return source.labels is not None or source.is_file
 
 
 def _find_images(
     request: TrainRequest, class_names: tuple[str, ...], progress: Progress
 ) -> tuple[Source, Source | None]:
-    """The images to train with and to judge with; both have the same ``class_names``."""
+    """Find the images to train with and to judge with; both have the same ``class_names``."""
 
     def find(spec: str, names: tuple[str, ...]) -> Source:
         return task_of(request.settled_task).training_source(
@@ -273,7 +273,7 @@ def _find_images(
 
 
 def _held_out(source: Source, seed: int) -> tuple[Source, Source | None]:
-    """Images to train with, and a fifth of all to judge with; whole TFRecords are trained with."""
+    """Split images: a fifth of all images to judge with, the others to train with. TFRecords are not split."""
     if isinstance(source, Records):
         return source, None
     training, validation = cast(Any, source).split(_VALIDATION_SHARE, seed)  # every other source can be split

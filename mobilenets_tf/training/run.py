@@ -31,7 +31,7 @@ class Run:
     """One training of a job in this process.
 
     Raises:
-        RequestError: networks or options that do not fit each other.
+        RequestError: networks or options do not fit each other.
     """
 
     def __init__(self, job: Job, distribution: Distribution, progress: Progress = silent):
@@ -55,7 +55,7 @@ class Run:
         self._state = State(job, self._training, distribution)
 
     def _build(self) -> None:
-        """The network, its objective and its teacher."""
+        """Build the network, its objective and its teacher."""
         source, sources = self._request.source, (self._job.training, self._job.validation)
         self._model = source.build(**({} if source.is_file else self._recipe.options))
         # A file from elsewhere does not say its task, and so neither how much of a photograph it has to see.
@@ -73,7 +73,7 @@ class Run:
         self._teacher = _teacher(self._job, self._objective)
 
     def _model_at(self, pixels: int) -> keras.Model:
-        """The network for an input size. Other sizes than its own occur in papers' recipes, which are not for files."""
+        """Build the network for an input size. Only papers' recipes, which are not for files, use several sizes."""
         if pixels == self._preprocessing.size:
             return self._model
         return self._request.source.build(resolution=pixels, **self._recipe.options)
@@ -83,11 +83,11 @@ class Run:
 
         Returns:
             The content of the ``.keras`` file, its manifest, and the curves as an SVG. Where another worker writes,
-            content and curves are None, and the manifest has the epochs alone.
+            content and curves are None, and the manifest has only the epochs.
 
         Raises:
-            RequestError: a checkpoint of another training, broken images, or a loss that became NaN.
-            PeerLostError: another worker does not answer any more.
+            RequestError: the checkpoint is of another training, images are broken, or the loss became NaN.
+            PeerLostError: another worker no longer answers.
         """
         self._state.restore()
         folder = Path(self._request.out) / f"{self._request.name}.logs" / self._state.key
@@ -128,7 +128,7 @@ class Run:
         self._progress(f"{epoch}: {curves.summary(row)}, {row['images_per_second']:.0f} images/s", 1, 1)
 
     def _raise_cause(self, error: tf.errors.OpError) -> None:
-        """Raise what made TensorFlow fail: a broken image, or a lost worker."""
+        """Raise the cause of TensorFlow's error: a broken image, or a lost worker."""
         if self._broken.error:
             raise self._broken.error from error
         if self._distribution.workers > 1:

@@ -1,4 +1,4 @@
-"""What an interrupted training goes on from: its checkpoint, and the weights that will be kept."""
+"""The state of a training: the checkpoint to resume from, and the weights that will be kept."""
 
 import hashlib
 from dataclasses import asdict
@@ -31,10 +31,10 @@ class State:
         self.kept_epoch, self._best = job.recipe.epochs, None
 
     def restore(self) -> None:
-        """Go on from the checkpoint where there is one.
+        """Restore the checkpoint, if there is one.
 
         Raises:
-            RequestError: it was made with other options, or it is damaged.
+            RequestError: the checkpoint was made with other options, or is damaged.
         """
         path = self._job.request.checkpoint
         if path.is_file() and not self._job.request.restart:
@@ -71,7 +71,7 @@ class State:
         checkpoints.write(self._job.request.checkpoint, arrays | best, about)
 
     def kept_weights(self) -> list[np.ndarray]:
-        """The weights to write, in the order of ``model.weights``."""
+        """Return the weights to write, in the order of ``model.weights``."""
         return self._best or self._training.weights()
 
 
@@ -79,7 +79,7 @@ def check_same(there: dict, here: dict, path: Path) -> None:
     """Refuse the checkpoint at ``path`` where its description is not that of this training.
 
     Raises:
-        RequestError: names the first difference.
+        RequestError: the descriptions differ; the message names the first difference.
     """
     for option in sorted(here.keys() | there.keys()):
         if here.get(option) != there.get(option):

@@ -1,6 +1,6 @@
 """The training step of a Keras model: compiled once for each input size, under any tf.distribute strategy; moving
-averages of the weights, answers with them, and the state that a checkpoint keeps. What the model is trained for is an
-``Objective``.
+averages of the weights, answers with them, and the state that a checkpoint keeps. An ``Objective`` defines the task
+of the training.
 
 Its own step and not ``keras.Model.fit``: batches differ in size from step to step where a recipe says so, a training
 goes on in the middle of an epoch, and ``fit`` of Keras 3.15 fails under ``MultiWorkerMirroredStrategy`` (it takes the
@@ -31,7 +31,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Settings:
-    """What changes how fast a training runs, not what it computes (but for rounding).
+    """Settings of a training's speed, which change its result only by rounding.
 
     precision: of activations and products: "float32", or "bfloat16", "float16" with float32 weights and, for float16, a
         loss that is scaled (arXiv 1710.03740).
@@ -98,7 +98,7 @@ class Training:
         return self.distribution.strategy.scope()
 
     def _adjust(self, model) -> None:
-        """What the recipe and the settings change in layers; ``finished`` undoes it."""
+        """Apply the recipe's and the settings' changes to the layers; ``finished`` undoes them."""
         policy = "float32" if self._settings.precision == "float32" else f"mixed_{self._settings.precision}"
         for layer in _layers(model):
             layer.dtype_policy = policy
@@ -119,7 +119,7 @@ class Training:
         return self.objective.accuracy
 
     def facts(self, step: int) -> dict:
-        """What the curves say of a step: its learning rate, and the size of its images."""
+        """Return the facts of a step for the curves: its learning rate, and the size of its images in pixels."""
         return {"rate": float(self.optimizer.learning_rate), "size": self.plan[step].size}
 
     def _all_replicas(self, pixels, targets):
@@ -153,7 +153,7 @@ class Training:
         return loss, tf.reduce_sum(self.objective.right(targets, outputs)), tf.cast(tf.shape(pixels)[0], tf.float32)
 
     def _trained_at(self, size: int):
-        """The network for another input size: its layers with weights are those of the one for its own size."""
+        """Return the network for another input size. It shares its weights with the network for its own size."""
         if size not in self._trained:
             with self._scope(), tf.init_scope():
                 twin = self._model_at(size)
@@ -164,13 +164,13 @@ class Training:
         return self._trained[size]
 
     def judge(self, reader: Reader, progress: Progress = silent) -> dict[str, float]:
-        """The objective's scores on all images of a reader, with the moving averages where there are any."""
+        """Return the objective's scores on all images of a reader, with the moving averages where there are any."""
         with self.averaged():
             return self.objective.judge(self, reader, progress)
 
     @contextmanager
     def averaged(self):
-        """The model has the moving averages for its weights meanwhile."""
+        """Give the model the moving averages as its weights inside the ``with`` block."""
         if not self._averages:
             yield
             return
@@ -184,9 +184,9 @@ class Training:
                 variable.assign(value)
 
     def sums(self, batches, progress: Progress = silent, total: int | None = None) -> np.ndarray:
-        """What ``objective.sums`` gives for batches of (pixels, truth), added up over all of them and all replicas.
+        """Add up ``objective.sums`` for batches of (pixels, truth), over all batches and all replicas.
 
-        total: how many batches there are.
+        total: the number of batches.
         """
         sums = np.float64(0)
         for done, batch in enumerate(batches, 1):
@@ -200,22 +200,22 @@ class Training:
         return strategy.reduce("SUM", sums, axis=None)
 
     def answers(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """What the network gives, without training, for a batch of pixels of its size: an array an output. On one
-        replica alone."""
+        """Return the network's outputs, without training, for a batch of pixels of its input size: an array for each
+        output. Only one replica computes."""
         return [np.asarray(output) for output in keras.tree.flatten(self._answer(tf.constant(pixels)))]
 
     def _answers(self, pixels):
         return _float32(self._trained[self._size](normalised(pixels, self.preprocessing), training=False))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that a step changes, by name. On several workers all must call it."""
+        """Return everything that a step changes, by name. With several workers, all of them must call this."""
         return {name: _numpy(variable) for name, variable in self._variables().items()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a state.
+        """Restore a state.
 
         Raises:
-            RequestError: it is another network's, or another optimizer's.
+            RequestError: the state is of another network or another optimizer.
         """
         variables = self._variables()
         for name in sorted(variables.keys() | state.keys()):
@@ -238,12 +238,12 @@ class Training:
         }
 
     def weights(self) -> list[np.ndarray]:
-        """What is judged and kept: moving averages where there are any. In the order of ``model.weights``."""
+        """Return the weights to judge and keep, in the order of ``model.weights``: moving averages if there are any."""
         averages = {id(v): a for v, a in zip(self._averaged, self._averages, strict=True)} if self._averages else {}
         return [_numpy(averages.get(id(variable), variable)) for variable in self.model.weights]
 
     def finished(self, weights: list[np.ndarray]) -> keras.Model:
-        """The model with these weights, its layers otherwise as they were given."""
+        """Return the model with these weights, and with the layers' attributes as they were before training."""
         self.model.set_weights(weights)
         for layer, attributes in self._before:
             for name, value in attributes.items():
@@ -271,13 +271,13 @@ def _layers(model):
 
 
 def _attributes(layer) -> dict:
-    """What ``Training`` may change in a layer."""
+    """Return the attributes of a layer that ``Training`` may change."""
     names = ("dtype_policy", "trainable", "synchronized", "momentum")
     return {name: getattr(layer, name) for name in names if hasattr(layer, name)}
 
 
 def _name(variable) -> str:
-    """Without the names that are numbered through the whole process: of seed generators and optimizers."""
+    """Return a variable's name without the names of seed generators and optimizers, which Keras numbers globally."""
     name = getattr(variable, "path", variable.name)
     if "seed_generator" in name:
         return "seed"

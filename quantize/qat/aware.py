@@ -254,7 +254,7 @@ class _Builder:
         return tf_keras.Model(whole.inputs, answers, name=whole.name), tf_keras.Model(whole.inputs, logits)
 
     def _logits_of(self, end: int) -> int | None:
-        """The tensor that the softmax or sigmoid before an output reads; None where no such op is there."""
+        """Return the tensor that the softmax or sigmoid before an output reads; None where there is no such op."""
         writer = self._graph.writer.get(end)
         return writer.inputs[0] if writer and self._graph.name(writer) in _PROBABILITIES else None
 

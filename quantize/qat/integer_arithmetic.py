@@ -112,7 +112,7 @@ def _subtract(*arguments):
 
 
 def _exponent(value):
-    """The whole part of log2 of a positive float32 scalar."""
+    """Compute the integer part of log2 of a positive float32 scalar."""
     return tf.bitwise.right_shift(tf.bitcast(value, tf.int32), 23) - 127
 
 

@@ -116,7 +116,7 @@ class WeightQuantizer(Quantizer):
         return tf.stop_gradient(tf.maximum(scale, SMALLEST_SCALE))
 
     def _effective(self, training: bool) -> tf.Tensor:
-        """The kernel that the file would have now. In training, a live normalisation is applied to the outputs."""
+        """Return the kernel that the file would have now. Training applies a live normalisation to the outputs."""
         live = self.norm and self.norm.live and not training
         return self.norm.kernel(self._kernel) if live else tf.convert_to_tensor(self._kernel)
 

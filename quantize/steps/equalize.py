@@ -90,7 +90,7 @@ class _ScalableGraph(flatbuffer.Graph):
     """Finds the tensors of a graph whose channels can be scaled, and scales them."""
 
     def _scalable(self, operator: schema.OperatorT, names: tuple[str, ...]) -> bool:
-        """Whether it is a convolution of one of those kinds, not grouped, with constant weights and bias."""
+        """Tell whether an operator is an ungrouped convolution of one of these kinds, with constant weights and bias."""
         if self.name(operator) not in names or len(operator.inputs) < 3 or operator.inputs[2] < 0:
             return False
         weights, bias = (self.constant(operator.inputs[i]) for i in (1, 2))
@@ -106,7 +106,7 @@ class _ScalableGraph(flatbuffer.Graph):
         return getattr(writer.builtinOptions, "fusedActivationFunction", None)
 
     def _is_linear(self, index: int) -> bool:
-        """Whether a convolution or sum without activation writes it, and only convolutions and sums read it."""
+        """Tell whether a convolution or sum without activation writes a tensor that only convolutions and sums read."""
         writer = self.writer[index]
         if self.is_output(index) or not self.readers[index] or self._activation(index) != 0:
             return False
@@ -154,7 +154,7 @@ class _ScalableGraph(flatbuffer.Graph):
         return final
 
     def bound(self, index: int) -> float | None:
-        """The upper bound of the activation function that writes a tensor: 6, or None."""
+        """Return the upper bound of the activation function that writes a tensor: 6, or None."""
         return 6.0 if self._activation(index) == schema.ActivationFunctionType.RELU6 else None
 
     def scale_output(self, index: int, scale: np.ndarray) -> None:

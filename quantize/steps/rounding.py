@@ -79,7 +79,7 @@ def _layers(graph: flatbuffer.Graph) -> Iterator[tuple[int, schema.OperatorT, st
 
 
 def _reads_all_channels(graph: flatbuffer.Graph, operator: schema.OperatorT, weights: np.ndarray) -> bool:
-    """Whether a convolution is not grouped, and not depthwise with several outputs a channel."""
+    """Tell whether a convolution is not grouped, and not depthwise with several outputs for each channel."""
     return weights.shape[-1] == graph.shape(operator.inputs[0])[-1]
 
 

@@ -1,4 +1,4 @@
-"""What happens to one training image together with its boxes or its mask. NumPy and Pillow only, as ``augmentation``.
+"""Augment a training image together with its boxes or its mask, with NumPy and Pillow only, as ``augmentation`` does.
 
 With strength, area and aspect at one nothing is cropped: the whole picture is squeezed into the square, as
 ``Preprocessing`` does with the crop "stretch", and sizes and aspects of crops are relative to that.
@@ -20,7 +20,7 @@ _GREY = 127  # around a picture that does not fill the square
 
 @dataclass(frozen=True)
 class _View:
-    """What is seen of a picture (left, top, right, bottom in pixels), and where in the result it lies (the same)."""
+    """The visible part of a picture (left, top, right, bottom in pixels), and its place in the result (likewise)."""
 
     source: tuple[int, int, int, int]
     target: tuple[int, int, int, int]
@@ -30,15 +30,15 @@ class _View:
 def with_boxes(
     image, boxes: Boxes, size: int, augment: Augment, random: np.random.Generator
 ) -> tuple[np.ndarray, Boxes]:
-    """A ``PIL.Image`` in RGB of any size -> uint8 array of shape (size, size, 3) and the boxes in it.
+    """Augment a ``PIL.Image`` in RGB of any size with its boxes: uint8 array of shape (size, size, 3), and the boxes.
 
-    A box stays where its middle can be seen, and is clipped. ``augment.area`` may be above one: the picture then lies
-    somewhere on a grey square. ``augment.aspect`` is relative to the picture's own.
+    A box whose centre is visible stays, and is clipped; other boxes are dropped. ``augment.area`` may be above one: the
+    picture then lies at a random place on a grey square. ``augment.aspect`` is relative to the picture's own.
 
     random: the only source of chance, so that the same state gives the same result.
 
     Raises:
-        RequestError: an unknown interpolation; augmentation that is for classifiers.
+        RequestError: the interpolation is unknown, or the augmentation is for classifiers only.
     """
     view = _view(image.size, size, augment, random)
     return _pixels(image, view, size, augment, random), _seen(boxes, image.size, view, size)
@@ -47,8 +47,8 @@ def with_boxes(
 def with_mask(
     image, mask: np.ndarray, size: int, augment: Augment, random: np.random.Generator, void: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As ``with_boxes``, with a mask: uint8 of the image's (height, width) -> uint8 (size, size), the nearest pixels,
-    and ``void`` where the picture is not."""
+    """Augment an image as ``with_boxes`` does, with a mask: uint8 of the image's (height, width) -> uint8 (size, size),
+    by nearest pixels, with ``void`` outside of the picture."""
     view = _view(image.size, size, augment, random)
     left, top, right, bottom = view.target
     seen = Image.fromarray(mask).resize((right - left, bottom - top), Image.Resampling.NEAREST, box=view.source)
@@ -74,8 +74,8 @@ def _view(picture: tuple[int, int], size: int, augment: Augment, random: np.rand
 
 
 def _interval(length: int, share: float, size: int, random: np.random.Generator) -> tuple[int, int, int, int]:
-    """Along one side, begin and end in the picture and in the result: a part of the one, or all of it in a part of the
-    other."""
+    """Draw, for one side, begin and end in the picture and in the result: a part of the picture fills the result, or
+    the whole picture fills a part of the result."""
     if share <= 1:
         extent = max(1, round(length * share))
         begin = int(random.integers(length - extent + 1))

@@ -1,6 +1,6 @@
-"""What happens to one training image: crop, mirror, policy, colours. NumPy and Pillow only, for many threads at once.
+"""Augment one training image: crop, mirror, policy, colours. NumPy and Pillow only, for many threads at once.
 
-The work is in a few calls to Pillow and NumPy, which let other threads run meanwhile.
+Most of the time is spent in a few calls to Pillow and NumPy, which let other threads run meanwhile.
 """
 
 import math
@@ -29,10 +29,10 @@ _ORDERS = (
 
 
 def random_for(seed: int, *position: int) -> np.random.Generator:
-    """Random numbers of their own for every seed and position, such as (epoch, index): up to three numbers from 0 on.
+    """Make a random generator for a seed and a position, such as (epoch, index): up to three integers from 0 on.
 
-    A generator that counts (Philox): the seed is its key and the position where it begins, so that no two of them can
-    share a number, and making one costs microseconds.
+    The generator is counter-based (Philox): the seed is its key, and the position its first counter, so that no two
+    generators share numbers. Making a generator takes microseconds.
     """
     # The lowest of the counter's four words is what counts on; the key's second word tells (1,) from (1, 0).
     key = np.array((seed % 2**64, len(position)), np.uint64)
@@ -41,13 +41,13 @@ def random_for(seed: int, *position: int) -> np.random.Generator:
 
 
 def augmented(image, size: int, augment: Augment, strength: float, random: np.random.Generator) -> np.ndarray:
-    """A ``PIL.Image`` in RGB of any size -> uint8 array of shape (size, size, 3).
+    """Augment a ``PIL.Image`` in RGB of any size: uint8 array of shape (size, size, 3).
 
     strength: of the policy's magnitudes; 1 is the published one.
     random: the only source of chance, so that the same state gives the same bytes.
 
     Raises:
-        RequestError: an unknown interpolation or policy.
+        RequestError: the interpolation or the policy is unknown.
     """
     if augment.policy is not None and augment.policy not in _POLICIES:
         raise unknown("augmentation policy", augment.policy, _POLICIES)
@@ -66,12 +66,12 @@ def augmented(image, size: int, augment: Augment, strength: float, random: np.ra
 def resized(
     image, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str, random: np.random.Generator
 ):
-    """The part of a ``PIL.Image`` in ``box`` (left, top, right, bottom), of ``size`` (width, height).
+    """Resize the part of a ``PIL.Image`` in ``box`` (left, top, right, bottom) to ``size`` (width, height).
 
-    interpolation: as in ``Augment``; which one "random" is comes from ``random``.
+    interpolation: as in ``Augment``; for "random" the generator ``random`` draws bilinear or bicubic.
 
     Raises:
-        RequestError: an unknown interpolation.
+        RequestError: the interpolation is unknown.
     """
     if interpolation not in (*_RESAMPLING, "random"):
         raise unknown("interpolation", interpolation, (*_RESAMPLING, "random"))
@@ -81,10 +81,10 @@ def resized(
 
 
 def crop_box(width: int, height: int, augment: Augment, random: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom in pixels of a random crop, as torchvision's RandomResizedCrop draws it.
+    """Draw a random crop as torchvision's RandomResizedCrop does: left, top, right and bottom in pixels.
 
-    The area is uniform and the aspect log-uniform; where ten of them do not fit into the image, the crop is the
-    greatest one in its middle with an aspect in range.
+    The area is uniform and the aspect log-uniform; where ten draws do not fit into the image, the crop is the largest
+    crop in the middle of the image with an aspect in range.
     """
     shortest, widest = augment.aspect
     for _ in range(_ATTEMPTS):
@@ -100,7 +100,7 @@ def crop_box(width: int, height: int, augment: Augment, random: np.random.Genera
 
 
 def recoloured(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """``distorted``, as much of it as TensorFlow slim draws."""
+    """Change colours with ``distorted``, by random amounts in the ranges of TensorFlow slim."""
     order = int(random.integers(len(_ORDERS)))
     brightness, hue = random.uniform(-_BRIGHTNESS, _BRIGHTNESS), random.uniform(-_HUE, _HUE)
     saturation, contrast = random.uniform(*_FACTORS, size=2)
@@ -110,7 +110,7 @@ def recoloured(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def distorted(
     pixels: np.ndarray, order: int, brightness: float, saturation: float, hue: float, contrast: float
 ) -> np.ndarray:
-    """Colours changed as TensorFlow's ``tf.image.adjust_*`` do it, one after the other, clipped at the end.
+    """Change colours as TensorFlow's ``tf.image.adjust_*`` do, one change after the other, and clip at the end.
 
     pixels: uint8 RGB of shape (height, width, 3), as is the result.
     order: which of TensorFlow slim's four, 0 to 3.
@@ -132,13 +132,13 @@ def distorted(
 
 
 def _saturated(planes: np.ndarray, factor: np.float32) -> np.ndarray:
-    """HSV's saturation times ``factor``, at most one: the distance from the greatest colour grows by what is left."""
+    """Multiply HSV's saturation by ``factor``, to at most 1: scale the distances from the greatest colour."""
     greatest, spread = _range(planes)
     return greatest - (greatest - planes) * np.minimum(factor, np.maximum(greatest, 0) / spread)
 
 
 def _turned(planes: np.ndarray, turn: np.float32) -> np.ndarray:
-    """HSV's hue, which has six sectors, ``turn`` further; greatest and smallest colour stay."""
+    """Add ``turn`` (1 for a full turn, six sectors) to HSV's hue; the greatest and the smallest colour stay."""
     red, green, blue = planes
     greatest, spread = _range(planes)
     hue = np.where(
@@ -156,7 +156,7 @@ def _turned(planes: np.ndarray, turn: np.float32) -> np.ndarray:
 
 
 def _range(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pixel the greatest colour, and how far the smallest is from it (not quite 0 where it is grey)."""
+    """Return each pixel's greatest colour, and its distance from the smallest (at least 1e-6, also in grey pixels)."""
     red, green, blue = planes
     greatest = np.maximum(np.maximum(red, green), blue)
     smallest = np.minimum(np.minimum(red, green), blue)

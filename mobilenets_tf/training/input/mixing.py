@@ -1,7 +1,7 @@
 """Random erasing, mixup and CutMix of a batch, in the graph of a tf.data pipeline.
 
-Sources: arXiv 1708.04896 (erasing), 1710.09412 (mixup), 1905.04899 (CutMix); apple/ml-cvnets for how they go together:
-erasing first, then for each batch one of the other two.
+Sources: arXiv 1708.04896 (erasing), 1710.09412 (mixup), 1905.04899 (CutMix); apple/ml-cvnets for the order:
+erasing first, then mixup or CutMix, drawn for each batch.
 """
 
 import math
@@ -16,10 +16,10 @@ _ERASED_ASPECT = (0.3, 1 / 0.3)
 
 
 def mixed(pixels: tf.Tensor, targets: tf.Tensor, augment: Augment, seed) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pixels and targets after ``augment.erase``, ``mixup`` and ``cutmix``; as they are where it has none of them.
+    """Apply ``augment.erase``, ``mixup`` and ``cutmix`` to pixels and targets; without these, change nothing.
 
     pixels: float32 of shape (n, height, width, 3), 0-255. n, height and width may be known or not.
-    targets: float32 of shape (n, classes); each image's sum stays what it is.
+    targets: float32 of shape (n, classes); each image's sum stays unchanged.
     seed: int32 or int64 of shape (2,), the only source of chance: the result is a function of the arguments, the same
         in a graph and outside.
     """
@@ -41,7 +41,7 @@ def mixed(pixels: tf.Tensor, targets: tf.Tensor, augment: Augment, seed) -> tupl
 
 
 class _Seeds(keras.random.SeedGenerator):
-    """What Keras' layers draw their seeds from, without a state that outlives a call."""
+    """Gives Keras' layers their seeds, without a state that outlives a call."""
 
     def __init__(self, seed):  # the parent's would make a variable
         self.seed, self.drawn = seed, 0
@@ -57,20 +57,21 @@ def _mixup(pixels, targets, alpha: float, seed):
 
 
 def _pairs(pixels, alpha: float, seed) -> tuple[keras.layers.MixUp, dict[str, tf.Tensor]]:
-    """Keras' mixup, and what it drew: each image's partner and its own share, which is Beta(alpha, alpha)."""
-    # The layer makes a variable for its own random state, which tf.function forbids; nobody uses it, so it goes into a
-    # graph that is thrown away. float32 whatever Keras' policy is: these are pixels.
+    """Return Keras' mixup layer and its draw: each image's partner and the image's own share, of Beta(alpha, alpha)."""
+    # The layer makes a variable for its own random state, which tf.function forbids; nothing uses the variable, so it
+    # goes into a graph that is thrown away. float32 whatever Keras' policy is: these are pixels.
     with tf.Graph().as_default():
         layer = keras.layers.MixUp(alpha, dtype="float32")
     return layer, layer.get_random_transformation(pixels, seed=_Seeds(seed))
 
 
 def _cutmix(pixels, targets, alpha: float, seed):
-    """A rectangle of its partner in each image: ``1 - Beta(alpha, alpha)`` of it, less what the border cuts off.
+    """Paste a rectangle of its partner into each image: ``1 - Beta(alpha, alpha)`` of the area, less the part that the
+    border cuts off.
 
-    As the paper, and unlike Keras' layer: its label weights are those of the rectangle before rounding to whole pixels
-    (up to 6 % of a 32 x 32 image off), its rectangles never reach over the border, alpha is at most 1, and it fails
-    where height and width are unknown.
+    This follows the paper. Keras' layer differs: its label weights are those of the rectangle before rounding to whole
+    pixels (up to 6 % of a 32 x 32 image off), its rectangles never reach over the border, alpha is at most 1, and it
+    fails where height and width are unknown.
     """
     pairing, placing = tf.unstack(tf.random.split(seed))
     layer, drawn = _pairs(pixels, alpha, pairing)
@@ -84,10 +85,10 @@ def _cutmix(pixels, targets, alpha: float, seed):
 
 
 def _erased(pixels, chance: float, seed):
-    """Images of which each has that chance of a black rectangle, as torchvision's RandomErasing, which ml-cvnets uses.
+    """Paint a black rectangle into each image with this chance, as torchvision's RandomErasing, which ml-cvnets uses.
 
-    Keras' layer is not used: it fails where height and width are unknown, and its noise is half black, being Gaussian
-    around zero and clipped.
+    Keras' layer is not used: it fails where height and width are unknown, and half of its noise is black, since the
+    noise is Gaussian around zero and clipped.
     """
     size = _size(pixels)
     struck, area, aspect, top, left = tf.unstack(tf.random.stateless_uniform((5, tf.shape(pixels)[0]), seed))
@@ -101,14 +102,14 @@ def _erased(pixels, chance: float, seed):
 
 
 def _size(pixels) -> tf.Tensor:
-    """Height and width, as float32 of shape (2,)."""
+    """Return height and width, as float32 of shape (2,)."""
     return tf.cast(tf.shape(pixels)[1:3], tf.float32)
 
 
 def _rectangles(pixels, first, past) -> tf.Tensor:
-    """Which pixels are in each image's rectangle, as bool of shape (n, height, width, 1).
+    """Mark the pixels in each image's rectangle, as bool of shape (n, height, width, 1).
 
-    first, past: rows and columns where it begins and ends, float32 of shape (n, 2); they may be outside.
+    first, past: row and column where a rectangle begins and ends, float32 of shape (n, 2); may be outside the image.
     """
     height, width = tf.unstack(_size(pixels))
     row, column = tf.range(height), tf.range(width)

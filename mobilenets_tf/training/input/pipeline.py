@@ -27,7 +27,7 @@ from mobilenets_tf.training.input.plan import Plan
 
 @dataclass
 class Broken:
-    """What becomes of an image that cannot be read ("fail" or "skip"), and which they were. Threads share it."""
+    """The rule for images that cannot be read ("fail" or "skip"), and the list of such images. Threads share it."""
 
     rule: str = "fail"
     names: set[str] = field(default_factory=set)
@@ -47,10 +47,10 @@ class Reader:
         return len(self._source)
 
     def read(self, number: int) -> tuple[Any, Any] | None:
-        """A ``PIL.Image`` in RGB and its annotation; None for a broken one that is to be skipped.
+        """Read a ``PIL.Image`` in RGB and its annotation; return None for a broken image that is to be skipped.
 
         Raises:
-            RequestError: the image is broken, and the rule is to fail.
+            RequestError: the image is broken, and the rule is "fail".
         """
         name = self._source.name(number)
         try:
@@ -67,10 +67,10 @@ class Reader:
             raise problem from error
 
     def next(self, number: int) -> tuple[Any, Any]:
-        """As ``read``, with the next image that can be read in the place of one to be skipped.
+        """Read an image as ``read`` does; in place of an image to be skipped, read the next image that can be read.
 
         Raises:
-            RequestError: as ``read``; or none can be read.
+            RequestError: the image is broken and the rule is "fail", or no image can be read.
         """
         for offset in range(len(self)):
             if example := self.read((number + offset) % len(self)):
@@ -162,7 +162,7 @@ def judging_batches(
 
 
 def normalised(pixels, preprocessing: Preprocessing):
-    """``Preprocessing.normalise`` in TensorFlow: pixels of any type -> the network's input, float32."""
+    """Normalise pixels of any type to the network's input, float32, as ``Preprocessing.normalise`` does."""
     return (tf.cast(pixels, tf.float32) - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
 
 

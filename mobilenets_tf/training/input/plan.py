@@ -1,4 +1,4 @@
-"""Which images make which batch, at what size: a function of the step alone, so that a training goes on anywhere."""
+"""The images and the size of each batch: a function of the step alone, so that a training can resume at any step."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +11,7 @@ from mobilenets_tf.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Step:
-    """One batch: the places in the endless stream of images that it takes, and what becomes of them.
+    """One batch: its places in the endless stream of images, the size of the input, the strength of augmentation.
 
     begin, count: places ``begin`` to ``begin + count``. size: of the input in pixels. strength: of the augmentation.
     """
@@ -27,8 +27,8 @@ class Plan:
 
     The images are an endless stream: a permutation of all of them, then another one. A batch takes the next
     ``count``, so that no image is left out where the batch size does not divide their number. Where a recipe has
-    several scales, each batch draws one, and has as many more images as they are smaller (variable_batch_sampler of
-    apple/ml-cvnets).
+    several scales, each batch draws a scale, and batches of smaller images have more images (variable_batch_sampler
+    of apple/ml-cvnets).
 
     Args:
         recipe: batch size, epochs, stages, scales.
@@ -72,7 +72,7 @@ class Plan:
         return Step(begin, int(self._counts[scale]), int(size), self.recipe.stages[stage].strength)
 
     def image(self, place: int) -> int:
-        """The number of the image at a place of the stream."""
+        """Return the number of the image at a place of the stream."""
         pass_number, place = divmod(place, self.images)
         return int(_permutation(self.images, self.seed, pass_number)[place])
 

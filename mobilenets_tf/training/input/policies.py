@@ -101,7 +101,7 @@ RANDAUGMENT = tuple(name for name in OPERATIONS if name != "invert")
 
 
 def autoaugment(image, strength: float, random: np.random.Generator):
-    """One of the 25 sub-policies of [AA] for ImageNet, drawn at random: RGB image -> image of the same size.
+    """Apply one of the 25 sub-policies of [AA] for ImageNet, drawn at random: RGB image -> image of the same size.
 
     strength: of all magnitudes; 1 is the published policy. It cannot change the operations without a magnitude
         (autocontrast, equalize, invert), which keep their probabilities too.
@@ -117,10 +117,11 @@ def autoaugment(image, strength: float, random: np.random.Generator):
 
 
 def randaugment(image, operations: int, magnitude: float, strength: float, random: np.random.Generator):
-    """So many of [RA]'s 14 operations one after the other, each drawn anew: RGB image -> image of the same size.
+    """Apply some of [RA]'s 14 operations, each drawn at random: RGB image -> image of the same size.
 
+    operations: the number of operations.
     magnitude: of all operations, out of 30 (torchvision's 31 bins); 9 is its default.
-    strength: of all magnitudes; 1 leaves them as they are.
+    strength: of all magnitudes; 1 leaves them unchanged.
     """
     for index in random.integers(len(RANDAUGMENT), size=operations):
         operation = OPERATIONS[RANDAUGMENT[index]]

@@ -1,4 +1,4 @@
-"""What a network is trained for: an ``Objective`` for each task."""
+"""The objective of a training: an ``Objective`` for each task."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ def objective_of(
         images: all that are trained or judged with; their boxes are counted.
 
     Raises:
-        RequestError: a detector that is no SSD.
+        RequestError: the detector is no SSD.
     """
     arguments = {"classes": classes, "class_names": class_names, "void": void, "images": images}
     return _OBJECTIVES[task](model, recipe=recipe, resampling=resampling, **arguments)

@@ -40,17 +40,17 @@ class ClassificationObjective:
         return augmented(image, size, self._augment, strength, random), annotation
 
     def targets(self, pixels: tf.Tensor, labels: tf.Tensor, *, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Targets are float32 (n, classes) and sum to one; pixels are float32 where something is mixed into them."""
+        """Make targets, float32 (n, classes), that sum to one. Mixing and erasing make the pixels float32."""
         targets = tf.one_hot(labels, self._classes)
         if self._augment.mixup or self._augment.cutmix or self._augment.erase:
             return mixed(tf.cast(pixels, tf.float32), targets, self._augment, seed)
         return pixels, targets
 
     def trained(self, model: keras.Model) -> keras.Model:
-        """The classifier without its softmax.
+        """Return the classifier without its softmax.
 
         Raises:
-            RequestError: not one output of (N, classes), or it ends in a sigmoid.
+            RequestError: the model has not one output of (N, classes), or ends in a sigmoid.
         """
         trained = logits(model)
         outputs = trained.outputs[0].shape[-1]
@@ -69,14 +69,14 @@ class ClassificationObjective:
     def distillation(
         self, targets: tf.Tensor, outputs: tf.Tensor, teacher_outputs: tf.Tensor, temperature: float
     ) -> tf.Tensor:
-        """Cross-entropy with the teacher's softmax (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
+        """Return the cross-entropy with the teacher's softmax (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
         return soft_cross_entropy(outputs, teacher_outputs, temperature)
 
     def right(self, targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.argmax(outputs, -1) == tf.argmax(targets, -1), tf.float32)
 
     def judge(self, training: Any, reader: pipeline.Reader, progress: Progress = silent) -> dict[str, float]:
-        """val_loss, val_top1 and val_top5. Replicas share the images."""
+        """Return val_loss, val_top1 and val_top5. Replicas share the images."""
         distribution = training.distribution
         share = max(1, min(128, len(reader) // distribution.replicas))
         rounds = -(-len(reader) // (share * distribution.replicas))
@@ -96,15 +96,15 @@ class ClassificationObjective:
         return tf.reduce_sum(tf.stack(values), -1)
 
     def scores(self, sums: np.ndarray) -> dict[str, float]:
-        """val_loss, val_top1 and val_top5, of the ``sums`` of all batches."""
+        """Return val_loss, val_top1 and val_top5, from the ``sums`` of all batches."""
         return dict(zip(("val_loss", "val_top1", "val_top5"), (sums[:3] / max(1.0, sums[3])).tolist(), strict=True))
 
 
 def logits(model: keras.Model) -> keras.Model:
-    """Return a classifier without its softmax: what losses and half precision want.
+    """Return a classifier without its softmax, as losses and half precision need it.
 
     Raises:
-        RequestError: not one output of (N, classes), or it ends in a sigmoid.
+        RequestError: the model has not one output of (N, classes), or ends in a sigmoid.
     """
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         shapes = [tuple(tensor.shape) for tensor in model.outputs]

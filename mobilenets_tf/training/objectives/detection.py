@@ -32,7 +32,7 @@ def anchors_of(model: keras.Model) -> np.ndarray:
     """Return the anchors of an SSD, as ``ssd_anchors`` does.
 
     Raises:
-        RequestError: it has no layers that are named as those of an SSD here, by which its maps are known.
+        RequestError: the model has no layers with the names of an SSD of this package, which show its feature maps.
     """
     maps = grids(model)
     if not maps:
@@ -71,8 +71,8 @@ class DetectionObjective:
         return None
 
     def example(self, image, annotation: Boxes, size: int, strength: float, random: np.random.Generator) -> tuple:
-        """Pixels, corners (most_boxes, 4) and classes (most_boxes,). An image with fewer boxes has its own ones again,
-        which changes no match; background where it has none."""
+        """Make pixels, corners (most_boxes, 4) and classes (most_boxes,). Where an image has fewer boxes, its boxes are
+        repeated, which changes no match; where it has none, there is background."""
         pixels, boxes = with_boxes(image, annotation, size, self._augment, random)
         corners, classes = boxes.corners, np.where(boxes.ignored, _IGNORED, boxes.classes + 1)
         if not len(classes):
@@ -81,7 +81,7 @@ class DetectionObjective:
         return pixels, corners[places], classes[places]
 
     def targets(self, pixels: tf.Tensor, corners: tf.Tensor, classes: tf.Tensor, *, seed: Any) -> tuple:
-        """Targets are each anchor's box, encoded, (n, A, 4), and its class (n, A): 0 for background, -1 for neither
+        """Make the targets: each anchor's encoded box (n, A, 4), and its class (n, A): 0 for background, -1 for neither
         background nor an object."""
         size = tf.cast(tf.shape(pixels)[1], tf.float32)
         anchors, boxes = self._corners * size, corners * size
@@ -97,10 +97,10 @@ class DetectionObjective:
         return pixels, (encoded, tf.where(best >= _OBJECT_FROM, classes, others))
 
     def trained(self, model: keras.Model) -> keras.Model:
-        """Boxes and logits, without the last sigmoid.
+        """Return the model of boxes and logits, without the last sigmoid.
 
         Raises:
-            RequestError: not an SSD with these anchors and classes.
+            RequestError: the model is not an SSD with these anchors and classes.
         """
         anchors, columns = len(self._anchors), 1 + len(self._names)
         shapes = [tuple(output.shape) for output in model.outputs]
@@ -118,9 +118,9 @@ class DetectionObjective:
         return keras.Model(model.inputs[0], [boxes, scores])
 
     def loss(self, targets: tuple, outputs: list) -> tf.Tensor:
-        """Focal loss of all anchors and smooth L1 loss of the objects' boxes, over the number of these.
+        """Return focal loss of all anchors plus smooth L1 loss of the objects' boxes, divided by the number of objects.
 
-        The scores' first column, background, takes no part: TFLite's op skips it.
+        The scores' first column, background, takes no part, since TFLite's op skips it.
         """
         (encoded, classes), (boxes, scores) = targets, outputs
         objects = tf.cast(classes > 0, tf.float32)
@@ -133,8 +133,9 @@ class DetectionObjective:
         return tf.reduce_sum(focal + distance, -1) / tf.maximum(1.0, tf.reduce_sum(objects, -1))
 
     def distillation(self, targets: tuple, outputs: list, teacher_outputs: list, temperature: float) -> tf.Tensor:
-        """Binary cross-entropy with the teacher's scores and smooth L1 loss of the boxes, each anchor's box with the
-        teacher's highest score as its weight; over the sum of these weights, which is the teacher's number of objects.
+        """Return the binary cross-entropy with the teacher's scores plus smooth L1 loss of the boxes. The weight of an
+        anchor's box is the teacher's highest score there; the sum is divided by the sum of these weights, which is the
+        teacher's number of objects.
 
         Classes and boxes of a detector are taught together in Chen et al. 2017 ("Learning Efficient Object Detection
         Models with Knowledge Distillation", NeurIPS); the weights, instead of their bound on the boxes' loss, are ours.
@@ -149,14 +150,14 @@ class DetectionObjective:
         return tf.reduce_sum(tf.reduce_sum(entropy, -1) + distance, -1) / tf.maximum(1.0, tf.reduce_sum(weights, -1))
 
     def right(self, targets: tuple, outputs: list) -> tf.Tensor:
-        """Of the anchors that are objects, the share whose class has the highest score."""
+        """Return the share of right classes among the anchors that are objects: the class has the highest score."""
         (_, classes), (_, scores) = targets, outputs
         objects = tf.cast(classes > 0, tf.float32)
         right = tf.cast(tf.argmax(scores[..., 1:], -1, tf.int32) == classes - 1, tf.float32)
         return tf.math.divide_no_nan(tf.reduce_sum(right * objects, -1), tf.reduce_sum(objects, -1))
 
     def judge(self, training: Any, reader: pipeline.Reader, progress: Progress = silent) -> dict[str, float]:
-        """val_map50 and val_map, as ``metrics.average_precision`` computes them."""
+        """Return val_map50 and val_map, as ``metrics.average_precision`` computes them."""
         postprocess, detections, truths = Postprocess(self._anchors, len(self._names)), [], []
         for (boxes, logits), truth in network_outputs(training, reader, progress):
             detections.append(postprocess(boxes, 1 / (1 + np.exp(-logits))))

@@ -43,10 +43,10 @@ class SegmentationObjective:
         return pixels, masks
 
     def trained(self, model: keras.Model) -> keras.Model:
-        """The model itself, which ends in logits.
+        """Return the model itself, which ends in logits.
 
         Raises:
-            RequestError: not a segmenter of these classes.
+            RequestError: the model is not a segmenter of these classes.
         """
         shapes = [tuple(output.shape) for output in model.outputs]
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != len(self._names):
@@ -57,7 +57,7 @@ class SegmentationObjective:
         return model
 
     def loss(self, targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        """Cross-entropy at the mask's size, over the pixels that are not void."""
+        """Return the cross-entropy at the mask's size, over the pixels that are not void."""
         losses = keras.losses.sparse_categorical_crossentropy(
             targets, self._enlarged(outputs, targets), from_logits=True, ignore_class=self._void
         )
@@ -66,22 +66,22 @@ class SegmentationObjective:
     def distillation(
         self, targets: tf.Tensor, outputs: tf.Tensor, teacher_outputs: tf.Tensor, temperature: float
     ) -> tf.Tensor:
-        """Cross-entropy with the teacher's softmax at the mask's size, over the pixels that are not void.
+        """Return the cross-entropy with the teacher's softmax at the mask's size, over the pixels that are not void.
 
-        Pixel-wise distillation of Liu et al. 2019 ("Structured Knowledge Distillation for Semantic Segmentation", arXiv
-        1903.04197, section 3.1), which has it at the network's own size and over all pixels.
+        Source: pixel-wise distillation of Liu et al. 2019 ("Structured Knowledge Distillation for Semantic
+        Segmentation", arXiv 1903.04197, section 3.1), at the network's own size and over all pixels in the paper.
         """
         logits, teacher_logits = self._enlarged(outputs, targets), self._enlarged(teacher_outputs, targets)
         return self._mean(soft_cross_entropy(logits, teacher_logits, temperature) * self._known(targets), targets)
 
     def right(self, targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        """The share of pixels whose class has the highest logit."""
+        """Return the share of pixels whose class has the highest logit."""
         classes = tf.argmax(self._enlarged(outputs, targets), -1, tf.int32)
         right = tf.cast(classes == tf.cast(targets, tf.int32), tf.float32)
         return self._mean(right * self._known(targets), targets)
 
     def _mean(self, values: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
-        """The mean over the pixels that are not void; ``values`` are 0 where they are."""
+        """Return the mean over the pixels that are not void; ``values`` are 0 in void pixels."""
         return tf.math.divide_no_nan(tf.reduce_sum(values, (1, 2)), tf.reduce_sum(self._known(masks), (1, 2)))
 
     def _known(self, masks: tf.Tensor) -> tf.Tensor:
@@ -91,7 +91,7 @@ class SegmentationObjective:
         return tf.image.resize(logits, tf.shape(masks)[1:3])
 
     def judge(self, training: Any, reader: pipeline.Reader, progress: Progress = silent) -> dict[str, float]:
-        """val_miou and val_pixels, at the masks' own size."""
+        """Return val_miou and val_pixels, at the masks' own size."""
         confusion = Confusion(len(self._names), self._void)
         for (logits,), truth in network_outputs(training, reader, progress):
             confusion.add(truth, classes_at(logits, *truth.shape))
