@@ -96,8 +96,8 @@ def check(request: DeployRequest) -> ImagesToUse:
     """Check everything that can be known to be wrong without TensorFlow; return the images that will be used.
 
     Raises:
-        RequestError: an unknown scheme, input or output form, an option that the scheme or the task has no use for, a
-            model or images that are not there, a folder that cannot be written, or nothing to verify with.
+        RequestError: scheme, input form or output form are unknown, the scheme or the task has no use for an option,
+            model or images are not there, the folder cannot be written, or there are no images to verify with.
     """
     scheme = schemes.get(request.scheme)
     check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)

@@ -54,8 +54,7 @@ def check(request: ExportRequest) -> ImageSet | None:
     """Check everything that can be known to be wrong without TensorFlow; return the images to calibrate with.
 
     Raises:
-        RequestError: an unknown scheme or input form, a model or images that are not there, a file that cannot be
-            written.
+        RequestError: scheme or input form are unknown, model or images are not there, or the file cannot be written.
     """
     scheme = schemes.get(request.scheme)
     if request.per_tensor and not scheme.calibrated:

@@ -139,7 +139,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
     """Check everything that can be known to be wrong without TensorFlow; return the images to train and to judge with.
 
     Raises:
-        RequestError: an option out of range, a model or images that are not there, classes without names, a folder that
+        RequestError: an option is out of range, model or images are not there, classes have no names, or the folder
             cannot be written.
     """
     source = request.source

@@ -35,7 +35,7 @@ def info(request: InfoRequest) -> dict:
     runs in a child process only.
 
     Raises:
-        RequestError: an unknown name, or a value out of range.
+        RequestError: the name is unknown, or a value is out of range.
     """
     registry.check_size(registry.get(request.model), request.alpha, request.resolution)
     with Worker() as worker:  # a child process, so that TensorFlow's messages are not shown

@@ -112,7 +112,8 @@ def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse
     and the images.
 
     Raises:
-        RequestError: unknown schemes or fewer than two, counts below 1, and what ``deployment.check`` refuses.
+        RequestError: schemes are unknown or fewer than two, counts are below 1, or ``deployment.check`` refuses a
+            request.
     """
     names = tuple(dict.fromkeys(schemes.get(name).name for name in request.schemes))
     if "float32" not in names:

@@ -247,7 +247,7 @@ def built(model: AnyModel) -> Any:
     """Return the ``keras.Model`` of a model that is given in any form; a ``keras.Model`` as it is.
 
     Raises:
-        RequestError: an unknown name, or a file that is not there or cannot be loaded.
+        RequestError: the name is unknown, or the file is not there or cannot be loaded.
     """
     if not isinstance(model, (str, os.PathLike, ModelSource)):
         return model

@@ -82,7 +82,7 @@ class Calibration:
             preprocessing: how pixels become the model's input.
 
         Raises:
-            RequestError: no such folder or file, or no images in it.
+            RequestError: there is no such folder or file, or it has no images.
         """
         if not isinstance(images, image_files.ImageSet):
             images = image_files.find_images(images)
@@ -97,7 +97,7 @@ class Calibration:
             progress: called after each sample.
 
         Raises:
-            RequestError: a sample of the wrong shape or with impossible values, or a set that cannot be used.
+            RequestError: a sample has the wrong shape or impossible values, or the set cannot be used.
         """
         self.findings = Findings()
         self._seen.clear()

@@ -266,8 +266,8 @@ class _Planner(flatbuffer.Graph):
                     self._demanded[place, position] = result
 
     def _only_leads_to(self, root: int, operator: schema.OperatorT) -> bool:
-        """Tell whether this operator alone reads the tensors that share a scale with ``root``, apart from the ops that pass
-        the scale on."""
+        """Tell whether this operator alone reads the tensors that share a scale with ``root``, apart from the ops that
+        pass the scale on."""
         if root in self._fixed or root in self.inputs:
             return False
         members = [index for index in range(len(self.tensors)) if self._root(index) == root]

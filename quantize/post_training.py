@@ -43,7 +43,7 @@ class Recipe:
     per_tensor: one scale for all channels of a layer's weights, for hardware that has only one.
 
     Raises:
-        RequestError: an unknown name for ``ranges`` or ``rounding``.
+        RequestError: the name for ``ranges`` or ``rounding`` is unknown.
     """
 
     equalize: bool = True

@@ -49,7 +49,7 @@ def get(name: str | Scheme) -> Scheme:
     """Find a scheme by its name; a ``Scheme`` is returned as it is.
 
     Raises:
-        RequestError: no scheme of that name; the message has the nearest name.
+        RequestError: there is no scheme of that name; the message has the nearest name.
     """
     if isinstance(name, Scheme):
         return name

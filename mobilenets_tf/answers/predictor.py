@@ -184,7 +184,7 @@ def opened(source: ModelSource, reading: Reading) -> Predictor:
     """Open a model: a registered network or a file.
 
     Raises:
-        RequestError: as ``predictor``.
+        RequestError: the model cannot be built or loaded, or ``Predictor`` refuses it.
     """
     if source.is_file or is_tflite(source):
         return predictor(source.model, reading)
@@ -200,7 +200,7 @@ def scaled(source: ModelSource, reading: Reading, scales: Sequence[float], mirro
         scales: of the size of the input, each rounded to a multiple of 32 pixels. mirrored: and mirrored photographs.
 
     Raises:
-        RequestError: as ``predictor``.
+        RequestError: the model cannot be built or loaded, or ``Predictor`` refuses it.
     """
     first = source.build()
     size = first.inputs[0].shape[1]

@@ -45,7 +45,7 @@ def freeze(model: "keras.Model") -> FrozenGraph:
     """Trace a functional or sequential Keras 3 model for inference on one sample, and freeze it.
 
     Raises:
-        RequestError: another kind of model, or an input with a side that is not fixed.
+        RequestError: the model is of another kind, or an input has a side that is not fixed.
     """
     import keras
     import tensorflow as tf
@@ -80,8 +80,8 @@ def check_exportable(model: "keras.Model") -> None:
     """Refuse a model that cannot become a file with static shapes.
 
     Raises:
-        RequestError: not a functional or sequential Keras 3 model, not in float32, or its input has a side that is not
-            fixed.
+        RequestError: the model is no functional or sequential Keras 3 model, is not in float32, or has an input with a
+            side that is not fixed.
     """
     import keras
 
@@ -124,7 +124,7 @@ def convert(graph: FrozenGraph, worker: Worker, weights: str = "float32") -> byt
             their activations while the file runs (the scheme "dynamic").
 
     Raises:
-        RequestError: no such type of weights.
+        RequestError: there is no such type of weights.
         ConversionError: the converter refused the graph or died; for an op that TFLite lacks the layer is named.
     """
     if weights not in WEIGHT_TYPES:
@@ -149,7 +149,7 @@ def float_file(model: "keras.Model", worker: Worker) -> tuple[FrozenGraph, bytes
         The frozen graph, and the file's content.
 
     Raises:
-        RequestError: another kind of model, or an input with a side that is not fixed.
+        RequestError: the model is of another kind, or an input has a side that is not fixed.
         ConversionError: the converter refused the graph or died; for an op that TFLite lacks the layer is named.
     """
     graph = freeze(with_lean_norms(fold(model, share=True)))

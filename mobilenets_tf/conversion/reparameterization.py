@@ -34,8 +34,8 @@ def reparameterize(model: "keras.Model") -> "keras.Model":
         float64), the other layers copied with their weights. ``model`` itself if it has no unit.
 
     Raises:
-        RequestError: a unit inside a subclassed model or a wrapper layer, a unit that is not whole, or a layer that
-            cannot be copied.
+        RequestError: a unit is inside a subclassed model or a wrapper layer, a unit is not whole, or a layer cannot be
+            copied.
     """
     return fold(model, share=False)
 

@@ -35,7 +35,7 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
         A functional model of the same name, inputs and outputs. It lacks layers whose output nothing reads any more.
 
     Raises:
-        RequestError: another kind of model, or a layer that cannot be copied.
+        RequestError: the model is of another kind, or a layer cannot be copied.
     """
     import keras
 

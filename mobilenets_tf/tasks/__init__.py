@@ -13,7 +13,7 @@ def task_of(name: str) -> Task:
     """Return the task of a name: "classify", "detect" or "segment".
 
     Raises:
-        RequestError: no such task.
+        RequestError: there is no such task.
     """
     if name not in _TASKS:
         raise unknown("task", name, _TASKS)

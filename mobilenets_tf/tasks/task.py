@@ -69,7 +69,7 @@ class Task(Protocol):
         """Refuse, before any work, a task whose score needs a package that is not installed.
 
         Raises:
-            RequestError: names the package.
+            RequestError: the package is not installed; the message names it.
         """
 
     def find(
@@ -88,7 +88,7 @@ class Task(Protocol):
             void: of masks, the value of pixels of no class. classes: of masks without names, how many there are.
 
         Raises:
-            RequestError: nothing there, no annotations, or annotations of other classes.
+            RequestError: there are no images or no annotations, or the annotations have other classes.
         """
 
     def training_source(
@@ -108,14 +108,15 @@ class Task(Protocol):
             label_offset: of TFRecords, the label of the first class; None for 1.
 
         Raises:
-            RequestError: as ``find``; or ``label_offset`` for another task than classification.
+            RequestError: there are no images or no annotations, the annotations have other classes, or
+                ``label_offset`` is given for another task than classification.
         """
 
     def photographs(self, spec: str) -> ImageSet:
         """Find the photographs that ``spec`` names, without their annotations, to calibrate with.
 
         Raises:
-            RequestError: nothing there.
+            RequestError: there are no images.
         """
 
     def framed(self, preprocessing: Preprocessing) -> Preprocessing:

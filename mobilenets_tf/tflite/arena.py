@@ -25,7 +25,7 @@ def arena_bytes(content: bytes) -> int:
             is not trusted.
 
     Raises:
-        RequestError: not a TFLite file, or a file that LiteRT cannot run.
+        RequestError: the content is no TFLite file, or LiteRT cannot run the file.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

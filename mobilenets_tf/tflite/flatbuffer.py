@@ -22,7 +22,7 @@ def read(content: bytes) -> schema.ModelT:
     Tensor indices (``inputs``, ``outputs``) and shapes are lists of Python integers, empty where the file has none.
 
     Raises:
-        RequestError: not a TFLite file, or a damaged one; the reason is given.
+        RequestError: the content is no TFLite file, or a damaged file; the message has the reason.
     """
     if content[4:8] != IDENTIFIER:
         raise RequestError("not a TFLite file (its identifier is not TFL3).")

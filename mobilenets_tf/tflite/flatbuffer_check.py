@@ -99,7 +99,7 @@ def check_structure(content: bytes) -> None:
     """Refuse a file in which an offset leads outside, or whose objects would take more memory than its size justifies.
 
     Raises:
-        RequestError: a damaged file; the reason is given.
+        RequestError: the file is damaged; the message has the reason.
     """
     walk = _Walk(content)
     try:
@@ -226,7 +226,7 @@ def check_model(model: schema.ModelT, size: int) -> None:
         size: of the file, in bytes.
 
     Raises:
-        RequestError: a damaged file; the reason is given.
+        RequestError: the file is damaged; the message has the reason.
     """
     if model.version != 3:
         raise _damaged(f"its schema has version {model.version}; 3 is the one there is")

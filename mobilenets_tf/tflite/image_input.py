@@ -27,7 +27,7 @@ class ImageInput:
     form: "normalised" or "uint8".
 
     Raises:
-        RequestError: no such form; the message has the nearest one.
+        RequestError: there is no such form; the message has the nearest form.
     """
 
     wanted: Preprocessing
@@ -77,7 +77,7 @@ def check(form: str) -> None:
     """Check the name of a form.
 
     Raises:
-        RequestError: no such form; the message has the nearest one.
+        RequestError: there is no such form; the message has the nearest form.
     """
     if form not in FORMS:
         raise unknown("input", form, FORMS)

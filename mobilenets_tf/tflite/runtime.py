@@ -26,7 +26,7 @@ class Runner:
         trusted: leave out the check for damage, for content that this process has just made.
 
     Raises:
-        RequestError: no such file, or not a TFLite file that LiteRT can run.
+        RequestError: there is no such file, or LiteRT cannot run the file.
     """
 
     def __init__(self, model: str | Path | bytes, threads: int = 2, trusted: bool = False):
@@ -78,7 +78,7 @@ class Runner:
             One float32 array for each output.
 
         Raises:
-            RequestError: an array of another shape.
+            RequestError: an array has another shape.
         """
         self.invoke(*arrays)
         return [_dequantise(self._interpreter.get_tensor(o["index"]), o) for o in self._outputs]
@@ -90,7 +90,7 @@ class Runner:
             arrays: as for a call.
 
         Raises:
-            RequestError: an array of another shape.
+            RequestError: an array has another shape.
         """
         for details, array in zip(self._inputs, arrays, strict=True):
             shape = tuple(details["shape"].tolist())

@@ -178,7 +178,7 @@ class Recipe:
         Stages and warm-up keep their share of the whole, and an exponential learning rate ends where it would have.
 
         Raises:
-            RequestError: a value out of range.
+            RequestError: a value is out of range.
         """
         recipe = self if batch_size is None else replace(self, batch_size=batch_size)
         if learning_rate is not None:

@@ -73,7 +73,7 @@ def fine_tune(
         progress: called with the epoch and its steps.
 
     Raises:
-        RequestError: an option out of range, or the loss became NaN.
+        RequestError: an option is out of range, or the loss became NaN.
     """
     steps = int(training.cardinality())
     if steps < 1:
@@ -96,7 +96,7 @@ class FineTuningOptions:
     """The options of ``fine_tune``, checked.
 
     Raises:
-        RequestError: an option out of range.
+        RequestError: an option is out of range.
     """
 
     epochs: int = 10
@@ -286,7 +286,7 @@ class _Tuned:
         """Continue from a state after so many steps.
 
         Raises:
-            RequestError: a state of another model or other options.
+            RequestError: the state is of another model or of other options.
         """
         self._done = step
         if self._live and step >= self._freeze_at:

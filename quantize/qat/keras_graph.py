@@ -163,7 +163,7 @@ class Interpreter:
         without_bias: the places of the operators whose bias stays zero, and so gets no variable.
 
     Raises:
-        RequestError: an op for which there is no layer; the op and the Keras layer are named.
+        RequestError: an op has no layer; the message names the op and the Keras layer.
     """
 
     def __init__(self, tree: schema.ModelT, layer_names: list[str], without_bias: Collection[int] = ()):
@@ -346,7 +346,7 @@ def fused_activation(options: object) -> str:
     options: the op's options in the schema.
 
     Raises:
-        RequestError: an activation that training does not know.
+        RequestError: training does not know the activation.
     """
     kind = getattr(options, "fusedActivationFunction", schema.ActivationFunctionType.NONE)
     if kind not in _ACTIVATIONS:

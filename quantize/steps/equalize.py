@@ -90,7 +90,7 @@ class _ScalableGraph(flatbuffer.Graph):
     """Finds the tensors of a graph whose channels can be scaled, and scales them."""
 
     def _scalable(self, operator: schema.OperatorT, names: tuple[str, ...]) -> bool:
-        """Tell whether an operator is an ungrouped convolution of one of these kinds, with constant weights and bias."""
+        """Tell whether an operator is an ungrouped convolution of these kinds, with constant weights and bias."""
         if self.name(operator) not in names or len(operator.inputs) < 3 or operator.inputs[2] < 0:
             return False
         weights, bias = (self.constant(operator.inputs[i]) for i in (1, 2))

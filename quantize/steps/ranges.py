@@ -112,7 +112,7 @@ def estimator(name: str) -> Callable[[ActivationStatistics], Range]:
     """Find a range estimator by its name.
 
     Raises:
-        RequestError: no estimator of that name; the message has the nearest name.
+        RequestError: there is no estimator of that name; the message has the nearest name.
     """
     if name not in ESTIMATORS:
         raise unknown("range estimator", name, ESTIMATORS)
