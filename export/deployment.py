@@ -53,7 +53,7 @@ class Deployed:
 
     @property
     def passed(self) -> bool:
-        """Whether the float file equals Keras and the quantised one agrees with it well enough."""
+        """Whether the float file equals Keras, and the quantised file agrees with the float file well enough."""
         return not self.failures
 
 
@@ -61,7 +61,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     """Build, convert, quantise, verify, write. TensorFlow runs in a child process only.
 
     Args:
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.

@@ -39,7 +39,7 @@ def export_file(request: ExportRequest, progress: Progress = silent) -> Exported
     """Convert a model to one ``.tflite`` file with its manifest beside it. TensorFlow runs in a child process only.
 
     Args:
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.

@@ -62,7 +62,7 @@ class VerifyRequest:
 
 @dataclass(frozen=True)
 class Verified:
-    """How a file compares.
+    """The result of ``verify``: how a file compares with its model and on emulated cores.
 
     comparison: with its Keras model; None without a model. agreed: the comparison reaches ``min_agreement``.
     cores: one comparison for each emulated core, with ``passed``; empty without ``arm64``. versions: of the parts of
@@ -85,7 +85,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
     in child processes.
 
     Args:
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.

@@ -113,7 +113,7 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
     only.
 
     Args:
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.

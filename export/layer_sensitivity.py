@@ -72,7 +72,7 @@ def sensitivity(
         recipe: the steps of quantisation; None for the default.
         drop_of: takes the float file's content, and returns a function that tells how much of its score a file loses.
             None: only noise is measured.
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Raises:
         RequestError: an argument or the calibration data cannot be used.
@@ -93,7 +93,7 @@ def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) 
     """Build, convert, calibrate, measure, write. TensorFlow runs in a child process only.
 
     Args:
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.

@@ -69,7 +69,7 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
     process only.
 
     Args:
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.

@@ -26,7 +26,7 @@ from mobilenets_tf.worker import Worker
 
 @dataclass(frozen=True)
 class Bound:
-    """How much of its score a quantised file may lose; layers stay in float until it loses no more.
+    """A bound of the score that a quantised file may lose; layers stay in float until the file keeps the bound.
 
     max_drop: a share; 0.01 is one answer in a hundred.
     drop_of: takes the float file's content, and returns a function that tells a file's loss. None, for a classifier:
@@ -114,7 +114,7 @@ def to_tflite(
         labels: the class names for the metadata.
         overwrite: replace a file that is there and is not an earlier export.
         facts: a dict of what you know of the model, for the manifest.
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Returns:
         The path, and the manifest that was written beside it as ``<path>.json``.

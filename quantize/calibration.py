@@ -19,7 +19,7 @@ RECOMMENDED = 100
 
 @dataclass
 class Findings:
-    """What the checks found in the calibration samples.
+    """The results of the checks of the calibration samples.
 
     samples: how many there were. low, high, mean: of all their values. constant, noise, duplicates: how many samples
     have one value everywhere, have uncorrelated neighbouring pixels, or equal an earlier sample.

@@ -21,8 +21,8 @@ from mobilenets_tf.tflite.flatbuffer import schema
 
 
 class WeightedInputs(NamedTuple):
-    """Where an op that has weights finds its data, weights and bias among its inputs, and which axis of the weights
-    has the output channels.
+    """The places of data, weights and bias among the inputs of an op, and the axis of the weights that has the output
+    channels.
     """
 
     data: int
@@ -127,7 +127,7 @@ def constant_form(values: np.ndarray, dtype: str) -> Form:
 
 @dataclass
 class IntegerPlan:
-    """Which ops of a float graph compute in integers, and the integer form of each activation.
+    """The ops of a float graph that compute in integers, and the integer form of each activation.
 
     dtype: the type of the activations, "int8" or "int16".
     integer: the places of the operators that compute in integers, in the graph's order.

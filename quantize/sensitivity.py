@@ -24,7 +24,7 @@ SAMPLES = 16  # calibration samples to measure on
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What one Keras layer costs when it alone is quantised.
+    """The loss when a single Keras layer is quantised.
 
     layer: the layer's name.
     operators: the layer's ops that round, and how many of each.

@@ -53,7 +53,7 @@ class ChangedAnswer:
 
 @dataclass(frozen=True)
 class AnswerChange:
-    """How often float's answer ``float_answer`` became ``answer``."""
+    """The number of images for which float's answer ``float_answer`` became ``answer``."""
 
     float_answer: str
     answer: str
@@ -162,7 +162,7 @@ def _thumbnail(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class LayerFidelity:
-    """How faithful the output of one layer is.
+    """The fidelity of one layer's output.
 
     place: of the layer in the file, from 0. layer: its name. snr_db: power of the float file's values divided by the
     power of the difference, in dB; infinite where there is no difference.

@@ -67,7 +67,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
     """Judge a model or a ``.tflite`` file on annotated images. The model runs in a child process.
 
     Args:
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.

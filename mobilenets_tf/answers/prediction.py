@@ -65,7 +65,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
     """Ask models about photographs, and draw their answers. The models run in a child process.
 
     Args:
-        progress: called with (what, done, total) as work goes on.
+        progress: called with (label, done, total) as work goes on.
 
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.

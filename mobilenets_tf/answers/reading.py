@@ -1,4 +1,4 @@
-"""How to read a model, known before it is opened: its task, its input, the meaning of its outputs."""
+"""The reading of a model, known before the model is opened: its task, its input, the meaning of its outputs."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -49,9 +49,10 @@ class Meter(Protocol):
 
 
 class Task(Protocol):
-    """What a network is for. An answer is, for a classifier, the scores float (classes,); for a detector
-    ``boxes.Detections``; for a segmenter the class of each pixel, uint8 (height, width). A truth is a class index,
-    ``boxes.Boxes``, or such an array of classes.
+    """The task of a network: classification, detection or segmentation.
+
+    An answer of a classifier is the scores, float (classes,); of a detector ``boxes.Detections``; of a segmenter the
+    class of each pixel, uint8 (height, width). A truth is a class index, ``boxes.Boxes``, or such an array of classes.
 
     name: in the registry and in manifests.
     measure: what the score is called. key: of the score in ``Meter.scores``.

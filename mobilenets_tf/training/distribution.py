@@ -26,7 +26,7 @@ class Distribution:
 
     @property
     def replicas(self) -> int:
-        """How many copies of the model there are, on all workers together."""
+        """The number of copies of the model, on all workers together."""
         return self.strategy.num_replicas_in_sync
 
     def spread(self, batches: Callable[[], tf.data.Dataset]):

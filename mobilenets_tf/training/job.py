@@ -16,7 +16,7 @@ _RESTARTS = 20
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training wrote.
+    """The files that a training wrote.
 
     path: of the ``.keras`` file. curves: the path of its SVG.
     manifest: as beside the file; ``manifest["epochs"]`` has a row for each epoch, as ``loop.run`` makes them.

@@ -32,7 +32,7 @@ class Trainable(Protocol):
 
 @dataclass
 class Course:
-    """How far a training is: the rows of its curves, and the part of a checkpoint that is no array.
+    """The progress of a training: the rows of its curves, and the part of a checkpoint that is no array.
 
     step: of the next batch. epochs: a row for each. loss, correct, seen: sums over the images of the epoch under way;
         ``seen`` is their number.

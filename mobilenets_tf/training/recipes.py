@@ -1,7 +1,7 @@
-"""How the papers trained their networks: one record each, data only, with the source of every value.
+"""The training recipes of the papers: a record for each network, data only, with the source of every value.
 
-A value that no source gives is ours and says so. ``paper(name)`` is the recipe of a registered network; those in
-``OURS``, for training on a user's images, are ours altogether.
+A value that no source gives is marked as ours. ``paper(name)`` is the recipe of a registered network. The recipes in
+``OURS``, for training on a user's images, come from no paper.
 
 Sources: [V1] arXiv 1704.04861; [V2] arXiv 1801.04381, section 6.1; [V3] arXiv 1905.02244, section 6.1.1; [slim]
 tensorflow/models, research/slim (train_image_classifier.py, its mobilenet README, inception_preprocessing.py); [tpu]

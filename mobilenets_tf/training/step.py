@@ -56,8 +56,8 @@ class Training:
         teacher: another network to learn from; None for the annotations alone.
 
     Raises:
-        RequestError: an unknown precision, XLA with several workers (its collectives are not for processors), or a
-            model whose outputs are not the objective's.
+        RequestError: the precision is unknown, XLA is asked for with several workers (its collectives do not run on
+            processors), or the model's outputs are not those of the objective.
     """
 
     def __init__(

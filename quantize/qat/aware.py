@@ -183,8 +183,8 @@ def quantize_aware(
         progress: called as work goes on.
 
     Raises:
-        RequestError: a scheme without int8 activations, a model or calibration data that cannot be used, or an op that
-            training does not know; the layer is named.
+        RequestError: the scheme has no int8 activations, model or calibration data cannot be used, or training does not
+            know an op; the message names the layer.
         ConversionError: the converter refused the model.
     """
     scheme, model = schemes.get(scheme), built(model)

@@ -249,7 +249,7 @@ class OutputQuantizer(Quantizer):
 
 
 class PlannedConfig(QuantizeConfig):
-    """How one layer computes in integers.
+    """The quantisation of one layer.
 
     Args:
         sources: the options of an ``ActivationRange`` for each input; None for an input of real values.

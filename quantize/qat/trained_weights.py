@@ -40,7 +40,7 @@ def give_back(model: keras.Model, before: bytes, after: bytes) -> None:
         before, after: the contents of float TFLite files of the same operators, before and after training.
 
     Raises:
-        RequestError: a kernel of the graph is that of no layer; nothing has been assigned then.
+        RequestError: a kernel of the graph belongs to no layer; no weights have been assigned then.
     """
     old, new = flatbuffer.read(before), flatbuffer.read(after)
     graph = flatbuffer.Graph(old)

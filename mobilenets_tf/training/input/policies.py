@@ -19,7 +19,7 @@ _TRANSLATION = 150 / 331  # [AA] translates pictures of 331 pixels by up to 150
 
 @dataclass(frozen=True)
 class Operation:
-    """What a policy can do to an image.
+    """An operation of a policy on an image.
 
     apply: (RGB image, magnitude) -> image of the same size.
     most: the magnitude of the highest level; 0 for operations that have none.

@@ -1,4 +1,4 @@
-"""What a network is trained for: the protocol of all objectives, and what they share."""
+"""The objective of a training: the protocol of all objectives, and the functions that they share."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
