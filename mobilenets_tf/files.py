@@ -53,7 +53,7 @@ def digests(contents: dict[str, bytes | str]) -> list[dict]:
 
 
 def check_replaceable(folder: Path, names: list[str], overwrite: bool) -> None:
-    """Refuse to write over files whose sha256 no manifest in the folder lists.
+    """Refuse to write over files whose sha256 no manifest in the folder lists; sealed pages may be replaced.
 
     Raises:
         RequestError: such a file is there and ``overwrite`` is False.

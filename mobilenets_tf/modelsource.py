@@ -77,7 +77,7 @@ class ModelSource:
 
     @property
     def void(self) -> int:
-        """The value of pixels of no class in the masks that a segmenter was trained on; 255 without a manifest."""
+        """The value of pixels of no class in the masks that a segmenter was trained on; 255 if not known."""
         return self._manifest().get("options", {}).get("void", 255) if self.is_file else 255
 
     @property

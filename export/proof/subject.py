@@ -11,8 +11,8 @@ from mobilenets_tf.tasks.task import Decoder, Meter, Task, class_name
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 
-# The outputs of one image, without the batch axis; and a function that returns them for images, uint8 (n, size, size,
-# 3).
+# The outputs of one image, without the batch axis; and a function that returns the outputs of several images, uint8
+# (n, size, size, 3).
 Outputs = list[np.ndarray]
 Answering = Callable[[np.ndarray], list[Outputs]]
 

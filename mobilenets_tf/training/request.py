@@ -251,7 +251,7 @@ def _recipe(request: TrainRequest) -> Recipe:
 
 
 def _is_labelled(source: ModelSource) -> bool:
-    """Tell whether the request or the file gives names to the classes. A registered network's names are ImageNet's."""
+    """Tell whether the request or the file gives names to the classes. A registered network's are not the user's."""
     return source.labels is not None or source.is_file
 
 
