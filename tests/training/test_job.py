@@ -316,7 +316,7 @@ def test_a_wrong_number_of_outputs(folder, tmp_path, network):
 
 @pytest.mark.slow
 def test_mobileone_trains_folds_and_is_deployed(folder, tmp_path):
-    done = run("train", "--model", "mobileone_mu0", "--recipe", "paper", "--resolution", 64, "--data", folder,
+    done = run("train", "--model", "mobileone_mu0", "--recipe", "paper", "--resolution", 32, "--data", folder,
                "--epochs", 1, "--batch-size", 8, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8",
                "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -160,7 +160,8 @@ class DetectionObjective:
         """Return val_map50 and val_map, as ``metrics.average_precision`` computes them."""
         postprocess, detections, truths = Postprocess(self._anchors, len(self._names)), [], []
         for (boxes, logits), truth in network_outputs(training, reader, progress):
-            detections.append(postprocess(boxes, 1 / (1 + np.exp(-logits))))
+            scores = 1 / (1 + np.exp(np.minimum(-logits, 80)))  # beyond that the exponential is no float32 any more
+            detections.append(postprocess(boxes, scores))
             truths.append(truth)
-        scores = metrics.average_precision(detections, truths, self._names)
-        return {"val_map50": scores["map50"], "val_map": scores["map"]}
+        precision = metrics.average_precision(detections, truths, self._names)
+        return {"val_map50": precision["map50"], "val_map": precision["map"]}

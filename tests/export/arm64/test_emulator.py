@@ -438,7 +438,7 @@ def test_an_integer_and_a_float_file_on_all_cores(runtime, integer_and_float, su
         cores = emulator.compare_with_host(machine, content, [[picture] for picture in photographs(3)])
         assert [core.kernels for core in cores] == ["smlal", "sdot", "smmla"]
         assert all(core.passed and core.partitions for core in cores), [core.line() for core in cores]
-        assert all(core.equal for core in cores) == (scheme == "int8")
+        assert scheme == "float32" or all(core.equal for core in cores)  # floats may be equal too
         assert cores[0].values > emulator.FEW_VALUES
     assert all(core.equal for core in emulator.compare_with_host(machine, *suppression))
     with pytest.raises(emulator.EmulatorError, match="cortex-a99"):
