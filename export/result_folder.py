@@ -39,7 +39,7 @@ def write(
     Raises:
         RequestError: the folder cannot be written, or the disk is full.
     """
-    manifest = {**produced.manifest, "passed": not failures, "failures": list(failures)}
+    manifest = files.finite({**produced.manifest, "passed": not failures, "failures": list(failures)})
     contents: dict[str, bytes | str] = {file_name: produced.content, **produced.files}
     if labels:
         contents[LABELS] = "\n".join(labels) + "\n"

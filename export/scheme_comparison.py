@@ -6,6 +6,7 @@ from pathlib import Path
 from mobilenets_tf import files
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import deployment
+from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.export.page import report as page
 from mobilenets_tf.export.page.report import SchemeReport
 from mobilenets_tf.export.proof import judging
@@ -48,6 +49,11 @@ class ReportRequest(Request):
     calls: int = 50
     threads: int = 1
     overwrite: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        names = (self.schemes,) if isinstance(self.schemes, str) else tuple(self.schemes)
+        object.__setattr__(self, "schemes", names)
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,8 @@ def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse
     # The names of the files first, since this check takes no time.
     written = [_page_name(request), "labels.txt"]
     for name in names:
-        written += [_file_name(request, name), f"{_file_name(request, name)}.json"]
+        file_name = _file_name(request, name)
+        written += [file_name, f"{file_name}.json", f"{file_name}.{ANCHORS_FILE}"]
     files.check_folder(Path(request.out))
     files.check_replaceable(Path(request.out), written, request.overwrite)
     return requests, deployment.check(requests[calibrated])

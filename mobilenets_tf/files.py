@@ -122,14 +122,15 @@ def _explained(path: Path):
 
 def to_json(document) -> str:
     """Write a document as indented JSON with a final newline. Infinity and NaN, which JSON lacks, become null."""
-    return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    return json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
-def _finite(value):
+def finite(value):
+    """Return plain data with None for every infinity and NaN."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: finite(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -43,6 +43,19 @@ class ModelSource:
     labels: str | None = None
     content: bytes | None = field(default=None, repr=False)
 
+    def __post_init__(self):
+        for name in ("model", "weights", "labels"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, (str, os.PathLike)):
+                raise RequestError(f"{name} is a {type(value).__name__}; expected a name or the path of a file.")
+            object.__setattr__(self, name, None if value is None else os.fspath(value))
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)):
+                object.__setattr__(self, name, (value,))
+            elif value is not None:
+                object.__setattr__(self, name, tuple(value))
+
     @staticmethod
     def of(model) -> "ModelSource":
         """Make the source of a model: of a registry name, a path, a ``keras.Model`` object, or a ``ModelSource``.
@@ -270,7 +283,8 @@ def weight_preprocessing(
     """
     source = ModelSource(name, weights=weights, alpha=alpha)
     record = _published(source)
-    return task_of(source.task).framed(record.preprocessing).at(resolution or registry.get(name).resolution)
+    size = registry.get(name).resolution if resolution is None else resolution
+    return task_of(source.task).framed(record.preprocessing).at(size)
 
 
 def weight_labels(name: str, weights: str = "imagenet", *, alpha: float | None = None) -> list[str]:

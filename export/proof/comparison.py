@@ -9,6 +9,7 @@ from mobilenets_tf.decibels import signal_to_noise
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.tasks.classification import first_answers, first_five
+from mobilenets_tf.tasks.task import percent
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ class ScoreComparison:
         if self.score is not None:
             before, after = self.reference_score, self.score
             change = 100 * (after - before)
-            lines.append(f"accuracy            {self.measure} {before:.1%} -> {after:.1%} ({change:+.1f} points)")
+            lines.append(
+                f"accuracy            {self.measure} {percent(before)} -> {percent(after)} ({change:+.1f} points)"
+            )
         return lines
 
 

@@ -44,6 +44,7 @@ class EvaluateRequest:
 
     def __post_init__(self):
         object.__setattr__(self, "source", ModelSource.of(self.source))
+        object.__setattr__(self, "scales", tuple(self.scales))
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ def _scales(reading: Reading) -> bool:
 
 def _find(request: EvaluateRequest, reading: Reading, progress: Progress) -> ImageSet:
     task, void = task_of(reading.task or "classify"), request.void
-    if void is None:
+    if void is None and request.source.content is None:
         void = manifest_of(Path(request.source.model)).get("options", {}).get("void")
     try:
         return task.find(request.images, reading.labels, void=255 if void is None else void, progress=progress)
     except RequestError as error:
-        if reading.task:
+        if reading.task or "has no labels" not in str(error):
             raise
         raise RequestError(f"{error} If the file detects or segments, say so with --task.") from None
 

@@ -1,5 +1,6 @@
 """The verb ``predict``: answer about photographs, as data and as pictures."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,11 @@ class PredictRequest:
 
     def __post_init__(self):
         object.__setattr__(self, "source", ModelSource.of(self.source))
+        for name in ("images", "beside"):
+            value = getattr(self, name)
+            paths = (value,) if isinstance(value, (str, os.PathLike)) else value
+            object.__setattr__(self, name, tuple(map(os.fspath, paths)))
+        object.__setattr__(self, "out", None if self.out is None else os.fspath(self.out))
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,9 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
         raise RequestError(f"--threshold {request.threshold}: expected a score from 0 to 1.")
     if request.top < 1:
         raise RequestError(f"--top {request.top}: expected at least 1.")
-    models = [_model(request, file) for file in (request.source.model, *request.beside)]
+    if not request.images:
+        raise RequestError("There are no images to ask about: give at least one photograph.")
+    models = [_model(request, source) for source in (request.source, *map(ModelSource.of, request.beside))]
     photographs = ImageSet(tuple(map(Path, request.images)))
     folder, names = _places(request, photographs.paths)
     images.check(photographs)
@@ -88,10 +96,25 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
     return [replace(each, picture=str(folder / name)) for name, (each, _) in zip(names, pairs, strict=True)]
 
 
-def _model(request: PredictRequest, file: str) -> tuple[ModelSource, Reading]:
-    """Return the source and the reading of one file. The request's mean, std, labels and task hold for its first file,
+def ask(source: ModelSource, reading: Reading, photograph: Path, top: int = 5, threshold: float = 0.5) -> list[dict]:
+    """Return what one model says of one photograph, see ``Prediction.answers``. The model runs in a child process.
+
+    Args:
+        reading: how to read the model's outputs. top, threshold: as in ``PredictRequest``.
+    """
+    request = PredictRequest(source, (os.fspath(photograph),), threshold=threshold, top=top)
+    with Worker(preload="" if is_tflite(source) else "tensorflow") as worker:
+        ((prediction, _),) = worker.call(_predict, [(source, reading)], ImageSet((photograph,)), request, None)
+    return prediction.answers[0]["found"]
+
+
+def _model(request: PredictRequest, source: ModelSource) -> tuple[ModelSource, Reading]:
+    """Return the source and the reading of one model. The request's mean, std, labels and task hold for its first file,
     and for each further file that does not give them."""
-    first, known = request.source, Reading.of(check_file(file))
+    first = request.source
+    if source.content is not None:
+        return source, reading_of(source, request.task)
+    file, known = source.model, Reading.of(check_file(source.model))
     if file == first.model:
         known = Reading()
     mean, std = (None, None) if known.preprocessing else (first.mean, first.std)

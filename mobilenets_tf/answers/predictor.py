@@ -186,7 +186,7 @@ def opened(source: ModelSource, reading: Reading) -> Predictor:
     Raises:
         RequestError: the model cannot be built or loaded, or ``Predictor`` refuses it.
     """
-    if source.is_file or is_tflite(source):
+    if source.content is None and (source.is_file or is_tflite(source)):
         return predictor(source.model, reading)
     model = source.build()
     reading = replace(reading, preprocessing=source.preprocessing(model))

@@ -64,6 +64,8 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
     """
     if not is_tflite(source):
         source.check()
+    if source.content is not None:
+        return Reading(task or source.task, file_preprocessing(source), tuple(source.label_names()))
     if not source.is_file and not is_tflite(source):
         if task not in (None, source.task):
             raise RequestError(f"{source.model} is for the task {source.task!r}, not {task!r}; leave --task out.")
@@ -78,7 +80,7 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
 
 def is_tflite(source: ModelSource) -> bool:
     """Tell whether the model is a TFLite file, which needs no TensorFlow."""
-    return Path(source.model).suffix == TFLITE
+    return source.content is None and Path(source.model).suffix == TFLITE
 
 
 def check_file(file: str | Path) -> Path:
@@ -105,7 +107,7 @@ def file_preprocessing(source: ModelSource) -> Preprocessing:
         raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")
     if source.mean is not None and source.std is not None:
         return Preprocessing(mean=triple(source.mean), std=triple(source.std))
-    if known := manifest_preprocessing(source.model):
+    if source.content is None and (known := manifest_preprocessing(source.model)):
         return known
     raise RequestError(f"No manifest beside {source.model} says how its input is normalised; pass --mean and --std.")
 

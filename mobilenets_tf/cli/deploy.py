@@ -161,11 +161,17 @@ def _costs(deployed):
 
 def _answer(deployed, photo: Path):
     """What the new file says of a photograph: the three most likely classes, or the objects or areas in it."""
-    from mobilenets_tf.answers.prediction import PredictRequest, predict
+    from mobilenets_tf.answers.prediction import ask
+    from mobilenets_tf.answers.reading import Reading
+    from mobilenets_tf.data.preprocessing import Preprocessing
     from mobilenets_tf.modelsource import ModelSource
 
-    request = PredictRequest(ModelSource(str(deployed.path)), (str(photo),), top=3)
-    (prediction,) = predict(request)
-    emit(f"{photo.name}:")
-    for row in prediction.answers[0]["found"]:
+    manifest = deployed.manifest
+    labels, grids = manifest.get("labels") or deployed.labels, (manifest.get("anchors") or {}).get("grids", ())
+    reading = Reading(
+        manifest.get("task", "classify"), Preprocessing.of(manifest), tuple(labels), manifest.get("form"), tuple(grids)
+    )
+    rows = ask(ModelSource(deployed.path), reading, photo, top=3)
+    emit(f"{photo.name}:" if rows else f"{photo.name}: nothing that scores 0.5 or more")
+    for row in rows[:3]:
         emit(f"  {row.get('score', row.get('share')):.1%}  {row['name']}")

@@ -11,7 +11,7 @@ from mobilenets_tf import RequestError, files
 from mobilenets_tf.cli import main
 from mobilenets_tf.data.images import decode
 from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.export import DeployRequest, SensitivityRequest, deploy, write_sensitivity
+from mobilenets_tf.export import DeployRequest, ReportRequest, SensitivityRequest, deploy, report, write_sensitivity
 from mobilenets_tf.export.deployment import check
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.tflite.runtime import Runner
@@ -135,3 +135,25 @@ def test_a_keras_model_may_be_given_for_its_file(tmp_path):
     deployed = deploy(DeployRequest(source, str(tmp_path / "out"), calibration=photographs, min_agreement=0))
     assert deployed.path.name == f"{classifier.name}_int8.tflite" and deployed.path.is_file()
     assert len(deployed.manifest["model"]["weights_sha256"]) == 64 and "content" not in deployed.manifest["model"]
+
+
+def test_labels_of_an_earlier_result_are_not_taken(image_folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels.txt").write_text("of\nfour\nother\nclasses\n")
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((64, 64, 3)), layers.GlobalAveragePooling2D(), layers.Dense(3)])
+    model.save(tmp_path / "net.keras")
+    photo = next(image_folder.rglob("*.png"))
+    words = ["--mean", "0", "--std", "255", "--scheme", "float32", "--calibration", str(image_folder), "--quiet"]
+    words += ["--classify", str(photo), "--out", str(tmp_path / "out"), "--overwrite"]
+    assert main(["deploy", str(tmp_path / "net.keras"), *words]) == 0
+    assert "class " in capsys.readouterr().out.rpartition(f"{photo.name}:")[2]
+
+
+def test_a_report_replaces_no_anchors_of_the_users(tmp_path):
+    path, data = prepared(tmp_path, "detect")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine_float32.tflite.anchors.json").write_text("mine")
+    asked = ReportRequest(path, str(tmp_path / "out"), schemes="float16", output="raw", calibration=str(data))
+    with pytest.raises(RequestError, match="anchors.json is there and is not an earlier result"):
+        report(asked)
