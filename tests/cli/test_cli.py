@@ -227,7 +227,10 @@ def test_files_of_the_users_are_not_replaced(bad_files):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("moment", ["building", "converting", "calibrating"])
+@pytest.mark.parametrize(
+    "moment",
+    ["converting", *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("building", "calibrating"))],
+)
 def test_ctrl_c_leaves_nothing_behind(bad_files, moment):
     temporary = bad_files / "tmp"
     temporary.mkdir()

@@ -77,7 +77,12 @@ MAY_USE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", EACH)
+# Attention has seconds of ops: test_attention_is_a_handful_of_ops converts one such network in the plain run.
+EXPORTED = ["mobilenet_v3_small"]
+EXPORTED += [pytest.param(name, marks=pytest.mark.slow) for name in sorted(SLOW | PLAIN - {*EXPORTED})]
+
+
+@pytest.mark.parametrize("name", EXPORTED)
 def test_exports_lean_and_in_one_piece(name, worker):
     """Float32 and int8: builtin ops, static shapes, one signature, Keras' numbers, one partition of XNNPACK."""
     model = create_model(name, resolution=64, classes=7, classifier_activation=None)
