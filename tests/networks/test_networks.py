@@ -16,14 +16,14 @@ from tests.conftest import photographs
 from tests.support import forked
 from tests.support.make_goldens import generated
 
-# With convolutions, squeeze-and-excite and hard swish, and with attention.
-PLAIN = {"mobilenet_v3_small", "mobilevit_v3_050"}
+# With convolutions, squeeze-and-excite and hard swish. Attention: test_attention_is_a_handful_of_ops.
+PLAIN = {"mobilenet_v3_small"}
 # In CI each kind of block, the smallest and the largest of families. The sizes between them differ in numbers alone,
 # which test_counts.py has.
 SLOW = {
     "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small_minimalistic", "efficientnet_lite0",
     "efficientnet_lite4", "mobileone_mu0", "mobileone_s0", "mobileone_s4", "mobilevit_v3_xxs", "mobilevit_v3_xs_l2",
-    "mobilevit_v3_s", "mobilevit_xxs", "mobilevit_v2_050",
+    "mobilevit_v3_s", "mobilevit_v3_050", "mobilevit_xxs", "mobilevit_v2_050",
 }  # fmt: skip
 # The searches change no op: of small networks test_tflite.py and test_inspection.py make files with the whole recipe.
 QUICK = Recipe(ranges="mean_square_error", rounding="nearest")
@@ -77,12 +77,7 @@ MAY_USE = {
 }  # fmt: skip
 
 
-# Attention has seconds of ops: test_attention_is_a_handful_of_ops converts one such network in the plain run.
-EXPORTED = ["mobilenet_v3_small"]
-EXPORTED += [pytest.param(name, marks=pytest.mark.slow) for name in sorted(SLOW | PLAIN - {*EXPORTED})]
-
-
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", EACH)
 def test_exports_lean_and_in_one_piece(name, worker):
     """Float32 and int8: builtin ops, static shapes, one signature, Keras' numbers, one partition of XNNPACK."""
     model = create_model(name, resolution=64, classes=7, classifier_activation=None)
