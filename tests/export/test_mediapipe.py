@@ -96,7 +96,8 @@ def test_it_gives_the_runners_answers_by_name(small, tmp_path, scheme, wanted):
         scores = runner(image.given.for_input(picture, runner.inputs[0]["dtype"]))[0][0]
         best = np.argsort(-scores, kind="stable")[:3]
         np.testing.assert_allclose([score for _, score in found], scores[best], atol=1e-5)
-        assert found[0][0] == labels[best[0]]
+        # Eight bits make ties, of which MediaPipe may name any.
+        assert scores[labels.index(found[0][0])] == scores.max()
 
 
 SEGMENTS = ("background", *drawn_networks.NAMES)
