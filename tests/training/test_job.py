@@ -122,7 +122,7 @@ def started(words, **environment):
     )
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=300):
     for _ in range(seconds * 50):
         if condition():
             return
