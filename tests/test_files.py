@@ -37,7 +37,7 @@ def test_several_files_change_together_or_not(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "1"
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root can write to")
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="root can write to every folder but Linux's /proc")
 def test_a_folder_that_cannot_be_written():
     with pytest.raises(RequestError, match="Cannot write"):
         files.check_folder(files.Path("/proc/self/out"))

@@ -226,7 +226,7 @@ def test_files_of_the_users_are_not_replaced(bad_files):
     assert [path.name for path in (bad_files / "out").iterdir()] == ["labels.txt"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT to send to one process")
 @pytest.mark.parametrize(
     "moment",
     ["converting", *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("building", "calibrating"))],

@@ -20,7 +20,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting that keeps freed memory")
 def test_a_block_is_mapped_once():
     kept, given_back = (
         int(subprocess.run([sys.executable, "-c", _FAULTS, *words], capture_output=True, text=True, check=True).stdout)

@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_named(network, folder, tmp_path):
     assert "mine.checkpoint.npz is damaged" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no RLIMIT_FSIZE, which stands in for a full disk")
 def test_a_full_disk_at_a_checkpoint(network, folder, tmp_path):
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "

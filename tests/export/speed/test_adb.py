@@ -46,7 +46,7 @@ def test_where_adb_is_looked_for(tmp_path, monkeypatch):
     assert adb.find_adb() == adb.find_adb(str(program)) == str(program)
 
 
-@pytest.mark.skipif(not shutil.which("adb"), reason="adb is not installed")
+@pytest.mark.skipif(not shutil.which("adb"), reason="the real adb is missing; .ci/run installs adb")
 def test_a_real_adb_without_a_phone(tmp_path, monkeypatch):
     with socket.socket() as free:  # a server of its own, which sees no phone over the network either
         free.bind(("127.0.0.1", 0))
