@@ -191,7 +191,7 @@ def _produce(
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=True)
     _check_labels(subject, training, validation)
     objective = objective_of(
         subject.task.name, model, recipe=request.recipe(), resampling=image.given.resampling, classes=subject.classes,
@@ -211,7 +211,7 @@ def _produce(
         aware, _batches(training, plan, objective, image.given), plan.steps_per_epoch,
         _score(subject, validation, objective, progress), options, request.checkpoint, progress, objective,
     )  # fmt: skip
-    content = finished(aware.to_tflite(), model, image, subject.labels)
+    content = finished(aware.to_tflite(), model, image, subject.labels, subject.final_kinds)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
     images_to_use = ImagesToUse(judge=validation)
     others = {"post-training": image.finish(aware.post_training)}
