@@ -194,8 +194,8 @@ def _produce(
     subject = Subject.of(request.source, model, image, request.void)
     _check_labels(subject, training, validation)
     objective = objective_of(
-        subject.task.name, model, recipe=request.recipe(), resampling=image.given.resampling, classes=subject.classes,
-        class_names=subject.class_names, void=subject.void, images=(training, validation),
+        subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,
+        classes=subject.classes, class_names=subject.class_names, void=subject.void, images=(training, validation),
     )  # fmt: skip
     progress("building", 1, 1)
     calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)
