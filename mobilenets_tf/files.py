@@ -1,15 +1,23 @@
-"""Write files whole or not at all, and only over earlier results of this package; digests; the cache folder."""
+"""Write files whole or not at all, and only over earlier results of this package; temporary folders; digests; the cache
+folder."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 from mobilenets_tf.errors import RequestError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _MANIFESTS = ("*.tflite.json", "*.keras.json", "*_sensitivity.json")
 
@@ -94,7 +102,7 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
     """
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as staging:
+        with TemporaryFolder(".unfinished-", folder) as staging:
             for name, data in files.items():
                 with open(Path(staging, name), "wb") as stream:
                     stream.write(data.encode() if isinstance(data, str) else data)
@@ -102,6 +110,91 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
                     os.fsync(stream.fileno())
             for name in files:
                 os.replace(Path(staging, name), folder / name)
+
+
+class TemporaryFolder:
+    """A folder that is removed when it is closed; a context manager that gives the folder's path.
+
+    The folder of a process that was killed is removed by the next process that makes a folder with the same prefix in
+    the same place. A lock, which ends with its process, tells the folders of killed processes from those in use.
+
+    Args:
+        prefix: begins the folder's name. parent: where the folder is made; None for the system's temporary directory.
+
+    Raises:
+        OSError: the folder cannot be made.
+
+    lock: the descriptor that holds the lock; a child process that uses the folder too should inherit this descriptor.
+        None where the file system has no locks.
+    """
+
+    def __init__(self, prefix: str, parent: str | os.PathLike[str] | None = None):
+        parent = Path(tempfile.gettempdir() if parent is None else parent)
+        _remove_leftovers(parent, prefix)
+        while True:
+            self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
+            self.lock = _locked(self._folder.name, wait=True)
+            if os.path.isdir(self._folder.name):
+                break
+            self.close()  # another process took the folder for a leftover before it was locked
+
+    @property
+    def name(self) -> str:
+        """The path of the folder."""
+        return self._folder.name
+
+    def __enter__(self) -> str:
+        return self.name
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the folder."""
+        with contextlib.suppress(OSError):  # such as files of another process that has not ended yet
+            self._folder.cleanup()
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove this user's temporary folders with a prefix that no process uses any more."""
+    for folder in _entries(parent):
+        if not folder.name.startswith(prefix) or not folder.is_dir(follow_symlinks=False):
+            continue
+        with contextlib.suppress(OSError):
+            ours = not hasattr(os, "getuid") or folder.stat(follow_symlinks=False).st_uid == os.getuid()
+            lock = _locked(folder.path, wait=False) if ours else None
+            if lock is not None:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                os.close(lock)
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return list(entries)
+    return []
+
+
+def _locked(folder: str, wait: bool) -> int | None:
+    """Lock a folder. Return a descriptor that holds the lock, or None where there is no lock to be had.
+
+    Args:
+        wait: until another process gives up the lock.
+    """
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return descriptor
+    except OSError:  # the folder is in use, or the file system has no locks
+        os.close(descriptor)
+        return None
 
 
 @contextmanager

@@ -67,3 +67,22 @@ def test_only_our_own_unchanged_files_are_replaced(tmp_path):
     (tmp_path / "a.tflite.json").write_text("{}")
     with pytest.raises(RequestError, match=r"a\.tflite\.json"):
         files.check_replaceable(tmp_path, ["a.tflite.json"], overwrite=False)
+
+
+def test_a_temporary_folder_in_use_stays(tmp_path):
+    with files.TemporaryFolder("mine-", tmp_path) as first:
+        (tmp_path / "mine-link").symlink_to(tmp_path)
+        (tmp_path / "mine-file").write_text("a file of the user's")
+        (tmp_path / "mine-left").mkdir()  # by a process that was killed
+        (tmp_path / "mine-left" / "part").write_text("")
+        (tmp_path / "other").mkdir()
+        with files.TemporaryFolder("mine-", tmp_path) as second:
+            names = {path.name for path in tmp_path.iterdir()}
+            assert names == {os.path.basename(first), os.path.basename(second), "mine-link", "mine-file", "other"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine-link", "mine-file", "other"}
+
+
+def test_what_a_killed_run_left_beside_its_results_goes(tmp_path):
+    (tmp_path / ".unfinished-abc").mkdir()
+    files.write_together(tmp_path, {"a": "1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
