@@ -69,8 +69,8 @@ def test_a_child_in_native_code_ends_with_a_killed_parent_and_the_next_removes_i
 
 def test_where_the_system_does_not_end_a_child_it_watches_its_parent():
     text = (
-        "import os, sys, time; sys.platform = 'darwin'; from mobilenets_tf import worker; worker.end_with(os.getppid());"
-        "print(os.getpid(), flush=True); time.sleep(60)"
+        "import os, sys, time; sys.platform = 'darwin'; from mobilenets_tf import worker; "
+        "worker.end_with(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)"
     )
     start = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {text!r}]); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True) as parent:

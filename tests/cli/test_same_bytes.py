@@ -24,7 +24,8 @@ VERBS = {
     "train": ["--model", *MODEL, "--data", "{photos}", *FEW, *OUT],
     "deploy": [*MODEL, "--calibration", "{photos}", "--min-agreement", "0", *OUT],
     "report": [
-        *MODEL, "--calibration", "{photos}", "--min-agreement", "0", "--schemes", "float16", "int8", "--calls", "2", *OUT
+        *MODEL, "--calibration", "{photos}", "--min-agreement", "0", "--schemes", "float16", "int8", "--calls", "2",
+        *OUT,
     ],
     "export": [*MODEL, "--scheme", "dynamic", "--out", "{out}/net.tflite"],
     "qat": [*MODEL, "--images", "{photos}", *FEW, *OUT],
