@@ -1,7 +1,7 @@
 """mobilenets-tf export"""
 
 from mobilenets_tf.cli.deploy import add_input_form, add_scheme
-from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, request_of
 
 HELP = "Convert a model to one .tflite file and its manifest, without judging it (see deploy for that)."
 EXAMPLE = "mobilenets-tf export my_model.keras --mean 127.5 --std 127.5 --scheme float16 --out my_model.tflite"
@@ -12,7 +12,7 @@ def add_arguments(parser):
     add_scheme(parser)
     add_input_form(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="the .tflite file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not an earlier export")
+    add_overwrite(parser)
     add_quiet(parser)
 
 
