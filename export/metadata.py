@@ -82,6 +82,7 @@ class Metadata:
         that takes uint8 they are 0 and 1: its pixels are fed as they are.
     labels: the class names in the order of the outputs; may be empty.
     task: "classify", "detect", "segment" or "regress". kinds: of the outputs, of a file without forms.
+    geometry: how a photograph becomes the input, in words.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Metadata:
     labels: tuple[str, ...] = field(default=(), repr=False)
     task: str = "classify"
     kinds: tuple[outputs.OutputKind, ...] = ()
+    geometry: str = ""
 
 
 def describe(
@@ -115,7 +117,10 @@ def describe(
         task = "classify" if any(kind.classes or kind is outputs.MULTI_LABEL for kind in kinds) else "regress"
     mean, std = (0.0, 1.0) if image.form == "uint8" else (given.mean[0], given.std[0])
     text = f"{_TITLES[task]}; made by mobilenets-tf {__version__}."
-    return Metadata(name, text, given.size, given.size, mean, std, labels=tuple(labels), task=task, kinds=tuple(kinds))
+    return Metadata(
+        name, text, given.size, given.size, mean, std,
+        labels=tuple(labels), task=task, kinds=tuple(kinds), geometry=given.described(),
+    )  # fmt: skip
 
 
 def add(content: bytes, metadata: Metadata) -> bytes:
@@ -192,10 +197,11 @@ def _input(writer: "_Writer", name: str, metadata: Metadata) -> "_Offset":
     normalization = writer.table({0: writer.floats([metadata.mean]), 1: writer.floats([metadata.std])})
     unit = writer.table({0: writer.byte(_NORMALIZATION_OPTIONS), 1: normalization})
     low, high = ((end - metadata.mean) / metadata.std for end in (0, 255))
+    text = f"RGB image, {metadata.height}x{metadata.width}, values from {low:.5g} to {high:.5g}"
     return writer.table(
         {
             0: writer.text(name),
-            1: writer.text(f"RGB image, {metadata.height}x{metadata.width}, values from {low:.5g} to {high:.5g}"),
+            1: writer.text(f"{text}; from a photograph: {metadata.geometry}" if metadata.geometry else text),
             3: content,
             4: writer.vector([unit]),
             5: writer.table({0: writer.floats([high]), 1: writer.floats([low])}),

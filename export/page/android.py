@@ -6,6 +6,7 @@ The versions below were the newest in November 2026.
 import functools
 import json
 
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.tasks.outputs import CLASSES, kind_of
@@ -35,7 +36,7 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
     page = f"android_{task}.md"
     if kinds and not (len(kinds) == 1 and kinds[0].classes):
         page = "android_outputs.md"
-    anchors = f"{file_name}.{ANCHORS_FILE}"
+    anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing["crop"]
     types = {end["dtype"] for end in (input_, *outputs)}
     template = _environment().get_template(page)
     return template.render(
@@ -45,7 +46,9 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         outputs=outputs,
         form=form,
         size=preprocessing["size"],
-        crop_share=preprocessing["size"] / preprocessing["resize"],
+        crop_share=None if crop == "stretch" else preprocessing["size"] / preprocessing["resize"],
+        geometry=Preprocessing(**preprocessing).described(),
+        filtered="false" if preprocessing["interpolation"] == "nearest" else "true",
         mean=preprocessing["mean"][0],
         std=preprocessing["std"][0],
         classes=max(2, _classes(manifest)),

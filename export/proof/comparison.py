@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.proof.subject import Subject
+from mobilenets_tf.tasks import intervals
 from mobilenets_tf.tasks.classification import FIRST, first_answers, first_five
 from mobilenets_tf.tasks.fidelity import OutputFidelity, tallies_of
 from mobilenets_tf.tasks.outputs import BINARY, CLASSES, End, OutputKind, answer_place, kind_of
@@ -24,7 +26,9 @@ class Comparison:
     top1_agreement: share of images with the same answer; top5_agreement: share whose reference answer is among the
         candidate's first five, of more than five classes.
     ties: share of images where the candidate's highest value is shared by several classes.
+    constant: the places of the candidate's outputs that have the same values on every image, of several.
     reference_top1, reference_top5, top1, top5: accuracies, where labels were given; top5 of more than five classes.
+        interval: the 95 % interval of the change of top-1, see ``tasks.intervals``.
     """
 
     images: int
@@ -37,10 +41,12 @@ class Comparison:
     top1_agreement: float | None = None
     top5_agreement: float | None = None
     ties: float | None = None
+    constant: tuple[int, ...] = ()
     reference_top1: float | None = None
     reference_top5: float | None = None
     top1: float | None = None
     top5: float | None = None
+    interval: intervals.Interval | None = None
 
     @property
     def measure(self) -> str:
@@ -100,11 +106,9 @@ class Comparison:
                 f"same answer         {self.top1_agreement:.1%} of {self.images} images ({five}tied: {self.ties:.1%})"
             )
         if self.top1 is not None:
-            change = 100 * (self.top1 - self.reference_top1)
             five = "" if self.top5 is None else f", top-5 {self.reference_top5:.1%} -> {self.top5:.1%}"
-            lines.append(
-                f"accuracy            top-1 {self.reference_top1:.1%} -> {self.top1:.1%} ({change:+.1f} points){five}"
-            )
+            change = f"{self.reference_top1:.1%} -> {self.top1:.1%} ({change_in_points(self)})"
+            lines.append(f"accuracy            top-1 {change}{five}")
         if not self._single_answer:
             lines += [line for output in self.outputs for line in output.lines()]
             lines.append(f"agreement           {self.agreement:.1%} on {self.images} images ({self._worst.name})")
@@ -119,9 +123,11 @@ class ScoreComparison:
         greatest of each output's, divided by its max |reference|; snr_db: the lowest of each output's, infinite when
         they are equal.
     measure: what the scores are, "mAP at IoU 0.5" or "mIoU". agreement: the candidate's score with the reference's
-        answers as the truth; of a detector, with the answers that the reference is sure of.
-    outputs: each output of the network.
+        answers as the truth; of a detector, with the answers that the reference is sure of. NaN where the reference is
+        sure of nothing: then the answers do not show whether the files agree.
+    outputs: each output of the network. constant: as in ``Comparison``.
     reference_score, score: where the images are annotated; reference_classes, classes: of each class, by its name.
+        interval: the 95 % interval of the change of the score, see ``tasks.intervals``.
     """
 
     images: int
@@ -131,8 +137,10 @@ class ScoreComparison:
     measure: str
     agreement: float
     outputs: tuple[OutputFidelity, ...] = ()
+    constant: tuple[int, ...] = ()
     reference_score: float | None = None
     score: float | None = None
+    interval: intervals.Interval | None = None
     reference_classes: dict[str, float] = field(default_factory=dict)
     classes: dict[str, float] = field(default_factory=dict)
 
@@ -153,15 +161,23 @@ class ScoreComparison:
         """Return the comparison as lines of text."""
         lines = [
             *_difference_lines(self),
-            f"agreement           {self.agreement:.1%} {self.measure} with float32's answers on {self.images} images",
+            f"agreement           {self.agreement:.1%} {self.measure} with float32's answers on {self.images} images"
+            if not np.isnan(self.agreement)
+            else f"agreement           not known: float32 is sure of nothing on {self.images} images",
         ]
         if self.score is not None:
-            before, after = self.reference_score, self.score
-            change = 100 * (after - before)
-            lines.append(
-                f"accuracy            {self.measure} {percent(before)} -> {percent(after)} ({change:+.1f} points)"
-            )
+            before, after = percent(self.reference_score), percent(self.score)
+            lines.append(f"accuracy            {self.measure} {before} -> {after} ({change_in_points(self)})")
         return lines
+
+
+def change_in_points(comparison) -> str:
+    """Describe the change of a score, in percentage points, with its interval."""
+    text = f"{100 * (comparison.score - comparison.reference_score):+.1f} points"
+    if comparison.interval is None:
+        return text
+    low, high = (100 * end for end in comparison.interval)
+    return f"{text}, 95 % interval {low:+.1f} to {high:+.1f}"
 
 
 def _difference_lines(comparison) -> list[str]:
@@ -245,26 +261,29 @@ class OutputsTally:
         outputs = tuple(tally.result() for tally in self._tallies)
         return Comparison(
             images=self._tallies[0].images,
-            **_worst_differences(outputs),
+            **_of_outputs(outputs),
             agreement=min(output.agreement for output in outputs),
             outputs=outputs,
             answer=self._place,
             **self._answered(),
         )
 
-    def _answered(self) -> dict[str, float | None]:
+    def _answered(self) -> dict[str, Any]:
         if (answers := self.answers) is None:
             return {}
         reference, candidate = answers
         before, after = first_answers(reference), first_answers(candidate)
         several = reference.shape[1] > FIRST
-        figures: dict[str, float | None] = {
+        figures: dict[str, Any] = {
             "top1_agreement": float((after == before).mean()),
             "top5_agreement": _share_among_five(candidate, before) if several else None,
             "ties": float(((candidate == candidate.max(-1, keepdims=True)).sum(-1) > 1).mean()),
         }
         if self._labels:
             labels = np.asarray(self._labels)
+            right = before == labels, after == labels
+            lost, won = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
+            figures["interval"] = intervals.of_shares(lost, won, len(labels))
             for name, scores, answer in (("reference_", reference, before), ("", candidate, after)):
                 figures[f"{name}top1"] = float((answer == labels).mean())
                 figures[f"{name}top5"] = _share_among_five(scores, labels) if several else None
@@ -275,12 +294,13 @@ def _share_among_five(scores: np.ndarray, classes: np.ndarray) -> float:
     return float((first_five(scores) == np.asarray(classes)[:, None]).any(-1).mean())
 
 
-def _worst_differences(outputs: Sequence[OutputFidelity]) -> dict[str, float]:
-    """Return largest_difference, relative_difference and snr_db of the worst output."""
+def _of_outputs(outputs: Sequence[OutputFidelity]) -> dict[str, Any]:
+    """Return largest_difference, relative_difference and snr_db of the worst output, and which outputs are constant."""
     return {
         "largest_difference": max(output.largest_difference for output in outputs),
         "relative_difference": max(output.relative_difference for output in outputs),
         "snr_db": min(output.snr_db for output in outputs),
+        "constant": tuple(place for place, output in enumerate(outputs) if output.constant),
     }
 
 
@@ -324,14 +344,9 @@ class ScoreTally:
             before, after = self._reference.scores(), self._candidate.scores()
             scores = {"reference_score": before[task.key], "reference_classes": before["per_class"]}
             scores |= {"score": after[task.key], "classes": after["per_class"]}
-        if np.isnan(agreement):  # the reference is sure of nothing, so nothing can be missed
-            agreement = 1.0
+            scores["interval"] = self._candidate.interval(self._reference)
         outputs = tuple(tally.result() for tally in self._tallies)
         return ScoreComparison(
-            images=self._images,
-            measure=task.measure,
-            agreement=agreement,
-            outputs=outputs,
-            **_worst_differences(outputs),
-            **scores,
-        )
+            images=self._images, measure=task.measure, agreement=agreement, outputs=outputs,
+            **_of_outputs(outputs), **scores,
+        )  # fmt: skip

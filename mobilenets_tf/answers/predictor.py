@@ -11,7 +11,7 @@ from mobilenets_tf.answers.reading import TFLITE, Reading, check_file, is_tflite
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.modelsource import NORMALISATION, ModelSource
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import VALUES, OutputKind, ends_of_file, ends_of_model, kind_of
 from mobilenets_tf.tasks.task import Task
@@ -48,6 +48,7 @@ class Predictor:
     segmenter the class of each pixel of the photograph, uint8 (height, width); for a regression the outputs by name.
 
     task, labels: as the ``Reading`` says. classes: how many there are; None where the outputs do not show the number.
+    preprocessing: of the input, at its size.
 
     Raises:
         RequestError: the input is not one square RGB image, the outputs are not those of the task, or the normalisation
@@ -60,10 +61,8 @@ class Predictor:
         kinds = self._kinds(reading)
         size = input_size(network.name, network.inputs)
         if reading.preprocessing is None:
-            raise RequestError(
-                f"No manifest beside {network.name} says how its input is normalised; pass --mean and --std."
-            )
-        self._input = self.task.framed(reading.preprocessing).at(size)
+            raise RequestError(f"No manifest beside {network.name} says how its input is normalised. {NORMALISATION}")
+        self.preprocessing = self.task.framed(reading.preprocessing).at(size, reading.resize)
         grids = reading.grids or network.grids(self.task)
         self._decoder = self.task.decoder(network.name, network.ends, kinds, reading.form, grids)
         self.classes = self._decoder.classes
@@ -84,7 +83,7 @@ class Predictor:
         """Yield the answer about each ``PIL.Image``; the images have to be in RGB and upright."""
         pixels, sizes = [], []
         for photograph in photographs:
-            pixels.append(self._input.geometry(photograph))
+            pixels.append(self.preprocessing.geometry(photograph))
             sizes.append((photograph.height, photograph.width))
             if len(pixels) == self._network.batch:
                 yield from self._answers(pixels, sizes)
@@ -93,7 +92,7 @@ class Predictor:
             yield from self._answers(pixels, sizes)
 
     def _answers(self, pixels: list[np.ndarray], sizes: list[tuple[int, int]]):
-        outputs = self._network(self._input.for_input(np.stack(pixels), self._network.dtype))
+        outputs = self._network(self.preprocessing.for_input(np.stack(pixels), self._network.dtype))
         for place, size in enumerate(sizes):
             yield self._decoder([output[place] for output in outputs], *size)
 
@@ -238,13 +237,18 @@ def input_size(name: str, shapes: Sequence[tuple[int, ...]]) -> int:
     return shapes[0][0]
 
 
-def file_inputs(name: str, runner: Runner, preprocessing: Preprocessing, paths: Iterable[Path]) -> Iterator[np.ndarray]:
+def file_inputs(
+    name: str, runner: Runner, preprocessing: Preprocessing, paths: Iterable[Path], resize: int | None = None
+) -> Iterator[np.ndarray]:
     """Yield, for each image file, the array that ``Runner`` passes to the single input of a TFLite file.
+
+    Args:
+        preprocessing: at any size. resize: as in ``Preprocessing.at``.
 
     Raises:
         RequestError: the file does not take one square RGB image.
     """
-    prepare = preprocessing.at(input_size(name, runner.input_shapes))
+    prepare = preprocessing.at(input_size(name, runner.input_shapes), resize)
     for path in paths:
         yield prepare.for_input(prepare.geometry(images.decode(path)), runner.inputs[0]["dtype"])
 

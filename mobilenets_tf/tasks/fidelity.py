@@ -45,7 +45,7 @@ class OutputFidelity:
     snr_db: 10 log10(sum reference^2 / sum (candidate - reference)^2); infinite when they are equal.
     agreement: by the kind's measure, 1 where the outputs are equal. measure: what the agreement is called.
     elements: the least faithful first, at most 16. element_count: how many there are.
-    constant: the reference gives the same values for all images.
+    constant: the candidate gives the same values for all images, of several.
     """
 
     name: str
@@ -124,8 +124,8 @@ class OutputTally:
                 raise RequestError(f"The {whose} gives NaN or infinite values on {broken} of {len(outputs)} images.")
         self.images += len(reference)
         if self._first is None:
-            self._first = np.array(reference[0])
-        self._constant = self._constant and bool((reference == self._first).all())
+            self._first = np.array(candidate[0])
+        self._constant = self._constant and bool((candidate == self._first).all())
         rows, others = (np.asarray(each, np.float64).reshape(-1, self._end.elements) for each in (reference, candidate))
         difference = others - rows
         self._largest = max(self._largest, float(np.abs(difference).max(initial=0)))
@@ -174,7 +174,7 @@ class OutputTally:
             agreement=self.agreement,
             elements=tuple(ElementFidelity(int(i), *(float(column[i]) for column in columns)) for i in order),
             element_count=self._end.elements,
-            constant=self._constant,
+            constant=self._constant and self.images > 1,
         )
 
     @property

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mobilenets_tf.data.images import ImageSet, find_images
+from mobilenets_tf.data.annotated import photographs_of
+from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import silent
+from mobilenets_tf.tasks.intervals import Interval
 from mobilenets_tf.tasks.outputs import VALUES, End, OutputKind
 from mobilenets_tf.tasks.task import Task, refuse_not_finite
 
@@ -42,7 +44,7 @@ class Regression(Task):
         raise RequestError(f"{spec} cannot train a regression: {_REASON}")
 
     def photographs(self, spec: str) -> ImageSet:
-        return find_images(spec)
+        return photographs_of(spec)
 
     def framed(self, preprocessing: Preprocessing) -> Preprocessing:
         return preprocessing
@@ -121,6 +123,9 @@ class RegressionMeter:
 
     def lost(self, reference: "RegressionMeter | None" = None) -> float:
         return 0.0
+
+    def interval(self, reference: "RegressionMeter") -> Interval | None:
+        return None
 
     def scores(self) -> dict:
         return {"images": self._images, "r2": float("nan")}
