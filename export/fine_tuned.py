@@ -14,10 +14,11 @@ from mobilenets_tf.data.sources import Files
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, result_folder
 from mobilenets_tf.export.deployment import annotated_images
+from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.judging import AnyComparison
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.request import Request
+from mobilenets_tf.export.request import Limits, Request
 from mobilenets_tf.export.tflite import Conversion, finished
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.calibration import Calibration
@@ -64,6 +65,11 @@ class QatRequest(Request):
     checkpoint: str | None = None
     overwrite: bool = False
 
+    @property
+    def limits(self) -> Limits:
+        """What is asked of the file. It may well give other answers than the float model: it was trained further."""
+        return Limits(min_agreement=None)
+
     def recipe(self) -> recipes.Recipe:
         """Return the training recipe of the batches and their augmentation.
 
@@ -79,8 +85,7 @@ class FineTuned:
     """The files that ``qat`` wrote, and how float, post-training and fine-tuned compare on the validation images.
 
     path: of the TFLite file. report: of the page on it. manifest: as in ``<path>.json``.
-    post_training, fine_tuned: the two files beside the float file. failures: the checks that failed, a sentence each.
-    seconds: of the whole run.
+    post_training, fine_tuned: the two files beside the float file. badge: the verdict. seconds: of the whole run.
     """
 
     path: Path
@@ -88,13 +93,13 @@ class FineTuned:
     manifest: dict
     post_training: AnyComparison
     fine_tuned: AnyComparison
-    failures: tuple[str, ...]
+    badge: Badge
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """Whether every check succeeded."""
-        return not self.failures
+        """Whether no check failed."""
+        return self.badge.passed
 
     def lines(self) -> list[str]:
         """Return a table of the three files as lines of text."""
@@ -124,11 +129,9 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
         training, validation = check(request)
         produced, usual = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
-    manifest, page = result_folder.write(
-        folder, name, produced, produced.failures, request.source.label_names()
-    )  # fmt: skip
+    manifest, page = result_folder.write(folder, name, produced, request.source.label_names())
     seconds = time.monotonic() - started
-    return FineTuned(folder / name, page, manifest, usual, produced.comparison, produced.failures, seconds)
+    return FineTuned(folder / name, page, manifest, usual, produced.comparison, produced.badge, seconds)
 
 
 def _file_name(request: QatRequest) -> str:

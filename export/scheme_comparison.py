@@ -10,10 +10,11 @@ from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.export.page import report as page
 from mobilenets_tf.export.page.report import SchemeReport
 from mobilenets_tf.export.proof import judging
+from mobilenets_tf.export.proof.badge import Badge, together
 from mobilenets_tf.export.proof.evidence import SchemeRow
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, conclude
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.request import DeployRequest, Request
+from mobilenets_tf.export.request import MIN_AGREEMENT, DeployRequest, Request
 from mobilenets_tf.export.speed import timing
 from mobilenets_tf.export.tflite import check_request, convert_model
 from mobilenets_tf.progress import Progress, silent
@@ -41,7 +42,7 @@ class ReportRequest(Request):
     calibration_count: int | None = None
     evaluate: str | None = None
     seed: int = 0
-    min_agreement: float = 0.5
+    min_agreement: float = MIN_AGREEMENT
     input: str = "normalised"
     output: str | None = None
     score_threshold: float | None = None
@@ -58,16 +59,20 @@ class ReportRequest(Request):
 
 @dataclass(frozen=True)
 class SchemesReport:
-    """The result of ``report``: the page's path, the rows of its table, and the checks that failed, a sentence each."""
+    """The result of ``report``.
+
+    path: of the page. rows: of its table. badge: the verdict on all files together; badges: on each, by its name.
+    """
 
     path: Path
     rows: tuple[SchemeRow, ...]
-    failures: tuple[str, ...]
+    badge: Badge
+    badges: dict[str, Badge]
 
     @property
     def passed(self) -> bool:
-        """Whether every file agrees with the float file, and the float file with Keras."""
-        return not self.failures
+        """Whether no check failed."""
+        return self.badge.passed
 
 
 def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport:
@@ -84,25 +89,27 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
     with Worker() as worker:
         requests, images_to_use = check(request)
         produced, timings = worker.call(_produce, request, requests, images_to_use, progress=progress)
-    folder, failures, contents = Path(request.out), [], {}
+    folder, contents = Path(request.out), {}
     names = {scheme: _file_name(request, scheme) for scheme in requests}
     labels = request.source.label_names()
     shared = {"labels.txt": "\n".join(labels) + "\n"} if labels else {}
     reports, rows = [], []
     for scheme, made in produced.items():
         name = names[scheme]
-        failed = [*deployment.failures(requests[scheme], made.parity, made.comparison), *made.failures]
-        failures += [f"{name}: {text}" for text in failed]
-        manifest = {"passed": not failed, "failures": failed, **made.manifest}
+        manifest = {**made.badge.facts(), **made.manifest}
         listed = {name: made.content, **made.files, **shared}
         contents |= {name: made.content, **made.files}
         contents[f"{name}.json"] = files.to_json({"files": files.digests(listed), **manifest})
         reports.append(SchemeReport(name, manifest, made.evidence))
-        rows.append(SchemeRow.of(scheme, len(made.content), made.comparison, timings[scheme].median_ms))
+        faster_than = tuple(name for name, other in timings.items() if timing.is_faster(timings[scheme], other))
+        row = SchemeRow.of(scheme, len(made.content), made.comparison, timings[scheme].median_ms, faster_than)
+        rows.append(row)
     latency = {name: (t.median_ms, t.p90_ms) for name, t in timings.items()}
-    text = page.render_schemes(request.source.name, reports, tuple(rows), latency)
+    badges = {names[scheme]: made.badge for scheme, made in produced.items()}
+    verdict = together(badges)
+    text = page.render_schemes(request.source.name, verdict, reports, tuple(rows), latency)
     files.write_together(folder, {_page_name(request): files.sealed(text), **shared, **contents})
-    return SchemesReport(folder / _page_name(request), tuple(rows), tuple(failures))
+    return SchemesReport(folder / _page_name(request), tuple(rows), verdict, badges)
 
 
 def _file_name(request: ReportRequest, scheme: str) -> str:

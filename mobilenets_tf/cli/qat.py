@@ -54,10 +54,11 @@ def run(arguments):
          f"{tuning['best_epoch']} of {len(tuning['validation_accuracies']) - 1}")  # fmt: skip
     for line in tuned.lines():
         emit(f"  {line}")
-    for failure in tuned.failures:
-        emit(f"  FAILED: {failure}")
+    for line in tuned.badge.lines():
+        emit(f"  {line}")
     emit(f"Report: {tuned.report}")
-    emit(f"For Android: {tuned.path}.android.md")
+    if tuned.passed:
+        emit(f"For Android: {tuned.path}.android.md")
     emit("Next:")
     judged = shlex.quote(arguments.validation or arguments.images)
     emit(f"  mobilenets-tf evaluate {shlex.quote(str(tuned.path))} --images {judged}")

@@ -11,7 +11,7 @@ import time
 import keras
 import pytest
 
-from mobilenets_tf import list_models
+from mobilenets_tf import create_model, list_models
 from mobilenets_tf.cli import VERBS
 from tests.support.forked import command as run
 
@@ -108,13 +108,55 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     assert 0 <= json.loads(keras_evaluated.stdout)["top5"] <= 1
 
 
-def test_a_failed_check_exits_with_1(model_file, image_folder, tmp_path):
-    options = ["--mean", 127.5, "--std", 127.5]
-    arguments = ["--calibration", image_folder, "--out", tmp_path / "out", "--min-agreement", 1.01]
-    done = run("deploy", model_file, *options, *arguments)
-    assert done.returncode == 1
-    assert "FAILED" in done.stdout
-    assert not json.loads((tmp_path / "out" / "mine_int8.tflite.json").read_text())["passed"]
+@pytest.mark.parametrize("scheme", ["float32", "int8"])
+def test_a_failed_check_exits_with_1_and_offers_nothing_to_ship(scheme, image_folder, tmp_path):
+    same = keras.layers.Dense(4, kernel_initializer="zeros", bias_initializer="ones")
+    pool = keras.layers.GlobalAveragePooling2D()
+    keras.Sequential([keras.Input((64, 64, 3)), pool, same]).save(tmp_path / "mine.keras")
+    options = ["--mean", 127.5, "--std", 127.5, "--scheme", scheme, "--calibration", image_folder]
+    done = run("deploy", tmp_path / "mine.keras", *options, "--out", tmp_path / "out")
+    assert done.returncode == 1 and "[red] A check failed" in done.stdout, (done.stdout, done.stderr)
+    assert "FAILED: The output of the file is the same for all 10 images." in done.stdout
+    assert "For Android" not in done.stdout and "adb push" not in done.stdout
+    file = tmp_path / "out" / f"mine_{scheme}.tflite"
+    manifest = json.loads(file.with_name(f"{file.name}.json").read_text())
+    assert not manifest["passed"] and manifest["badge"]["colour"] == "red"
+    android = file.with_name(f"{file.name}.android.md").read_text()
+    assert "the same for all 10 images" in android and "adb" not in android and "Kotlin" not in android
+    page = file.with_name(f"{file.name}.html").read_text()
+    assert '<div class="verdict red">' in page and manifest["badge"]["headline"] in page
+
+
+def test_random_weights_are_said_aloud(image_folder, tmp_path):
+    words = ["deploy", "mobilenet_v2", "--alpha", 0.35, "--resolution", 32, "--classes", 4, "--scheme", "float32"]
+    words += ["--calibration", image_folder, "--out", tmp_path / "out"]
+    done = run(*words)
+    assert done.returncode == 0 and "warning: RANDOM WEIGHTS: mobilenet_v2" in done.stderr, done.stderr
+    assert "--weights imagenet, --weights FILE" in done.stderr and "--weights random" in done.stderr
+    assert "[grey] Converted, not judged: the weights are random" in done.stdout and "erified" not in done.stdout
+    asked = run(*words, "--weights", "random")
+    assert asked.returncode == 0 and "RANDOM" not in asked.stderr and "[grey]" in asked.stdout
+    file = tmp_path / "out" / "mobilenet_v2_0.35_float32.tflite"
+    refused = run("verify", file, "--model", "mobilenet_v2", "--images", image_folder)
+    assert refused.returncode == 2 and "It was made of such weights, says its manifest." in refused.stderr
+
+
+def test_verify_takes_from_the_manifest_what_is_not_said(image_folder, tmp_path):
+    model = create_model("mobilenet_v2", alpha=0.35, resolution=32, classes=4)
+    model.save_weights(tmp_path / "mine.weights.h5")
+    words = ["deploy", "mobilenet_v2", "--weights", tmp_path / "mine.weights.h5", "--alpha", 0.35, "--resolution", 32]
+    words += ["--classes", 4, "--mean", 127.5, "--std", 127.5, "--scheme", "float32"]
+    done = run(*words, "--calibration", image_folder, "--out", tmp_path / "out", "--quiet")
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "out" / "mobilenet_v2_0.35_float32.tflite"
+    for named in ([], ["--model", "mobilenet_v2"]):
+        same = run("verify", file, *named, "--images", image_folder, "--json")
+        assert same.returncode == 0, (same.stdout, same.stderr)
+        document = json.loads(same.stdout)
+        assert document["relative_difference"] < 1e-5 and document["model"] == "mobilenet_v2"
+    (tmp_path / "mine.weights.h5").write_bytes(b"")
+    changed = run("verify", file, "--images", image_folder)
+    assert "mine.weights.h5 has changed since" in changed.stderr and changed.returncode == 2
 
 
 def test_export_writes_one_file_and_its_manifest(model_file, tmp_path):
@@ -189,6 +231,12 @@ PHOTOS = ["--calibration", "photos"]
         ),
         (["deploy", "mobilenet_v2", *PHOTOS, "--evaluate", "photos"], "'a', 'b' are none of the model's 1000 classes"),
         ([*MINE, *PHOTOS, "--calibration-count", "0"], "--calibration-count 0"),
+        (
+            [*MINE, *PHOTOS, "--min-agreement", "99"],
+            "min_agreement=99: expected a share from 0 to 1; for 99 % pass 0.99",
+        ),
+        (["report", *MINE[1:], *PHOTOS, "--out", "out", "--min-agreement", "99"], "for 99 % pass 0.99"),
+        (["verify", "x.tflite", "--model", "mine.keras", "--images", "photos", "--min-agreement", "99"], "pass 0.99"),
         ([*MINE, *PHOTOS, "--evaluate", "broken"], "has no labels"),
         ([*MINE, *PHOTOS, "--alpha", "0.5"], "--alpha is for registered networks"),
         ([*MINE, *PHOTOS, "--labels", "taken"], "gives 1 labels; the model has 10"),
