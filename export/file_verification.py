@@ -45,7 +45,7 @@ class VerifyRequest:
     arm64: compare what the file computes on emulated arm64 cores with what it computes here.
     cpu: the cores, as QEMU calls them; empty: one for each kind of int8 kernel. folder: of the emulated runtime; None:
         the usual place.
-    input_of: where neither ``source`` nor the manifest says how pixels become the input: mean and std.
+    input_of: where neither ``source`` nor the manifest says how pixels become the input: mean, std, crop.
     """
 
     file: str
@@ -108,7 +108,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         images.check(image_set if source else emulated_set)
         if emulator and not source:
             known = request.input_of or ModelSource(request.file)
-            preprocessing = file_preprocessing(ModelSource(request.file, mean=known.mean, std=known.std))
+            preprocessing = file_preprocessing(replace(known, model=request.file, content=None, weights=None))
     comparison, cores = None, ()
     with Worker(preload="tensorflow" if source else "") as worker:
         if source:
@@ -126,8 +126,11 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
 
 def _calibrated(request: VerifyRequest, image_set: ImageSet) -> bool:
     """Tell whether an image was used for the calibration of the file, as its manifest lists them."""
-    listed = (manifest_of(Path(request.file)).get("calibration") or {}).get("files", ())
-    used = {(each["file"], each["sha256"]) for each in listed}
+    try:
+        listed = manifest_of(Path(request.file))["calibration"]["files"]
+        used = {(each["file"], each["sha256"]) for each in listed}
+    except (KeyError, TypeError):  # the file was not calibrated, or its manifest is not ours
+        return False
     names = {name for name, _ in used}
     return any((path.name, sha256_of(path)) in used for path in image_set.paths if path.name in names)
 
@@ -153,11 +156,17 @@ def _model_of(request: VerifyRequest) -> ModelSource | None:
             f"{source.model} without weights gets new random weights each time, so {request.file} cannot be compared "
             f"with it.{was} Pass the --weights, or the .keras file, that the file was made of."
         )
-    origin = source.model if source.is_file else source.weights
-    unchanged = source != told or source.facts().get("weights_sha256") == facts.get("weights_sha256")
-    if not unchanged:
-        warnings.warn(f"{origin} has changed since {request.file} was made of it.", stacklevel=3)
     return source
+
+
+def _warn_if_changed(file: str, source: ModelSource) -> None:
+    """Warn of weights that are others than those of which the file was made, though they have the same name."""
+    told = manifest_of(Path(file)).get("model")
+    told, now = told if isinstance(told, dict) else {}, source.facts()
+    same = all(told.get(name) == now.get(name) for name in ("model", "weights"))
+    if same and "weights_sha256" in told and told["weights_sha256"] != now.get("weights_sha256"):
+        origin = source.model if source.is_file else source.weights
+        warnings.warn(f"{origin} has changed since {file} was made of it.", stacklevel=3)
 
 
 def _check(request: VerifyRequest):
@@ -188,6 +197,7 @@ def _check(request: VerifyRequest):
         setup.check_cpus(emulator, request.cpu)
     if source:
         source.check()
+        _warn_if_changed(request.file, source)
     if not Path(request.file).is_file():
         raise RequestError(f"No such TFLite file: {request.file}")
     if request.count is not None and request.count < 1:
@@ -242,5 +252,6 @@ def _run_on_host(request: VerifyRequest, image_set: ImageSet | None, preprocessi
         inputs = track(random_inputs(runner, count, request.seed), "on this machine", progress, count)
     else:
         paths = track(image_set.paths, "on this machine", progress)
-        inputs = ([array] for array in file_inputs(request.file, runner, preprocessing, paths))
+        resize = request.input_of.resize if request.input_of and not request.source else None
+        inputs = ([array] for array in file_inputs(request.file, runner, preprocessing, paths, resize))
     return run_on_host(Path(request.file).read_bytes(), inputs)

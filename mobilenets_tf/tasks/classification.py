@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mobilenets_tf.data import sources
+from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.images import ImageSet, find_images
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
@@ -48,7 +49,7 @@ class Classification(Task):
         return sources.find(spec, tuple(class_names), label_offset=label_offset, progress=progress)
 
     def photographs(self, spec: str) -> ImageSet:
-        return find_images(spec)
+        return photographs_of(spec)
 
     def framed(self, preprocessing: Preprocessing) -> Preprocessing:
         return preprocessing

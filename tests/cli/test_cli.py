@@ -11,7 +11,7 @@ import time
 import keras
 import pytest
 
-from mobilenets_tf import create_model, list_models
+from mobilenets_tf import list_models
 from mobilenets_tf.cli import VERBS
 from tests.support.forked import command as run
 
@@ -92,6 +92,8 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     images = ["--images", image_folder, "--json", "--min-agreement", 1]
     same = run("verify", out / "mine_float16.tflite", "--model", model_file, *options, *images)
     assert same.returncode == 0 and json.loads(same.stdout)["relative_difference"] < 0.02, same.stderr
+    told = run("verify", out / "mine_float16.tflite", *images)  # the manifest names the model
+    assert told.returncode == 0 and json.loads(told.stdout)["model"] == str(model_file), told.stderr
     for path in out.glob("mine_float16*"):
         path.unlink()
     assert run("deploy", *arguments, "--quiet").returncode == 0
@@ -125,38 +127,6 @@ def test_a_failed_check_exits_with_1_and_offers_nothing_to_ship(scheme, image_fo
     assert "the same for all 10 images" in android and "adb" not in android and "Kotlin" not in android
     page = file.with_name(f"{file.name}.html").read_text()
     assert '<div class="verdict red">' in page and manifest["badge"]["headline"] in page
-
-
-def test_random_weights_are_said_aloud(image_folder, tmp_path):
-    words = ["deploy", "mobilenet_v2", "--alpha", 0.35, "--resolution", 32, "--classes", 4, "--scheme", "float32"]
-    words += ["--calibration", image_folder, "--out", tmp_path / "out"]
-    done = run(*words)
-    assert done.returncode == 0 and "warning: RANDOM WEIGHTS: mobilenet_v2" in done.stderr, done.stderr
-    assert "--weights imagenet, --weights FILE" in done.stderr and "--weights random" in done.stderr
-    assert "[grey] Converted, not judged: the weights are random" in done.stdout and "erified" not in done.stdout
-    asked = run(*words, "--weights", "random")
-    assert asked.returncode == 0 and "RANDOM" not in asked.stderr and "[grey]" in asked.stdout
-    file = tmp_path / "out" / "mobilenet_v2_0.35_float32.tflite"
-    refused = run("verify", file, "--model", "mobilenet_v2", "--images", image_folder)
-    assert refused.returncode == 2 and "It was made of such weights, says its manifest." in refused.stderr
-
-
-def test_verify_takes_from_the_manifest_what_is_not_said(image_folder, tmp_path):
-    model = create_model("mobilenet_v2", alpha=0.35, resolution=32, classes=4)
-    model.save_weights(tmp_path / "mine.weights.h5")
-    words = ["deploy", "mobilenet_v2", "--weights", tmp_path / "mine.weights.h5", "--alpha", 0.35, "--resolution", 32]
-    words += ["--classes", 4, "--mean", 127.5, "--std", 127.5, "--scheme", "float32"]
-    done = run(*words, "--calibration", image_folder, "--out", tmp_path / "out", "--quiet")
-    assert done.returncode == 0, done.stderr
-    file = tmp_path / "out" / "mobilenet_v2_0.35_float32.tflite"
-    for named in ([], ["--model", "mobilenet_v2"]):
-        same = run("verify", file, *named, "--images", image_folder, "--json")
-        assert same.returncode == 0, (same.stdout, same.stderr)
-        document = json.loads(same.stdout)
-        assert document["relative_difference"] < 1e-5 and document["model"] == "mobilenet_v2"
-    (tmp_path / "mine.weights.h5").write_bytes(b"")
-    changed = run("verify", file, "--images", image_folder)
-    assert "mine.weights.h5 has changed since" in changed.stderr and changed.returncode == 2
 
 
 def test_export_writes_one_file_and_its_manifest(model_file, tmp_path):
@@ -276,10 +246,16 @@ def test_files_of_the_users_are_not_replaced(bad_files):
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT to send to one process")
 @pytest.mark.parametrize(
-    "moment",
-    ["converting", *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("building", "calibrating"))],
+    ("moment", "name", "status"),
+    [
+        ("building", "SIGTERM", 143),
+        ("converting", "SIGINT", 130),
+        pytest.param("building", "SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("calibrating", "SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("calibrating", "SIGHUP", 129, marks=pytest.mark.slow),
+    ],
 )
-def test_ctrl_c_leaves_nothing_behind(bad_files, moment):
+def test_a_signal_leaves_nothing_behind(bad_files, moment, name, status):
     temporary = bad_files / "tmp"
     temporary.mkdir()
     process = subprocess.Popen(
@@ -295,9 +271,12 @@ def test_ctrl_c_leaves_nothing_behind(bad_files, moment):
     for line in process.stderr:
         if line.startswith(moment):
             break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
+    if name == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
+    else:
+        process.send_signal(getattr(signal, name))
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == status, errors
     assert "interrupted; no file was left half-written" in errors and "Traceback" not in errors
     assert not (bad_files / "out").exists() and not any(temporary.iterdir())
     time.sleep(0.1)
