@@ -157,6 +157,13 @@ def annotated_images(request, spec: str) -> ImageSet:
     return task_of(source.task).find(spec, source.label_names(), void=source.void if void is None else void)
 
 
+def calibration_of(request, scheme, images_to_use: ImagesToUse, image: ImageInput) -> Calibration | None:
+    """Return the calibration of a request (with ``trust_calibration``); None for a scheme without calibration."""
+    if not scheme.calibrated:
+        return None
+    return Calibration.from_images(images_to_use.calibration, image.given, request.trust_calibration)
+
+
 def _produce(
     request: DeployRequest, images_to_use: ImagesToUse, progress: Progress
 ) -> tuple[Produced, AnyComparison | None]:
@@ -169,7 +176,7 @@ def _produce(
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void)
     progress("building", 1, 1)
-    calibration = Calibration.from_images(images_to_use.calibration, image.given) if scheme.calibrated else None
+    calibration = calibration_of(request, scheme, images_to_use, image)
     check_request(model, scheme, calibration)
     bound = None
     if request.max_drop is not None:
@@ -182,7 +189,7 @@ def _produce(
         )
     others, usual = {}, None
     if request.per_tensor:
-        calibration = Calibration.from_images(images_to_use.calibration, image.given)
+        calibration = calibration_of(request, scheme, images_to_use, image)
         usual = _per_channel(converted, scheme, calibration, progress)
         others["per channel"] = image.finish(usual)
     name = _file_name(request)

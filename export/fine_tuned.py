@@ -42,7 +42,7 @@ class QatRequest(Request):
     calibration_count: of the training images, to choose the first ranges from.
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
-    output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
+    trust_calibration, output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
     """
 
     images: str
@@ -56,6 +56,7 @@ class QatRequest(Request):
     patience: int = 3
     freeze_norms_after: int = 0
     calibration_count: int = 128
+    trust_calibration: bool = False
     distill: float = 0.0
     input: str = "normalised"
     output: str | None = None
@@ -201,7 +202,8 @@ def _produce(
         classes=subject.classes, class_names=subject.class_names, void=subject.void, images=(training, validation),
     )  # fmt: skip
     progress("building", 1, 1)
-    calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)
+    few = training.sample(request.calibration_count, request.seed)
+    calibration = Calibration.from_images(few, image.given, request.trust_calibration)
     aware = quantize_aware(
         model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, progress=progress
     )

@@ -72,6 +72,7 @@ class DeployRequest(Request):
         ``quantize.SCHEMES``. out: the folder to write.
     calibration: a folder or CSV of images, or "demo" for the photographs that scikit-image ships; calibration_count of
         them are used, chosen with ``seed`` (None: all).
+    trust_calibration: the calibration images are meant to be as they are, see ``Calibration.trusted``.
     evaluate: annotated images to judge with, as in ``EvaluateRequest.images``; those used for calibration are left out.
         None judges on the calibration images, without scores.
     min_agreement: the agreement with the float model from which the result passes: of a classifier the share of images
@@ -92,6 +93,7 @@ class DeployRequest(Request):
     scheme: str = "int8"
     calibration: str | None = None
     calibration_count: int | None = None
+    trust_calibration: bool = False
     evaluate: str | None = None
     seed: int = 0
     min_agreement: float = MIN_AGREEMENT

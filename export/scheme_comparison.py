@@ -20,7 +20,6 @@ from mobilenets_tf.export.speed import timing
 from mobilenets_tf.export.tflite import check_request, convert_model
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
-from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
 
@@ -41,6 +40,7 @@ class ReportRequest(Request):
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
     calibration: str | None = None
     calibration_count: int | None = None
+    trust_calibration: bool = False
     evaluate: str | None = None
     seed: int = 0
     min_agreement: float = MIN_AGREEMENT
@@ -171,7 +171,7 @@ def _produce(
     with Worker() as worker:
         for name in requests:
             scheme = schemes.get(name)
-            calibration = Calibration.from_images(images_to_use.calibration, image.given) if scheme.calibrated else None
+            calibration = deployment.calibration_of(request, scheme, images_to_use, image)
             check_request(model, scheme, calibration)
             converted[name] = convert_model(
                 model, scheme, calibration, worker, progress, image=image, labels=subject.labels

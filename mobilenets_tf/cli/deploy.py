@@ -8,6 +8,7 @@ from mobilenets_tf.cli.options import (
     add_model,
     add_overwrite,
     add_quiet,
+    add_trust_calibration,
     display,
     emit,
     image_line,
@@ -57,6 +58,7 @@ def add_scheme(parser):
     parser.add_argument(
         "--calibration-count", type=int, metavar="N", help="use N of these images, chosen with --seed (default: all)"
     )
+    add_trust_calibration(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--per-tensor",

@@ -77,6 +77,15 @@ def _values(cls, arguments) -> dict:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
+def add_trust_calibration(parser) -> None:
+    """--trust-calibration."""
+    parser.add_argument(
+        "--trust-calibration", action="store_true",
+        help="the calibration images are meant to be as they are: only warn if most of them are noise, constant or "
+        "copies, or look normalised twice",
+    )  # fmt: skip
+
+
 def add_min_agreement(parser, reference: str) -> None:
     """--min-agreement with a reference."""
     parser.add_argument(

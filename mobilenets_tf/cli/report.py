@@ -7,6 +7,7 @@ from mobilenets_tf.cli.options import (
     add_model,
     add_overwrite,
     add_quiet,
+    add_trust_calibration,
     display,
     emit,
     image_line,
@@ -32,6 +33,7 @@ def add_arguments(parser):
         "--calibration", metavar="CSV_OR_DIR",
         help="100 to 500 images of the kind the app will meet; 'demo' takes scikit-image's few for a first try",
     )  # fmt: skip
+    add_trust_calibration(parser)
     parser.add_argument("--calibration-count", type=int, metavar="N", help="use N of them, chosen with --seed")
     parser.add_argument(
         "--evaluate", metavar="CSV_OR_DIR",
