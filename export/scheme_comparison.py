@@ -98,7 +98,7 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
     reports, rows = [], []
     for scheme, made in produced.items():
         name = names[scheme]
-        manifest = {**made.badge.facts(), **made.manifest}
+        manifest = files.finite({**made.badge.facts(), **made.manifest})
         listed = {name: made.content, **made.files, **shared}
         contents |= {name: made.content, **made.files}
         contents[f"{name}.json"] = files.to_json({"files": files.digests(listed), **manifest})

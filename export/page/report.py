@@ -90,6 +90,8 @@ def _environment():
         "manifest_text": files.to_json,
         "view": _view,
         "first_two": lambda row: row[:2],
+        "error_share": lambda decibels: f"{10 ** (-decibels / 20):.1%}",
+        "worst_layer": lambda layers: next((row for row in layers if math.isfinite(row.snr_db)), None),
         "layer_charts": _layer_charts,
         "pareto_charts": _pareto_charts,
         "on_front": _on_front,

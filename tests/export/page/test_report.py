@@ -115,6 +115,8 @@ def test_the_page_says_what_the_manifest_says():
         "int8 2.30 ms 2.60 ms 0.44",
         "tabby 53.0%, right", "On 3 of them only float32 is right, on 1 only int8 is right.",
         "tabby lynx 3", "XNNPACK (CPU) 33 of 35 2 the default", "XNNPACK (CPU) SOFTMAX 2 its beta is tabby",
+        "the largest error is block1_conv : its error is 24.3% of its values' size (12.3 dB).",
+        "The error of the model's outputs is 8.0% (21.9 dB). Later layers average many values",
         "block1_conv 4 12.3 dB 25%", "pad 1 exact 0%", '"weights_sha256": "57"', "SHA-256 file.tflite 2f85",
     ):  # fmt: skip
         assert said in text, said
