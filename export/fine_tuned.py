@@ -14,10 +14,11 @@ from mobilenets_tf.data.sources import Files
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, result_folder
 from mobilenets_tf.export.deployment import annotated_images
+from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.judging import AnyComparison
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.request import Request
+from mobilenets_tf.export.request import Limits, Request
 from mobilenets_tf.export.tflite import Conversion, finished
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.calibration import Calibration
@@ -41,7 +42,7 @@ class QatRequest(Request):
     calibration_count: of the training images, to choose the first ranges from.
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
-    output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
+    trust_calibration, output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
     """
 
     images: str
@@ -55,6 +56,7 @@ class QatRequest(Request):
     patience: int = 3
     freeze_norms_after: int = 0
     calibration_count: int = 128
+    trust_calibration: bool = False
     distill: float = 0.0
     input: str = "normalised"
     output: str | None = None
@@ -63,6 +65,11 @@ class QatRequest(Request):
     seed: int = 0
     checkpoint: str | None = None
     overwrite: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        """What is asked of the file. It may well give other answers than the float model: it was trained further."""
+        return Limits(min_agreement=None)
 
     def recipe(self) -> recipes.Recipe:
         """Return the training recipe of the batches and their augmentation.
@@ -79,8 +86,7 @@ class FineTuned:
     """The files that ``qat`` wrote, and how float, post-training and fine-tuned compare on the validation images.
 
     path: of the TFLite file. report: of the page on it. manifest: as in ``<path>.json``.
-    post_training, fine_tuned: the two files beside the float file. failures: the checks that failed, a sentence each.
-    seconds: of the whole run.
+    post_training, fine_tuned: the two files beside the float file. badge: the verdict. seconds: of the whole run.
     """
 
     path: Path
@@ -88,13 +94,13 @@ class FineTuned:
     manifest: dict
     post_training: AnyComparison
     fine_tuned: AnyComparison
-    failures: tuple[str, ...]
+    badge: Badge
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """Whether every check succeeded."""
-        return not self.failures
+        """Whether no check failed."""
+        return self.badge.passed
 
     def lines(self) -> list[str]:
         """Return a table of the three files as lines of text."""
@@ -124,11 +130,9 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
         training, validation = check(request)
         produced, usual = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
-    manifest, page = result_folder.write(
-        folder, name, produced, produced.failures, request.source.label_names()
-    )  # fmt: skip
+    manifest, page = result_folder.write(folder, name, produced, request.source.label_names())
     seconds = time.monotonic() - started
-    return FineTuned(folder / name, page, manifest, usual, produced.comparison, produced.failures, seconds)
+    return FineTuned(folder / name, page, manifest, usual, produced.comparison, produced.badge, seconds)
 
 
 def _file_name(request: QatRequest) -> str:
@@ -198,7 +202,8 @@ def _produce(
         classes=subject.classes, class_names=subject.class_names, void=subject.void, images=(training, validation),
     )  # fmt: skip
     progress("building", 1, 1)
-    calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)
+    few = training.sample(request.calibration_count, request.seed)
+    calibration = Calibration.from_images(few, image.given, request.trust_calibration)
     aware = quantize_aware(
         model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, progress=progress
     )

@@ -14,10 +14,6 @@ from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.calibration import one_by_one
 from mobilenets_tf.tflite.runtime import Runner
 
-# Largest difference allowed between Keras and a float32 file, relative to the largest output.
-FLOAT_TOLERANCE = 1e-4
-# Half precision keeps 11 bits of each weight.
-HALF_TOLERANCE = 2e-2
 # The forms of a detector's and a segmenter's files whose outputs are the Keras model's own.
 COMPARABLE = ("raw", "stride")
 
@@ -40,13 +36,18 @@ class OutputDifference:
 class OutputsComparison:
     """A candidate's outputs beside the reference's, for models that are no classifiers: boxes and scores, maps.
 
-    images: how many. outputs: in the model's order.
+    images: how many. outputs: in the model's order. constant: as in ``Comparison``.
     """
 
     images: int
     outputs: tuple[OutputDifference, ...]
+    constant: tuple[int, ...] = ()
 
-    agreement = None  # outputs are compared, not answers
+    agreement = score = reference_score = interval = None  # outputs are compared, not answers
+
+    def summary(self) -> str:
+        """Return how the outputs compare, in a few words."""
+        return f"signal to noise {self.snr_db:.1f} dB on {self.images} images"
 
     @property
     def relative_difference(self) -> float:
@@ -132,7 +133,8 @@ def verify(
     names = [details["name"] for details in runner.outputs]
     ends = zip(names, runner.output_shapes, differences, strict=True)
     rows = (OutputDifference(name, shape, **difference.result()) for name, shape, difference in ends)
-    return OutputsComparison(count, tuple(rows))
+    constant = tuple(place for place, difference in enumerate(differences) if difference.constant)
+    return OutputsComparison(count, tuple(rows), constant)
 
 
 def check_form(file: Path) -> None:
