@@ -18,7 +18,7 @@ FLOORS = (
     ("conventions", "files", "manifest", "registry", "worker"),
     ("data",),
     ("tflite", "weights"),
-    ("quantize.schemes", "conversion"),
+    ("quantize.schemes", "quantize.samples", "conversion"),
     ("networks",),
     ("tasks", "factory"),
     ("modelsource",),
