@@ -159,7 +159,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
     if request.freeze_norms_after < 0:
         raise RequestError(f"freeze_norms_after={request.freeze_norms_after}: expected at least 0.")
     request.recipe()
-    result_folder.check(Path(request.out), _file_name(request), request.overwrite)
+    result_folder.check(request, _file_name(request))
     training = annotated_images(request, request.images)
     if request.validation is not None:
         validation = annotated_images(request, request.validation)

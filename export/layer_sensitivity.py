@@ -131,7 +131,7 @@ def check(request: SensitivityRequest) -> tuple[ImageSet, ImageSet | None]:
     request.source.check()
     folder = Path(request.out)
     files.check_folder(folder)
-    files.check_replaceable(folder, list(_names(request)), request.overwrite)
+    files.check_replaceable(folder, _names(request), request.overwrite, request.described())
     if request.calibration is None:
         raise RequestError("Nothing to measure with: give --calibration images (or --calibration demo).")
     task, count = request.source.task, request.calibration_count
@@ -174,6 +174,7 @@ def _produce(
     rows = sensitivity(model, calibration, request.scheme, recipe=recipe, drop_of=drop_of, progress=progress)
     facts = {
         "model": request.source.facts(),
+        "options": request.options(),
         "scheme": request.scheme,
         "recipe": asdict(recipe),
         "preprocessing": asdict(preprocessing),

@@ -282,6 +282,10 @@ class ModelSource:
             values["sha256"] = hashlib.sha256(self.content).hexdigest()
         return values
 
+    def described(self) -> dict:
+        """Return the fields that were given, as plain data, without the content of a ``keras.Model`` object."""
+        return {name: value for name, value in self.plain().items() if value is not None and name != "sha256"}
+
     def options(self, flag: str = "") -> str:
         """Write the command-line options that name this model, with the model itself after ``flag``."""
         words = [flag, self.model] if flag else [self.model]

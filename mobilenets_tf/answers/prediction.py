@@ -29,7 +29,7 @@ class PredictRequest:
     out: a ``.png`` or ``.jpg`` for one photograph, or a folder for a ``.png`` of each; None draws nothing.
     threshold: the lowest score of an object that is shown. top: how many classes of a classifier.
     task: of files that do not say: "classify", "detect" or "segment".
-    overwrite: replace pictures in ``out``.
+    overwrite: replace files in ``out`` that are no earlier pictures of the same request.
     """
 
     source: AnyModel
@@ -150,8 +150,23 @@ def _places(request: PredictRequest, photographs: Sequence[Path]) -> tuple[Path,
         owners[name] = path
         if any((folder / name).resolve() == each.resolve() for each in photographs):
             raise RequestError(f"{folder / name} is a photograph itself, and would be lost. Choose another --out.")
-    files.check_replaceable(folder, names, request.overwrite)
+    there = [pair for pair in zip(photographs, names, strict=True) if (folder / pair[1]).exists()]
+    others = [name for photograph, name in there if not _is_same(folder / name, request, photograph)]
+    files.check_replaceable(folder, others, request.overwrite)
     return folder, names
+
+
+def _is_same(path: Path, request: PredictRequest, photograph: Path) -> bool:
+    """Tell whether a file is the picture that this request has drawn of this photograph before."""
+    from mobilenets_tf.tasks import pictures
+
+    return path.is_file() and pictures.is_sealed(path.read_bytes(), _described(request, photograph))
+
+
+def _described(request: PredictRequest, photograph: Path) -> dict:
+    """Say in plain data of what the picture of a photograph is made."""
+    given = {name: getattr(request, name) for name in ("beside", "threshold", "top", "task")}
+    return {"model": request.source.described(), "photograph": os.fspath(photograph), **given}
 
 
 def _predict(models, photographs: ImageSet, request: PredictRequest, suffix: str | None, progress: Progress):
@@ -183,10 +198,10 @@ def _of_photograph(
         if suffix:
             drawings.append(task.draw(photograph, answer, labels, request.top))
     prediction = Prediction(str(path), photograph.width, photograph.height, answers)
-    return prediction, _picture(names, drawings, suffix) if suffix else None
+    return prediction, _picture(names, drawings, suffix, _described(request, path)) if suffix else None
 
 
-def _picture(names: Sequence[str], drawings: Sequence, suffix: str) -> bytes:
+def _picture(names: Sequence[str], drawings: Sequence, suffix: str, described: dict) -> bytes:
     from mobilenets_tf.tasks import pictures
 
     short = [Path(name).name for name in names]
@@ -194,4 +209,4 @@ def _picture(names: Sequence[str], drawings: Sequence, suffix: str) -> bytes:
     drawing = drawings[0]
     if len(drawings) > 1:
         drawing = pictures.side_by_side(list(zip(captions, drawings, strict=True)))
-    return pictures.encoded(drawing, suffix)
+    return pictures.sealed(drawing, suffix, described)

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, image_line, request_of
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
 
@@ -37,9 +37,7 @@ def add_arguments(parser):
         help="leave as few layers in float as it takes to lose no more than this share of top-1, mAP or mIoU (0.01: "
         "one point); without --evaluate, of the agreement with the float model",
     )  # fmt: skip
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace files in --out that are not from this command"
-    )
+    add_overwrite(parser)
     add_quiet(parser)
 
 

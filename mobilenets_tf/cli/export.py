@@ -1,7 +1,7 @@
 """mobilenets-tf export"""
 
 from mobilenets_tf.cli.deploy import add_input_form, add_scheme
-from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, image_line, request_of
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Convert a model to one .tflite file and its manifest, without judging it (see deploy for that)."
@@ -13,7 +13,7 @@ def add_arguments(parser):
     add_scheme(parser)
     add_input_form(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="the .tflite file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not an earlier export")
+    add_overwrite(parser)
     add_quiet(parser)
 
 

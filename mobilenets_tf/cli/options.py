@@ -85,6 +85,13 @@ def display(arguments):
     return nullcontext(silent) if arguments.quiet else Display()
 
 
+def add_overwrite(parser) -> None:
+    """--overwrite."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files in --out that are no earlier result of the same command"
+    )
+
+
 def add_json(parser) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output and nothing else")

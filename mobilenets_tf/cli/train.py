@@ -5,7 +5,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, image_line, model_source
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, model_source
 from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Train a network: fine-tune it on your annotated images (the default), or follow its paper's recipe."
@@ -75,9 +75,7 @@ def add_arguments(parser):
     parser.add_argument("--save-every", type=int, metavar="STEPS", help="also write a checkpoint every so many steps")
     parser.add_argument("--seed", type=int, default=0, help="of batches, augmentation and new weights (default 0)")
     parser.add_argument("--restart", action="store_true", help="forget an unfinished training in --out")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace files in --out that this command did not write"
-    )
+    add_overwrite(parser)
     add_quiet(parser)
 
 

@@ -23,7 +23,6 @@ from mobilenets_tf.weights import catalog
 RECIPES = ("finetune", "scratch", "paper")
 KEEP = ("last", "best")
 BROKEN = ("fail", "skip")
-LABELS = "labels.txt"
 _VALIDATION_SHARE = 0.2
 # Fields that may differ when a training goes on: they change the result by rounding at the most.
 _FREE = ("out", "restart", "overwrite", "save_every", "distribute", "replicas", "precision", "jit_compile")
@@ -156,21 +155,27 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     source.check()
     request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
-    folder = Path(request.out)
-    files.check_folder(folder)
-    names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
-    files.check_replaceable(folder, [*names, LABELS], request.overwrite)
-
+    files.check_folder(Path(request.out))
     training, validation = _find_images(request, tuple(source.label_names()) if _is_labelled(source) else (), progress)
     class_names = training.class_names
     classes = _count_classes(source, class_names, request.data)
     _check_classes(training, classes, class_names, request.data)
     _check_teacher_classes(request, classes, class_names)
-    if not request.checkpoint.is_file() or request.restart:
-        _check_images([training] + ([validation] if validation else []), request.broken, progress)
     if not source.is_file:
         source = replace(source, classes=classes)
-    return Job(replace(request, source=source), recipe, training, validation, classes, class_names)
+    request = replace(request, source=source)
+    _check_replaceable(request, class_names)
+    if not request.checkpoint.is_file() or request.restart:
+        _check_images([training] + ([validation] if validation else []), request.broken, progress)
+    return Job(request, recipe, training, validation, classes, class_names)
+
+
+def _check_replaceable(request: TrainRequest, class_names: Sequence[str]) -> None:
+    """Refuse a folder that has something else in the place of the result's files."""
+    names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
+    options = {key: value for key, value in request.options().items() if key != "source"}
+    described = {"model": request.source.described(), "options": options}
+    files.check_replaceable(Path(request.out), names, request.overwrite, described, files.labels_file(class_names))
 
 
 def _task(request: TrainRequest) -> str:
