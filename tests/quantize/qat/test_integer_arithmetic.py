@@ -50,6 +50,9 @@ def cases(a, b) -> dict:
         "dilated": layers.Conv2D(5, 3, dilation_rate=2, padding="same")(a),
         "transposed": layers.Conv2DTranspose(5, 3, strides=2, padding="same")(a),
         "between two floats": layers.Conv2D(4, 1)(normalized),
+        "maximum with a constant beyond the input's range": ops.maximum(a, ops.linspace(-2.0, 9.0, 8)),
+        "concatenation with a constant beyond": ops.concatenate([a, ops.zeros_like(b) + 9.0], -1),
+        "clamp of a wide range": ops.clip(a, -0.3, 0.3),
     }
 
 
