@@ -50,8 +50,8 @@ def run(arguments):
     size = tuned.manifest["bytes"] / 1e6
     emit(f"{tuned.path}  {size:.2f} MB, {tuned.seconds:.0f} s")
     tuning = tuned.manifest["fine_tuning"]
-    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge; weights of epoch "
-         f"{tuning['best_epoch']} of {len(tuning['validation_accuracies']) - 1}")  # fmt: skip
+    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge")
+    emit(f"  {tuned.outcome}")
     for line in tuned.lines():
         emit(f"  {line}")
     for failure in tuned.failures:
