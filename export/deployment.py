@@ -104,7 +104,7 @@ def check(request: DeployRequest) -> ImagesToUse:
     image_input.check(request.input)
     request.source.check()
     forms.check_output(request.source, request.output, request.score_threshold)
-    result_folder.check(Path(request.out), _file_name(request), request.overwrite)
+    result_folder.check(request, _file_name(request))
     if scheme.calibrated and request.calibration is None:
         raise RequestError(
             f"The scheme {scheme.name!r} needs --calibration: a folder or CSV with 100 to 500 images of the kind the "

@@ -162,7 +162,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
     if request.freeze_norms_after < 0:
         raise RequestError(f"freeze_norms_after={request.freeze_norms_after}: expected at least 0.")
     request.recipe()
-    result_folder.check(Path(request.out), _file_name(request), request.overwrite)
+    result_folder.check(request, _file_name(request))
     training = annotated_images(request, request.images)
     if request.validation is not None:
         validation = annotated_images(request, request.validation)
@@ -197,8 +197,8 @@ def _produce(
     subject = Subject.of(request.source, model, image, request.void)
     _check_labels(subject, training, validation)
     objective = objective_of(
-        subject.task.name, model, recipe=request.recipe(), resampling=image.given.resampling, classes=subject.classes,
-        class_names=subject.class_names, void=subject.void, images=(training, validation),
+        subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,
+        classes=subject.classes, class_names=subject.class_names, void=subject.void, images=(training, validation),
     )  # fmt: skip
     progress("building", 1, 1)
     calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)

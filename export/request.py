@@ -21,6 +21,10 @@ class Request:
     def __post_init__(self):
         object.__setattr__(self, "source", ModelSource.of(self.source))
 
+    def described(self) -> dict:
+        """Return what was asked for, as the manifest has it: the model, and the options."""
+        return {"model": self.source.described(), "options": self.options()}
+
     def options(self) -> dict:
         """Return the options for the manifest: all fields except the model and the place to write to."""
         return {key: value for key, value in _plain(self).items() if key not in _NOT_OPTIONS}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets_tf import files
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import deployment
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
@@ -58,11 +59,13 @@ class ReportRequest(Request):
 
 @dataclass(frozen=True)
 class SchemesReport:
-    """The result of ``report``: the page's path, the rows of its table, and the checks that failed, a sentence each."""
+    """The result of ``report``: the page's path, the rows of its table, the checks that failed, a sentence each, and
+    how photographs became the input."""
 
     path: Path
     rows: tuple[SchemeRow, ...]
     failures: tuple[str, ...]
+    preprocessing: Preprocessing
 
     @property
     def passed(self) -> bool:
@@ -86,8 +89,7 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
         produced, timings = worker.call(_produce, request, requests, images_to_use, progress=progress)
     folder, failures, contents = Path(request.out), [], {}
     names = {scheme: _file_name(request, scheme) for scheme in requests}
-    labels = request.source.label_names()
-    shared = {"labels.txt": "\n".join(labels) + "\n"} if labels else {}
+    shared = files.labels_file(request.source.label_names())
     reports, rows = [], []
     for scheme, made in produced.items():
         name = names[scheme]
@@ -102,7 +104,8 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
     latency = {name: (t.median_ms, t.p90_ms) for name, t in timings.items()}
     text = page.render_schemes(request.source.name, reports, tuple(rows), latency)
     files.write_together(folder, {_page_name(request): files.sealed(text), **shared, **contents})
-    return SchemesReport(folder / _page_name(request), tuple(rows), tuple(failures))
+    preprocessing = Preprocessing(**produced["float32"].manifest["preprocessing"])
+    return SchemesReport(folder / _page_name(request), tuple(rows), tuple(failures), preprocessing)
 
 
 def _file_name(request: ReportRequest, scheme: str) -> str:
@@ -134,12 +137,14 @@ def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse
     requests = {name: DeployRequest(scheme=name, **shared) for name in names}
     calibrated = next((name for name in names if schemes.get(name).calibrated), names[-1])
     # The names of the files first, since this check takes no time.
-    written = [_page_name(request), "labels.txt"]
-    for name in names:
+    request.source.check()
+    folder, labels = Path(request.out), files.labels_file(request.source.label_names())
+    files.check_folder(folder)
+    files.check_replaceable(folder, [_page_name(request)], request.overwrite)
+    for name, each in requests.items():
         file_name = _file_name(request, name)
-        written += [file_name, f"{file_name}.json", f"{file_name}.{ANCHORS_FILE}"]
-    files.check_folder(Path(request.out))
-    files.check_replaceable(Path(request.out), written, request.overwrite)
+        written = [file_name, f"{file_name}.json", f"{file_name}.{ANCHORS_FILE}"]
+        files.check_replaceable(folder, written, request.overwrite, each.described(), labels)
     return requests, deployment.check(requests[calibrated])
 
 

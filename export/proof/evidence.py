@@ -242,9 +242,7 @@ class _Observed:
             if flatbuffer.operator_name(tree, operator) == "SOFTMAX" and operator.outputs[0] in graph.outputs
         }
         self._scales = {index: _scale(graph.tensors[index].quantization) for index in produced}
-        graph.outputs = produced
-        tree.signatureDefs = []
-        self.runner = Runner(flatbuffer.write(tree))
+        self.runner = Runner(flatbuffer.with_outputs(tree, produced), trusted=True)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Return the lowest and the highest real value that a tensor can hold; infinite for a float tensor."""

@@ -3,8 +3,9 @@
 import shlex
 from pathlib import Path
 
-from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 from mobilenets_tf.data import images
+from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Build, convert, quantise and verify a model; write the .tflite file, labels, manifest and report."
 EXAMPLE = (
@@ -36,9 +37,7 @@ def add_arguments(parser):
         help="leave as few layers in float as it takes to lose no more than this share of top-1, mAP or mIoU (0.01: "
         "one point); without --evaluate, of the agreement with the float model",
     )  # fmt: skip
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace files in --out that are not from this command"
-    )
+    add_overwrite(parser)
     add_quiet(parser)
 
 
@@ -118,6 +117,8 @@ def _print(deployed, request):
     manifest, file = deployed.manifest, deployed.path
     emit(f"{file}  {manifest['bytes'] / 1e6:.2f} MB ({manifest['float32_bytes'] / manifest['bytes']:.1f}x smaller than "
          f"float32), {deployed.seconds:.0f} s")  # fmt: skip
+    if known := Preprocessing.of(manifest):
+        emit(image_line(known.described()))
     parity = deployed.parity
     differs = f"differs by {parity.relative_difference:.1g} of the largest output"
     emit(f"  float32 against Keras, {parity.images} images: {differs}")
@@ -163,7 +164,6 @@ def _answer(deployed, photo: Path):
     """What the new file says of a photograph: the three most likely classes, or the objects or areas in it."""
     from mobilenets_tf.answers.prediction import ask
     from mobilenets_tf.answers.reading import Reading
-    from mobilenets_tf.data.preprocessing import Preprocessing
     from mobilenets_tf.modelsource import ModelSource
 
     manifest = deployed.manifest

@@ -28,6 +28,25 @@ def add_input(parser) -> None:
     """How pixels become the input, where neither the model nor a manifest says."""
     parser.add_argument("--mean", type=float, nargs="+", help="mean of the pixel values (0 to 255), one or three")
     parser.add_argument("--std", type=float, nargs="+", help="and their deviation; the input is (pixel - mean) / std")
+    parser.add_argument(
+        "--crop", metavar="HOW",
+        help="stretch (the whole photograph, squeezed into the square), crop_then_resize or resize_then_crop (default: "
+        "as the manifest or the published weights say, else stretch, as Keras' loaders do)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resize", type=int, metavar="PIXELS",
+        help="of a crop: the shorter side in pixels, of which the centre is kept (default: the size of the input)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--interpolation", metavar="HOW",
+        help="nearest, bilinear, bicubic or lanczos, as Pillow has them; or keras_bilinear, without antialiasing "
+        "(default: as for --crop, else keras_bilinear)",
+    )  # fmt: skip
+
+
+def image_line(described: str) -> str:
+    """The line that says how a photograph becomes the input; ``described``: ``Preprocessing.described``."""
+    return f"  Image: {described}. Another way: --crop, --resize, --interpolation"
 
 
 def add_size(parser) -> None:
@@ -64,6 +83,13 @@ def add_quiet(parser) -> None:
 def display(arguments):
     """Progress on standard error, unless --quiet."""
     return nullcontext(silent) if arguments.quiet else Display()
+
+
+def add_overwrite(parser) -> None:
+    """--overwrite."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files in --out that are no earlier result of the same command"
+    )
 
 
 def add_json(parser) -> None:

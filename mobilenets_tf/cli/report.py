@@ -1,7 +1,16 @@
 """mobilenets-tf report"""
 
 from mobilenets_tf.cli.deploy import add_input_form, add_output_form
-from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import (
+    add_json,
+    add_model,
+    add_overwrite,
+    add_quiet,
+    display,
+    emit,
+    image_line,
+    request_of,
+)
 from mobilenets_tf.files import to_json
 
 HELP = "Make several schemes of one model, judge and time them side by side; write the files and one page on them."
@@ -37,7 +46,7 @@ def add_arguments(parser):
     parser.add_argument("--calls", type=int, default=50, metavar="N", help="time each file N times (default 50)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="for the timing (default 1)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace files in --out that are not from here")
+    add_overwrite(parser)
     add_json(parser)
     add_quiet(parser)
 
@@ -63,6 +72,7 @@ def _print(written):
         score = "" if row.score is None else f"{row.score:.1%}"
         size = f"{row.bytes / 1e6:>6.2f} MB"
         emit(f"{row.scheme:<14} {size}  {score:>{width}}  {row.agreement:>9.1%}  {row.median_ms:>6.2f} ms")
+    emit(image_line(written.preprocessing.described()))
     for failure in written.failures:
         emit(f"FAILED: {failure}")
     emit(f"Report: {written.path}")

@@ -228,10 +228,16 @@ def test_files_of_the_users_are_not_replaced(bad_files):
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT to send to one process")
 @pytest.mark.parametrize(
-    "moment",
-    ["converting", *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("building", "calibrating"))],
+    ("moment", "name", "status"),
+    [
+        ("building", "SIGTERM", 143),
+        ("converting", "SIGINT", 130),
+        pytest.param("building", "SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("calibrating", "SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("calibrating", "SIGHUP", 129, marks=pytest.mark.slow),
+    ],
 )
-def test_ctrl_c_leaves_nothing_behind(bad_files, moment):
+def test_a_signal_leaves_nothing_behind(bad_files, moment, name, status):
     temporary = bad_files / "tmp"
     temporary.mkdir()
     process = subprocess.Popen(
@@ -247,9 +253,12 @@ def test_ctrl_c_leaves_nothing_behind(bad_files, moment):
     for line in process.stderr:
         if line.startswith(moment):
             break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
+    if name == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children too
+    else:
+        process.send_signal(getattr(signal, name))
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == status, errors
     assert "interrupted; no file was left half-written" in errors and "Traceback" not in errors
     assert not (bad_files / "out").exists() and not any(temporary.iterdir())
     time.sleep(0.1)
