@@ -63,8 +63,8 @@ def run(arguments):
     if known := Preprocessing.of(tuned.manifest):
         emit(image_line(known.described()))
     tuning = tuned.manifest["fine_tuning"]
-    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge; weights of epoch "
-         f"{tuning['best_epoch']} of {len(tuning['validation_accuracies']) - 1}")  # fmt: skip
+    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge")
+    emit(f"  {tuned.outcome}")
     for line in tuned.lines():
         emit(f"  {line}")
     for line in tuned.badge.lines():
