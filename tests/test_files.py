@@ -103,7 +103,9 @@ def test_the_same_request_replaces_its_result_and_another_does_not(tmp_path):
     result(tmp_path, "a.tflite", output="nms")
     result(tmp_path, "a.tflite", "made anew")
     result(tmp_path, "b.tflite", seed=1)
-    with pytest.raises(RequestError, match=r"a\.tflite is the result of another request \(seed=0, not 2\).*--overwrite"):
+    with pytest.raises(
+        RequestError, match=r"a\.tflite is the result of another request \(seed=0, not 2\).*--overwrite"
+    ):
         result(tmp_path, "a.tflite", seed=2)
     with pytest.raises(RequestError, match=r"labels\.txt belongs to a\.tflite too"):
         result(tmp_path, "b.tflite", labels=("dog",), seed=1)

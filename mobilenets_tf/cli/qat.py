@@ -3,7 +3,7 @@
 import shlex
 
 from mobilenets_tf.cli.deploy import add_input_form, add_output_form
-from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, add_threads, display, emit, request_of
 
 HELP = "Quantisation-aware fine-tuning: train with int8 rounding in place, write the int8 file and a comparison."
 EXAMPLE = "mobilenets-tf qat mobilenet_v3_small.keras --images photos/ --mean 127.5 --std 127.5 --out build/"
@@ -37,6 +37,7 @@ def add_arguments(parser):
     add_output_form(parser)
     parser.add_argument("--calibration-count", type=int, default=128, metavar="N", help="images to choose ranges from")
     parser.add_argument("--seed", type=int, default=0)
+    add_threads(parser)
     parser.add_argument("--checkpoint", metavar="DIR", help="keep the state of each epoch here; run again to go on")
     add_overwrite(parser)
     add_quiet(parser)
