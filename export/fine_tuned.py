@@ -25,7 +25,7 @@ from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tflite import image_input
 from mobilenets_tf.tflite.image_input import ImageInput
-from mobilenets_tf.training import recipes
+from mobilenets_tf.training import allocation, recipes
 from mobilenets_tf.training.input.plan import Plan
 from mobilenets_tf.worker import Worker
 
@@ -42,6 +42,7 @@ class QatRequest(Request):
     calibration_count: of the training images, to choose the first ranges from.
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
+    threads: of TensorFlow, as in ``TrainRequest``.
     trust_calibration, output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
     """
 
@@ -58,6 +59,7 @@ class QatRequest(Request):
     calibration_count: int = 128
     trust_calibration: bool = False
     distill: float = 0.0
+    threads: int | None = None
     input: str = "normalised"
     output: str | None = None
     score_threshold: float | None = None
@@ -165,6 +167,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
             raise RequestError(f"{option}={getattr(request, option)}: expected at least 1.")
     if request.freeze_norms_after < 0:
         raise RequestError(f"freeze_norms_after={request.freeze_norms_after}: expected at least 0.")
+    allocation.check_threads(request.threads)
     request.recipe()
     result_folder.check(request, _file_name(request))
     training = annotated_images(request, request.images)
@@ -191,9 +194,9 @@ def _produce(
 
     from mobilenets_tf.quantize import Recipe, quantize_aware
     from mobilenets_tf.quantize.qat.fine_tuning import FineTuningOptions, fine_tune_steps
-    from mobilenets_tf.training.allocation import keep_freed_memory
     from mobilenets_tf.training.objectives import objective_of
 
+    threads = allocation.use_threads(request.threads)
     keras.utils.set_random_seed(request.seed)
     progress("building", 0, 1)
     model = request.source.build()
@@ -214,7 +217,7 @@ def _produce(
     options = FineTuningOptions(
         request.epochs, request.learning_rate, request.patience, request.distill, request.freeze_norms_after
     )
-    keep_freed_memory()
+    allocation.keep_freed_memory()
     tuning = fine_tune_steps(
         aware, _batches(training, plan, objective, image.given), plan.steps_per_epoch,
         _score(subject, validation, objective, progress), options, request.checkpoint, progress, objective,
@@ -228,6 +231,7 @@ def _produce(
     comparisons[kept] = produced.comparison
     produced.manifest["fine_tuning"] = {
         "training_images": len(training),
+        "threads": threads,
         "validation_accuracies": list(tuning.accuracies),
         "best_epoch": tuning.best_epoch,
         "outcome": tuning.outcome if tuning.gained else f"{tuning.outcome} The file is that of post-training.",

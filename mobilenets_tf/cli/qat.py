@@ -7,6 +7,7 @@ from mobilenets_tf.cli.options import (
     add_model,
     add_overwrite,
     add_quiet,
+    add_threads,
     add_trust_calibration,
     display,
     emit,
@@ -48,6 +49,7 @@ def add_arguments(parser):
     add_trust_calibration(parser)
     parser.add_argument("--calibration-count", type=int, default=128, metavar="N", help="images to choose ranges from")
     parser.add_argument("--seed", type=int, default=0)
+    add_threads(parser)
     parser.add_argument("--checkpoint", metavar="DIR", help="keep the state of each epoch here; run again to go on")
     add_overwrite(parser)
     add_quiet(parser)
