@@ -23,13 +23,17 @@ _KOTLIN_CLASSES = {
 
 
 def render(file_name: str, manifest: dict, labels: bool) -> str:
-    """Write the page of one deployed file.
+    """Write the page of one deployed file; of a file that failed a check, without lines to paste.
 
     Args:
         file_name: name of the ``.tflite`` file.
         manifest: the manifest that ``deploy`` writes beside the file.
         labels: whether the file has a ``labels.txt`` beside it.
     """
+    badge = manifest["badge"]
+    if not manifest["passed"]:
+        failed = _environment().get_template("android_failed.md")
+        return failed.render(file=file_name, badge=badge, failures=manifest["failures"])
     (input_,), outputs = manifest["inputs"], manifest["outputs"]
     task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), manifest["preprocessing"]
     kinds = [kind_of(output["kind"]) for output in outputs if "kind" in output]
@@ -41,6 +45,7 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
     template = _environment().get_template(page)
     return template.render(
         file=file_name,
+        badge=badge,
         others=["labels.txt"] * labels + [anchors] * (form == "raw"),
         input=input_,
         outputs=outputs,

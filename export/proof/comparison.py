@@ -20,9 +20,8 @@ class Comparison:
     """A candidate's outputs beside the reference's, on the same images, for a classifier or any model of one's own.
 
     images: how many. largest_difference, relative_difference, snr_db: of the worst output, see ``OutputFidelity``.
-    agreement: the lowest of all outputs.
-    outputs: each output. answer: the place of the output that names the class of an image; None where none does, and
-        then all fields below are None.
+    outputs: each output. answer: the place of the output that names the class of an image. None where none does, and
+        then there are no shares of answers, ties and accuracies.
     top1_agreement: share of images with the same answer; top5_agreement: share whose reference answer is among the
         candidate's first five, of more than five classes.
     ties: share of images where the candidate's highest value is shared by several classes.
@@ -35,13 +34,12 @@ class Comparison:
     largest_difference: float
     relative_difference: float
     snr_db: float
-    agreement: float
-    outputs: tuple[OutputFidelity, ...]
-    answer: int | None = None
     top1_agreement: float | None = None
     top5_agreement: float | None = None
     ties: float | None = None
     constant: tuple[int, ...] = ()
+    outputs: tuple[OutputFidelity, ...] = ()
+    answer: int | None = None
     reference_top1: float | None = None
     reference_top5: float | None = None
     top1: float | None = None
@@ -51,7 +49,12 @@ class Comparison:
     @property
     def measure(self) -> str:
         """What the score is called; of a model without classes, what the agreement is of its worst output."""
-        return "top-1" if self.answer is not None else self._worst.measure
+        return self._worst.measure if self.top1_agreement is None else "top-1"
+
+    @property
+    def agreement(self) -> float:
+        """The share of images with the reference's answer; of several outputs the lowest agreement."""
+        return min(self._agreements())
 
     @property
     def agreement_measure(self) -> str:
@@ -70,32 +73,47 @@ class Comparison:
         """The reference's accuracy, where labels were given."""
         return self.reference_top1
 
+    def summary(self) -> str:
+        """Return how the answers compare, in a few words."""
+        if self._single_answer:
+            return f"same answer as float32 on {self.top1_agreement:.1%} of {self.images} images"
+        return f"{self._worst.measure} {self.agreement:.1%} on {self.images} images (output {self._worst.name!r})"
+
+    @property
+    def score_drop(self) -> float | None:
+        """The loss of accuracy, where labels were given."""
+        return None if self.top1 is None or self.reference_top1 is None else self.reference_top1 - self.top1
+
     @property
     def drop(self) -> float:
         """The loss of accuracy, without labels the share of images with another answer; or the disagreement of another
         output, where that is larger."""
-        return max(self._losses())
+        others = self._agreements(answer=self.score_drop is None)
+        return max([1 - agreement for agreement in others] + ([] if self.score_drop is None else [self.score_drop]))
 
     @property
     def _single_answer(self) -> bool:
-        return len(self.outputs) == 1 and self.answer is not None
+        return self.top1_agreement is not None and len(self.outputs) <= 1
 
     @property
     def _worst(self) -> OutputFidelity:
         return min(self.outputs, key=lambda output: output.agreement)
 
-    def _losses(self) -> Iterator[float]:
-        if self.top1 is not None and self.reference_top1 is not None:
-            yield self.reference_top1 - self.top1
-        elif self.top1_agreement is not None:
-            yield 1 - self.top1_agreement
+    def _agreements(self, answer: bool = True) -> Iterator[float]:
+        """Yield the agreement of each output; that of the answer only if it is asked for."""
+        if answer and self.top1_agreement is not None:
+            yield self.top1_agreement
         for place, output in enumerate(self.outputs):
             if place != self.answer or not kind_of(output.kind).classes:
-                yield 1 - output.agreement
+                yield output.agreement
 
     def as_dict(self) -> dict:
         """Return the fields as plain data for the manifest, and what to do about elements that differ in scale."""
-        return asdict(self) | {"advice": [text for output in self.outputs if (text := output.advice())]}
+        return (
+            {"agreement": self.agreement}
+            | asdict(self)
+            | {"advice": [text for output in self.outputs if (text := output.advice())]}
+        )
 
     def lines(self) -> list[str]:
         """Return the comparison as lines of text."""
@@ -146,12 +164,19 @@ class ScoreComparison:
 
     agreement_measure = "agreement with float32"
 
+    def summary(self) -> str:
+        """Return how the answers compare, in a few words."""
+        return f"{self.agreement:.1%} {self.measure} with float32's answers as the truth, on {self.images} images"
+
+    @property
+    def score_drop(self) -> float | None:
+        """The loss of the score, where the images are annotated."""
+        return None if self.score is None or self.reference_score is None else self.reference_score - self.score
+
     @property
     def drop(self) -> float:
         """The loss of the score; without annotations 1 - agreement."""
-        if self.score is None or self.reference_score is None:
-            return 1 - self.agreement
-        return self.reference_score - self.score
+        return 1 - self.agreement if self.score_drop is None else self.score_drop
 
     def as_dict(self) -> dict:
         """Return the fields as plain data, for the manifest."""
@@ -171,13 +196,18 @@ class ScoreComparison:
         return lines
 
 
-def change_in_points(comparison) -> str:
+def points(reference_score: float, score: float, interval: Sequence[float] | None) -> str:
     """Describe the change of a score, in percentage points, with its interval."""
-    text = f"{100 * (comparison.score - comparison.reference_score):+.1f} points"
-    if comparison.interval is None:
+    text = f"{100 * (score - reference_score):+.1f} points"
+    if interval is None:
         return text
-    low, high = (100 * end for end in comparison.interval)
+    low, high = (100 * end for end in interval)
     return f"{text}, 95 % interval {low:+.1f} to {high:+.1f}"
+
+
+def change_in_points(comparison) -> str:
+    """Describe the change of the score of a comparison."""
+    return points(comparison.reference_score, comparison.score, comparison.interval)
 
 
 def _difference_lines(comparison) -> list[str]:
@@ -262,7 +292,6 @@ class OutputsTally:
         return Comparison(
             images=self._tallies[0].images,
             **_of_outputs(outputs),
-            agreement=min(output.agreement for output in outputs),
             outputs=outputs,
             answer=self._place,
             **self._answered(),
