@@ -202,6 +202,11 @@ def _produce(
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=True)
+    if len(subject.ends) > 1 and not subject.task.forms:
+        raise RequestError(
+            f"{request.source.model} has the outputs {', '.join(end.name for end in subject.ends)}, and qat has "
+            "annotations for one. From Python, quantize.quantize_aware and quantize.fine_tune train them all."
+        )
     _check_labels(subject, training, validation)
     objective = objective_of(
         subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,
