@@ -192,7 +192,8 @@ def _pack(model: schema.ModelT) -> bytes:
 def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs: list[int]) -> bytes:
     """Write a file with only some of a model's operators.
 
-    The tensors keep their indices; those that no operator uses are empty.
+    The tensors keep their indices; those that no operator uses are empty. The graphs that conditions and loops call
+    stay as they are.
 
     Args:
         model: the whole model. It stays as it is.
@@ -205,7 +206,8 @@ def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs
     empty = schema.TensorT()
     tensors = [tensor if index in used else empty for index, tensor in enumerate(graph.tensors)]
     graph = with_fields(graph, operators=operators, inputs=inputs, outputs=outputs, tensors=tensors)
-    return _pack(with_fields(model, subgraphs=[graph], signatureDefs=[]))
+    called = model.subgraphs[1:] if any(map(flatbuffer_check.called_graphs, operators)) else []
+    return _pack(with_fields(model, subgraphs=[graph, *called], signatureDefs=[]))
 
 
 def with_outputs(model: schema.ModelT, outputs: list[int]) -> bytes:
