@@ -174,7 +174,7 @@ def _produce(
     progress("building", 0, 1)
     scheme, model = schemes.get(request.scheme), request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     progress("building", 1, 1)
     calibration = calibration_of(request, scheme, images_to_use, image)
     check_request(model, scheme, calibration)
@@ -185,7 +185,16 @@ def _produce(
     recipe = Recipe(per_tensor=True) if request.per_tensor else None
     with Worker() as worker:
         converted = convert_model(
-            model, scheme, calibration, worker, progress, recipe=recipe, bound=bound, image=image, labels=subject.labels
+            model,
+            scheme,
+            calibration,
+            worker,
+            progress,
+            recipe=recipe,
+            bound=bound,
+            image=image,
+            labels=subject.labels,
+            kinds=subject.final_kinds,
         )
     others, usual = {}, None
     if request.per_tensor:

@@ -14,13 +14,14 @@ from mobilenets_tf.export.arm64.emulator import CPUS, compare_cores, random_inpu
 from mobilenets_tf.export.proof.badge import Badge, decide
 from mobilenets_tf.export.proof.judging import AnyComparison, compared
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.proof.verification import OutputsComparison, check_form, check_outputs, verify
+from mobilenets_tf.export.proof.verification import check_form, check_outputs, verify
 from mobilenets_tf.export.request import MIN_AGREEMENT, Limits
 from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.outputs import ends_of_model
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
@@ -75,7 +76,7 @@ class Verified:
     the emulated runtime.
     """
 
-    comparison: AnyComparison | OutputsComparison | None
+    comparison: AnyComparison | None
     model: str | None
     badge: Badge | None
     cores: tuple = ()
@@ -226,22 +227,28 @@ def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
     image = ImageInput(source.preprocessing(model))
     given = manifest_preprocessing(request.file) or image.wanted
     dtype = runner.inputs[0]["dtype"]
-    if not task_of(source.task).forms:
+    subject = Subject.of(source, model, image, annotated=_are_classes(image_set, model))
+    if not subject.task.forms:
         pixels = (image.wanted.geometry(images.decode(path)) for path in image_set.paths)
         comparison = verify(
             request.file, model, pixels, image_set.labels,
             for_model=image.wanted.normalise, for_file=lambda batch: given.for_input(batch, dtype),
-            threads=request.threads, progress=progress,
+            kinds=subject.kinds, threads=request.threads, progress=progress,
         )  # fmt: skip
         return comparison, given
     check_outputs(runner, model)
-    subject = Subject.of(source, model, image)
 
     def in_file(pixels):
         return [[output[0] for output in runner(given.for_input(each, dtype))] for each in pixels]
 
     tallies = compared(subject, subject.in_keras(), {"file": in_file}, image_set, progress)
     return tallies["file"].result(), given
+
+
+def _are_classes(image_set: ImageSet, model) -> bool:
+    """Tell whether the labels of images can be the classes of a model: sub-folders of photographs need not be."""
+    labels = image_set.labels
+    return labels is not None and max(labels) + 1 in {max(2, end.elements) for end in ends_of_model(model)}
 
 
 def _run_on_host(request: VerifyRequest, image_set: ImageSet | None, preprocessing, progress: Progress):

@@ -201,7 +201,7 @@ def _produce(
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=True)
     _check_labels(subject, training, validation)
     objective = objective_of(
         subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,
@@ -224,7 +224,7 @@ def _produce(
     )  # fmt: skip
     files = {"post-training": aware.post_training, "fine-tuned": aware.to_tflite()}
     kept, other = ("fine-tuned", "post-training") if tuning.gained else ("post-training", "fine-tuned")
-    content = finished(files[kept], model, image, subject.labels)
+    content = finished(files[kept], model, image, subject.labels, subject.final_kinds)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
     images_to_use, others = ImagesToUse(judge=validation), {other: image.finish(files[other])}
     produced, comparisons = prove(request, subject, converted, images_to_use, _file_name(request), progress, others)

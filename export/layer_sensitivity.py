@@ -164,7 +164,7 @@ def _produce(
     progress("building", 1, 1)
     drop_of = None
     if annotated is not None:
-        subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void)
+        subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void, annotated=True)
         preprocessing = subject.image.given
 
         def drop_of(reference: bytes) -> Judge:

@@ -10,11 +10,12 @@ tables, whose field numbers are the schema's.
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import flatbuffers
 import numpy as np
 
+from mobilenets_tf.tasks import outputs
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.image_input import ImageInput
@@ -43,10 +44,17 @@ class _Output:
     logits: bool = False
 
 
-_TITLES = {"classify": "Image classifier", "detect": "Object detector", "segment": "Image segmenter"}
+_TITLES = {
+    "classify": "Image classifier", "detect": "Object detector", "segment": "Image segmenter",
+    "regress": "Values of an image",
+}  # fmt: skip
+# Of a file without forms: what the labels name, by the kind of the output.
+_LABELS = {
+    outputs.CLASSES: _AXIS_LABELS, outputs.MULTI_LABEL: _AXIS_LABELS,
+    outputs.BINARY: _VALUE_LABELS, outputs.BINARY_LOGIT: _VALUE_LABELS,
+}  # fmt: skip
 # By the names of the outputs in the forms (``forms.detector``, ``forms.segmenter``); "" for all other outputs.
 _OUTPUTS = {
-    "classify": {"": _Output("the score of each class", labels=_AXIS_LABELS)},
     "detect": {
         "detection_boxes": _Output("ymin, xmin, ymax, xmax of each box as shares of the image", "location", boxes=True),
         "detection_classes": _Output("the class of each box", "category", _VALUE_LABELS),
@@ -73,7 +81,8 @@ class Metadata:
     mean, std: the input is (pixel - mean) / std on 0-255 RGB; one value each, since MediaPipe takes no more. For a file
         that takes uint8 they are 0 and 1: its pixels are fed as they are.
     labels: the class names in the order of the outputs; may be empty.
-    task: "classify", "detect" or "segment". geometry: how a photograph becomes the input, in words.
+    task: "classify", "detect", "segment" or "regress". kinds: of the outputs, of a file without forms.
+    geometry: how a photograph becomes the input, in words.
     """
 
     name: str
@@ -87,17 +96,31 @@ class Metadata:
     license: str = ""
     labels: tuple[str, ...] = field(default=(), repr=False)
     task: str = "classify"
+    kinds: tuple[outputs.OutputKind, ...] = ()
     geometry: str = ""
 
 
-def describe(name: str, image: ImageInput, labels: Sequence[str] = (), task: str = "classify") -> Metadata:
-    """Make the metadata of a network from the description of its input image."""
+def describe(
+    name: str,
+    image: ImageInput,
+    labels: Sequence[str] = (),
+    task: str | None = None,
+    kinds: Sequence[outputs.OutputKind] = (outputs.CLASSES,),
+) -> Metadata:
+    """Make the metadata of a network from the description of its input image.
+
+    Args:
+        task: of a file whose outputs are those of a form. kinds: of the outputs of any other file.
+    """
     given = image.given
+    if task is None:
+        task = "classify" if any(kind.classes or kind is outputs.MULTI_LABEL for kind in kinds) else "regress"
     mean, std = (0.0, 1.0) if image.form == "uint8" else (given.mean[0], given.std[0])
     text = f"{_TITLES[task]}; made by mobilenets-tf {__version__}."
     return Metadata(
-        name, text, given.size, given.size, mean, std, labels=tuple(labels), task=task, geometry=given.described()
-    )
+        name, text, given.size, given.size, mean, std,
+        labels=tuple(labels), task=task, kinds=tuple(kinds), geometry=given.described(),
+    )  # fmt: skip
 
 
 def add(content: bytes, metadata: Metadata) -> bytes:
@@ -132,19 +155,21 @@ def _with_file(model: bytes, name: str, text: str) -> bytes:
 
 
 def _pack(tree, metadata: Metadata) -> bytes:
-    graph, known, writer = tree.subgraphs[0], _OUTPUTS[metadata.task], _Writer()
+    graph, writer = tree.subgraphs[0], _Writer()
     names = [graph.tensors[index].name.decode() for index in graph.outputs]
-    outputs = [known.get(name) or known[""] for name in names]
+    described = _outputs_of(metadata, names)
     subgraph = {
         2: writer.vector([_input(writer, graph.tensors[graph.inputs[0]].name.decode(), metadata)]),
-        3: writer.vector([_output(writer, *pair, bool(metadata.labels)) for pair in zip(outputs, names, strict=True)]),
+        3: writer.vector(
+            [_output(writer, *pair, bool(metadata.labels)) for pair in zip(described, names, strict=True)]
+        ),
     }
     version = "1.0.0"
-    if any(output.boxes for output in outputs):
+    if any(output.boxes for output in described):
         version = "1.2.0"
-        members = writer.vector([writer.text(output.name) for output in outputs[:-1]])
+        members = writer.vector([writer.text(output.name) for output in described[:-1]])
         subgraph[8] = writer.vector([writer.table({0: writer.text("detection_result"), 1: members})])
-    if any(output.logits for output in outputs):
+    if any(output.logits for output in described):
         version = "1.5.0"
         inner = _Writer()
         options = inner.finish(inner.table({0: inner.byte(_SOFTMAX)}), _SEGMENTER)
@@ -155,6 +180,15 @@ def _pack(tree, metadata: Metadata) -> bytes:
     root |= {3: writer.vector([writer.table(subgraph)])}
     root |= {4: writer.text(metadata.author), 5: writer.text(metadata.license), 7: writer.text(version)}
     return writer.finish(writer.table(root), _IDENTIFIER)
+
+
+def _outputs_of(metadata: Metadata, names: Sequence[str]) -> list[_Output]:
+    """Describe each output. Of several outputs, the first that names classes has the labels."""
+    if known := _OUTPUTS.get(metadata.task):
+        return [known.get(name) or known[""] for name in names]
+    described = [_Output(kind.meaning, labels=_LABELS.get(kind)) for kind in metadata.kinds]
+    first = next((place for place, output in enumerate(described) if output.labels), None)
+    return [each if place == first else replace(each, labels=None) for place, each in enumerate(described)]
 
 
 def _input(writer: "_Writer", name: str, metadata: Metadata) -> "_Offset":

@@ -165,7 +165,7 @@ def _produce(
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     progress("building", 1, 1)
     converted = {}
     with Worker() as worker:
@@ -174,7 +174,14 @@ def _produce(
             calibration = deployment.calibration_of(request, scheme, images_to_use, image)
             check_request(model, scheme, calibration)
             converted[name] = convert_model(
-                model, scheme, calibration, worker, progress, image=image, labels=subject.labels
+                model,
+                scheme,
+                calibration,
+                worker,
+                progress,
+                image=image,
+                labels=subject.labels,
+                kinds=subject.final_kinds,
             )
     contents = {name: each.content for name, each in converted.items()}
     float_content = converted["float32"].float_content

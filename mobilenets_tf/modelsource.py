@@ -115,6 +115,11 @@ class ModelSource:
         return registry.get(self.model).task
 
     @property
+    def says_its_task(self) -> bool:
+        """Whether the network is registered, or a manifest beside its file names its task."""
+        return not self.is_file or "task" in self._manifest()
+
+    @property
     def void(self) -> int:
         """The value of pixels of no class in the masks that a segmenter was trained on; 255 if not known."""
         return self._manifest().get("options", {}).get("void", 255) if self.is_file else 255

@@ -16,6 +16,7 @@ from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.comparison import points
 from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
 from mobilenets_tf.modelsource import RANDOM
+from mobilenets_tf.tasks.outputs import kind_of
 
 _CHARTED = 12  # layers in the bar chart, those with the largest errors
 _NOTHING = Evidence()
@@ -132,12 +133,18 @@ def _view(comparison: dict | None) -> dict | None:
     Returns:
         images, snr_db, largest_difference; measure, score, reference_score and change, in words (None without
         annotations); agreement with its name and a note; sentence: how the answers compare; scores: (name, float32's,
-        this file's) of each measure and class; details: (name, share) of what else is known.
+        this file's) of each measure and class; details: (name, share) of what else is known; outputs: each output of a
+        model that is more than a classifier, by_element: those whose elements are values; advice: what to do about
+        their scales.
     """
     if comparison is None:
         return None
     images = comparison["images"]
-    if "top1_agreement" in comparison:  # of classifiers
+    if comparison.get("top1_agreement") is not None:  # of classifiers
+        details = [
+            ("float32's answer in the top 5", comparison["top5_agreement"]),
+            ("Images with several classes in first place", comparison["ties"]),
+        ]
         view = {
             "measure": "Top-1 accuracy",
             "score": comparison["top1"],
@@ -147,13 +154,26 @@ def _view(comparison: dict | None) -> dict | None:
             "agreement_note": f"of {images} images",
             "snr_note": "of the outputs",
             "sentence": f"gives the float model's answer on {comparison['top1_agreement']:.1%} of {images} images.",
-            "details": [
-                ("float32's answer in the top 5", comparison["top5_agreement"]),
-                ("Images with several classes in first place", comparison["ties"]),
-            ],
+            "details": [(name, share) for name, share in details if share is not None],
         }
         names = (("Top-1 accuracy", "top1"), ("Top-5 accuracy", "top5"))
         scores = [(name, comparison[f"reference_{key}"], comparison[key]) for name, key in names]
+        scores = [row for row in scores if row[2] is not None]
+    elif "answer" in comparison:  # of outputs that name no class
+        worst = min(comparison["outputs"], key=lambda output: output["agreement"])
+        view = {
+            "measure": None,
+            "score": None,
+            "reference_score": None,
+            "agreement": comparison["agreement"],
+            "agreement_name": "Agreement with float32",
+            "agreement_note": f"{worst['measure']}, {worst['name']}, on {images} images",
+            "snr_note": "of the worst output",
+            "sentence": f"agrees with the float model to {comparison['agreement']:.1%} on {images} images "
+            f"({worst['measure']}, {worst['name']}).",
+            "details": [],
+        }
+        scores = []
     else:
         measure = comparison["measure"]
         view = {
@@ -176,6 +196,10 @@ def _view(comparison: dict | None) -> dict | None:
         scores += [(name, reference[name], candidate[name]) for name in in_images]
     scored = view["score"] is not None
     shared = {key: comparison[key] for key in ("images", "snr_db", "largest_difference")}
+    outputs = comparison.get("outputs") or []
+    shared["outputs"] = outputs if len(outputs) > 1 or view["measure"] is None else []
+    shared["by_element"] = [output for output in shared["outputs"] if kind_of(output["kind"]).by_element]
+    shared["advice"] = comparison.get("advice") or []
     shared["change"] = points(view["reference_score"], view["score"], comparison["interval"]) if scored else None
     return {**shared, **view, "scores": scores if scored else []}
 

@@ -127,8 +127,10 @@ def _by_score(scheme: str, comparison, on_calibration: bool) -> Badge:
     if scheme == "float32":
         return Badge("green", f"Verified on {images} images: {measure} {percent(comparison.score)}, as in Keras.")
     change, bound = change_in_points(comparison), f"{100 * MOST_LOST:g} points"
-    if comparison.drop > MOST_LOST:
+    if comparison.score_drop > MOST_LOST:
         return Badge("amber", f"Loses more than {bound} of {measure}: {change}, on {images} images.")
+    if comparison.drop > MOST_LOST:  # of several outputs, one of which the score tells nothing
+        return Badge("amber", f"{measure} {change}, but another output disagrees: {comparison.summary()}.")
     if on_calibration:
         return Badge("amber", f"Judged on images of the calibration: {measure} {change}, on {images} images.")
     remarks: tuple[str, ...] = ()
@@ -156,8 +158,8 @@ def _worthless(comparison) -> Iterator[str]:
     for place in comparison.constant:
         which = f"Output {place}" if place else "The output"
         yield f"{which} of the file is the same for all {comparison.images} images."
-    ties = getattr(comparison, "ties", 0.0)  # of classifiers
-    if ties > MOST_TIES and 0 not in comparison.constant:
+    ties = getattr(comparison, "ties", None) or 0.0  # of classifiers
+    if ties > MOST_TIES and (comparison.answer or 0) not in comparison.constant:
         yield (
             f"On {ties:.1%} of {comparison.images} images several classes share the highest score, so that the answer "
             "is the first of them."

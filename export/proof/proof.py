@@ -141,7 +141,7 @@ def _in_form(converted: Conversion, form: str, subject: Subject, score_threshold
 
 def _manifest(request, subject: Subject, form: str | None, final: Conversion) -> dict:
     """Return the manifest: the facts about the file and the options that were asked for."""
-    facts, options = {}, request.options()
+    facts, options = {"task": subject.task.name}, request.options()
     if form:
         facts = {
             "task": subject.task.name,

@@ -8,7 +8,8 @@ from mobilenets_tf.data.text_files import read_lines
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import NORMALISATION, ModelSource
-from mobilenets_tf.registry import TASKS
+from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.outputs import KINDS
 
 _KERAS = (".keras", ".h5")
 TFLITE = ".tflite"
@@ -18,12 +19,13 @@ TFLITE = ".tflite"
 class Reading:
     """How a network's input is made of an image, and what its outputs mean. Plain data.
 
-    task: one of ``registry.TASKS``; None: a classifier, if its only output is (1, classes).
+    task: a name that ``tasks.task_of`` knows; None: as the only output shows, if it is a vector.
     preprocessing: at any size. Detectors and segmenters are given the whole photograph, whatever its crop.
     resize: of the preprocessing at the network's size; None: as ``preprocessing`` has it.
     labels: the classes' names; may be empty.
     form: in which a file gives its outputs, one of ``task.Task.forms``.
     grids: of a raw detector, (rows, columns) of each map that its anchors are laid on.
+    kinds: what each output says, names of ``tasks.outputs.KINDS``; empty: as the outputs show.
     """
 
     task: str | None = None
@@ -31,6 +33,7 @@ class Reading:
     labels: tuple[str, ...] = ()
     form: str | None = None
     grids: tuple[tuple[int, int], ...] = ()
+    kinds: tuple[str, ...] = ()
     resize: int | None = None
 
     @staticmethod
@@ -42,8 +45,11 @@ class Reading:
         """
         manifest = manifest_of(file)
         task, anchors, labels = manifest.get("task"), manifest.get("anchors") or {}, manifest.get("labels")
-        if task not in (None, *TASKS):
-            raise RequestError(f"{file}.json: {unknown('task', task, TASKS)}")
+        if task is not None:
+            try:
+                task_of(task)
+            except RequestError as error:
+                raise RequestError(f"{file}.json: {error}") from None
         try:
             grids = tuple((int(rows), int(columns)) for rows, columns in anchors.get("grids", ()))
         except (AttributeError, TypeError, ValueError):
@@ -53,7 +59,8 @@ class Reading:
         if not isinstance(labels, list):
             beside = file.with_name("labels.txt")
             labels = read_lines(beside) if beside.is_file() else []
-        return Reading(task, Preprocessing.of(manifest), tuple(map(str, labels)), manifest.get("form"), grids)
+        labels, kinds = tuple(map(str, labels)), _kinds(file, manifest)
+        return Reading(task, Preprocessing.of(manifest), labels, manifest.get("form"), grids, kinds)
 
 
 def reading_of(source: ModelSource, task: str | None = None) -> Reading:
@@ -119,3 +126,15 @@ def file_preprocessing(source: ModelSource) -> Preprocessing:
 def manifest_preprocessing(file: str | Path) -> Preprocessing | None:
     """Return what the manifest beside a file says of its input; None if no manifest says it."""
     return Preprocessing.of(manifest_of(Path(file)))
+
+
+def _kinds(file: Path, manifest: dict) -> tuple[str, ...]:
+    """Read the kinds of the outputs from a manifest; () where the manifest does not have one for each."""
+    outputs = manifest.get("outputs")
+    kinds = [output.get("kind") for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
+    if not all(kinds):
+        return ()
+    for kind in kinds:
+        if kind not in KINDS:
+            raise RequestError(f"{file}.json: {unknown('kind of an output', str(kind), KINDS)}")
+    return tuple(map(str, kinds))

@@ -14,6 +14,7 @@ from mobilenets_tf.cli.options import (
     image_line,
     request_of,
 )
+from mobilenets_tf.cli.predict import line_of
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
 
@@ -187,9 +188,14 @@ def _answer(deployed, photo: Path):
     manifest = deployed.manifest
     labels, grids = manifest.get("labels") or deployed.labels, (manifest.get("anchors") or {}).get("grids", ())
     reading = Reading(
-        manifest.get("task", "classify"), Preprocessing.of(manifest), tuple(labels), manifest.get("form"), tuple(grids)
+        manifest["task"],
+        Preprocessing.of(manifest),
+        tuple(labels),
+        manifest.get("form"),
+        tuple(grids),
+        tuple(output["kind"] for output in manifest["outputs"] if "kind" in output),
     )
     rows = ask(ModelSource(deployed.path), reading, photo, top=3)
     emit(f"{photo.name}:" if rows else f"{photo.name}: nothing that scores 0.5 or more")
     for row in rows[:3]:
-        emit(f"  {row.get('score', row.get('share')):.1%}  {row['name']}")
+        emit(line_of(row))
