@@ -106,6 +106,15 @@ def display(arguments):
     return nullcontext(silent) if arguments.quiet else Display()
 
 
+def add_threads(parser) -> None:
+    """--threads, of a training."""
+    parser.add_argument(
+        "--threads", type=int, metavar="N",
+        help="threads of TensorFlow (default: one for each processor). The last bits of the weights depend on their "
+        "number, which the manifest has: with the same number another machine trains the same bytes",
+    )  # fmt: skip
+
+
 def add_overwrite(parser) -> None:
     """--overwrite."""
     parser.add_argument(

@@ -7,6 +7,7 @@ from mobilenets_tf.cli.options import (
     add_model,
     add_overwrite,
     add_quiet,
+    add_threads,
     add_trust_calibration,
     display,
     emit,
@@ -48,6 +49,7 @@ def add_arguments(parser):
     add_trust_calibration(parser)
     parser.add_argument("--calibration-count", type=int, default=128, metavar="N", help="images to choose ranges from")
     parser.add_argument("--seed", type=int, default=0)
+    add_threads(parser)
     parser.add_argument("--checkpoint", metavar="DIR", help="keep the state of each epoch here; run again to go on")
     add_overwrite(parser)
     add_quiet(parser)
@@ -63,8 +65,8 @@ def run(arguments):
     if known := Preprocessing.of(tuned.manifest):
         emit(image_line(known.described()))
     tuning = tuned.manifest["fine_tuning"]
-    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge; weights of epoch "
-         f"{tuning['best_epoch']} of {len(tuning['validation_accuracies']) - 1}")  # fmt: skip
+    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge")
+    emit(f"  {tuned.outcome}")
     for line in tuned.lines():
         emit(f"  {line}")
     for line in tuned.badge.lines():

@@ -52,7 +52,7 @@ def noise(count):
         ((photographs(100) - 127.0) / 128, "gives -1 to 1"),
         (photographs(100) * 0.01, "normalised twice"),
         (np.where(np.arange(100)[:, None, None, None] == 40, np.nan, photographs(100)), "sample 41.*not finite"),
-        (photographs(100, size=32), r"shape \(32, 32, 3\); the model takes \(64, 64, 3\)"),
+        (photographs(100, size=32), r"'image' has shape \(32, 32, 3\); the model takes \(64, 64, 3\)"),
         ([{"picture": photographs(1)[0]}], "no 'image'; it has 'picture'"),
         ([], "no calibration samples"),
     ],

@@ -135,14 +135,21 @@ def test_what_options_of_quantisation_bring_is_shown():
     }  # fmt: skip
     mixed = {"max_drop": 0.005, "left": [layer], "drop": 0.004, "integer_drop": 0.02, "layers": 60, "trials": 12}
     usual = COMPARISON | {"top1": 0.881}
-    tuning = {"training_images": 99, "validation_accuracies": [0.5, 0.61], "best_epoch": 1, "post_training": usual}
+    tuning = {
+        "training_images": 99,
+        "validation_accuracies": [0.5, 0.61],
+        "best_epoch": 1,
+        "post_training": usual,
+        "fine_tuned": COMPARISON,
+        "outcome": "Gained.",
+    }
     options = {"per_channel": {"bytes": 5333000, "comparison": usual}, "mixed_precision": mixed, "fine_tuning": tuning}
     text = Text(render("file.tflite", MANIFEST | options)).text
     assert "stem_conv 1 CONV_2D 12.0 dB +1.00% +1.2 kB +2 5.0 kB" in text
     assert "With all layers in integers the loss is 2.00%. With 1 of 60 layers in float the loss is 0.40%." in text
     assert "Top-1 accuracy 88.1% 87.6%" in text  # a scale for each channel, one scale
     assert "Top-1 accuracy 87.9% 88.1% 87.6%" in text  # float32, post-training, fine-tuned
-    assert "after each epoch, was 50.0%, 61.0%. The file has the weights of epoch 1." in text
+    assert "after each epoch, was 50.0%, 61.0%. Gained." in text
     none_left = render("file.tflite", MANIFEST | {"mixed_precision": mixed | {"left": []}})
     assert "No layer had to stay in float: with all layers in integers the loss is 0.40%." in Text(none_left).text
 
@@ -154,7 +161,14 @@ def test_a_detector_is_judged_by_its_own_score():
         "reference_classes": {"cat": 0.7, "dog": None}, "interval": [-0.04, 0.0], "constant": [],
         "classes": {"cat": 0.65, "dog": None},
     }  # fmt: skip
-    tuning = {"training_images": 99, "validation_accuracies": [0.5, 0.61], "best_epoch": 1, "post_training": scores}
+    tuning = {
+        "training_images": 99,
+        "validation_accuracies": [0.5, 0.61],
+        "best_epoch": 1,
+        "post_training": scores,
+        "fine_tuned": scores,
+        "outcome": "Gained.",
+    }
     manifest = MANIFEST | PASSED.facts() | {
         "task": "detect", "comparison": scores, "fine_tuning": tuning,
         "per_channel": {"bytes": 5333000, "comparison": scores | {"score": 0.61}},
