@@ -14,17 +14,18 @@ from mobilenets_tf.data.sources import Files
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, result_folder
 from mobilenets_tf.export.deployment import annotated_images
+from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.judging import AnyComparison
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.request import Request
+from mobilenets_tf.export.request import Limits, Request
 from mobilenets_tf.export.tflite import Conversion, finished
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tflite import image_input
 from mobilenets_tf.tflite.image_input import ImageInput
-from mobilenets_tf.training import recipes
+from mobilenets_tf.training import allocation, recipes
 from mobilenets_tf.training.input.plan import Plan
 from mobilenets_tf.worker import Worker
 
@@ -41,7 +42,8 @@ class QatRequest(Request):
     calibration_count: of the training images, to choose the first ranges from.
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
-    output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
+    threads: of TensorFlow, as in ``TrainRequest``.
+    trust_calibration, output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
     """
 
     images: str
@@ -55,7 +57,9 @@ class QatRequest(Request):
     patience: int = 3
     freeze_norms_after: int = 0
     calibration_count: int = 128
+    trust_calibration: bool = False
     distill: float = 0.0
+    threads: int | None = None
     input: str = "normalised"
     output: str | None = None
     score_threshold: float | None = None
@@ -63,6 +67,11 @@ class QatRequest(Request):
     seed: int = 0
     checkpoint: str | None = None
     overwrite: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        """What is asked of the file. It may well give other answers than the float model: it was trained further."""
+        return Limits(min_agreement=None)
 
     def recipe(self) -> recipes.Recipe:
         """Return the training recipe of the batches and their augmentation.
@@ -80,8 +89,7 @@ class FineTuned:
 
     path: of the TFLite file, the better one of the two. report: of the page on it. manifest: as in ``<path>.json``.
     outcome: what fine-tuning has gained, a sentence, and which file was kept.
-    post_training, fine_tuned: the two files beside the float file. failures: the checks that failed, a sentence each.
-    seconds: of the whole run.
+    post_training, fine_tuned: the two files beside the float file. badge: the verdict. seconds: of the whole run.
     """
 
     path: Path
@@ -90,13 +98,13 @@ class FineTuned:
     post_training: AnyComparison
     fine_tuned: AnyComparison
     outcome: str
-    failures: tuple[str, ...]
+    badge: Badge
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """Whether every check succeeded."""
-        return not self.failures
+        """Whether no check failed."""
+        return self.badge.passed
 
     def lines(self) -> list[str]:
         """Return a table of the three files as lines of text."""
@@ -126,12 +134,10 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
         training, validation = check(request)
         produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
-    manifest, page = result_folder.write(
-        folder, name, produced, produced.failures, request.source.label_names()
-    )  # fmt: skip
+    manifest, page = result_folder.write(folder, name, produced, request.source.label_names())
     seconds = time.monotonic() - started
     outcome = manifest["fine_tuning"]["outcome"]
-    return FineTuned(folder / name, page, manifest, usual, tuned, outcome, produced.failures, seconds)
+    return FineTuned(folder / name, page, manifest, usual, tuned, outcome, produced.badge, seconds)
 
 
 def _file_name(request: QatRequest) -> str:
@@ -161,6 +167,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
             raise RequestError(f"{option}={getattr(request, option)}: expected at least 1.")
     if request.freeze_norms_after < 0:
         raise RequestError(f"freeze_norms_after={request.freeze_norms_after}: expected at least 0.")
+    allocation.check_threads(request.threads)
     request.recipe()
     result_folder.check(request, _file_name(request))
     training = annotated_images(request, request.images)
@@ -187,9 +194,9 @@ def _produce(
 
     from mobilenets_tf.quantize import Recipe, quantize_aware
     from mobilenets_tf.quantize.qat.fine_tuning import FineTuningOptions, fine_tune_steps
-    from mobilenets_tf.training.allocation import keep_freed_memory
     from mobilenets_tf.training.objectives import objective_of
 
+    threads = allocation.use_threads(request.threads)
     keras.utils.set_random_seed(request.seed)
     progress("building", 0, 1)
     model = request.source.build()
@@ -201,7 +208,8 @@ def _produce(
         classes=subject.classes, class_names=subject.class_names, void=subject.void, images=(training, validation),
     )  # fmt: skip
     progress("building", 1, 1)
-    calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)
+    few = training.sample(request.calibration_count, request.seed)
+    calibration = Calibration.from_images(few, image.given, request.trust_calibration)
     aware = quantize_aware(
         model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, progress=progress
     )
@@ -209,7 +217,7 @@ def _produce(
     options = FineTuningOptions(
         request.epochs, request.learning_rate, request.patience, request.distill, request.freeze_norms_after
     )
-    keep_freed_memory()
+    allocation.keep_freed_memory()
     tuning = fine_tune_steps(
         aware, _batches(training, plan, objective, image.given), plan.steps_per_epoch,
         _score(subject, validation, objective, progress), options, request.checkpoint, progress, objective,
@@ -223,6 +231,7 @@ def _produce(
     comparisons[kept] = produced.comparison
     produced.manifest["fine_tuning"] = {
         "training_images": len(training),
+        "threads": threads,
         "validation_accuracies": list(tuning.accuracies),
         "best_epoch": tuning.best_epoch,
         "outcome": tuning.outcome if tuning.gained else f"{tuning.outcome} The file is that of post-training.",

@@ -18,13 +18,17 @@ _MEDIAPIPE_FORMS = ("nms", "full", "stride")
 
 
 def render(file_name: str, manifest: dict, labels: bool) -> str:
-    """Write the page of one deployed file.
+    """Write the page of one deployed file; of a file that failed a check, without lines to paste.
 
     Args:
         file_name: name of the ``.tflite`` file.
         manifest: the manifest that ``deploy`` writes beside the file.
         labels: whether the file has a ``labels.txt`` beside it.
     """
+    badge = manifest["badge"]
+    if not manifest["passed"]:
+        failed = _environment().get_template("android_failed.md")
+        return failed.render(file=file_name, badge=badge, failures=manifest["failures"])
     (input_,), outputs = manifest["inputs"], manifest["outputs"]
     task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), manifest["preprocessing"]
     anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing["crop"]
@@ -32,6 +36,7 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
     template = _environment().get_template(f"android_{task}.md")
     return template.render(
         file=file_name,
+        badge=badge,
         others=["labels.txt"] * labels + [anchors] * (form == "raw"),
         input=input_,
         outputs=outputs,

@@ -60,6 +60,10 @@ class Comparison:
         """The reference's accuracy, where labels were given."""
         return self.reference_top1
 
+    def summary(self) -> str:
+        """Return how the answers compare, in a few words."""
+        return f"same answer as float32 on {self.top1_agreement:.1%} of {self.images} images"
+
     @property
     def drop(self) -> float:
         """The loss of accuracy; without labels the share of images with another answer."""
@@ -116,6 +120,10 @@ class ScoreComparison:
 
     agreement_measure = "agreement with float32"
 
+    def summary(self) -> str:
+        """Return how the answers compare, in a few words."""
+        return f"{self.agreement:.1%} {self.measure} with float32's answers as the truth, on {self.images} images"
+
     @property
     def drop(self) -> float:
         """The loss of the score; without annotations 1 - agreement."""
@@ -141,13 +149,18 @@ class ScoreComparison:
         return lines
 
 
-def change_in_points(comparison) -> str:
+def points(reference_score: float, score: float, interval: Sequence[float] | None) -> str:
     """Describe the change of a score, in percentage points, with its interval."""
-    text = f"{100 * (comparison.score - comparison.reference_score):+.1f} points"
-    if comparison.interval is None:
+    text = f"{100 * (score - reference_score):+.1f} points"
+    if interval is None:
         return text
-    low, high = (100 * end for end in comparison.interval)
+    low, high = (100 * end for end in interval)
     return f"{text}, 95 % interval {low:+.1f} to {high:+.1f}"
+
+
+def change_in_points(comparison) -> str:
+    """Describe the change of the score of a comparison."""
+    return points(comparison.reference_score, comparison.score, comparison.interval)
 
 
 def _difference_lines(comparison) -> list[str]:

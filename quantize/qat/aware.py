@@ -231,8 +231,7 @@ def quantize_aware(
     Args:
         model: any functional or sequential Keras 3 model that ``to_tflite`` converts, or a registry name or a path.
             Nested models are fine; the training form of MobileOne is folded first.
-        calibration: a ``Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model wants
-            them. The ranges with which training begins come from them.
+        calibration: as in ``export.to_tflite``. The ranges with which training begins come from them.
         scheme: "int8" or "int8_float_io".
         recipe: the steps of post-training quantisation with which training begins; None for the default. Its
             ``per_tensor`` is for chips with one scale for all channels of a layer's weights. Weights are rounded to the
