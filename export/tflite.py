@@ -101,8 +101,9 @@ def to_tflite(
     Args:
         model: the ``keras.Model``; nested models are fine. Or a registry name, a path or a ``ModelSource``.
         scheme: one of ``quantize.SCHEMES``: float32, float16, dynamic, int8, int8_float_io, int16x8.
-        calibration: a ``quantize.Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model
-            wants them; needed for the calibrated schemes.
+        calibration: a ``quantize.Calibration``, or samples in any form that it takes (arrays, ``tf.data``, a
+            generator, the converter's ``representative_dataset``, ...; also of several inputs), preprocessed as the
+            model wants them; needed for the calibrated schemes.
         path: where to write; left out, ``<model name>_<scheme>.tflite`` in the working directory.
         recipe: the steps of quantisation, a ``quantize.Recipe``; for the calibrated schemes. With
             ``Recipe(per_tensor=True)`` a layer's weights have one scale, for hardware that has no more.

@@ -5,6 +5,7 @@ The versions below were the newest in November 2026.
 
 import functools
 
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
@@ -17,26 +18,33 @@ _MEDIAPIPE_FORMS = ("nms", "full", "stride")
 
 
 def render(file_name: str, manifest: dict, labels: bool) -> str:
-    """Write the page of one deployed file.
+    """Write the page of one deployed file; of a file that failed a check, without lines to paste.
 
     Args:
         file_name: name of the ``.tflite`` file.
         manifest: the manifest that ``deploy`` writes beside the file.
         labels: whether the file has a ``labels.txt`` beside it.
     """
+    badge = manifest["badge"]
+    if not manifest["passed"]:
+        failed = _environment().get_template("android_failed.md")
+        return failed.render(file=file_name, badge=badge, failures=manifest["failures"])
     (input_,), outputs = manifest["inputs"], manifest["outputs"]
     task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), manifest["preprocessing"]
-    anchors = f"{file_name}.{ANCHORS_FILE}"
+    anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing["crop"]
     types = {end["dtype"] for end in (input_, *outputs)}
     template = _environment().get_template(f"android_{task}.md")
     return template.render(
         file=file_name,
+        badge=badge,
         others=["labels.txt"] * labels + [anchors] * (form == "raw"),
         input=input_,
         outputs=outputs,
         form=form,
         size=preprocessing["size"],
-        crop_share=preprocessing["size"] / preprocessing["resize"],
+        crop_share=None if crop == "stretch" else preprocessing["size"] / preprocessing["resize"],
+        geometry=Preprocessing(**preprocessing).described(),
+        filtered="false" if preprocessing["interpolation"] == "nearest" else "true",
         mean=preprocessing["mean"][0],
         std=preprocessing["std"][0],
         classes=_classes(manifest),

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets_tf import files
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.delegates.rules import Verdict
 from mobilenets_tf.export.page import charts
+from mobilenets_tf.export.proof.badge import Badge
+from mobilenets_tf.export.proof.comparison import points
 from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
+from mobilenets_tf.modelsource import RANDOM
 
 _CHARTED = 12  # layers in the bar chart, those with the largest errors
 _NOTHING = Evidence()
@@ -39,6 +43,7 @@ def render(file_name: str, manifest: dict, evidence: Evidence = _NOTHING) -> str
 
 def render_schemes(
     title: str,
+    badge: Badge,
     reports: Sequence[SchemeReport],
     rows: Sequence[SchemeRow],
     latency: Mapping[str, tuple[float, float]],
@@ -47,12 +52,13 @@ def render_schemes(
 
     Args:
         title: name of the model.
+        badge: the verdict on all files together.
         reports: one for each file.
         rows: one for each file, for the table and the Pareto charts.
         latency: as in ``Evidence``.
     """
     template = _environment().get_template("schemes.html")
-    return template.render(title=title, reports=reports, rows=rows, latency=latency)
+    return template.render(title=title, badge=badge, reports=reports, rows=rows, latency=latency)
 
 
 @functools.cache
@@ -79,11 +85,13 @@ def _environment():
         "model_facts": _model_facts,
         "real_value": _real_value,
         "plain": lambda value: {True: "yes", False: "no"}[value] if isinstance(value, bool) else value,
-        "geometry": _geometry,
+        "geometry": lambda values: Preprocessing(**values).described(),
         "jpeg": lambda content: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}",
         "manifest_text": files.to_json,
         "view": _view,
         "first_two": lambda row: row[:2],
+        "error_share": lambda decibels: f"{10 ** (-decibels / 20):.1%}",
+        "worst_layer": lambda layers: next((row for row in layers if math.isfinite(row.snr_db)), None),
         "layer_charts": _layer_charts,
         "pareto_charts": _pareto_charts,
         "on_front": _on_front,
@@ -104,7 +112,7 @@ def _decibels(value: float | None) -> str:
 def _model_facts(manifest: dict) -> list[tuple]:
     """Return the rows of the table on the model, without the weights' hash, which is in the table of hashes."""
     facts = dict(manifest["model"])
-    if "weights" not in facts and Path(facts["model"]).suffix not in (".keras", ".h5"):
+    if facts.get("weights", RANDOM) == RANDOM and "weights_sha256" not in facts:
         facts["weights"] = "random, not trained"
     return [(name.replace("_", " "), value) for name, value in facts.items() if name != "weights_sha256"]
 
@@ -118,26 +126,13 @@ def _real_value(tensor: dict) -> str:
     return f"{tensor['scale']:.8g} x {shifted}"
 
 
-def _geometry(pre: dict) -> str:
-    size = f"{pre['size']}x{pre['size']}"
-    if pre["crop"] == "stretch":
-        return f"resize the whole photograph to {size}, without keeping its aspect ratio ({pre['resampling']})"
-    if pre["crop"] == "resize_then_crop":
-        return f"resize the shorter side to {pre['resize']} ({pre['resampling']}), then crop {size} from the centre"
-    share = pre["size"] / pre["resize"]
-    return (
-        f"crop a square of {share:.3f} times the shorter side from the centre, then resize it to {size} "
-        f"({pre['resampling']})"
-    )
-
-
 def _view(comparison: dict | None) -> dict | None:
     """Describe a comparison of a manifest, of any task, in the words of the page.
 
     Returns:
-        images, snr_db, largest_difference; measure, score and reference_score (None without annotations); agreement
-        with its name and a note; sentence: what the verdict says of the file; scores: (name, float32's, this file's) of
-        each measure and class; details: (name, share) of what else is known.
+        images, snr_db, largest_difference; measure, score, reference_score and change, in words (None without
+        annotations); agreement with its name and a note; sentence: how the answers compare; scores: (name, float32's,
+        this file's) of each measure and class; details: (name, share) of what else is known.
     """
     if comparison is None:
         return None
@@ -169,8 +164,10 @@ def _view(comparison: dict | None) -> dict | None:
             "agreement_name": "Agreement with float32",
             "agreement_note": f"{measure} with float32's answers as ground truth",
             "snr_note": "of the worst output",
-            "sentence": f"reaches {comparison['agreement']:.1%} {measure} on {images} images, judged by the float "
-            "model's answers as ground truth.",
+            "sentence": "cannot be judged by the float model's answers: that model is sure of nothing on these images."
+            if comparison["agreement"] is None
+            else f"reaches {comparison['agreement']:.1%} {measure} on {images} images, judged by the float model's "
+            "answers as ground truth.",
             "details": [],
         }
         reference, candidate = comparison["reference_classes"], comparison["classes"]
@@ -179,6 +176,7 @@ def _view(comparison: dict | None) -> dict | None:
         scores += [(name, reference[name], candidate[name]) for name in in_images]
     scored = view["score"] is not None
     shared = {key: comparison[key] for key in ("images", "snr_db", "largest_difference")}
+    shared["change"] = points(view["reference_score"], view["score"], comparison["interval"]) if scored else None
     return {**shared, **view, "scores": scores if scored else []}
 
 
@@ -205,7 +203,9 @@ def _layer_charts(layers: Sequence[LayerFidelity], key: str) -> list:
 def _points(rows: Sequence[SchemeRow], cost: str) -> list[charts.Point]:
     gain = "agreement" if any(row.score is None for row in rows) else "score"
     return [
-        charts.Point(row.scheme, getattr(row, cost) / (1e6 if cost == "bytes" else 1), getattr(row, gain))
+        charts.Point(row.scheme, row.bytes / 1e6, getattr(row, gain))
+        if cost == "bytes"
+        else charts.Point(row.scheme, row.median_ms, getattr(row, gain), row.faster_than)
         for row in rows
         if getattr(row, cost) is not None
     ]

@@ -14,6 +14,7 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.decibels import signal_to_noise
 from mobilenets_tf.export.delegates import backends
 from mobilenets_tf.export.delegates.rules import Verdict
+from mobilenets_tf.export.proof.comparison import change_in_points
 from mobilenets_tf.export.proof.judging import AnyComparison, Tally
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.speed import timing
@@ -242,9 +243,7 @@ class _Observed:
             if flatbuffer.operator_name(tree, operator) == "SOFTMAX" and operator.outputs[0] in graph.outputs
         }
         self._scales = {index: _scale(graph.tensors[index].quantization) for index in produced}
-        graph.outputs = produced
-        tree.signatureDefs = []
-        self.runner = Runner(flatbuffer.write(tree))
+        self.runner = Runner(flatbuffer.with_outputs(tree, produced), trusted=True)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Return the lowest and the highest real value that a tensor can hold; infinite for a float tensor."""
@@ -281,7 +280,8 @@ class SchemeRow:
     """One of several files of a model.
 
     agreement: with float32, see ``DeployRequest``. score: of the task, if the images are annotated; measure: name of
-    the score. median_ms: on the machine that made the report.
+    the score; change: of the score from float32's, in words. median_ms: on the machine that made the report.
+    faster_than: the schemes whose files were slower in most rounds of the timing (``timing.is_faster``).
     """
 
     scheme: str
@@ -290,18 +290,25 @@ class SchemeRow:
     score: float | None = None
     median_ms: float | None = None
     measure: str = "top-1"
+    change: str = ""
+    faster_than: tuple[str, ...] = ()
 
     @staticmethod
-    def of(scheme: str, size: int, comparison: AnyComparison, median_ms: float) -> "SchemeRow":
+    def of(
+        scheme: str, size: int, comparison: AnyComparison, median_ms: float, faster_than: tuple[str, ...]
+    ) -> "SchemeRow":
         """Make the row of a file of ``size`` bytes."""
-        return SchemeRow(scheme, size, comparison.agreement, comparison.score, median_ms, comparison.measure)
+        change = "" if comparison.score is None or scheme == "float32" else change_in_points(comparison)
+        return SchemeRow(
+            scheme, size, comparison.agreement, comparison.score, median_ms, comparison.measure, change, faster_than
+        )
 
     def as_dict(self) -> dict:
         """Return the fields as plain data; a classifier's score has the key ``top1``."""
         score = {"top1": self.score} if self.measure == "top-1" else {"score": self.score, "measure": self.measure}
         return {
-            "scheme": self.scheme, "bytes": self.bytes, "agreement": self.agreement, **score,
-            "median_ms": self.median_ms,
+            "scheme": self.scheme, "bytes": self.bytes, "agreement": self.agreement, **score, "change": self.change,
+            "median_ms": self.median_ms, "faster_than": list(self.faster_than),
         }  # fmt: skip
 
 

@@ -5,7 +5,17 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, model_source
+from mobilenets_tf.cli.options import (
+    add_model,
+    add_overwrite,
+    add_quiet,
+    add_threads,
+    display,
+    emit,
+    image_line,
+    model_source,
+)
+from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Train a network: fine-tune it on your annotated images (the default), or follow its paper's recipe."
 EXAMPLE = "mobilenets-tf train --model efficientnet_lite0 --data photos/ --out build/"
@@ -71,12 +81,11 @@ def add_arguments(parser):
         "names), or auto (default): multi_worker or mirrored where there are several machines or GPUs",
     )  # fmt: skip
     parser.add_argument("--replicas", type=int, help="replicas on the processor, for mirrored without GPUs (default 2)")
+    add_threads(parser)
     parser.add_argument("--save-every", type=int, metavar="STEPS", help="also write a checkpoint every so many steps")
     parser.add_argument("--seed", type=int, default=0, help="of batches, augmentation and new weights (default 0)")
     parser.add_argument("--restart", action="store_true", help="forget an unfinished training in --out")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace files in --out that this command did not write"
-    )
+    add_overwrite(parser)
     add_quiet(parser)
 
 
@@ -97,6 +106,8 @@ def run(arguments):
     emit(f"{result.path}  {last['epoch']} epochs in {result.seconds:.0f} s: {summary(last)}")
     if not result.path.is_file():  # another worker wrote it
         return None
+    if known := Preprocessing.of(result.manifest):
+        emit(image_line(known.described()))
     emit(f"Curves: {result.curves}")
     emit(f"TensorBoard: tensorboard --logdir {shlex.quote(str(result.path.with_suffix('.logs')))}")
     return _deploy(arguments, result.path) if arguments.deploy else _print_next(arguments, result.path)

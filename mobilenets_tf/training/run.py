@@ -64,7 +64,7 @@ class Run:
             self._request.task,
             self._model,
             recipe=self._recipe,
-            resampling=self._preprocessing.resampling,
+            interpolation=self._preprocessing.interpolation,
             classes=self._job.classes,
             class_names=self._job.class_names,
             void=self._request.void,

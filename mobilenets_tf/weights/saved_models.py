@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from mobilenets_tf import files
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.files import TemporaryFolder
 from mobilenets_tf.weights import keras2, keras_config
 from mobilenets_tf.weights.checkpoints import Checkpoint
 from mobilenets_tf.weights.hdf5 import Budget, array, open_hdf5, strings
@@ -53,7 +53,7 @@ def of_bytes(content: bytes) -> keras.Model:
     Raises:
         RequestError: as ``load_model``.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryFolder("mobilenets-tf-") as folder:
         path = Path(folder, "model.keras")
         path.write_bytes(content)
         return _load(path, foreign=False)
@@ -82,10 +82,14 @@ def _load(path: Path, foreign: bool = True) -> keras.Model:
 
 
 def to_bytes(model: keras.Model) -> bytes:
-    """Serialise a model as a ``.keras`` file without the time that Keras puts there: same model, same bytes."""
+    """Serialise a model as a ``.keras`` file: same model, same bytes, in every process.
+
+    Keras writes two things that change from run to run, and both are replaced: the time, and addresses in memory that
+    tell shared objects apart (``shared_object_id``).
+    """
     import keras
 
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryFolder("mobilenets-tf-") as folder:
         path = Path(folder, "model.keras")
         keras.saving.save_model(model, path)
         result = io.BytesIO()
@@ -94,8 +98,26 @@ def to_bytes(model: keras.Model) -> bytes:
                 content = saved.read(name)
                 if name == "metadata.json":
                     content = json.dumps({**json.loads(content), "date_saved": "1980-01-01@00:00:00"}).encode()
+                elif name == "config.json":
+                    content = json.dumps(_numbered(json.loads(content), {})).encode()
                 plain.writestr(zipfile.ZipInfo(name), content)  # its time is 1980, the zip format's first
     return result.getvalue()
+
+
+def _numbered(node: Any, numbers: dict[int, int]) -> Any:
+    """Return a configuration whose shared objects have the numbers 0, 1, ... in the order in which they occur.
+
+    Args:
+        numbers: identifier -> number, of the objects so far; new objects are added.
+    """
+    if isinstance(node, list):
+        return [_numbered(item, numbers) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: numbers.setdefault(value, len(numbers)) if key == "shared_object_id" else _numbered(value, numbers)
+        for key, value in node.items()
+    }
 
 
 def check_finite(model: keras.Model, label: str | Path) -> None:

@@ -22,6 +22,9 @@ import tensorflow as tf
 from mobilenets_tf.quantize.integers import SAME_SCALE
 
 LOWEST, HIGHEST = -128, 127
+# A decorator: TensorFlow traces the function as it is. Turning Python's conditions and loops into TensorFlow's would
+# take most of the time in which a model is made, and here none depends on a tensor.
+not_converted = tf.autograph.experimental.do_not_convert
 
 
 class Levels(NamedTuple):

@@ -14,7 +14,7 @@ import tf_keras
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.quantize.integers import SAME_SCALE, WEIGHTED, constant_form
-from mobilenets_tf.quantize.qat.integer_arithmetic import compute, fixed, store
+from mobilenets_tf.quantize.qat.integer_arithmetic import compute, fixed, not_converted, rounded, store
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
@@ -45,6 +45,10 @@ class OperatorLayer(tf_keras.layers.Layer):
         self.constants = {int(place): np.asarray(values, np.float32) for place, values in (constants or {}).items()}
 
     def call(self, inputs: tf.Tensor | list[tf.Tensor]) -> tf.Tensor:
+        return self._computed(inputs)  # Keras looks at the signature, which a decorator hides
+
+    @not_converted
+    def _computed(self, inputs: tf.Tensor | list[tf.Tensor]) -> tf.Tensor:
         waiting = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         count = len(waiting) + len(self.constants)
         tensors = [self.constants[i] if i in self.constants else waiting.pop(0) for i in range(count)]
@@ -73,6 +77,40 @@ class OperatorLayer(tf_keras.layers.Layer):
     def get_config(self) -> dict:
         constants = {str(place): values.tolist() for place, values in self.constants.items()}
         return super().get_config() | {"op": self.op, "options": self.options, "constants": constants}
+
+
+class DropoutLayer(tf_keras.layers.Layer):
+    """A dropout whose masks depend on the number of training steps only, so that a resumed training has the same.
+
+    Args:
+        rate: the share of values that training sets to zero.
+        noise_shape: the shape of the mask, which is repeated along sides of 1; None for that of the values.
+        seed: of this layer.
+        levels: whether the values are levels, which stay whole numbers.
+    """
+
+    def __init__(self, rate: float, noise_shape: list[int | None] | None, seed: int, levels: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.rate, self.noise_shape, self.seed, self.levels = rate, noise_shape, seed, levels
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        self._step = self.add_weight(name="step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self._dropped(inputs) if training else tf.identity(inputs)
+
+    @not_converted
+    def _dropped(self, inputs: tf.Tensor) -> tf.Tensor:
+        sides = self.noise_shape or [None] * len(inputs.shape)
+        shape = [tf.shape(inputs)[axis] if side is None else side for axis, side in enumerate(sides)]
+        step = self._step.assign_add(1)
+        kept = tf.random.stateless_uniform(shape, tf.stack([tf.constant(self.seed, tf.int64), step])) >= self.rate
+        values = inputs * tf.cast(kept, inputs.dtype) / (1 - self.rate)
+        return rounded(values) if self.levels else values
+
+    def get_config(self) -> dict:
+        options = {"rate": self.rate, "noise_shape": self.noise_shape, "seed": self.seed, "levels": self.levels}
+        return super().get_config() | options
 
 
 def _pool(function):
@@ -136,7 +174,7 @@ _OPERATIONS: dict[str, Callable] = {
     "RESHAPE": lambda x, shape: tf.reshape(x, shape),
     "TILE": lambda x, multiples: tf.tile(x, multiples),
     "CUT": lambda x, begin, end, strides, shape: tf.reshape(x[_slices(begin, end, strides)], shape),
-    "PRELU": lambda x, slopes: tf.nn.relu(x) - slopes * tf.nn.relu(-x),
+    "PRELU": _plain(lambda x, slopes: tf.nn.relu(x) - slopes * tf.nn.relu(-x)),
     "TRANSPOSE": lambda x, order: tf.transpose(x, order),
     "CONCATENATION": _concatenate,
     "BATCH_MATMUL": lambda x, y, adj_x, adj_y: tf.matmul(x, y, transpose_a=adj_x, transpose_b=adj_y),
@@ -151,7 +189,7 @@ _OPERATIONS: dict[str, Callable] = {
 }
 _OURS = {"INPUT", "QUANTIZE", "DEQUANTIZE", "SPLIT_PART", "CUT"}  # not in the schema, or not in float graphs
 _OTHERS = {*WEIGHTED, "SPLIT", "SPLIT_V", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
-_SUPPORTED = sorted({*_OPERATIONS, *_OTHERS} - _OURS)
+SUPPORTED = sorted({*_OPERATIONS, *_OTHERS} - _OURS)
 
 
 class Interpreter:
@@ -174,11 +212,11 @@ class Interpreter:
     def _refuse_unknown(self) -> None:
         for place, operator in enumerate(self.graph.operators):
             name = self.graph.name(operator)
-            if name not in _SUPPORTED:
+            if name not in SUPPORTED:
                 raise RequestError(
                     f"Quantisation-aware training does not know what the layer {self._layer_names[place]!r} becomes: "
                     f"{name}. Replace the layer by one made of these ops, or quantise after training "
-                    f"(to_tflite(..., scheme='int8')), which leaves it in float: {', '.join(_SUPPORTED)}."
+                    f"(to_tflite(..., scheme='int8')), which leaves it in float: {', '.join(SUPPORTED)}."
                 )
 
     def name(self, place: int) -> str:

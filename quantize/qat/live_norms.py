@@ -95,7 +95,7 @@ class LiveNorm:
     def _along_outputs(self, factor: tf.Tensor) -> tf.Tensor:
         """Reshape to the kernel's axes of outputs: the last axis, or, for a depthwise kernel, the last two."""
         shape = self._kernel.shape
-        return tf.reshape(factor, shape[2:] if len(shape) == 4 and shape[3] * shape[2] == len(factor) else [-1])
+        return tf.reshape(factor, shape[2:] if len(shape) == 4 and shape[3] * shape[2] == factor.shape[0] else [-1])
 
 
 def output_moments(
@@ -121,8 +121,7 @@ def output_moments(
         linear = {"fusedActivationFunction": schema.ActivationFunctionType.NONE}
         options = flatbuffer.with_fields(operator.builtinOptions, **linear)
         graph.operators.append(flatbuffer.with_fields(operator, outputs=[probes[place]], builtinOptions=options))
-    tree.subgraphs[0].outputs, tree.signatureDefs = list(probes.values()), []
-    runner = Runner(flatbuffer.write(tree))
+    runner = Runner(flatbuffer.with_outputs(tree, list(probes.values())), trusted=True)
     sums, squares, count = dict.fromkeys(places, 0.0), dict.fromkeys(places, 0.0), dict.fromkeys(places, 0)
     for arrays in samples:
         runner.invoke(*arrays)

@@ -155,9 +155,8 @@ def _second_moments(
     """Measure the second moments of each layer's patches over all samples."""
     tree = flatbuffer.read(model)
     inputs = tree.subgraphs[0].inputs
-    tree.subgraphs[0].outputs = sorted({layer.source for layer in layers} - set(inputs))
-    tree.signatureDefs = []
-    runner = Runner(flatbuffer.write(tree)) if len(tree.subgraphs[0].outputs) else None
+    computed = sorted({layer.source for layer in layers} - set(inputs))
+    runner = Runner(flatbuffer.with_outputs(tree, computed), trusted=True) if computed else None
     random = np.random.default_rng(0)
     products, counts = {}, {}
     for arrays in track(samples, "looking at inputs", progress):

@@ -99,9 +99,7 @@ def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, Acti
     produced = {o for operator in graph.operators for o in operator.outputs if graph.tensors[o].type == float32}
     inputs = [i for i in graph.inputs if graph.tensors[i].type == float32]
     names = {index: graph.tensors[index].name.decode() for index in produced}
-    graph.outputs = sorted(produced)
-    tree.signatureDefs = []
-    runner = Runner(flatbuffer.write(tree))
+    runner = Runner(flatbuffer.with_outputs(tree, sorted(produced)), trusted=True)
     order = [int(details["index"]) for details in runner.inputs]
     statistics = {index: ActivationStatistics() for index in [*inputs, *sorted(produced)]}
     for arrays in batches:

@@ -45,13 +45,19 @@ def test_pictures_are_written_of_each_photograph(folder, call):
         assert picture.width == 480 and picture.height > 640
     assert sorted(path.name for path in (folder / "new/pictures").iterdir()) == ["other.png", "photo.png"]
     first = (folder / "new/pictures/photo.png").read_bytes()
-    status, _, error = call("predict", "mask.tflite", "photo.png", "other.jpg", "--out", "new/pictures")
-    assert status == 2 and "--overwrite" in error
-    assert call("predict", "mask.tflite", "photo.png", "--out", "new/pictures", "--overwrite")[0] == 0
+    assert call("predict", "mask.tflite", "photo.png", "--out", "new/pictures/photo.png")[0] == 0  # its own result
     assert (folder / "new/pictures/photo.png").read_bytes() == first
-    assert call("predict", "boxes.tflite", "photo.png", "--beside", "nms.tflite", "--out", "two.JPG")[0] == 0
+    for model, options in (("mask.tflite", ["--top", 2]), ("boxes.tflite", [])):  # another result
+        status, _, error = call("predict", model, "photo.png", *options, "--out", "new/pictures")
+        assert status == 2 and "photo.png is there" in error and "--overwrite" in error
+    assert call("predict", "mask.tflite", "photo.png", "--top", 2, "--out", "new/pictures", "--overwrite")[0] == 0
+    for _ in range(2):
+        assert call("predict", "boxes.tflite", "photo.png", "--beside", "nms.tflite", "--out", "two.JPG")[0] == 0
     with Image.open("two.JPG") as picture:
         assert picture.format == "JPEG" and picture.width > 2 * 720
+        picture.save("two.JPG", comment=picture.info["comment"], quality=50)  # changed by somebody
+    status, _, error = call("predict", "boxes.tflite", "photo.png", "--beside", "nms.tflite", "--out", "two.JPG")
+    assert status == 2 and "--overwrite" in error
 
 
 def test_a_keras_file_beside_the_tflite_file(folder, call, in_this_process):

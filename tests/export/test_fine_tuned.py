@@ -25,7 +25,8 @@ def _files(folder, task, images):
     path.touch()
     names = NAMES if task == "detect" else ("background", *NAMES)
     preprocessing = {
-        "size": 64, "resize": 64, "crop": "stretch", "mean": [127.5] * 3, "std": [127.5] * 3, "resampling": "bilinear",
+        "size": 64, "resize": 64, "crop": "stretch", "mean": [127.5] * 3, "std": [127.5] * 3,
+        "interpolation": "bilinear",
     }  # fmt: skip
     manifest = {"task": task, "labels": names, "preprocessing": preprocessing, "options": {"void": 255}}
     path.with_name("mine.keras.json").write_text(files.to_json(manifest))

@@ -339,3 +339,42 @@ def test_damage_at_random_is_refused_or_harmless(content):
             worker = Worker(preload="")
     worker.__exit__()
     assert ran > 20
+
+
+def plain(value):
+    """A tree as nested tuples of plain data, which can be compared."""
+    if isinstance(value, np.ndarray):
+        return (str(value.dtype), value.shape, value.flags.writeable, value.tobytes())
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "__dict__"):
+        return (type(value), {name: plain(entry) for name, entry in vars(value).items()})
+    return (type(value), value)
+
+
+def test_a_file_that_is_read_again_gives_an_equal_tree_of_its_own(monkeypatch):
+    tree = model()
+    tree.subgraphs[0].tensors[3].shapeSignature = np.int32([-1, 4])
+    tree.buffers[1].data = tree.buffers[1].data.copy()
+    tree.subgraphs[0].operators[3].customOptions = np.zeros(0, np.uint8)
+    content = packed(tree)
+    parsed = []
+    parse = flatbuffer._parse
+    monkeypatch.setattr(flatbuffer, "_parse", lambda content: parsed.append(1) or parse(content))
+    flatbuffer._READ_LAST.clear()
+    first = flatbuffer.read(content)
+    expected = plain(first)
+    first.subgraphs[0].tensors[0].shape.append(9)
+    del first.subgraphs[0].operators[1:], first.buffers[0]
+    again = flatbuffer.read(bytes(bytearray(content)))  # another object of the same bytes
+    assert plain(again) == expected == plain(flatbuffer.read(content)) and len(parsed) == 1
+    for number in range(20):  # what is kept is bounded
+        flatbuffer.read(packed(with_version(number)))
+    assert len(flatbuffer._READ_LAST) <= 8 and len(parsed) == 21
+    assert plain(flatbuffer.read(content)) == expected and len(parsed) == 22
+
+
+def with_version(number):
+    tree = model()
+    tree.operatorCodes[0].version = number + 1
+    return tree
