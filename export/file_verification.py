@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mobilenets_tf.answers.predictor import file_inputs
-from mobilenets_tf.answers.reading import file_preprocessing, manifest_preprocessing
+from mobilenets_tf.answers.reading import Reading, asked_preprocessing
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
@@ -109,7 +109,8 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         images.check(image_set if source else emulated_set)
         if emulator and not source:
             known = request.input_of or ModelSource(request.file)
-            preprocessing = file_preprocessing(replace(known, model=request.file, content=None, weights=None))
+            described = Reading.of(Path(request.file)).preprocessing
+            preprocessing = asked_preprocessing(replace(known, model=request.file, content=None), described)
     comparison, cores = None, ()
     with Worker(preload="tensorflow" if source else "") as worker:
         if source:
@@ -225,7 +226,7 @@ def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
     source = request.source
     model = source.build()
     image = ImageInput(source.preprocessing(model))
-    given = manifest_preprocessing(request.file) or image.wanted
+    given = Reading.of(Path(request.file)).preprocessing or image.wanted
     dtype = runner.inputs[0]["dtype"]
     subject = Subject.of(source, model, image, annotated=_are_classes(image_set, model))
     if not subject.task.forms:

@@ -181,7 +181,7 @@ class ModelSource:
         """
         if (self.mean is None) != (self.std is None):
             raise RequestError(
-                f"mean={self.mean} and std={self.std}: give both (--mean and --std), the input is (pixel - mean) / std."
+                "Give --mean and --std together (in Python: mean= and std=): the input is (pixel - mean) / std."
             )
         if self.resize is not None and self.resize < 1:
             raise RequestError(f"resize={self.resize}: expected a number of pixels.")

@@ -60,7 +60,7 @@ def test_the_options_name_the_crop_for_the_next_command(file):
         ({"crop": "center"}, "Unknown crop 'center'"),
         ({"interpolation": "bilinaer"}, "Did you mean 'bilinear'"),
         ({"resize": 0}, "resize=0: expected a number of pixels"),
-        ({"mean": 0}, "give both"),
+        ({"mean": 0}, "Give --mean and --std together"),
     ],
 )
 def test_a_wrong_input_is_refused_before_any_work(file, options, told):

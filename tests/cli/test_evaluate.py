@@ -72,7 +72,8 @@ def test_evaluate_a_classifier(folder, call):
     status, out, error = call("evaluate", "class.tflite", "--images", "photos", "--json")
     assert status == 0, error
     # No top-5: of three classes it says nothing.
-    assert json.loads(out) == {"model": "class.tflite", "images": 4, "top1": 0.75}
+    scores = {"model": "class.tflite", "images": 4, "top1": 0.75}
+    assert json.loads(out) == scores | {"preprocessing": colour_files.PREPROCESSING}
 
 
 def test_evaluate_keras_files_of_both_kinds(boxed, masked, folder, call, in_this_process):
