@@ -1,6 +1,6 @@
 """The verb ``verify``: compare a TFLite file with its Keras model, and emulated arm64 cores with this machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobilenets_tf.answers.predictor import file_inputs
@@ -40,7 +40,7 @@ class VerifyRequest:
     arm64: compare what the file computes on emulated arm64 cores with what it computes here.
     cpu: the cores, as QEMU calls them; empty: one for each kind of int8 kernel. folder: of the emulated runtime; None:
         the usual place.
-    input_of: where neither ``source`` nor the manifest says how pixels become the input: mean and std.
+    input_of: where neither ``source`` nor the manifest says how pixels become the input: mean, std, crop.
     """
 
     file: str
@@ -100,7 +100,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         images.check(image_set if source else emulated_set)
         if emulator and not source:
             known = request.input_of or ModelSource(request.file)
-            preprocessing = file_preprocessing(ModelSource(request.file, mean=known.mean, std=known.std))
+            preprocessing = file_preprocessing(replace(known, model=request.file, content=None, weights=None))
     comparison, cores = None, ()
     with Worker(preload="tensorflow" if source else "") as worker:
         if source:
@@ -194,5 +194,6 @@ def _run_on_host(request: VerifyRequest, image_set: ImageSet | None, preprocessi
         inputs = track(random_inputs(runner, count, request.seed), "on this machine", progress, count)
     else:
         paths = track(image_set.paths, "on this machine", progress)
-        inputs = ([array] for array in file_inputs(request.file, runner, preprocessing, paths))
+        resize = request.input_of.resize if request.input_of and not request.source else None
+        inputs = ([array] for array in file_inputs(request.file, runner, preprocessing, paths, resize))
     return run_on_host(Path(request.file).read_bytes(), inputs)

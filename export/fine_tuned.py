@@ -1,5 +1,6 @@
 """The verb ``qat``: fine-tune a model for int8 on annotated images, and write a folder with its int8 file."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenets_tf import files
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
@@ -124,7 +126,9 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
     started = time.monotonic()
     with Worker() as worker:
         training, validation = check(request)
-        produced, usual = worker.call(_produce, request, training, validation, progress=progress)
+        folder = request.checkpoint
+        with files.only_user(Path(folder), "fine-tuning") if folder else contextlib.nullcontext():
+            produced, usual = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
     manifest, page = result_folder.write(
         folder, name, produced, produced.failures, request.source.label_names()
@@ -197,8 +201,8 @@ def _produce(
     subject = Subject.of(request.source, model, image, request.void)
     _check_labels(subject, training, validation)
     objective = objective_of(
-        subject.task.name, model, recipe=request.recipe(), resampling=image.given.resampling, classes=subject.classes,
-        class_names=subject.class_names, void=subject.void, images=(training, validation),
+        subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,
+        classes=subject.classes, class_names=subject.class_names, void=subject.void, images=(training, validation),
     )  # fmt: skip
     progress("building", 1, 1)
     calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)

@@ -7,6 +7,7 @@ from pathlib import Path
 from mobilenets_tf import files
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.deployment import annotated_images, calibration_images
 from mobilenets_tf.export.page import sensitivity_chart
@@ -47,11 +48,13 @@ class SensitivityRequest(Request):
 
 @dataclass(frozen=True)
 class SensitivityList:
-    """The two files that were written, and the rows of the list, the most sensitive layer first."""
+    """The two files that were written, the rows of the list, the most sensitive layer first, and how photographs became
+    the input."""
 
     path: Path
     chart: Path
     layers: list[dict]
+    preprocessing: Preprocessing
 
 
 def sensitivity(
@@ -108,7 +111,7 @@ def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) 
     document = {"files": files.digests(contents), **facts, "layers": layers}
     folder = Path(request.out)
     files.write_together(folder, contents | {name: files.to_json(document)})
-    return SensitivityList(folder / name, folder / chart, layers)
+    return SensitivityList(folder / name, folder / chart, layers, Preprocessing(**facts["preprocessing"]))
 
 
 def _names(request: SensitivityRequest) -> tuple[str, str]:

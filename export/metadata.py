@@ -73,7 +73,7 @@ class Metadata:
     mean, std: the input is (pixel - mean) / std on 0-255 RGB; one value each, since MediaPipe takes no more. For a file
         that takes uint8 they are 0 and 1: its pixels are fed as they are.
     labels: the class names in the order of the outputs; may be empty.
-    task: "classify", "detect" or "segment".
+    task: "classify", "detect" or "segment". geometry: how a photograph becomes the input, in words.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Metadata:
     license: str = ""
     labels: tuple[str, ...] = field(default=(), repr=False)
     task: str = "classify"
+    geometry: str = ""
 
 
 def describe(name: str, image: ImageInput, labels: Sequence[str] = (), task: str = "classify") -> Metadata:
@@ -94,7 +95,9 @@ def describe(name: str, image: ImageInput, labels: Sequence[str] = (), task: str
     given = image.given
     mean, std = (0.0, 1.0) if image.form == "uint8" else (given.mean[0], given.std[0])
     text = f"{_TITLES[task]}; made by mobilenets-tf {__version__}."
-    return Metadata(name, text, given.size, given.size, mean, std, labels=tuple(labels), task=task)
+    return Metadata(
+        name, text, given.size, given.size, mean, std, labels=tuple(labels), task=task, geometry=given.described()
+    )
 
 
 def add(content: bytes, metadata: Metadata) -> bytes:
@@ -160,10 +163,11 @@ def _input(writer: "_Writer", name: str, metadata: Metadata) -> "_Offset":
     normalization = writer.table({0: writer.floats([metadata.mean]), 1: writer.floats([metadata.std])})
     unit = writer.table({0: writer.byte(_NORMALIZATION_OPTIONS), 1: normalization})
     low, high = ((end - metadata.mean) / metadata.std for end in (0, 255))
+    text = f"RGB image, {metadata.height}x{metadata.width}, values from {low:.5g} to {high:.5g}"
     return writer.table(
         {
             0: writer.text(name),
-            1: writer.text(f"RGB image, {metadata.height}x{metadata.width}, values from {low:.5g} to {high:.5g}"),
+            1: writer.text(f"{text}; from a photograph: {metadata.geometry}" if metadata.geometry else text),
             3: content,
             4: writer.vector([unit]),
             5: writer.table({0: writer.floats([high]), 1: writer.floats([low])}),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets_tf import files
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import deployment
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
@@ -58,11 +59,13 @@ class ReportRequest(Request):
 
 @dataclass(frozen=True)
 class SchemesReport:
-    """The result of ``report``: the page's path, the rows of its table, and the checks that failed, a sentence each."""
+    """The result of ``report``: the page's path, the rows of its table, the checks that failed, a sentence each, and
+    how photographs became the input."""
 
     path: Path
     rows: tuple[SchemeRow, ...]
     failures: tuple[str, ...]
+    preprocessing: Preprocessing
 
     @property
     def passed(self) -> bool:
@@ -101,7 +104,8 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
     latency = {name: (t.median_ms, t.p90_ms) for name, t in timings.items()}
     text = page.render_schemes(request.source.name, reports, tuple(rows), latency)
     files.write_together(folder, {_page_name(request): files.sealed(text), **shared, **contents})
-    return SchemesReport(folder / _page_name(request), tuple(rows), tuple(failures))
+    preprocessing = Preprocessing(**produced["float32"].manifest["preprocessing"])
+    return SchemesReport(folder / _page_name(request), tuple(rows), tuple(failures), preprocessing)
 
 
 def _file_name(request: ReportRequest, scheme: str) -> str:

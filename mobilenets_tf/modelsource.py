@@ -9,6 +9,7 @@ from typing import Any
 
 from mobilenets_tf import registry
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
@@ -19,6 +20,11 @@ _FILES = (".keras", ".h5")
 # A model in any form that ``ModelSource.of`` takes: a registry name, a path, a ``keras.Model`` or a ``ModelSource``. A
 # request turns it into a ``ModelSource``.
 AnyModel = Any
+# What to do where nothing says how the pixels become a model's input.
+NORMALISATION = (
+    "Pass --mean and --std in pixel values (in Python: ModelSource(..., mean=, std=)): --mean 127.5 --std 127.5 for "
+    "[-1, 1], --mean 0 --std 255 for [0, 1], --mean 0 --std 1 where the model rescales by itself."
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class ModelSource:
     mean, std: of the input, in pixel values 0-255, one number or three; for a file without a manifest. A ``.keras``
         file that was trained here has a manifest beside it, with mean and std.
     labels: a text file with one class name a line; for a file without a manifest.
+    crop, resize, interpolation: how a photograph becomes the square input, as in ``Preprocessing``; None: as the
+        manifest or the published weight set says, else the whole photograph, as Keras' own loaders do.
     content: the ``.keras`` file of a ``keras.Model`` object; ``model`` is then the object's name. See ``of``.
     """
 
@@ -41,6 +49,9 @@ class ModelSource:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: str | None = None
+    crop: str | None = None
+    resize: int | None = None
+    interpolation: str | None = None
     content: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -122,12 +133,53 @@ class ModelSource:
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
                 catalog.require(_published(self))
+        self.check_input()
+        self.check_labels()
+
+    def check_input(self) -> None:
+        """Refuse wrong values of mean, std, crop, resize and interpolation.
+
+        Raises:
+            RequestError: a name is unknown, a number is out of range, or mean and std are not given together.
+        """
         if (self.mean is None) != (self.std is None):
-            raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")
+            raise RequestError(
+                f"mean={self.mean} and std={self.std}: give both (--mean and --std), the input is (pixel - mean) / std."
+            )
+        if self.resize is not None and self.resize < 1:
+            raise RequestError(f"resize={self.resize}: expected a number of pixels.")
+        self.asked(Preprocessing())
+
+    def check_labels(self) -> None:
+        """Refuse a file of labels that is not there, cannot be read or is empty.
+
+        Raises:
+            RequestError: so it is.
+        """
+        if self.labels is None:
+            return
+        if not os.path.isfile(self.labels):
+            raise RequestError(f"No such labels file: {shown(self.labels)}")
+        if not read_lines(self.labels):
+            raise RequestError(f"{self.labels} is empty; expected one class name a line.")
+
+    def asked(self, known: Preprocessing | None) -> Preprocessing | None:
+        """Return the preprocessing that is known of the model, with what the request says otherwise (except ``resize``,
+        which needs the size of the input: see ``Preprocessing.at``). None: nothing says how the input is normalised.
+
+        Raises:
+            RequestError: a name is unknown, or a number is out of range.
+        """
+        if known is None and self.mean is None:
+            return None
+        known, changes = known or Preprocessing(), dict[str, Any]()
         if self.mean is not None and self.std is not None:
-            Preprocessing(mean=triple(self.mean), std=triple(self.std))
-        if self.labels is not None and not Path(self.labels).is_file():
-            raise RequestError(f"No such labels file: {self.labels}")
+            changes |= {"mean": triple(self.mean), "std": triple(self.std)}
+        if self.interpolation is not None:
+            changes["interpolation"] = self.interpolation
+        if self.crop is not None:
+            changes |= {"crop": self.crop, "resize": None if self.crop == "stretch" else known.resize}
+        return replace(known, **changes)
 
     def weight_set(self) -> catalog.WeightSet | None:
         """Return the record of the published weights that ``weights`` names by tag or by file; else None.
@@ -168,23 +220,29 @@ class ModelSource:
                 f"{self.name} takes {[tuple(tensor.shape) for tensor in model.inputs]}; this command feeds one square "
                 "RGB image of a fixed size. Use mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
             )
-        if self.mean is None and (told := self._manifest_preprocessing()):
-            return told.at(shape[1])
-        record = self.weight_set()
-        random = not self.is_file and self.weights is None
-        if random:  # random weights have no preprocessing of their own: take that of any weight set
-            record = next(iter(catalog.weight_sets(self.model)), None)
-        if self.mean is None and record is None and not random:
+        told = self.asked(self._known_preprocessing())
+        if told is None:
             raise RequestError(
-                f"{self.weights or self.model} does not say how its input is normalised. Pass --mean and --std in "
-                "pixel values: "
-                "--mean 127.5 --std 127.5 for [-1, 1], --mean 0 --std 255 for [0, 1], --mean 0 --std 1 where the model "
-                "rescales by itself."
+                f"{self.weights or self.model} does not say how its input is normalised. {NORMALISATION}"
             )
-        base = task_of(self.task).framed(record.preprocessing if record else Preprocessing())
-        if self.mean is not None and self.std is not None:
-            base = replace(base, mean=triple(self.mean), std=triple(self.std))
-        return base.at(shape[1])
+        framed = task_of(self.task).framed(told)
+        if self.crop is not None and framed.crop != self.crop:
+            raise RequestError(
+                f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop out."
+            )
+        return framed.at(shape[1], self.resize)
+
+    def _known_preprocessing(self) -> Preprocessing | None:
+        """Return what the manifest or the published weight set says; of random weights, the normalisation with which
+        the network was published, for whole photographs: the crop belongs to the published weights."""
+        if told := self._manifest_preprocessing():
+            return told
+        if record := self.weight_set():
+            return record.preprocessing
+        if self.is_file or self.weights is not None:
+            return None
+        record = next(iter(catalog.weight_sets(self.model)), None)
+        return record.preprocessing.whole() if record else Preprocessing()
 
     def label_names(self, classes: int | None = None) -> list[str]:
         """Return a name for each class; [] where the names are not known.
@@ -193,9 +251,7 @@ class ModelSource:
             RequestError: the number of names is not ``classes``.
         """
         if self.labels is not None:
-            names = [
-                line.strip() for line in Path(self.labels).read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
+            names = read_lines(self.labels)
         elif self.is_file:
             names = self._manifest().get("labels", [])
         elif self.classes not in (None, 1000) or registry.get(self.model).backbone:

@@ -5,6 +5,7 @@ The versions below were the newest in November 2026.
 
 import functools
 
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
@@ -26,7 +27,7 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
     """
     (input_,), outputs = manifest["inputs"], manifest["outputs"]
     task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), manifest["preprocessing"]
-    anchors = f"{file_name}.{ANCHORS_FILE}"
+    anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing["crop"]
     types = {end["dtype"] for end in (input_, *outputs)}
     template = _environment().get_template(f"android_{task}.md")
     return template.render(
@@ -36,7 +37,9 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         outputs=outputs,
         form=form,
         size=preprocessing["size"],
-        crop_share=preprocessing["size"] / preprocessing["resize"],
+        crop_share=None if crop == "stretch" else preprocessing["size"] / preprocessing["resize"],
+        geometry=Preprocessing(**preprocessing).described(),
+        filtered="false" if preprocessing["interpolation"] == "nearest" else "true",
         mean=preprocessing["mean"][0],
         std=preprocessing["std"][0],
         classes=_classes(manifest),

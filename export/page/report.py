@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenets_tf import files
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.delegates.rules import Verdict
 from mobilenets_tf.export.page import charts
 from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
@@ -79,7 +80,7 @@ def _environment():
         "model_facts": _model_facts,
         "real_value": _real_value,
         "plain": lambda value: {True: "yes", False: "no"}[value] if isinstance(value, bool) else value,
-        "geometry": _geometry,
+        "geometry": lambda values: Preprocessing(**values).described(),
         "jpeg": lambda content: f"data:image/jpeg;base64,{base64.b64encode(content).decode()}",
         "manifest_text": files.to_json,
         "view": _view,
@@ -116,19 +117,6 @@ def _real_value(tensor: dict) -> str:
     zero_point = tensor["zero_point"]
     shifted = f"(q {'-' if zero_point > 0 else '+'} {abs(zero_point)})" if zero_point else "q"
     return f"{tensor['scale']:.8g} x {shifted}"
-
-
-def _geometry(pre: dict) -> str:
-    size = f"{pre['size']}x{pre['size']}"
-    if pre["crop"] == "stretch":
-        return f"resize the whole photograph to {size}, without keeping its aspect ratio ({pre['resampling']})"
-    if pre["crop"] == "resize_then_crop":
-        return f"resize the shorter side to {pre['resize']} ({pre['resampling']}), then crop {size} from the centre"
-    share = pre["size"] / pre["resize"]
-    return (
-        f"crop a square of {share:.3f} times the shorter side from the centre, then resize it to {size} "
-        f"({pre['resampling']})"
-    )
 
 
 def _view(comparison: dict | None) -> dict | None:

@@ -8,6 +8,7 @@ import numpy as np
 from mobilenets_tf.decibels import signal_to_noise
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.proof.subject import Subject
+from mobilenets_tf.tasks import intervals
 from mobilenets_tf.tasks.classification import first_answers, first_five
 from mobilenets_tf.tasks.task import percent
 
@@ -22,7 +23,9 @@ class Comparison:
     top1_agreement: share of images with the same first answer (for a model with one output value: on the same side of
         0.5); top5_agreement: share whose reference answer is among the candidate's first five.
     ties: share of images where the candidate's highest value is shared by several classes.
-    reference_top1, reference_top5, top1, top5: accuracies, where labels were given.
+    constant: the places of the candidate's outputs that have the same values on every image, of several.
+    reference_top1, reference_top5, top1, top5: accuracies, where labels were given. interval: the 95 % interval of the
+        change of top-1, see ``tasks.intervals``.
     """
 
     images: int
@@ -32,10 +35,12 @@ class Comparison:
     top1_agreement: float
     top5_agreement: float
     ties: float
+    constant: tuple[int, ...] = ()
     reference_top1: float | None = None
     reference_top5: float | None = None
     top1: float | None = None
     top5: float | None = None
+    interval: intervals.Interval | None = None
 
     measure = "top-1"
     agreement_measure = "same answer as float32"
@@ -74,9 +79,8 @@ class Comparison:
             f" (among the first five: {self.top5_agreement:.1%}; tied: {self.ties:.1%})",
         ]
         if self.top1 is not None:
-            change = 100 * (self.top1 - self.reference_top1)
             lines.append(
-                f"accuracy            top-1 {self.reference_top1:.1%} -> {self.top1:.1%} ({change:+.1f} points), "
+                f"accuracy            top-1 {self.reference_top1:.1%} -> {self.top1:.1%} ({change_in_points(self)}), "
                 f"top-5 {self.reference_top5:.1%} -> {self.top5:.1%}"
             )
         return lines
@@ -90,8 +94,11 @@ class ScoreComparison:
         greatest of each output's, divided by its max |reference|; snr_db: the lowest of each output's, infinite when
         they are equal.
     measure: what the scores are, "mAP at IoU 0.5" or "mIoU". agreement: the candidate's score with the reference's
-        answers as the truth; of a detector, with the answers that the reference is sure of.
+        answers as the truth; of a detector, with the answers that the reference is sure of. NaN where the reference is
+        sure of nothing: then the answers do not show whether the files agree.
+    constant: as in ``Comparison``.
     reference_score, score: where the images are annotated; reference_classes, classes: of each class, by its name.
+        interval: the 95 % interval of the change of the score, see ``tasks.intervals``.
     """
 
     images: int
@@ -100,8 +107,10 @@ class ScoreComparison:
     snr_db: float
     measure: str
     agreement: float
+    constant: tuple[int, ...] = ()
     reference_score: float | None = None
     score: float | None = None
+    interval: intervals.Interval | None = None
     reference_classes: dict[str, float] = field(default_factory=dict)
     classes: dict[str, float] = field(default_factory=dict)
 
@@ -122,15 +131,23 @@ class ScoreComparison:
         """Return the comparison as lines of text."""
         lines = [
             *_difference_lines(self),
-            f"agreement           {self.agreement:.1%} {self.measure} with float32's answers on {self.images} images",
+            f"agreement           {self.agreement:.1%} {self.measure} with float32's answers on {self.images} images"
+            if not np.isnan(self.agreement)
+            else f"agreement           not known: float32 is sure of nothing on {self.images} images",
         ]
         if self.score is not None:
-            before, after = self.reference_score, self.score
-            change = 100 * (after - before)
-            lines.append(
-                f"accuracy            {self.measure} {percent(before)} -> {percent(after)} ({change:+.1f} points)"
-            )
+            before, after = percent(self.reference_score), percent(self.score)
+            lines.append(f"accuracy            {self.measure} {before} -> {after} ({change_in_points(self)})")
         return lines
+
+
+def change_in_points(comparison) -> str:
+    """Describe the change of a score, in percentage points, with its interval."""
+    text = f"{100 * (comparison.score - comparison.reference_score):+.1f} points"
+    if comparison.interval is None:
+        return text
+    low, high = (100 * end for end in comparison.interval)
+    return f"{text}, 95 % interval {low:+.1f} to {high:+.1f}"
 
 
 def _difference_lines(comparison) -> list[str]:
@@ -165,10 +182,13 @@ def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Compar
     accuracies = {}
     if labels is not None:
         labels = np.asarray(labels)
+        before, after = reference_answers == labels, candidate_answers == labels
+        lost, won = int((before & ~after).sum()), int((~before & after).sum())
         accuracies = {
-            "reference_top1": float((reference_answers == labels).mean()),
+            "interval": intervals.of_shares(lost, won, len(labels)),
+            "reference_top1": float(before.mean()),
             "reference_top5": float((first_five(reference) == labels[:, None]).any(-1).mean()),
-            "top1": float((candidate_answers == labels).mean()),
+            "top1": float(after.mean()),
             "top5": float((five == labels[:, None]).any(-1).mean()),
         }
     return Comparison(
@@ -179,6 +199,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Compar
         top1_agreement=float((candidate_answers == reference_answers).mean()),
         top5_agreement=float((five == reference_answers[:, None]).any(-1).mean()) if five.shape[1] > 1 else 1.0,
         ties=float(((candidate == candidate.max(-1, keepdims=True)).sum(-1) > 1).mean()),
+        constant=(0,) if len(candidate) > 1 and not np.ptp(candidate, axis=0).any() else (),
         **accuracies,
     )
 
@@ -188,6 +209,7 @@ class Differences:
 
     def __init__(self):
         self._largest, self._greatest, self._signal, self._noise = (np.zeros(0) for _ in range(4))
+        self._images, self._first, self._varies = 0, (), np.zeros(0, bool)
 
     def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray]) -> None:
         """Count the outputs of both files for one image.
@@ -197,6 +219,8 @@ class Differences:
         """
         if not len(self._largest):
             self._largest, self._greatest, self._signal, self._noise = (np.zeros(len(reference)) for _ in range(4))
+            self._first, self._varies = tuple(map(np.copy, candidate)), np.zeros(len(reference), bool)
+        self._images += 1
         for place, (expected, output) in enumerate(zip(reference, candidate, strict=True)):
             if expected.shape != output.shape:
                 raise RequestError(f"The model's output is {expected.shape}, the file's is {output.shape}.")
@@ -208,6 +232,12 @@ class Differences:
             self._greatest[place] = max(self._greatest[place], np.abs(expected).max())
             self._signal[place] += float((expected.astype(np.float64) ** 2).sum())
             self._noise[place] += float((difference**2).sum())
+            self._varies[place] |= not np.array_equal(output, self._first[place])
+
+    @property
+    def constant(self) -> tuple[int, ...]:
+        """The places of the candidate's outputs that had the same values on every image, of several."""
+        return tuple(np.flatnonzero(~self._varies).tolist()) if self._images > 1 else ()
 
     def result(self) -> dict[str, float]:
         """Return largest_difference, relative_difference and snr_db, as in ``ScoreComparison``."""
@@ -288,8 +318,8 @@ class ScoreTally:
             before, after = self._reference.scores(), self._candidate.scores()
             scores = {"reference_score": before[task.key], "reference_classes": before["per_class"]}
             scores |= {"score": after[task.key], "classes": after["per_class"]}
-        if np.isnan(agreement):  # the reference is sure of nothing, so nothing can be missed
-            agreement = 1.0
+            scores["interval"] = self._candidate.interval(self._reference)
         return ScoreComparison(
-            images=self._images, measure=task.measure, agreement=agreement, **self._differences.result(), **scores
-        )
+            images=self._images, measure=task.measure, agreement=agreement, constant=self._differences.constant,
+            **self._differences.result(), **scores,
+        )  # fmt: skip

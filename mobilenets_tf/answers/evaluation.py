@@ -8,6 +8,7 @@ from mobilenets_tf.answers.predictor import opened, scaled
 from mobilenets_tf.answers.reading import Reading, is_tflite, reading_of
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import AnyModel, ModelSource
@@ -54,10 +55,12 @@ class Evaluation:
     task: what the scores are of. scores: ``images``, how many; for a classifier ``top1`` and ``top5``; for a detector
     ``map50`` and ``map``, COCO's average precision at an IoU of 0.5 and over 0.5 to 0.95; for a segmenter ``miou`` and
     ``pixel_accuracy``; ``per_class`` for both. Shares of 1; NaN where nothing could be measured.
+    preprocessing: how photographs became the input.
     """
 
     task: str
     scores: dict[str, Any]
+    preprocessing: Preprocessing
 
     def headline(self) -> str:
         """Return the scores in one line."""
@@ -135,7 +138,7 @@ def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: P
     photographs = (images.decode(path) for path in track(annotated.paths, "evaluating", progress))
     for index, answer in enumerate(predictor(photographs)):
         meter.add(answer, annotated.truth(index))
-    return Evaluation(task.name, meter.scores())
+    return Evaluation(task.name, meter.scores(), predictor.preprocessing)
 
 
 def _class_names(annotated) -> list[str] | None:

@@ -24,7 +24,8 @@ class PredictRequest:
 
     source: the model file: a ``.tflite``, ``.keras`` or full-model ``.h5`` file; a path or a ``ModelSource``.
     images: paths of photographs.
-    beside: more model files, to compare with. mean, std and labels of ``source`` hold for those that do not say.
+    beside: more model files, to compare with. What ``source`` says of the input and the labels holds for those that do
+        not say it.
     out: a ``.png`` or ``.jpg`` for one photograph, or a folder for a ``.png`` of each; None draws nothing.
     threshold: the lowest score of an object that is shown. top: how many classes of a classifier.
     task: of files that do not say: "classify", "detect" or "segment".
@@ -54,9 +55,9 @@ class Prediction:
     """The answers of models about one photograph.
 
     image: its path. width, height: in pixels.
-    answers: of each model a dict with ``file``, ``task`` and ``found``: for each class or object its ``class``, its
-        ``name``, and its ``score`` (of a segmenter the ``share`` of the pixels); of an object also the ``box`` in
-        pixels (xmin, ymin, xmax, ymax).
+    answers: of each model a dict with ``file``, ``task``, ``input`` (how the photograph becomes the input, in words)
+        and ``found``: for each class or object its ``class``, its ``name``, and its ``score`` (of a segmenter the
+        ``share`` of the pixels); of an object also the ``box`` in pixels (xmin, ymin, xmax, ymax).
     picture: the path of the drawing, if one was asked for.
     """
 
@@ -109,16 +110,16 @@ def ask(source: ModelSource, reading: Reading, photograph: Path, top: int = 5, t
 
 
 def _model(request: PredictRequest, source: ModelSource) -> tuple[ModelSource, Reading]:
-    """Return the source and the reading of one model. The request's mean, std, labels and task hold for its first file,
-    and for each further file that does not give them."""
+    """Return the source and the reading of one model. What the request says of the input, the labels and the task
+    holds for its first file, and for each further file that does not say it."""
     first = request.source
     if source.content is not None:
         return source, reading_of(source, request.task)
     file, known = source.model, Reading.of(check_file(source.model))
     if file == first.model:
         known = Reading()
-    mean, std = (None, None) if known.preprocessing else (first.mean, first.std)
-    source = ModelSource(file, mean=mean, std=std, labels=None if known.labels else first.labels)
+    input_of = ModelSource(file) if known.preprocessing else replace(first, model=file, content=None)
+    source = replace(input_of, labels=None if known.labels else first.labels)
     return source, reading_of(source, known.task or request.task)
 
 
@@ -192,7 +193,8 @@ def _of_photograph(
         (answer,) = predictor([photograph])
         answer = task.shown(answer, request.threshold)
         described = task.described(answer, labels, photograph.height, photograph.width, request.top)
-        answers.append({"file": name, "task": task.name, "found": described})
+        prepared = predictor.preprocessing.described()
+        answers.append({"file": name, "task": task.name, "input": prepared, "found": described})
         if suffix:
             drawings.append(task.draw(photograph, answer, labels, request.top))
     prediction = Prediction(str(path), photograph.width, photograph.height, answers)

@@ -12,7 +12,7 @@ from mobilenets_tf.data import images
 from mobilenets_tf.data.boxes import Detections
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.modelsource import NORMALISATION, ModelSource
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.task import Task
 from mobilenets_tf.tflite.runtime import Runner
@@ -47,6 +47,7 @@ class Predictor:
     uint8 (height, width).
 
     task, labels: as the ``Reading`` says. classes: how many there are; None where the outputs do not show the number.
+    preprocessing: of the input, at its size.
 
     Raises:
         RequestError: the input is not one square RGB image, the outputs are not those of the task, or the normalisation
@@ -58,10 +59,8 @@ class Predictor:
         self.task = _task(network, reading.task)
         size = input_size(network.name, network.inputs)
         if reading.preprocessing is None:
-            raise RequestError(
-                f"No manifest beside {network.name} says how its input is normalised; pass --mean and --std."
-            )
-        self._input = self.task.framed(reading.preprocessing).at(size)
+            raise RequestError(f"No manifest beside {network.name} says how its input is normalised. {NORMALISATION}")
+        self.preprocessing = self.task.framed(reading.preprocessing).at(size, reading.resize)
         grids = reading.grids or network.grids(self.task)
         self._decoder = self.task.decoder(network.name, network.outputs, reading.form, grids)
         self.classes = self._decoder.classes
@@ -75,7 +74,7 @@ class Predictor:
         """Yield the answer about each ``PIL.Image``; the images have to be in RGB and upright."""
         pixels, sizes = [], []
         for photograph in photographs:
-            pixels.append(self._input.geometry(photograph))
+            pixels.append(self.preprocessing.geometry(photograph))
             sizes.append((photograph.height, photograph.width))
             if len(pixels) == self._network.batch:
                 yield from self._answers(pixels, sizes)
@@ -84,7 +83,7 @@ class Predictor:
             yield from self._answers(pixels, sizes)
 
     def _answers(self, pixels: list[np.ndarray], sizes: list[tuple[int, int]]):
-        outputs = self._network(self._input.for_input(np.stack(pixels), self._network.dtype))
+        outputs = self._network(self.preprocessing.for_input(np.stack(pixels), self._network.dtype))
         for place, size in enumerate(sizes):
             yield self._decoder([output[place] for output in outputs], *size)
 
@@ -224,13 +223,18 @@ def input_size(name: str, shapes: Sequence[tuple[int, ...]]) -> int:
     return shapes[0][0]
 
 
-def file_inputs(name: str, runner: Runner, preprocessing: Preprocessing, paths: Iterable[Path]) -> Iterator[np.ndarray]:
+def file_inputs(
+    name: str, runner: Runner, preprocessing: Preprocessing, paths: Iterable[Path], resize: int | None = None
+) -> Iterator[np.ndarray]:
     """Yield, for each image file, the array that ``Runner`` passes to the single input of a TFLite file.
+
+    Args:
+        preprocessing: at any size. resize: as in ``Preprocessing.at``.
 
     Raises:
         RequestError: the file does not take one square RGB image.
     """
-    prepare = preprocessing.at(input_size(name, runner.input_shapes))
+    prepare = preprocessing.at(input_size(name, runner.input_shapes), resize)
     for path in paths:
         yield prepare.for_input(prepare.geometry(images.decode(path)), runner.inputs[0]["dtype"])
 

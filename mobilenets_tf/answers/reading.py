@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.text_files import read_lines
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
-from mobilenets_tf.modelsource import ModelSource, triple
+from mobilenets_tf.modelsource import NORMALISATION, ModelSource
 from mobilenets_tf.registry import TASKS
 
 _KERAS = (".keras", ".h5")
@@ -19,6 +20,7 @@ class Reading:
 
     task: one of ``registry.TASKS``; None: a classifier, if its only output is (1, classes).
     preprocessing: at any size. Detectors and segmenters are given the whole photograph, whatever its crop.
+    resize: of the preprocessing at the network's size; None: as ``preprocessing`` has it.
     labels: the classes' names; may be empty.
     form: in which a file gives its outputs, one of ``task.Task.forms``.
     grids: of a raw detector, (rows, columns) of each map that its anchors are laid on.
@@ -29,6 +31,7 @@ class Reading:
     labels: tuple[str, ...] = ()
     form: str | None = None
     grids: tuple[tuple[int, int], ...] = ()
+    resize: int | None = None
 
     @staticmethod
     def of(file: Path) -> "Reading":
@@ -48,7 +51,8 @@ class Reading:
                 f'{file}.json: anchors are {str(anchors)[:80]}; expected {{"grids": [[rows, columns], ...]}}.'
             ) from None
         if not isinstance(labels, list):
-            labels = _lines(file.with_name("labels.txt"))
+            beside = file.with_name("labels.txt")
+            labels = read_lines(beside) if beside.is_file() else []
         return Reading(task, Preprocessing.of(manifest), tuple(map(str, labels)), manifest.get("form"), grids)
 
 
@@ -65,17 +69,19 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
     if not is_tflite(source):
         source.check()
     if source.content is not None:
-        return Reading(task or source.task, file_preprocessing(source), tuple(source.label_names()))
+        labels = tuple(source.label_names())
+        return Reading(task or source.task, file_preprocessing(source), labels, resize=source.resize)
     if not source.is_file and not is_tflite(source):
         if task not in (None, source.task):
             raise RequestError(f"{source.model} is for the task {source.task!r}, not {task!r}; leave --task out.")
         return Reading(source.task, None, tuple(source.label_names()))
     file = check_file(source.model)
     known = Reading.of(file)
-    if source.labels and not Path(source.labels).is_file():
-        raise RequestError(f"No such labels file: {source.labels}")
+    source.check_labels()
     labels = tuple(source.label_names()) if source.labels else known.labels
-    return replace(known, task=task or known.task, preprocessing=file_preprocessing(source), labels=labels)
+    return replace(
+        known, task=task or known.task, preprocessing=file_preprocessing(source), labels=labels, resize=source.resize
+    )
 
 
 def is_tflite(source: ModelSource) -> bool:
@@ -103,24 +109,13 @@ def file_preprocessing(source: ModelSource) -> Preprocessing:
     Raises:
         RequestError: neither the request nor a manifest gives mean and std.
     """
-    if (source.mean is None) != (source.std is None):
-        raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")
-    if source.mean is not None and source.std is not None:
-        return Preprocessing(mean=triple(source.mean), std=triple(source.std))
-    if source.content is None and (known := manifest_preprocessing(source.model)):
-        return known
-    raise RequestError(f"No manifest beside {source.model} says how its input is normalised; pass --mean and --std.")
+    source.check_input()
+    known = source.asked(manifest_preprocessing(source.model) if source.content is None else None)
+    if known is None:
+        raise RequestError(f"No manifest beside {source.model} says how its input is normalised. {NORMALISATION}")
+    return known
 
 
 def manifest_preprocessing(file: str | Path) -> Preprocessing | None:
     """Return what the manifest beside a file says of its input; None if no manifest says it."""
     return Preprocessing.of(manifest_of(Path(file)))
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{file} is not a text file in UTF-8 ({error}).") from error

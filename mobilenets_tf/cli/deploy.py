@@ -3,8 +3,9 @@
 import shlex
 from pathlib import Path
 
-from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 from mobilenets_tf.data import images
+from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Build, convert, quantise and verify a model; write the .tflite file, labels, manifest and report."
 EXAMPLE = (
@@ -23,6 +24,7 @@ def add_arguments(parser):
         "or segmenter, data as train takes it",
     )  # fmt: skip
     add_output_form(parser)
+    add_void(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--classify", metavar="PHOTO", help="try the new file on a photograph ('demo': a cat)")
     parser.add_argument(
@@ -70,7 +72,7 @@ def add_input_form(parser):
 
 
 def add_output_form(parser):
-    """--output, --score-threshold and --void."""
+    """--output and --score-threshold."""
     parser.add_argument(
         "--output", metavar="FORM",
         help="of a detector: nms (default: the objects, by TFLite's own op, as MediaPipe wants them), decoded (every "
@@ -82,6 +84,10 @@ def add_output_form(parser):
         help="for --output nms: the file leaves out objects with a lower score (default 0.01, with which mAP is "
         "measured; your app's own threshold, such as 0.3, saves time)",
     )  # fmt: skip
+
+
+def add_void(parser):
+    """--void."""
     parser.add_argument(
         "--void", type=int, help="value of mask pixels that belong to no class (default: as in the training)"
     )
@@ -116,6 +122,8 @@ def _print(deployed, request):
     manifest, file = deployed.manifest, deployed.path
     emit(f"{file}  {manifest['bytes'] / 1e6:.2f} MB ({manifest['float32_bytes'] / manifest['bytes']:.1f}x smaller than "
          f"float32), {deployed.seconds:.0f} s")  # fmt: skip
+    if known := Preprocessing.of(manifest):
+        emit(image_line(known.described()))
     parity = deployed.parity
     differs = f"differs by {parity.relative_difference:.1g} of the largest output"
     emit(f"  float32 against Keras, {parity.images} images: {differs}")
@@ -161,7 +169,6 @@ def _answer(deployed, photo: Path):
     """What the new file says of a photograph: the three most likely classes, or the objects or areas in it."""
     from mobilenets_tf.answers.prediction import ask
     from mobilenets_tf.answers.reading import Reading
-    from mobilenets_tf.data.preprocessing import Preprocessing
     from mobilenets_tf.modelsource import ModelSource
 
     manifest = deployed.manifest

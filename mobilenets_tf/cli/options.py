@@ -8,11 +8,11 @@ from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Display, silent
 
 
-def add_model(parser, flag: str | None = None, required: bool = True) -> None:
-    """The options of a ``ModelSource``; the model itself as ``flag``, or as the first argument."""
+def add_model(parser, flag: str | None = None) -> None:
+    """The options of a ``ModelSource``; the model itself as the first argument, or as ``flag``, which may lack."""
     text = "a registered name (see: mobilenets-tf list), or a .keras or full-model .h5 file"
     if flag:
-        parser.add_argument(flag, dest="model", required=required, help=text)
+        parser.add_argument(flag, dest="model", help=text)
     else:
         parser.add_argument("model", help=text)
     parser.add_argument(
@@ -28,6 +28,25 @@ def add_input(parser) -> None:
     """How pixels become the input, where neither the model nor a manifest says."""
     parser.add_argument("--mean", type=float, nargs="+", help="mean of the pixel values (0 to 255), one or three")
     parser.add_argument("--std", type=float, nargs="+", help="and their deviation; the input is (pixel - mean) / std")
+    parser.add_argument(
+        "--crop", metavar="HOW",
+        help="stretch (the whole photograph, squeezed into the square), crop_then_resize or resize_then_crop (default: "
+        "as the manifest or the published weights say, else stretch, as Keras' loaders do)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resize", type=int, metavar="PIXELS",
+        help="of a crop: the shorter side in pixels, of which the centre is kept (default: the size of the input)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--interpolation", metavar="HOW",
+        help="nearest, bilinear, bicubic or lanczos, as Pillow has them; or keras_bilinear, without antialiasing "
+        "(default: as for --crop, else keras_bilinear)",
+    )  # fmt: skip
+
+
+def image_line(described: str) -> str:
+    """The line that says how a photograph becomes the input; ``described``: ``Preprocessing.described``."""
+    return f"  Image: {described}. Another way: --crop, --resize, --interpolation"
 
 
 def add_size(parser) -> None:

@@ -4,7 +4,16 @@ from dataclasses import asdict
 
 from mobilenets_tf import files
 from mobilenets_tf.cli.evaluate import add_task
-from mobilenets_tf.cli.options import add_input, add_json, add_overwrite, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import (
+    add_input,
+    add_json,
+    add_overwrite,
+    add_quiet,
+    display,
+    emit,
+    image_line,
+    request_of,
+)
 
 HELP = "Show what a file says of photographs: classes, boxes or masks, drawn on them too, several files side by side."
 EXAMPLE = "mobilenets-tf predict net_int8.tflite photo.jpg --beside net.keras --out picture.png"
@@ -39,6 +48,8 @@ def run(arguments):
         return
     for prediction in predictions:
         _print(prediction)
+    for way in dict.fromkeys(answer["input"] for answer in predictions[0].answers):
+        emit(image_line(way))
     for picture in pictures:
         emit(f"Picture: {picture}")
 

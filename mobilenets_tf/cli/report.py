@@ -1,7 +1,16 @@
 """mobilenets-tf report"""
 
-from mobilenets_tf.cli.deploy import add_input_form, add_output_form
-from mobilenets_tf.cli.options import add_json, add_model, add_overwrite, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.deploy import add_input_form, add_output_form, add_void
+from mobilenets_tf.cli.options import (
+    add_json,
+    add_model,
+    add_overwrite,
+    add_quiet,
+    display,
+    emit,
+    image_line,
+    request_of,
+)
 from mobilenets_tf.files import to_json
 
 HELP = "Make several schemes of one model, judge and time them side by side; write the files and one page on them."
@@ -29,6 +38,7 @@ def add_arguments(parser):
     )  # fmt: skip
     add_input_form(parser)
     add_output_form(parser)
+    add_void(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--min-agreement", type=float, default=0.5, metavar="SHARE",
@@ -63,6 +73,7 @@ def _print(written):
         score = "" if row.score is None else f"{row.score:.1%}"
         size = f"{row.bytes / 1e6:>6.2f} MB"
         emit(f"{row.scheme:<14} {size}  {score:>{width}}  {row.agreement:>9.1%}  {row.median_ms:>6.2f} ms")
+    emit(image_line(written.preprocessing.described()))
     for failure in written.failures:
         emit(f"FAILED: {failure}")
     emit(f"Report: {written.path}")

@@ -1,7 +1,7 @@
 """mobilenets-tf sensitivity"""
 
 from mobilenets_tf.cli.deploy import add_scheme
-from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 
 HELP = "Measure what each layer costs in integers; write a list (JSON) and a chart (SVG), the most sensitive first."
 EXAMPLE = "mobilenets-tf sensitivity mobilenet_v2 --weights imagenet --calibration photos/ --out build/"
@@ -34,5 +34,6 @@ def run(arguments):
         noise = "exact" if math.isinf(row["output_db"]) else f"{row['output_db']:.1f} dB"
         drop = f", loses {row['drop']:.2%} of the score" if "drop" in row else ""
         emit(f"  {row['layer']:<{width}}  {noise}{drop}")
+    emit(image_line(written.preprocessing.described()))
     emit(f"List: {written.path}")
     emit(f"Chart: {written.chart}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -16,6 +15,7 @@ import numpy as np
 
 from mobilenets_tf.data.annotations import check_names, check_size, content, paired, upright_size
 from mobilenets_tf.data.images import ImageSet, first_few
+from mobilenets_tf.data.text_files import read_json, read_text
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.progress import Progress, silent, track
 
@@ -222,17 +222,15 @@ def _from_voc(root: Path, progress: Progress) -> tuple[list[_AnnotatedImage], tu
 
 
 def _voc(file: Path, image: Path) -> _AnnotatedImage:
+    text = read_text(file)
     try:
-        text = file.read_text(encoding="utf-8-sig")
         # Entities, which can make a parser use any amount of memory, are declared there. No encoding can hide the word,
         # because the text is decoded already.
         if "<!DOCTYPE" in text:
             raise RequestError(f"{file} has a DOCTYPE, which VOC's annotations do not have. Remove the DOCTYPE.")
         root = ElementTree.fromstring(text)
-    except OSError as error:
-        raise RequestError(f"Cannot read {file}: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, ElementTree.ParseError) as error:
-        raise RequestError(f"{file} is not an XML file in UTF-8 ({error}).") from error
+    except ElementTree.ParseError as error:
+        raise RequestError(f"{file} is not an XML file ({error}).") from error
     if root.tag != "annotation":
         raise RequestError(f"{file} is <{root.tag[:60]}>; expected VOC's <annotation>.")
     width, height = (_number(file, root, f"size/{side}", 0) for side in ("width", "height"))
@@ -262,12 +260,7 @@ def _number(file: Path, element: ElementTree.Element, path: str, default: float 
 
 
 def _from_coco(file: Path) -> tuple[list[_AnnotatedImage], tuple[str, ...]]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise RequestError(f"Cannot read {file}: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{file} is not a JSON file ({error}).") from error
+    document = read_json(file)
     if not isinstance(document, dict):
         raise RequestError(f"{file} is a {type(document).__name__}; expected COCO's images, annotations, categories.")
     categories = {}

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mobilenets_tf.data import sources
+from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.images import ImageSet, find_images
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import silent
+from mobilenets_tf.tasks import intervals
 from mobilenets_tf.tasks.task import Task, class_name, refuse_not_finite
 
 
@@ -47,7 +49,7 @@ class Classification(Task):
         return sources.find(spec, tuple(class_names), label_offset=label_offset, progress=progress)
 
     def photographs(self, spec: str) -> ImageSet:
-        return find_images(spec)
+        return photographs_of(spec)
 
     def framed(self, preprocessing: Preprocessing) -> Preprocessing:
         return preprocessing
@@ -106,19 +108,25 @@ class ClassificationMeter:
     """Counts how often the right class is the first answer, and among the first five. See ``task.Meter``."""
 
     def __init__(self):
-        self._images = self._first = self._five = 0
+        self._right: list[bool] = []  # of each image: whether the first answer is
+        self._five = 0
 
     def add(self, answer: np.ndarray, truth: int) -> None:
         outputs = answer.reshape(1, -1).astype(np.float64)
-        self._images += 1
-        self._first += int(first_answers(outputs)[0] == truth)
+        self._right.append(bool(first_answers(outputs)[0] == truth))
         self._five += int((first_five(outputs) == truth).any())
 
     def lost(self, reference: "ClassificationMeter | None" = None) -> float:
         # Counts are subtracted, not shares: rounding must not decide whether a bound is kept.
-        before = self._images if reference is None else reference._first
-        return (before - self._first) / self._images if self._images else float("nan")
+        images = len(self._right)
+        before = images if reference is None else sum(reference._right)
+        return (before - sum(self._right)) / images if images else float("nan")
+
+    def interval(self, reference: "ClassificationMeter") -> intervals.Interval | None:
+        pairs = list(zip(reference._right, self._right, strict=True))
+        return intervals.of_shares(pairs.count((True, False)), pairs.count((False, True)), len(pairs))
 
     def scores(self) -> dict:
-        first, five = (hits / self._images if self._images else float("nan") for hits in (self._first, self._five))
-        return {"images": self._images, "top1": first, "top5": five}
+        images = len(self._right)
+        first, five = (hits / images if images else float("nan") for hits in (sum(self._right), self._five))
+        return {"images": images, "top1": first, "top5": five}

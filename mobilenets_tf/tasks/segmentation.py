@@ -12,7 +12,8 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import silent
-from mobilenets_tf.tasks.metrics import Confusion
+from mobilenets_tf.tasks import intervals
+from mobilenets_tf.tasks.metrics import Confusion, intersection_over_union, mean_of_known
 from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
 # The share of equal pixels from which two masks agree. A mask is made at the network's size and then enlarged, which
@@ -105,18 +106,32 @@ class SegmentationMeter:
     """Measures the mean intersection over union of the classes. See ``task.Meter``."""
 
     def __init__(self, class_names: Sequence[str], void: int):
-        self._names, self._confusion, self._images = tuple(class_names), Confusion(len(class_names), void), 0
+        self._names, self._void = tuple(class_names), void
+        self._confusion = Confusion(len(class_names), void)
+        self._counts: list[np.ndarray] = []  # ``Confusion.counts`` of each image
 
     def add(self, answer: np.ndarray, truth: np.ndarray) -> None:
-        self._confusion.add(truth, answer)
-        self._images += 1
+        image = Confusion(len(self._names), self._void)
+        image.add(truth, answer)
+        self._confusion.matrix += image.matrix
+        self._counts.append(image.counts)
 
     def lost(self, reference: "SegmentationMeter | None" = None) -> float:
         return (1.0 if reference is None else reference.scores()["miou"]) - self.scores()["miou"]
 
+    def interval(self, reference: "SegmentationMeter") -> intervals.Interval | None:
+        def mean_iou(meter: SegmentationMeter, weights: np.ndarray) -> np.ndarray:
+            counts = np.tensordot(weights, np.array(meter._counts), 1)  # (n, 3, classes)
+            return np.array([mean_of_known(row) for row in intersection_over_union(counts)])
+
+        def change(weights: np.ndarray) -> np.ndarray:
+            return mean_iou(self, weights) - mean_iou(reference, weights)
+
+        return intervals.of_resamples(change, len(self._counts))
+
     def scores(self) -> dict:
         return {
-            "images": self._images,
+            "images": len(self._counts),
             "miou": self._confusion.miou,
             "pixel_accuracy": self._confusion.pixel_accuracy,
             "per_class": dict(zip(self._names, self._confusion.iou.tolist(), strict=True)),

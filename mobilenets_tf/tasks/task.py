@@ -43,6 +43,10 @@ class Meter(Protocol):
         """Return how far the score is below the reference's score on the same images; without a reference, below 1.
         Negative where the score is higher than the reference's; NaN where nothing could be measured."""
 
+    def interval(self, reference: Any) -> tuple[float, float] | None:
+        """Return the 95 % interval of the change of the score from the reference's, a meter of another file's answers
+        to the same images; None where the images say nothing about it. See ``intervals``."""
+
     def scores(self) -> dict[str, Any]:
         """Return all scores as shares of 1 (NaN where nothing could be measured); ``images``, the number of images; of
         a detector or segmenter also ``per_class``, the score of each class by the class' name."""

@@ -156,7 +156,7 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     check_threads(request.threads)
     cluster.workers()
     request = replace(request, task=_task(request))
-    source = _with_weights(request.source, request.recipe)
+    source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
     source.check()
     request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
@@ -217,6 +217,18 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
             "start: --recipe scratch for a few thousand images, for a classifier --recipe paper for ImageNet."
         )
     return replace(source, weights="imagenet")
+
+
+def _with_crop(source: ModelSource, recipe: str) -> ModelSource:
+    """Return the source with the crop of the paper's evaluation, where the paper's recipe is followed."""
+    if recipe != "paper" or source.is_file or source.crop is not None:
+        return source
+    network = registry.get(source.model)
+    record = next(iter(catalog.weight_sets(network.name)), None)
+    if record is None:
+        return source
+    published = record.preprocessing.at(source.resolution or network.resolution)
+    return replace(source, crop=published.crop, resize=source.resize or published.resize)
 
 
 def _teacher(request: TrainRequest) -> ModelSource | None:

@@ -117,7 +117,7 @@ def test_a_keras_model_says_what_its_file_says(tmp_path):
         ("detector", Reading("detect", AS_THEY_ARE, form="row"), "Did you mean 'raw'"),
         ("segmenter", Reading("detect", AS_THEY_ARE, form="nms"), "scores (1, k) and their number"),
         ("segmenter", Reading("segment", AS_THEY_ARE, ("sky", "road")), "tells 3 classes apart, and there are 2"),
-        ("segmenter", Reading("segment"), "pass --mean and --std"),
+        ("segmenter", Reading("segment"), "Pass --mean and --std"),
     ],
 )
 def test_what_is_not_known_or_does_not_fit_is_named(tmp_path, content, reading, told):

@@ -23,7 +23,8 @@ def prepared(folder, task):
     path = folder / "mine.keras"
     (detector() if task == "detect" else segmenter()).save(path)
     preprocessing = {
-        "size": 64, "resize": 64, "crop": "stretch", "mean": [127.5] * 3, "std": [127.5] * 3, "resampling": "bilinear",
+        "size": 64, "resize": 64, "crop": "stretch", "mean": [127.5] * 3, "std": [127.5] * 3,
+        "interpolation": "bilinear",
     }  # fmt: skip
     names = NAMES if task == "detect" else ("background", *NAMES)
     manifest = {"task": task, "labels": names, "preprocessing": preprocessing, "options": {"void": 255}}

@@ -25,7 +25,7 @@ MANIFEST = {
     "model": {"model": "efficientnet_lite0", "weights": "imagenet", "weights_sha256": "57"},
     "options": {"scheme": "int8", "calibration": "photos/", "max_drop": None, "per_tensor": False},
     "preprocessing": {
-        "size": 224, "resize": 256, "resampling": "bicubic", "mean": [127.0] * 3, "std": [128.0] * 3,
+        "size": 224, "resize": 256, "interpolation": "bicubic", "mean": [127.0] * 3, "std": [128.0] * 3,
         "crop": "crop_then_resize",
     },
     "scheme": "int8",
