@@ -6,22 +6,22 @@
     python benchmarks/same_bytes.py compare before.json after.json
 
 The first run draws its own pictures and builds its own small models in the folder of --inputs; later runs read them
-there. Each command runs in a process of its own. Left out of a digest are measured times, the address in memory that
-Keras writes into a ``.keras`` file (``shared_object_id``), and reports, which hold measured times: of a report its
-manifest is recorded.
+there. Each command runs in a process of its own. Left out of a digest are measured times, and reports, which hold
+measured times: of a report its manifest is recorded.
+
+With ``--elsewhere`` the commands run with another hash seed, locale, time zone, home, working directory and number of
+processors, on which no byte may depend: ``record a.json``, ``record b.json --elsewhere``, ``compare a.json b.json``.
 """
 
 # ruff: noqa: E501 (a command is a line)
 import argparse
 import hashlib
-import io
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 # Fields of manifests that hold a measured time.
@@ -73,15 +73,15 @@ COMMANDS = {
     "export_int16x8": ["export", *_CLASSIFIER, "--scheme", "int16x8", *_CALIBRATED, "--out", "{out}/net.tflite"],
     "export_float32": ["export", *_CLASSIFIER, "--scheme", "float32", "--out", "{out}/net.tflite"],
     "train_two_epochs": [
-        "train", "--model", "mobilenet_v3_small", "--weights", "{inputs}/mobilenet_v3_small.keras", "--resolution", "64", "--mean", "127.5", "--std", "127.5",
+        "train", "mobilenet_v3_small", "--weights", "{inputs}/mobilenet_v3_small.keras", "--resolution", "64", "--mean", "127.5", "--std", "127.5",
         "--data", "{inputs}/classify", "--epochs", "2", "--batch-size", "8", "--out", "{out}",
     ],
     "train_detector": [
-        "train", "--model", "ssdlite_mobilenet_v3_small", "--weights", "{inputs}/ssdlite_mobilenet_v3_small.keras", "--resolution", "96", "--mean", "127.5", "--std", "127.5",
+        "train", "ssdlite_mobilenet_v3_small", "--weights", "{inputs}/ssdlite_mobilenet_v3_small.keras", "--resolution", "96", "--mean", "127.5", "--std", "127.5",
         "--classes", "3", "--labels", "{inputs}/labels.txt", "--data", "{inputs}/detect", "--epochs", "1", "--batch-size", "8", "--out", "{out}",
     ],
     "train_segmenter": [
-        "train", "--model", "lraspp_mobilenet_v3_small", "--weights", "{inputs}/lraspp_mobilenet_v3_small.keras", "--resolution", "64", "--mean", "127.5", "--std", "127.5",
+        "train", "lraspp_mobilenet_v3_small", "--weights", "{inputs}/lraspp_mobilenet_v3_small.keras", "--resolution", "64", "--mean", "127.5", "--std", "127.5",
         "--classes", "3", "--labels", "{inputs}/labels.txt", "--data", "{inputs}/segment", "--epochs", "1", "--batch-size", "8", "--out", "{out}",
     ],
     "qat_one_epoch": [
@@ -120,6 +120,7 @@ def main():
     record.add_argument("record", help="JSON file to write")
     record.add_argument("--inputs", required=True, help="folder of the pictures and models; made where it is missing")
     record.add_argument("--only", nargs="+", metavar="NAME", help="of the commands; left out, all")
+    record.add_argument("--elsewhere", action="store_true", help="in other surroundings")
     compare = verbs.add_parser("compare")
     compare.add_argument("before")
     compare.add_argument("after")
@@ -129,7 +130,7 @@ def main():
     inputs = Path(arguments.inputs).resolve()
     if not inputs.exists():
         _make_inputs(inputs)
-    record = _record(inputs, arguments.only)
+    record = _record(inputs, arguments.only, arguments.elsewhere)
     Path(arguments.record).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     return 0
 
@@ -146,9 +147,24 @@ def _compare(before: str, after: str) -> int:
     return 1 if different else 0
 
 
-def _record(inputs: Path, only) -> dict[str, dict[str, str]]:
+def elsewhere(folder: str) -> dict:
+    """Return options of ``subprocess.run`` for surroundings on which no byte of a result may depend.
+
+    Args:
+        folder: the working directory and home of the process.
+    """
+    other = {"PYTHONHASHSEED": "1234", "LC_ALL": "C", "LANG": "C", "TZ": "Asia/Kathmandu", "HOME": folder}
+    return {"env": os.environ | other, "cwd": folder, "preexec_fn": _on_one_processor}
+
+
+def _on_one_processor() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def _record(inputs: Path, only, other: bool) -> dict[str, dict[str, str]]:
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as home:
         for name, words in (COMMANDS | COMMANDS_ON_RESULTS).items():
             if only and name not in only:
                 continue
@@ -158,29 +174,32 @@ def _record(inputs: Path, only) -> dict[str, dict[str, str]]:
             words = [word.format(**places) for word in words]
             words += [] if words[0] in ("info", "list", "inspect") else ["--quiet"]
             code = "import sys; from mobilenets_tf.cli import main; sys.exit(main())"
-            done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=folder)
+            place = elsewhere(home) if other else {"cwd": folder}
+            done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, **place)
             print(f"{name}: exit status {done.returncode}", file=sys.stderr)
             if done.returncode == 2:
                 print(done.stderr, file=sys.stderr)
             digests = {"exit status": str(done.returncode)}
             if "--json" in words:
                 digests["standard output"] = _sha256(done.stdout.replace(folder, "MADE").encode())
-            for path in sorted(out.rglob("*")):
-                if path.is_file() and not _SKIPPED.search(str(path)):
-                    digests[str(path.relative_to(out))] = _digest(path, folder)
-            found[name] = digests
+            found[name] = digests | digests_of(out, folder)
     return found
+
+
+def digests_of(out: Path, folder: str) -> dict[str, str]:
+    """Return the sha256 of each file that a command wrote, by the file's path inside of ``out``.
+
+    Args:
+        folder: a path that may be another in the next run; JSON is compared without it.
+    """
+    written = [path for path in sorted(out.rglob("*")) if path.is_file() and not _SKIPPED.search(str(path))]
+    return {str(path.relative_to(out)): _digest(path, folder) for path in written}
 
 
 def _digest(path: Path, folder: str) -> str:
     content = path.read_bytes()
-    if path.suffix == ".keras":
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            config = re.sub(rb'"shared_object_id": \d+', b"", archive.read("config.json"))
-            return _sha256(config + archive.read("model.weights.h5"))
     if path.suffix == ".json":
         document = _without_times(json.loads(content))
-        document.pop("files", None) if isinstance(document, dict) else None
         content = json.dumps(document, sort_keys=True).replace(folder, "MADE").encode()
     return _sha256(content)
 

@@ -36,7 +36,7 @@ def your_model():
 def main():
     model = your_model()
     # The model rescales by itself, so it wants 0-255 pixels: mean 0, std 1. In the file that is in the weights.
-    preprocessing = Preprocessing(size=96, resize=110, mean=(0.0,) * 3, std=(1.0,) * 3)
+    preprocessing = Preprocessing(size=96, mean=(0.0,) * 3, std=(1.0,) * 3)
     image, labels = ImageInput(preprocessing, "uint8"), [f"kind {index}" for index in range(5)]
     photos = find_images(sys.argv[1]) if len(sys.argv) > 1 else demo_photos()
     calibration = Calibration.from_images(photos, image.given)

@@ -29,6 +29,7 @@ class ExportRequest(Request):
     scheme: str = "int8"
     calibration: str | None = None
     calibration_count: int | None = None
+    trust_calibration: bool = False
     seed: int = 0
     per_tensor: bool = False
     input: str = "normalised"
@@ -65,7 +66,7 @@ def check(request: ExportRequest) -> ImageSet | None:
     if out.suffix != ".tflite":
         raise RequestError(f"--out {out}: expected a file that ends in .tflite.")
     files.check_folder(out.parent)
-    files.check_replaceable(out.parent, [out.name, out.name + ".json"], request.overwrite)
+    files.check_replaceable(out.parent, [out.name, out.name + ".json"], request.overwrite, request.described())
     if request.calibration is None:
         if scheme.calibrated:
             raise RequestError(f"The scheme {scheme.name!r} needs --calibration images.")
@@ -77,11 +78,12 @@ def _export(request: ExportRequest, calibration_set: ImageSet | None, progress: 
     """Export in the worker process."""
     source = request.source
     model = source.build()
-    facts, calibration, image = {"model": source.facts()}, None, None
+    facts, calibration, image = {"model": source.facts(), "options": request.options()}, None, None
     if calibration_set is not None or source.says_its_input or request.input != "normalised":
         image = ImageInput(source.preprocessing(model), request.input)
         facts["preprocessing"], facts["model_preprocessing"] = asdict(image.given), asdict(image.wanted)
-        calibration = Calibration.from_images(calibration_set, image.given) if calibration_set else None
+        if calibration_set:
+            calibration = Calibration.from_images(calibration_set, image.given, request.trust_calibration)
     recipe = Recipe(per_tensor=True) if request.per_tensor else None
     return to_tflite(
         model, request.scheme, calibration, request.out, recipe=recipe, image=image, labels=source.label_names(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from mobilenets_tf import files
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.deployment import annotated_images, calibration_images
 from mobilenets_tf.export.page import sensitivity_chart
@@ -38,6 +39,7 @@ class SensitivityRequest(Request):
     scheme: str = "int8"
     calibration: str | None = None
     calibration_count: int | None = None
+    trust_calibration: bool = False
     evaluate: str | None = None
     void: int | None = None
     seed: int = 0
@@ -47,11 +49,13 @@ class SensitivityRequest(Request):
 
 @dataclass(frozen=True)
 class SensitivityList:
-    """The two files that were written, and the rows of the list, the most sensitive layer first."""
+    """The two files that were written, the rows of the list, the most sensitive layer first, and how photographs became
+    the input."""
 
     path: Path
     chart: Path
     layers: list[dict]
+    preprocessing: Preprocessing
 
 
 def sensitivity(
@@ -108,7 +112,7 @@ def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) 
     document = {"files": files.digests(contents), **facts, "layers": layers}
     folder = Path(request.out)
     files.write_together(folder, contents | {name: files.to_json(document)})
-    return SensitivityList(folder / name, folder / chart, layers)
+    return SensitivityList(folder / name, folder / chart, layers, Preprocessing(**facts["preprocessing"]))
 
 
 def _names(request: SensitivityRequest) -> tuple[str, str]:
@@ -128,7 +132,7 @@ def check(request: SensitivityRequest) -> tuple[ImageSet, ImageSet | None]:
     request.source.check()
     folder = Path(request.out)
     files.check_folder(folder)
-    files.check_replaceable(folder, list(_names(request)), request.overwrite)
+    files.check_replaceable(folder, _names(request), request.overwrite, request.described())
     if request.calibration is None:
         raise RequestError("Nothing to measure with: give --calibration images (or --calibration demo).")
     task, count = request.source.task, request.calibration_count
@@ -160,17 +164,18 @@ def _produce(
     progress("building", 1, 1)
     drop_of = None
     if annotated is not None:
-        subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void)
+        subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void, annotated=True)
         preprocessing = subject.image.given
 
         def drop_of(reference: bytes) -> Judge:
             return Judge(subject, reference, annotated, progress)
 
-    calibration = Calibration.from_images(calibration_set, preprocessing)
+    calibration = Calibration.from_images(calibration_set, preprocessing, request.trust_calibration)
     recipe = Recipe(per_tensor=request.per_tensor)
     rows = sensitivity(model, calibration, request.scheme, recipe=recipe, drop_of=drop_of, progress=progress)
     facts = {
         "model": request.source.facts(),
+        "options": request.options(),
         "scheme": request.scheme,
         "recipe": asdict(recipe),
         "preprocessing": asdict(preprocessing),

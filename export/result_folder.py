@@ -9,28 +9,29 @@ from mobilenets_tf.export.page import android
 from mobilenets_tf.export.page import report as page
 from mobilenets_tf.export.proof.proof import Produced
 
-LABELS = "labels.txt"
 
+def check(request, file_name: str) -> None:
+    """Refuse, before any work, a folder that cannot be written to, or that has something else in a file's place.
 
-def check(folder: Path, file_name: str, overwrite: bool) -> None:
-    """Refuse, before any work, a folder that cannot be written to or has something of the user's in a file's place.
+    Args:
+        request: with ``out``, ``overwrite`` and ``source``.
 
     Raises:
-        RequestError: the folder cannot be made or written, or a file is there that is not an earlier result.
+        RequestError: the folder cannot be made or written, or a file is there that is no earlier result of the request.
     """
+    folder = Path(request.out)
     files.check_folder(folder)
     suffixes = ("json", "html", "android.md", ANCHORS_FILE)
-    names = [file_name, *(f"{file_name}.{suffix}" for suffix in suffixes), LABELS]
-    files.check_replaceable(folder, names, overwrite)
+    names = [file_name, *(f"{file_name}.{suffix}" for suffix in suffixes)]
+    shared = files.labels_file(request.source.label_names())
+    files.check_replaceable(folder, names, request.overwrite, request.described(), shared)
 
 
-def write(
-    folder: Path, file_name: str, produced: Produced, failures: Sequence[str], labels: Sequence[str]
-) -> tuple[dict, Path]:
+def write(folder: Path, file_name: str, produced: Produced, labels: Sequence[str]) -> tuple[dict, Path]:
     """Write a file, its labels, manifest, report and Android lines, all together.
 
     Args:
-        failures: the checks that failed, for the manifest. labels: the classes' names; may be empty.
+        labels: the classes' names; may be empty.
 
     Returns:
         The manifest with the list of files in front, and the report's path. The report is not in that list, since it
@@ -39,10 +40,8 @@ def write(
     Raises:
         RequestError: the folder cannot be written, or the disk is full.
     """
-    manifest = files.finite({**produced.manifest, "passed": not failures, "failures": list(failures)})
-    contents: dict[str, bytes | str] = {file_name: produced.content, **produced.files}
-    if labels:
-        contents[LABELS] = "\n".join(labels) + "\n"
+    manifest = files.finite({**produced.badge.facts(), **produced.manifest})
+    contents: dict[str, bytes | str] = {file_name: produced.content, **produced.files, **files.labels_file(labels)}
     contents[f"{file_name}.android.md"] = android.render(file_name, manifest, bool(labels))
     manifest = {"files": files.digests(contents), **manifest}
     contents[f"{file_name}.json"] = files.to_json(manifest)

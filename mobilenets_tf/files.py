@@ -1,16 +1,27 @@
-"""Write files whole or not at all, and only over earlier results of this package; digests; the cache folder."""
+"""Write files whole or not at all, and only over earlier results of this package; temporary folders; digests; the cache
+folder."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mobilenets_tf.errors import RequestError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_MOST_DEPTH = 100
 _MANIFESTS = ("*.tflite.json", "*.keras.json", "*_sensitivity.json")
 
 
@@ -52,37 +63,128 @@ def digests(contents: dict[str, bytes | str]) -> list[dict]:
     ]
 
 
-def check_replaceable(folder: Path, names: list[str], overwrite: bool) -> None:
-    """Refuse to write over files whose sha256 no manifest in the folder lists; sealed pages may be replaced.
+def check_replaceable(
+    folder: Path,
+    names: Sequence[str],
+    overwrite: bool,
+    request: dict | None = None,
+    shared: dict[str, str] | None = None,
+) -> None:
+    """Refuse to write over anything but an earlier result of the same request.
+
+    A result is known by a manifest in the folder that lists the file with its sha256; an HTML page by its seal.
+
+    Args:
+        names: of the files that belong to this result alone.
+        overwrite: allow everything.
+        request: the result's "model" and "options", as they will be in its manifest; None where it has neither.
+        shared: name -> content of files that belong to other results in the folder too.
 
     Raises:
         RequestError: such a file is there and ``overwrite`` is False.
     """
-    ours = {} if overwrite else _listed(folder)
-    for path in (folder / name for name in names):
-        if overwrite or not path.exists():
+    if overwrite:
+        return
+    shared = shared or {}
+    listed = _listed(folder)
+    for path in (folder / name for name in (*names, *shared)):
+        if not path.exists() or (path.suffix == ".html" and path.is_file() and _is_sealed(path.read_bytes())):
             continue
-        if path.suffix == ".html" and path.is_file() and _is_sealed(path.read_bytes()):
-            continue
-        if path.name not in ours or hashlib.sha256(path.read_bytes()).hexdigest() not in ours[path.name]:
+        content = path.read_bytes() if path.is_file() else b""
+        digest = hashlib.sha256(content).hexdigest()
+        results = [(name, about) for name, listed_digest, about in listed.get(path.name, []) if listed_digest == digest]
+        if not results:
             raise RequestError(
                 f"{path} is there and is not an earlier result of this command; move it away, choose another place, or "
-                "pass --overwrite (overwrite=True)."
+                f"{_REPLACE}."
+            )
+        if path.name in shared:
+            others = [name for name, _ in results if name not in names and content != shared[path.name].encode()]
+            if others:
+                raise RequestError(
+                    f"{path} belongs to {others[0].removesuffix('.json')} too, and would have another content; choose "
+                    f"another place, or {_REPLACE}."
+                )
+            continue
+        differences = [_difference(about, request or {}) for _, about in results]
+        if all(differences):
+            raise RequestError(
+                f"{path} is the result of another request ({differences[0]}); choose another place, or {_REPLACE}."
             )
 
 
-def _listed(folder: Path) -> dict[str, set[str]]:
-    """Read the manifests in a folder: file name -> the sha256 that they list. The manifests are listed too."""
-    listed: dict[str, set[str]] = {}
-    for manifest in (path for pattern in _MANIFESTS for path in folder.glob(pattern)):
+LABELS = "labels.txt"
+
+
+def labels_file(class_names: Sequence[str]) -> dict[str, str]:
+    """Return the name and content of the file with the classes' names; {} where the classes have none."""
+    return {LABELS: "\n".join(class_names) + "\n"} if class_names else {}
+
+
+_REPLACE = "pass --overwrite (overwrite=True) to replace it"
+# What a manifest says of a model beyond what was asked for.
+_MODEL_FACTS = ("weights_sha256", "weights_source", "weights_licence")
+
+
+def _difference(manifest: dict, request: dict) -> str | None:
+    """Return how the request of a manifest differs from another one; None where they are the same.
+
+    An option that was left out (None) is the same as any value, since a manifest has the value that was settled.
+    """
+    for part, here in request.items():
+        there, here = manifest.get(part) or {}, json.loads(to_json(here))
+        for key in sorted((there.keys() | here.keys()) - {*_MODEL_FACTS}):
+            left_out = part == "options" and key in here and here[key] is None
+            if not left_out and there.get(key) != here.get(key):
+                return f"{key}={there.get(key)!r}, not {here.get(key)!r}"
+    return None
+
+
+def _listed(folder: Path) -> dict[str, list[tuple[str, str, dict]]]:
+    """Read the manifests in a folder: file name -> of each manifest that lists the file the manifest's name, the sha256
+    that it lists, and its content. The manifests are listed too.
+    """
+    listed: dict[str, list[tuple[str, str, dict]]] = {}
+    for manifest in (path for pattern in _MANIFESTS for path in sorted(folder.glob(pattern))):
         try:
             content = manifest.read_bytes()
-            entries = {entry["file"]: entry["sha256"] for entry in json.loads(content)["files"]}
-        except (OSError, ValueError, KeyError, TypeError):
+            about = json.loads(content)
+            entries = {entry["file"]: entry["sha256"] for entry in about["files"]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
         for name, digest in (entries | {manifest.name: hashlib.sha256(content).hexdigest()}).items():
-            listed.setdefault(name, set()).add(digest)
+            listed.setdefault(name, []).append((manifest.name, digest, about))
     return listed
+
+
+def made_of(folder: Path, digest: str) -> dict[str, list[str]]:
+    """Find the results in a folder that were made of a model file.
+
+    Args:
+        digest: sha256 of the model file.
+
+    Returns:
+        For each result the name of its file -> the names of all its files that nobody has changed since, and that no
+        other result lists.
+    """
+    listed = _listed(folder)
+    manifests = {entry[0]: entry[2] for entries in listed.values() for entry in entries}
+    found: dict[str, list[str]] = {}
+    for name, about in manifests.items():
+        model = about.get("model")
+        if not isinstance(model, dict) or model.get("weights_sha256") != digest:
+            continue
+        own = [
+            file
+            for file, entries in listed.items()
+            if [entry[0] for entry in entries] == [name]
+            and (folder / file).is_file()
+            and sha256_of(folder / file) == entries[0][1]
+        ]
+        page = folder / name.replace(".json", ".html")
+        own += [page.name] if page.is_file() and _is_sealed(page.read_bytes()) else []
+        found[name.removesuffix(".json")] = sorted(own)
+    return found
 
 
 def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
@@ -94,7 +196,7 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
     """
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as staging:
+        with TemporaryFolder(".unfinished-", folder) as staging:
             for name, data in files.items():
                 with open(Path(staging, name), "wb") as stream:
                     stream.write(data.encode() if isinstance(data, str) else data)
@@ -102,6 +204,122 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
                     os.fsync(stream.fileno())
             for name in files:
                 os.replace(Path(staging, name), folder / name)
+
+
+class TemporaryFolder:
+    """A folder that is removed when it is closed; a context manager that gives the folder's path.
+
+    The folder of a process that was killed is removed by the next process that makes a folder with the same prefix in
+    the same place. A lock, which ends with its process, tells the folders of killed processes from those in use.
+
+    Args:
+        prefix: begins the folder's name. parent: where the folder is made; None for the system's temporary directory.
+
+    Raises:
+        OSError: the folder cannot be made.
+
+    lock: the descriptor that holds the lock; a child process that uses the folder too should inherit this descriptor.
+        None where the file system has no locks.
+    """
+
+    def __init__(self, prefix: str, parent: str | os.PathLike[str] | None = None):
+        parent = Path(tempfile.gettempdir() if parent is None else parent)
+        _remove_leftovers(parent, prefix)
+        self.lock: int | None = None
+        while True:
+            self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
+            with contextlib.suppress(OSError):
+                self.lock = _locked(self._folder.name, wait=True)
+            if os.path.isdir(self._folder.name):
+                break
+            self.close()  # another process took the folder for a leftover before it was locked
+
+    @property
+    def name(self) -> str:
+        """The path of the folder."""
+        return self._folder.name
+
+    def __enter__(self) -> str:
+        return self.name
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the folder."""
+        with contextlib.suppress(OSError):  # such as files of another process that has not ended yet
+            self._folder.cleanup()
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove this user's temporary folders with a prefix that no process uses any more."""
+    for folder in _entries(parent):
+        if not folder.name.startswith(prefix) or not folder.is_dir(follow_symlinks=False):
+            continue
+        with contextlib.suppress(OSError):
+            ours = not hasattr(os, "getuid") or folder.stat(follow_symlinks=False).st_uid == os.getuid()
+            lock = _locked(folder.path, wait=False) if ours else None
+            if lock is not None:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                os.close(lock)
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return list(entries)
+    return []
+
+
+@contextmanager
+def only_user(folder: Path, what: str):
+    """Make a folder, and keep other processes from using it too, until this process ends or leaves the context.
+
+    Args:
+        what: for the message, what the process does with the folder.
+
+    Raises:
+        RequestError: another process uses the folder, or the folder cannot be made.
+    """
+    lock = None
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = _locked(os.fspath(folder), wait=False)
+    except BlockingIOError:
+        raise RequestError(
+            f"{folder} is used by another {what}. Wait until it ends, or choose another place."
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(folder: str, wait: bool) -> int | None:
+    """Lock a folder. Return a descriptor that holds the lock; None on Windows.
+
+    Args:
+        wait: until another process gives up the lock.
+
+    Raises:
+        BlockingIOError: another process has the lock.
+        OSError: the folder is not there or is a link, or the file system has no locks.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @contextmanager
@@ -123,6 +341,28 @@ def _explained(path: Path):
 def to_json(document) -> str:
     """Write a document as indented JSON with a final newline. Infinity and NaN, which JSON lacks, become null."""
     return json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def parse_json(text: str | bytes, label: str | Path) -> Any:
+    """Parse a JSON document of unknown origin. label: what to call the document in an error message.
+
+    Raises:
+        RequestError: the text is not JSON, or is nested so deeply that no reader of it could work.
+    """
+    deep = f"{label} is refused: its JSON is nested more than {_MOST_DEPTH} levels deep."
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise RequestError(deep) from None
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{label} is not JSON ({error}).") from error
+    level = [document] if isinstance(document, (dict, list)) else []
+    for _ in range(_MOST_DEPTH):
+        level = [each for node in level for each in (node.values() if isinstance(node, dict) else node)]
+        level = [each for each in level if isinstance(each, (dict, list))]
+    if level:
+        raise RequestError(deep)
+    return document
 
 
 def finite(value):

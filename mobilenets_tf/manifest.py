@@ -18,7 +18,7 @@ def versions() -> dict[str, str]:
 
 def manifest_of(file: Path) -> dict:
     """Read the manifest beside a file; {} where there is none, or none that can be read."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         manifest = json.loads(file.with_name(file.name + ".json").read_text(encoding="utf-8"))
         return manifest if isinstance(manifest, dict) else {}
     return {}

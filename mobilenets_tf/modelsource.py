@@ -3,12 +3,14 @@
 import hashlib
 import os
 import shlex
-from dataclasses import asdict, dataclass, field, replace
+import warnings
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mobilenets_tf import registry
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
@@ -16,9 +18,16 @@ from mobilenets_tf.tasks import task_of
 from mobilenets_tf.weights import catalog
 
 _FILES = (".keras", ".h5")
+# In ``ModelSource.weights``: random weights are wanted.
+RANDOM = "random"
 # A model in any form that ``ModelSource.of`` takes: a registry name, a path, a ``keras.Model`` or a ``ModelSource``. A
 # request turns it into a ``ModelSource``.
 AnyModel = Any
+# What to do where nothing says how the pixels become a model's input.
+NORMALISATION = (
+    "Pass --mean and --std in pixel values (in Python: ModelSource(..., mean=, std=)): --mean 127.5 --std 127.5 for "
+    "[-1, 1], --mean 0 --std 255 for [0, 1], --mean 0 --std 1 where the model rescales by itself."
+)
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,13 @@ class ModelSource:
     """The model that a command works on; plain data, so that a child process can receive it.
 
     model: a registry name, or the path of a ``.keras`` or full-model ``.h5`` file.
-    weights, alpha, resolution, classes: for a registered network, as in ``create_model``.
+    weights, alpha, resolution, classes: for a registered network, as in ``create_model``. weights may also be "random".
+        None gives random weights too, but is taken for an oversight: verbs that need trained weights warn of it.
     mean, std: of the input, in pixel values 0-255, one number or three; for a file without a manifest. A ``.keras``
         file that was trained here has a manifest beside it, with mean and std.
     labels: a text file with one class name a line; for a file without a manifest.
+    crop, resize, interpolation: how a photograph becomes the square input, as in ``Preprocessing``; None: as the
+        manifest or the published weight set says, else the whole photograph, as Keras' own loaders do.
     content: the ``.keras`` file of a ``keras.Model`` object; ``model`` is then the object's name. See ``of``.
     """
 
@@ -41,6 +53,9 @@ class ModelSource:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: str | None = None
+    crop: str | None = None
+    resize: int | None = None
+    interpolation: str | None = None
     content: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -55,6 +70,17 @@ class ModelSource:
                 object.__setattr__(self, name, (value,))
             elif value is not None:
                 object.__setattr__(self, name, tuple(value))
+
+    @staticmethod
+    def of_facts(facts: dict) -> "ModelSource | None":
+        """Make the source that ``facts`` describes in a manifest; None for a ``keras.Model`` object, which is gone."""
+        values: dict[str, Any] = {each.name: facts.get(each.name) for each in fields(ModelSource)}
+        if values["model"] is None:
+            return None
+        source = ModelSource(**values)
+        if not source.is_file and source.weights is None and "weights_sha256" in facts:
+            return None  # the object had the name of a registered network
+        return source if source.is_file or source.model in registry.list_models() else None
 
     @staticmethod
     def of(model) -> "ModelSource":
@@ -89,6 +115,11 @@ class ModelSource:
         return registry.get(self.model).task
 
     @property
+    def says_its_task(self) -> bool:
+        """Whether the network is registered, or a manifest beside its file names its task."""
+        return not self.is_file or "task" in self._manifest()
+
+    @property
     def void(self) -> int:
         """The value of pixels of no class in the masks that a segmenter was trained on; 255 if not known."""
         return self._manifest().get("options", {}).get("void", 255) if self.is_file else 255
@@ -100,12 +131,27 @@ class ModelSource:
         return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
 
     @property
+    def random_part(self) -> str | None:
+        """The part of a registered network whose weights are random: "network" without weights, "head" with published
+        weights of another task or other classes; else None. A weight file is taken to fit."""
+        if self.is_file:
+            return None
+        if self.weights in (None, RANDOM):
+            return "network"
+        of_other_classes = self.classes not in (None, 1000) or registry.get(self.model).backbone
+        return "head" if of_other_classes and not Path(self.weights).is_file() else None
+
+    @property
     def says_its_input(self) -> bool:
         """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
-    def check(self) -> None:
-        """Refuse a source that cannot be built, without importing TensorFlow.
+    def check(self, to_train: bool = False) -> None:
+        """Refuse a source that cannot be built, without importing TensorFlow; warn of random weights that nobody has
+        asked for.
+
+        Args:
+            to_train: the model is going to be trained, so its weights may be random.
 
         Raises:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here.
@@ -118,16 +164,76 @@ class ModelSource:
                     raise RequestError(f"--{option} is for registered networks; {self.model} has its own.")
         else:
             registry.check_size(registry.get(self.model), self.alpha, self.resolution)
-            if self.weights is not None and not Path(self.weights).is_file():
+            if self.weights not in (None, RANDOM) and not Path(self.weights).is_file():
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
                 catalog.require(_published(self))
+        self.check_input()
+        self.check_labels()
+        if not to_train:
+            self._warn_of_random_weights()
+
+    def check_input(self) -> None:
+        """Refuse wrong values of mean, std, crop, resize and interpolation.
+
+        Raises:
+            RequestError: a name is unknown, a number is out of range, or mean and std are not given together.
+        """
         if (self.mean is None) != (self.std is None):
-            raise RequestError("Give --mean and --std together: the input is (pixel - mean) / std.")
+            raise RequestError(
+                "Give --mean and --std together (in Python: mean= and std=): the input is (pixel - mean) / std."
+            )
+        if self.resize is not None and self.resize < 1:
+            raise RequestError(f"resize={self.resize}: expected a number of pixels.")
+        self.asked(Preprocessing())
+
+    def check_labels(self) -> None:
+        """Refuse a file of labels that is not there, cannot be read or is empty.
+
+        Raises:
+            RequestError: so it is.
+        """
+        if self.labels is None:
+            return
+        if not os.path.isfile(self.labels):
+            raise RequestError(f"No such labels file: {shown(self.labels)}")
+        if not read_lines(self.labels):
+            raise RequestError(f"{self.labels} is empty; expected one class name a line.")
+
+    def asked(self, known: Preprocessing | None) -> Preprocessing | None:
+        """Return the preprocessing that is known of the model, with what the request says otherwise (except ``resize``,
+        which needs the size of the input: see ``Preprocessing.at``). None: nothing says how the input is normalised.
+
+        Raises:
+            RequestError: a name is unknown, or a number is out of range.
+        """
+        if known is None and self.mean is None:
+            return None
+        known, changes = known or Preprocessing(), dict[str, Any]()
         if self.mean is not None and self.std is not None:
-            Preprocessing(mean=triple(self.mean), std=triple(self.std))
-        if self.labels is not None and not Path(self.labels).is_file():
-            raise RequestError(f"No such labels file: {self.labels}")
+            changes |= {"mean": triple(self.mean), "std": triple(self.std)}
+        if self.interpolation is not None:
+            changes["interpolation"] = self.interpolation
+        if self.crop is not None:
+            changes |= {"crop": self.crop, "resize": None if self.crop == "stretch" else known.resize}
+        return replace(known, **changes)
+
+    def _warn_of_random_weights(self) -> None:
+        if self.random_part == "head":
+            warnings.warn(
+                f"RANDOM HEAD: {self.weights!r} are weights of {self.model}'s backbone alone, so its answers mean "
+                "nothing. Train the network first (mobilenets-tf train), and give the .keras file that comes out.",
+                stacklevel=3,
+            )
+        elif self.random_part == "network" and self.weights is None:
+            alpha, records = self.alpha or 1.0, catalog.weight_sets(self.model)
+            tags = dict.fromkeys(record.tag for record in records if record.alpha in (None, alpha))
+            published = "" if registry.get(self.model).backbone else "".join(f"--weights {tag}, " for tag in tags)
+            warnings.warn(
+                f"RANDOM WEIGHTS: {self.model} was asked for without weights, so its answers mean nothing. Give "
+                f"{published}--weights FILE or a trained .keras file; --weights random if you want random weights.",
+                stacklevel=3,
+            )
 
     def weight_set(self) -> catalog.WeightSet | None:
         """Return the record of the published weights that ``weights`` names by tag or by file; else None.
@@ -135,7 +241,7 @@ class ModelSource:
         Raises:
             RequestError: there is no such tag.
         """
-        if self.is_file or self.weights is None:
+        if self.is_file or self.weights in (None, RANDOM):
             return None
         path = Path(self.weights)
         if path.suffix or path.is_file():
@@ -151,7 +257,8 @@ class ModelSource:
             return saved_models.load_model(self.model) if self.content is None else saved_models.of_bytes(self.content)
         from mobilenets_tf.factory import create_model
 
-        options = {"alpha": self.alpha, "resolution": self.resolution, "weights": self.weights} | options
+        weights = None if self.weights == RANDOM else self.weights
+        options = {"alpha": self.alpha, "resolution": self.resolution, "weights": weights} | options
         if self.classes is not None:
             options["classes"] = self.classes
         return create_model(self.model, **options)
@@ -168,23 +275,29 @@ class ModelSource:
                 f"{self.name} takes {[tuple(tensor.shape) for tensor in model.inputs]}; this command feeds one square "
                 "RGB image of a fixed size. Use mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
             )
-        if self.mean is None and (told := self._manifest_preprocessing()):
-            return told.at(shape[1])
-        record = self.weight_set()
-        random = not self.is_file and self.weights is None
-        if random:  # random weights have no preprocessing of their own: take that of any weight set
-            record = next(iter(catalog.weight_sets(self.model)), None)
-        if self.mean is None and record is None and not random:
+        told = self.asked(self._known_preprocessing())
+        if told is None:
             raise RequestError(
-                f"{self.weights or self.model} does not say how its input is normalised. Pass --mean and --std in "
-                "pixel values: "
-                "--mean 127.5 --std 127.5 for [-1, 1], --mean 0 --std 255 for [0, 1], --mean 0 --std 1 where the model "
-                "rescales by itself."
+                f"{self.weights or self.model} does not say how its input is normalised. {NORMALISATION}"
             )
-        base = task_of(self.task).framed(record.preprocessing if record else Preprocessing())
-        if self.mean is not None and self.std is not None:
-            base = replace(base, mean=triple(self.mean), std=triple(self.std))
-        return base.at(shape[1])
+        framed = task_of(self.task).framed(told)
+        if self.crop is not None and framed.crop != self.crop:
+            raise RequestError(
+                f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop out."
+            )
+        return framed.at(shape[1], self.resize)
+
+    def _known_preprocessing(self) -> Preprocessing | None:
+        """Return what the manifest or the published weight set says; of random weights, the normalisation with which
+        the network was published, for whole photographs: the crop belongs to the published weights."""
+        if told := self._manifest_preprocessing():
+            return told
+        if record := self.weight_set():
+            return record.preprocessing
+        if self.random_part != "network":
+            return None
+        record = next(iter(catalog.weight_sets(self.model)), None)
+        return record.preprocessing.whole() if record else Preprocessing()
 
     def label_names(self, classes: int | None = None) -> list[str]:
         """Return a name for each class; [] where the names are not known.
@@ -193,9 +306,7 @@ class ModelSource:
             RequestError: the number of names is not ``classes``.
         """
         if self.labels is not None:
-            names = [
-                line.strip() for line in Path(self.labels).read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
+            names = read_lines(self.labels)
         elif self.is_file:
             names = self._manifest().get("labels", [])
         elif self.classes not in (None, 1000) or registry.get(self.model).backbone:
@@ -226,6 +337,10 @@ class ModelSource:
             values["sha256"] = hashlib.sha256(self.content).hexdigest()
         return values
 
+    def described(self) -> dict:
+        """Return the fields that were given, as plain data, without the content of a ``keras.Model`` object."""
+        return {name: value for name, value in self.plain().items() if value is not None and name != "sha256"}
+
     def options(self, flag: str = "") -> str:
         """Write the command-line options that name this model, with the model itself after ``flag``."""
         words = [flag, self.model] if flag else [self.model]
@@ -242,7 +357,9 @@ class ModelSource:
             path = None
         elif self.is_file:
             path = self.model
-        elif self.weights is None or Path(self.weights).is_file():
+        elif self.random_part == "network":
+            path = None
+        elif self.weights is not None and Path(self.weights).is_file():
             path = self.weights
         else:
             path = catalog.require(_published(self))

@@ -4,9 +4,12 @@ TensorFlow's converter is C++ that aborts on some graphs (LLVM ERROR), and a hos
 a child process, such an end becomes an exception with the last lines that the child wrote. The child imports TensorFlow
 as soon as it starts, while the parent does other work. In a process that is itself such a child, functions are called
 directly.
+
+The child ends with its parent, however the parent ends.
 """
 
 import contextlib
+import ctypes
 import importlib
 import os
 import pickle
@@ -14,9 +17,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable
 
+from mobilenets_tf.files import TemporaryFolder
 from mobilenets_tf.progress import Progress, silent
 
 _inside = False
@@ -42,7 +48,7 @@ class Worker:
     def __init__(self, preload: str = "tensorflow"):
         self._process = self._errors = self._folder = None
         if not _inside:
-            self._folder = tempfile.TemporaryDirectory(prefix="mobilenets-tf-")
+            self._folder = TemporaryFolder("mobilenets-tf-")
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
             environment = {
                 "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -52,7 +58,7 @@ class Worker:
                 # at this fixed threshold they go back to the system at once (90 MB less at the peak).
                 "MALLOC_MMAP_THRESHOLD_": str(128 * 1024),
             }
-            self._process = _start(preload, self._errors, os.environ | environment)
+            self._process = _start(preload, self._errors, os.environ | environment, self._folder.lock)
 
     def __enter__(self):
         return self
@@ -65,7 +71,7 @@ class Worker:
                 self._process.stdin.close()
             self._process.stdout.close()
             self._errors.close()
-            self._folder.cleanup()
+            self._folder.close()
 
     def call(self, function: Callable, *arguments, progress: Progress = silent):
         """Call ``function(*arguments)`` in the child, and return the result.
@@ -106,23 +112,59 @@ class Worker:
         return f"The child process ended with {cause}. Its last words: " + " | ".join((telling or lines)[-5:])
 
 
-def _start(preload: str, errors, environment: dict[str, str]) -> subprocess.Popen:
-    """Start a child that serves calls, with its standard error in the file ``errors``. The child has the import path of
-    this process, whatever the working directory."""
-    start = f"import sys; sys.path[:] = {sys.path!r}; from mobilenets_tf.worker import _serve; _serve({preload!r})"
+def _start(preload: str, errors, environment: dict[str, str], lock: int | None) -> subprocess.Popen:
+    """Start a child that serves calls. The child has the import path of this process, whatever the working directory.
+
+    Args:
+        errors: the file for the child's standard error. lock: of the child's temporary folder. The child inherits the
+            descriptor, so that the folder counts as used until the child has ended too.
+    """
+    start = (
+        f"import sys; sys.path[:] = {sys.path!r}; from mobilenets_tf.worker import _serve; "
+        f"_serve({preload!r}, {os.getpid()})"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", start],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
         env=environment,
+        pass_fds=() if lock is None else (lock,),
     )
 
 
-def _serve(preload: str) -> None:
-    """Answer calls, in the child, until the parent closes the pipe."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with(parent: int) -> None:
+    """End this process as soon as its parent process ends, even if this process computes in native code then.
+
+    Args:
+        parent: the parent's process id.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _serve(preload: str, parent: int) -> None:
+    """Answer calls, in the child, until the parent closes the pipe or ends.
+
+    Args:
+        parent: the parent's process id.
+    """
     global _inside
     _inside = True
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")

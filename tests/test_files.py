@@ -67,3 +67,59 @@ def test_only_our_own_unchanged_files_are_replaced(tmp_path):
     (tmp_path / "a.tflite.json").write_text("{}")
     with pytest.raises(RequestError, match=r"a\.tflite\.json"):
         files.check_replaceable(tmp_path, ["a.tflite.json"], overwrite=False)
+
+
+def test_a_temporary_folder_in_use_stays(tmp_path):
+    with files.TemporaryFolder("mine-", tmp_path) as first:
+        (tmp_path / "mine-link").symlink_to(tmp_path)
+        (tmp_path / "mine-file").write_text("a file of the user's")
+        (tmp_path / "mine-left").mkdir()  # by a process that was killed
+        (tmp_path / "mine-left" / "part").write_text("")
+        (tmp_path / "other").mkdir()
+        with files.TemporaryFolder("mine-", tmp_path) as second:
+            names = {path.name for path in tmp_path.iterdir()}
+            assert names == {os.path.basename(first), os.path.basename(second), "mine-link", "mine-file", "other"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine-link", "mine-file", "other"}
+
+
+def test_what_a_killed_run_left_beside_its_results_goes(tmp_path):
+    (tmp_path / ".unfinished-abc").mkdir()
+    files.write_together(tmp_path, {"a": "1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def result(folder, name, content="made", labels=("cat",), **options):
+    """Write the file of a request, with its labels and manifest, unless something else is in its place."""
+    request = {"model": {"model": "net", "mean": (1.0,)}, "options": {"seed": 0, "output": None} | options}
+    shared = files.labels_file(labels)
+    files.check_replaceable(folder, [name, f"{name}.json"], False, request, shared)
+    contents = {name: content, **shared}
+    model = request["model"] | {"weights_sha256": "1234"}
+    manifest = {"files": files.digests(contents), **request, "model": model}
+    files.write_together(folder, contents | {f"{name}.json": files.to_json(manifest)})
+
+
+def test_the_same_request_replaces_its_result_and_another_does_not(tmp_path):
+    result(tmp_path, "a.tflite", output="nms")
+    result(tmp_path, "a.tflite", "made anew")
+    result(tmp_path, "b.tflite", seed=1)
+    with pytest.raises(
+        RequestError, match=r"a\.tflite is the result of another request \(seed=0, not 2\).*--overwrite"
+    ):
+        result(tmp_path, "a.tflite", seed=2)
+    with pytest.raises(RequestError, match=r"labels\.txt belongs to a\.tflite too"):
+        result(tmp_path, "b.tflite", labels=("dog",), seed=1)
+    assert (tmp_path / "a.tflite").read_text() == "made anew" and (tmp_path / "labels.txt").read_text() == "cat\n"
+    assert files.made_of(tmp_path, "1234") == {
+        "a.tflite": ["a.tflite", "a.tflite.json"],
+        "b.tflite": ["b.tflite", "b.tflite.json"],
+    }
+    (tmp_path / "b.tflite").write_text("changed by hand")
+    assert files.made_of(tmp_path, "1234")["b.tflite"] == ["b.tflite.json"]
+    assert files.made_of(tmp_path, "5678") == {}
+
+
+def test_a_result_alone_may_change_its_labels(tmp_path):
+    result(tmp_path, "a.tflite")
+    result(tmp_path, "a.tflite", labels=("dog",))
+    assert (tmp_path / "labels.txt").read_text() == "dog\n"

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. A module belongs to the longest name that its own begins with.
 FLOORS = (
     ("errors", "layer_names", "decibels", "drawing", "progress", "version"),
-    ("conventions", "files", "manifest", "registry", "worker"),
+    ("conventions", "files", "registry"),
+    ("manifest", "worker"),
     ("data",),
     ("tflite", "weights"),
-    ("quantize.schemes", "conversion"),
+    ("quantize.schemes", "quantize.samples", "conversion"),
     ("networks",),
     ("tasks", "factory"),
     ("modelsource",),

@@ -1,8 +1,14 @@
 """A child process ends, warns and fails as a call here would, or better."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
-from mobilenets_tf import RequestError
+from mobilenets_tf import RequestError, files
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.worker import Worker, WorkerError
 from tests.support.in_a_worker import abort, warn_and_print
@@ -21,3 +27,53 @@ def test_the_child_passes_on_results_warnings_and_errors():
             assert worker.call(warn_and_print, 3) == 3
         with pytest.raises(RequestError, match="Unknown scheme"):
             worker.call(schemes.get, "none")
+
+
+PARENT = """
+from mobilenets_tf.worker import Worker
+with Worker(preload="") as worker:
+    print(worker.call(own_id), worker._folder.name, flush=True)
+    worker.call(hold_the_interpreter, 60)
+"""
+
+
+def is_running(process_id):
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{process_id}/stat")
+    return not (status.exists() and status.read_text().rpartition(")")[2].startswith(" Z"))
+
+
+def within(seconds, condition):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_child_in_native_code_ends_with_a_killed_parent_and_the_next_removes_its_folder(tmp_path):
+    text = "from tests.support.in_a_worker import hold_the_interpreter, own_id\n" + PARENT
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        child, folder = parent.stdout.readline().split()
+        assert is_running(int(child)) and Path(folder).is_dir() and Path(folder).parent == tmp_path
+        parent.kill()
+    assert within(5, lambda: not is_running(int(child)))
+    with files.TemporaryFolder("mobilenets-tf-", tmp_path) as other:
+        assert [str(path) for path in tmp_path.iterdir()] == [other]
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_the_system_does_not_end_a_child_it_watches_its_parent():
+    text = (
+        "import os, sys, time; sys.platform = 'darwin'; from mobilenets_tf import worker; "
+        "worker.end_with(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    start = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {text!r}]); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+    assert within(5, lambda: not is_running(child))

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from ai_edge_litert import schema_py_generated as schema
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.export.arm64 import debian
 from mobilenets_tf.export.arm64.emulator import Emulator, EmulatorError, compare_with_host
-from mobilenets_tf.files import cache_folder, to_json
+from mobilenets_tf.files import TemporaryFolder, cache_folder, to_json
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tflite import flatbuffer
 
@@ -64,7 +63,7 @@ def setup(folder: str | Path | None = None, progress: Progress = silent) -> Emul
         raise RequestError(f"{folder} exists and is not an arm64 runtime; choose another folder (--folder).")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_unfinished(folder)) as temporary:
+        with TemporaryFolder(_unfinished(folder), folder.parent) as temporary:
             runtime = Path(temporary, "runtime")
             runtime.mkdir()
             manifest = _build(runtime, Path(temporary), progress)

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shlex
-import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -26,7 +25,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.speed.adb import SECONDS, Device, choose_device, devices, find_adb, run_adb
 from mobilenets_tf.export.speed.timing import check_counts, check_files
 from mobilenets_tf.export.speed.tool_output import MOST_LINE, ToolOutput, parse, printable
-from mobilenets_tf.files import cache_folder
+from mobilenets_tf.files import TemporaryFolder, cache_folder
 from mobilenets_tf.progress import Progress, silent, track
 
 _PUSH_SECONDS = 600
@@ -265,7 +264,7 @@ def _download(url: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             _opener().open(url, timeout=SECONDS) as response,
-            tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder,
+            TemporaryFolder(".unfinished-", path.parent) as folder,
         ):
             part = Path(folder, path.name)
             with open(part, "wb") as stream:

@@ -7,7 +7,6 @@ own, so that a crash becomes an error that names the file. Then all files are ti
 
 import hashlib
 import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.speed import op_profile, timing
 from mobilenets_tf.export.speed.op_profile import Profile
 from mobilenets_tf.export.speed.timing import Ratio, Timing
+from mobilenets_tf.files import TemporaryFolder
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tflite.arena import arena_bytes
 from mobilenets_tf.worker import Worker, WorkerError
@@ -113,7 +113,7 @@ def benchmark(request: BenchmarkRequest, progress: Progress = silent) -> Benchma
     contents = [_read(Path(file)) for file in request.files]
     labels = [str(file) for file in request.files]
     labels = [label if label not in labels[:place] else f"{label} ({place + 1})" for place, label in enumerate(labels)]
-    with tempfile.TemporaryDirectory(prefix="mobilenets-tf-") as folder:
+    with TemporaryFolder("mobilenets-tf-") as folder:
         # The children read copies, so that all of them see the same bytes even if a file changes meanwhile.
         copies = {label: Path(folder) / f"{place}.tflite" for place, label in enumerate(labels)}
         for copy, content in zip(copies.values(), contents, strict=True):

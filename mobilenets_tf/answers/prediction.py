@@ -9,6 +9,7 @@ from mobilenets_tf import files
 from mobilenets_tf.answers.predictor import Predictor, opened
 from mobilenets_tf.answers.reading import Reading, check_file, is_tflite, reading_of
 from mobilenets_tf.data import images
+from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.modelsource import AnyModel, ModelSource
@@ -23,12 +24,13 @@ class PredictRequest:
     """Everything that decides the result; plain data.
 
     source: the model file: a ``.tflite``, ``.keras`` or full-model ``.h5`` file; a path or a ``ModelSource``.
-    images: paths of photographs.
-    beside: more model files, to compare with. mean, std and labels of ``source`` hold for those that do not say.
+    images: paths of photographs; also folders, CSVs and COCO's JSON, of which all photographs are taken.
+    beside: more model files, to compare with. What ``source`` says of the input and the labels holds for those that do
+        not say it.
     out: a ``.png`` or ``.jpg`` for one photograph, or a folder for a ``.png`` of each; None draws nothing.
     threshold: the lowest score of an object that is shown. top: how many classes of a classifier.
     task: of files that do not say: "classify", "detect" or "segment".
-    overwrite: replace pictures in ``out``.
+    overwrite: replace files in ``out`` that are no earlier pictures of the same request.
     """
 
     source: AnyModel
@@ -54,9 +56,9 @@ class Prediction:
     """The answers of models about one photograph.
 
     image: its path. width, height: in pixels.
-    answers: of each model a dict with ``file``, ``task`` and ``found``: for each class or object its ``class``, its
-        ``name``, and its ``score`` (of a segmenter the ``share`` of the pixels); of an object also the ``box`` in
-        pixels (xmin, ymin, xmax, ymax).
+    answers: of each model a dict with ``file``, ``task``, ``input`` (how the photograph becomes the input, in words)
+        and ``found``: for each class or object its ``class``, its ``name``, and its ``score`` (of a segmenter the
+        ``share`` of the pixels); of an object also the ``box`` in pixels (xmin, ymin, xmax, ymax).
     picture: the path of the drawing, if one was asked for.
     """
 
@@ -83,8 +85,9 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
     if not request.images:
         raise RequestError("There are no images to ask about: give at least one photograph.")
     models = [_model(request, source) for source in (request.source, *map(ModelSource.of, request.beside))]
-    photographs = ImageSet(tuple(map(Path, request.images)))
-    folder, names = _places(request, photographs.paths)
+    named = _photographs(request.images)
+    photographs = ImageSet(tuple(path for path, _ in named))
+    folder, names = _places(request, named)
     images.check(photographs)
     suffix = Path(names[0]).suffix.lower() if names else None
     in_keras = any(not is_tflite(source) for source, _ in models)
@@ -109,30 +112,54 @@ def ask(source: ModelSource, reading: Reading, photograph: Path, top: int = 5, t
 
 
 def _model(request: PredictRequest, source: ModelSource) -> tuple[ModelSource, Reading]:
-    """Return the source and the reading of one model. The request's mean, std, labels and task hold for its first file,
-    and for each further file that does not give them."""
+    """Return the source and the reading of one model. What the request says of the input, the labels and the task
+    holds for its first file, and for each further file that does not say it."""
     first = request.source
     if source.content is not None:
         return source, reading_of(source, request.task)
     file, known = source.model, Reading.of(check_file(source.model))
     if file == first.model:
         known = Reading()
-    mean, std = (None, None) if known.preprocessing else (first.mean, first.std)
-    source = ModelSource(file, mean=mean, std=std, labels=None if known.labels else first.labels)
+    input_of = ModelSource(file) if known.preprocessing else replace(first, model=file, content=None)
+    source = replace(input_of, labels=None if known.labels else first.labels)
     return source, reading_of(source, known.task or request.task)
 
 
-def _places(request: PredictRequest, photographs: Sequence[Path]) -> tuple[Path, list[str]]:
+def _photographs(paths: Sequence[str]) -> list[tuple[Path, str]]:
+    """Return the photographs that files, folders and tables name, each with the name that its picture gets, without a
+    suffix. In a folder with sub-folders the names of these belong to it.
+
+    Raises:
+        RequestError: there is no such folder, or it has no images.
+    """
+    named: list[tuple[Path, str]] = []
+    for path in map(Path, paths):
+        if os.path.isdir(path) or path.suffix.lower() in (".csv", ".json"):
+            inside = photographs_of(path).paths
+            root = path if os.path.isdir(path) else path.parent
+            for each in inside:
+                inner = each.relative_to(root) if each.is_relative_to(root) else Path(each.name)
+                named.append((each, "_".join(inner.with_suffix("").parts)))
+        else:
+            named.append((path, path.stem))
+    return named
+
+
+def _places(request: PredictRequest, named: Sequence[tuple[Path, str]]) -> tuple[Path, list[str]]:
     """Return the folder for the pictures and a file name for each photograph; no names where nothing is to be drawn.
+
+    Args:
+        named: the photographs, each with the name of its picture, without a suffix.
 
     Raises:
         RequestError: ``out`` is one picture for several photographs, has another format, or is taken.
     """
     if request.out is None:
         return Path(), []
+    photographs = [path for path, _ in named]
     out, is_folder = Path(request.out), request.out.endswith(("/", "\\")) or Path(request.out).is_dir()
     if is_folder or not out.suffix:
-        folder, names = out, [f"{path.stem}.png" for path in photographs]
+        folder, names = out, [f"{name}.png" for _, name in named]
     elif out.suffix.lower() not in _PICTURES:
         raise RequestError(f"--out {out}: expected a .png, a .jpg, or a folder (a new one with / at its end).")
     elif len(photographs) > 1:
@@ -149,8 +176,23 @@ def _places(request: PredictRequest, photographs: Sequence[Path]) -> tuple[Path,
         owners[name] = path
         if any((folder / name).resolve() == each.resolve() for each in photographs):
             raise RequestError(f"{folder / name} is a photograph itself, and would be lost. Choose another --out.")
-    files.check_replaceable(folder, names, request.overwrite)
+    there = [pair for pair in zip(photographs, names, strict=True) if (folder / pair[1]).exists()]
+    others = [name for photograph, name in there if not _is_same(folder / name, request, photograph)]
+    files.check_replaceable(folder, others, request.overwrite)
     return folder, names
+
+
+def _is_same(path: Path, request: PredictRequest, photograph: Path) -> bool:
+    """Tell whether a file is the picture that this request has drawn of this photograph before."""
+    from mobilenets_tf.tasks import pictures
+
+    return path.is_file() and pictures.is_sealed(path.read_bytes(), _described(request, photograph))
+
+
+def _described(request: PredictRequest, photograph: Path) -> dict:
+    """Say in plain data of what the picture of a photograph is made."""
+    given = {name: getattr(request, name) for name in ("beside", "threshold", "top", "task")}
+    return {"model": request.source.described(), "photograph": os.fspath(photograph), **given}
 
 
 def _predict(models, photographs: ImageSet, request: PredictRequest, suffix: str | None, progress: Progress):
@@ -177,14 +219,15 @@ def _of_photograph(
         (answer,) = predictor([photograph])
         answer = task.shown(answer, request.threshold)
         described = task.described(answer, labels, photograph.height, photograph.width, request.top)
-        answers.append({"file": name, "task": task.name, "found": described})
+        prepared = predictor.preprocessing.described()
+        answers.append({"file": name, "task": task.name, "input": prepared, "found": described})
         if suffix:
             drawings.append(task.draw(photograph, answer, labels, request.top))
     prediction = Prediction(str(path), photograph.width, photograph.height, answers)
-    return prediction, _picture(names, drawings, suffix) if suffix else None
+    return prediction, _picture(names, drawings, suffix, _described(request, path)) if suffix else None
 
 
-def _picture(names: Sequence[str], drawings: Sequence, suffix: str) -> bytes:
+def _picture(names: Sequence[str], drawings: Sequence, suffix: str, described: dict) -> bytes:
     from mobilenets_tf.tasks import pictures
 
     short = [Path(name).name for name in names]
@@ -192,4 +235,4 @@ def _picture(names: Sequence[str], drawings: Sequence, suffix: str) -> bytes:
     drawing = drawings[0]
     if len(drawings) > 1:
         drawing = pictures.side_by_side(list(zip(captions, drawings, strict=True)))
-    return pictures.encoded(drawing, suffix)
+    return pictures.sealed(drawing, suffix, described)

@@ -1,13 +1,17 @@
 """The command line: ``mobilenets-tf VERB``. One file a verb; each has HELP, EXAMPLE, add_arguments and run.
 
-Exit status: 0 done, 1 a check failed (parity, agreement), 2 the request was wrong, 130 interrupted.
+Exit status: 0 done, 1 a check failed (parity, agreement), 2 the request was wrong, 128 and the signal's number where a
+signal ended the command: 130 for Ctrl-C, 143 for SIGTERM.
 """
 
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 import warnings
+from contextlib import contextmanager
 
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.worker import WorkerError
@@ -38,13 +42,45 @@ def main(words: list[str] | None = None) -> int:
     arguments = _parser(modules).parse_args(words)
     warnings.showwarning = _show_warning
     try:
-        return modules[arguments.verb].run(arguments) or 0
+        with _signals_interrupt():
+            return modules[arguments.verb].run(arguments) or 0
     except (RequestError, ConversionError, WorkerError) as error:
         print(f"mobilenets-tf: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        number = getattr(interruption, "signal_number", signal.SIGINT)
         print("mobilenets-tf: interrupted; no file was left half-written.", file=sys.stderr)
-        return 130
+        return 128 + number
+
+
+class _Terminated(KeyboardInterrupt):
+    """A signal that asks the command to end."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+@contextmanager
+def _signals_interrupt():
+    """Let the signals that systems and terminals send to end a process do what Ctrl-C does: everything that runs is
+    ended, and temporary files are removed. Only where nobody has another use for the signal, as nohup has."""
+
+    def interrupt(number, frame):
+        signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the cleaning
+        raise _Terminated(number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names]
+    in_main = threading.current_thread() is threading.main_thread()  # the only thread that may set handlers
+    numbers = [number for number in numbers if in_main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _parser(modules) -> argparse.ArgumentParser:

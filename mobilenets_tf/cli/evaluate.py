@@ -1,7 +1,9 @@
 """mobilenets-tf evaluate"""
 
+from dataclasses import asdict
+
 from mobilenets_tf import registry
-from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, image_line, request_of
 from mobilenets_tf.files import to_json
 
 HELP = "Judge a model or a .tflite file on annotated images: top-1 and top-5, mAP of boxes, or mIoU of masks."
@@ -44,8 +46,11 @@ def run(arguments):
     with display(arguments) as progress:
         evaluation = evaluate(request_of(EvaluateRequest, arguments), progress)
     if arguments.json:
-        emit(to_json({"model": arguments.model, **evaluation.scores}))
+        emit(
+            to_json({"model": arguments.model, "preprocessing": asdict(evaluation.preprocessing), **evaluation.scores})
+        )
         return
     emit(f"{arguments.model}: {evaluation.headline()}")
+    emit(image_line(evaluation.preprocessing.described()))
     for name, value in evaluation.scores.get("per_class", {}).items():
         emit(f"  {percent(value):>6}  {name}")

@@ -1,7 +1,8 @@
 """mobilenets-tf export"""
 
 from mobilenets_tf.cli.deploy import add_input_form, add_scheme
-from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
+from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Convert a model to one .tflite file and its manifest, without judging it (see deploy for that)."
 EXAMPLE = "mobilenets-tf export my_model.keras --mean 127.5 --std 127.5 --scheme float16 --out my_model.tflite"
@@ -12,7 +13,7 @@ def add_arguments(parser):
     add_scheme(parser)
     add_input_form(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="the .tflite file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is not an earlier export")
+    add_overwrite(parser)
     add_quiet(parser)
 
 
@@ -23,4 +24,6 @@ def run(arguments):
     with display(arguments) as progress:
         exported = export_file(request, progress)
     emit(f"{exported.path}  {exported.manifest['bytes'] / 1e6:.2f} MB")
+    if known := Preprocessing.of(exported.manifest):
+        emit(image_line(known.described()))
     emit(f"Next:\n  mobilenets-tf verify {exported.path} {request.source.options('--model')} --images PHOTOS/")

@@ -8,16 +8,18 @@ from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Display, silent
 
 
-def add_model(parser, flag: str | None = None, required: bool = True) -> None:
-    """The options of a ``ModelSource``; the model itself as ``flag``, or as the first argument."""
+def add_model(parser, flag: str | None = None) -> None:
+    """The options of a ``ModelSource``; the model itself as the first argument, or as ``flag``, which may lack."""
     text = "a registered name (see: mobilenets-tf list), or a .keras or full-model .h5 file"
     if flag:
-        parser.add_argument(flag, dest="model", required=required, help=text)
+        parser.add_argument(flag, dest="model", help=text)
     else:
         parser.add_argument("model", help=text)
     parser.add_argument(
-        "--weights", help="a tag such as imagenet, or a weight file (default: random; for train see --recipe)"
-    )
+        "--weights",
+        help="a tag such as imagenet, or a weight file; random for random weights, which are also what you get, with a "
+        "warning, if you leave the option out (for train see --recipe)",
+    )  # fmt: skip
     add_size(parser)
     parser.add_argument("--classes", type=int, help="number of classes (default: the network's; train: of --data)")
     add_input(parser)
@@ -28,6 +30,25 @@ def add_input(parser) -> None:
     """How pixels become the input, where neither the model nor a manifest says."""
     parser.add_argument("--mean", type=float, nargs="+", help="mean of the pixel values (0 to 255), one or three")
     parser.add_argument("--std", type=float, nargs="+", help="and their deviation; the input is (pixel - mean) / std")
+    parser.add_argument(
+        "--crop", metavar="HOW",
+        help="stretch (the whole photograph, squeezed into the square), crop_then_resize or resize_then_crop (default: "
+        "as the manifest or the published weights say, else stretch, as Keras' loaders do)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resize", type=int, metavar="PIXELS",
+        help="of a crop: the shorter side in pixels, of which the centre is kept (default: the size of the input)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--interpolation", metavar="HOW",
+        help="nearest, bilinear, bicubic or lanczos, as Pillow has them; or keras_bilinear, without antialiasing "
+        "(default: as for --crop, else keras_bilinear)",
+    )  # fmt: skip
+
+
+def image_line(described: str) -> str:
+    """The line that says how a photograph becomes the input; ``described``: ``Preprocessing.described``."""
+    return f"  Image: {described}. Another way: --crop, --resize, --interpolation"
 
 
 def add_size(parser) -> None:
@@ -56,6 +77,25 @@ def _values(cls, arguments) -> dict:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
+def add_trust_calibration(parser) -> None:
+    """--trust-calibration."""
+    parser.add_argument(
+        "--trust-calibration", action="store_true",
+        help="the calibration images are meant to be as they are: only warn if most of them are noise, constant or "
+        "copies, or look normalised twice",
+    )  # fmt: skip
+
+
+def add_min_agreement(parser, reference: str) -> None:
+    """--min-agreement with a reference."""
+    parser.add_argument(
+        "--min-agreement", type=float, default=0.8, metavar="SHARE",
+        help=f"fail (exit 1) if a file agrees with {reference} less than this share, 0 to 1 (default 0.8): a "
+        "classifier's share of images with the same answer; a detector's mAP or a segmenter's mIoU with the answers of "
+        f"{reference} as the truth; on annotated images also the share of its score that a file keeps",
+    )  # fmt: skip
+
+
 def add_quiet(parser) -> None:
     """--quiet."""
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -64,6 +104,22 @@ def add_quiet(parser) -> None:
 def display(arguments):
     """Progress on standard error, unless --quiet."""
     return nullcontext(silent) if arguments.quiet else Display()
+
+
+def add_threads(parser) -> None:
+    """--threads, of a training."""
+    parser.add_argument(
+        "--threads", type=int, metavar="N",
+        help="threads of TensorFlow (default: one for each processor). The last bits of the weights depend on their "
+        "number, which the manifest has: with the same number another machine trains the same bytes",
+    )  # fmt: skip
+
+
+def add_overwrite(parser) -> None:
+    """--overwrite."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files in --out that are no earlier result of the same command"
+    )
 
 
 def add_json(parser) -> None:

@@ -1,7 +1,7 @@
 """mobilenets-tf sensitivity"""
 
 from mobilenets_tf.cli.deploy import add_scheme
-from mobilenets_tf.cli.options import add_model, add_quiet, display, emit, request_of
+from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 
 HELP = "Measure what each layer costs in integers; write a list (JSON) and a chart (SVG), the most sensitive first."
 EXAMPLE = "mobilenets-tf sensitivity mobilenet_v2 --weights imagenet --calibration photos/ --out build/"
@@ -16,7 +16,7 @@ def add_arguments(parser):
     )  # fmt: skip
     parser.add_argument("--void", type=int, help="value of mask pixels that belong to no class")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace files in --out that are not from here")
+    add_overwrite(parser)
     add_quiet(parser)
 
 
@@ -34,5 +34,6 @@ def run(arguments):
         noise = "exact" if math.isinf(row["output_db"]) else f"{row['output_db']:.1f} dB"
         drop = f", loses {row['drop']:.2%} of the score" if "drop" in row else ""
         emit(f"  {row['layer']:<{width}}  {noise}{drop}")
+    emit(image_line(written.preprocessing.described()))
     emit(f"List: {written.path}")
     emit(f"Chart: {written.chart}")

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mobilenets_tf.data.images import SUFFIXES
+from mobilenets_tf.data.images import suffixes
+from mobilenets_tf.data.listing import entries_of, files_below
 from mobilenets_tf.errors import RequestError
 
 
@@ -22,16 +23,16 @@ def paired(
     image_folder, other_folder = _first(root, image_folders), _first(root, other_folders)
     if not image_folder or not other_folder:
         below = sorted(
-            str(path) for path in root.iterdir() if _first(path, image_folders) and _first(path, other_folders)
+            str(path) for path in entries_of(root) if _first(path, image_folders) and _first(path, other_folders)
         )
         hint = f" They are in {', '.join(below[:3])}: name one of these." if below else ""
         raise RequestError(
             f"{root}: expected {'/ or '.join(image_folders)}/ with images in it, and {'/ or '.join(other_folders)}/ "
             f"with a {suffix} for each.{hint}"
         )
-    images, others = _files(image_folder, SUFFIXES), _files(other_folder, (suffix,))
+    images, others = _files(image_folder, suffixes()), _files(other_folder, (suffix,))
     if not images or not others:
-        empty, looked_for = (other_folder, [suffix]) if images else (image_folder, SUFFIXES)
+        empty, looked_for = (other_folder, [suffix]) if images else (image_folder, suffixes())
         raise RequestError(f"{empty} has none of the files looked for: *{', *'.join(looked_for)}.")
     for name, paths in images.items():
         if len(paths) > 1:
@@ -53,13 +54,11 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    """List the files of a folder and its sub-folders by their path in it without the suffix; no hidden files."""
+def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]:
+    """List the files of a folder and its sub-folders by their path in it without the suffix."""
     files: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if (
-            path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-        ):  # macOS writes ._ files
+    for path in files_below(folder):
+        if path.suffix.lower() in endings:
             files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     return files
 

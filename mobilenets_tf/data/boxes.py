@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -16,6 +15,7 @@ import numpy as np
 
 from mobilenets_tf.data.annotations import check_names, check_size, content, paired, upright_size
 from mobilenets_tf.data.images import ImageSet, first_few
+from mobilenets_tf.data.text_files import read_json, read_text
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.progress import Progress, silent, track
 
@@ -145,7 +145,7 @@ def find_boxes(spec: str | os.PathLike[str], classes: Sequence[str] = (), progre
     Raises:
         RequestError: the folder or file does not exist; an image has no annotation or an annotation no image; a file is
             not VOC's or COCO's; a class is unknown; an image has another size than its annotation says; a box is
-            outside of its image.
+            outside of its image; all boxes are shares of their images rather than pixels.
     """
     path, classes = Path(spec), tuple(classes)
     check_names(classes)
@@ -160,12 +160,27 @@ def find_boxes(spec: str | os.PathLike[str], classes: Sequence[str] = (), progre
     names = classes or names
     if not names:
         raise RequestError(f"There is no object in {path}, so there is nothing to detect.")
+    _refuse_shares(path, annotated)
     indices = {name: index for index, name in enumerate(names)}
     left_out: list[str] = []
     boxes = tuple(_boxes(image, indices, left_out) for image in track(annotated, "checking boxes", progress))
     if left_out:
         warnings.warn(f"Boxes without area are left out, {len(left_out)}: {first_few(left_out)}", stacklevel=2)
     return BoxedImages(tuple(image.image for image in annotated), boxes=boxes, class_names=names)
+
+
+def _refuse_shares(path: Path, annotated: Sequence[_AnnotatedImage]) -> None:
+    """Refuse boxes that are given as shares of the image.
+
+    Raises:
+        RequestError: every box fits into one pixel.
+    """
+    objects = [each for image in annotated for each in image.objects]
+    if objects and all(-_OVERHANG <= value <= 1 + _OVERHANG for each in objects for value in each.corners):
+        raise RequestError(
+            f"All {len(objects)} boxes of {path} lie between 0 and 1, such as {_description(objects[0])}. They look "
+            "like shares of the image: multiply them by its width and height, corners are in pixels."
+        )
 
 
 def _boxes(annotated: _AnnotatedImage, indices: dict[str, int], left_out: list[str]) -> Boxes:
@@ -222,17 +237,15 @@ def _from_voc(root: Path, progress: Progress) -> tuple[list[_AnnotatedImage], tu
 
 
 def _voc(file: Path, image: Path) -> _AnnotatedImage:
+    text = read_text(file)
     try:
-        text = file.read_text(encoding="utf-8-sig")
         # Entities, which can make a parser use any amount of memory, are declared there. No encoding can hide the word,
         # because the text is decoded already.
         if "<!DOCTYPE" in text:
             raise RequestError(f"{file} has a DOCTYPE, which VOC's annotations do not have. Remove the DOCTYPE.")
         root = ElementTree.fromstring(text)
-    except OSError as error:
-        raise RequestError(f"Cannot read {file}: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, ElementTree.ParseError) as error:
-        raise RequestError(f"{file} is not an XML file in UTF-8 ({error}).") from error
+    except ElementTree.ParseError as error:
+        raise RequestError(f"{file} is not an XML file ({error}).") from error
     if root.tag != "annotation":
         raise RequestError(f"{file} is <{root.tag[:60]}>; expected VOC's <annotation>.")
     width, height = (_number(file, root, f"size/{side}", 0) for side in ("width", "height"))
@@ -262,12 +275,7 @@ def _number(file: Path, element: ElementTree.Element, path: str, default: float 
 
 
 def _from_coco(file: Path) -> tuple[list[_AnnotatedImage], tuple[str, ...]]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise RequestError(f"Cannot read {file}: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{file} is not a JSON file ({error}).") from error
+    document = read_json(file)
     if not isinstance(document, dict):
         raise RequestError(f"{file} is a {type(document).__name__}; expected COCO's images, annotations, categories.")
     categories = {}

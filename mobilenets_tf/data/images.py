@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import functools
 import importlib.util
 import os
 import random
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,13 +15,38 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from mobilenets_tf.data.listing import entries_of, files_below, left_out
+from mobilenets_tf.data.text_files import read_rows, shown
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent, track
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+_HEIF = (".heic", ".heif")
+_HEIF_REMEDY = " HEIC is read where pillow-heif is installed:  pip install pillow-heif"
+# Where the photographs of a data set with boxes or masks are, and where its annotations are.
+_PHOTOGRAPHS = ("images", "JPEGImages")
+_ANNOTATIONS = ("masks", "annotations", "Annotations", "labels", "SegmentationClass")
+
+
+@functools.cache
+def suffixes() -> tuple[str, ...]:
+    """Return the suffixes of the files that are read as images: those that Pillow decodes, and of HEIC where the
+    package pillow-heif is installed."""
+    return _SUFFIXES + (_HEIF if _has_heif_decoder() else ())
+
+
+@functools.cache
+def _has_heif_decoder() -> bool:
+    """Let Pillow decode HEIC, if pillow-heif is installed, and tell whether it is."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 @dataclass(frozen=True)
@@ -84,36 +110,85 @@ def find_images(source: str | os.PathLike[str], class_names: Sequence[str] = ())
     A CSV has the columns ``file`` (relative to the CSV) and ``class_index``. A folder holds either images (unlabelled)
     or one sub-folder per class. If all sub-folders are named in ``class_names``, their places in it are the class
     indices; otherwise their alphabetical order gives them, provided that ``class_names`` is empty or has as many names.
+    Of a data set with boxes or masks (images/ beside annotations/ or masks/), the images are found, unlabelled.
+
+    Hidden files and folders, and those that tools leave behind (``listing``), are passed over. A warning counts the
+    files that cannot be read, such as HEIC without pillow-heif.
 
     Raises:
         RequestError: the source does not exist or has no image in it, a sub-folder is empty or not a class, or the CSV
             is not of this form.
     """
-    source = Path(source)
-    if source.is_dir():
-        images = _from_folder(source, class_names)
-    elif source.is_file() and source.suffix == ".csv":
-        images = _from_csv(source, len(class_names))
-    elif source.is_file():
+    if os.path.isdir(source):
+        return _from_folder(Path(source), class_names)
+    if not os.path.isfile(source):
+        raise RequestError(f"No such folder or CSV of images: {shown(source)}")
+    if Path(source).suffix.lower() != ".csv":
         raise RequestError(f"{source}: expected a folder of images or a .csv with the columns file and class_index.")
-    else:
-        raise RequestError(f"No such folder or CSV of images: {source}")
+    images = _from_csv(Path(source), len(class_names))
     if not images.paths:
-        raise RequestError(f"{source} has no images in it (looked for {', '.join(SUFFIXES)}).")
+        raise RequestError(f"{source} has no rows.")
     return images
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def find_photographs(source: str | os.PathLike[str]) -> ImageSet:
+    """Find the images of a folder or a CSV as ``find_images`` does, without labels: sub-folders need not be classes.
+
+    Raises:
+        RequestError: the source does not exist or has no image in it, or the CSV is not of this form.
+    """
+    if os.path.isdir(source):
+        return ImageSet(tuple(_readable(photographs_folder(Path(source)))))
+    return ImageSet(find_images(source).paths)
+
+
+def photographs_folder(folder: Path) -> Path:
+    """Return the folder with the photographs of a data set with boxes or masks; any other folder as it is."""
+    if any((folder / name).is_dir() for name in _ANNOTATIONS):
+        return next((folder / name for name in _PHOTOGRAPHS if (folder / name).is_dir()), folder)
+    return folder
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in suffixes()
+
+
+def unread(files: Sequence[Path]) -> str:
+    """Count and name, in a sentence, the files that cannot be read as images; empty without such files."""
+    return left_out(files, suffixes()) + (_HEIF_REMEDY if any(map(_needs_heif_decoder, files)) else "")
+
+
+def _needs_heif_decoder(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix.lower() in _HEIF and not _has_heif_decoder()
+
+
+def _readable(folder: Path) -> list[Path]:
+    """List the images below a folder, and warn of files that cannot be read.
+
+    Raises:
+        RequestError: there is no image.
+    """
+    files = files_below(folder)
+    images, others = [path for path in files if _is_image(path)], unread(files)
+    if not images:
+        looked_for = f"{folder} has no images in it (looked for {', '.join(suffixes())})."
+        raise RequestError(f"{looked_for} {others}".strip())
+    if others:
+        warnings.warn(f"{folder}: {others}", stacklevel=3)
+    return images
 
 
 def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and _images_in(path))
-    if len(classes) < 2 or any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
-        return ImageSet(tuple(_images_in(folder)))
+    photographs = photographs_folder(folder)
+    images = _readable(photographs)
+    folders = [path for path in entries_of(folder) if path.is_dir()]
+    # The images of a sub-folder, which may be a link to another place.
+    of_class = {path: [image for image in files_below(path) if _is_image(image)] for path in folders}
+    classes = [path for path in folders if of_class[path]]
+    if photographs != folder or len(classes) < 2 or any(path.parent == folder for path in images):
+        return ImageSet(tuple(images))
     names = [path.name for path in classes]
     known = {name: index for index, name in enumerate(class_names)}
-    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if empty := sorted({path.name for path in folders} - set(names) - set(known)):
         raise RequestError(
             f"{folder}: the sub-folder {empty[0]!r} has no images in it. Without it the class indices of the "
@@ -126,29 +201,25 @@ def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
                 f"{len(class_names)} classes; name them as in its labels, or give a CSV with file and class_index."
             )
         known = {name: index for index, name in enumerate(names)}
-    pairs = [(path, known[folder.name]) for folder in classes for path in _images_in(folder)]
+    pairs = [(path, known[folder.name]) for folder in classes for path in of_class[folder]]
     return ImageSet(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
 
 
 def _from_csv(table: Path, classes: int) -> ImageSet:
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise RequestError(f"{table} is not a CSV ({error}).") from error
+    columns, rows = read_rows(table)
     if "file" not in columns or "class_index" not in columns:
-        raise RequestError(f"{table} has the columns {', '.join(columns)}; expected file and class_index.")
+        found = ", ".join(name[:60] for name in columns[:10]) or "none"
+        raise RequestError(f"{table} has the columns {found}; expected file and class_index.")
     paths, labels = [], []
     for line, row in enumerate(rows, 2):
         path = table.parent / (row["file"] or "")
-        if not path.is_file():
-            raise RequestError(f"{table}, line {line}: no such image: {path}")
+        if not os.path.isfile(path):
+            raise RequestError(f"{table}, line {line}: no such image: {shown(path)}")
+        text = row["class_index"] or ""
         try:
-            label = int(row["class_index"])
-        except (TypeError, ValueError):
-            raise RequestError(f"{table}, line {line}: class_index {row['class_index']!r} is not a number.") from None
+            label = int(text)
+        except ValueError:
+            raise RequestError(f"{table}, line {line}: class_index {text[:60]!r} is not a number.") from None
         if label < 0 or (classes and label >= classes):
             raise RequestError(
                 f"{table}, line {line}: class_index {label} is not one of the model's {classes} classes."
@@ -207,6 +278,7 @@ def _open(
 ) -> Image.Image:
     from PIL import Image, ImageOps
 
+    _has_heif_decoder()
     try:
         with Image.open(path) as image:
             if draft:
@@ -215,7 +287,8 @@ def _open(
     except FileNotFoundError as error:
         raise RequestError(f"No such image: {path}") from error
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise RequestError(f"{name or path} is not a readable image ({error}).") from error
+        remedy = _HEIF_REMEDY if isinstance(path, (str, os.PathLike)) and _needs_heif_decoder(path) else ""
+        raise RequestError(f"{name or path} is not a readable image ({error}).{remedy}") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

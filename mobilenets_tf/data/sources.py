@@ -16,7 +16,8 @@ import numpy as np
 
 from mobilenets_tf.data import tfrecords
 from mobilenets_tf.data.annotations import content
-from mobilenets_tf.data.images import SUFFIXES, ImageSet, find_images
+from mobilenets_tf.data.images import ImageSet, find_images, suffixes, unread
+from mobilenets_tf.data.listing import files_below
 from mobilenets_tf.data.tfrecords import IMAGENET, Layout, Part, Records, open_records
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.progress import Progress, silent
@@ -120,16 +121,17 @@ def _record_files(spec: str, path: Path) -> list[str]:
     """The TFRecord files that ``spec`` names; empty where it names images."""
     if path.is_dir():
         files = tfrecords.in_folder(path)
-        image = next((inner for inner in path.rglob("*") if inner.suffix.lower() in SUFFIXES), None)
+        inside = files_below(path)
+        image = next((inner for inner in inside if inner.suffix.lower() in suffixes()), None)
         if files and image:
             raise RequestError(
                 f"{spec} has both TFRecord files ({Path(files[0]).name}) and images ({image.relative_to(path)}). Give "
                 "a pattern that the records' names match, or a folder of images alone."
             )
         if not files and not image:
-            below = sorted({str(inner.parent) for inner in path.rglob("*") if tfrecords.is_records(inner)})
-            hint = f" TFRecord files are in {', '.join(below[:3])}: name one of these." if below else ""
-            raise RequestError(f"{spec} has neither images nor TFRecord files in it.{hint}")
+            below = sorted({str(inner.parent) for inner in inside if tfrecords.is_records(inner)})
+            hint = f"TFRecord files are in {', '.join(below[:3])}: name one of these." if below else unread(inside)
+            raise RequestError(f"{spec} has neither images nor TFRecord files in it. {hint}".strip())
         return files
     if path.is_file():
         return tfrecords.matching(glob.escape(spec)) if tfrecords.is_records(path) else []

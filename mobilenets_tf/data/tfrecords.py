@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenets_tf.data.listing import entries_of, is_a_tools
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent, track
 
@@ -245,7 +246,7 @@ def in_folder(folder: Path) -> list[str]:
     Raises:
         RequestError: the folder has several sets of TFRecords, such as train-* and validation-*, or shards are missing.
     """
-    files = [path for path in folder.iterdir() if is_records(path)]
+    files = [path for path in entries_of(folder) if is_records(path)]
     sets = sorted({_set_of(path) for path in files})
     if len(sets) > 1:
         stems = list(dict.fromkeys(stem for stem, *_ in sets))
@@ -263,7 +264,8 @@ def matching(pattern: str) -> list[str]:
     Raises:
         RequestError: no file matches, or shards are missing.
     """
-    files = [Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
+    names = glob.glob(pattern, recursive=True)
+    files = [Path(name) for name in names if os.path.isfile(name) and not is_a_tools(os.path.basename(name))]
     if not files:
         raise RequestError(f"No file matches {pattern!r}.")
     return _complete(files)
@@ -280,7 +282,7 @@ def _complete(files: Sequence[Path]) -> list[str]:
     """Sort files; an error where shards of their sets are missing."""
     for folder in sorted({path.parent for path in files}):
         sets = {_set_of(path) for path in files if path.parent == folder and _SHARD.fullmatch(path.name)}
-        shards = [path for path in folder.iterdir() if _SHARD.fullmatch(path.name)] if sets else []
+        shards = [path for path in entries_of(folder) if _SHARD.fullmatch(path.name)] if sets else []
         for stem, total, suffix in sorted(sets):
             same = (path.name for path in shards if _set_of(path) == (stem, total, suffix))
             numbers = {int(match["number"]) for match in map(_SHARD.fullmatch, same) if match}

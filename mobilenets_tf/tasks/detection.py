@@ -12,11 +12,14 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.progress import silent
-from mobilenets_tf.tasks import metrics
+from mobilenets_tf.tasks import intervals, metrics
+from mobilenets_tf.tasks.outputs import CLASSES, VALUES, End, OutputKind
 from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
 # A detection with a higher score than this in one file counts as a truth for another file.
 _SURE = 0.5
+# Scores and boxes (in shares of the image) of two files that differ by less are the same.
+_SAME = 1e-4
 
 
 class Detection(Task):
@@ -43,11 +46,24 @@ class Detection(Task):
         self.check_installed()
         return find_boxes(spec, tuple(class_names), progress)
 
+    def check_annotated(self, name: str) -> None:
+        """Do nothing: annotated images can be scored."""
+
     def photographs(self, spec: str) -> ImageSet:
         return photographs_of(spec)
 
     def framed(self, preprocessing: Preprocessing) -> Preprocessing:
         return preprocessing.whole()  # objects at the border count too
+
+    def kinds(self, ends: Sequence[End], known: bool = False, classes: int | None = None) -> tuple[OutputKind, ...]:
+        # Boxes and scores; of each anchor one class or the background.
+        return (VALUES, CLASSES) if len(ends) == 2 else (VALUES,) * len(ends)
+
+    def settled(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> Task:
+        return self
+
+    def unscored(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> tuple[int, ...]:
+        return ()
 
     def accepts(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
         return None  # ``decoder`` looks closer
@@ -57,10 +73,8 @@ class Detection(Task):
 
         return ssd.grids(model)
 
-    def classes(self, model) -> int:
-        return model.outputs[1].shape[-1] - 1
-
-    def decoder(self, name, shapes, form=None, grids=()) -> "DetectionDecoder":
+    def decoder(self, name, ends, kinds, form=None, grids=()) -> "DetectionDecoder":
+        shapes = [end.shape for end in ends]
         form = form or ("nms" if len(shapes) == 4 else "raw" if grids else None)
         outputs = f"{name} has outputs of shape {[(1, *shape) for shape in shapes]}"
         if form not in (None, *self.forms):
@@ -93,11 +107,17 @@ class Detection(Task):
         return Boxes(sure.boxes, sure.classes, np.zeros(len(sure), bool))
 
     def agree(self, expected: Detections, answer: Detections, score_threshold: float = 0.0) -> bool:
-        expected = expected.above(np.nextafter(np.float32(score_threshold), np.float32(0)))
-        # Several threads bring equal scores in any order, and of those that share the last place any may be left out.
-        last = max(min(each.scores, default=0.0) for each in (expected, answer))
-        one, other = (_sorted_rows(each.above(last)) for each in (expected, answer))
-        return one.shape == other.shape and np.allclose(one, other, atol=1e-4)
+        from mobilenets_tf.tasks.postprocess import Postprocess
+
+        # An object at a border may be in one answer only. Scores of two files differ in their last bits; and where a
+        # list is full, several objects may share the score of its last place.
+        full = max(len(expected), len(answer)) >= Postprocess.max_detections
+        last = max(float(min(each.scores)) for each in (expected, answer)) if full else Postprocess.score_threshold
+        border = max(score_threshold, last) + _SAME
+        if (answer.scores < score_threshold - _SAME).any():
+            return False
+        one, other = (_sorted_rows(each.above(border)) for each in (expected, answer))
+        return one.shape == other.shape and np.allclose(one, other, atol=_SAME)
 
     def shown(self, answer: Detections, threshold: float) -> Detections:
         order = np.argsort(-answer.scores, kind="stable")
@@ -155,6 +175,13 @@ class DetectionMeter:
 
     def lost(self, reference: "DetectionMeter | None" = None) -> float:
         return (1.0 if reference is None else reference.scores()["map50"]) - self.scores()["map50"]
+
+    def interval(self, reference: "DetectionMeter") -> intervals.Interval | None:
+        before, after = (
+            metrics.ResampledPrecision(metrics.matched(meter._answers, meter._truths, meter._names))
+            for meter in (reference, self)
+        )
+        return intervals.of_resamples(lambda weights: after(weights) - before(weights), len(self._truths))
 
     def scores(self) -> dict:
         scores = metrics.average_precision(self._answers, self._truths, self._names)

@@ -37,6 +37,28 @@ def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes],
     Raises:
         RequestError: pycocotools is not installed.
     """
+    judged = matched(detections, truths, class_names)
+    with contextlib.redirect_stdout(io.StringIO()):
+        judged.accumulate()
+    # (IoU, recall, class, area, most detections) -> (IoU, class); -1 where a class has no truths.
+    precision = judged.eval["precision"][:, :, :, 0, -1].mean(axis=1)
+    precision = np.where(precision < 0, np.nan, precision)
+    return {
+        "map50": mean_of_known(precision[0]),
+        "map": mean_of_known(precision),
+        "per_class": dict(zip(class_names, precision[0].tolist(), strict=True)),
+        "images": len(truths),
+    }
+
+
+def matched(detections: Sequence[Detections], truths: Sequence[Boxes], class_names: Sequence[str]):
+    """Match detections with truths; return pycocotools' ``COCOeval`` after its ``evaluate``.
+
+    The arguments are those of ``average_precision``.
+
+    Raises:
+        RequestError: pycocotools is not installed.
+    """
     check_installed()
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -65,16 +87,50 @@ def average_precision(detections: Sequence[Detections], truths: Sequence[Boxes],
     with contextlib.redirect_stdout(io.StringIO()):
         judged = COCOeval(indexed(true), indexed(predicted), "bbox")
         judged.evaluate()
-        judged.accumulate()
-    # (IoU, recall, class, area, most detections) -> (IoU, class); -1 where a class has no truths.
-    precision = judged.eval["precision"][:, :, :, 0, -1].mean(axis=1)
-    precision = np.where(precision < 0, np.nan, precision)
-    return {
-        "map50": _mean(precision[0]),
-        "map": _mean(precision),
-        "per_class": dict(zip(class_names, precision[0].tolist(), strict=True)),
-        "images": len(truths),
-    }
+    return judged
+
+
+class ResampledPrecision:
+    """The mean average precision at an IoU of 0.5 of images that are drawn with repetition, for ``intervals``.
+
+    Args:
+        judged: what ``matched`` returns.
+    """
+
+    def __init__(self, judged):
+        images, areas = len(judged.params.imgIds), len(judged.params.areaRng)
+        self._classes = []  # of each: truths in each image; of each detection, the best first: image, right, wrong
+        for first in range(0, len(judged.evalImgs), areas * images):  # the first area holds all sizes
+            seen = [(i, each) for i, each in enumerate(judged.evalImgs[first : first + images]) if each]
+            truths = np.zeros(images)
+            for i, each in seen:
+                truths[i] = np.count_nonzero(np.asarray(each["gtIgnore"]) == 0)
+            parts = [np.zeros((4, 0))] + [
+                np.stack([
+                    np.full(len(each["dtScores"]), i), np.array(each["dtScores"], np.float64),
+                    each["dtMatches"][0] > 0, each["dtIgnore"][0],
+                ]) for i, each in seen
+            ]  # fmt: skip
+            image, scores, found, ignored = np.concatenate(parts, axis=1)
+            order = np.argsort(-scores, kind="mergesort")  # as COCOeval.accumulate
+            found, ignored = found[order] > 0, ignored[order] > 0
+            self._classes.append((truths, image[order].astype(int), found & ~ignored, ~found & ~ignored))
+        self._recalls = judged.params.recThrs
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """Return the precision, (n,), where each image counts as often as its weight in (n, images) says."""
+        of_classes = [self._of_class(weights, *each) for each in self._classes]
+        return np.array([mean_of_known(values) for values in np.transpose(of_classes)])
+
+    def _of_class(self, weights: np.ndarray, truths, image, right, wrong) -> np.ndarray:
+        found, false = (np.cumsum(weights[:, image] * kind, axis=1) for kind in (right, wrong))
+        total = weights @ truths
+        values = np.full(len(weights), np.nan)
+        for row in np.flatnonzero(total > 0):
+            precision = found[row] / np.maximum(found[row] + false[row], 1e-12)
+            best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)  # 0 beyond the highest recall
+            values[row] = best[np.searchsorted(found[row] / total[row], self._recalls)].mean()
+        return values
 
 
 class Confusion:
@@ -105,17 +161,20 @@ class Confusion:
         self.matrix += pairs.reshape(self.classes, self.classes)
 
     @property
+    def counts(self) -> np.ndarray:
+        """Pixels of each class, (3, classes): rightly predicted, in the truth, predicted."""
+        return np.stack([np.diag(self.matrix), self.matrix.sum(axis=1), self.matrix.sum(axis=0)])
+
+    @property
     def iou(self) -> np.ndarray:
         """Intersection over union of each class: the number of pixels that truth and prediction both give the class,
         divided by the number that at least one of the two gives the class. NaN for a class that neither has."""
-        right = np.diag(self.matrix)
-        either = self.matrix.sum(axis=0) + self.matrix.sum(axis=1) - right
-        return np.divide(right, either, out=np.full(self.classes, np.nan), where=either > 0)
+        return intersection_over_union(self.counts)
 
     @property
     def miou(self) -> float:
         """The mean over the classes; NaN before the first pixel."""
-        return _mean(self.iou)
+        return mean_of_known(self.iou)
 
     @property
     def pixel_accuracy(self) -> float:
@@ -124,7 +183,14 @@ class Confusion:
         return float(np.trace(self.matrix) / total) if total else float("nan")
 
 
-def _mean(values: np.ndarray) -> float:
+def intersection_over_union(counts: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of each class, (..., classes), of ``Confusion.counts``, (..., 3, classes)."""
+    right, true, predicted = np.moveaxis(counts, -2, 0)
+    either = true + predicted - right
+    return np.divide(right, either, out=np.full(right.shape, np.nan), where=either > 0)
+
+
+def mean_of_known(values: np.ndarray) -> float:
     """Return the mean of the values that are not NaN; NaN if all are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

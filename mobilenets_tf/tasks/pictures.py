@@ -4,7 +4,9 @@ The same answers give the same pixels, as long as the version of Pillow is the s
 """
 
 import functools
+import hashlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,19 +89,28 @@ def with_classes(image, classes: Sequence[tuple[str, float]]):
 
     classes: (name, score), in the order of drawing. Logits, which are no shares, are written as plain numbers.
     """
+    return _with_rows(image, [(name, score_text(score), min(max(score, 0), 1)) for name, score in classes])
+
+
+def with_texts(image, rows: Sequence[tuple[str, str]]):
+    """Write names and texts below a photograph, a row for each (name, text)."""
+    return _with_rows(image, [(name, text, 0) for name, text in rows])
+
+
+def _with_rows(image, rows: Sequence[tuple[str, str, float]]):
+    """Write a name, a text and a bar for each (name, text, share of the width) below a photograph."""
     from PIL import ImageDraw
 
     picture = _sized(image)
     font = _font(picture)
     row, gap = round(1.5 * sum(font.getmetrics())), round(0.4 * sum(font.getmetrics()))
     width = max(picture.width, 16 * row)
-    sheet = _sheet(picture, width, picture.height + row * len(classes) + 2 * gap)
+    sheet = _sheet(picture, width, picture.height + row * len(rows) + 2 * gap)
     draw, inner = ImageDraw.Draw(sheet), width - 2 * gap
-    for place, (name, score) in enumerate(classes):
+    for place, (name, text, share) in enumerate(rows):
         top = picture.height + gap + place * row
-        text = score_text(score)
         length = font.getlength(text)
-        bar = gap + round(inner * min(max(score, 0), 1))
+        bar = gap + round(inner * share)
         draw.rectangle((gap, top, bar, top + row - gap // 2), fill=_FAINT)
         draw.text((2 * gap, top + gap // 2), _fitted(name, font, inner - length - 4 * gap), font=font, fill=_INK)
         draw.text((width - 2 * gap - length, top + gap // 2), text, font=font, fill=_INK)
@@ -127,12 +138,53 @@ def side_by_side(pictures: Sequence[tuple[str, Any]]):
 
 def encoded(picture, suffix: str = ".png") -> bytes:
     """Encode a picture: as a PNG where ``suffix`` is ".png", else as a JPEG."""
+    return _encoded(picture, suffix, "")
+
+
+def sealed(picture, suffix: str, request: dict) -> bytes:
+    """Encode a picture as ``encoded`` does, with a comment by which ``is_sealed`` knows the picture again.
+
+    Args:
+        request: plain data that says of what the picture was made.
+    """
+    return _encoded(picture, suffix, _seal(_encoded(picture, suffix, ""), request))
+
+
+def is_sealed(content: bytes, request: dict) -> bool:
+    """Tell whether the content of a file is a picture that ``sealed`` made for the same request, and that nobody has
+    changed since."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            comment = picture.info.get("Comment") or picture.info.get("comment")
+        seal = _seal(content, request)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # no picture, or a damaged one
+        return False
+    return comment in (seal, seal.encode())
+
+
+def _encoded(picture, suffix: str, comment: str) -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+
     stream = io.BytesIO()
     if suffix == ".png":
-        picture.save(stream, "PNG")
+        text = PngInfo()
+        text.add_text("Comment", comment)
+        picture.save(stream, "PNG", pnginfo=text if comment else None)
     else:
-        picture.save(stream, "JPEG", quality=92)
+        picture.save(stream, "JPEG", quality=92, **({"comment": comment} if comment else {}))
     return stream.getvalue()
+
+
+def _seal(content: bytes, request: dict) -> str:
+    """Return the comment of a picture: sha256 of the request and of the pixels, which do not depend on comments."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as picture:
+        pixels = hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest()
+    text = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    return f"mobilenets-tf {text} {pixels}"
 
 
 def score_text(score: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mobilenets_tf import files
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.training import cluster
-from mobilenets_tf.training.request import LABELS, Job, TrainRequest, check
+from mobilenets_tf.training.request import Job, TrainRequest, check
 from mobilenets_tf.worker import Worker, WorkerError
 
 _RESTARTS = 20
@@ -67,12 +67,29 @@ def train(request: TrainRequest, progress: Progress = silent) -> Trained:
     path, curves_path = folder / f"{request.name}.keras", folder / f"{request.name}.curves.svg"
     if content is not None:  # else another worker writes
         contents: dict[str, bytes | str] = {path.name: content, curves_path.name: curves}
-        if job.class_names:
-            contents[LABELS] = "\n".join(job.class_names) + "\n"
+        contents |= files.labels_file(job.class_names)
         manifest = {"files": files.digests(contents), **manifest}
+        replaced = files.sha256_of(path) if path.is_file() else None
         files.write_together(folder, contents | {f"{path.name}.json": files.to_json(manifest)})
+        if replaced not in (None, files.sha256_of(path)):
+            _outdate(folder, replaced, request.overwrite)
         request.checkpoint.unlink(missing_ok=True)
     return Trained(path, curves_path, manifest, time.monotonic() - started)
+
+
+def _outdate(folder: Path, replaced: str, remove: bool) -> None:
+    """Remove results in the folder that were made of a model that is not there any more, or warn of them.
+
+    Args:
+        replaced: sha256 of that model. remove: what belongs to nothing else and is as it was written.
+    """
+    for name, own in files.made_of(folder, replaced).items():
+        if remove:
+            for file in own:
+                (folder / file).unlink(missing_ok=True)
+            warnings.warn(f"Removed {folder / name}: it was made of the model that was replaced.", stacklevel=3)
+        else:
+            warnings.warn(f"{folder / name} was made of the model that was replaced. Make it again.", stacklevel=3)
 
 
 def _run(job: Job, progress: Progress = silent) -> tuple[bytes | None, dict, str | None]:
@@ -81,8 +98,10 @@ def _run(job: Job, progress: Progress = silent) -> tuple[bytes | None, dict, str
     from mobilenets_tf.training.run import Run
 
     allocation.keep_freed_memory()
+    threads = allocation.use_threads(job.request.threads)
     strategy = distribution.set_up(job.request.distribute, job.request.replicas)
     progress("building", 0, 1)
     run = Run(job, strategy, progress)
     progress("building", 1, 1)
-    return run.train()
+    content, manifest, curves = run.train()
+    return content, manifest | {"threads": threads}, curves

@@ -90,7 +90,8 @@ class Augment:
 
     area: of a random crop, as shares of the image; then resized to the network's input.
     aspect: of the crop, lowest and highest width / height.
-    interpolation: "bilinear", "bicubic" or "random" (one of both); None for the one the network is judged with.
+    interpolation: as in ``Preprocessing``, or "random" (bilinear or bicubic); None for the one the network is judged
+        with.
     flip: whether half of them are mirrored.
     colour: brightness, contrast, saturation and hue as in [slim]'s inception_preprocessing.
     policy: None, "autoaugment" (arXiv 1805.09501, table 9) or "randaugment" (arXiv 1909.13719).
@@ -111,9 +112,9 @@ class Augment:
     mixup: float = 0.0
     cutmix: float = 0.0
 
-    def at(self, resampling: str) -> "Augment":
-        """Return the augmentation with the interpolation ``resampling``, where it names no interpolation itself."""
-        return replace(self, interpolation=self.interpolation or resampling)
+    def at(self, interpolation: str) -> "Augment":
+        """Return the augmentation with this interpolation, where it names none itself."""
+        return replace(self, interpolation=self.interpolation or interpolation)
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.training import cluster, recipes
+from mobilenets_tf.training.allocation import check_threads
 from mobilenets_tf.training.recipes import Recipe
 from mobilenets_tf.weights import catalog
 
 RECIPES = ("finetune", "scratch", "paper")
 KEEP = ("last", "best")
 BROKEN = ("fail", "skip")
-LABELS = "labels.txt"
 _VALIDATION_SHARE = 0.2
 # Fields that may differ when a training goes on: they change the result by rounding at the most.
-_FREE = ("out", "restart", "overwrite", "save_every", "distribute", "replicas", "precision", "jit_compile")
+_FREE = ("out", "restart", "overwrite", "save_every", "distribute", "replicas", "precision", "jit_compile", "threads")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class TrainRequest:
     temperature: by which both networks' logits are divided for the teacher's share.
     precision, jit_compile, sync_batchnorm: as in ``step.Settings``.
     distribute, replicas: as in ``distribution.set_up``.
+    threads: of TensorFlow, on which the last bits of the weights depend; None for one for each processor. The manifest
+        has their number.
     save_every: steps between checkpoints; None for checkpoints after each epoch alone.
     seed: of batches, augmentation and new weights.
     restart: forget an unfinished training in ``out``.
@@ -79,6 +81,7 @@ class TrainRequest:
     sync_batchnorm: bool = False
     distribute: str = "auto"
     replicas: int | None = None
+    threads: int | None = None
     save_every: int | None = None
     seed: int = 0
     restart: bool = False
@@ -150,27 +153,34 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
             raise unknown(option, value, known)
     if request.save_every is not None and request.save_every < 1:
         raise RequestError(f"save_every={request.save_every}: expected at least 1.")
+    check_threads(request.threads)
     cluster.workers()
     request = replace(request, task=_task(request))
-    source = _with_weights(request.source, request.recipe)
-    source.check()
+    source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
+    source.check(to_train=True)
     request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
-    folder = Path(request.out)
-    files.check_folder(folder)
-    names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
-    files.check_replaceable(folder, [*names, LABELS], request.overwrite)
-
+    files.check_folder(Path(request.out))
     training, validation = _find_images(request, tuple(source.label_names()) if _is_labelled(source) else (), progress)
     class_names = training.class_names
     classes = _count_classes(source, class_names, request.data)
     _check_classes(training, classes, class_names, request.data)
     _check_teacher_classes(request, classes, class_names)
-    if not request.checkpoint.is_file() or request.restart:
-        _check_images([training] + ([validation] if validation else []), request.broken, progress)
     if not source.is_file:
         source = replace(source, classes=classes)
-    return Job(replace(request, source=source), recipe, training, validation, classes, class_names)
+    request = replace(request, source=source)
+    _check_replaceable(request, class_names)
+    if not request.checkpoint.is_file() or request.restart:
+        _check_images([training] + ([validation] if validation else []), request.broken, progress)
+    return Job(request, recipe, training, validation, classes, class_names)
+
+
+def _check_replaceable(request: TrainRequest, class_names: Sequence[str]) -> None:
+    """Refuse a folder that has something else in the place of the result's files."""
+    names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
+    options = {key: value for key, value in request.options().items() if key != "source"}
+    described = {"model": request.source.described(), "options": options}
+    files.check_replaceable(Path(request.out), names, request.overwrite, described, files.labels_file(class_names))
 
 
 def _task(request: TrainRequest) -> str:
@@ -207,6 +217,18 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
             "start: --recipe scratch for a few thousand images, for a classifier --recipe paper for ImageNet."
         )
     return replace(source, weights="imagenet")
+
+
+def _with_crop(source: ModelSource, recipe: str) -> ModelSource:
+    """Return the source with the crop of the paper's evaluation, where the paper's recipe is followed."""
+    if recipe != "paper" or source.is_file or source.crop is not None:
+        return source
+    network = registry.get(source.model)
+    record = next(iter(catalog.weight_sets(network.name)), None)
+    if record is None:
+        return source
+    published = record.preprocessing.at(source.resolution or network.resolution)
+    return replace(source, crop=published.crop, resize=source.resize or published.resize)
 
 
 def _teacher(request: TrainRequest) -> ModelSource | None:

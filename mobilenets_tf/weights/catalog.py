@@ -54,11 +54,11 @@ class WeightSet:
 
 
 def _tf_input(size: int) -> Preprocessing:
-    return Preprocessing(size, round(size / 0.875), "bilinear")
+    return Preprocessing(size, round(size / 0.875), "bilinear", crop="crop_then_resize")
 
 
 def _lite_input(size: int) -> Preprocessing:
-    return Preprocessing(size, size + 32, "bicubic", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+    return Preprocessing(size, size + 32, "bicubic", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0), "crop_then_resize")
 
 
 _Triple = tuple[float, float, float]

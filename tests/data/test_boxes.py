@@ -178,7 +178,7 @@ def test_a_hidden_encoding_hides_no_entities(folder):
     text = "<?xml version='1.0' encoding='utf-16'?><!DOCTYPE a [<!ENTITY x 'y'>]><annotation>&x;</annotation>"
     for encoding in ("utf-16", "utf-8"):
         (root / "annotations" / "a.xml").write_text(text, encoding=encoding)
-        with pytest.raises(RequestError, match="a.xml (is not an XML file in UTF-8|has a DOCTYPE)"):
+        with pytest.raises(RequestError, match="a.xml (is not a text file in UTF-8|has a DOCTYPE)"):
             find_boxes(root)
 
 
@@ -304,7 +304,7 @@ def test_bad_coco_files_are_told_where(coco, change, message):
     ("text", "message"),
     [
         ("[" * 100_000, "boxes.json is not a JSON file"),
-        ("\xff", "boxes.json is not a JSON file"),
+        ("\xff", "boxes.json is not a text file in UTF-8"),
         ("[]", "is a list; expected COCO's images, annotations, categories"),
         ('{"images": [], "info": 1}', "no list 'categories', as COCO's files of boxes have; it has 'images', 'info'"),
         ('{"images": [], "annotations": [], "categories": []}', "has no images in it"),
@@ -322,3 +322,19 @@ def test_finding_needs_no_tensorflow(folder):
     code = f"import sys\nfrom mobilenets_tf.data.boxes import find_boxes\nassert len(find_boxes({root!r})) == 1\n"
     code += "sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_boxes_given_as_shares_are_not_taken_for_pixels(folder, tmp_path):
+    shares = [("cat", 0.1, 0.25, 0.5, 0.5), ("dog", 0, 0, 1, 1)]
+    root = folder(a=voc(shares[0]), b=voc(shares[1]))
+    with pytest.raises(RequestError, match="All 2 boxes of .* lie between 0 and 1.* multiply them by its width"):
+        find_boxes(root)
+    document = {
+        "images": [{"id": 1, "file_name": "images/a.png", "width": 100, "height": 80}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0.1, 0.25, 0.4, 0.25]}],
+    }
+    (root / "boxes.json").write_text(json.dumps(document))
+    with pytest.raises(RequestError, match="All 1 boxes of .*boxes.json lie between 0 and 1"):
+        find_boxes(root / "boxes.json")
+    assert len(find_boxes(folder(a=voc(shares[0], CAT), b=voc(shares[1])))) == 2  # a small object among others

@@ -1,6 +1,6 @@
 """From a photograph to the network's input."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,15 +12,50 @@ from mobilenets_tf import Preprocessing, RequestError
 @pytest.mark.parametrize("size", [(640, 480), (30, 200), (1, 1)])
 def test_stretching_squeezes_the_whole_picture_into_the_square(size):
     image = Image.effect_noise(size, 80).convert("RGB")
-    stretched = Preprocessing(32, resampling="bicubic", crop="stretch").geometry(image)
+    stretched = Preprocessing(32, interpolation="bicubic", crop="stretch").geometry(image)
     assert np.array_equal(stretched, image.resize((32, 32), Image.Resampling.BICUBIC))
 
 
 def test_stretching_has_no_crop_to_speak_of():
-    base = replace(Preprocessing(224, 256, mean=(1, 2, 3)), crop="stretch")
+    base = Preprocessing(224, 256, mean=(1, 2, 3), crop="resize_then_crop").whole()
     assert (base.size, base.resize, base.mean) == (224, 224, (1, 2, 3))
     assert (base.at(321).size, base.at(321).resize) == (321, 321)
     assert Preprocessing.of({"preprocessing": asdict(base)}) == base
+
+
+def test_a_photograph_becomes_what_keras_own_loader_makes_of_it(tmp_path):
+    """A model trained with ``keras.utils.image_dataset_from_directory`` gets the same pixels here: the whole
+    photograph, bilinear without antialiasing. The loader keeps fractions; here pixels are whole."""
+    import keras
+
+    random = np.random.default_rng(0)
+    for index, (width, height) in enumerate(((640, 480), (30, 200), (1, 1))):
+        noise = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{index}.png")
+    loaded = keras.utils.image_dataset_from_directory(
+        tmp_path, labels=None, image_size=(96, 96), batch_size=None, shuffle=False, verbose=False
+    )
+    for path, expected in zip(sorted(tmp_path.iterdir()), loaded, strict=True):
+        pixels = Preprocessing(96).geometry(Image.open(path)).astype(np.float32)
+        assert np.abs(pixels - np.asarray(expected)).max() < 0.501
+
+
+def test_a_crop_that_is_not_said_is_not_guessed():
+    with pytest.raises(RequestError, match="resize=256 is for a crop, and the whole photograph is taken"):
+        Preprocessing(224, 256)
+    assert Preprocessing(96, crop="crop_then_resize").resize == 96
+    with pytest.raises(RequestError, match="Unknown interpolation 'bicubc'. Did you mean 'bicubic'"):
+        Preprocessing(interpolation="bicubc")
+
+
+@pytest.mark.parametrize("crop", ["crop_then_resize", "resize_then_crop", "stretch"])
+def test_keras_interpolation_works_with_every_crop(crop):
+    image = Image.effect_noise((50, 40), 80).convert("RGB")
+    resize = None if crop == "stretch" else 36
+    pixels = Preprocessing(32, resize, crop=crop).geometry(image)
+    smooth = Preprocessing(32, resize, "bilinear", crop=crop).geometry(image)
+    assert pixels.shape == (32, 32, 3)
+    assert np.abs(pixels.astype(float) - smooth).mean() < 20  # the same part of the image, in the same place
 
 
 def test_unknown_crops_are_refused():

@@ -25,7 +25,8 @@ def _files(folder, task, images):
     path.touch()
     names = NAMES if task == "detect" else ("background", *NAMES)
     preprocessing = {
-        "size": 64, "resize": 64, "crop": "stretch", "mean": [127.5] * 3, "std": [127.5] * 3, "resampling": "bilinear",
+        "size": 64, "resize": 64, "crop": "stretch", "mean": [127.5] * 3, "std": [127.5] * 3,
+        "interpolation": "bilinear",
     }  # fmt: skip
     manifest = {"task": task, "labels": names, "preprocessing": preprocessing, "options": {"void": 255}}
     path.with_name("mine.keras.json").write_text(files.to_json(manifest))
@@ -39,7 +40,7 @@ def trained(request, tmp_path_factory):
     path, data = _files(folder, task, 60)
     (detector() if task == "detect" else segmenter()).save(path)
     words = ["--data", str(data), "--out", str(folder / "out"), "--epochs", "20", "--batch-size", "8"]
-    assert main(["train", "--model", str(path), *words, "--learning-rate", "0.01", "--quiet"]) == 0
+    assert main(["train", str(path), *words, "--learning-rate", "0.01", "--quiet"]) == 0
     return task, folder / "out" / "mine.keras", data
 
 

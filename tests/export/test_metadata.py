@@ -90,6 +90,8 @@ def test_size_normalisation_and_labels(files, scheme, form, wanted, mean, std):
     associated = follow(root, *OUTPUT, (6, 0))
     assert associated.String(associated.Offset(4) + associated.Pos) == b"labels.txt"
     assert metadata.associated_files(content)["labels.txt"].decode().splitlines() == list(LABELS)
+    expected = "from a photograph: resize the whole photograph to 64x64, without keeping its aspect ratio"
+    assert expected in text(follow(root, *INPUT), 1)
     Runner(content)  # what stands behind the model does no harm
 
 

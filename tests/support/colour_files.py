@@ -11,7 +11,9 @@ from mobilenets_tf.tflite import flatbuffer
 
 SIZE, LABELS = 8, ["red", "green", "blue"]
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
-PREPROCESSING = {"size": SIZE, "resize": SIZE, "mean": [0.0] * 3, "std": [255.0] * 3, "crop": "stretch"}
+PREPROCESSING = {
+    "size": SIZE, "resize": SIZE, "mean": [0.0] * 3, "std": [255.0] * 3, "crop": "stretch", "interpolation": "bilinear",
+}  # fmt: skip
 GRIDS = ((2, 2),)  # of the detector, with three anchors a place
 
 # The detector's filters, each over a quarter of the image, as (height, width, colour, anchor, value).

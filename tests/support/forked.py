@@ -19,7 +19,7 @@ _FORKS.set_forkserver_preload(["tests.support.preloaded"])
 class Child:
     """What ``Worker`` asks of a ``subprocess.Popen``; made by what it calls ``_start``."""
 
-    def __init__(self, preload: str, errors, environment: dict[str, str]):
+    def __init__(self, preload: str, errors, environment: dict[str, str], lock: int | None):
         (its_input, our_output), (our_input, its_output) = os.pipe(), os.pipe()
         self._process = _forked(_serve, environment, (its_input, its_output, errors.fileno()), preload)
         os.close(its_input)
@@ -79,7 +79,7 @@ def _begin(function, environment, streams, path, arguments) -> None:
 def _serve(preload: str) -> None:
     from mobilenets_tf import worker
 
-    worker._serve(preload)
+    worker._serve(preload, os.getppid())
 
 
 def _main(folder: str, words: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Functions for a worker's process, in a module that imports nothing heavy there."""
 
+import ctypes
 import os
 import warnings
 
@@ -13,3 +14,12 @@ def warn_and_print(value):
     print("native code prints")
     warnings.warn("take care", stacklevel=1)
     return value
+
+
+def own_id():
+    return os.getpid()
+
+
+def hold_the_interpreter(seconds):
+    """Sleep as native code does that computes: no other Python of this process runs meanwhile, not even a handler."""
+    ctypes.PyDLL(None).sleep(seconds)

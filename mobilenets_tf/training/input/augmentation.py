@@ -8,11 +8,11 @@ import math
 import numpy as np
 from PIL import Image
 
+from mobilenets_tf.data import preprocessing
 from mobilenets_tf.errors import unknown
 from mobilenets_tf.training.input.policies import autoaugment, randaugment
 from mobilenets_tf.training.recipes import Augment
 
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _POLICIES = ("autoaugment", "randaugment")
 _ATTEMPTS = 10
 # Pictures of more than four times the result's sides are first reduced by a whole number, to no less than this many
@@ -73,11 +73,11 @@ def resized(
     Raises:
         RequestError: the interpolation is unknown.
     """
-    if interpolation not in (*_RESAMPLING, "random"):
-        raise unknown("interpolation", interpolation, (*_RESAMPLING, "random"))
+    if interpolation not in (*preprocessing.INTERPOLATIONS, "random"):
+        raise unknown("interpolation", interpolation, (*preprocessing.INTERPOLATIONS, "random"))
     if interpolation == "random":
         interpolation = ("bilinear", "bicubic")[random.integers(2)]
-    return image.resize(size, _RESAMPLING[interpolation], box=box, reducing_gap=_REDUCING_GAP)
+    return preprocessing.resized(image, size, interpolation, box, _REDUCING_GAP)
 
 
 def crop_box(width: int, height: int, augment: Augment, random: np.random.Generator) -> tuple[int, int, int, int]:

@@ -1,9 +1,9 @@
 """From labelled images to batches for the training step, and for judging it.
 
 Images are read, cropped and mirrored by threads (Pillow gives up the GIL while it decodes and resizes), which is what
-keeps crops, resampling and orientation those of ``Preprocessing``; the rest is tf.data. Everything random is a function
-of the seed and of the image's place in the stream, so the same step has the same batch however often a training was
-interrupted and on however many workers it runs.
+keeps crops, interpolation and orientation those of ``Preprocessing``; the rest is tf.data. Everything random is a
+function of the seed and of the image's place in the stream, so the same step has the same batch however often a
+training was interrupted and on however many workers it runs.
 """
 
 import io

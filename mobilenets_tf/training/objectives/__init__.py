@@ -18,7 +18,7 @@ def objective_of(
     model: keras.Model,
     *,
     recipe: Recipe,
-    resampling: str,
+    interpolation: str,
     classes: int,
     class_names: Sequence[str] = (),
     void: int = 255,
@@ -30,7 +30,7 @@ def objective_of(
         task: one of ``registry.TASKS``.
         model: the network; an SSD's anchors are known from its layers.
         recipe: its augmentation and label smoothing.
-        resampling: of crops, where the recipe leaves that to the network's ``Preprocessing``.
+        interpolation: of crops, where the recipe leaves that to the network's ``Preprocessing``.
         classes: how many.
         class_names: a name a class; a classifier does without.
         void: of masks, the value of pixels that are of no class.
@@ -40,30 +40,30 @@ def objective_of(
         RequestError: the detector is no SSD.
     """
     arguments = {"classes": classes, "class_names": class_names, "void": void, "images": images}
-    return _OBJECTIVES[task](model, recipe=recipe, resampling=resampling, **arguments)
+    return _OBJECTIVES[task](model, recipe=recipe, interpolation=interpolation, **arguments)
 
 
-def _classification(model: keras.Model, *, recipe: Recipe, resampling: str, classes: int, **_) -> Objective:
-    return ClassificationObjective(classes, recipe, resampling)
+def _classification(model: keras.Model, *, recipe: Recipe, interpolation: str, classes: int, **_) -> Objective:
+    return ClassificationObjective(classes, recipe, interpolation)
 
 
 def _detection(
     model: keras.Model,
     *,
     recipe: Recipe,
-    resampling: str,
+    interpolation: str,
     class_names: Sequence[str],
     images: Sequence[BoxedImages],
     **_,
 ) -> Objective:
     most_boxes = max(len(boxes) for source in images for boxes in source.boxes)
-    return DetectionObjective(anchors_of(model), class_names, recipe, resampling, most_boxes)
+    return DetectionObjective(anchors_of(model), class_names, recipe, interpolation, most_boxes)
 
 
 def _segmentation(
-    model: keras.Model, *, recipe: Recipe, resampling: str, class_names: Sequence[str], void: int, **_
+    model: keras.Model, *, recipe: Recipe, interpolation: str, class_names: Sequence[str], void: int, **_
 ) -> Objective:
-    return SegmentationObjective(class_names, void, recipe, resampling)
+    return SegmentationObjective(class_names, void, recipe, interpolation)
 
 
 _OBJECTIVES = {"classify": _classification, "detect": _detection, "segment": _segmentation}

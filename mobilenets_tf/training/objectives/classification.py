@@ -21,15 +21,15 @@ class ClassificationObjective:
     Args:
         classes: how many; labels are below it.
         recipe: its augmentation and label smoothing.
-        resampling: of crops, where the recipe leaves that to the network's ``Preprocessing``.
+        interpolation: of crops, where the recipe leaves that to the network's ``Preprocessing``.
     """
 
     accuracy, metric = "top1", "val_top1"
     truth = (((), np.int32),)
 
-    def __init__(self, classes: int, recipe: Recipe, resampling: str = "bilinear"):
+    def __init__(self, classes: int, recipe: Recipe, interpolation: str = "bilinear"):
         self._classes, self._smoothing = classes, recipe.label_smoothing
-        self._augment: Augment = recipe.augment.at(resampling)
+        self._augment: Augment = recipe.augment.at(interpolation)
 
     def problem(self, annotation: int) -> str | None:
         if 0 <= annotation < self._classes:

@@ -50,16 +50,20 @@ class DetectionObjective:
         anchors: the network's, as ``anchors_of`` gives them.
         class_names: of the objects.
         recipe: its augmentation.
-        resampling: of crops, where the recipe leaves that to the network's ``Preprocessing``.
+        interpolation: of crops, where the recipe leaves that to the network's ``Preprocessing``.
         most_boxes: that an image may have.
     """
 
     accuracy, metric = "anchors", "val_map50"
 
     def __init__(
-        self, anchors: np.ndarray, class_names: Sequence[str], recipe: Recipe, resampling: str, most_boxes: int
+        self, anchors: np.ndarray, class_names: Sequence[str], recipe: Recipe, interpolation: str, most_boxes: int
     ):
-        self._names, self._augment, self._most = tuple(class_names), recipe.augment.at(resampling), max(1, most_boxes)
+        self._names, self._augment, self._most = (
+            tuple(class_names),
+            recipe.augment.at(interpolation),
+            max(1, most_boxes),
+        )
         self._anchors = anchors
         centres, sides = anchors[:, :2], anchors[:, 2:]
         self._corners = np.concatenate([centres - sides / 2, centres + sides / 2], -1)

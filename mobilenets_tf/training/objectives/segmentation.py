@@ -24,14 +24,14 @@ class SegmentationObjective:
         class_names: of the pixels.
         void: the value of pixels that are of no class.
         recipe: its augmentation.
-        resampling: of crops, where the recipe leaves that to the network's ``Preprocessing``.
+        interpolation: of crops, where the recipe leaves that to the network's ``Preprocessing``.
     """
 
     accuracy, metric = "pixels", "val_miou"
     truth = (((None, None), np.uint8),)
 
-    def __init__(self, class_names: Sequence[str], void: int, recipe: Recipe, resampling: str):
-        self._names, self._void, self._augment = tuple(class_names), void, recipe.augment.at(resampling)
+    def __init__(self, class_names: Sequence[str], void: int, recipe: Recipe, interpolation: str):
+        self._names, self._void, self._augment = tuple(class_names), void, recipe.augment.at(interpolation)
 
     def problem(self, annotation: np.ndarray) -> str | None:
         return None  # masks are checked where they are read

@@ -22,7 +22,10 @@ from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
 from tests.support import colour_files
 
-PER_CHANNEL = Preprocessing(64, 72, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+PER_CHANNEL = Preprocessing(
+    64, 72, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), crop="crop_then_resize"
+)
+BADGE = {"colour": "green", "headline": "Verified on 9 images.", "remarks": ["They are few."]}
 CASES = {  # scheme, form of the input
     "uint8": ("int8", "uint8"),
     "int8": ("int8", "normalised"),
@@ -137,6 +140,8 @@ def deployed(small, tmp_path_factory):
         runner = Runner(path)
         manifest = {
             "scheme": scheme,
+            "passed": True,
+            "badge": BADGE,
             "inputs": list(map(describe_tensor, runner.inputs)),
             "outputs": list(map(describe_tensor, runner.outputs)),
             "preprocessing": vars(image.given),
@@ -159,6 +164,17 @@ def test_the_page_names_the_file_and_says_how_to_feed_it(deployed, case):
     assert "{{" not in text and "{%" not in text
     scale = runner.outputs[0]["quantization"][0]
     assert (f"score = {scale:.8g}" in text) == (case != "float32")
+
+
+@pytest.mark.parametrize("crop", ["stretch", "crop_then_resize"])
+def test_the_page_crops_what_the_evaluation_crops(crop):
+    preprocessing = Preprocessing(64, None if crop == "stretch" else 72, crop=crop)
+    end = {"dtype": "float32", "shape": [1, 64, 64, 3], "scale": 0.0, "zero_point": 0}
+    manifest = {"scheme": "float32", "inputs": [end], "outputs": [end], "preprocessing": vars(preprocessing)}
+    text = android.render("net.tflite", manifest, labels=True)
+    assert f"From a photograph: {preprocessing.described()}." in text
+    assert ("createScaledBitmap(photo, 64, 64, true)" in text) == (crop == "stretch")
+    assert ("minOf(photo.width, photo.height)" in text) == ("pass the centre crop" in text) == (crop != "stretch")
 
 
 KOTLIN = pytest.mark.skipif(not shutil.which("kotlinc"), reason="kotlinc is not installed (Debian: apt install kotlin)")
@@ -260,6 +276,8 @@ def dense(task, form, scheme, given):
         "form": form,
         "labels": colour_files.LABELS,
         "scheme": scheme,
+        "passed": True,
+        "badge": BADGE,
         "inputs": list(map(describe_tensor, runner.inputs)),
         "outputs": list(map(describe_tensor, runner.outputs)),
         "preprocessing": vars(image.given),

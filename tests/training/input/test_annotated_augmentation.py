@@ -37,7 +37,7 @@ def test_without_augmentation_it_is_what_judging_sees(regions):
     image, mask = regions
     given = boxes((0.1, 0.2, 0.3, 0.9), FRAME, ignored=True)
     pixels, found = with_boxes(image, given, 32, WHOLE, random_for(0))
-    assert np.array_equal(pixels, Preprocessing(32, crop="stretch").geometry(image))
+    assert np.array_equal(pixels, Preprocessing(32, interpolation="bilinear").geometry(image))
     assert np.allclose(found.corners, given.corners) and found.classes.tolist() == [0, 1] and found.ignored.all()
     same, small = with_mask(image, mask, 32, WHOLE, random_for(0), void=255)
     assert np.array_equal(same, pixels)

@@ -97,7 +97,7 @@ def test_sizes_change_from_batch_to_batch(folder):
 
 
 def test_judging_prepares_as_the_phone_does(folder):
-    preprocessing = Preprocessing(size=32, resize=36)
+    preprocessing = Preprocessing(size=32, resize=36, crop="crop_then_resize")
     reader, _ = reader_of(folder)
     found = find_images(folder)
     for place in (Place(), Place(3, 0, 1), Place(2, 1, 2)):

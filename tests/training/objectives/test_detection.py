@@ -170,7 +170,7 @@ def test_it_learns_to_find_what_is_there(tmp_path):
 
     place, plan = Distribution(tf.distribute.get_strategy()), Plan(recipe, len(source), SIZE)
     objective = DetectionObjective(anchors_of(build(SIZE)), NAMES, recipe, "bilinear", 1)
-    wanted = Preprocessing(SIZE, SIZE, crop="stretch")
+    wanted = Preprocessing(SIZE, interpolation="bilinear")
     training = Training(objective, build, plan, SIZE, wanted, place)
     reader = pipeline.Reader(source, objective.problem, pipeline.Broken())
     losses = [training.step(batch)[0] for batch in pipeline.training_batches(reader, plan, objective, place)]

@@ -65,7 +65,7 @@ def test_an_example_is_the_picture_and_its_mask():
     mask[:, 30:] = 1
     pixels, found = OBJECTIVE.example(picture, mask, SIZE, 1.0, random_for(0, 0))
     np.testing.assert_array_equal(found, np.repeat(np.arange(SIZE)[None] >= SIZE // 2, SIZE, 0))
-    expected = Preprocessing(SIZE, SIZE, crop="stretch").geometry(picture)
+    expected = Preprocessing(SIZE, interpolation="bilinear").geometry(picture)
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
@@ -96,7 +96,7 @@ def test_it_learns_what_is_where(tmp_path):
         return create_model("lraspp_mobilenet_v2", resolution=size, classes=3, alpha=0.35)
 
     place, plan = Distribution(tf.distribute.get_strategy()), Plan(recipe, len(source), SIZE)
-    training = Training(OBJECTIVE, build, plan, SIZE, Preprocessing(SIZE, SIZE, crop="stretch"), place)
+    training = Training(OBJECTIVE, build, plan, SIZE, Preprocessing(SIZE, interpolation="bilinear"), place)
     reader = pipeline.Reader(source, OBJECTIVE.problem, pipeline.Broken())
     losses = [training.step(batch)[0] for batch in pipeline.training_batches(reader, plan, OBJECTIVE, place)]
     assert np.mean(losses[-3:]) < 0.25 * np.mean(losses[:3])
