@@ -180,7 +180,9 @@ def _keras_config(path: Path) -> Any:
 def _h5_config(path: Path) -> Any:
     with open_hdf5(path, path) as file:
         if "model_config" not in file.attrs:
-            raise RequestError(f"{path} holds weights alone, not a model. Name the network and pass it as --weights.")
+            raise RequestError(
+                f"{path} holds weights alone, not a model. Name the network and pass it as --weights (weights=)."
+            )
         try:
             return json.loads(file.attrs["model_config"])
         except ValueError as error:

@@ -95,7 +95,10 @@ def test_evaluate_keras_files_of_both_kinds(boxed, masked, folder, call, in_this
         (["boxes.tflite", "--images", "absent"], "No such folder or COCO .json"),
         (["boxes.tflite", "--images", "voc", "--labels", "names.txt"], "Unknown class 'red'"),
         (["ssdlite_mobilenet_v2", "--images", "voc", "--flip"], "--scales and --flip are for segmenters in Keras"),
-        (["lraspp_mobilenet_v2", "--images", "masked", "--scales", "9"], "--scales 9.0: expected shares from 0.1 to 4"),
+        (
+            ["lraspp_mobilenet_v2", "--images", "masked", "--scales", "9"],
+            "scales=(9.0,): expected shares from 0.1 to 4",
+        ),
         (["ssdlite_mobilenet_v2", "--images", "voc", "--task", "segment"], "is for the task 'detect'"),
     ],
 )
