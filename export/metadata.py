@@ -11,12 +11,13 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import flatbuffers
 import numpy as np
 
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.tasks import outputs
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.file_metadata import (
     AXIS_LABELS,
@@ -51,10 +52,17 @@ class _Output:
     logits: bool = False
 
 
-_TITLES = {"classify": "Image classifier", "detect": "Object detector", "segment": "Image segmenter"}
+_TITLES = {
+    "classify": "Image classifier", "detect": "Object detector", "segment": "Image segmenter",
+    "regress": "Values of an image",
+}  # fmt: skip
+# Of a file without forms: what the labels name, by the kind of the output.
+_LABELS = {
+    outputs.CLASSES: AXIS_LABELS, outputs.MULTI_LABEL: AXIS_LABELS,
+    outputs.BINARY: VALUE_LABELS, outputs.BINARY_LOGIT: VALUE_LABELS,
+}  # fmt: skip
 # By the names of the outputs in the forms (``forms.detector``, ``forms.segmenter``); "" for all other outputs.
 _OUTPUTS = {
-    "classify": {"": _Output("the score of each class", labels=AXIS_LABELS)},
     "detect": {
         "detection_boxes": _Output("ymin, xmin, ymax, xmax of each box as shares of the image", "location", boxes=True),
         "detection_classes": _Output("the class of each box", "category", VALUE_LABELS),
@@ -81,7 +89,8 @@ class Metadata:
     mean, std: the input is (pixel - mean) / std on 0-255 RGB; one value each, since MediaPipe takes no more. For a file
         that takes uint8 they are 0 and 1: its pixels are fed as they are.
     labels: the class names in the order of the outputs; may be empty.
-    task: "classify", "detect" or "segment". preprocessing: of the input; None if not known.
+    task: "classify", "detect", "segment" or "regress". kinds: of the outputs, of a file without forms.
+    preprocessing: of the input; None if not known.
     """
 
     name: str
@@ -95,15 +104,31 @@ class Metadata:
     license: str = ""
     labels: tuple[str, ...] = field(default=(), repr=False)
     task: str = "classify"
+    kinds: tuple[outputs.OutputKind, ...] = ()
     preprocessing: Preprocessing | None = None
 
 
-def describe(name: str, image: ImageInput, labels: Sequence[str] = (), task: str = "classify") -> Metadata:
-    """Make the metadata of a network from the description of its input image."""
+def describe(
+    name: str,
+    image: ImageInput,
+    labels: Sequence[str] = (),
+    task: str | None = None,
+    kinds: Sequence[outputs.OutputKind] = (outputs.CLASSES,),
+) -> Metadata:
+    """Make the metadata of a network from the description of its input image.
+
+    Args:
+        task: of a file whose outputs are those of a form. kinds: of the outputs of any other file.
+    """
     given = image.given
+    if task is None:
+        task = "classify" if any(kind.classes or kind is outputs.MULTI_LABEL for kind in kinds) else "regress"
     mean, std = (0.0, 1.0) if image.form == "uint8" else (given.mean[0], given.std[0])
     text = f"{_TITLES[task]}; made by mobilenets-tf {__version__}."
-    return Metadata(name, text, given.size, given.size, mean, std, labels=tuple(labels), task=task, preprocessing=given)
+    return Metadata(
+        name, text, given.size, given.size, mean, std,
+        labels=tuple(labels), task=task, kinds=tuple(kinds), preprocessing=given,
+    )  # fmt: skip
 
 
 def add(content: bytes, metadata: Metadata) -> bytes:
@@ -112,7 +137,8 @@ def add(content: bytes, metadata: Metadata) -> bytes:
     tree.metadata = tree.metadata or []
     _put(tree, NAME, _pack(tree, metadata))
     if metadata.preprocessing:
-        record = {"task": metadata.task, "preprocessing": asdict(metadata.preprocessing)}
+        kinds = [kind.name for kind in metadata.kinds] if metadata.task not in _OUTPUTS else []
+        record = {"task": metadata.task, "preprocessing": asdict(metadata.preprocessing), "kinds": kinds}
         _put(tree, RECORD, json.dumps(record).encode())
     model = flatbuffer.write(tree)
     return _with_file(model, LABELS_FILE, "\n".join(metadata.labels) + "\n") if metadata.labels else model
@@ -146,19 +172,21 @@ def _with_file(model: bytes, name: str, text: str) -> bytes:
 
 
 def _pack(tree, metadata: Metadata) -> bytes:
-    graph, known, writer = tree.subgraphs[0], _OUTPUTS[metadata.task], _Writer()
+    graph, writer = tree.subgraphs[0], _Writer()
     names = [graph.tensors[index].name.decode() for index in graph.outputs]
-    outputs = [known.get(name) or known[""] for name in names]
+    described = _outputs_of(metadata, names)
     subgraph = {
         2: writer.vector([_input(writer, graph.tensors[graph.inputs[0]].name.decode(), metadata)]),
-        3: writer.vector([_output(writer, *pair, bool(metadata.labels)) for pair in zip(outputs, names, strict=True)]),
+        3: writer.vector(
+            [_output(writer, *pair, bool(metadata.labels)) for pair in zip(described, names, strict=True)]
+        ),
     }
     version = "1.0.0"
-    if any(output.boxes for output in outputs):
+    if any(output.boxes for output in described):
         version = "1.2.0"
-        members = writer.vector([writer.text(output.name) for output in outputs[:-1]])
+        members = writer.vector([writer.text(output.name) for output in described[:-1]])
         subgraph[8] = writer.vector([writer.table({0: writer.text("detection_result"), 1: members})])
-    if any(output.logits for output in outputs):
+    if any(output.logits for output in described):
         version = "1.5.0"
         inner = _Writer()
         options = inner.finish(inner.table({0: inner.byte(_SOFTMAX)}), _SEGMENTER_IDENTIFIER)
@@ -169,6 +197,15 @@ def _pack(tree, metadata: Metadata) -> bytes:
     root |= {3: writer.vector([writer.table(subgraph)])}
     root |= {4: writer.text(metadata.author), 5: writer.text(metadata.license), 7: writer.text(version)}
     return writer.finish(writer.table(root), IDENTIFIER)
+
+
+def _outputs_of(metadata: Metadata, names: Sequence[str]) -> list[_Output]:
+    """Describe each output. Of several outputs, the first that names classes has the labels."""
+    if known := _OUTPUTS.get(metadata.task):
+        return [known.get(name) or known[""] for name in names]
+    described = [_Output(kind.meaning, labels=_LABELS.get(kind)) for kind in metadata.kinds]
+    first = next((place for place, output in enumerate(described) if output.labels), None)
+    return [each if place == first else replace(each, labels=None) for place, each in enumerate(described)]
 
 
 def _input(writer: "_Writer", name: str, metadata: Metadata) -> "_Offset":

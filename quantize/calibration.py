@@ -17,6 +17,7 @@ from mobilenets_tf.quantize.samples import count_of, samples_of
 
 # ai-edge-quantizer's guide and the converter's documentation both say 100 to 500.
 RECOMMENDED = 100
+_IF_MEANT = "If they are meant to be so, pass --trust-calibration (in Python: Calibration(..., trusted=True))."
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Calibration:
         value_range: the lowest and highest value that correct samples can have; None if not known.
         total: how many samples there are, for progress.
         sources: the files of the samples, for the manifest.
+        trusted: the samples are meant to be as they are: of a set most of whose samples are noise, constant or copies,
+            or that looks normalised twice, only warn.
 
     Raises:
         RequestError: ``samples`` is a path; use ``from_images``. Or they never end.
@@ -62,6 +65,7 @@ class Calibration:
         value_range: tuple[float, float] | None = None,
         total: int | None = None,
         sources: Iterable[Path] = (),
+        trusted: bool = False,
     ):
         if isinstance(samples, (str, Path)):
             raise RequestError(
@@ -71,16 +75,19 @@ class Calibration:
         self._total = count_of(samples) if total is None else total
         self.value_range = value_range
         self.sources = tuple(sources)
+        self.trusted = trusted
         self.findings = Findings()
         self._seen: set[bytes] = set()
 
     @classmethod
-    def from_images(cls, images: "image_files.ImageSet | str | Path", preprocessing: Preprocessing) -> "Calibration":
+    def from_images(
+        cls, images: "image_files.ImageSet | str | Path", preprocessing: Preprocessing, trusted: bool = False
+    ) -> "Calibration":
         """Read image files.
 
         Args:
             images: an ``ImageSet``, or a folder or CSV of images.
-            preprocessing: how pixels become the model's input.
+            preprocessing: how pixels become the model's input. trusted: as in ``Calibration``.
 
         Raises:
             RequestError: there is no such folder or file, or it has no images.
@@ -88,7 +95,7 @@ class Calibration:
         if not isinstance(images, image_files.ImageSet):
             images = image_files.find_images(images)
         stream = _Stream(lambda: (preprocessing(image_files.decode(path)) for path in images.paths))
-        return cls(stream, preprocessing.value_range, len(images), images.paths)
+        return cls(stream, preprocessing.value_range, len(images), images.paths, trusted)
 
     def batches(self, input_shapes: dict[str, tuple], progress: Progress = silent) -> Iterator[list[np.ndarray]]:
         """Give each sample as float32 arrays, one for each input of the model.
@@ -150,10 +157,10 @@ class Calibration:
             (findings.noise, "noise (neighbouring pixels have nothing in common)"),
             (findings.duplicates, "copies of another"),
         ):
-            if count > findings.samples / 2:
+            if count > findings.samples / 2 and not self.trusted:
                 raise RequestError(
                     f"{count} of {findings.samples} calibration samples are {what}. Ranges chosen from them would fit "
-                    "nothing a camera sees; use real images of the kind the app will meet."
+                    f"nothing a camera sees; use real images of the kind the app will meet. {_IF_MEANT}"
                 )
             if count:
                 findings.warnings.append(f"{count} of {findings.samples} calibration samples are {what}.")
@@ -166,10 +173,13 @@ class Calibration:
                     if self.sources
                     else "they look normalised twice."
                 )
-                raise RequestError(
+                text = (
                     f"All calibration values lie between {findings.low:.4g} and {findings.high:.4g}, where "
                     f"preprocessing gives {lowest:.4g} to {highest:.4g}: {cause}"
                 )
+                if not self.trusted:
+                    raise RequestError(f"{text} {_IF_MEANT}")
+                findings.warnings.append(text)
         if findings.samples < RECOMMENDED:
             findings.warnings.append(
                 f"Only {findings.samples} calibration samples: a real deployment wants {RECOMMENDED} to 500 images of "

@@ -8,7 +8,8 @@ from mobilenets_tf.data.text_files import read_lines
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import NORMALISATION, ModelSource
-from mobilenets_tf.registry import TASKS
+from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.outputs import KINDS
 from mobilenets_tf.tflite.file_metadata import FileMetadata, read_metadata
 
 _KERAS = (".keras", ".h5")
@@ -19,12 +20,13 @@ TFLITE = ".tflite"
 class Reading:
     """How a network's input is made of an image, and what its outputs mean. Plain data.
 
-    task: one of ``registry.TASKS``; None: a classifier, if its only output is (1, classes).
+    task: a name that ``tasks.task_of`` knows; None: as the only output shows, if it is a vector.
     preprocessing: at any size. Detectors and segmenters are given the whole photograph, whatever its crop.
     resize: of the preprocessing at the network's size; None: as ``preprocessing`` has it.
     labels: the classes' names; may be empty.
     form: in which a file gives its outputs, one of ``task.Task.forms``.
     grids: of a raw detector, (rows, columns) of each map that its anchors are laid on.
+    kinds: what each output says, names of ``tasks.outputs.KINDS``; empty: as the outputs show.
     """
 
     task: str | None = None
@@ -32,6 +34,7 @@ class Reading:
     labels: tuple[str, ...] = ()
     form: str | None = None
     grids: tuple[tuple[int, int], ...] = ()
+    kinds: tuple[str, ...] = ()
     resize: int | None = None
 
     @staticmethod
@@ -45,8 +48,11 @@ class Reading:
         """
         manifest = manifest_of(file)
         task, anchors, labels = manifest.get("task"), manifest.get("anchors") or {}, manifest.get("labels")
-        if task not in (None, *TASKS):
-            raise RequestError(f"{file}.json: {unknown('task', task, TASKS)}")
+        if task is not None:
+            try:
+                task_of(task)
+            except RequestError as error:
+                raise RequestError(f"{file}.json: {error}") from None
         try:
             grids = tuple((int(rows), int(columns)) for rows, columns in anchors.get("grids", ()))
         except (AttributeError, TypeError, ValueError):
@@ -60,7 +66,8 @@ class Reading:
             beside = file.with_name("labels.txt")
             labels = inside.labels or (read_lines(beside) if beside.is_file() else [])
         task, preprocessing = task or inside.task, preprocessing or inside.preprocessing
-        return Reading(task, preprocessing, tuple(map(str, labels)), manifest.get("form"), grids)
+        kinds = _kinds(file, manifest) or tuple(kind for kind in inside.kinds if kind in KINDS)
+        return Reading(task, preprocessing, tuple(map(str, labels)), manifest.get("form"), grids, kinds)
 
 
 def reading_of(source: ModelSource, task: str | None = None) -> Reading:
@@ -122,3 +129,15 @@ def asked_preprocessing(source: ModelSource, known: Preprocessing | None) -> Pre
     if told is None:
         raise RequestError(f"Nothing in {source.model} or beside it says how its input is normalised. {NORMALISATION}")
     return told
+
+
+def _kinds(file: Path, manifest: dict) -> tuple[str, ...]:
+    """Read the kinds of the outputs from a manifest; () where the manifest does not have one for each."""
+    outputs = manifest.get("outputs")
+    kinds = [output.get("kind") for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
+    if not all(kinds):
+        return ()
+    for kind in kinds:
+        if kind not in KINDS:
+            raise RequestError(f"{file}.json: {unknown('kind of an output', str(kind), KINDS)}")
+    return tuple(map(str, kinds))

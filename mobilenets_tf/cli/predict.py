@@ -63,13 +63,16 @@ def _print(prediction) -> None:
         if several:
             emit(f"  {answer['file']}")
         rows = answer["found"]
-        for line in map(_line, rows) if rows else ["  nothing that scores --threshold or more"]:
+        for line in map(line_of, rows) if rows else ["  nothing that scores --threshold or more"]:
             emit(f"{'  ' * several}{line}")
 
 
-def _line(row: dict) -> str:
+def line_of(row: dict) -> str:
+    """Write one class, object, area or output of an answer as a line."""
     from mobilenets_tf.tasks.pictures import score_text
 
+    if "text" in row:
+        return f"  {row['name']}: {row['text']}"
     share = score_text(row["score"] if "score" in row else row["share"])
     box = "  x {xmin:.0f} to {xmax:.0f}, y {ymin:.0f} to {ymax:.0f}".format(**row["box"]) if "box" in row else ""
     return f"  {share:>7}  {row['name']}{box}"

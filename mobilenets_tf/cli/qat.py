@@ -3,7 +3,17 @@
 import shlex
 
 from mobilenets_tf.cli.deploy import add_input_form, add_output_form
-from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
+from mobilenets_tf.cli.options import (
+    add_model,
+    add_overwrite,
+    add_quiet,
+    add_threads,
+    add_trust_calibration,
+    display,
+    emit,
+    image_line,
+    request_of,
+)
 from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Quantisation-aware fine-tuning: train with int8 rounding in place, write the int8 file and a comparison."
@@ -36,8 +46,10 @@ def add_arguments(parser):
     )  # fmt: skip
     add_input_form(parser)
     add_output_form(parser)
+    add_trust_calibration(parser)
     parser.add_argument("--calibration-count", type=int, default=128, metavar="N", help="images to choose ranges from")
     parser.add_argument("--seed", type=int, default=0)
+    add_threads(parser)
     parser.add_argument("--checkpoint", metavar="DIR", help="keep the state of each epoch here; run again to go on")
     add_overwrite(parser)
     add_quiet(parser)
@@ -53,14 +65,15 @@ def run(arguments):
     if known := Preprocessing.of(tuned.manifest):
         emit(image_line(known.described()))
     tuning = tuned.manifest["fine_tuning"]
-    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge; weights of epoch "
-         f"{tuning['best_epoch']} of {len(tuning['validation_accuracies']) - 1}")  # fmt: skip
+    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge")
+    emit(f"  {tuned.outcome}")
     for line in tuned.lines():
         emit(f"  {line}")
-    for failure in tuned.failures:
-        emit(f"  FAILED: {failure}")
+    for line in tuned.badge.lines():
+        emit(f"  {line}")
     emit(f"Report: {tuned.report}")
-    emit(f"For Android: {tuned.path}.android.md")
+    if tuned.passed:
+        emit(f"For Android: {tuned.path}.android.md")
     emit("Next:")
     judged = shlex.quote(arguments.validation or arguments.images)
     emit(f"  mobilenets-tf evaluate {shlex.quote(str(tuned.path))} --images {judged}")

@@ -5,7 +5,16 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, model_source
+from mobilenets_tf.cli.options import (
+    add_model,
+    add_overwrite,
+    add_quiet,
+    add_threads,
+    display,
+    emit,
+    image_line,
+    model_source,
+)
 from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Train a network: fine-tune it on your annotated images (the default), or follow its paper's recipe."
@@ -72,6 +81,7 @@ def add_arguments(parser):
         "names), or auto (default): multi_worker or mirrored where there are several machines or GPUs",
     )  # fmt: skip
     parser.add_argument("--replicas", type=int, help="replicas on the processor, for mirrored without GPUs (default 2)")
+    add_threads(parser)
     parser.add_argument("--save-every", type=int, metavar="STEPS", help="also write a checkpoint every so many steps")
     parser.add_argument("--seed", type=int, default=0, help="of batches, augmentation and new weights (default 0)")
     parser.add_argument("--restart", action="store_true", help="forget an unfinished training in --out")

@@ -98,8 +98,10 @@ def _run(job: Job, progress: Progress = silent) -> tuple[bytes | None, dict, str
     from mobilenets_tf.training.run import Run
 
     allocation.keep_freed_memory()
+    threads = allocation.use_threads(job.request.threads)
     strategy = distribution.set_up(job.request.distribute, job.request.replicas)
     progress("building", 0, 1)
     run = Run(job, strategy, progress)
     progress("building", 1, 1)
-    return run.train()
+    content, manifest, curves = run.train()
+    return content, manifest | {"threads": threads}, curves

@@ -17,6 +17,7 @@ from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.training import cluster, recipes
+from mobilenets_tf.training.allocation import check_threads
 from mobilenets_tf.training.recipes import Recipe
 from mobilenets_tf.weights import catalog
 
@@ -25,7 +26,7 @@ KEEP = ("last", "best")
 BROKEN = ("fail", "skip")
 _VALIDATION_SHARE = 0.2
 # Fields that may differ when a training goes on: they change the result by rounding at the most.
-_FREE = ("out", "restart", "overwrite", "save_every", "distribute", "replicas", "precision", "jit_compile")
+_FREE = ("out", "restart", "overwrite", "save_every", "distribute", "replicas", "precision", "jit_compile", "threads")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class TrainRequest:
     temperature: by which both networks' logits are divided for the teacher's share.
     precision, jit_compile, sync_batchnorm: as in ``step.Settings``.
     distribute, replicas: as in ``distribution.set_up``.
+    threads: of TensorFlow, on which the last bits of the weights depend; None for one for each processor. The manifest
+        has their number.
     save_every: steps between checkpoints; None for checkpoints after each epoch alone.
     seed: of batches, augmentation and new weights.
     restart: forget an unfinished training in ``out``.
@@ -78,6 +81,7 @@ class TrainRequest:
     sync_batchnorm: bool = False
     distribute: str = "auto"
     replicas: int | None = None
+    threads: int | None = None
     save_every: int | None = None
     seed: int = 0
     restart: bool = False
@@ -149,10 +153,11 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
             raise unknown(option, value, known)
     if request.save_every is not None and request.save_every < 1:
         raise RequestError(f"save_every={request.save_every}: expected at least 1.")
+    check_threads(request.threads)
     cluster.workers()
     request = replace(request, task=_task(request))
     source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
-    source.check()
+    source.check(to_train=True)
     request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
     files.check_folder(Path(request.out))

@@ -109,7 +109,7 @@ def test_a_keras_model_says_what_its_file_says(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reading", "told"),
     [
-        ("detector", Reading(preprocessing=AS_THEY_ARE), "Pass --task detect or --task segment"),
+        ("detector", Reading(preprocessing=AS_THEY_ARE), "Pass --task classify, detect or segment"),
         ("detector", Reading("segment", AS_THEY_ARE), "a segmenter has one of"),
         ("detector", Reading("detect", AS_THEY_ARE), "nothing says whether its boxes are encoded"),
         ("detector", Reading("detect", AS_THEY_ARE, form="raw"), "names no grids"),

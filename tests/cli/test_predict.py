@@ -100,7 +100,7 @@ def test_a_keras_file_beside_the_tflite_file(folder, call, in_this_process):
         (["class.tflite", "names.txt"], "names.txt is not a readable image"),
         (["class.tflite", "photo.png", "cut.png", "--out", "out"], "cut.png is not a readable image"),
         (["bare.tflite", "photo.png"], "Pass --mean and --std"),
-        (["bare.tflite", "photo.png", "--mean", "0", "--std", "1"], "Pass --task detect or --task segment"),
+        (["bare.tflite", "photo.png", "--mean", "0", "--std", "1"], "Pass --task classify, detect or segment"),
         (["bare.tflite", "photo.png", "--mean", "0", "--std", "1", "--task", "detect"], "bare.tflite.json"),
         (["class.tflite", "photo.png", "--mean", "0"], "Give --mean and --std together"),
         (["class.tflite", "photo.png", "--labels", "absent.txt"], "No such labels file"),

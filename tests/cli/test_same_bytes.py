@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 MODEL = ["{model}", "--mean", "127.5", "--std", "127.5"]
 OUT = ["--out", "{out}"]
-FEW = ["--epochs", "1", "--batch-size", "10"]
+FEW = ["--epochs", "1", "--batch-size", "10", "--threads", "2"]  # here there are as many processors, there one
 VERBS = {
     "train": ["--model", *MODEL, "--data", "{photos}", *FEW, *OUT],
     "deploy": [*MODEL, "--calibration", "{photos}", "--min-agreement", "0", *OUT],
@@ -30,7 +30,7 @@ VERBS = {
     "export": [*MODEL, "--scheme", "dynamic", "--out", "{out}/net.tflite"],
     "qat": [*MODEL, "--images", "{photos}", *FEW, *OUT],
     "sensitivity": [*MODEL, "--calibration", "{photos}", *OUT],
-    "predict": [*MODEL[1:], "{model}", "{photos}/0/0.png", "--out", "{out}/picture.png"],
+    "predict": ["{model}", "{photos}/0/0.png", *MODEL[1:], "--out", "{out}/picture.png"],
 }  # fmt: skip
 
 

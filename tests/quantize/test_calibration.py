@@ -62,6 +62,22 @@ def test_what_is_certainly_wrong_is_refused(samples, reason):
         consume(samples)
 
 
+@pytest.mark.filterwarnings("ignore:Only 9")
+@pytest.mark.parametrize(
+    ("samples", "value_range", "warning"),
+    [
+        (noise(100), None, "100 of 100 calibration samples are noise"),
+        (np.full((9, 64, 64, 3), 0.001, np.float32), (-1, 1), "they look normalised twice"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(constant|copies)")
+def test_those_who_know_have_a_switch(samples, value_range, warning):
+    with pytest.raises(RequestError, match="--trust-calibration"):
+        list(Calibration(samples, value_range).batches(SHAPES))
+    with pytest.warns(UserWarning, match=warning):
+        assert len(list(Calibration(samples, value_range, trusted=True).batches(SHAPES))) == len(samples)
+
+
 @pytest.mark.parametrize(
     ("samples", "warning"),
     [
