@@ -225,9 +225,11 @@ class TemporaryFolder:
     def __init__(self, prefix: str, parent: str | os.PathLike[str] | None = None):
         parent = Path(tempfile.gettempdir() if parent is None else parent)
         _remove_leftovers(parent, prefix)
+        self.lock: int | None = None
         while True:
             self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
-            self.lock = _locked(self._folder.name, wait=True)
+            with contextlib.suppress(OSError):
+                self.lock = _locked(self._folder.name, wait=True)
             if os.path.isdir(self._folder.name):
                 break
             self.close()  # another process took the folder for a leftover before it was locked
@@ -271,24 +273,53 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     return []
 
 
+@contextmanager
+def only_user(folder: Path, what: str):
+    """Make a folder, and keep other processes from using it too, until this process ends or leaves the context.
+
+    Args:
+        what: for the message, what the process does with the folder.
+
+    Raises:
+        RequestError: another process uses the folder, or the folder cannot be made.
+    """
+    lock = None
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = _locked(os.fspath(folder), wait=False)
+    except BlockingIOError:
+        raise RequestError(
+            f"{folder} is used by another {what}. Wait until it ends, or choose another place."
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _locked(folder: str, wait: bool) -> int | None:
-    """Lock a folder. Return a descriptor that holds the lock, or None where there is no lock to be had.
+    """Lock a folder. Return a descriptor that holds the lock; None on Windows.
 
     Args:
         wait: until another process gives up the lock.
+
+    Raises:
+        BlockingIOError: another process has the lock.
+        OSError: the folder is not there or is a link, or the file system has no locks.
     """
     if fcntl is None:
         return None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return None
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return descriptor
-    except OSError:  # the folder is in use, or the file system has no locks
+    except OSError:
         os.close(descriptor)
-        return None
+        raise
+    return descriptor
 
 
 @contextmanager

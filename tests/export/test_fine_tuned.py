@@ -40,7 +40,7 @@ def trained(request, tmp_path_factory):
     path, data = _files(folder, task, 60)
     (detector() if task == "detect" else segmenter()).save(path)
     words = ["--data", str(data), "--out", str(folder / "out"), "--epochs", "20", "--batch-size", "8"]
-    assert main(["train", "--model", str(path), *words, "--learning-rate", "0.01", "--quiet"]) == 0
+    assert main(["train", str(path), *words, "--learning-rate", "0.01", "--quiet"]) == 0
     return task, folder / "out" / "mine.keras", data
 
 
