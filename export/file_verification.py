@@ -180,20 +180,23 @@ def _check(request: VerifyRequest):
     source = request.source
     if not source and not request.arm64:
         raise RequestError(
-            "Nothing to compare with: no manifest beside the file says of which model it was made. Pass --model (the "
-            "Keras model that the file was made from), or --arm64 (this file on emulated phone cores), or both."
+            "Nothing to compare with: no manifest beside the file says of which model it was made. Pass --model "
+            "(source=, the Keras model that the file was made from), or --arm64 (arm64=, this file on emulated phone "
+            "cores), or both."
         )
     Limits(request.min_agreement).check()
     if source and not request.images:
-        raise RequestError(f"To compare with {source.model}, give --images: a folder or a CSV of images.")
+        raise RequestError(f"To compare with {source.model}, give --images (images=): a folder or a CSV of images.")
     if source:
         check_form(Path(request.file))
     known = request.input_of
     stray = [f"--{name}" for name in _OF_THE_MODEL if known and getattr(known, name) is not None]
     if stray and not source:
-        raise RequestError(f"{', '.join(stray)} describes the Keras model; pass --model too, or leave it out.")
+        raise RequestError(
+            f"{', '.join(stray)} describes the Keras model; pass --model (source=) too, or leave it out."
+        )
     if stray := [f"--{name}" for name in ("cpu", "folder") if getattr(request, name) and not request.arm64]:
-        raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 too, or leave it out.")
+        raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 (arm64=) too, or leave it out.")
     emulator = setup.find(request.folder) if request.arm64 else None
     if emulator:
         setup.check_cpus(emulator, request.cpu)
@@ -203,7 +206,7 @@ def _check(request: VerifyRequest):
     if not Path(request.file).is_file():
         raise RequestError(f"No such TFLite file: {request.file}")
     if request.count is not None and request.count < 1:
-        raise RequestError(f"--count {request.count}: expected at least 1.")
+        raise RequestError(f"count={request.count}: expected at least 1.")
     return emulator
 
 

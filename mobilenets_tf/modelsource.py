@@ -161,7 +161,7 @@ class ModelSource:
                 raise RequestError(f"No such model file: {self.model}")
             for option in ("weights", "alpha", "resolution", "classes"):
                 if getattr(self, option) is not None:
-                    raise RequestError(f"--{option} is for registered networks; {self.model} has its own.")
+                    raise RequestError(f"--{option} ({option}=) is for registered networks; {self.model} has its own.")
         else:
             registry.check_size(registry.get(self.model), self.alpha, self.resolution)
             if self.weights not in (None, RANDOM) and not Path(self.weights).is_file():
@@ -180,9 +180,7 @@ class ModelSource:
             RequestError: a name is unknown, a number is out of range, or mean and std are not given together.
         """
         if (self.mean is None) != (self.std is None):
-            raise RequestError(
-                "Give --mean and --std together (in Python: mean= and std=): the input is (pixel - mean) / std."
-            )
+            raise RequestError("Give --mean and --std together (mean=, std=): the input is (pixel - mean) / std.")
         if self.resize is not None and self.resize < 1:
             raise RequestError(f"resize={self.resize}: expected a number of pixels.")
         self.asked(Preprocessing())
@@ -283,7 +281,7 @@ class ModelSource:
         framed = task_of(self.task).framed(told)
         if self.crop is not None and framed.crop != self.crop:
             raise RequestError(
-                f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop out."
+                f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop (crop=) out."
             )
         return framed.at(shape[1], self.resize)
 

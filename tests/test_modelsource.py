@@ -76,7 +76,7 @@ def test_a_resize_without_a_crop_and_a_crop_below_the_input_are_refused(file):
 
 
 def test_a_detector_is_not_cropped(file):
-    with pytest.raises(RequestError, match="to detect, a network gets the whole photograph. Leave --crop out"):
+    with pytest.raises(RequestError, match="to detect, a network gets the whole photograph. Leave --crop .crop=. out"):
         ModelSource("ssdlite_mobilenet_v2", crop="crop_then_resize").preprocessing(taking(320))
 
 
