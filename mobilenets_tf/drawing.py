@@ -1,12 +1,16 @@
 """Charts with matplotlib: the settings that all charts share, and SVG documents that depend on the numbers alone."""
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Control characters, which a name may contain and an XML document may not, and halves of surrogate pairs.
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @contextmanager
@@ -31,4 +35,4 @@ def to_svg(figure: "Figure", transparent: bool = False) -> str:
     stream = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(stream, format="svg", metadata=no_metadata, transparent=transparent)
-    return stream.getvalue()
+    return _NOT_IN_XML.sub("?", stream.getvalue())

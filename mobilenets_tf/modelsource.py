@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shlex
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -106,8 +107,13 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """The name that the names of the result's files begin with."""
+        """The name that the names of the result's files begin with.
+
+        The names of files get into shell commands, Kotlin and HTML. So everything but letters, digits, "_", "-", "+"
+        and "." becomes "_".
+        """
         name = Path(self.model).stem if self.is_file and self.content is None else self.model
+        name = re.sub(r"[^\w.+-]", "_", name).lstrip(".-") or "model"
         return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
 
     @property

@@ -7,6 +7,7 @@ import functools
 
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
+from mobilenets_tf.progress import printable
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
 
@@ -76,6 +77,7 @@ def _environment():
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters["kotlin"] = _float_literal
     return environment

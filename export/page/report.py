@@ -13,6 +13,7 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.delegates.rules import Verdict
 from mobilenets_tf.export.page import charts
 from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
+from mobilenets_tf.progress import printable
 
 _CHARTED = 12  # layers in the bar chart, those with the largest errors
 _NOTHING = Evidence()
@@ -63,6 +64,7 @@ def _environment():
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
