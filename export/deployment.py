@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,10 +9,10 @@ from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, result_folder
+from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.judging import AnyComparison, Judge
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.proof.verification import FLOAT_TOLERANCE, HALF_TOLERANCE
 from mobilenets_tf.export.request import DeployRequest
 from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
 from mobilenets_tf.modelsource import ModelSource
@@ -39,7 +38,7 @@ class Deployed:
     parity: the float file beside the Keras model. comparison: the file beside its float file; None for a float32 file
         without annotated images. per_channel: of a file with one scale for all of a layer's weights, how the usual file
         compares.
-    failures: the checks that failed, a sentence each. seconds: of the whole run.
+    badge: the verdict. seconds: of the whole run.
     """
 
     path: Path
@@ -49,13 +48,13 @@ class Deployed:
     parity: AnyComparison
     comparison: AnyComparison | None
     per_channel: AnyComparison | None
-    failures: tuple[str, ...]
+    badge: Badge
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """Whether the float file equals Keras, and the quantised file agrees with the float file well enough."""
-        return not self.failures
+        """Whether no check failed."""
+        return self.badge.passed
 
 
 def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
@@ -72,10 +71,9 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     with Worker() as worker:  # starts importing TensorFlow while the request is checked
         images_to_use = check(request)
         produced, per_channel = worker.call(_produce, request, images_to_use, progress=progress)
-    failed = (*failures(request, produced.parity, produced.comparison), *produced.failures)
     folder, name = Path(request.out), _file_name(request)
     labels = request.source.label_names()
-    manifest, page = result_folder.write(folder, name, produced, failed, labels)
+    manifest, page = result_folder.write(folder, name, produced, labels)
     return Deployed(
         path=folder / name,
         report=page,
@@ -84,7 +82,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
         parity=produced.parity,
         comparison=produced.comparison,
         per_channel=per_channel,
-        failures=failed,
+        badge=produced.badge,
         seconds=time.monotonic() - started,
     )
 
@@ -104,6 +102,7 @@ def check_options(request: DeployRequest, network: ModelSource) -> schemes.Schem
     """
     scheme = schemes.get(request.scheme)
     check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
+    request.limits.check()
     image_input.check(request.input)
     forms.check_output(network, request.output, request.score_threshold)
     result_folder.check(request, _file_name(request))
@@ -115,7 +114,8 @@ def check(request: DeployRequest) -> ImagesToUse:
 
     Raises:
         RequestError: scheme, input form or output form are unknown, the scheme or the task has no use for an option,
-            model or images are not there, the folder cannot be written, or there are no images to verify with.
+            a share is not from 0 to 1, model or images are not there, the folder cannot be written, or there are no
+            images to verify with.
     """
     request.source.check()
     scheme = check_options(request, request.source)
@@ -171,6 +171,13 @@ def annotated_images(request, spec: str) -> ImageSet:
     return task_of(source.task).find(spec, source.label_names(), void=source.void if void is None else void)
 
 
+def calibration_of(request, scheme, images_to_use: ImagesToUse, image: ImageInput) -> Calibration | None:
+    """Return the calibration of a request (with ``trust_calibration``); None for a scheme without calibration."""
+    if not scheme.calibrated:
+        return None
+    return Calibration.from_images(images_to_use.calibration, image.given, request.trust_calibration)
+
+
 def _produce(
     request: DeployRequest, images_to_use: ImagesToUse, progress: Progress
 ) -> tuple[Produced, AnyComparison | None]:
@@ -181,9 +188,9 @@ def _produce(
     progress("building", 0, 1)
     scheme, model = schemes.get(request.scheme), request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     progress("building", 1, 1)
-    calibration = Calibration.from_images(images_to_use.calibration, image.given) if scheme.calibrated else None
+    calibration = calibration_of(request, scheme, images_to_use, image)
     check_request(model, scheme, calibration)
     bound = None
     if request.max_drop is not None:
@@ -192,11 +199,20 @@ def _produce(
     recipe = Recipe(per_tensor=True) if request.per_tensor else None
     with Worker() as worker:
         converted = convert_model(
-            model, scheme, calibration, worker, progress, recipe=recipe, bound=bound, image=image, labels=subject.labels
+            model,
+            scheme,
+            calibration,
+            worker,
+            progress,
+            recipe=recipe,
+            bound=bound,
+            image=image,
+            labels=subject.labels,
+            kinds=subject.final_kinds,
         )
     others, usual = {}, None
     if request.per_tensor:
-        calibration = Calibration.from_images(images_to_use.calibration, image.given)
+        calibration = calibration_of(request, scheme, images_to_use, image)
         usual = _per_channel(converted, scheme, calibration, progress)
         others["per channel"] = image.finish(usual)
     name = _file_name(request)
@@ -214,30 +230,3 @@ def _per_channel(converted: Conversion, scheme, calibration: Calibration, progre
         warnings.simplefilter("ignore")  # the same images have caused the warning before
         prepared = prepare(converted.float_content, scheme, calibration, progress=progress)
     return prepared.write(converted.mixed.places if converted.mixed else ())
-
-
-def failures(request: DeployRequest, parity: AnyComparison, comparison: AnyComparison | None) -> Iterator[str]:
-    """Yield a sentence for each failed check: float file against Keras, and file against float file."""
-    if not parity.relative_difference <= FLOAT_TOLERANCE:
-        yield (
-            f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "
-            f"allowed is {FLOAT_TOLERANCE:.0e}."
-        )
-    if comparison is None:
-        return
-    if request.scheme == "float16" and comparison.relative_difference > HALF_TOLERANCE:
-        yield (
-            f"The float16 file differs from the float32 file by {comparison.relative_difference:.2g} of the largest "
-            f"output; allowed is {HALF_TOLERANCE:.0e}."
-        )
-    if comparison.agreement < request.min_agreement:
-        yield (
-            f"The {request.scheme} file agrees with the float model to {comparison.agreement:.1%}; at least "
-            f"{request.min_agreement:.1%} was asked for."
-        )
-    # The search judged on at most TRIAL_IMAGES images; this check uses all of them.
-    if request.max_drop is not None and comparison.drop > request.max_drop + 1e-9:
-        yield (
-            f"The {request.scheme} file loses {comparison.drop:.2%} of its score, or of its answers, on all "
-            f"{comparison.images} images; at most {request.max_drop:.2%} was asked for."
-        )

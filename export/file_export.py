@@ -29,6 +29,7 @@ class ExportRequest(Request):
     scheme: str = "int8"
     calibration: str | None = None
     calibration_count: int | None = None
+    trust_calibration: bool = False
     seed: int = 0
     per_tensor: bool = False
     input: str = "normalised"
@@ -81,7 +82,8 @@ def _export(request: ExportRequest, calibration_set: ImageSet | None, progress: 
     if calibration_set is not None or source.says_its_input or request.input != "normalised":
         image = ImageInput(source.preprocessing(model), request.input)
         facts["preprocessing"], facts["model_preprocessing"] = asdict(image.given), asdict(image.wanted)
-        calibration = Calibration.from_images(calibration_set, image.given) if calibration_set else None
+        if calibration_set:
+            calibration = Calibration.from_images(calibration_set, image.given, request.trust_calibration)
     recipe = Recipe(per_tensor=True) if request.per_tensor else None
     return to_tflite(
         model, request.scheme, calibration, request.out, recipe=recipe, image=image, labels=source.label_names(),

@@ -1,22 +1,27 @@
 """The verb ``verify``: compare a TFLite file with its Keras model, and emulated arm64 cores with this machine."""
 
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mobilenets_tf.answers.predictor import file_inputs
-from mobilenets_tf.answers.reading import file_preprocessing, manifest_preprocessing
+from mobilenets_tf.answers.reading import Reading, asked_preprocessing
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.arm64 import setup
 from mobilenets_tf.export.arm64.emulator import CPUS, compare_cores, random_inputs, run_on_host
+from mobilenets_tf.export.proof.badge import Badge, decide
 from mobilenets_tf.export.proof.judging import AnyComparison, compared
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.proof.verification import OutputsComparison, check_form, check_outputs, verify
+from mobilenets_tf.export.proof.verification import check_form, check_outputs, verify
+from mobilenets_tf.export.request import MIN_AGREEMENT, Limits
+from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.outputs import ends_of_model
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
@@ -31,7 +36,8 @@ class VerifyRequest:
     """Everything that decides the result; plain data.
 
     file: the ``.tflite`` file. source: the Keras model that the file was made from: a registry name, a path, a
-        ``keras.Model`` or a ``ModelSource``; None: compare emulated cores alone.
+        ``keras.Model`` or a ``ModelSource``. What it leaves out (weights, width, size, normalisation) is taken from the
+        manifest beside the file. None: the model that the manifest names; with ``arm64``, compare emulated cores alone.
     images: a folder or CSV of images, annotated or not; of a detector or segmenter also its annotated data, of which
         the images alone are taken. None, without ``source``: random inputs.
     count, seed: use ``count`` of the images, chosen with ``seed``; None: all, and 8 for the emulated cores.
@@ -49,7 +55,7 @@ class VerifyRequest:
     count: int | None = None
     seed: int = 0
     threads: int = 2
-    min_agreement: float = 0.5
+    min_agreement: float = MIN_AGREEMENT
     arm64: bool = False
     cpu: tuple[str, ...] = ()
     folder: str | None = None
@@ -64,20 +70,22 @@ class VerifyRequest:
 class Verified:
     """The result of ``verify``: how a file compares with its model and on emulated cores.
 
-    comparison: with its Keras model; None without a model. agreed: the comparison reaches ``min_agreement``.
+    comparison: with its Keras model; None without a model. model: the name or path of that model.
+    badge: the verdict on the comparison.
     cores: one comparison for each emulated core, with ``passed``; empty without ``arm64``. versions: of the parts of
     the emulated runtime.
     """
 
-    comparison: AnyComparison | OutputsComparison | None
-    agreed: bool
+    comparison: AnyComparison | None
+    model: str | None
+    badge: Badge | None
     cores: tuple = ()
     versions: dict | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the file agrees with its model well enough, and the cores with this machine."""
-        return self.agreed and all(core.passed for core in self.cores)
+        """Whether no check of the comparison failed, and the cores agree with this machine."""
+        return (self.badge is None or self.badge.passed) and all(core.passed for core in self.cores)
 
 
 def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified:
@@ -90,6 +98,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
+    request = replace(request, source=_model_of(request))
     emulator = _check(request)
     source = request.source
     image_set = emulated_set = preprocessing = None
@@ -100,7 +109,8 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         images.check(image_set if source else emulated_set)
         if emulator and not source:
             known = request.input_of or ModelSource(request.file)
-            preprocessing = file_preprocessing(replace(known, model=request.file, content=None, weights=None))
+            described = Reading.of(Path(request.file)).preprocessing
+            preprocessing = asked_preprocessing(replace(known, model=request.file, content=None), described)
     comparison, cores = None, ()
     with Worker(preload="tensorflow" if source else "") as worker:
         if source:
@@ -108,9 +118,57 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         if emulator:
             host = worker.call(_run_on_host, request, emulated_set, preprocessing, progress=progress)
             cores = tuple(compare_cores(emulator, host, request.cpu or CPUS, progress))
-    agreement = comparison.agreement if comparison else None
-    agreed = agreement is None or agreement >= request.min_agreement
-    return Verified(comparison, agreed, cores, emulator and emulator.versions)
+    badge = None
+    if source:
+        scheme = manifest_of(Path(request.file)).get("scheme", "TFLite")
+        limits, on_calibration = Limits(request.min_agreement), _calibrated(request, image_set)
+        badge = decide(source, scheme, comparison, limits=limits, on_calibration=on_calibration)
+    return Verified(comparison, source and source.model, badge, cores, emulator and emulator.versions)
+
+
+def _calibrated(request: VerifyRequest, image_set: ImageSet) -> bool:
+    """Tell whether an image was used for the calibration of the file, as its manifest lists them."""
+    try:
+        listed = manifest_of(Path(request.file))["calibration"]["files"]
+        used = {(each["file"], each["sha256"]) for each in listed}
+    except (KeyError, TypeError):  # the file was not calibrated, or its manifest is not ours
+        return False
+    names = {name for name, _ in used}
+    return any((path.name, sha256_of(path)) in used for path in image_set.paths if path.name in names)
+
+
+def _model_of(request: VerifyRequest) -> ModelSource | None:
+    """Return the Keras model to compare with; what the request leaves out, as the manifest beside the file says it.
+
+    Raises:
+        RequestError: the weights are random, so that the model cannot be built again.
+    """
+    facts, source = manifest_of(Path(request.file)).get("model"), request.source
+    told = ModelSource.of_facts(facts) if isinstance(facts, dict) else None
+    if source is None:
+        if request.arm64 or told is None:
+            return None
+        source = told
+    elif told and source.content is None and source.model == told.model:
+        given = {name: value for name, value in asdict(source).items() if value is not None}
+        source = replace(told, **given)
+    if source.random_part == "network":
+        was = " It was made of such weights, says its manifest." if told and told.random_part == "network" else ""
+        raise RequestError(
+            f"{source.model} without weights gets new random weights each time, so {request.file} cannot be compared "
+            f"with it.{was} Pass the --weights, or the .keras file, that the file was made of."
+        )
+    return source
+
+
+def _warn_if_changed(file: str, source: ModelSource) -> None:
+    """Warn of weights that are others than those of which the file was made, though they have the same name."""
+    told = manifest_of(Path(file)).get("model")
+    told, now = told if isinstance(told, dict) else {}, source.facts()
+    same = all(told.get(name) == now.get(name) for name in ("model", "weights"))
+    if same and "weights_sha256" in told and told["weights_sha256"] != now.get("weights_sha256"):
+        origin = source.model if source.is_file else source.weights
+        warnings.warn(f"{origin} has changed since {file} was made of it.", stacklevel=3)
 
 
 def _check(request: VerifyRequest):
@@ -122,11 +180,12 @@ def _check(request: VerifyRequest):
     source = request.source
     if not source and not request.arm64:
         raise RequestError(
-            "Nothing to compare with: pass --model (the Keras model that the file was made from), or --arm64 (this "
-            "file on emulated phone cores), or both."
+            "Nothing to compare with: no manifest beside the file says of which model it was made. Pass --model (the "
+            "Keras model that the file was made from), or --arm64 (this file on emulated phone cores), or both."
         )
+    Limits(request.min_agreement).check()
     if source and not request.images:
-        raise RequestError("--model needs --images: a folder or a CSV of images to compare on.")
+        raise RequestError(f"To compare with {source.model}, give --images: a folder or a CSV of images.")
     if source:
         check_form(Path(request.file))
     known = request.input_of
@@ -140,6 +199,7 @@ def _check(request: VerifyRequest):
         setup.check_cpus(emulator, request.cpu)
     if source:
         source.check()
+        _warn_if_changed(request.file, source)
     if not Path(request.file).is_file():
         raise RequestError(f"No such TFLite file: {request.file}")
     if request.count is not None and request.count < 1:
@@ -166,24 +226,30 @@ def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
     source = request.source
     model = source.build()
     image = ImageInput(source.preprocessing(model))
-    given = manifest_preprocessing(request.file) or image.wanted
+    given = Reading.of(Path(request.file)).preprocessing or image.wanted
     dtype = runner.inputs[0]["dtype"]
-    if not task_of(source.task).forms:
+    subject = Subject.of(source, model, image, annotated=_are_classes(image_set, model))
+    if not subject.task.forms:
         pixels = (image.wanted.geometry(images.decode(path)) for path in image_set.paths)
         comparison = verify(
             request.file, model, pixels, image_set.labels,
             for_model=image.wanted.normalise, for_file=lambda batch: given.for_input(batch, dtype),
-            threads=request.threads, progress=progress,
+            kinds=subject.kinds, threads=request.threads, progress=progress,
         )  # fmt: skip
         return comparison, given
     check_outputs(runner, model)
-    subject = Subject.of(source, model, image)
 
     def in_file(pixels):
         return [[output[0] for output in runner(given.for_input(each, dtype))] for each in pixels]
 
     tallies = compared(subject, subject.in_keras(), {"file": in_file}, image_set, progress)
     return tallies["file"].result(), given
+
+
+def _are_classes(image_set: ImageSet, model) -> bool:
+    """Tell whether the labels of images can be the classes of a model: sub-folders of photographs need not be."""
+    labels = image_set.labels
+    return labels is not None and max(labels) + 1 in {max(2, end.elements) for end in ends_of_model(model)}
 
 
 def _run_on_host(request: VerifyRequest, image_set: ImageSet | None, preprocessing, progress: Progress):

@@ -16,10 +16,11 @@ from mobilenets_tf.data.sources import Files
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, result_folder
 from mobilenets_tf.export.deployment import annotated_images
+from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.judging import AnyComparison
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.request import Request
+from mobilenets_tf.export.request import Limits, Request
 from mobilenets_tf.export.tflite import Conversion, finished
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.calibration import Calibration
@@ -44,7 +45,7 @@ class QatRequest(Request):
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
     input: the form in which the file takes its image, one of ``image_input.FORMS``.
     threads: of TensorFlow, as in ``TrainRequest``.
-    output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
+    trust_calibration, output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
     """
 
     images: str
@@ -58,6 +59,7 @@ class QatRequest(Request):
     patience: int = 3
     freeze_norms_after: int = 0
     calibration_count: int = 128
+    trust_calibration: bool = False
     distill: float = 0.0
     threads: int | None = None
     input: str = "normalised"
@@ -67,6 +69,11 @@ class QatRequest(Request):
     seed: int = 0
     checkpoint: str | None = None
     overwrite: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        """What is asked of the file. It may well give other answers than the float model: it was trained further."""
+        return Limits(min_agreement=None)
 
     def recipe(self) -> recipes.Recipe:
         """Return the training recipe of the batches and their augmentation.
@@ -82,9 +89,9 @@ class QatRequest(Request):
 class FineTuned:
     """The files that ``qat`` wrote, and how float, post-training and fine-tuned compare on the validation images.
 
-    path: of the TFLite file. report: of the page on it. manifest: as in ``<path>.json``.
-    post_training, fine_tuned: the two files beside the float file. failures: the checks that failed, a sentence each.
-    seconds: of the whole run.
+    path: of the TFLite file, the better one of the two. report: of the page on it. manifest: as in ``<path>.json``.
+    outcome: what fine-tuning has gained, a sentence, and which file was kept.
+    post_training, fine_tuned: the two files beside the float file. badge: the verdict. seconds: of the whole run.
     """
 
     path: Path
@@ -92,13 +99,14 @@ class FineTuned:
     manifest: dict
     post_training: AnyComparison
     fine_tuned: AnyComparison
-    failures: tuple[str, ...]
+    outcome: str
+    badge: Badge
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """Whether every check succeeded."""
-        return not self.failures
+        """Whether no check failed."""
+        return self.badge.passed
 
     def lines(self) -> list[str]:
         """Return a table of the three files as lines of text."""
@@ -128,13 +136,12 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
         training, validation = check(request)
         folder = request.checkpoint
         with files.only_user(Path(folder), "fine-tuning") if folder else contextlib.nullcontext():
-            produced, usual = worker.call(_produce, request, training, validation, progress=progress)
+            produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
-    manifest, page = result_folder.write(
-        folder, name, produced, produced.failures, request.source.label_names()
-    )  # fmt: skip
+    manifest, page = result_folder.write(folder, name, produced, request.source.label_names())
     seconds = time.monotonic() - started
-    return FineTuned(folder / name, page, manifest, usual, produced.comparison, produced.failures, seconds)
+    outcome = manifest["fine_tuning"]["outcome"]
+    return FineTuned(folder / name, page, manifest, usual, tuned, outcome, produced.badge, seconds)
 
 
 def _file_name(request: QatRequest) -> str:
@@ -182,10 +189,10 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
 
 def _produce(
     request: QatRequest, training: ImageSet, validation: ImageSet, progress: Progress
-) -> tuple[Produced, AnyComparison]:
+) -> tuple[Produced, AnyComparison, AnyComparison]:
     """Do everything that needs TensorFlow, in the worker; write nothing but the checkpoint.
 
-    Returns the proven file, and how the file of post-training quantisation compares.
+    Returns the proven file, and how the files of post-training quantisation and of fine-tuning compare.
     """
     import keras
 
@@ -198,14 +205,15 @@ def _produce(
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=True)
     _check_labels(subject, training, validation)
     objective = objective_of(
         subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,
         classes=subject.classes, class_names=subject.class_names, void=subject.void, images=(training, validation),
     )  # fmt: skip
     progress("building", 1, 1)
-    calibration = Calibration.from_images(training.sample(request.calibration_count, request.seed), image.given)
+    few = training.sample(request.calibration_count, request.seed)
+    calibration = Calibration.from_images(few, image.given, request.trust_calibration)
     aware = quantize_aware(
         model, calibration, request.scheme, recipe=Recipe(per_tensor=request.per_tensor), image=image, progress=progress
     )
@@ -218,20 +226,24 @@ def _produce(
         aware, _batches(training, plan, objective, image.given), plan.steps_per_epoch,
         _score(subject, validation, objective, progress), options, request.checkpoint, progress, objective,
     )  # fmt: skip
-    content = finished(aware.to_tflite(), model, image, subject.labels)
+    files = {"post-training": aware.post_training, "fine-tuned": aware.to_tflite()}
+    kept, other = ("fine-tuned", "post-training") if tuning.gained else ("post-training", "fine-tuned")
+    content = finished(files[kept], model, image, subject.labels, subject.final_kinds)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
-    images_to_use = ImagesToUse(judge=validation)
-    others = {"post-training": image.finish(aware.post_training)}
+    images_to_use, others = ImagesToUse(judge=validation), {other: image.finish(files[other])}
     produced, comparisons = prove(request, subject, converted, images_to_use, _file_name(request), progress, others)
-    usual = comparisons["post-training"]
+    comparisons[kept] = produced.comparison
     produced.manifest["fine_tuning"] = {
         "training_images": len(training),
         "threads": threads,
         "validation_accuracies": list(tuning.accuracies),
         "best_epoch": tuning.best_epoch,
-        "post_training": usual.as_dict(),
+        "outcome": tuning.outcome if tuning.gained else f"{tuning.outcome} The file is that of post-training.",
+        "kept": kept,
+        "post_training": comparisons["post-training"].as_dict(),
+        "fine_tuned": comparisons["fine-tuned"].as_dict(),
     }
-    return produced, usual
+    return produced, comparisons["post-training"], comparisons["fine-tuned"]
 
 
 def _check_labels(subject: Subject, training: ImageSet, validation: ImageSet) -> None:

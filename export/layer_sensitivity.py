@@ -39,6 +39,7 @@ class SensitivityRequest(Request):
     scheme: str = "int8"
     calibration: str | None = None
     calibration_count: int | None = None
+    trust_calibration: bool = False
     evaluate: str | None = None
     void: int | None = None
     seed: int = 0
@@ -163,13 +164,13 @@ def _produce(
     progress("building", 1, 1)
     drop_of = None
     if annotated is not None:
-        subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void)
+        subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void, annotated=True)
         preprocessing = subject.image.given
 
         def drop_of(reference: bytes) -> Judge:
             return Judge(subject, reference, annotated, progress)
 
-    calibration = Calibration.from_images(calibration_set, preprocessing)
+    calibration = Calibration.from_images(calibration_set, preprocessing, request.trust_calibration)
     recipe = Recipe(per_tensor=request.per_tensor)
     rows = sensitivity(model, calibration, request.scheme, recipe=recipe, drop_of=drop_of, progress=progress)
     facts = {

@@ -2,11 +2,39 @@
 
 from dataclasses import dataclass, fields
 
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.modelsource import AnyModel, ModelSource
 
 # Fields of requests that do not decide the content of a result: where the model comes from is in the manifest's
 # "model", and where the result goes does not matter.
 _NOT_OPTIONS = ("source", "out", "overwrite")
+# The share of the float model's answers, and of its score, that a file has to keep.
+MIN_AGREEMENT = 0.8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request asks of a file.
+
+    min_agreement: the share of the float model's answers that the file has to give; None: any, as for a model whose
+        weights were trained further. max_drop: the greatest loss of score, or without annotations of answers; None: as
+        much as ``min_agreement`` allows.
+    """
+
+    min_agreement: float | None = MIN_AGREEMENT
+    max_drop: float | None = None
+
+    def check(self) -> None:
+        """Refuse a minimum that is no share.
+
+        Raises:
+            RequestError: ``min_agreement`` is not from 0 to 1.
+        """
+        share = self.min_agreement
+        if share is None or 0 <= share <= 1:
+            return
+        hint = f"; for {share:g} % pass {share / 100:g}" if 1 < share <= 100 else ""
+        raise RequestError(f"min_agreement={share:g}: expected a share from 0 to 1{hint}.")
 
 
 @dataclass(frozen=True)
@@ -44,10 +72,12 @@ class DeployRequest(Request):
         ``quantize.SCHEMES``. out: the folder to write.
     calibration: a folder or CSV of images, or "demo" for the photographs that scikit-image ships; calibration_count of
         them are used, chosen with ``seed`` (None: all).
+    trust_calibration: the calibration images are meant to be as they are, see ``Calibration.trusted``.
     evaluate: annotated images to judge with, as in ``EvaluateRequest.images``; those used for calibration are left out.
         None judges on the calibration images, without scores.
     min_agreement: the agreement with the float model from which the result passes: of a classifier the share of images
-        with the same answer, of a detector or segmenter the score with the float model's answers as the truth.
+        with the same answer, of a detector or segmenter the score with the float model's answers as the truth; and the
+        share of the float model's score that the file has to keep, where the images are annotated.
     max_drop: what the file may lose on the images it is judged with: of the task's score if they are annotated, else of
         the agreement. As few layers as that takes are left in float.
     per_tensor: one scale for all of a layer's weights instead of a scale for each output channel; what that costs is
@@ -63,9 +93,10 @@ class DeployRequest(Request):
     scheme: str = "int8"
     calibration: str | None = None
     calibration_count: int | None = None
+    trust_calibration: bool = False
     evaluate: str | None = None
     seed: int = 0
-    min_agreement: float = 0.5
+    min_agreement: float = MIN_AGREEMENT
     max_drop: float | None = None
     per_tensor: bool = False
     input: str = "normalised"
@@ -73,3 +104,8 @@ class DeployRequest(Request):
     score_threshold: float | None = None
     void: int | None = None
     overwrite: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        """What is asked of the file."""
+        return Limits(self.min_agreement, self.max_drop)

@@ -28,13 +28,11 @@ def check(request, file_name: str) -> None:
     )  # fmt: skip
 
 
-def write(
-    folder: Path, file_name: str, produced: Produced, failures: Sequence[str], labels: Sequence[str]
-) -> tuple[dict, Path]:
+def write(folder: Path, file_name: str, produced: Produced, labels: Sequence[str]) -> tuple[dict, Path]:
     """Write a file, its labels, manifest, report and Android lines, all together.
 
     Args:
-        failures: the checks that failed, for the manifest. labels: the classes' names; may be empty.
+        labels: the classes' names; may be empty.
 
     Returns:
         The manifest with the list of files in front, and the report's path. The report is not in that list, since it
@@ -43,7 +41,7 @@ def write(
     Raises:
         RequestError: the folder cannot be written, or the disk is full.
     """
-    manifest = files.finite({**produced.manifest, "passed": not failures, "failures": list(failures)})
+    manifest = files.finite({**produced.badge.facts(), **produced.manifest})
     contents: dict[str, bytes | str] = {file_name: produced.content, **produced.files, **files.labels_file(labels)}
     contents[f"{file_name}.android.md"] = android.render(file_name, manifest, bool(labels))
     manifest = {"files": files.digests(contents), **manifest}

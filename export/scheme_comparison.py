@@ -11,15 +11,15 @@ from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.export.page import report as page
 from mobilenets_tf.export.page.report import SchemeReport
 from mobilenets_tf.export.proof import judging
+from mobilenets_tf.export.proof.badge import Badge, together
 from mobilenets_tf.export.proof.evidence import SchemeRow
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, conclude
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.request import DeployRequest, Request
+from mobilenets_tf.export.request import MIN_AGREEMENT, DeployRequest, Request
 from mobilenets_tf.export.speed import timing
 from mobilenets_tf.export.tflite import check_request, convert_model
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
-from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.worker import Worker
 
@@ -40,9 +40,10 @@ class ReportRequest(Request):
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
     calibration: str | None = None
     calibration_count: int | None = None
+    trust_calibration: bool = False
     evaluate: str | None = None
     seed: int = 0
-    min_agreement: float = 0.5
+    min_agreement: float = MIN_AGREEMENT
     input: str = "normalised"
     output: str | None = None
     score_threshold: float | None = None
@@ -59,18 +60,22 @@ class ReportRequest(Request):
 
 @dataclass(frozen=True)
 class SchemesReport:
-    """The result of ``report``: the page's path, the rows of its table, the checks that failed, a sentence each, and
-    how photographs became the input."""
+    """The result of ``report``.
+
+    path: of the page. rows: of its table. badge: the verdict on all files together; badges: on each, by its name.
+    preprocessing: how photographs became the input.
+    """
 
     path: Path
     rows: tuple[SchemeRow, ...]
-    failures: tuple[str, ...]
+    badge: Badge
+    badges: dict[str, Badge]
     preprocessing: Preprocessing
 
     @property
     def passed(self) -> bool:
-        """Whether every file agrees with the float file, and the float file with Keras."""
-        return not self.failures
+        """Whether no check failed."""
+        return self.badge.passed
 
 
 def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport:
@@ -87,25 +92,27 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
     with Worker() as worker:
         requests, images_to_use = check(request)
         produced, timings = worker.call(_produce, request, requests, images_to_use, progress=progress)
-    folder, failures, contents = Path(request.out), [], {}
+    folder, contents = Path(request.out), {}
     names = {scheme: _file_name(request, scheme) for scheme in requests}
     shared = files.labels_file(request.source.label_names())
     reports, rows = [], []
     for scheme, made in produced.items():
         name = names[scheme]
-        failed = [*deployment.failures(requests[scheme], made.parity, made.comparison), *made.failures]
-        failures += [f"{name}: {text}" for text in failed]
-        manifest = {"passed": not failed, "failures": failed, **made.manifest}
+        manifest = files.finite({**made.badge.facts(), **made.manifest})
         listed = {name: made.content, **made.files, **shared}
         contents |= {name: made.content, **made.files}
         contents[f"{name}.json"] = files.to_json({"files": files.digests(listed), **manifest})
         reports.append(SchemeReport(name, manifest, made.evidence))
-        rows.append(SchemeRow.of(scheme, len(made.content), made.comparison, timings[scheme].median_ms))
+        faster_than = tuple(name for name, other in timings.items() if timing.is_faster(timings[scheme], other))
+        row = SchemeRow.of(scheme, len(made.content), made.comparison, timings[scheme].median_ms, faster_than)
+        rows.append(row)
     latency = {name: (t.median_ms, t.p90_ms) for name, t in timings.items()}
-    text = page.render_schemes(request.source.name, reports, tuple(rows), latency)
+    badges = {names[scheme]: made.badge for scheme, made in produced.items()}
+    verdict = together(badges)
+    text = page.render_schemes(request.source.name, verdict, reports, tuple(rows), latency)
     files.write_together(folder, {_page_name(request): files.sealed(text), **shared, **contents})
     preprocessing = Preprocessing(**produced["float32"].manifest["preprocessing"])
-    return SchemesReport(folder / _page_name(request), tuple(rows), tuple(failures), preprocessing)
+    return SchemesReport(folder / _page_name(request), tuple(rows), verdict, badges, preprocessing)
 
 
 def _file_name(request: ReportRequest, scheme: str) -> str:
@@ -158,16 +165,23 @@ def _produce(
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     progress("building", 1, 1)
     converted = {}
     with Worker() as worker:
         for name in requests:
             scheme = schemes.get(name)
-            calibration = Calibration.from_images(images_to_use.calibration, image.given) if scheme.calibrated else None
+            calibration = deployment.calibration_of(request, scheme, images_to_use, image)
             check_request(model, scheme, calibration)
             converted[name] = convert_model(
-                model, scheme, calibration, worker, progress, image=image, labels=subject.labels
+                model,
+                scheme,
+                calibration,
+                worker,
+                progress,
+                image=image,
+                labels=subject.labels,
+                kinds=subject.final_kinds,
             )
     contents = {name: each.content for name, each in converted.items()}
     float_content = converted["float32"].float_content

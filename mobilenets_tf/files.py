@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mobilenets_tf.errors import RequestError
 
@@ -20,6 +21,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_MOST_DEPTH = 100
 _MANIFESTS = ("*.tflite.json", "*.keras.json", "*_sensitivity.json")
 
 
@@ -350,6 +352,28 @@ def to_json(document) -> str:
     """
     text = json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
+def parse_json(text: str | bytes, label: str | Path) -> Any:
+    """Parse a JSON document of unknown origin. label: what to call the document in an error message.
+
+    Raises:
+        RequestError: the text is not JSON, or is nested so deeply that no reader of it could work.
+    """
+    deep = f"{label} is refused: its JSON is nested more than {_MOST_DEPTH} levels deep."
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise RequestError(deep) from None
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{label} is not JSON ({error}).") from error
+    level = [document] if isinstance(document, (dict, list)) else []
+    for _ in range(_MOST_DEPTH):
+        level = [each for node in level for each in (node.values() if isinstance(node, dict) else node)]
+        level = [each for each in level if isinstance(each, (dict, list))]
+    if level:
+        raise RequestError(deep)
+    return document
 
 
 def finite(value):

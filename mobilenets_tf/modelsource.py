@@ -4,7 +4,8 @@ import hashlib
 import os
 import re
 import shlex
-from dataclasses import asdict, dataclass, field, replace
+import warnings
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mobilenets_tf.tasks import task_of
 from mobilenets_tf.weights import catalog
 
 _FILES = (".keras", ".h5")
+# In ``ModelSource.weights``: random weights are wanted.
+RANDOM = "random"
 # A model in any form that ``ModelSource.of`` takes: a registry name, a path, a ``keras.Model`` or a ``ModelSource``. A
 # request turns it into a ``ModelSource``.
 AnyModel = Any
@@ -33,7 +36,8 @@ class ModelSource:
     """The model that a command works on; plain data, so that a child process can receive it.
 
     model: a registry name, or the path of a ``.keras`` or full-model ``.h5`` file.
-    weights, alpha, resolution, classes: for a registered network, as in ``create_model``.
+    weights, alpha, resolution, classes: for a registered network, as in ``create_model``. weights may also be "random".
+        None gives random weights too, but is taken for an oversight: verbs that need trained weights warn of it.
     mean, std: of the input, in pixel values 0-255, one number or three; for a file without a manifest. A ``.keras``
         file that was trained here has a manifest beside it, with mean and std.
     labels: a text file with one class name a line; for a file without a manifest.
@@ -69,6 +73,17 @@ class ModelSource:
                 object.__setattr__(self, name, tuple(value))
 
     @staticmethod
+    def of_facts(facts: dict) -> "ModelSource | None":
+        """Make the source that ``facts`` describes in a manifest; None for a ``keras.Model`` object, which is gone."""
+        values: dict[str, Any] = {each.name: facts.get(each.name) for each in fields(ModelSource)}
+        if values["model"] is None:
+            return None
+        source = ModelSource(**values)
+        if not source.is_file and source.weights is None and "weights_sha256" in facts:
+            return None  # the object had the name of a registered network
+        return source if source.is_file or source.model in registry.list_models() else None
+
+    @staticmethod
     def of(model) -> "ModelSource":
         """Make the source of a model: of a registry name, a path, a ``keras.Model`` object, or a ``ModelSource``.
 
@@ -101,6 +116,11 @@ class ModelSource:
         return registry.get(self.model).task
 
     @property
+    def says_its_task(self) -> bool:
+        """Whether the network is registered, or a manifest beside its file names its task."""
+        return not self.is_file or "task" in self._manifest()
+
+    @property
     def void(self) -> int:
         """The value of pixels of no class in the masks that a segmenter was trained on; 255 if not known."""
         return self._manifest().get("options", {}).get("void", 255) if self.is_file else 255
@@ -117,12 +137,27 @@ class ModelSource:
         return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
 
     @property
+    def random_part(self) -> str | None:
+        """The part of a registered network whose weights are random: "network" without weights, "head" with published
+        weights of another task or other classes; else None. A weight file is taken to fit."""
+        if self.is_file:
+            return None
+        if self.weights in (None, RANDOM):
+            return "network"
+        of_other_classes = self.classes not in (None, 1000) or registry.get(self.model).backbone
+        return "head" if of_other_classes and not Path(self.weights).is_file() else None
+
+    @property
     def says_its_input(self) -> bool:
         """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
-    def check(self) -> None:
-        """Refuse a source that cannot be built, without importing TensorFlow.
+    def check(self, to_train: bool = False) -> None:
+        """Refuse a source that cannot be built, without importing TensorFlow; warn of random weights that nobody has
+        asked for.
+
+        Args:
+            to_train: the model is going to be trained, so its weights may be random.
 
         Raises:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here.
@@ -135,12 +170,14 @@ class ModelSource:
                     raise RequestError(f"--{option} is for registered networks; {self.model} has its own.")
         else:
             registry.check_size(registry.get(self.model), self.alpha, self.resolution)
-            if self.weights is not None and not Path(self.weights).is_file():
+            if self.weights not in (None, RANDOM) and not Path(self.weights).is_file():
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
                 catalog.require(_published(self))
         self.check_input()
         self.check_labels()
+        if not to_train:
+            self._warn_of_random_weights()
 
     def check_input(self) -> None:
         """Refuse wrong values of mean, std, crop, resize and interpolation.
@@ -150,7 +187,7 @@ class ModelSource:
         """
         if (self.mean is None) != (self.std is None):
             raise RequestError(
-                f"mean={self.mean} and std={self.std}: give both (--mean and --std), the input is (pixel - mean) / std."
+                "Give --mean and --std together (in Python: mean= and std=): the input is (pixel - mean) / std."
             )
         if self.resize is not None and self.resize < 1:
             raise RequestError(f"resize={self.resize}: expected a number of pixels.")
@@ -187,13 +224,30 @@ class ModelSource:
             changes |= {"crop": self.crop, "resize": None if self.crop == "stretch" else known.resize}
         return replace(known, **changes)
 
+    def _warn_of_random_weights(self) -> None:
+        if self.random_part == "head":
+            warnings.warn(
+                f"RANDOM HEAD: {self.weights!r} are weights of {self.model}'s backbone alone, so its answers mean "
+                "nothing. Train the network first (mobilenets-tf train), and give the .keras file that comes out.",
+                stacklevel=3,
+            )
+        elif self.random_part == "network" and self.weights is None:
+            alpha, records = self.alpha or 1.0, catalog.weight_sets(self.model)
+            tags = dict.fromkeys(record.tag for record in records if record.alpha in (None, alpha))
+            published = "" if registry.get(self.model).backbone else "".join(f"--weights {tag}, " for tag in tags)
+            warnings.warn(
+                f"RANDOM WEIGHTS: {self.model} was asked for without weights, so its answers mean nothing. Give "
+                f"{published}--weights FILE or a trained .keras file; --weights random if you want random weights.",
+                stacklevel=3,
+            )
+
     def weight_set(self) -> catalog.WeightSet | None:
         """Return the record of the published weights that ``weights`` names by tag or by file; else None.
 
         Raises:
             RequestError: there is no such tag.
         """
-        if self.is_file or self.weights is None:
+        if self.is_file or self.weights in (None, RANDOM):
             return None
         path = Path(self.weights)
         if path.suffix or path.is_file():
@@ -209,7 +263,8 @@ class ModelSource:
             return saved_models.load_model(self.model) if self.content is None else saved_models.of_bytes(self.content)
         from mobilenets_tf.factory import create_model
 
-        options = {"alpha": self.alpha, "resolution": self.resolution, "weights": self.weights} | options
+        weights = None if self.weights == RANDOM else self.weights
+        options = {"alpha": self.alpha, "resolution": self.resolution, "weights": weights} | options
         if self.classes is not None:
             options["classes"] = self.classes
         return create_model(self.model, **options)
@@ -245,7 +300,7 @@ class ModelSource:
             return told
         if record := self.weight_set():
             return record.preprocessing
-        if self.is_file or self.weights is not None:
+        if self.random_part != "network":
             return None
         record = next(iter(catalog.weight_sets(self.model)), None)
         return record.preprocessing.whole() if record else Preprocessing()
@@ -308,7 +363,9 @@ class ModelSource:
             path = None
         elif self.is_file:
             path = self.model
-        elif self.weights is None or Path(self.weights).is_file():
+        elif self.random_part == "network":
+            path = None
+        elif self.weights is not None and Path(self.weights).is_file():
             path = self.weights
         else:
             path = catalog.require(_published(self))

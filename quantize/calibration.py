@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from mobilenets_tf.data import images as image_files
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.quantize.samples import count_of, samples_of
 
 # ai-edge-quantizer's guide and the converter's documentation both say 100 to 500.
 RECOMMENDED = 100
+_IF_MEANT = "If they are meant to be so, pass --trust-calibration (in Python: Calibration(..., trusted=True))."
 
 
 @dataclass
@@ -44,42 +47,47 @@ class Calibration:
     samples, or a few that are constant, noise or copies.
 
     Args:
-        samples: an array (N, ...) or an iterable of samples, each with or without a leading axis of 1; a tuple such as
-            tf.data's (image, label) counts as its first member; a dict holds one array for each input of the model.
-            Batches of a ``tf.data.Dataset`` are taken apart.
+        samples: arrays, or an iterable or generator of samples or batches, or a function that returns one, as in
+            ``samples.samples_of``: also of several inputs, and with labels.
         value_range: the lowest and highest value that correct samples can have; None if not known.
         total: how many samples there are, for progress.
         sources: the files of the samples, for the manifest.
+        trusted: the samples are meant to be as they are: of a set most of whose samples are noise, constant or copies,
+            or that looks normalised twice, only warn.
 
     Raises:
-        RequestError: ``samples`` is a path; use ``from_images``.
+        RequestError: ``samples`` is a path; use ``from_images``. Or they never end.
     """
 
     def __init__(
         self,
-        samples: Iterable,
+        samples: Any,
         value_range: tuple[float, float] | None = None,
         total: int | None = None,
         sources: Iterable[Path] = (),
+        trusted: bool = False,
     ):
         if isinstance(samples, (str, Path)):
             raise RequestError(
                 f"calibration={str(samples)!r} is a path; use Calibration.from_images(path, preprocessing)."
             )
-        self._samples = samples
-        self._total = total if total is not None or not hasattr(samples, "__len__") else len(samples)
+        self.samples = samples
+        self._total = count_of(samples) if total is None else total
         self.value_range = value_range
         self.sources = tuple(sources)
+        self.trusted = trusted
         self.findings = Findings()
         self._seen: set[bytes] = set()
 
     @classmethod
-    def from_images(cls, images: "image_files.ImageSet | str | Path", preprocessing: Preprocessing) -> "Calibration":
+    def from_images(
+        cls, images: "image_files.ImageSet | str | Path", preprocessing: Preprocessing, trusted: bool = False
+    ) -> "Calibration":
         """Read image files.
 
         Args:
             images: an ``ImageSet``, or a folder or CSV of images.
-            preprocessing: how pixels become the model's input.
+            preprocessing: how pixels become the model's input. trusted: as in ``Calibration``.
 
         Raises:
             RequestError: there is no such folder or file, or it has no images.
@@ -87,7 +95,7 @@ class Calibration:
         if not isinstance(images, image_files.ImageSet):
             images = image_files.find_images(images)
         stream = _Stream(lambda: (preprocessing(image_files.decode(path)) for path in images.paths))
-        return cls(stream, preprocessing.value_range, len(images), images.paths)
+        return cls(stream, preprocessing.value_range, len(images), images.paths, trusted)
 
     def batches(self, input_shapes: dict[str, tuple], progress: Progress = silent) -> Iterator[list[np.ndarray]]:
         """Give each sample as float32 arrays, one for each input of the model.
@@ -101,26 +109,12 @@ class Calibration:
         """
         self.findings = Findings()
         self._seen.clear()
-        rank = len(next(iter(input_shapes.values())))
-        samples = self._samples if len(input_shapes) > 1 else one_by_one(self._samples, rank)
-        for sample in track(samples, "calibrating", progress, self._total):
-            arrays = [self._fit(name, sample, shape) for name, shape in input_shapes.items()]
+        for sample in track(samples_of(self.samples, input_shapes), "calibrating", progress, self._total):
+            pairs = zip(sample, input_shapes.values(), strict=True)
+            arrays = [array.reshape(shape).astype(np.float32, copy=False) for array, shape in pairs]
             self._look_at(arrays)
             yield arrays
         self._conclude()
-
-    def _fit(self, name: str, sample, shape: tuple) -> np.ndarray:
-        """Take one input's array from a sample, in the shape of the input."""
-        if isinstance(sample, dict):
-            if name not in sample:
-                raise RequestError(f"A calibration sample has no {name!r}; it has {', '.join(map(repr, sample))}.")
-            sample = sample[name]
-        array = np.asarray(sample)
-        if array.dtype == object or array.shape not in (shape, shape[1:]):
-            raise RequestError(
-                f"A calibration sample for {name!r} has shape {array.shape}; the model takes {shape[1:]}."
-            )
-        return array.reshape(shape).astype(np.float32, copy=False)
 
     def _look_at(self, arrays: list[np.ndarray]) -> None:
         findings = self.findings
@@ -163,20 +157,29 @@ class Calibration:
             (findings.noise, "noise (neighbouring pixels have nothing in common)"),
             (findings.duplicates, "copies of another"),
         ):
-            if count > findings.samples / 2:
+            if count > findings.samples / 2 and not self.trusted:
                 raise RequestError(
                     f"{count} of {findings.samples} calibration samples are {what}. Ranges chosen from them would fit "
-                    "nothing a camera sees; use real images of the kind the app will meet."
+                    f"nothing a camera sees; use real images of the kind the app will meet. {_IF_MEANT}"
                 )
             if count:
                 findings.warnings.append(f"{count} of {findings.samples} calibration samples are {what}.")
         if self.value_range and findings.samples > 1:
             lowest, highest = self.value_range
             if findings.high - findings.low < 0.05 * (highest - lowest):
-                raise RequestError(
-                    f"All calibration values lie between {findings.low:.4g} and {findings.high:.4g}, where "
-                    f"preprocessing gives {lowest:.4g} to {highest:.4g}: they look normalised twice."
+                # Image files are normalised here, once.
+                cause = (
+                    "the images are nearly black or of one colour. Are they masks?"
+                    if self.sources
+                    else "they look normalised twice."
                 )
+                text = (
+                    f"All calibration values lie between {findings.low:.4g} and {findings.high:.4g}, where "
+                    f"preprocessing gives {lowest:.4g} to {highest:.4g}: {cause}"
+                )
+                if not self.trusted:
+                    raise RequestError(f"{text} {_IF_MEANT}")
+                findings.warnings.append(text)
         if findings.samples < RECOMMENDED:
             findings.warnings.append(
                 f"Only {findings.samples} calibration samples: a real deployment wants {RECOMMENDED} to 500 images of "
@@ -191,28 +194,6 @@ class Calibration:
 
         files = [{"file": path.name, "sha256": sha256_of(path)} for path in self.sources]
         return asdict(self.findings) | {"files": files}
-
-    def __iter__(self) -> Iterator:
-        """Give the samples themselves, unchecked."""
-        return iter(self._samples)
-
-
-def one_by_one(items: Iterable, rank: int) -> Iterator:
-    """Split what users pass for a model of one input into single samples.
-
-    A tuple such as tf.data's (image, label) counts as its first member; an array of ``rank`` axes is a batch, and is
-    taken apart.
-
-    Args:
-        items: an array, a ``tf.data.Dataset`` or another iterable.
-        rank: how many axes the model's input has, with the batch.
-    """
-    for item in items:
-        item = item[0] if isinstance(item, (tuple, list)) else item
-        if not isinstance(item, dict) and np.ndim(item) == rank:
-            yield from np.asarray(item)
-        else:
-            yield item
 
 
 class _Stream:

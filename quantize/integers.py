@@ -109,14 +109,18 @@ class Form:
         scale = float(np.float32((high - low) / (highest - lowest)))
         return cls(scale, int(np.clip(np.round(lowest - low / scale), lowest, highest)))
 
+    def span(self, dtype: str) -> tuple[float, float]:
+        """Give the real values at the two ends."""
+        lowest, highest = _LIMITS[dtype]
+        return (lowest - self.zero_point) * self.scale, (highest - self.zero_point) * self.scale
+
     def integers(self, values: np.ndarray, dtype: str) -> np.ndarray:
         """Round real values to integers, and clip those out of range."""
         return np.clip(np.round(values / self.scale) + self.zero_point, *_LIMITS[dtype]).astype(dtype)
 
     def rounded(self, values: np.ndarray, dtype: str) -> np.ndarray:
         """Round float32 values as storing and reading them back does."""
-        lowest, highest = ((limit - self.zero_point) * self.scale for limit in _LIMITS[dtype])
-        return np.clip(np.round(values / np.float32(self.scale)) * np.float32(self.scale), lowest, highest)
+        return np.clip(np.round(values / np.float32(self.scale)) * np.float32(self.scale), *self.span(dtype))
 
 
 def constant_form(values: np.ndarray, dtype: str) -> Form:
@@ -146,7 +150,11 @@ class IntegerPlan:
 
 
 def plan(
-    tree: schema.ModelT, ranges: Mapping[int, tuple[float, float]], scheme: Scheme, keep_float: Collection[int] = ()
+    tree: schema.ModelT,
+    ranges: Mapping[int, tuple[float, float]],
+    scheme: Scheme,
+    keep_float: Collection[int] = (),
+    own_form: Collection[int] = (),
 ) -> IntegerPlan:
     """Decide which ops of a float graph compute in integers, and the form of every activation.
 
@@ -155,16 +163,23 @@ def plan(
         ranges: (low, high) of activation tensors, by index. An op whose result has no range stays float.
         scheme: a calibrated scheme.
         keep_float: the places of operators that stay float in any case.
+        own_form: the places of operators of SAME_SCALE with constants, whose result has a form of its own: that of the
+            input does not suit the constants (steps/shared_forms.py).
     """
-    return _Planner(tree, ranges, scheme, set(keep_float)).plan()
+    return _Planner(tree, ranges, scheme, set(keep_float), set(own_form)).plan()
 
 
 class _Planner(flatbuffer.Graph):
     def __init__(
-        self, tree: schema.ModelT, ranges: Mapping[int, tuple[float, float]], scheme: Scheme, keep_float: set[int]
+        self,
+        tree: schema.ModelT,
+        ranges: Mapping[int, tuple[float, float]],
+        scheme: Scheme,
+        keep_float: set[int],
+        own_form: set[int],
     ):
         super().__init__(tree)
-        self._ranges, self._scheme, self._dtype = ranges, scheme, scheme.activations
+        self._ranges, self._scheme, self._dtype, self._own_form = ranges, scheme, scheme.activations, own_form
         self._place = {id(operator): place for place, operator in enumerate(self.operators)}
         self._integer = {
             place
@@ -251,12 +266,13 @@ class _Planner(flatbuffer.Graph):
         data, results = self.activations(operator.inputs), self.activations(operator.outputs)
         roots = {self._root(index) for index in data}
         forms = {self._fixed.get(root) for root in roots}
-        if len(roots) == 1 or (len(forms) == 1 and None not in forms):
+        if place not in self._own_form and (len(roots) == 1 or (len(forms) == 1 and None not in forms)):
             for index in (*data, *results):
                 self._join(self._root(data[0]), index)
             return
-        # Inputs of different scales, such as those of a concatenation, all get the result's scale. An input that
-        # nothing else reads is written with that scale at once; a QUANTIZE op converts every other input.
+        # Inputs of different scales, such as those of a concatenation, all get the result's scale, and so do inputs
+        # whose scale does not suit the constants. An input that nothing else reads is written with that scale at once;
+        # a QUANTIZE op converts every other input.
         (result,) = results
         for position, index in enumerate(operator.inputs):
             if index in data:

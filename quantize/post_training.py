@@ -16,19 +16,18 @@ from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import integers, schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.schemes import Scheme
-from mobilenets_tf.quantize.steps import equalize, ranges, rounding
+from mobilenets_tf.quantize.steps import equalize, model_ranges, ranges, rounding
 from mobilenets_tf.quantize.steps.bias_correction import correct_biases
-from mobilenets_tf.quantize.steps.effects import Effects
 from mobilenets_tf.quantize.steps.float_islands import float_islands
 from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.quantize.steps.ranges import Range
-from mobilenets_tf.quantize.steps.statistics import ActivationStatistics, observe
+from mobilenets_tf.quantize.steps.shared_forms import shared_forms
+from mobilenets_tf.quantize.steps.statistics import observe
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.input_fold import fold_input
 from mobilenets_tf.tflite.runtime import Runner
 
 _KEPT = 128  # samples kept in memory for the steps that run the model more than once; of the others, statistics only
-_TRIED_ON = 32  # how many of the kept samples serve to compare ranges
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class PreparedModel:
     ranges: (low, high) of every activation tensor.
     rounded: the integer weights of each operator that has weights, by the operator's place.
     islands: the places of the operators that stay float in any case.
+    own_form: the places of the operators whose result does not have the form of its input (steps/shared_forms.py).
     samples: some of the calibration samples, each a list of arrays in the order of the model's inputs.
     """
 
@@ -80,11 +80,13 @@ class PreparedModel:
     ranges: dict[int, Range]
     rounded: dict[int, integers.RoundedWeights]
     islands: frozenset[int]
+    own_form: frozenset[int]
     samples: list[list[np.ndarray]]
 
     def plan(self, keep_float: Iterable[int] = ()) -> integers.IntegerPlan:
         """Decide what becomes integer, where the operators at the places ``keep_float`` are to stay float."""
-        return integers.plan(flatbuffer.read(self.model), self.ranges, self.scheme, {*self.islands, *keep_float})
+        stays_float = {*self.islands, *keep_float}
+        return integers.plan(flatbuffer.read(self.model), self.ranges, self.scheme, stays_float, self.own_form)
 
     def write(self, keep_float: Iterable[int] = ()) -> bytes:
         """Make the content of the quantised file; its signature has the names of the float file.
@@ -114,9 +116,13 @@ class PreparedModel:
         uncorrected = flatbuffer.read(self.uncorrected)
         for place in sorted(set(self.rounded) - plan.integer):
             operator, before = (model.subgraphs[0].operators[place] for model in (tree, uncorrected))
-            if operator.inputs[2] != before.inputs[2]:
-                bias = flatbuffer.constant(uncorrected, before.inputs[2])
-                flatbuffer.replace_constant(tree, operator, 2, bias)
+            position = integers.WEIGHTED[flatbuffer.operator_name(tree, operator)].bias
+            if position >= len(operator.inputs):
+                continue
+            corrected = flatbuffer.constant(tree, operator.inputs[position])
+            bias = flatbuffer.constant(uncorrected, before.inputs[position])
+            if bias is not None and not np.array_equal(bias, corrected):
+                flatbuffer.replace_constant(tree, operator, position, bias)
 
 
 def prepare(
@@ -159,103 +165,14 @@ def prepare(
         for index in graph.inputs:
             if index in statistics:  # an integer input has no statistics
                 statistics[index].low, statistics[index].high = calibration.value_range
-    islands = frozenset(float_islands(flatbuffer.read(model)))
-    activation_ranges = choose_ranges(model, statistics, scheme, recipe, islands, samples, progress)
+    tree = flatbuffer.read(model)
+    islands = frozenset(float_islands(tree))
+    shared = shared_forms(tree, {i: ranges.min_max(seen) for i, seen in statistics.items()}, scheme, islands)
+    activation_ranges = model_ranges.choose(model, statistics, scheme, recipe.ranges, shared, samples, progress)
     round_all = rounding.learned if recipe.rounding == "learned" else rounding.nearest
     arguments = (samples[:64], recipe.per_tensor, progress) if recipe.rounding == "learned" else (recipe.per_tensor,)
     rounded = round_all(model, *arguments)
     corrected = correct_biases(model, rounded, statistics) if recipe.correct_biases else model
-    return PreparedModel(corrected, model, original, scheme, activation_ranges, rounded, islands, samples)
-
-
-def choose_ranges(
-    model: bytes,
-    statistics: dict[int, ActivationStatistics],
-    scheme: Scheme,
-    recipe: Recipe,
-    islands: frozenset[int],
-    samples: list[list[np.ndarray]],
-    progress: Progress = silent,
-) -> dict[int, Range]:
-    """Choose the range of each observed tensor.
-
-    Sixteen bits need no clipping: the range is all values seen. Eight bits: the recipe decides, except for the model's
-    inputs and outputs, whose ranges are all values seen, and the scores that a final softmax reads, which have a way of
-    their own (``ranges.softmax_scores``).
-
-    Args:
-        model: the float file's content.
-        statistics: of each float32 activation tensor, by index.
-        scheme, recipe: as for ``prepare``.
-        islands: the places of operators that stay float.
-        samples: calibration samples, arrays in the order of the model's inputs.
-        progress: called as ranges are tried.
-
-    Returns:
-        (low, high) of each tensor, by index.
-    """
-    if scheme.activations == "int16":
-        return {index: ranges.symmetric(seen) for index, seen in statistics.items()}
-    tree = flatbuffer.read(model)
-    graph = flatbuffer.Graph(tree)
-    searched = recipe.ranges == "least_output_error"
-    estimate = ranges.estimator("mean_square_error" if searched else recipe.ranges)
-    extremes = {index: ranges.min_max(seen) for index, seen in statistics.items()}
-    ends = {*graph.inputs, *graph.outputs}
-    effects = Effects(model, samples[:_TRIED_ON])
-    scores = {target.index for target in effects.targets if target.is_scores}
-    result = {
-        index: extremes[index] if index in ends | scores else estimate(seen) for index, seen in statistics.items()
-    }
-    if searched:
-        roots = set(integers.plan(tree, result, scheme, islands).roots.values())
-        inner = {index: result[index] for index in sorted(roots - ends - scores)}
-        result |= ranges.least_output_error(effects, inner, statistics, progress)
-        for index in (scores & roots) - ends:
-            result[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
-    _widen_sums(graph, result)
-    _widen_layers(graph, result)
-    return {index: span if index in graph.inputs else _round_range(*span) for index, span in result.items()}
-
-
-def _round_range(low: float, high: float) -> Range:
-    """Round a range to about a thousandth, so that another processor's last bits do not change the file."""
-    step = 2.0 ** (np.floor(np.log2(high - low)) - 10)
-    return float(np.round(low / step) * step), float(np.round(high / step) * step)
-
-
-def _widen_sums(graph: flatbuffer.Graph, spans: dict[int, Range]) -> None:
-    """Widen ranges where the terms and the result of a sum are of very different size, as in untrained networks.
-
-    XNNPACK adds 8-bit numbers if their scales are between 2^-10 and 2^8 times the result's. Beyond that, the op falls
-    out of the accelerated graph; far beyond, LiteRT's own kernel aborts the process.
-    """
-    # From the end: a range that is widened for the sums that read a tensor then counts for the sum that writes it.
-    for operator in reversed(graph.operators):
-        if graph.name(operator) not in ("ADD", "SUB"):
-            continue
-        (out,) = operator.outputs
-        for index in (index for index in operator.inputs if index in spans):
-            width, result = (high - low for low, high in (spans[index], spans[out]))
-            for tensor, factor in ((index, result / width / 1000), (out, width / result / 250)):
-                if factor > 1:
-                    spans[tensor] = tuple(factor * end for end in spans[tensor])
-
-
-def _widen_layers(graph: flatbuffer.Graph, spans: dict[int, Range]) -> None:
-    """Widen the ranges of layers whose results are tiny beside their inputs, such as a layer whose ReLU gave zero on
-    all calibration samples: XNNPACK refuses files where (input scale x weight scale) is 256 times the output's scale
-    or more.
-    """
-    for operator in graph.operators:
-        if graph.name(operator) not in integers.WEIGHTED:
-            continue
-        places = integers.WEIGHTED[graph.name(operator)]
-        index, out = operator.inputs[places.data], operator.outputs[0]
-        values = graph.constant(operator.inputs[places.weights])
-        if values is None or index not in spans or out not in spans:
-            continue
-        width, result = (high - low for low, high in (spans[index], spans[out]))
-        factor = width * float(np.abs(values).max()) / integers.LARGEST_WEIGHT / result / 200
-        if factor > 1:
-            spans[out] = tuple(factor * end for end in spans[out])
+    return PreparedModel(
+        corrected, model, original, scheme, activation_ranges, rounded, islands, shared.own_form, samples
+    )

@@ -60,7 +60,7 @@ def test_the_options_name_the_crop_for_the_next_command(file):
         ({"crop": "center"}, "Unknown crop 'center'"),
         ({"interpolation": "bilinaer"}, "Did you mean 'bilinear'"),
         ({"resize": 0}, "resize=0: expected a number of pixels"),
-        ({"mean": 0}, "give both"),
+        ({"mean": 0}, "Give --mean and --std together"),
     ],
 )
 def test_a_wrong_input_is_refused_before_any_work(file, options, told):
@@ -83,3 +83,36 @@ def test_a_detector_is_not_cropped(file):
 def test_what_is_missing_is_named_for_the_command_line_and_for_python(file):
     with pytest.raises(RequestError, match=r"Pass --mean and --std .*in Python: ModelSource\(\.\.\., mean=, std=\)"):
         ModelSource(file).preprocessing(taking(64))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (ModelSource("mobilenet_v2"), "RANDOM WEIGHTS: mobilenet_v2 .* --weights imagenet, .*--weights FILE"),
+        (ModelSource("ssdlite_mobilenet_v2"), "RANDOM WEIGHTS: ssdlite_mobilenet_v2 .* Give --weights FILE"),
+        (ModelSource("mobilenet_v2", weights="head of others", classes=7), "RANDOM HEAD"),
+    ],
+)
+def test_random_weights_are_said_aloud(source, said, monkeypatch):
+    monkeypatch.setattr("mobilenets_tf.weights.catalog.require", lambda record: record)
+    monkeypatch.setattr("mobilenets_tf.modelsource._published", lambda source: None)
+    with pytest.warns(UserWarning, match=said):
+        source.check()
+
+
+def test_random_weights_that_were_asked_for_or_will_be_trained_are_not_warned_of(recwarn):
+    asked = ModelSource("mobilenet_v2", weights="random")
+    asked.check()
+    ModelSource("mobilenet_v2").check(to_train=True)
+    assert not recwarn and asked.facts() == {"model": "mobilenet_v2", "weights": "random"}
+    assert asked.random_part == "network" and asked.weight_set() is None and not asked.says_its_input
+    assert "--weights random" in asked.options()
+
+
+def test_a_manifest_says_of_which_model_a_file_was_made(file):
+    source = ModelSource("mobilenet_v2", weights="imagenet", alpha=0.35, mean=(0,), std=(255,))
+    facts = json.loads(json.dumps(source.plain() | {"weights_sha256": "57", "weights_source": "somewhere"}))
+    assert ModelSource.of_facts(facts) == source
+    assert ModelSource.of_facts({"model": str(file)}) == ModelSource(str(file))
+    assert ModelSource.of_facts({"model": "mobilenet_v2", "weights_sha256": "57"}) is None  # a keras.Model, now gone
+    assert ModelSource.of_facts({"model": "mine"}) is None and ModelSource.of_facts({}) is None

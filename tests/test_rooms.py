@@ -19,7 +19,7 @@ FLOORS = (
     ("manifest", "worker"),
     ("data",),
     ("tflite", "weights"),
-    ("quantize.schemes", "conversion"),
+    ("quantize.schemes", "quantize.samples", "conversion"),
     ("networks",),
     ("tasks", "factory"),
     ("modelsource",),

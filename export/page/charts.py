@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from mobilenets_tf.drawing import drawing, to_svg
+from mobilenets_tf.drawing import ACCENT, FAINT, INK, drawing, finish, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 4.6  # inches
-# Colours while drawing. ``inline`` replaces them by the page's colours.
-INK, ACCENT, FAINT = "#101112", "#204060", "#a0a1a2"
 _PAGE_COLOURS = {INK: "currentColor", ACCENT: "var(--accent)", FAINT: "var(--faint)"}
 _PARETO_HEIGHT = 3.4
 _LINE = 0.37  # height of a bar with its name above it, in inches
@@ -70,7 +68,7 @@ def bars(rows: Sequence[tuple[str, float]], label: str, key: str, description: s
         axes.set_ylim(2.0 * len(rows) - 0.9, -1.6)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        _finish(axes, label)
+        finish(axes, label)
         return inline(figure, key, description)
 
 
@@ -89,30 +87,39 @@ def course(values: Sequence[float], labels: tuple[str, str], key: str, descripti
         axes = figure.subplots()
         finite = [value if math.isfinite(value) else math.nan for value in values]
         axes.plot(range(1, len(finite) + 1), finite, color=ACCENT, linewidth=1.5, marker=".", markersize=4)
-        axes.set_ylabel(labels[1], color=INK)
-        _finish(axes, labels[0])
+        finish(axes, *labels)
         return inline(figure, key, description)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A named point of a Pareto chart: a cost ``x`` (less is better) and a gain ``y`` (more is better)."""
+    """A named point of a Pareto chart: a cost ``x`` (less is better) and a gain ``y`` (more is better).
+
+    cheaper_than: for a cost that is measured, the names of the points whose cost is higher beyond what measurements
+        scatter; None: of those with a greater ``x``.
+    """
 
     name: str
     x: float
     y: float
+    cheaper_than: tuple[str, ...] | None = None
+
+    def is_cheaper(self, other: "Point") -> bool:
+        """Tell whether this point's cost is less than another's."""
+        return self.x < other.x if self.cheaper_than is None else other.name in self.cheaper_than
+
+    def beats(self, other: "Point") -> bool:
+        """Tell whether this point is better in one of cost and gain, and not worse in the other."""
+        if self.y == other.y:
+            return self.is_cheaper(other)
+        return self.y > other.y and not other.is_cheaper(self)
 
 
 def front(points: Iterable[Point]) -> list[Point]:
-    """Return the Pareto front, the lowest cost first.
-
-    A point is on the front if no other point is better in one of cost and gain and at least as good in the other.
-    """
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.x, -point.y)):
-        if not best or point.y > best[-1].y or (point.x, point.y) == (best[-1].x, best[-1].y):
-            best.append(point)
-    return best
+    """Return the Pareto front, the points that no other point beats, the lowest cost first."""
+    points = list(points)
+    best = [point for point in points if not any(other.beats(point) for other in points)]
+    return sorted(best, key=lambda point: (point.x, -point.y))
 
 
 def pareto(points: Sequence[Point], labels: tuple[str, str], key: str, description: str) -> str:
@@ -154,8 +161,7 @@ def pareto(points: Sequence[Point], labels: tuple[str, str], key: str, descripti
         shares = axes.transLimits.transform(axes.transScale.transform([(point.x, point.y) for point in points]))
         for point, rise in zip(points, _rises([p.name for p in points], shares * (across, up)), strict=True):
             axes.annotate(point.name, (point.x, point.y), (6, rise), textcoords="offset points", va="center", color=INK)
-        axes.set_ylabel(labels[1], color=INK)
-        _finish(axes, labels[0])
+        finish(axes, *labels)
         return inline(figure, key, description)
 
 
@@ -177,15 +183,6 @@ def _rises(names: Sequence[str], places) -> list[float]:
         rises[number] = next((rise for rise in (9, -9, 21, -21, 33, -33) if clear(rise)), 9)
         lines.append((left, right, y + rises[number]))
     return rises
-
-
-def _finish(axes, label: str) -> None:
-    axes.set_xlabel(label, color=INK)
-    axes.tick_params(which="both", color=FAINT, labelcolor=INK)
-    axes.grid(axis="x" if not axes.get_ylabel() else "both", color=FAINT, alpha=0.35, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for spine in axes.spines.values():
-        spine.set_color(FAINT)
 
 
 def _shortened(name: str, length: int = 52) -> str:

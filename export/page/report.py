@@ -12,8 +12,12 @@ from mobilenets_tf import files
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.delegates.rules import Verdict
 from mobilenets_tf.export.page import charts
+from mobilenets_tf.export.proof.badge import Badge
+from mobilenets_tf.export.proof.comparison import points
 from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
+from mobilenets_tf.modelsource import RANDOM
 from mobilenets_tf.progress import printable
+from mobilenets_tf.tasks.outputs import kind_of
 
 _CHARTED = 12  # layers in the bar chart, those with the largest errors
 _NOTHING = Evidence()
@@ -41,6 +45,7 @@ def render(file_name: str, manifest: dict, evidence: Evidence = _NOTHING) -> str
 
 def render_schemes(
     title: str,
+    badge: Badge,
     reports: Sequence[SchemeReport],
     rows: Sequence[SchemeRow],
     latency: Mapping[str, tuple[float, float]],
@@ -49,12 +54,13 @@ def render_schemes(
 
     Args:
         title: name of the model.
+        badge: the verdict on all files together.
         reports: one for each file.
         rows: one for each file, for the table and the Pareto charts.
         latency: as in ``Evidence``.
     """
     template = _environment().get_template("schemes.html")
-    return template.render(title=title, reports=reports, rows=rows, latency=latency)
+    return template.render(title=title, badge=badge, reports=reports, rows=rows, latency=latency)
 
 
 @functools.cache
@@ -87,8 +93,13 @@ def _environment():
         "manifest_text": files.to_json,
         "view": _view,
         "first_two": lambda row: row[:2],
+        "error_share": lambda decibels: f"{10 ** (-decibels / 20):.1%}",
+        "worst_layer": lambda layers: next((row for row in layers if math.isfinite(row.snr_db)), None),
         "layer_charts": _layer_charts,
         "pareto_charts": _pareto_charts,
+        "change": _change,
+        # As many columns as leave no image alone in the last row.
+        "columns": lambda count: next((columns for columns in (3, 4, 2) if count % columns != 1), 3),
         "on_front": _on_front,
         "reasons": _reasons,
     }
@@ -107,7 +118,7 @@ def _decibels(value: float | None) -> str:
 def _model_facts(manifest: dict) -> list[tuple]:
     """Return the rows of the table on the model, without the weights' hash, which is in the table of hashes."""
     facts = dict(manifest["model"])
-    if "weights" not in facts and Path(facts["model"]).suffix not in (".keras", ".h5"):
+    if facts.get("weights", RANDOM) == RANDOM and "weights_sha256" not in facts:
         facts["weights"] = "random, not trained"
     return [(name.replace("_", " "), value) for name, value in facts.items() if name != "weights_sha256"]
 
@@ -125,14 +136,20 @@ def _view(comparison: dict | None) -> dict | None:
     """Describe a comparison of a manifest, of any task, in the words of the page.
 
     Returns:
-        images, snr_db, largest_difference; measure, score and reference_score (None without annotations); agreement
-        with its name and a note; sentence: what the verdict says of the file; scores: (name, float32's, this file's) of
-        each measure and class; details: (name, share) of what else is known.
+        images, snr_db, largest_difference; measure, score and reference_score (None without annotations); with
+        annotations also change and points, the change of the score in words and in short; agreement with its name and a
+        note; sentence: how the answers compare; scores: (name, float32's, this file's) of each measure and class;
+        details: (name, share) of what else is known; outputs: each output of a model that is more than a classifier,
+        by_element: those whose elements are values; advice: what to do about their scales.
     """
     if comparison is None:
         return None
     images = comparison["images"]
-    if "top1_agreement" in comparison:  # of classifiers
+    if comparison.get("top1_agreement") is not None:  # of classifiers
+        details = [
+            ("float32's answer in the top 5", comparison["top5_agreement"]),
+            ("Images with several classes in first place", comparison["ties"]),
+        ]
         view = {
             "measure": "Top-1 accuracy",
             "score": comparison["top1"],
@@ -142,13 +159,26 @@ def _view(comparison: dict | None) -> dict | None:
             "agreement_note": f"of {images} images",
             "snr_note": "of the outputs",
             "sentence": f"gives the float model's answer on {comparison['top1_agreement']:.1%} of {images} images.",
-            "details": [
-                ("float32's answer in the top 5", comparison["top5_agreement"]),
-                ("Images with several classes in first place", comparison["ties"]),
-            ],
+            "details": [(name, share) for name, share in details if share is not None],
         }
         names = (("Top-1 accuracy", "top1"), ("Top-5 accuracy", "top5"))
         scores = [(name, comparison[f"reference_{key}"], comparison[key]) for name, key in names]
+        scores = [row for row in scores if row[2] is not None]
+    elif "answer" in comparison:  # of outputs that name no class
+        worst = min(comparison["outputs"], key=lambda output: output["agreement"])
+        view = {
+            "measure": None,
+            "score": None,
+            "reference_score": None,
+            "agreement": comparison["agreement"],
+            "agreement_name": "Agreement with float32",
+            "agreement_note": f"{worst['measure']}, {worst['name']}, on {images} images",
+            "snr_note": "of the worst output",
+            "sentence": f"agrees with the float model to {comparison['agreement']:.1%} on {images} images "
+            f"({worst['measure']}, {worst['name']}).",
+            "details": [],
+        }
+        scores = []
     else:
         measure = comparison["measure"]
         view = {
@@ -159,8 +189,10 @@ def _view(comparison: dict | None) -> dict | None:
             "agreement_name": "Agreement with float32",
             "agreement_note": f"{measure} with float32's answers as ground truth",
             "snr_note": "of the worst output",
-            "sentence": f"reaches {comparison['agreement']:.1%} {measure} on {images} images, judged by the float "
-            "model's answers as ground truth.",
+            "sentence": "cannot be judged by the float model's answers: that model is sure of nothing on these images."
+            if comparison["agreement"] is None
+            else f"reaches {comparison['agreement']:.1%} {measure} on {images} images, judged by the float model's "
+            "answers as ground truth.",
             "details": [],
         }
         reference, candidate = comparison["reference_classes"], comparison["classes"]
@@ -169,6 +201,13 @@ def _view(comparison: dict | None) -> dict | None:
         scores += [(name, reference[name], candidate[name]) for name in in_images]
     scored = view["score"] is not None
     shared = {key: comparison[key] for key in ("images", "snr_db", "largest_difference")}
+    outputs = comparison.get("outputs") or []
+    shared["outputs"] = outputs if len(outputs) > 1 or view["measure"] is None else []
+    shared["by_element"] = [output for output in shared["outputs"] if kind_of(output["kind"]).by_element]
+    shared["advice"] = comparison.get("advice") or []
+    if scored:
+        before, after, interval = view["reference_score"], view["score"], comparison["interval"]
+        shared |= {"change": points(before, after, interval), "points": _in_points(after - before, interval)}
     return {**shared, **view, "scores": scores if scored else []}
 
 
@@ -195,7 +234,9 @@ def _layer_charts(layers: Sequence[LayerFidelity], key: str) -> list:
 def _points(rows: Sequence[SchemeRow], cost: str) -> list[charts.Point]:
     gain = "agreement" if any(row.score is None for row in rows) else "score"
     return [
-        charts.Point(row.scheme, getattr(row, cost) / (1e6 if cost == "bytes" else 1), getattr(row, gain))
+        charts.Point(row.scheme, row.bytes / 1e6, getattr(row, gain))
+        if cost == "bytes"
+        else charts.Point(row.scheme, row.median_ms, getattr(row, gain), row.faster_than)
         for row in rows
         if getattr(row, cost) is not None
     ]
@@ -212,6 +253,19 @@ def _pareto_charts(rows: Sequence[SchemeRow]) -> list:
             description = f"Scatter chart of {gain} against {label}: {values}. On the Pareto front: {best}."
             svgs.append(charts.pareto(points, (label, gain), f"pareto-{cost.replace('_', '-')}", description))
     return _safe(svgs)
+
+
+def _change(row: SchemeRow, reference: SchemeRow) -> str:
+    """Return the change of a scheme's score from float32's in points, with its interval."""
+    if row is reference or row.score is None or reference.score is None:
+        return ""
+    return _in_points(row.score - reference.score, row.interval)
+
+
+def _in_points(change: float, interval: Sequence[float] | None) -> str:
+    """A change in points, with its interval, for a column of a table."""
+    text = f"{100 * change:+.1f}"
+    return text if interval is None else f"{text} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
 
 
 def _on_front(row: SchemeRow, rows: Sequence[SchemeRow]) -> str:

@@ -1,7 +1,7 @@
 """Prove one converted file: judge it with the network's own outputs, give it the form that the application wants, and
 check that its answers in that form are the same. The code is the same for every task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from mobilenets_tf.answers.predictor import LiteRTNetwork, Predictor
@@ -10,12 +10,14 @@ from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.export import metadata
 from mobilenets_tf.export.forms import forms_of
-from mobilenets_tf.export.proof import evidence, judging
+from mobilenets_tf.export.proof import badge, evidence, judging
+from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.evidence import Evidence
 from mobilenets_tf.export.proof.judging import AnyComparison, Tally
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.tflite import Conversion
 from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.tflite.runtime import refused_without_delegates
 
 _FORM_IMAGES = 4  # to check the answers of the form on
 
@@ -37,7 +39,7 @@ class ImagesToUse:
 class Produced:
     """The result of the process with TensorFlow: the file's content, and all facts about the file.
 
-    files: further files for the folder, name -> content. failures: checks that failed beside the comparisons.
+    badge: the verdict. files: further files for the folder, name -> content.
     """
 
     content: bytes
@@ -45,8 +47,8 @@ class Produced:
     parity: AnyComparison
     comparison: AnyComparison | None
     evidence: Evidence
+    badge: Badge
     files: dict[str, str] = field(default_factory=dict)
-    failures: tuple[str, ...] = ()
 
 
 def prove(
@@ -61,7 +63,7 @@ def prove(
     """Judge a converted file, give it the form that was asked for, and gather its manifest and evidence.
 
     Args:
-        request: with ``source``, ``output``, ``score_threshold``, ``seed`` and ``options()``.
+        request: with ``source``, ``output``, ``score_threshold``, ``seed``, ``limits`` and ``options()``.
         converted: the file with the network's own outputs. file_name: the name of the file to be written.
         others: name -> content of other files of the network, to compare on the same images.
 
@@ -104,6 +106,10 @@ def conclude(
     form = (request.output or task.forms[0]) if task.forms else None
     final = _in_form(converted, form, subject, request.score_threshold) if form else converted
     own_files = {"float32": converted.float_content, converted.scheme: converted.content}
+    failures = (
+        *_failures_of_form(request, subject, converted.content, final.content, form, image_set),
+        *_refusals(final.content),
+    )
     return Produced(
         content=final.content,
         manifest={
@@ -115,9 +121,12 @@ def conclude(
         parity=parity,
         comparison=comparison,
         evidence=evidence.gather(subject, final, image_set, tally, own_files, request.seed, timed, shown),
+        badge=badge.decide(
+            request.source, converted.scheme, comparison, parity=parity, limits=request.limits,
+            on_calibration=images_to_use.judged_on_calibration, failures=failures,
+        ),
         files=forms_of(task).companions(file_name, form, subject) if form else {},
-        failures=_failures_of_form(request, subject, converted.content, final.content, form, image_set),
-    )
+    )  # fmt: skip
 
 
 def _in_form(converted: Conversion, form: str, subject: Subject, score_threshold: float | None) -> Conversion:
@@ -132,7 +141,7 @@ def _in_form(converted: Conversion, form: str, subject: Subject, score_threshold
 
 def _manifest(request, subject: Subject, form: str | None, final: Conversion) -> dict:
     """Return the manifest: the facts about the file and the options that were asked for."""
-    facts, options = {}, request.options()
+    facts, options = {"task": subject.task.name}, request.options()
     if form:
         facts = {
             "task": subject.task.name,
@@ -158,6 +167,12 @@ def _failures_of_form(
     if not different:
         return ()
     return (f"In the form {form!r} the file's answer is another one on {', '.join(different)}.",)
+
+
+def _refusals(content: bytes) -> Iterator[str]:
+    """Yield a sentence if LiteRT's own kernels, which run what a delegate does not take over, refuse the file."""
+    if reason := refused_without_delegates(content):
+        yield f"LiteRT's own kernels refuse the file, so it runs only where XNNPACK takes over all of it: {reason}"
 
 
 def _differing(

@@ -1,5 +1,6 @@
 """The verb ``evaluate``: score a model's answers on annotated images."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.task import class_name
 from mobilenets_tf.worker import Worker
+
+_IMAGENET = 1000
+_SHIFT_GAIN = 0.1  # of top-1, by which counting from the background has to be better
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,28 @@ def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: P
             f"({', '.join(names[:3]) or 'without names'}). Name the model's with --labels, one a line."
         )
     meter = task.meter(names or (), getattr(annotated, "void", 255))
+    # ImageNet has 1000 classes; TensorFlow's older networks have the background before them.
+    shifted = task.meter(()) if _may_begin_with_background(annotated, predictor.classes) else None
     photographs = (images.decode(path) for path in track(annotated.paths, "evaluating", progress))
     for index, answer in enumerate(predictor(photographs)):
         meter.add(answer, annotated.truth(index))
+        if shifted:
+            shifted.add(answer, annotated.truth(index) + 1)
+    if shifted and shifted.lost(meter) < -_SHIFT_GAIN:
+        warnings.warn(
+            f"{source.model} has {predictor.classes} outputs, and the annotations have the classes 0 to "
+            f"{max(annotated.labels)}. With class_index + 1 the result is {task.headline(shifted.scores())}: output 0 "
+            "seems to be the background. Add 1 to each class_index.",
+            stacklevel=2,
+        )
     return Evaluation(task.name, meter.scores(), predictor.preprocessing)
+
+
+def _may_begin_with_background(annotated, classes: int | None) -> bool:
+    """Tell whether a classifier has one output more than ImageNet has classes, and the annotations do not use the last
+    one."""
+    labels = getattr(annotated, "labels", None)
+    return classes == _IMAGENET + 1 and labels is not None and max(labels) < _IMAGENET
 
 
 def _class_names(annotated) -> list[str] | None:

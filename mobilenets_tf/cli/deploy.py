@@ -3,7 +3,18 @@
 import shlex
 from pathlib import Path
 
-from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
+from mobilenets_tf.cli.options import (
+    add_min_agreement,
+    add_model,
+    add_overwrite,
+    add_quiet,
+    add_trust_calibration,
+    display,
+    emit,
+    image_line,
+    request_of,
+)
+from mobilenets_tf.cli.predict import line_of
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
 
@@ -27,12 +38,7 @@ def add_arguments(parser):
     add_void(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--classify", metavar="PHOTO", help="try the new file on a photograph ('demo': a cat)")
-    parser.add_argument(
-        "--min-agreement", type=float, default=0.5, metavar="SHARE",
-        help="fail (exit 1) if the file agrees with the float model less than this (default 0.5): a classifier's share "
-        "of images with the same answer; a detector's mAP or a segmenter's mIoU with the float model's answers as the "
-        "truth",
-    )  # fmt: skip
+    add_min_agreement(parser, "the float model")
     parser.add_argument(
         "--max-drop", type=float, metavar="SHARE",
         help="leave as few layers in float as it takes to lose no more than this share of top-1, mAP or mIoU (0.01: "
@@ -54,6 +60,7 @@ def add_scheme(parser):
     parser.add_argument(
         "--calibration-count", type=int, metavar="N", help="use N of these images, chosen with --seed (default: all)"
     )
+    add_trust_calibration(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--per-tensor",
@@ -134,19 +141,31 @@ def _print(deployed, request):
             emit(f"    {line}")
     for line in _costs(deployed):
         emit(f"  {line}")
-    for failure in deployed.failures:
-        emit(f"  FAILED: {failure}")
+    for line in deployed.badge.lines():
+        emit(f"  {line}")
     emit(f"Report: {deployed.report}")
-    emit(f"For Android: {file}.android.md")
+    if deployed.passed:
+        emit(f"For Android: {file}.android.md")
     emit("Next:")
+    for line in _next(deployed, request):
+        emit(f"  {line}")
+
+
+def _next(deployed, request):
+    """The commands that make sense now."""
+    manifest, file = deployed.manifest, deployed.path
     images_option = f"--images {shlex.quote(request.evaluate or 'PHOTOS/')}"
     quoted = shlex.quote(str(file))
-    if manifest.get("form") is None:
-        emit(f"  mobilenets-tf verify {quoted} {request.source.options('--model')} {images_option}")
-    else:  # in which form the outputs are not the Keras model's
-        emit(f"  mobilenets-tf predict {quoted} PHOTO --out picture.png")
-    emit(f"  mobilenets-tf evaluate {quoted} --images {shlex.quote(request.evaluate or 'labels.csv')}")
-    emit(f"  adb push {quoted} /data/local/tmp/")
+    if manifest.get("form") is None and request.source.random_part != "network":
+        yield f"mobilenets-tf verify {quoted} {request.source.options('--model')} {images_option}"
+    else:  # outputs that are not the Keras model's, or a Keras model that cannot be built again
+        yield f"mobilenets-tf predict {quoted} PHOTO --out picture.png"
+    yield f"mobilenets-tf evaluate {quoted} --images {shlex.quote(request.evaluate or 'labels.csv')}"
+    if deployed.passed:
+        yield f"adb push {quoted} /data/local/tmp/"
+    elif request.source.random_part is None and deployed.manifest["calibration"]:
+        model, calibration = request.source.options(), shlex.quote(request.calibration)
+        yield f"mobilenets-tf sensitivity {model} --calibration {calibration} --out sensitivity"
 
 
 def _costs(deployed):
@@ -174,9 +193,14 @@ def _answer(deployed, photo: Path):
     manifest = deployed.manifest
     labels, grids = manifest.get("labels") or deployed.labels, (manifest.get("anchors") or {}).get("grids", ())
     reading = Reading(
-        manifest.get("task", "classify"), Preprocessing.of(manifest), tuple(labels), manifest.get("form"), tuple(grids)
+        manifest["task"],
+        Preprocessing.of(manifest),
+        tuple(labels),
+        manifest.get("form"),
+        tuple(grids),
+        tuple(output["kind"] for output in manifest["outputs"] if "kind" in output),
     )
     rows = ask(ModelSource(deployed.path), reading, photo, top=3)
     emit(f"{photo.name}:" if rows else f"{photo.name}: nothing that scores 0.5 or more")
     for row in rows[:3]:
-        emit(f"  {row.get('score', row.get('share')):.1%}  {row['name']}")
+        emit(line_of(row))

@@ -16,8 +16,10 @@ def add_model(parser, flag: str | None = None) -> None:
     else:
         parser.add_argument("model", help=text)
     parser.add_argument(
-        "--weights", help="a tag such as imagenet, or a weight file (default: random; for train see --recipe)"
-    )
+        "--weights",
+        help="a tag such as imagenet, or a weight file; random for random weights, which are also what you get, with a "
+        "warning, if you leave the option out (for train see --recipe)",
+    )  # fmt: skip
     add_size(parser)
     parser.add_argument("--classes", type=int, help="number of classes (default: the network's; train: of --data)")
     add_input(parser)
@@ -73,6 +75,25 @@ def _values(cls, arguments) -> dict:
     """The options that are called like fields of a dataclass; lists as tuples."""
     given = {field.name: getattr(arguments, field.name) for field in fields(cls) if hasattr(arguments, field.name)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def add_trust_calibration(parser) -> None:
+    """--trust-calibration."""
+    parser.add_argument(
+        "--trust-calibration", action="store_true",
+        help="the calibration images are meant to be as they are: only warn if most of them are noise, constant or "
+        "copies, or look normalised twice",
+    )  # fmt: skip
+
+
+def add_min_agreement(parser, reference: str) -> None:
+    """--min-agreement with a reference."""
+    parser.add_argument(
+        "--min-agreement", type=float, default=0.8, metavar="SHARE",
+        help=f"fail (exit 1) if a file agrees with {reference} less than this share, 0 to 1 (default 0.8): a "
+        "classifier's share of images with the same answer; a detector's mAP or a segmenter's mIoU with the answers of "
+        f"{reference} as the truth; on annotated images also the share of its score that a file keeps",
+    )  # fmt: skip
 
 
 def add_quiet(parser) -> None:

@@ -8,6 +8,7 @@ from mobilenets_tf.cli.options import (
     add_overwrite,
     add_quiet,
     add_threads,
+    add_trust_calibration,
     display,
     emit,
     image_line,
@@ -45,6 +46,7 @@ def add_arguments(parser):
     )  # fmt: skip
     add_input_form(parser)
     add_output_form(parser)
+    add_trust_calibration(parser)
     add_void(parser)
     parser.add_argument("--calibration-count", type=int, default=128, metavar="N", help="images to choose ranges from")
     parser.add_argument("--seed", type=int, default=0)
@@ -64,14 +66,15 @@ def run(arguments):
     if known := Preprocessing.of(tuned.manifest):
         emit(image_line(known.described()))
     tuning = tuned.manifest["fine_tuning"]
-    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge; weights of epoch "
-         f"{tuning['best_epoch']} of {len(tuning['validation_accuracies']) - 1}")  # fmt: skip
+    emit(f"  {tuning['training_images']} images to train, {tuned.fine_tuned.images} to judge")
+    emit(f"  {tuned.outcome}")
     for line in tuned.lines():
         emit(f"  {line}")
-    for failure in tuned.failures:
-        emit(f"  FAILED: {failure}")
+    for line in tuned.badge.lines():
+        emit(f"  {line}")
     emit(f"Report: {tuned.report}")
-    emit(f"For Android: {tuned.path}.android.md")
+    if tuned.passed:
+        emit(f"For Android: {tuned.path}.android.md")
     emit("Next:")
     judged = shlex.quote(arguments.validation or arguments.images)
     emit(f"  mobilenets-tf evaluate {shlex.quote(str(tuned.path))} --images {judged}")

@@ -3,9 +3,11 @@
 from mobilenets_tf.cli.deploy import add_input_form, add_output_form, add_void
 from mobilenets_tf.cli.options import (
     add_json,
+    add_min_agreement,
     add_model,
     add_overwrite,
     add_quiet,
+    add_trust_calibration,
     display,
     emit,
     image_line,
@@ -31,6 +33,7 @@ def add_arguments(parser):
         "--calibration", metavar="CSV_OR_DIR",
         help="100 to 500 images of the kind the app will meet; 'demo' takes scikit-image's few for a first try",
     )  # fmt: skip
+    add_trust_calibration(parser)
     parser.add_argument("--calibration-count", type=int, metavar="N", help="use N of them, chosen with --seed")
     parser.add_argument(
         "--evaluate", metavar="CSV_OR_DIR",
@@ -40,10 +43,7 @@ def add_arguments(parser):
     add_output_form(parser)
     add_void(parser)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--min-agreement", type=float, default=0.5, metavar="SHARE",
-        help="fail (exit 1) if a file gives the float model's answer on fewer images than this (default 0.5)",
-    )  # fmt: skip
+    add_min_agreement(parser, "the float model")
     parser.add_argument("--calls", type=int, default=50, metavar="N", help="time each file N times (default 50)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="for the timing (default 1)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
@@ -59,7 +59,9 @@ def run(arguments):
         written = report(request_of(ReportRequest, arguments), progress)
     if arguments.json:
         rows = [row.as_dict() for row in written.rows]
-        emit(to_json({"report": str(written.path), "failures": written.failures, "schemes": rows}).rstrip())
+        badges = {name: badge.facts()["badge"] for name, badge in written.badges.items()}
+        document = {"report": str(written.path), "failures": written.badge.failures, "badges": badges, "schemes": rows}
+        emit(to_json(document).rstrip())
     else:
         _print(written)
     return 0 if written.passed else 1
@@ -74,6 +76,10 @@ def _print(written):
         size = f"{row.bytes / 1e6:>6.2f} MB"
         emit(f"{row.scheme:<14} {size}  {score:>{width}}  {row.agreement:>9.1%}  {row.median_ms:>6.2f} ms")
     emit(image_line(written.preprocessing.described()))
-    for failure in written.failures:
-        emit(f"FAILED: {failure}")
+    for name, badge in written.badges.items():
+        first, *others = badge.lines()
+        emit(f"{name}: {first}")
+        for line in others:
+            emit(f"  {line}")
+    emit(written.badge.headline)
     emit(f"Report: {written.path}")

@@ -2,7 +2,16 @@
 
 from dataclasses import fields
 
-from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, model_source, request_of
+from mobilenets_tf.cli.options import (
+    add_json,
+    add_min_agreement,
+    add_model,
+    add_quiet,
+    display,
+    emit,
+    model_source,
+    request_of,
+)
 from mobilenets_tf.files import to_json
 from mobilenets_tf.modelsource import ModelSource
 
@@ -24,11 +33,7 @@ def add_arguments(parser):
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images (default 0)")
     parser.add_argument("--threads", type=int, default=2, help="threads of LiteRT (default 2)")
-    parser.add_argument(
-        "--min-agreement", type=float, default=0.5, metavar="SHARE",
-        help="fail (exit 1) if the file agrees with Keras less than this (default 0.5): a classifier's share of images "
-        "with the same answer; a detector's mAP or a segmenter's mIoU with Keras' answers as the truth",
-    )  # fmt: skip
+    add_min_agreement(parser, "the Keras model")
     parser.add_argument(
         "--arm64", action="store_true",
         help="compare what the file computes on emulated arm64 cores with what it computes here: integer files have to "
@@ -73,15 +78,14 @@ def _print(arguments, verified) -> None:
         if arguments.arm64:
             rows = [core.as_dict() for core in cores]
             document["arm64"] = {"versions": verified.versions, "cores": rows, "remark": NOT_PROVED}
+        if comparison:
+            document |= {"model": verified.model} | verified.badge.facts()
         emit(to_json(document | {"passed": verified.passed}))
         return
     if comparison:
-        emit(f"{arguments.file} against {arguments.model}")
-        for line in comparison.lines():
+        emit(f"{arguments.file} against {verified.model}")
+        for line in (*comparison.lines(), *verified.badge.lines()):
             emit(f"  {line}")
-        if not verified.agreed:
-            wanted = f"at least {arguments.min_agreement:.1%} were asked for"
-            emit(f"  FAILED: {comparison.agreement:.1%} agree; {wanted}")
     if arguments.arm64:
         versions = ", ".join(f"{name} {version}" for name, version in verified.versions.items())
         on = f"{cores[0].samples} images" if arguments.images else f"{cores[0].samples} random inputs"

@@ -67,7 +67,7 @@ def freeze(model: "keras.Model") -> FrozenGraph:
         inputs=tuple(tensor.op.name for tensor in frozen.inputs),
         outputs=tuple(tensor.op.name for tensor in frozen.outputs),
         input_names=tuple(tensor.name for tensor in functional.inputs),
-        output_names=_unique(functional.output_names),
+        output_names=output_names(model),
         layers=tuple(layer.name for layer in model._flatten_layers(include_self=False)),
     )
     # Tracing leaves objects that take several times the model's size and refer to each other: collect them now.
@@ -116,6 +116,22 @@ def check_exportable(model: "keras.Model") -> None:
                 f"The input {tensor.name!r} has shape {tensor.shape}: a phone needs every side fixed. Build the model "
                 "with a full input_shape, for example (224, 224, 3)."
             )
+
+
+def output_names(model: "keras.Model") -> tuple[str, ...]:
+    """Name the outputs of a functional or sequential Keras model: the keys of a dict, else the last layers' names.
+
+    Names that occur twice are numbered, since the signature of a file needs two.
+    """
+    import keras
+
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    struct = functional._outputs_struct
+    names = functional.output_names
+    if isinstance(struct, dict):
+        # A dict is flattened in the order of its keys; what stands inside of a key's value has the key before its name.
+        names = [key for key in sorted(struct) for _ in keras.tree.flatten(struct[key])]
+    return _unique(names)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

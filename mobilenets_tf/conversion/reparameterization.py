@@ -106,6 +106,7 @@ class _Unit:
         fused = type(main).from_config(config)
         fused.build_from_config(main.get_build_config())
         fused.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
+        fused.trainable = any(layer.trainable_weights for layer in self.layers)
         return lambda tensors: fused(_first(tensors))
 
     def _embed(self, kernel: np.ndarray, model: "keras.Model") -> np.ndarray:

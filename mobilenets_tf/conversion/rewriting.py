@@ -43,6 +43,7 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
         raise RequestError(
             f"{model.name!r} is a {type(model).__name__}; only functional and sequential models can be rebuilt."
         )
+    trainable = model.trainable
     if isinstance(model, keras.Sequential):  # its graph, under its name
         model = keras.Model(model.inputs, model.outputs, name=model.name)
     replacements = {id(layer): function for layer, function in replacements_of(model).items()}
@@ -56,7 +57,9 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
         if share or not isinstance(layer, keras.Layer):  # a bare operation has no state
             return layer
         try:
-            copies.append((layer, type(layer).from_config(layer.get_config())))
+            # The layer is in this process already, so the code that a Lambda has is trusted.
+            with keras.src.saving.serialization_lib.SafeModeScope(False):
+                copies.append((layer, type(layer).from_config(layer.get_config())))
         except Exception as error:  # the layer's own code may raise anything
             raise RequestError(
                 f"The layer {layer.name!r} ({type(layer).__name__}) cannot be copied: {str(error).splitlines()[0]}"
@@ -71,7 +74,18 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
     rebuilt = keras.models.clone_model(model, clone_function=copy, call_function=call)
     for layer, twin in copies:  # the copies have been called, and so have been built
         twin.set_weights(layer.get_weights())
+        _copy_flags(layer, twin)
+    # Not the setter, which would also change the layers inside: they have their own flags, or are the model's own.
+    rebuilt._trainable = trainable
     return rebuilt
+
+
+def _copy_flags(layer: "keras.Layer", twin: "keras.Layer") -> None:
+    """Give a copy of a layer the layer's flags ``trainable``: those of its variables and of layers inside it too."""
+    for one, other in zip(layer.weights, twin.weights, strict=True):
+        other.trainable = one.trainable
+    for one, other in zip(layer._flatten_layers(), twin._flatten_layers(), strict=True):
+        other._trainable = one.trainable
 
 
 def _is_graph(layer: object) -> bool:

@@ -145,7 +145,7 @@ def find_boxes(spec: str | os.PathLike[str], classes: Sequence[str] = (), progre
     Raises:
         RequestError: the folder or file does not exist; an image has no annotation or an annotation no image; a file is
             not VOC's or COCO's; a class is unknown; an image has another size than its annotation says; a box is
-            outside of its image.
+            outside of its image; all boxes are shares of their images rather than pixels.
     """
     path, classes = Path(spec), tuple(classes)
     check_names(classes)
@@ -160,12 +160,27 @@ def find_boxes(spec: str | os.PathLike[str], classes: Sequence[str] = (), progre
     names = classes or names
     if not names:
         raise RequestError(f"There is no object in {path}, so there is nothing to detect.")
+    _refuse_shares(path, annotated)
     indices = {name: index for index, name in enumerate(names)}
     left_out: list[str] = []
     boxes = tuple(_boxes(image, indices, left_out) for image in track(annotated, "checking boxes", progress))
     if left_out:
         warnings.warn(f"Boxes without area are left out, {len(left_out)}: {first_few(left_out)}", stacklevel=2)
     return BoxedImages(tuple(image.image for image in annotated), boxes=boxes, class_names=names)
+
+
+def _refuse_shares(path: Path, annotated: Sequence[_AnnotatedImage]) -> None:
+    """Refuse boxes that are given as shares of the image.
+
+    Raises:
+        RequestError: every box fits into one pixel.
+    """
+    objects = [each for image in annotated for each in image.objects]
+    if objects and all(-_OVERHANG <= value <= 1 + _OVERHANG for each in objects for value in each.corners):
+        raise RequestError(
+            f"All {len(objects)} boxes of {path} lie between 0 and 1, such as {_description(objects[0])}. They look "
+            "like shares of the image: multiply them by its width and height, corners are in pixels."
+        )
 
 
 def _boxes(annotated: _AnnotatedImage, indices: dict[str, int], left_out: list[str]) -> Boxes:

@@ -114,6 +114,27 @@ class Runner:
             yield self(sample)[0][0]
 
 
+def refused_without_delegates(content: bytes) -> str | None:
+    """Return why LiteRT's own kernels refuse a file that they alone are to run, without XNNPACK; None if they run it.
+
+    Args:
+        content: of a file that is known to be sound.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    try:
+        interpreter = Interpreter(
+            model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
+        interpreter.allocate_tensors()
+        for details in interpreter.get_input_details():
+            interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
+        interpreter.invoke()
+    except (ValueError, RuntimeError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
 def execution_plan(interpreter: "Interpreter") -> dict[str, int]:
     """Count how often each op runs in an interpreter; see ``Runner.execution_plan``."""
     # LiteRT also lists the ops that a delegate took over, before the delegate. So the last node that is listed for a

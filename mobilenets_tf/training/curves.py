@@ -5,7 +5,7 @@ All are made of the rows of ``loop.run``, a row for each epoch.
 
 from pathlib import Path
 
-from mobilenets_tf.drawing import drawing, to_svg
+from mobilenets_tf.drawing import ACCENT, FAINT, drawing, finish, to_svg
 
 # The shares in a row, for people.
 MEASURES = {
@@ -19,7 +19,7 @@ MEASURES = {
     "val_miou": "validation mIoU",
     "val_pixels": "pixels",
 }
-_COLOURS = {"training": "#9a9ca0", "validation": "#1f5fa8"}
+_COLOURS = {"training": FAINT, "validation": ACCENT}
 # By the metric that a task is judged with: the name of the second panel, and the key of its line of training batches.
 _ACCURACIES = {
     "val_top1": ("top-1", "top1"),
@@ -72,18 +72,19 @@ def draw(rows: list[dict], metric: str, title: str) -> str:
 
     name, training = _ACCURACIES[metric]
     panels = {"loss": ("loss", "val_loss"), name: (training, metric), "learning rate": ("rate", None)}
-    epochs = [row["epoch"] for row in rows]
+    epochs, lines = [row["epoch"] for row in rows], {}
     with drawing():
-        figure = Figure(figsize=(9, 2.8), layout="constrained")
+        figure = Figure(figsize=(9, 3), layout="constrained")
         for axes, (name, keys) in zip(figure.subplots(1, 3), panels.items(), strict=True):
             for (label, colour), key in zip(_COLOURS.items(), keys, strict=True):
                 if values := [row[key] for row in rows if key in row]:
-                    axes.plot(epochs[-len(values) :], values, "o-", color=colour, markersize=3, label=label)
-            axes.set_title(name, loc="left")
-            axes.set_xlabel("epoch")
+                    (line,) = axes.plot(epochs[-len(values) :], values, "o-", color=colour, markersize=3)
+                    lines.setdefault(label, line)
+            axes.set_title(name)
+            finish(axes, "epoch", " ")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        loss, accuracy, _ = figure.axes
-        accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        loss.legend(frameon=False)
+        # As many digits as it takes to tell the ticks apart.
+        figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         figure.suptitle(title, x=0.01, ha="left")
+        figure.legend(lines.values(), lines.keys(), loc="outside upper right", ncols=2)
         return to_svg(figure)

@@ -157,7 +157,7 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     cluster.workers()
     request = replace(request, task=_task(request))
     source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
-    source.check()
+    source.check(to_train=True)
     request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
     files.check_folder(Path(request.out))

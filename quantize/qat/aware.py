@@ -7,11 +7,13 @@ and the file follow one plan and compute alike, they give the same answers. Batc
 weights from the start; with ``thaw_norms`` it follows its batches for some epochs (live_norms.py). See README.md.
 """
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import keras
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from mobilenets_tf.conversion.convert import float_file
@@ -25,9 +27,19 @@ from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.quantize.post_training import PreparedModel, Recipe, prepare
 from mobilenets_tf.quantize.qat import tfmot_scheme
-from mobilenets_tf.quantize.qat.keras_graph import Interpreter, OperatorLayer, fused_activation, to_tflite_weights
+from mobilenets_tf.quantize.qat.compiling import CompiledModel
+from mobilenets_tf.quantize.qat.integer_arithmetic import not_converted
+from mobilenets_tf.quantize.qat.keras_graph import (
+    DropoutLayer,
+    Interpreter,
+    OperatorLayer,
+    fused_activation,
+    to_tflite_weights,
+)
+from mobilenets_tf.quantize.qat.keras_training import Dropped, InTraining, in_training
 from mobilenets_tf.quantize.qat.live_norms import LiveNorm, output_moments
-from mobilenets_tf.quantize.qat.trained_weights import give_back, traits
+from mobilenets_tf.quantize.qat.trained_weights import Trait, find_origins, give_back, kept, traits
+from mobilenets_tf.quantize.qat.unrolling import unrolled
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.steps import rounding
 from mobilenets_tf.tflite import flatbuffer
@@ -36,9 +48,13 @@ from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
 # Ops that only move values: their layers give levels for levels without knowing the scale.
-_MOVES = {"PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "SPLIT", "SPLIT_V", "CONCATENATION"}
+_MOVES = {
+    "PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "SPLIT", "SPLIT_V", "PACK", "UNPACK",
+    "CONCATENATION",
+}  # fmt: skip
 # Ops that turn logits into probabilities.
 _PROBABILITIES = {"SOFTMAX", "LOGISTIC"}
+_OWN_LAYERS = {"OperatorLayer": OperatorLayer, "DropoutLayer": DropoutLayer}
 _MOMENT_SAMPLES = 32  # calibration samples on which the first statistics of live normalisations are measured
 
 
@@ -46,7 +62,9 @@ class Aware:
     """A model in training for int8; ``quantize_aware`` makes it.
 
     float_model: the tf_keras model, nothing rounded; it has the outputs of the Keras 3 model.
-    model: the same model computing in integers. Compile and fit this one, or call ``fine_tune``.
+    model: the same model computing in integers. Compile and fit this one, or call ``fine_tune``. ``compile`` takes the
+        optimizers, losses and metrics of Keras 3 as well as those of tf_keras; callbacks for ``fit`` are tf_keras'. Its
+        ``trainable_variables`` are the weights that the Keras 3 model trains, and the ends of the ranges.
     float_logits, logits: models of the same layers, for losses. Where an output is the result of a last softmax or
         sigmoid, they give the logits that this op reads, rounded as it reads them. A loss of probabilities would have
         to bound their logarithm, and would learn nothing where rounding makes a wrong probability 1.
@@ -64,18 +82,42 @@ class Aware:
         per_tensor: bool,
         image: ImageInput | None = None,
     ):
-        self._source, self._prepared, self._per_tensor, self._image = source, prepared, per_tensor, image
+        self._source, self._per_tensor, self._image = source, per_tensor, image
         self.post_training = post_training
         self.float_content = prepared.uncorrected
-        biasless, normalized = traits(source, prepared.model)
-        moments = output_moments(prepared.model, sorted(normalized), prepared.samples[:_MOMENT_SAMPLES])
-        self.float_model, self.float_logits = _Builder(prepared, names, biasless, moments, per_tensor).float_models()
-        builder = _Builder(prepared, names, biasless, moments, per_tensor)
+        self._names = names
+        origins = find_origins(source, prepared.model, names)
+        found = traits(source, prepared.model, names, origins)
+        self._prepared = prepared = _with_biases(prepared, found)
+        normalized = [place for place, trait in found.items() if trait.normalized]
+        moments = output_moments(prepared.model, normalized, prepared.samples[:_MOMENT_SAMPLES])
+        self.float_model, self.float_logits = _Builder(prepared, names, found, moments, per_tensor).float_models()
+        extras = in_training(source, origins)
+        if still := kept(source, names, origins, found):
+            warnings.warn(
+                f"Training keeps these weights as they are, since the file has them inside of other values: "
+                f"{', '.join(map(repr, still[:5]))}{f' and {len(still) - 5} more' if still[5:] else ''}.",
+                stacklevel=3,
+            )
+        builder = _Builder(prepared, names, found, moments, per_tensor, extras)
         self.model, self.logits, self._factors, self._norms = builder.aware_models()
         self._weighted = builder.weighted
+        for place, trait in found.items():
+            moves = (trait.kernel, trait.bias)
+            layer = self._layer(self._weighted[place])
+            weights = tfmot_scheme.weights_of(layer)
+            tfmot_scheme.freeze(layer, [weight for weight, moved in zip(weights, moves, strict=False) if not moved])
+            self._regularise(weights[0], extras.get(place, InTraining()))
         graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
         writer = graph.writer.get(graph.outputs[0])
         self.ends_in_softmax = writer is not None and graph.name(writer) == "SOFTMAX"
+
+    def _regularise(self, kernel: tf.Variable, extras: InTraining) -> None:
+        """Let training apply the Keras layer's regulariser and constraint to a kernel."""
+        if extras.penalty:
+            self.model.add_loss(lambda: extras.penalty(kernel))
+        if extras.constraint:
+            kernel._constraint = extras.constraint  # which optimizers apply after each step
 
     def thaw_norms(self) -> None:
         """Let every BatchNormalization that was folded normalise by its batches again in training."""
@@ -120,9 +162,9 @@ class Aware:
             )
         model = rebuild(self._source, lambda part: {})
         trained = self.trained_graph()
-        give_back(model, self._prepared.model, trained)
+        give_back(model, self._prepared.model, trained, self._names)
         sample = self._prepared.samples[0]
-        answers = keras.tree.flatten(model.predict_on_batch(sample))
+        answers = keras.tree.flatten(model.predict_on_batch(keras.tree.pack_sequence_as(model._inputs_struct, sample)))
         for answer, expected in zip(answers, Runner(trained)(*sample), strict=True):
             if not np.allclose(answer, expected, rtol=0, atol=1e-3 * np.abs(expected).max()):
                 raise RequestError(
@@ -144,18 +186,35 @@ class Aware:
                 flatbuffer.replace_constant(tree, operator, WEIGHTED[op].bias, bias[0])
         return flatbuffer.write(tree)
 
+    def _layer(self, name: str) -> tf_keras.layers.Layer:
+        """Find a layer of the graph in ``model``, wrapped unless it is in a float island."""
+        wrapped = f"quant_{name}"
+        return self.model.get_layer(wrapped if any(layer.name == wrapped for layer in self.model.layers) else name)
+
     def _weights(self, name: str) -> list[np.ndarray]:
-        """Give the kernel and the bias of a layer. Layers of float islands are not wrapped."""
-        try:
-            wrapper = self.model.get_layer(f"quant_{name}")
-        except ValueError:
-            return self.model.get_layer(name).get_weights()
-        # The layer's own attributes hold the rounded values.
-        weights = [variable for variable, _, _ in wrapper._weight_vars]
+        """Give the kernel and the bias of a layer."""
+        weights = tfmot_scheme.weights_of(self._layer(name))
         norm = self._norms.get(name)
         if norm and norm.live:
             weights = [norm.kernel(weights[0]), norm.bias(weights[1])]
         return [values.numpy() for values in weights]
+
+
+def _with_biases(prepared: PreparedModel, found: dict[int, Trait]) -> PreparedModel:
+    """Give the operators a bias whose layers have one: the converter leaves out what is zero."""
+    tree = flatbuffer.read(prepared.model)
+    graph = flatbuffer.Graph(tree)
+    for place, trait in found.items():
+        operator = graph.operators[place]
+        position = WEIGHTED[graph.name(operator)].bias
+        inputs = [*operator.inputs, *[-1] * (position + 1 - len(operator.inputs))]
+        if trait.bias and inputs[position] < 0:
+            outputs = graph.shape(operator.outputs[0])[-1]
+            name = f"{graph.tensors[operator.outputs[0]].name.decode()}/bias"
+            inputs[position] = flatbuffer.add_constant(tree, name, np.zeros(outputs, np.float32))
+            operator.inputs = inputs
+    model = flatbuffer.write(tree)
+    return replace(prepared, model=model, uncorrected=model)
 
 
 def quantize_aware(
@@ -172,8 +231,7 @@ def quantize_aware(
     Args:
         model: any functional or sequential Keras 3 model that ``to_tflite`` converts, or a registry name or a path.
             Nested models are fine; the training form of MobileOne is folded first.
-        calibration: a ``Calibration``, an array (N, ...) or an iterable of samples, preprocessed as the model wants
-            them. The ranges with which training begins come from them.
+        calibration: as in ``export.to_tflite``. The ranges with which training begins come from them.
         scheme: "int8" or "int8_float_io".
         recipe: the steps of post-training quantisation with which training begins; None for the default. Its
             ``per_tensor`` is for chips with one scale for all channels of a layer's weights. Weights are rounded to the
@@ -193,7 +251,7 @@ def quantize_aware(
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
     with Worker() as worker:
-        graph, content = float_file(model, worker)
+        graph, content = float_file(unrolled(model), worker)
     content = image.begin(content, folded=False) if image else content
     recipe = recipe or Recipe()
     post_training = prepare(content, scheme, calibration, recipe, progress, exact_border=True)
@@ -204,10 +262,24 @@ def quantize_aware(
     return Aware(fold(model, share=True), prepared, post_training.write(), names, recipe.per_tensor, image)
 
 
+def _without_bias(model: bytes, found: dict[int, Trait]) -> set[int]:
+    """Find the operators whose bias is zero and stays so: convolutions have one in the graph in any case."""
+    graph = flatbuffer.Graph(flatbuffer.read(model))
+    places = set()
+    for place, trait in found.items():
+        operator = graph.operators[place]
+        position = WEIGHTED[graph.name(operator)].bias
+        has_bias = len(operator.inputs) > position and operator.inputs[position] >= 0
+        if has_bias and not trait.bias and not graph.constant(operator.inputs[position]).any():
+            places.add(place)
+    return places
+
+
 class _Builder:
     """Connects the layers of a prepared model's graph, plain or annotated for tfmot.
 
-    prepared: the model. names: the layer name of each operator. biasless: places of operators whose bias stays zero.
+    prepared: the model. names: the layer name of each operator. found: the traits of operators with weights.
+    extras: what training does besides, by the places of operators with weights.
     moments: place of an operator -> mean and variance of its layer's outputs, where a normalisation can be live.
     weighted: place of an operator with weights -> the name of its tf_keras layer.
     """
@@ -216,32 +288,37 @@ class _Builder:
         self,
         prepared: PreparedModel,
         names: list[str],
-        biasless: set[int],
+        found: dict[int, Trait],
         moments: dict[int, tuple[np.ndarray, np.ndarray]],
         per_tensor: bool,
+        extras: Mapping[int, InTraining] | None = None,
     ):
-        self._interpreter = Interpreter(flatbuffer.read(prepared.model), names, biasless)
-        self._moments = moments
+        self._extras = extras or {}
+        self._interpreter = Interpreter(flatbuffer.read(prepared.model), names, _without_bias(prepared.model, found))
+        self._traits, self._moments = found, moments
         self._graph = self._interpreter.graph
         self._plan, self._prepared, self._per_tensor = prepared.plan(), prepared, per_tensor
         self.weighted: dict[int, str] = {}
         self._weights: list[tuple] = []  # (layer, its weights)
+        self._plain: dict[int, object] = {}  # place of the first operator with shared weights -> its float layer
         # Tensor -> the Keras tensor that its op gives, and the tensors whose op gives levels.
         self._home: dict[int, object] = {}
         self._integer_homes: set[int] = set()
         # (tensor, the tensor whose form is meant or None for real values) -> the Keras tensor in that form.
         self._converted: dict[tuple[int, int | None], object] = {}
 
+    @not_converted
     def float_models(self) -> tuple[tf_keras.Model, tf_keras.Model]:
         """Make the model with nothing rounded, and the model that gives its logits."""
         return self._models(self._connect(annotated=False))
 
+    @not_converted
     def aware_models(self) -> tuple[tf_keras.Model, tf_keras.Model, dict[int, dict], dict[str, LiveNorm]]:
         """Make the model that computes in integers, and the model that gives its logits.
 
         Returns also the factors of the trained ranges by root tensor, and the normalisations by layer name.
         """
-        whole, ranges, norms = tfmot_scheme.apply(self._connect(annotated=True), {"OperatorLayer": OperatorLayer})
+        whole, ranges, norms = tfmot_scheme.apply(self._connect(annotated=True), _OWN_LAYERS)
         return *self._models(whole), {int(group): trained.factors for group, trained in ranges.items()}, norms
 
     def _models(self, whole: tf_keras.Model) -> tuple[tf_keras.Model, tf_keras.Model]:
@@ -251,7 +328,7 @@ class _Builder:
         logits = [
             answer if self._logits_of(end) is None else next(others) for end, answer in zip(ends, answers, strict=True)
         ]
-        return tf_keras.Model(whole.inputs, answers, name=whole.name), tf_keras.Model(whole.inputs, logits)
+        return CompiledModel(whole.inputs, answers, name=whole.name), tf_keras.Model(whole.inputs, logits)
 
     def _logits_of(self, end: int) -> int | None:
         """Return the tensor that the softmax or sigmoid before an output reads; None where there is no such op."""
@@ -294,15 +371,35 @@ class _Builder:
                 owner = operator.outputs[0] if (place, position) in self._plan.demanded else index
                 values.append(self._read(index, owner if integer else None))
                 owners.append(owner)
+        extras = self._extras.get(place, InTraining())
+        values[:1] = [self._drop(value, extras.dropped_inputs, integer) for value in values[:1]]
         for layer, weights, output in self._interpreter.layers(place):
             if weights:
+                layer = layer if integer else self._shared_layer(place, layer)
                 self.weighted[place] = layer.name
                 self._weights.append((layer, weights))
             config = self._config(place, owners, output, layer, weighted=bool(weights)) if integer else None
             called = tfmot_scheme.annotate(layer, config) if config else layer
-            self._home[output] = called(values if len(values) > 1 else values[0])
+            result = called(values if len(values) > 1 else values[0])
+            self._home[output] = self._drop(result, extras.dropped_outputs, integer)
             if integer:
                 self._integer_homes.add(output)
+
+    def _drop(self, value, dropped: Sequence[Dropped], levels: bool):
+        """Connect dropouts to a Keras tensor."""
+        for each in dropped:
+            name = self._interpreter.unique("dropout")
+            value = DropoutLayer(each.rate, each.noise_shape, each.seed, levels, name=name)(value)
+        return value
+
+    def _shared_layer(self, place: int, layer):
+        """Give the float layer of a set of weights, if the same layer of the Keras model made another operator too."""
+        trait = self._traits[place]
+        if trait.shared is None or not trait.shares_bias:
+            return layer
+        first = self._plain.setdefault(trait.shared, layer)
+        same = first.get_config() | {"name": layer.name} == layer.get_config()
+        return first if same else layer
 
     def _config(self, place: int, owners: list[int], output: int, layer, weighted: bool):
         """Describe how a layer computes in integers; None for a layer that only moves levels."""
@@ -316,9 +413,15 @@ class _Builder:
             result=self._range_of(output),
             weights={"per_tensor": self._per_tensor, "kind": type(layer).__name__} if weighted else None,
             norm=self._norm_of(place, layer) if weighted else None,
+            shared=self._shared(place) if weighted else (None, None),
             activation=activation,
             only_at_inference=output not in self._plan.roots and self._graph.is_output(output),
         )
+
+    def _shared(self, place: int) -> tuple[str | None, str | None]:
+        trait = self._traits[place]
+        name = None if trait.shared is None else f"kernel{trait.shared}"
+        return name, f"bias{trait.shared}" if trait.shares_bias else None
 
     def _norm_of(self, place: int, layer) -> dict | None:
         if place not in self._moments or isinstance(layer, tf_keras.layers.Conv2DTranspose):

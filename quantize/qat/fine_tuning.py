@@ -1,8 +1,10 @@
 """Quantisation-aware fine-tuning: it stops early, keeps the best weights and can be resumed (``training.loop``)."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +13,8 @@ import tf_keras
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.qat.aware import Aware
+from mobilenets_tf.quantize.qat.integer_arithmetic import not_converted
+from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.training import checkpoints, loop
 from mobilenets_tf.training.objectives.objective import Objective, Teacher, soft_cross_entropy, training_loss
 
@@ -24,10 +28,30 @@ class FineTuning:
     accuracies: on the validation data, before the first epoch and after each; the scores of ``validation`` where that
         is a function.
     best_epoch: the epoch whose weights were kept; 0 for the weights before training.
+    post_training: the same of the file of post-training quantisation, ``Aware.post_training``.
     """
 
     accuracies: tuple[float, ...]
     best_epoch: int
+    post_training: float
+
+    @property
+    def gained(self) -> bool:
+        """Whether the fine-tuned file is the one to keep: better than that of post-training quantisation, or as good
+        after some training."""
+        best = self.accuracies[self.best_epoch]
+        return best > self.post_training or (best == self.post_training and self.best_epoch > 0)
+
+    @property
+    def outcome(self) -> str:
+        """What was gained, a sentence."""
+        best = f"{self.accuracies[self.best_epoch]:.1%}"
+        epochs = len(self.accuracies) - 1
+        weights = f"the weights of epoch {self.best_epoch} of {epochs}"
+        if self.best_epoch == 0:
+            weights = f"the weights before training, which none of {epochs} epochs improved"
+        against = f"{best} with {weights}, against {self.post_training:.1%} of post-training quantisation"
+        return f"Fine-tuning gained: {against}." if self.gained else f"Fine-tuning gained nothing: {against}."
 
 
 def fine_tune(
@@ -44,7 +68,8 @@ def fine_tune(
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
 ) -> FineTuning:
-    """Train a network with its rounding in place; afterwards ``aware.model`` has the best weights.
+    """Train a network with its rounding in place; afterwards ``aware.model`` has the best weights. Warn if these are
+    worse than what post-training quantisation gave: ``aware.post_training`` is the file to use then.
 
     The learning rate falls to zero along a cosine. Good values are a hundredth of the rate with which the network was
     trained: with Adam, which is used here, 1e-4 to 1e-5 for weights that are good already, and up to 1e-3 where
@@ -53,7 +78,9 @@ def fine_tune(
     Args:
         aware: the model, see ``quantize_aware``.
         training: a ``tf.data.Dataset`` of known length of batches (images, targets), the images preprocessed as for the
-            model. The targets are class indices, or those of ``objective.targets``.
+            model. The targets are class indices, or those of ``objective.targets``. For a network with several outputs:
+            class indices for each output, in a tuple, or for the first output only; the others then learn to stay as
+            the float model's are.
         validation: such a dataset, on which the share of right answers is measured; or a function that gives a score
             for a function which takes images and gives the model's outputs as the file would.
         epochs: how many at most.
@@ -73,13 +100,16 @@ def fine_tune(
         progress: called with the epoch and its steps.
 
     Raises:
-        RequestError: an option is out of range, or the loss became NaN.
+        RequestError: an option is out of range, the targets are not those of the model's outputs, or the loss became
+            NaN.
     """
     steps = int(training.cardinality())
     if steps < 1:
         raise RequestError("The training data is empty or does not know its length.")
     options = FineTuningOptions(epochs, learning_rate, patience, distill, freeze_norms_after)
-    return fine_tune_steps(
+    if objective is None:
+        _check_targets(aware, training)
+    tuning = fine_tune_steps(
         aware,
         lambda first: training.repeat().skip(first % steps),
         steps,
@@ -89,6 +119,13 @@ def fine_tune(
         progress,
         objective,
     )
+    if not tuning.gained:
+        warnings.warn(
+            f"{tuning.outcome} Use aware.post_training, or train with more images, more epochs or another "
+            f"learning_rate than {learning_rate:g}.",
+            stacklevel=2,
+        )
+    return tuning
 
 
 @dataclass(frozen=True)
@@ -149,10 +186,10 @@ def fine_tune_steps(
         course, best = loop.Course(**about["progress"]), _Best(about["accuracies"], about["best_epoch"], weights)
         tuned.restore(arrays, course.step)
     else:
-        course, best = loop.Course(), _Best([tuned.judge(validation)], 0, aware.model.get_weights())
+        course, best = loop.Course(), _Best([tuned.judge(validation, tuned.answer)], 0, aware.model.get_weights())
 
     def judge() -> dict[str, float]:
-        best.note(tuned.judge(validation), aware.model)
+        best.note(tuned.judge(validation, tuned.answer), aware.model)
         return {goal.metric: best.accuracies[-1]}
 
     def save(course) -> None:
@@ -173,10 +210,16 @@ def fine_tune_steps(
         path.unlink(missing_ok=True)
     aware.model.set_weights(best.weights)
     aware.freeze_norms()  # the best epoch may have had live normalisations
-    if objective is None:
+    if objective is None and len(aware.model.outputs) == 1:
         loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
         aware.model.compile(loss=loss, metrics=["accuracy"])
-    return FineTuning(tuple(best.accuracies), best.epoch)
+    return FineTuning(tuple(best.accuracies), best.epoch, tuned.judge(validation, _answers_of(aware.post_training)))
+
+
+def _answers_of(content: bytes) -> Callable[[tf.Tensor], list[np.ndarray]]:
+    """Return the function that gives a file's outputs for a batch of images."""
+    runner = Runner(content)
+    return lambda images: [np.concatenate(output) for output in zip(*map(runner, np.asarray(images)), strict=True)]
 
 
 @dataclass
@@ -195,26 +238,61 @@ class _Best:
 
 
 class _OneClass:
-    """The part of an ``Objective`` that fine-tuning needs, for a classifier whose targets are class indices."""
+    """The part of an ``Objective`` that fine-tuning needs, for a classifier whose targets are class indices: of each
+    output, or of the first one.
+    """
 
     accuracy, metric = "top1", "val_top1"
 
-    def loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax_cross_entropy_with_logits(tf.one_hot(labels, logits.shape[-1]), logits)
+    def loss(self, labels: Any, logits: Any) -> tf.Tensor:
+        pairs = zip(tf.nest.flatten(labels), tf.nest.flatten(logits), strict=False)
+        return sum(tf.nn.softmax_cross_entropy_with_logits(tf.one_hot(each, one.shape[-1]), one) for each, one in pairs)
 
-    def distillation(
-        self, labels: tf.Tensor, logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float
-    ) -> tf.Tensor:
-        return soft_cross_entropy(logits, teacher_logits, temperature)
+    def distillation(self, labels: Any, logits: Any, teacher_logits: Any, temperature: float) -> tf.Tensor:
+        pairs = zip(tf.nest.flatten(labels), tf.nest.flatten(logits), tf.nest.flatten(teacher_logits), strict=False)
+        return sum(soft_cross_entropy(one, wanted, temperature) for _, one, wanted in pairs)
 
-    def right(self, labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.argmax(outputs, -1, tf.int32) == tf.cast(labels, tf.int32), tf.float32)
+    def right(self, labels: Any, outputs: Any) -> tf.Tensor:
+        pairs = list(zip(tf.nest.flatten(labels), tf.nest.flatten(outputs), strict=False))
+        return sum(tf.cast(tf.argmax(one, -1, tf.int32) == tf.cast(each, tf.int32), tf.float32) for each, one in pairs
+                   ) / len(pairs)  # fmt: skip
+
+
+def _check_targets(aware: Aware, training: tf.data.Dataset) -> None:
+    """Refuse targets that are neither for all outputs nor for the first one.
+
+    Raises:
+        RequestError: see above.
+    """
+    _, targets = training.element_spec
+    told, outputs = len(tf.nest.flatten(targets)), len(aware.model.outputs)
+    if told not in (1, outputs):
+        raise RequestError(
+            f"The training data has targets for {told} outputs; the model has {outputs}. Give class indices for each "
+            "output, (images, (first, second, ...)), or for the first output only."
+        )
+
+
+def _check_classes(labels: Any, outputs: Any) -> None:
+    for each, one in zip(tf.nest.flatten(labels), tf.nest.flatten(outputs), strict=False):
+        largest = int(tf.reduce_max(each))
+        if largest >= one.shape[-1]:
+            raise RequestError(f"Class {largest} among the targets; the output has {one.shape[-1]} classes.")
+
+
+def _distance(output: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    """Compute how far an output is from the wanted one for each image, (n,), in units of the batch's variance."""
+    square = tf.math.squared_difference(output, tf.stop_gradient(wanted)) / (tf.math.reduce_variance(wanted) + 1e-9)
+    return tf.reduce_mean(tf.reshape(square, [tf.shape(output)[0], -1]), 1)
 
 
 class _Tuned:
     """The aware model with its optimizer, as ``loop.run`` trains it.
 
-    freeze_at: the step from which normalisations are frozen.
+    answer: a function of images that gives the model's outputs as the file would.
+
+    Args:
+        freeze_at: the step from which normalisations are frozen.
     """
 
     def __init__(
@@ -238,8 +316,9 @@ class _Tuned:
         self._trace()
 
     def _trace(self) -> None:
-        self._step = tf.function(self._train)
-        self._answer = tf.function(lambda images: self._aware.model(images, training=False), reduce_retracing=True)
+        answer = not_converted(lambda images: self._aware.model(images, training=False))
+        self._step = tf.function(not_converted(self._train))
+        self.answer = tf.function(answer, reduce_retracing=True)
 
     def _freeze(self) -> None:
         self._live = False
@@ -259,24 +338,43 @@ class _Tuned:
         with tf.GradientTape() as tape:
             outputs = self._aware.logits(images, training=True)
             losses = training_loss(self._objective, self._teacher, images, targets, outputs)
-            loss = tf.reduce_mean(losses) + sum(model.losses, 0.0)
+            loss = tf.reduce_mean(losses + self._held(images, targets, outputs)) + sum(model.losses, 0.0)
         variables = model.trainable_variables
         self._optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss, tf.reduce_sum(self._objective.right(targets, outputs))
+
+    def _held(self, images, targets, outputs):
+        """Compute how far the outputs without targets are from the float model's, for each image."""
+        outputs, told = tf.nest.flatten(outputs), len(tf.nest.flatten(targets))
+        if not isinstance(self._objective, _OneClass) or told == len(outputs):
+            return 0.0
+        wanted = tf.nest.flatten(self._aware.float_logits(images, training=False))
+        return sum(_distance(*pair) for pair in zip(outputs[told:], wanted[told:], strict=True))
 
     def facts(self, step: int) -> dict[str, float]:
         """Give what the curves record of a step: its learning rate."""
         return {"rate": float(self._schedule(step))}
 
-    def judge(self, validation: tf.data.Dataset | Callable[[Callable], float]) -> float:
-        """Give the score of a validation function, or the share of right answers on batches (images, targets)."""
+    def judge(
+        self, validation: tf.data.Dataset | Callable[[Callable], float], answer: Callable[[tf.Tensor], Any]
+    ) -> float:
+        """Give the score of a validation function, or the share of right answers on batches (images, targets).
+
+        answer: a function of images that gives the outputs to judge.
+
+        Raises:
+            RequestError: a batch has a class that the outputs do not have.
+        """
         if callable(validation):
-            return validation(self._answer)
-        right = [
-            (float(tf.reduce_sum(self._objective.right(targets, self._answer(images)))), len(images))
-            for images, targets in validation
-        ]
-        return sum(correct for correct, _ in right) / max(1, sum(count for _, count in right))
+            return validation(answer)
+        right, count = 0.0, 0
+        for images, targets in validation:
+            outputs = answer(images)
+            if isinstance(self._objective, _OneClass):
+                _check_classes(targets, outputs)
+            right += float(tf.reduce_sum(self._objective.right(targets, outputs)))
+            count += len(images)
+        return right / max(1, count)
 
     def state(self) -> dict[str, np.ndarray]:
         """Copy all variables of model and optimizer."""

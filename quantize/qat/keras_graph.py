@@ -14,7 +14,7 @@ import tf_keras
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.quantize.integers import SAME_SCALE, WEIGHTED, constant_form
-from mobilenets_tf.quantize.qat.integer_arithmetic import compute, fixed, store
+from mobilenets_tf.quantize.qat.integer_arithmetic import compute, fixed, not_converted, rounded, store
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
@@ -45,6 +45,10 @@ class OperatorLayer(tf_keras.layers.Layer):
         self.constants = {int(place): np.asarray(values, np.float32) for place, values in (constants or {}).items()}
 
     def call(self, inputs: tf.Tensor | list[tf.Tensor]) -> tf.Tensor:
+        return self._computed(inputs)  # Keras looks at the signature, which a decorator hides
+
+    @not_converted
+    def _computed(self, inputs: tf.Tensor | list[tf.Tensor]) -> tf.Tensor:
         waiting = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         count = len(waiting) + len(self.constants)
         tensors = [self.constants[i] if i in self.constants else waiting.pop(0) for i in range(count)]
@@ -75,6 +79,40 @@ class OperatorLayer(tf_keras.layers.Layer):
         return super().get_config() | {"op": self.op, "options": self.options, "constants": constants}
 
 
+class DropoutLayer(tf_keras.layers.Layer):
+    """A dropout whose masks depend on the number of training steps only, so that a resumed training has the same.
+
+    Args:
+        rate: the share of values that training sets to zero.
+        noise_shape: the shape of the mask, which is repeated along sides of 1; None for that of the values.
+        seed: of this layer.
+        levels: whether the values are levels, which stay whole numbers.
+    """
+
+    def __init__(self, rate: float, noise_shape: list[int | None] | None, seed: int, levels: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.rate, self.noise_shape, self.seed, self.levels = rate, noise_shape, seed, levels
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        self._step = self.add_weight(name="step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self._dropped(inputs) if training else tf.identity(inputs)
+
+    @not_converted
+    def _dropped(self, inputs: tf.Tensor) -> tf.Tensor:
+        sides = self.noise_shape or [None] * len(inputs.shape)
+        shape = [tf.shape(inputs)[axis] if side is None else side for axis, side in enumerate(sides)]
+        step = self._step.assign_add(1)
+        kept = tf.random.stateless_uniform(shape, tf.stack([tf.constant(self.seed, tf.int64), step])) >= self.rate
+        values = inputs * tf.cast(kept, inputs.dtype) / (1 - self.rate)
+        return rounded(values) if self.levels else values
+
+    def get_config(self) -> dict:
+        options = {"rate": self.rate, "noise_shape": self.noise_shape, "seed": self.seed, "levels": self.levels}
+        return super().get_config() | options
+
+
 def _pool(function):
     def pool(x, size, strides, padding, activation=None):
         return function(x, size, strides, padding.upper())
@@ -100,6 +138,13 @@ def _concatenate(*tensors, axis, activation=None):
     whole = next((tensor for tensor in tensors if tensor.shape[0] != 1), tensors[0])
     count = tf.shape(whole)[0]
     return tf.concat([tf.repeat(each, count, 0) if each.shape[0] == 1 else each for each in tensors], axis)
+
+
+def _unpacked(x, axis, count, index):
+    """Take one of the parts along an axis. Along the first axis of the file there are steps: samples are outermost."""
+    if axis == 0:
+        return tf.reshape(x, [-1, count, *x.shape[1:]])[:, index]
+    return tf.gather(x, index, axis=axis)
 
 
 def _plain(function):
@@ -136,7 +181,7 @@ _OPERATIONS: dict[str, Callable] = {
     "RESHAPE": lambda x, shape: tf.reshape(x, shape),
     "TILE": lambda x, multiples: tf.tile(x, multiples),
     "CUT": lambda x, begin, end, strides, shape: tf.reshape(x[_slices(begin, end, strides)], shape),
-    "PRELU": lambda x, slopes: tf.nn.relu(x) - slopes * tf.nn.relu(-x),
+    "PRELU": _plain(lambda x, slopes: tf.nn.relu(x) - slopes * tf.nn.relu(-x)),
     "TRANSPOSE": lambda x, order: tf.transpose(x, order),
     "CONCATENATION": _concatenate,
     "BATCH_MATMUL": lambda x, y, adj_x, adj_y: tf.matmul(x, y, transpose_a=adj_x, transpose_b=adj_y),
@@ -144,14 +189,17 @@ _OPERATIONS: dict[str, Callable] = {
     "MAX_POOL_2D": _pool(tf.nn.max_pool2d),
     "RESIZE_BILINEAR": _resize(tf.raw_ops.ResizeBilinear),
     "RESIZE_NEAREST_NEIGHBOR": _resize(tf.raw_ops.ResizeNearestNeighbor),
+    "PACK": lambda *tensors, axis, shape: tf.reshape(tf.stack(tensors, axis or 1), shape),
+    "UNPACK_PART": lambda x, axis, index, count, shape: tf.reshape(_unpacked(x, axis, count, index), shape),
     "SPLIT_PART": lambda x, axis, start, size: tf.gather(x, tf.range(start, start + size), axis=axis),
     "INPUT": lambda x: x,
     "QUANTIZE": lambda x: x,
     "DEQUANTIZE": lambda x: x,
 }
-_OURS = {"INPUT", "QUANTIZE", "DEQUANTIZE", "SPLIT_PART", "CUT"}  # not in the schema, or not in float graphs
-_OTHERS = {*WEIGHTED, "SPLIT", "SPLIT_V", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
-_SUPPORTED = sorted({*_OPERATIONS, *_OTHERS} - _OURS)
+# Not in the schema, or not in float graphs.
+_OURS = {"INPUT", "QUANTIZE", "DEQUANTIZE", "SPLIT_PART", "UNPACK_PART", "CUT"}
+_OTHERS = {*WEIGHTED, "SPLIT", "SPLIT_V", "UNPACK", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
+SUPPORTED = sorted({*_OPERATIONS, *_OTHERS} - _OURS)
 
 
 class Interpreter:
@@ -174,11 +222,11 @@ class Interpreter:
     def _refuse_unknown(self) -> None:
         for place, operator in enumerate(self.graph.operators):
             name = self.graph.name(operator)
-            if name not in _SUPPORTED:
+            if name not in SUPPORTED:
                 raise RequestError(
                     f"Quantisation-aware training does not know what the layer {self._layer_names[place]!r} becomes: "
                     f"{name}. Replace the layer by one made of these ops, or quantise after training "
-                    f"(to_tflite(..., scheme='int8')), which leaves it in float: {', '.join(_SUPPORTED)}."
+                    f"(to_tflite(..., scheme='int8')), which leaves it in float: {', '.join(SUPPORTED)}."
                 )
 
     def name(self, place: int) -> str:
@@ -199,6 +247,8 @@ class Interpreter:
         op, outputs = self.graph.name(operator), operator.outputs
         if op in ("SPLIT", "SPLIT_V"):
             return self._split(place, operator, outputs)
+        if op == "UNPACK":
+            return self._unpack(place, operator, outputs)
         (output,) = outputs
         if op in WEIGHTED and self._weights(operator, op) is not None:
             return [(*self._weighted(place, operator, op), output)]
@@ -250,6 +300,17 @@ class Interpreter:
             options = {"axis": int(axis), "start": start, "size": size}
             parts.append((OperatorLayer("SPLIT_PART", options, name=self.name(place)), [], output))
             start += size
+        return parts
+
+    def _unpack(
+        self, place: int, operator: schema.OperatorT, outputs: list[int]
+    ) -> list[tuple[tf_keras.layers.Layer, list[np.ndarray], int]]:
+        axis = operator.builtinOptions.axis % len(self.graph.shape(operator.inputs[0]))
+        parts = []
+        for index, output in enumerate(outputs):
+            shape = [-1, *self.graph.shape(output)[1:]]
+            options = {"axis": int(axis), "index": index, "count": len(outputs), "shape": shape}
+            parts.append((OperatorLayer("UNPACK_PART", options, name=self.name(place)), [], output))
         return parts
 
     def _cut(self, operator: schema.OperatorT, op: str, integers: list[np.ndarray]) -> dict[str, list]:
@@ -306,6 +367,8 @@ class Interpreter:
             return op, {"alpha": float(fields.alpha)}
         if op == "BATCH_MATMUL":
             return op, {"adj_x": bool(fields.adjX), "adj_y": bool(fields.adjY)}
+        if op == "PACK":
+            return op, {"axis": int(fields.axis % len(shape)), "shape": [-1, *shape[1:]]}
         if op == "CONCATENATION":
             return op, {"axis": int(fields.axis), "activation": fused_activation(fields)}
         if op in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):

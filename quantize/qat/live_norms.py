@@ -95,7 +95,7 @@ class LiveNorm:
     def _along_outputs(self, factor: tf.Tensor) -> tf.Tensor:
         """Reshape to the kernel's axes of outputs: the last axis, or, for a depthwise kernel, the last two."""
         shape = self._kernel.shape
-        return tf.reshape(factor, shape[2:] if len(shape) == 4 and shape[3] * shape[2] == len(factor) else [-1])
+        return tf.reshape(factor, shape[2:] if len(shape) == 4 and shape[3] * shape[2] == factor.shape[0] else [-1])
 
 
 def output_moments(

@@ -8,13 +8,13 @@ annotated with the forms of its inputs and its output, and the registry adds not
 import contextvars
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 import tf_keras
 
 from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, SMALLEST_SCALE
-from mobilenets_tf.quantize.qat.integer_arithmetic import Levels, fixed, rounded, spanning, store
+from mobilenets_tf.quantize.qat.integer_arithmetic import Levels, fixed, not_converted, rounded, spanning, store
 from mobilenets_tf.quantize.qat.live_norms import LiveNorm
 
 tf.keras  # noqa: B018  # TensorFlow decides on first use which Keras this is, and the import of tfmot would change that
@@ -42,6 +42,8 @@ finally:
 _ranges: contextvars.ContextVar[dict] = contextvars.ContextVar("shared ranges")
 # While a model is being quantised: layer -> its normalisation.
 _norms: contextvars.ContextVar[dict] = contextvars.ContextVar("normalisations")
+# While a model is being quantised: name of a set of weights that several layers share -> its variables.
+_shared: contextvars.ContextVar[dict] = contextvars.ContextVar("shared weights")
 _LEAST_FACTOR = 0.05
 
 
@@ -91,6 +93,7 @@ class WeightQuantizer(Quantizer):
             _norms.get()[layer.layer.name] = self.norm
         return {}
 
+    @not_converted
     def __call__(self, inputs: tf.Tensor, training: bool, weights: dict, **kwargs) -> tf.Tensor:
         scale = self.scale(training)
         if self.kind == "DepthwiseConv2D" and not self.per_tensor:  # (rows, columns, channels, multiplier)
@@ -133,6 +136,7 @@ class BiasQuantizer(Quantizer):
     def build(self, tensor_shape: tf.TensorShape, name: str, layer: tf_keras.layers.Layer) -> dict:
         return {}
 
+    @not_converted
     def __call__(self, inputs: tf.Tensor, training: bool, weights: dict, **kwargs) -> tf.Tensor:
         norm = self._weights.norm
         if norm and norm.live:
@@ -237,6 +241,7 @@ class OutputQuantizer(Quantizer):
         self._result.build(layer)
         return {}
 
+    @not_converted
     def __call__(self, inputs: tf.Tensor, training: bool, weights: dict, **kwargs) -> tf.Tensor:
         if self._rescale:
             inputs = self._rescale(inputs, training)
@@ -256,6 +261,8 @@ class PlannedConfig(QuantizeConfig):
         result: the same for the output; None if it is real values.
         weights: the options of the ``WeightQuantizer``; None for an ``OperatorLayer``.
         norm: the options of the ``LiveNorm``; None for a layer without one.
+        shared: a name for the kernel and one for the bias; all layers that give that name share the variable. None for
+            a variable of its own.
         activation: the activation that is fused into the op.
         only_at_inference: see ``OutputQuantizer``.
     """
@@ -266,6 +273,7 @@ class PlannedConfig(QuantizeConfig):
         result: dict | None,
         weights: dict | None = None,
         norm: dict | None = None,
+        shared: Sequence[str | None] = (None, None),
         activation: str = "linear",
         only_at_inference: bool = False,
     ):
@@ -274,6 +282,7 @@ class PlannedConfig(QuantizeConfig):
             "result": result,
             "weights": weights,
             "norm": norm,
+            "shared": list(shared),
             "activation": activation,
             "only_at_inference": only_at_inference,
         }
@@ -281,6 +290,7 @@ class PlannedConfig(QuantizeConfig):
         self._sources = [source and ActivationRange(**source) for source in sources]
         self._result = result and ActivationRange(**result)
         self._weights = weights and WeightQuantizer(**weights)
+        self.replaced: list[tf.Variable] = []  # variables of the layer, in whose place it uses shared ones
 
     def _variables(self, layer: tf_keras.layers.Layer) -> list[str]:
         """Give the names of the layer's quantised variables."""
@@ -292,10 +302,14 @@ class PlannedConfig(QuantizeConfig):
     def get_weights_and_quantizers(self, layer: tf_keras.layers.Layer) -> list[tuple[tf.Variable, Quantizer]]:
         if not self._weights:
             return []
-        variables = [getattr(layer, name) for name in self._variables(layer)]
+        own = [getattr(layer, name) for name in self._variables(layer)]
+        pairs = list(zip(self.options["shared"], own, strict=False))
+        variables = [mine if name is None else _shared.get().setdefault(name, mine) for name, mine in pairs]
+        self.replaced = [mine for mine, used in zip(own, variables, strict=True) if used is not mine]
         self._weights.use(self._norm, *variables)
         return list(zip(variables, [self._weights, BiasQuantizer(self._weights, self._sources[0])], strict=False))
 
+    @not_converted
     def set_quantize_weights(self, layer: tf_keras.layers.Layer, quantize_weights: list[tf.Tensor]) -> None:
         """Give the layer its rounded weights, or its levels. tfmot calls this before each call of the layer."""
         for name, value in zip(self._variables(layer), quantize_weights, strict=True):
@@ -379,10 +393,34 @@ def apply(
     Returns:
         The model; its trained ranges by group; the normalisations that can be live, by layer name.
     """
-    ranges_token, norms_token = _ranges.set({}), _norms.set({})
+    tokens = [(variable, variable.set({})) for variable in (_ranges, _norms, _shared)]
     try:
         with quantize_scope({"PlannedConfig": PlannedConfig, **custom_objects}):
-            return quantize_apply(annotated, PlannedScheme()), _ranges.get(), _norms.get()
+            model = quantize_apply(annotated, PlannedScheme())
+        for wrapper in model.layers:
+            if isinstance(config := getattr(wrapper, "quantize_config", None), PlannedConfig):
+                _take_out(wrapper, config.replaced)
+        return model, _ranges.get(), _norms.get()
     finally:
-        _ranges.reset(ranges_token)
-        _norms.reset(norms_token)
+        for variable, token in tokens:
+            variable.reset(token)
+
+
+def weights_of(layer: tf_keras.layers.Layer) -> list[tf.Variable]:
+    """Give the kernel of a layer of ``apply``'s model, and its bias if there is one, not rounded."""
+    # A wrapped layer's own attributes hold the rounded values. Layers of float islands are not wrapped.
+    wrapped = getattr(layer, "_weight_vars", None)
+    return layer.weights if wrapped is None else [variable for variable, _, _ in wrapped]
+
+
+def freeze(layer: tf_keras.layers.Layer, variables: list[tf.Variable]) -> None:
+    """Keep some weights of a layer of ``apply``'s model as they are in training."""
+    _take_out(layer, variables)
+    layer._non_trainable_weights.extend(variables)
+
+
+def _take_out(layer: tf_keras.layers.Layer, variables: list[tf.Variable]) -> None:
+    """Take variables out of a layer's trained weights. Keras has flags for whole layers only."""
+    out = {id(variable) for variable in variables}
+    for owner in {id(each): each for each in (layer, getattr(layer, "layer", layer))}.values():
+        owner._trainable_weights = [variable for variable in owner._trainable_weights if id(variable) not in out]

@@ -1,7 +1,7 @@
 """Choose the range (low, high) of real values that the integers of an activation span.
 
-Zero is always inside the range: padding and ReLU need it exact. Three kinds of choice: all values seen (``min_max``,
-``symmetric``); estimators that look at the activation's distribution (``percentile``, ``entropy``,
+Zero is always inside the range: padding and ReLU need it exact. Three kinds of choice: all values seen (``min_max``);
+estimators that look at the activation's distribution (``percentile``, ``entropy``,
 ``mean_square_error``); and ``least_output_error``, which measures what each of several ranges does to the model's
 outputs.
 """
@@ -26,13 +26,6 @@ def min_max(statistics: ActivationStatistics) -> Range:
     """Take all values seen; nothing is clipped."""
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
     return (low, high) if high - low > _SMALLEST else (0.0, _SMALLEST)
-
-
-def symmetric(statistics: ActivationStatistics) -> Range:
-    """Take all values seen, with zero in the middle, as 16-bit kernels require."""
-    low, high = min_max(statistics)
-    magnitude = max(-low, high)
-    return -magnitude, magnitude
 
 
 def percentile(statistics: ActivationStatistics, share: float = 0.9999) -> Range:

@@ -92,6 +92,8 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     images = ["--images", image_folder, "--json", "--min-agreement", 1]
     same = run("verify", out / "mine_float16.tflite", "--model", model_file, *options, *images)
     assert same.returncode == 0 and json.loads(same.stdout)["relative_difference"] < 0.02, same.stderr
+    told = run("verify", out / "mine_float16.tflite", *images)  # the manifest names the model
+    assert told.returncode == 0 and json.loads(told.stdout)["model"] == str(model_file), told.stderr
     for path in out.glob("mine_float16*"):
         path.unlink()
     assert run("deploy", *arguments, "--quiet").returncode == 0
@@ -108,13 +110,23 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     assert 0 <= json.loads(keras_evaluated.stdout)["top5"] <= 1
 
 
-def test_a_failed_check_exits_with_1(model_file, image_folder, tmp_path):
-    options = ["--mean", 127.5, "--std", 127.5]
-    arguments = ["--calibration", image_folder, "--out", tmp_path / "out", "--min-agreement", 1.01]
-    done = run("deploy", model_file, *options, *arguments)
-    assert done.returncode == 1
-    assert "FAILED" in done.stdout
-    assert not json.loads((tmp_path / "out" / "mine_int8.tflite.json").read_text())["passed"]
+@pytest.mark.parametrize("scheme", ["float32", "int8"])
+def test_a_failed_check_exits_with_1_and_offers_nothing_to_ship(scheme, image_folder, tmp_path):
+    same = keras.layers.Dense(4, kernel_initializer="zeros", bias_initializer="ones")
+    pool = keras.layers.GlobalAveragePooling2D()
+    keras.Sequential([keras.Input((64, 64, 3)), pool, same]).save(tmp_path / "mine.keras")
+    options = ["--mean", 127.5, "--std", 127.5, "--scheme", scheme, "--calibration", image_folder]
+    done = run("deploy", tmp_path / "mine.keras", *options, "--out", tmp_path / "out")
+    assert done.returncode == 1 and "[red] A check failed" in done.stdout, (done.stdout, done.stderr)
+    assert "FAILED: The output of the file is the same for all 10 images." in done.stdout
+    assert "For Android" not in done.stdout and "adb push" not in done.stdout
+    file = tmp_path / "out" / f"mine_{scheme}.tflite"
+    manifest = json.loads(file.with_name(f"{file.name}.json").read_text())
+    assert not manifest["passed"] and manifest["badge"]["colour"] == "red"
+    android = file.with_name(f"{file.name}.android.md").read_text()
+    assert "the same for all 10 images" in android and "adb" not in android and "Kotlin" not in android
+    page = file.with_name(f"{file.name}.html").read_text()
+    assert '<div class="verdict red">' in page and manifest["badge"]["headline"] in page
 
 
 def test_export_writes_one_file_and_its_manifest(model_file, tmp_path):
@@ -189,6 +201,12 @@ PHOTOS = ["--calibration", "photos"]
         ),
         (["deploy", "mobilenet_v2", *PHOTOS, "--evaluate", "photos"], "'a', 'b' are none of the model's 1000 classes"),
         ([*MINE, *PHOTOS, "--calibration-count", "0"], "--calibration-count 0"),
+        (
+            [*MINE, *PHOTOS, "--min-agreement", "99"],
+            "min_agreement=99: expected a share from 0 to 1; for 99 % pass 0.99",
+        ),
+        (["report", *MINE[1:], *PHOTOS, "--out", "out", "--min-agreement", "99"], "for 99 % pass 0.99"),
+        (["verify", "x.tflite", "--model", "mine.keras", "--images", "photos", "--min-agreement", "99"], "pass 0.99"),
         ([*MINE, *PHOTOS, "--evaluate", "broken"], "has no labels"),
         ([*MINE, *PHOTOS, "--alpha", "0.5"], "--alpha is for registered networks"),
         ([*MINE, *PHOTOS, "--labels", "taken"], "gives 1 labels; the model has 10"),

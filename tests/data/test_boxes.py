@@ -322,3 +322,19 @@ def test_finding_needs_no_tensorflow(folder):
     code = f"import sys\nfrom mobilenets_tf.data.boxes import find_boxes\nassert len(find_boxes({root!r})) == 1\n"
     code += "sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_boxes_given_as_shares_are_not_taken_for_pixels(folder, tmp_path):
+    shares = [("cat", 0.1, 0.25, 0.5, 0.5), ("dog", 0, 0, 1, 1)]
+    root = folder(a=voc(shares[0]), b=voc(shares[1]))
+    with pytest.raises(RequestError, match="All 2 boxes of .* lie between 0 and 1.* multiply them by its width"):
+        find_boxes(root)
+    document = {
+        "images": [{"id": 1, "file_name": "images/a.png", "width": 100, "height": 80}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0.1, 0.25, 0.4, 0.25]}],
+    }
+    (root / "boxes.json").write_text(json.dumps(document))
+    with pytest.raises(RequestError, match="All 1 boxes of .*boxes.json lie between 0 and 1"):
+        find_boxes(root / "boxes.json")
+    assert len(find_boxes(folder(a=voc(shares[0], CAT), b=voc(shares[1])))) == 2  # a small object among others

@@ -60,6 +60,7 @@ def test_what_tools_leave_behind_is_neither_an_image_nor_a_class(image_folder):
 
 def test_files_that_cannot_be_read_are_counted_and_named_in_one_line(image_folder, monkeypatch):
     monkeypatch.setattr(images, "_has_heif_decoder", lambda: False)
+    monkeypatch.setattr(images, "suffixes", lambda: images._SUFFIXES)
     for name in ("a/IMG_1.HEIC", "a/IMG_2.heic", "b/raw.cr2", "b/notes.txt"):
         (image_folder / name).write_bytes(b"x")
     with pytest.warns(UserWarning) as caught:

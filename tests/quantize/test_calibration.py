@@ -52,7 +52,7 @@ def noise(count):
         ((photographs(100) - 127.0) / 128, "gives -1 to 1"),
         (photographs(100) * 0.01, "normalised twice"),
         (np.where(np.arange(100)[:, None, None, None] == 40, np.nan, photographs(100)), "sample 41.*not finite"),
-        (photographs(100, size=32), r"shape \(32, 32, 3\); the model takes \(64, 64, 3\)"),
+        (photographs(100, size=32), r"'image' has shape \(32, 32, 3\); the model takes \(64, 64, 3\)"),
         ([{"picture": photographs(1)[0]}], "no 'image'; it has 'picture'"),
         ([], "no calibration samples"),
     ],
@@ -60,6 +60,22 @@ def noise(count):
 def test_what_is_certainly_wrong_is_refused(samples, reason):
     with pytest.raises(RequestError, match=reason):
         consume(samples)
+
+
+@pytest.mark.filterwarnings("ignore:Only 9")
+@pytest.mark.parametrize(
+    ("samples", "value_range", "warning"),
+    [
+        (noise(100), None, "100 of 100 calibration samples are noise"),
+        (np.full((9, 64, 64, 3), 0.001, np.float32), (-1, 1), "they look normalised twice"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(constant|copies)")
+def test_those_who_know_have_a_switch(samples, value_range, warning):
+    with pytest.raises(RequestError, match="--trust-calibration"):
+        list(Calibration(samples, value_range).batches(SHAPES))
+    with pytest.warns(UserWarning, match=warning):
+        assert len(list(Calibration(samples, value_range, trusted=True).batches(SHAPES))) == len(samples)
 
 
 @pytest.mark.parametrize(

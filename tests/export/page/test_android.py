@@ -25,6 +25,7 @@ from tests.support import colour_files
 PER_CHANNEL = Preprocessing(
     64, 72, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), crop="crop_then_resize"
 )
+BADGE = {"colour": "green", "headline": "Verified on 9 images.", "remarks": ["They are few."]}
 CASES = {  # scheme, form of the input
     "uint8": ("int8", "uint8"),
     "int8": ("int8", "normalised"),
@@ -139,6 +140,8 @@ def deployed(small, tmp_path_factory):
         runner = Runner(path)
         manifest = {
             "scheme": scheme,
+            "passed": True,
+            "badge": BADGE,
             "inputs": list(map(describe_tensor, runner.inputs)),
             "outputs": list(map(describe_tensor, runner.outputs)),
             "preprocessing": vars(image.given),
@@ -273,6 +276,8 @@ def dense(task, form, scheme, given):
         "form": form,
         "labels": colour_files.LABELS,
         "scheme": scheme,
+        "passed": True,
+        "badge": BADGE,
         "inputs": list(map(describe_tensor, runner.inputs)),
         "outputs": list(map(describe_tensor, runner.outputs)),
         "preprocessing": vars(image.given),

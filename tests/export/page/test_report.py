@@ -12,16 +12,21 @@ from PIL import Image
 from mobilenets_tf.export.delegates.rules import Fallback, RuleSource, Verdict
 from mobilenets_tf.export.page.charts import Point, front
 from mobilenets_tf.export.page.report import Evidence, SchemeReport, SchemeRow, render, render_schemes
+from mobilenets_tf.export.proof.badge import Badge, together
 from mobilenets_tf.export.proof.evidence import AnswerChange, ChangedAnswer, ChangedAnswers, LayerFidelity
 
 HOSTILE = "<script>alert('x')</script>"
 COMPARISON = {
     "images": 372, "largest_difference": 0.39, "relative_difference": 0.39, "snr_db": 21.9, "top1_agreement": 0.989,
     "top5_agreement": 1.0, "ties": 0.013, "reference_top1": 0.879, "reference_top5": 0.968, "top1": 0.876, "top5": 0.97,
+    "constant": [], "interval": [-0.011, 0.005],
 }  # fmt: skip
 MANIFEST = {
     "passed": True,
     "failures": [],
+    "badge": {
+        "colour": "green", "headline": "Verified on 372 images: top-1 -0.3 points.", "remarks": ["The images are few."],
+    },
     "model": {"model": "efficientnet_lite0", "weights": "imagenet", "weights_sha256": "57"},
     "options": {"scheme": "int8", "calibration": "photos/", "max_drop": None, "per_tensor": False},
     "preprocessing": {
@@ -47,6 +52,11 @@ MANIFEST = {
 }  # fmt: skip
 
 
+INT8 = SchemeRow("int8", 5333456, 0.989, 0.876, 2.3, interval=(-0.011, 0.005), faster_than=("float32",))
+FAILED = Badge("red", "A check failed: do not use this file.", failures=("It is bad.",))
+PASSED = Badge("green", "Of 1 files: 1 verified.")
+
+
 def picture() -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (128, 128), "green").save(stream, "JPEG")
@@ -62,7 +72,7 @@ def evidence(name="tabby", layer="block1_conv") -> Evidence:
         LayerFidelity(1, "block2_conv", 25.0, 0.0),
         LayerFidelity(0, "pad", float("inf"), 0.0),
     )
-    schemes = (SchemeRow("float32", 18571376, 1.0, 0.879, 5.2), SchemeRow("int8", 5333456, 0.989, 0.876, 2.3))
+    schemes = (SchemeRow("float32", 18571376, 1.0, 0.879, 5.2), INT8)
     latency = {"float32": (5.2, 5.9), "int8": (2.3, 2.6)}
     source = RuleSource("file.cc", "Function")
     left = tuple(Fallback(0, place, "SOFTMAX", "scores", f"its beta is {name}", source) for place in (3, 5))
@@ -94,7 +104,9 @@ class Text(HTMLParser):
 def test_the_page_says_what_the_manifest_says():
     text = Text(render("file.tflite", MANIFEST, evidence())).text
     for said in (
-        "Verified.", "98.9% of 372 images", "The file has 5.33 MB instead of 18.57 MB", "float32: 87.9%", "21.9 dB",
+        "Verified on 372 images: top-1 -0.3 points. The images are few. int8 gives the float model's answer on 98.9%",
+        "float32: 87.9%; -0.3 points, 95 % interval -1.1 to +0.5",
+        "The file has 5.33 MB instead of 18.57 MB", "float32: 87.9%", "21.9 dB",
         "Only 7 samples.", "0.0078125 x (q + 1)", "the value itself",
         "crop a square of 0.875 times the shorter side",
         "ranges least_output_error", "per_tensor no", "In float: 1 SOFTMAX", "runs it in 1 partition.",
@@ -102,6 +114,8 @@ def test_the_page_says_what_the_manifest_says():
         "int8 2.30 ms 2.60 ms 0.44",
         "tabby 53.0%, right", "On 3 of them only float32 is right, on 1 only int8 is right.",
         "tabby lynx 3", "XNNPACK (CPU) 33 of 35 2 the default", "XNNPACK (CPU) SOFTMAX 2 its beta is tabby",
+        "the largest error is block1_conv : its error is 24.3% of its values' size (12.3 dB).",
+        "The error of the model's outputs is 8.0% (21.9 dB). Later layers average many values",
         "block1_conv 4 12.3 dB 25%", "pad 1 exact 0%", '"weights_sha256": "57"', "SHA-256 file.tflite 2f85",
     ):  # fmt: skip
         assert said in text, said
@@ -109,8 +123,9 @@ def test_the_page_says_what_the_manifest_says():
 
 
 def test_a_failed_check_is_the_first_thing_said():
-    text = Text(render("file.tflite", MANIFEST | {"passed": False, "failures": ["It is bad."]})).text
-    assert text.index("A check failed. It is bad.") < 200 and "Verified" not in text
+    text = Text(render("file.tflite", MANIFEST | FAILED.facts())).text
+    assert text.index("A check failed: do not use this file. It is bad.") < 200
+    assert "Verified" not in text.split("The manifest")[0]
 
 
 def test_what_options_of_quantisation_bring_is_shown():
@@ -120,14 +135,21 @@ def test_what_options_of_quantisation_bring_is_shown():
     }  # fmt: skip
     mixed = {"max_drop": 0.005, "left": [layer], "drop": 0.004, "integer_drop": 0.02, "layers": 60, "trials": 12}
     usual = COMPARISON | {"top1": 0.881}
-    tuning = {"training_images": 99, "validation_accuracies": [0.5, 0.61], "best_epoch": 1, "post_training": usual}
+    tuning = {
+        "training_images": 99,
+        "validation_accuracies": [0.5, 0.61],
+        "best_epoch": 1,
+        "post_training": usual,
+        "fine_tuned": COMPARISON,
+        "outcome": "Gained.",
+    }
     options = {"per_channel": {"bytes": 5333000, "comparison": usual}, "mixed_precision": mixed, "fine_tuning": tuning}
     text = Text(render("file.tflite", MANIFEST | options)).text
     assert "stem_conv 1 CONV_2D 12.0 dB +1.00% +1.2 kB +2 5.0 kB" in text
     assert "With all layers in integers the loss is 2.00%. With 1 of 60 layers in float the loss is 0.40%." in text
     assert "Top-1 accuracy 88.1% 87.6%" in text  # a scale for each channel, one scale
     assert "Top-1 accuracy 87.9% 88.1% 87.6%" in text  # float32, post-training, fine-tuned
-    assert "after each epoch, was 50.0%, 61.0%. The file has the weights of epoch 1." in text
+    assert "after each epoch, was 50.0%, 61.0%. Gained." in text
     none_left = render("file.tflite", MANIFEST | {"mixed_precision": mixed | {"left": []}})
     assert "No layer had to stay in float: with all layers in integers the loss is 0.40%." in Text(none_left).text
 
@@ -136,11 +158,18 @@ def test_a_detector_is_judged_by_its_own_score():
     scores = {
         "images": 40, "largest_difference": 0.4, "relative_difference": 0.1, "snr_db": 20.5,
         "measure": "mAP at IoU 0.5", "agreement": 0.91, "reference_score": 0.62, "score": 0.6,
-        "reference_classes": {"cat": 0.7, "dog": None},
+        "reference_classes": {"cat": 0.7, "dog": None}, "interval": [-0.04, 0.0], "constant": [],
         "classes": {"cat": 0.65, "dog": None},
     }  # fmt: skip
-    tuning = {"training_images": 99, "validation_accuracies": [0.5, 0.61], "best_epoch": 1, "post_training": scores}
-    manifest = MANIFEST | {
+    tuning = {
+        "training_images": 99,
+        "validation_accuracies": [0.5, 0.61],
+        "best_epoch": 1,
+        "post_training": scores,
+        "fine_tuned": scores,
+        "outcome": "Gained.",
+    }
+    manifest = MANIFEST | PASSED.facts() | {
         "task": "detect", "comparison": scores, "fine_tuning": tuning,
         "per_channel": {"bytes": 5333000, "comparison": scores | {"score": 0.61}},
     }  # fmt: skip
@@ -151,16 +180,23 @@ def test_a_detector_is_judged_by_its_own_score():
     ):  # fmt: skip
         assert said in text, said
     assert "dog" not in text.split("Loss from one scale")[0]
-    rows = [SchemeRow("float32", 18571376, 1.0, 0.62, 5.2, "mAP at IoU 0.5"), SchemeRow("int8", 5333456, 0.91, 0.6, 2.3,
-            "mAP at IoU 0.5")]  # fmt: skip
+    measure = "mAP at IoU 0.5"
+    rows = [
+        SchemeRow("float32", 18571376, 1.0, 0.62, 5.2, measure),
+        SchemeRow("int8", 5333456, 0.91, 0.6, 2.3, measure, (-0.04, 0.0), ("float32",)),
+    ]
     shown = replace(evidence(), pictures=(("street.jpg", picture()),))
-    page = render_schemes("m", [SchemeReport("m_int8.tflite", manifest, shown)], rows, evidence().latency)
+    page = render_schemes("m", PASSED, [SchemeReport("m_int8.tflite", manifest, shown)], rows, evidence().latency)
     text = Text(page).text
-    assert "Scheme Size mAP at IoU 0.5 Agreement with float32 Median latency" in text and "top-1" not in text.lower()
+    assert (
+        "Scheme Size mAP at IoU 0.5 Change in points, 95 % interval Agreement Latency" in text
+        and "top-1" not in text.lower()
+    )
     assert "cat 70.0% 65.0%" in text and "street.jpg" in text
+    assert "int8 5.33 MB 60.0% -2.0 (-4.0 to +0.0) 91.0% 2.30 ms" in text
     without = [replace(row, score=None) for row in rows]
-    unlabelled = render_schemes("m", [SchemeReport("m.tflite", manifest, shown)], without, evidence().latency)
-    assert "Scheme Size Agreement with float32 Median latency" in Text(unlabelled).text
+    unlabelled = render_schemes("m", PASSED, [SchemeReport("m.tflite", manifest, shown)], without, evidence().latency)
+    assert "Scheme Size Agreement Latency" in Text(unlabelled).text
 
 
 @pytest.mark.parametrize(
@@ -181,7 +217,13 @@ def test_every_kind_of_manifest_makes_a_page(change):
 
 def test_the_same_inputs_give_the_same_bytes():
     assert render("f", MANIFEST, evidence()) == render("f", copy.deepcopy(MANIFEST), evidence())
-    arguments = "m", [SchemeReport("m_int8.tflite", MANIFEST, evidence())], evidence().schemes, evidence().latency
+    arguments = (
+        "m",
+        PASSED,
+        [SchemeReport("m_int8.tflite", MANIFEST, evidence())],
+        evidence().schemes,
+        evidence().latency,
+    )
     assert render_schemes(*arguments) == render_schemes(*arguments)
 
 
@@ -199,11 +241,13 @@ def test_latency_is_kept_apart():
 def test_what_comes_from_outside_stays_text(several):
     manifest = copy.deepcopy(MANIFEST)
     manifest["model"]["weights"] = manifest["calibration"]["warnings"][0] = manifest["failures"] = HOSTILE
-    manifest |= {"passed": False, "failures": [HOSTILE], "operators": {HOSTILE: 1}}
+    badge = Badge("red", HOSTILE, (HOSTILE,), (HOSTILE,))
+    manifest |= badge.facts() | {"operators": {HOSTILE: 1}}
     manifest["inputs"][0]["name"] = f'"{HOSTILE}'
     found = evidence(name=HOSTILE, layer=f'" onload="x {HOSTILE} $a_b$')
     if several:
-        page = render_schemes(HOSTILE, [SchemeReport(HOSTILE, manifest, found)], found.schemes, {HOSTILE: (1.0, 2.0)})
+        reports = [SchemeReport(HOSTILE, manifest, found)]
+        page = render_schemes(HOSTILE, badge, reports, found.schemes, {HOSTILE: (1.0, 2.0)})
     else:
         page = render(HOSTILE, manifest, found)
     parsed = Text(page)
@@ -225,12 +269,13 @@ def test_the_page_needs_nothing_but_itself():
 
 
 def test_several_files_on_one_page_have_ids_of_their_own():
-    other = MANIFEST | {"scheme": "int16x8", "passed": False, "failures": ["It is bad."]}
+    other = MANIFEST | {"scheme": "int16x8"} | FAILED.facts()
     reports = [SchemeReport("m_int8.tflite", MANIFEST, evidence()), SchemeReport("m_int16x8.tflite", other, evidence())]
-    page = Text(render_schemes("m", reports, evidence().schemes, evidence().latency))
+    badge = together({"m_int8.tflite": PASSED, "m_int16x8.tflite": FAILED})
+    page = Text(render_schemes("m", badge, reports, evidence().schemes, evidence().latency))
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids)) and {"int8", "int16x8"} <= set(ids)
-    assert "1 of 2 files failed a check. m_int16x8.tflite: It is bad." in page.text
+    assert "Of 2 files: 1 failed a check, 1 verified. m_int16x8.tflite: It is bad." in page.text
 
 
 def test_the_front_has_what_nothing_else_beats():
@@ -239,3 +284,9 @@ def test_the_front_has_what_nothing_else_beats():
     assert front([*beaten, *reversed(best)]) == best
     twins = [Point("a", 1, 0.5), Point("b", 1, 0.5)]
     assert front(twins) == twins
+
+
+def test_what_is_faster_by_less_than_timings_scatter_is_no_winner():
+    better, worse = Point("a", 2.32, 0.9, ("c",)), Point("b", 2.30, 0.89, ("c",))
+    slow = Point("c", 5.0, 0.91, ())
+    assert front([worse, better, slow]) == [better, slow]

@@ -94,8 +94,8 @@ def pages(tmp_path_factory):
             "max_drop": 0.005, "left": [layer], "drop": 0.004, "integer_drop": 0.02, "layers": 60, "trials": 12,
         },
         "fine_tuning": {
-            "training_images": 99, "validation_accuracies": [0.5], "best_epoch": 0,
-            "post_training": MANIFEST["comparison"],
+            "training_images": 99, "validation_accuracies": [0.5], "best_epoch": 0, "outcome": "Nothing gained.",
+            "post_training": MANIFEST["comparison"], "fine_tuned": MANIFEST["comparison"],
         },
     }  # fmt: skip
     found = evidence(name=LONG, layer=LONG)

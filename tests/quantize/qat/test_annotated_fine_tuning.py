@@ -14,6 +14,9 @@ from tests.conftest import photographs
 from tests.support.classifiers import filled
 from tests.support.drawn_networks import NAMES, detector, masks, pictures, segmenter
 
+# A gain over post-training quantisation is not what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:Fine-tuning gained nothing")
+
 
 def prepared(pixels):
     return (pixels / np.float32(127.5) - 1).astype(np.float32)

@@ -14,6 +14,7 @@ from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
 
 CLASSES = 4
+NO_GAIN = pytest.mark.filterwarnings("ignore:Fine-tuning gained nothing")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,26 @@ def test_training_learns_and_keeps_the_best_epoch(fresh):
     assert accuracy == max(found.accuracies)
 
 
+def test_a_gain_says_so_and_a_loss_warns_of_the_better_file(fresh):
+    found = fine_tune(fresh, batches(64), batches(32, 1), epochs=6, learning_rate=1e-2)
+    assert found.gained == (max(found.accuracies) > found.post_training) and "gained: " in found.outcome
+    assert f"the weights of epoch {found.best_epoch} of {len(found.accuracies) - 1}" in found.outcome
+    scores = iter([0.59, 0.57, 0.61])  # before training, after an epoch, and of the file of post-training
+    with pytest.warns(match="gained nothing: 59.0% with the weights before training, which none of 1 epochs .* 61.0%"):
+        worse = fine_tune(fresh, batches(8), lambda model: next(scores), epochs=1)
+    assert not worse.gained and (worse.best_epoch, worse.post_training) == (0, 0.61)
+
+
+def test_the_post_training_file_is_judged_as_the_model_is(fresh):
+    pictures = photographs(4, 32)
+    given = []
+    with pytest.warns(match="gained nothing"):
+        fine_tune(fresh, batches(8), lambda model: given.append(np.asarray(model(pictures)).squeeze()) or 0.0, epochs=1)
+    runner = Runner(fresh.post_training)
+    np.testing.assert_array_equal(given[-1], np.concatenate([runner(picture)[0] for picture in pictures]))
+
+
+@NO_GAIN
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(fresh, tmp_path):
     before = fresh.model.get_weights()
@@ -110,6 +131,72 @@ def normalized(request):
     return quantize_aware(keras.Model(inputs, outputs), photographs(100, 32), recipe=recipe)
 
 
+def test_keras_3_compiles_the_model(fresh):
+    """The same training as with the optimizer, loss and metrics of tf_keras."""
+    before, weights = fresh.model.get_weights(), []
+    rate = keras.optimizers.schedules.CosineDecay(1e-2, 8)
+    for kind, schedule in ((keras, rate), (tf_keras, tf_keras.optimizers.schedules.CosineDecay(1e-2, 8))):
+        fresh.model.set_weights(before)
+        loss = kind.losses.SparseCategoricalCrossentropy()
+        metrics = [kind.metrics.SparseCategoricalAccuracy(name="right"), "accuracy"]
+        fresh.model.compile(kind.optimizers.SGD(schedule, momentum=0.9, clipnorm=1.0), loss, metrics)
+        course = fresh.model.fit(batches(32), epochs=2, verbose=0, shuffle=False)
+        assert course.history["right"] == course.history["accuracy"]
+        weights.append(fresh.model.get_weights())
+    assert any(np.abs(one - other).max() > 0 for one, other in zip(before, weights[0], strict=True))
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer, said",
+    [
+        (lambda: keras.optimizers.Muon(), "which has no Muon among its optimizers.* keras.optimizers.Adam"),
+        (lambda: keras.optimizers.Adam(gradient_accumulation_steps=2), "no Adam with gradient_accumulation_steps"),
+    ],
+)
+def test_an_optimizer_that_tf_keras_does_not_have_is_refused(fresh, optimizer, said):
+    with pytest.raises(RequestError, match=said):
+        fresh.model.compile(optimizer())
+
+
+@pytest.fixture(scope="module")
+def two_outputs():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, strides=4, activation="relu6")(inputs))
+    return quantize_aware(keras.Model(inputs, [layers.Dense(CLASSES)(x), layers.Dense(2)(x)]), photographs(100, 32))
+
+
+@pytest.fixture
+def fresh_two(two_outputs):
+    before = two_outputs.model.get_weights()
+    yield two_outputs
+    two_outputs.model.set_weights(before)
+
+
+def test_outputs_without_targets_stay_as_they_are(fresh_two):
+    pictures = next(iter(batches(64)))[0]
+    wanted = np.asarray(fresh_two.float_model(pictures)[1])
+    found = fine_tune(fresh_two, batches(64), batches(32, 1), epochs=6, learning_rate=1e-2)
+    assert found.gained
+    off = np.asarray(fresh_two.model(pictures)[1]) - wanted
+    assert np.square(off).mean() < 0.3 * wanted.var()
+
+
+@NO_GAIN
+def test_each_output_learns_its_targets(fresh_two):
+    both = [data.map(lambda pictures, labels: (pictures, (labels, labels // 2))) for data in (batches(64), batches(32))]
+    found = fine_tune(fresh_two, *both, epochs=6, learning_rate=1e-2)
+    assert found.accuracies[found.best_epoch] > found.accuracies[0]
+    three = batches(8).map(lambda pictures, labels: (pictures, (labels,) * 3))
+    with pytest.raises(RequestError, match="targets for 3 outputs; the model has 2"):
+        fine_tune(fresh_two, three, three)
+    beyond = batches(8).map(lambda pictures, labels: (pictures, labels + 1))
+    with pytest.raises(RequestError, match="Class 4 among the targets; the output has 4 classes"):
+        fine_tune(fresh_two, batches(8), beyond)
+
+
 def answers(aware, pictures):
     runner = Runner(aware.to_tflite())
     return np.stack([runner(picture)[0][0] for picture in pictures])
@@ -144,6 +231,7 @@ def test_a_live_norm_gives_what_batch_normalization_gives():
     np.testing.assert_allclose(norm.normalize(tf.constant(3 * outputs - 7)), outputs + bias, atol=1e-4)
 
 
+@NO_GAIN
 def test_norms_are_frozen_after_the_chosen_epoch(normalized, monkeypatch):
     frozen_at, freeze = [], LiveNorm.freeze
 
@@ -163,6 +251,7 @@ def test_norms_are_frozen_after_the_chosen_epoch(normalized, monkeypatch):
     np.testing.assert_array_equal(answers(normalized, pictures), normalized.model.predict(pictures, verbose=0))
 
 
+@NO_GAIN
 def test_the_float_models_answers_teach_without_the_labels(fresh):
     """Right labels for the judge, nonsense for the training: only the float model can have taught what is right."""
     random = np.random.default_rng(0)

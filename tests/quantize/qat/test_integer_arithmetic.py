@@ -5,10 +5,13 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 from mobilenets_tf import RequestError
 from mobilenets_tf.quantize import Recipe, quantize_aware
+from mobilenets_tf.quantize.qat.keras_graph import SUPPORTED
+from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
 
@@ -50,19 +53,45 @@ def cases(a, b) -> dict:
         "dilated": layers.Conv2D(5, 3, dilation_rate=2, padding="same")(a),
         "transposed": layers.Conv2DTranspose(5, 3, strides=2, padding="same")(a),
         "between two floats": layers.Conv2D(4, 1)(normalized),
+        "maximum with a constant beyond the input's range": ops.maximum(a, ops.linspace(-2.0, 9.0, 8)),
+        "concatenation with a constant beyond": ops.concatenate([a, ops.zeros_like(b) + 9.0], -1),
+        "clamp of a wide range": ops.clip(a, -0.3, 0.3),
+        "minimum": ops.minimum(a, b),
+        "sum over positions": ops.sum(a, axis=(1, 2)),
+        "largest of positions": layers.GlobalMaxPooling2D()(a),
+        "magnitude": ops.abs(a),
+        "squared difference": layers.Lambda(lambda ab: tf.math.squared_difference(*ab))([a, b]),
+        "PReLU": layers.PReLU(keras.initializers.RandomUniform(0.1, 0.4), shared_axes=(1, 2))(a),
+        "matrix product": ops.matmul(layers.Reshape((16, 128))(a), layers.Reshape((128, 16))(b)),
+        "uneven split": layers.Conv2D(2, 1)(ops.split(a, [3], axis=-1)[1]),
+        "tiling": ops.tile(a, (1, 2, 1, 1)),
+        "one more axis": ops.add(ops.expand_dims(a, 1), ops.expand_dims(b, 1)),
+        "one axis less": ops.squeeze(layers.Conv2D(5, (16, 1))(a), 1),
+        "ReLU6 alone": layers.ReLU(6.0)(layers.MaxPooling2D(2)(a)),
+        "no bias": layers.Dense(5, use_bias=False)(layers.GlobalAveragePooling2D()(b)),
+        # Ops without an integer kernel, which stay in float with their neighbours.
+        "quotient": layers.Conv2D(4, 1)(ops.divide(a, ops.add(b, 1.0))),
+        "reciprocal root": layers.Conv2D(4, 1)(ops.rsqrt(ops.add(b, 0.5))),
+        "root of a square": layers.Conv2D(4, 1)(ops.sqrt(ops.add(ops.square(a), 0.1))),
+        "exponential": layers.Conv2D(4, 1)(ops.exp(ops.negative(b))),
     }
 
 
 # How weights are rounded and ranges chosen changes nothing in the arithmetic.
 QUICK = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False)
-NAMES = list(cases(keras.Input((8, 8, 8)), keras.Input((8, 8, 8))))
+FLOAT = {"between two floats", "quotient", "reciprocal root", "root of a square", "exponential"}
+NAMES = list(cases(keras.Input((16, 16, 8)), keras.Input((16, 16, 8))))
+
+
+# Ops that quantise no values of their own, or of which the converter or a step before makes others.
+BECOME_OTHERS = {"EXPAND_DIMS": "RESHAPE", "SQUEEZE": "RESHAPE", "HARD_SWISH": "ADD and MUL"}
 
 
 @pytest.fixture(
     scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["per channel", "per tensor"]
 )
-def answers(request):
-    """Name -> (the file's output, the aware model's, one level), after weights and ranges were moved as in training."""
+def case(request):
+    """A model of all ops; its aware model, after weights and ranges were moved as in training; pictures."""
     keras.utils.set_random_seed(3)
     random = np.random.default_rng(0)
     inputs = keras.Input((16, 16, 6))
@@ -73,9 +102,16 @@ def answers(request):
     aware = quantize_aware(model, pictures[:100], recipe=replace(QUICK, per_tensor=request.param))
     for variable in aware.model.trainable_variables:
         variable.assign(variable * (1 + 0.02 * random.normal(size=variable.shape)))
+    return model, aware, pictures[100:]
+
+
+@pytest.fixture(scope="module")
+def answers(case):
+    """Name -> (the file's output, the aware model's, one level)."""
+    _, aware, pictures = case
     runner = Runner(aware.to_tflite())
-    found = zip(*[runner(picture) for picture in pictures[100:]], strict=True)
-    expected = aware.model.predict(pictures[100:], verbose=0)
+    found = zip(*[runner(picture) for picture in pictures], strict=True)
+    expected = aware.model.predict(pictures, verbose=0)
     levels = [details["quantization"][0] for details in runner.outputs]
     return {
         name: (np.concatenate(outputs), wanted, level)
@@ -91,10 +127,24 @@ def test_each_op_gives_the_runtimes_integers(answers):
         assert len(np.unique(found)) > 10 and level > 0, name
         off = np.abs(np.round(found / level) - np.round(expected / level))
         # Between floats, sums come in the processor's order: ties may fall either way.
-        allowed = off.max() <= 1 and (off > 0).mean() < 1e-3 if name == "between two floats" else off.max() == 0
+        allowed = off.max() <= 1 and (off > 0).mean() < 1e-3 if name in FLOAT else off.max() == 0
         if not allowed:
             wrong[name] = off.max()
     assert not wrong
+
+
+def test_each_op_that_training_knows_is_among_them(case):
+    graph = flatbuffer.Graph(flatbuffer.read(case[1].trained_graph()))
+    assert set(SUPPORTED) - set(map(graph.name, graph.operators)) == set(BECOME_OTHERS)
+
+
+def test_the_weights_of_all_come_back(case):
+    """They give the trained model's outputs, which ``to_keras`` checks."""
+    model, aware, _ = case
+    moved = [np.abs(np.asarray(one) - other).max() for one, other in
+             zip(model.trainable_variables, aware.to_keras().trainable_variables, strict=True)]  # fmt: skip
+    still = {variable.path for variable, much in zip(model.trainable_variables, moved, strict=True) if not much}
+    assert {path.split("/")[-1] for path in still} <= {"gamma", "beta", "alpha"}
 
 
 def test_an_op_that_training_does_not_know_is_named():

@@ -1,0 +1,194 @@
+"""The badge of a file: the verdict on the file, decided here and nowhere else.
+
+Terminal, report, Android page, manifest and exit status take their words from a ``Badge``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mobilenets_tf.export.proof.comparison import change_in_points
+from mobilenets_tf.export.request import MIN_AGREEMENT, Limits
+from mobilenets_tf.modelsource import RANDOM, ModelSource
+from mobilenets_tf.tasks.task import percent
+
+# Largest difference allowed between Keras and a float32 file, relative to the largest output.
+FLOAT_TOLERANCE = 1e-4
+# Half precision keeps 11 bits of each weight.
+HALF_TOLERANCE = 2e-2
+# A file that loses more of its score, as a share of 1, is not called verified.
+MOST_LOST = 0.02
+# On how many images, as a share, several classes may have the highest score.
+MOST_TIES = 0.5
+
+
+@dataclass(frozen=True)
+class Badge:
+    """The verdict on a file.
+
+    colour: "green": verified on annotated images that calibration has not used; "amber": judged, but on the calibration
+        images or without annotations, or the loss is more than ``MOST_LOST``; "grey": converted, not judged; "red": a
+        check failed.
+    headline: the verdict in a sentence. remarks: sentences that qualify it. failures: the failed checks, a sentence
+        each.
+    """
+
+    colour: str
+    headline: str
+    remarks: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not self.failures
+
+    def facts(self) -> dict:
+        """Return the manifest's facts."""
+        badge = {"colour": self.colour, "headline": self.headline, "remarks": list(self.remarks)}
+        return {"passed": self.passed, "failures": list(self.failures), "badge": badge}
+
+    def lines(self) -> list[str]:
+        """Return the badge as lines of text."""
+        return [
+            f"[{self.colour}] {self.headline}",
+            *(f"  {remark}" for remark in self.remarks),
+            *(f"  FAILED: {failure}" for failure in self.failures),
+        ]
+
+
+# What a colour says of a file, the worst first.
+_SAID = {"red": "failed a check", "grey": "not judged", "amber": "judged with reservations", "green": "verified"}
+
+
+def together(badges: dict[str, Badge]) -> Badge:
+    """Return the verdict on several files, by their names: the colour of the worst, and all failed checks."""
+    colours = [badge.colour for badge in badges.values()]
+    counts = (f"{colours.count(colour)} {said}" for colour, said in _SAID.items() if colour in colours)
+    failures = (f"{name}: {text}" for name, badge in badges.items() for text in badge.failures)
+    worst = next(colour for colour in _SAID if colour in colours)
+    return Badge(worst, f"Of {len(badges)} files: {', '.join(counts)}.", failures=tuple(failures))
+
+
+def decide(
+    source: ModelSource,
+    scheme: str,
+    comparison,
+    *,
+    parity=None,
+    limits: Limits,
+    on_calibration: bool = False,
+    failures: tuple[str, ...] = (),
+) -> Badge:
+    """Decide the verdict on a file.
+
+    Args:
+        source: the model that the file was made of.
+        comparison: of the file with its reference, the float file or the Keras model; None if nothing was compared.
+        parity: of the float file with the Keras model; None if ``comparison`` is with the Keras model.
+        on_calibration: the images of the comparison are those of the calibration, or some of them are.
+        failures: the checks that failed elsewhere.
+    """
+    if scheme == "float32" and parity is None:
+        parity = comparison
+    failed = (*_unequal(scheme, parity, comparison), *failures)
+    if source.weights != RANDOM:
+        failed = (*failed, *_worthless(comparison or parity))
+        failed = (*failed, *_too_low(scheme, comparison, limits)) if comparison else failed
+    if failed:
+        count = "A check" if len(failed) == 1 else f"{len(failed)} checks"
+        return Badge("red", f"{count} failed: do not use this file.", failures=failed)
+    if source.random_part:
+        weights = {"network": "the weights are", "head": "the head's weights are"}[source.random_part]
+        return Badge("grey", f"Converted, not judged: {weights} random, so the answers mean nothing.")
+    if comparison is None:
+        equal = f"The file computes what the Keras model computes on {parity.images} images."
+        return Badge("grey", "Converted, not judged: no annotated images were given.", (equal,))
+    if comparison.score is not None:
+        return _by_score(scheme, comparison, on_calibration)
+    if comparison.agreement is not None and np.isnan(comparison.agreement):
+        return Badge(
+            "grey", f"Converted, not judged: the float model is sure of nothing on these {comparison.images} images."
+        )
+    where = "Judged on the calibration images" if on_calibration else "Judged without annotations"
+    return Badge(
+        "amber", f"{where}: {comparison.summary()}.",
+        ("How right the answers are is not known: give annotated images that calibration does not use.",),
+    )  # fmt: skip
+
+
+def _by_score(scheme: str, comparison, on_calibration: bool) -> Badge:
+    """Decide by the scores on annotated images."""
+    images, measure, before = comparison.images, comparison.measure, comparison.reference_score
+    if np.isnan(before) or before == 0:
+        why = f"the float model's {measure} is {percent(before)} on these {images} images, so nothing can be lost"
+        return Badge("grey", f"Converted, not judged: {why}.")
+    if scheme == "float32":
+        return Badge("green", f"Verified on {images} images: {measure} {percent(comparison.score)}, as in Keras.")
+    change, bound = change_in_points(comparison), f"{100 * MOST_LOST:g} points"
+    if comparison.score_drop > MOST_LOST:
+        return Badge("amber", f"Loses more than {bound} of {measure}: {change}, on {images} images.")
+    if comparison.drop > MOST_LOST:  # of several outputs, one of which the score tells nothing
+        return Badge("amber", f"{measure} {change}, but another output disagrees: {comparison.summary()}.")
+    if on_calibration:
+        return Badge("amber", f"Judged on images of the calibration: {measure} {change}, on {images} images.")
+    remarks: tuple[str, ...] = ()
+    if comparison.interval is not None and comparison.interval[0] < -MOST_LOST:
+        remarks = (f"The images are too few to rule out a loss of more than {bound}.",)
+    return Badge("green", f"Verified on {images} images: {measure} {change}.", remarks)
+
+
+def _unequal(scheme: str, parity, comparison) -> Iterator[str]:
+    """Yield a sentence for each pair of files that should be equal and are not."""
+    if parity is not None and not parity.relative_difference <= FLOAT_TOLERANCE:
+        yield (
+            f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "
+            f"allowed is {FLOAT_TOLERANCE:.0e}."
+        )
+    if scheme == "float16" and comparison is not None and comparison.relative_difference > HALF_TOLERANCE:
+        yield (
+            f"The float16 file differs from the float32 file by {comparison.relative_difference:.2g} of the largest "
+            f"output; allowed is {HALF_TOLERANCE:.0e}."
+        )
+
+
+def _worthless(comparison) -> Iterator[str]:
+    """Yield a sentence for each sign that the file's outputs say nothing about the images."""
+    for place in comparison.constant:
+        which = f"Output {place}" if place else "The output"
+        yield f"{which} of the file is the same for all {comparison.images} images."
+    ties = getattr(comparison, "ties", None) or 0.0  # of classifiers
+    if ties > MOST_TIES and (comparison.answer or 0) not in comparison.constant:
+        yield (
+            f"On {ties:.1%} of {comparison.images} images several classes share the highest score, so that the answer "
+            "is the first of them."
+        )
+
+
+def _too_low(scheme: str, comparison, limits: Limits) -> Iterator[str]:
+    """Yield a sentence for each share that is lower than the limits allow."""
+    agreement, least = comparison.agreement, limits.min_agreement
+    if agreement is not None and least is not None and agreement < least:
+        yield (
+            f"The {scheme} file agrees with the float model to {agreement:.1%}; at least {least:.1%} {_asked(least)}."
+        )
+    least = MIN_AGREEMENT if least is None else least
+    before, after = comparison.reference_score, comparison.score
+    beyond_chance = comparison.interval is None or comparison.interval[1] < 0
+    if after is not None and before > 0 and beyond_chance and not after >= least * before:
+        yield (
+            f"The {scheme} file keeps {percent(after / before)} of the float model's {comparison.measure} "
+            f"({percent(before)} -> {percent(after)}, {change_in_points(comparison)}); at least {least:.1%} "
+            f"{_asked(least)}."
+        )
+    # The search judged on a part of many images; this check uses all of them.
+    if limits.max_drop is not None and comparison.drop > limits.max_drop + 1e-9:
+        yield (
+            f"The {scheme} file loses {comparison.drop:.2%} of its score, or of its answers, on all "
+            f"{comparison.images} images; at most {limits.max_drop:.2%} was asked for."
+        )
+
+
+def _asked(least: float) -> str:
+    return "is the least without --min-agreement" if least == MIN_AGREEMENT else "was asked for"

@@ -1,0 +1,110 @@
+"""Choose the ranges of all activations of a model."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.quantize import integers
+from mobilenets_tf.quantize.schemes import Scheme
+from mobilenets_tf.quantize.steps import ranges
+from mobilenets_tf.quantize.steps.effects import Effects
+from mobilenets_tf.quantize.steps.ranges import Range
+from mobilenets_tf.quantize.steps.shared_forms import SharedForms
+from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
+from mobilenets_tf.tflite import flatbuffer
+
+_TRIED_ON = 32  # how many samples serve to compare ranges
+
+
+def choose(
+    model: bytes,
+    statistics: Mapping[int, ActivationStatistics],
+    scheme: Scheme,
+    method: str,
+    shared: SharedForms,
+    samples: list[list[np.ndarray]],
+    progress: Progress = silent,
+) -> dict[int, Range]:
+    """Choose the range of each observed tensor.
+
+    Sixteen bits need no clipping: the range is all values seen. Eight bits: the method decides, except for the model's
+    inputs and outputs, whose ranges are all values seen, the constants that share a form with activations, and the
+    scores that a final softmax reads, which have a way of their own (``ranges.softmax_scores``).
+
+    Args:
+        model: the float file's content.
+        statistics: of each float32 activation tensor, by index.
+        scheme: a calibrated scheme.
+        method: "least_output_error", or the name of an estimator of ``ranges``.
+        shared: which tensors share a form.
+        samples: calibration samples, arrays in the order of the model's inputs.
+        progress: called as ranges are tried.
+
+    Returns:
+        (low, high) of each tensor, by index. Only those of the roots of ``shared`` decide a form.
+    """
+    extremes = {index: ranges.min_max(seen) for index, seen in statistics.items()}
+    if scheme.activations == "int16":
+        return {index: shared.bounded(index, span) for index, span in extremes.items()}
+    graph = flatbuffer.Graph(flatbuffer.read(model))
+    searched = method == "least_output_error"
+    estimate = ranges.estimator("mean_square_error" if searched else method)
+    effects = Effects(model, samples[:_TRIED_ON])
+    scores = {target.index for target in effects.targets if target.is_scores}
+    roots = set(shared.roots.values()) - {*graph.inputs}
+    free = {root for root in roots if shared.leaves_choice(root, extremes[root])}
+    whole = {*graph.inputs, *graph.outputs, *scores, *(roots - free)}
+    result = {index: extremes[index] if index in whole else estimate(seen) for index, seen in statistics.items()}
+    if searched:
+        inner = {index: result[index] for index in sorted(free - scores)}
+        result |= ranges.least_output_error(effects, inner, statistics, progress)
+        for index in scores & free:
+            result[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
+    result |= {index: shared.bounded(index, result[index]) for index in roots}
+    _widen_sums(graph, result, shared.roots)
+    _widen_layers(graph, result, shared.roots)
+    return {index: span if index in graph.inputs else _round_range(*span) for index, span in result.items()}
+
+
+def _round_range(low: float, high: float) -> Range:
+    """Round a range to about a thousandth, so that another processor's last bits do not change the file."""
+    step = 2.0 ** (np.floor(np.log2(high - low)) - 10)
+    return float(np.round(low / step) * step), float(np.round(high / step) * step)
+
+
+def _widen_sums(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mapping[int, int]) -> None:
+    """Widen ranges where the terms and the result of a sum are of very different size, as in untrained networks.
+
+    XNNPACK adds 8-bit numbers if their scales are between 2^-10 and 2^8 times the result's. Beyond that, the op falls
+    out of the accelerated graph; far beyond, LiteRT's own kernel aborts the process.
+    """
+    # From the end: a range that is widened for the sums that read a tensor then counts for the sum that writes it.
+    for operator in reversed(graph.operators):
+        if graph.name(operator) not in ("ADD", "SUB"):
+            continue
+        out = roots.get(operator.outputs[0], operator.outputs[0])
+        for index in (roots.get(index, index) for index in operator.inputs if index in spans):
+            width, result = (high - low for low, high in (spans[index], spans[out]))
+            for tensor, factor in ((index, result / width / 1000), (out, width / result / 250)):
+                if factor > 1:
+                    spans[tensor] = tuple(factor * end for end in spans[tensor])
+
+
+def _widen_layers(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mapping[int, int]) -> None:
+    """Widen the ranges of layers whose results are tiny beside their inputs, such as a layer whose ReLU gave zero on
+    all calibration samples: XNNPACK refuses files where (input scale x weight scale) is 256 times the output's scale
+    or more.
+    """
+    for operator in graph.operators:
+        if graph.name(operator) not in integers.WEIGHTED:
+            continue
+        places = integers.WEIGHTED[graph.name(operator)]
+        index, out = (roots.get(i, i) for i in (operator.inputs[places.data], operator.outputs[0]))
+        values = graph.constant(operator.inputs[places.weights])
+        if values is None or index not in spans or out not in spans:
+            continue
+        width, result = (high - low for low, high in (spans[index], spans[out]))
+        factor = width * float(np.abs(values).max()) / integers.LARGEST_WEIGHT / result / 200
+        if factor > 1:
+            spans[out] = tuple(factor * end for end in spans[out])

@@ -1,0 +1,62 @@
+"""Which model a file is compared with: as requested, and what the request leaves out as the manifest says."""
+
+import hashlib
+import json
+
+import pytest
+
+from mobilenets_tf import ModelSource, RequestError
+from mobilenets_tf.export.file_verification import VerifyRequest, _model_of, _warn_if_changed, verify_file
+
+
+def settled(folder, facts, **options):
+    """The model of a request, as ``verify_file`` passes it on, for a file with these facts about its model."""
+    (folder / "net.tflite").write_bytes(b"")
+    (folder / "net.tflite.json").write_text(json.dumps({"model": facts}))
+    return _model_of(VerifyRequest(str(folder / "net.tflite"), **options))
+
+
+FACTS = {"model": "mobilenet_v2", "weights": "imagenet", "alpha": 0.35, "mean": [0.0], "std": [255.0]}
+
+
+def test_what_the_request_leaves_out_is_in_the_manifest(tmp_path):
+    told = ModelSource("mobilenet_v2", weights="imagenet", alpha=0.35, mean=(0,), std=(255,))
+    assert settled(tmp_path, FACTS) == told
+    assert settled(tmp_path, FACTS, source="mobilenet_v2") == told
+    other = ModelSource("mobilenet_v2", weights="other.pth", alpha=0.5)
+    found = settled(tmp_path, FACTS, source=other)
+    assert (found.weights, found.alpha, found.mean) == ("other.pth", 0.5, (0,))
+    unlike = ModelSource("mobilenet_v1", weights="imagenet")
+    assert settled(tmp_path, FACTS, source=unlike) == unlike
+    assert settled(tmp_path, FACTS, arm64=True) is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "source", "said"),
+    [
+        ({"model": "mobilenet_v2"}, None, "was made of such weights, says its manifest"),
+        ({"model": "mobilenet_v2", "weights": "random"}, "mobilenet_v2", "was made of such weights"),
+        ("strange", "mobilenet_v2", "random weights each time.* Pass the --weights"),
+    ],
+)
+def test_random_weights_cannot_be_built_again(tmp_path, facts, source, said):
+    with pytest.raises(RequestError, match=said):
+        settled(tmp_path, facts, source=source)
+
+
+def test_without_a_model_and_a_manifest_there_is_nothing_to_compare_with(tmp_path):
+    (tmp_path / "net.tflite").write_bytes(b"")
+    with pytest.raises(RequestError, match="no manifest beside the file says of which model"):
+        verify_file(VerifyRequest(str(tmp_path / "net.tflite"), images=str(tmp_path)))
+
+
+def test_a_model_that_has_changed_since_is_named(tmp_path, recwarn):
+    model = tmp_path / "mine.keras"
+    model.write_bytes(b"as it was")
+    facts = {"model": str(model), "weights_sha256": hashlib.sha256(b"as it was").hexdigest()}
+    source = settled(tmp_path, facts)
+    _warn_if_changed(str(tmp_path / "net.tflite"), source)
+    assert source == ModelSource(str(model)) and not recwarn
+    model.write_bytes(b"trained further")
+    with pytest.warns(UserWarning, match=r"mine.keras has changed since .*net.tflite was made of it"):
+        _warn_if_changed(str(tmp_path / "net.tflite"), source)
