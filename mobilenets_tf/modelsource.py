@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shlex
 import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -126,8 +127,13 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """The name that the names of the result's files begin with."""
+        """The name that the names of the result's files begin with.
+
+        The names of files get into shell commands, Kotlin and HTML. So everything but letters, digits, "_", "-", "+"
+        and "." becomes "_".
+        """
         name = Path(self.model).stem if self.is_file and self.content is None else self.model
+        name = re.sub(r"[^\w.+-]", "_", name).lstrip(".-") or "model"
         return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
 
     @property

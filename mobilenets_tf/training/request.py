@@ -180,7 +180,7 @@ def _check_replaceable(request: TrainRequest, class_names: Sequence[str]) -> Non
     names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
     options = {key: value for key, value in request.options().items() if key != "source"}
     described = {"model": request.source.described(), "options": options}
-    files.check_replaceable(Path(request.out), names, request.overwrite, described, files.labels_file(class_names))
+    files.check_replaceable(Path(request.out), names, request.overwrite, described, class_names)
 
 
 def _task(request: TrainRequest) -> str:
