@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from mobilenets_tf.export.page.report import SchemeReport, render, render_schemes
-from tests.export.page.test_report import MANIFEST, evidence
+from mobilenets_tf.export.proof.badge import together
+from tests.export.page.test_report import FAILED, MANIFEST, PASSED, evidence
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -103,7 +104,7 @@ def pages(tmp_path_factory):
     reports = [SchemeReport(f"{LONG}.tflite", manifest, found), SchemeReport("other.tflite", failed, found)]
     written = {
         "report": render(f"{LONG}.tflite", manifest, found),
-        "schemes": render_schemes(LONG, reports, found.schemes, found.latency),
+        "schemes": render_schemes(LONG, together({LONG: FAILED, "m": PASSED}), reports, found.schemes, found.latency),
     }
     for name, page in written.items():
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
