@@ -1,5 +1,6 @@
 """The verb ``qat``: fine-tune a model for int8 on annotated images, and write a folder with its int8 file."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenets_tf import files
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
@@ -132,7 +134,9 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
     started = time.monotonic()
     with Worker() as worker:
         training, validation = check(request)
-        produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
+        folder = request.checkpoint
+        with files.only_user(Path(folder), "fine-tuning") if folder else contextlib.nullcontext():
+            produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
     manifest, page = result_folder.write(folder, name, produced, request.source.label_names())
     seconds = time.monotonic() - started
@@ -160,7 +164,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
     if task_of(source.task).forms and not source.label_names():
         raise RequestError(
             f"Nothing says what the classes of {source.model} are called, and in which order they are: pass --labels "
-            "FILE, a name a line."
+            "FILE (labels=), a name a line."
         )
     for option in ("epochs", "patience", "calibration_count"):
         if getattr(request, option) < 1:

@@ -16,6 +16,7 @@ from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.comparison import points
 from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
 from mobilenets_tf.modelsource import RANDOM
+from mobilenets_tf.progress import printable
 from mobilenets_tf.tasks.outputs import kind_of
 
 _CHARTED = 12  # layers in the bar chart, those with the largest errors
@@ -69,6 +70,7 @@ def _environment():
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -95,6 +97,9 @@ def _environment():
         "worst_layer": lambda layers: next((row for row in layers if math.isfinite(row.snr_db)), None),
         "layer_charts": _layer_charts,
         "pareto_charts": _pareto_charts,
+        "change": _change,
+        # As many columns as leave no image alone in the last row.
+        "columns": lambda count: next((columns for columns in (3, 4, 2) if count % columns != 1), 3),
         "on_front": _on_front,
         "reasons": _reasons,
     }
@@ -131,11 +136,11 @@ def _view(comparison: dict | None) -> dict | None:
     """Describe a comparison of a manifest, of any task, in the words of the page.
 
     Returns:
-        images, snr_db, largest_difference; measure, score, reference_score and change, in words (None without
-        annotations); agreement with its name and a note; sentence: how the answers compare; scores: (name, float32's,
-        this file's) of each measure and class; details: (name, share) of what else is known; outputs: each output of a
-        model that is more than a classifier, by_element: those whose elements are values; advice: what to do about
-        their scales.
+        images, snr_db, largest_difference; measure, score and reference_score (None without annotations); with
+        annotations also change and points, the change of the score in words and in short; agreement with its name and a
+        note; sentence: how the answers compare; scores: (name, float32's, this file's) of each measure and class;
+        details: (name, share) of what else is known; outputs: each output of a model that is more than a classifier,
+        by_element: those whose elements are values; advice: what to do about their scales.
     """
     if comparison is None:
         return None
@@ -200,7 +205,9 @@ def _view(comparison: dict | None) -> dict | None:
     shared["outputs"] = outputs if len(outputs) > 1 or view["measure"] is None else []
     shared["by_element"] = [output for output in shared["outputs"] if kind_of(output["kind"]).by_element]
     shared["advice"] = comparison.get("advice") or []
-    shared["change"] = points(view["reference_score"], view["score"], comparison["interval"]) if scored else None
+    if scored:
+        before, after, interval = view["reference_score"], view["score"], comparison["interval"]
+        shared |= {"change": points(before, after, interval), "points": _in_points(after - before, interval)}
     return {**shared, **view, "scores": scores if scored else []}
 
 
@@ -246,6 +253,19 @@ def _pareto_charts(rows: Sequence[SchemeRow]) -> list:
             description = f"Scatter chart of {gain} against {label}: {values}. On the Pareto front: {best}."
             svgs.append(charts.pareto(points, (label, gain), f"pareto-{cost.replace('_', '-')}", description))
     return _safe(svgs)
+
+
+def _change(row: SchemeRow, reference: SchemeRow) -> str:
+    """Return the change of a scheme's score from float32's in points, with its interval."""
+    if row is reference or row.score is None or reference.score is None:
+        return ""
+    return _in_points(row.score - reference.score, row.interval)
+
+
+def _in_points(change: float, interval: Sequence[float] | None) -> str:
+    """A change in points, with its interval, for a column of a table."""
+    text = f"{100 * change:+.1f}"
+    return text if interval is None else f"{text} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
 
 
 def _on_front(row: SchemeRow, rows: Sequence[SchemeRow]) -> str:

@@ -14,13 +14,13 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.decibels import signal_to_noise
 from mobilenets_tf.export.delegates import backends
 from mobilenets_tf.export.delegates.rules import Verdict
-from mobilenets_tf.export.proof.comparison import change_in_points
 from mobilenets_tf.export.proof.judging import AnyComparison, Tally
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.speed import timing
 from mobilenets_tf.export.tflite import Conversion
 from mobilenets_tf.quantize import layers
 from mobilenets_tf.tasks.classification import first_answers
+from mobilenets_tf.tasks.intervals import Interval
 from mobilenets_tf.tasks.task import class_name
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
@@ -277,7 +277,7 @@ class SchemeRow:
     """One of several files of a model.
 
     agreement: with float32, see ``DeployRequest``. score: of the task, if the images are annotated; measure: name of
-    the score; change: of the score from float32's, in words. median_ms: on the machine that made the report.
+    the score; interval: the 95 % interval of its change from float32's. median_ms: on the machine that made the report.
     faster_than: the schemes whose files were slower in most rounds of the timing (``timing.is_faster``).
     """
 
@@ -287,7 +287,7 @@ class SchemeRow:
     score: float | None = None
     median_ms: float | None = None
     measure: str = "top-1"
-    change: str = ""
+    interval: Interval | None = None
     faster_than: tuple[str, ...] = ()
 
     @staticmethod
@@ -295,17 +295,17 @@ class SchemeRow:
         scheme: str, size: int, comparison: AnyComparison, median_ms: float, faster_than: tuple[str, ...]
     ) -> "SchemeRow":
         """Make the row of a file of ``size`` bytes."""
-        change = "" if comparison.score is None or scheme == "float32" else change_in_points(comparison)
+        interval = None if scheme == "float32" else comparison.interval
         return SchemeRow(
-            scheme, size, comparison.agreement, comparison.score, median_ms, comparison.measure, change, faster_than
+            scheme, size, comparison.agreement, comparison.score, median_ms, comparison.measure, interval, faster_than
         )
 
     def as_dict(self) -> dict:
         """Return the fields as plain data; a classifier's score has the key ``top1``."""
         score = {"top1": self.score} if self.measure == "top-1" else {"score": self.score, "measure": self.measure}
         return {
-            "scheme": self.scheme, "bytes": self.bytes, "agreement": self.agreement, **score, "change": self.change,
-            "median_ms": self.median_ms, "faster_than": list(self.faster_than),
+            "scheme": self.scheme, "bytes": self.bytes, "agreement": self.agreement, **score,
+            "interval": self.interval, "median_ms": self.median_ms, "faster_than": list(self.faster_than),
         }  # fmt: skip
 
 

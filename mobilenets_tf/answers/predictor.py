@@ -61,15 +61,20 @@ class Predictor:
         kinds = self._kinds(reading)
         size = input_size(network.name, network.inputs)
         if reading.preprocessing is None:
-            raise RequestError(f"No manifest beside {network.name} says how its input is normalised. {NORMALISATION}")
+            raise RequestError(
+                f"Nothing in {network.name} or beside it says how its input is normalised. {NORMALISATION}"
+            )
         self.preprocessing = self.task.framed(reading.preprocessing).at(size, reading.resize)
         grids = reading.grids or network.grids(self.task)
         self._decoder = self.task.decoder(network.name, network.ends, kinds, reading.form, grids)
         self.classes = self._decoder.classes
         if self.labels and self.classes not in (None, len(self.labels)):
+            one_more = self.task.name == "classify" and self.classes == len(self.labels) + 1
+            background = " Is its first output the background? Then that is the first line of its labels."
             raise RequestError(
                 f"{network.name} tells {self.classes} classes apart, and there are {len(self.labels)} labels "
-                f"({', '.join(self.labels[:3])}, ...). Give its own with --labels."
+                f"({', '.join(self.labels[:3])}, ...). Give its own with --labels (labels=)."
+                f"{background * one_more}"
             )
 
     def _kinds(self, reading: Reading) -> tuple[OutputKind, ...]:
@@ -267,7 +272,7 @@ def _task(network: OpenedNetwork, name: str | None) -> Task:
             return task_of("regress" if end.kind is VALUES or end.activation == "unit" else "classify")
         raise RequestError(
             f"{outputs}, and no manifest ({network.name}.json) says what they mean. Pass --task classify, detect or "
-            "segment, with --labels for the classes' names."
+            "segment (task=), with --labels (labels=) for the classes' names."
         )
     task = task_of(name)
     if expected := task.accepts(shapes):

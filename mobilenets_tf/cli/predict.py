@@ -21,7 +21,9 @@ EXAMPLE = "mobilenets-tf predict net_int8.tflite photo.jpg --beside net.keras --
 
 def add_arguments(parser):
     parser.add_argument("model", metavar="FILE", help="a .tflite, .keras or full-model .h5 file")
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE_OR_DIR", help="photographs; of a folder or a CSV all that it has"
+    )
     parser.add_argument("--beside", nargs="+", default=[], metavar="FILE", help="more files, to compare with")
     parser.add_argument(
         "--out", metavar="PICTURE_OR_DIR", help="draw it: a .png or .jpg for one image, or a folder for a .png of each"

@@ -45,9 +45,10 @@ def test_an_unknown_part_is_refused(monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_quick_run_compares_the_modes(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["training.py", "modes", "--quick"])
+    # That float16 and XLA train alike, tests/training/test_step.py shows, with a network that compiles sooner.
+    monkeypatch.setattr(benchmark, "MODES", {mode: benchmark.MODES[mode] for mode in ("float32", "bfloat16")})
     benchmark.main()
     printed = capsys.readouterr().out
     differences = {row[0]: float(row[1]) for row in re.findall(r"^(\w+) .*? ([\d.]+)%", printed, re.MULTILINE)}
     assert differences.keys() == benchmark.MODES.keys()
-    assert differences["float32"] == 0 and differences["XLA"] < 1
-    assert 0 < differences["float16"] < 5 and 0 < differences["bfloat16"] < 10
+    assert differences["float32"] == 0 and 0 < differences["bfloat16"] < 10
