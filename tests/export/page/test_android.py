@@ -166,11 +166,22 @@ def test_the_page_names_the_file_and_says_how_to_feed_it(deployed, case):
     assert (f"score = {scale:.8g}" in text) == (case != "float32")
 
 
+def test_the_verdict_is_on_the_page_and_a_file_that_failed_has_nothing_to_paste():
+    end = {"dtype": "float32", "shape": [1, 64, 64, 3], "scale": 0.0, "zero_point": 0}
+    manifest = {"scheme": "float32", "inputs": [end], "outputs": [end], "preprocessing": vars(Preprocessing(64))}
+    passed = android.render("net.tflite", manifest | {"passed": True, "badge": BADGE}, labels=True)
+    assert "> Verified on 9 images. They are few." in passed and "adb push" in passed
+    verdict = {"passed": False, "badge": BADGE | {"headline": "A check failed."}, "failures": ["It is bad."]}
+    failed = android.render("net.tflite", manifest | verdict, labels=True)
+    assert "> A check failed.\n> It is bad.\n" in failed and "adb" not in failed and "kotlin" not in failed
+
+
 @pytest.mark.parametrize("crop", ["stretch", "crop_then_resize"])
 def test_the_page_crops_what_the_evaluation_crops(crop):
     preprocessing = Preprocessing(64, None if crop == "stretch" else 72, crop=crop)
     end = {"dtype": "float32", "shape": [1, 64, 64, 3], "scale": 0.0, "zero_point": 0}
     manifest = {"scheme": "float32", "inputs": [end], "outputs": [end], "preprocessing": vars(preprocessing)}
+    manifest |= {"passed": True, "badge": BADGE}
     text = android.render("net.tflite", manifest, labels=True)
     assert f"From a photograph: {preprocessing.described()}." in text
     assert ("createScaledBitmap(photo, 64, 64, true)" in text) == (crop == "stretch")
