@@ -101,7 +101,8 @@ def _unique_names(graph: schema.SubGraphT) -> list[bytes]:
     """Give the tensors' names, numbered where several tensors have the same."""
     names = [tensor.name or b"tensor" for tensor in graph.tensors]
     ends = list(dict.fromkeys([*graph.inputs, *graph.outputs]))
-    taken, given, number = set(names), set(), Counter()
+    taken, given = set(names), set()
+    number: Counter[bytes] = Counter()
     for index in dict.fromkeys([*ends, *range(len(names))]):
         base = name = names[index]
         while name in given:
@@ -143,9 +144,8 @@ def _with_tensors(graph: schema.SubGraphT, used: list[int], new: dict[int, int])
     tensors = [graph.tensors[index] for index in used]
     for place, tensor in enumerate(tensors):
         if scales := _scale_tensors(tensor):
-            details = with_fields(
-                tensor.quantization.details, **dict(zip(scales, indices(scales.values()), strict=True))
-            )
+            renumbered = {field: new.get(index, -1) for field, index in scales.items()}
+            details = with_fields(tensor.quantization.details, **renumbered)
             tensors[place] = with_fields(tensor, quantization=with_fields(tensor.quantization, details=details))
     operators = [
         with_fields(
