@@ -13,7 +13,11 @@ from mobilenets_tf.quantize.steps.ranges import Range
 from mobilenets_tf.quantize.steps.shared_forms import SharedForms
 from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
 
+# The upper bounds of activations, as operators and inside of other operators.
+_BOUNDS = {"RELU6": 6.0, "RELU_N1_TO_1": 1.0, "RELU_0_TO_1": 1.0}
+_FUSED_BOUNDS = {schema.ActivationFunctionType.RELU6: 6.0, schema.ActivationFunctionType.RELU_N1_TO_1: 1.0}
 _TRIED_ON = 32  # how many samples serve to compare ranges
 
 
@@ -45,9 +49,11 @@ def choose(
         (low, high) of each tensor, by index. Only those of the roots of ``shared`` decide a form.
     """
     extremes = {index: ranges.min_max(seen) for index, seen in statistics.items()}
-    if scheme.activations == "int16":
-        return {index: shared.bounded(index, span) for index, span in extremes.items()}
     graph = flatbuffer.Graph(flatbuffer.read(model))
+    if scheme.activations == "int16":
+        result = {index: shared.bounded(index, span) for index, span in extremes.items()}
+        _widen_bounded(graph, result, shared.roots, scheme)
+        return result
     searched = method == "least_output_error"
     estimate = ranges.estimator("mean_square_error" if searched else method)
     effects = Effects(model, samples[:_TRIED_ON])
@@ -64,6 +70,7 @@ def choose(
     result |= {index: shared.bounded(index, result[index]) for index in roots}
     _widen_sums(graph, result, shared.roots)
     _widen_layers(graph, result, shared.roots)
+    _widen_bounded(graph, result, shared.roots, scheme)
     return {index: span if index in graph.inputs else _round_range(*span) for index, span in result.items()}
 
 
@@ -108,3 +115,21 @@ def _widen_layers(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mappi
         factor = width * float(np.abs(values).max()) / integers.LARGEST_WEIGHT / result / 200
         if factor > 1:
             spans[out] = tuple(factor * end for end in spans[out])
+
+
+def _widen_bounded(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mapping[int, int], scheme: Scheme) -> None:
+    """Widen the ranges of activations that have an upper bound and are tiny beside it, as in untrained networks.
+
+    LiteRT expresses the bound, such as ReLU6's 6, in steps of the result. It refuses files in which that number does
+    not fit into 32 bits ("no_integer_overflow_from_quantization" in tflite/kernels/kernel_util.cc).
+    """
+    steps = 255 if scheme.activations == "int8" else 32767
+    for operator in graph.operators:
+        fused = getattr(operator.builtinOptions, "fusedActivationFunction", 0)
+        bound = _BOUNDS.get(graph.name(operator), _FUSED_BOUNDS.get(fused, 0.0))
+        for out in (roots.get(index, index) for index in operator.outputs if bound):
+            if out in spans:
+                low, high = spans[out]
+                factor = 1.1 * bound * steps / 2**31 / (high - low)
+                if factor > 1:
+                    spans[out] = (factor * low, factor * high)

@@ -14,7 +14,7 @@ from mobilenets_tf.errors import ConversionError
 from mobilenets_tf.export.tflite import to_tflite
 from mobilenets_tf.quantize import Calibration, schemes
 from mobilenets_tf.quantize.post_training import Recipe, prepare
-from mobilenets_tf.quantize.steps import ranges
+from mobilenets_tf.quantize.steps import model_ranges, ranges
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
@@ -117,6 +117,20 @@ def test_a_loop_stays_float_between_integer_layers(layer, scheme, float_file):
     found = np.concatenate([Runner(content)(sample)[0] for sample in samples[100:]])
     expected = model.predict_on_batch(samples[100:])
     assert signal_to_noise((expected**2).sum(), ((found - expected) ** 2).sum()) > 30
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_a_bound_of_a_tiny_activation_fits_into_32_bits(scheme, float_file):
+    """As in networks with random weights, whose activations vanish from layer to layer."""
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2D(4, 3, activation="relu6")])
+    model.layers[0].kernel.assign(model.layers[0].kernel * 1e-8)
+    ready = prepare(float_file(model), scheme, Calibration(photographs(100, 4)))
+    graph = flatbuffer.Graph(flatbuffer.read(ready.model))
+    (out,) = graph.outputs
+    ready.ranges[out] = (0.0, 2e-7)  # a search for the range may end there
+    model_ranges._widen_bounded(graph, ready.ranges, {}, ready.scheme)
+    assert ready.plan().forms[out].scale > 6 / 2**31
+    Runner(ready.write())
 
 
 @pytest.mark.parametrize("scheme", INTEGER)
