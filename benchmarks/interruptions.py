@@ -271,7 +271,7 @@ def checkpoints(folder: Path, verb: str, whole: tuple[float, dict]):
         process = start(case, verb)
         checkpoint: list[Path] = []
         while not checkpoint and process.poll() is None:
-            checkpoint = list(case.out.rglob("*.npz"))
+            checkpoint = [*case.out.glob("*.npz"), *case.out.glob("checkpoint/*.npz")]
             time.sleep(0.005)
         process.kill()
         finish(case, process)

@@ -145,13 +145,13 @@ def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse
     calibrated = next((name for name in names if schemes.get(name).calibrated), names[-1])
     # The names of the files first, since this check takes no time.
     request.source.check()
-    folder, labels = Path(request.out), files.labels_file(request.source.label_names())
+    folder, class_names = Path(request.out), request.source.label_names()
     files.check_folder(folder)
     files.check_replaceable(folder, [_page_name(request)], request.overwrite)
     for name, each in requests.items():
         file_name = _file_name(request, name)
         written = [file_name, f"{file_name}.json", f"{file_name}.{ANCHORS_FILE}"]
-        files.check_replaceable(folder, written, request.overwrite, each.described(), labels)
+        files.check_replaceable(folder, written, request.overwrite, each.described(), class_names)
     return requests, deployment.check(requests[calibrated])
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shlex
 import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -126,8 +127,13 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """The name that the names of the result's files begin with."""
+        """The name that the names of the result's files begin with.
+
+        The names of files get into shell commands, Kotlin and HTML. So everything but letters, digits, "_", "-", "+"
+        and "." becomes "_".
+        """
         name = Path(self.model).stem if self.is_file and self.content is None else self.model
+        name = re.sub(r"[^\w.+-]", "_", name).lstrip(".-") or "model"
         return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
 
     @property
@@ -146,12 +152,12 @@ class ModelSource:
         """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
-    def check(self, to_train: bool = False) -> None:
+    def check(self, may_be_random: bool = False) -> None:
         """Refuse a source that cannot be built, without importing TensorFlow; warn of random weights that nobody has
         asked for.
 
         Args:
-            to_train: the model is going to be trained, so its weights may be random.
+            may_be_random: do not warn, since the model is going to be trained or random weights are refused elsewhere.
 
         Raises:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here.
@@ -170,7 +176,7 @@ class ModelSource:
                 catalog.require(_published(self))
         self.check_input()
         self.check_labels()
-        if not to_train:
+        if not may_be_random:
             self._warn_of_random_weights()
 
     def check_input(self) -> None:

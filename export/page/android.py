@@ -8,6 +8,7 @@ import json
 
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
+from mobilenets_tf.progress import printable
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.tasks.outputs import CLASSES, kind_of
 from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
@@ -92,6 +93,7 @@ def _environment():
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters |= {"kotlin": _float_literal, "kotlin_text": _text_literal}
     return environment

@@ -16,6 +16,7 @@ from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.comparison import points
 from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
 from mobilenets_tf.modelsource import RANDOM
+from mobilenets_tf.progress import printable
 from mobilenets_tf.tasks.outputs import kind_of
 
 _CHARTED = 12  # layers in the bar chart, those with the largest errors
@@ -69,6 +70,7 @@ def _environment():
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

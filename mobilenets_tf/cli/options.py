@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import fields
 
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.progress import Display, silent
+from mobilenets_tf.progress import Display, printable, silent
 
 
 def add_model(parser, flag: str | None = None) -> None:
@@ -130,6 +130,6 @@ def add_json(parser) -> None:
 def emit(text: str) -> None:
     """Print to standard output; a reader that went away (a pager, head) is no error."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         sys.stdout = None

@@ -157,7 +157,7 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     cluster.workers()
     request = replace(request, task=_task(request))
     source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
-    source.check(to_train=True)
+    source.check(may_be_random=True)
     request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
     files.check_folder(Path(request.out))
@@ -180,7 +180,7 @@ def _check_replaceable(request: TrainRequest, class_names: Sequence[str]) -> Non
     names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
     options = {key: value for key, value in request.options().items() if key != "source"}
     described = {"model": request.source.described(), "options": options}
-    files.check_replaceable(Path(request.out), names, request.overwrite, described, files.labels_file(class_names))
+    files.check_replaceable(Path(request.out), names, request.overwrite, described, class_names)
 
 
 def _task(request: TrainRequest) -> str:
@@ -253,7 +253,7 @@ def _teacher(request: TrainRequest) -> ModelSource | None:
             f"The teacher {teacher.model} is for the task {teacher.task!r}, and {request.source.model} is trained to "
             f"{request.task}. Give a teacher that was trained to {request.task}."
         )
-    teacher.check()
+    teacher.check(may_be_random=True)
     if not teacher.is_file and registry.get(teacher.model).backbone and teacher.weight_set():
         raise RequestError(
             f"The weights {teacher.weights!r} of {teacher.model} are its backbone's alone; its fresh head would teach "

@@ -88,6 +88,9 @@ def test_evaluate_keras_files_of_both_kinds(boxed, masked, folder, call, in_this
     assert json.loads(out)["per_class"] == pytest.approx({"rot": 1, "grün": 0.5, "blau": 0}, abs=0.03)
 
 
+RANDOM = ["--weights", "random"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -96,15 +99,15 @@ def test_evaluate_keras_files_of_both_kinds(boxed, masked, folder, call, in_this
         (["boxes.tflite", "--data", "absent"], "No such folder or COCO .json"),
         (["boxes.tflite", "--data", "voc", "--labels", "names.txt"], "Unknown class 'red'"),
         (
-            ["ssdlite_mobilenet_v2", "--weights", "random", "--data", "voc", "--flip"],
+            ["ssdlite_mobilenet_v2", *RANDOM, "--data", "voc", "--flip"],
             "are for segmenters in Keras",
         ),
         (
-            ["lraspp_mobilenet_v2", "--weights", "random", "--data", "masked", "--scales", "9"],
+            ["lraspp_mobilenet_v2", *RANDOM, "--data", "masked", "--scales", "9"],
             "scales=(9.0,): expected shares from 0.1 to 4",
         ),
         (
-            ["ssdlite_mobilenet_v2", "--weights", "random", "--data", "voc", "--task", "segment"],
+            ["ssdlite_mobilenet_v2", *RANDOM, "--data", "voc", "--task", "segment"],
             "is for the task 'detect'",
         ),
     ],
