@@ -42,7 +42,7 @@ VERBS = {
         "1", "--out", "{out}",
     ],
     "qat": [
-        *MODEL, "--images", "{inputs}/photos", "--epochs", "2", "--batch-size", "8", "--threads", "1", "--checkpoint",
+        *MODEL, "--data", "{inputs}/photos", "--epochs", "2", "--batch-size", "8", "--threads", "1", "--checkpoint",
         "{out}/checkpoint", "--out", "{out}",
     ],
     "report": [

@@ -73,7 +73,7 @@ class DeployRequest(Request):
     calibration: a folder or CSV of images, or "demo" for the photographs that scikit-image ships; calibration_count of
         them are used, chosen with ``seed`` (None: all).
     trust_calibration: the calibration images are meant to be as they are, see ``Calibration.trusted``.
-    evaluate: annotated images to judge with, as in ``EvaluateRequest.images``; those used for calibration are left out.
+    evaluate: annotated images to judge with, as in ``EvaluateRequest.data``; those used for calibration are left out.
         None judges on the calibration images, without scores.
     min_agreement: the agreement with the float model from which the result passes: of a classifier the share of images
         with the same answer, of a detector or segmenter the score with the float model's answers as the truth; and the

@@ -85,7 +85,7 @@ def check_form(file: Path) -> None:
         raise RequestError(
             f"{file} gives its answers in the form {form!r}, and the Keras model gives {own!r} outputs: they cannot be "
             "compared. deploy did compare this file before it took that form, and its answers after (see its report). "
-            f"Judge it with:  mobilenets-tf evaluate {file} --images DATA  Or deploy with --output {own}, and verify "
+            f"Judge it with:  mobilenets-tf evaluate {file} --data DATA  Or deploy with --output {own}, and verify "
             "that file."
         )
 

@@ -28,7 +28,7 @@ class EvaluateRequest:
 
     source: the model: a registry name, the path of a ``.tflite``, ``.keras`` or full-model ``.h5`` file, a
         ``keras.Model`` or a ``ModelSource``.
-    images: annotated images. To classify: a CSV with the columns file and class_index, or a folder with a sub-folder a
+    data: annotated images. To classify: a CSV with the columns file and class_index, or a folder with a sub-folder a
         class; to detect: a folder with images/ and annotations/ (VOC's XML), or COCO's JSON; to segment: a folder with
         images/ and masks/ (PNG of class numbers).
     task: "classify", "detect" or "segment", for a file without a manifest.
@@ -39,7 +39,7 @@ class EvaluateRequest:
     """
 
     source: AnyModel
-    images: str
+    data: str
     task: str | None = None
     void: int | None = None
     scales: tuple[float, ...] = (1.0,)
@@ -118,7 +118,7 @@ def _find(request: EvaluateRequest, reading: Reading, progress: Progress) -> Ima
     if void is None and request.source.content is None:
         void = manifest_of(Path(request.source.model)).get("options", {}).get("void")
     try:
-        return task.find(request.images, reading.labels, void=255 if void is None else void, progress=progress)
+        return task.find(request.data, reading.labels, void=255 if void is None else void, progress=progress)
     except RequestError as error:
         if reading.task or "has no labels" not in str(error):
             raise

@@ -39,7 +39,7 @@ class TrainRequest:
     data: annotated images, as in ``sources.find``, ``boxes.find_boxes`` or ``masks.find_masks``.
     out: the folder for the result.
     task: "classify", "detect" or "segment"; None for the network's own, which a file from elsewhere does not say.
-    validation: annotated images to judge with; None takes a fifth of ``data``, unless ``data`` is TFRecords.
+    evaluate: annotated images to judge with; None takes a fifth of ``data``, unless ``data`` is TFRecords.
     void: of masks, the value of pixels that are of no class.
     recipe: "finetune", "scratch" or, of a classifier, "paper".
     epochs, batch_size, learning_rate: instead of the recipe's; the batch is that of all replicas together.
@@ -64,7 +64,7 @@ class TrainRequest:
     data: str
     out: str
     task: str | None = None
-    validation: str | None = None
+    evaluate: str | None = None
     void: int = 255
     recipe: str = "finetune"
     epochs: int | None = None
@@ -91,7 +91,7 @@ class TrainRequest:
         for name in ("source", "teacher"):
             if (model := getattr(self, name)) is not None:
                 object.__setattr__(self, name, ModelSource.of(model))
-        for name in ("data", "out", "validation"):
+        for name in ("data", "out", "evaluate"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(path))
 
@@ -290,9 +290,9 @@ def _find_images(
         )  # fmt: skip
 
     training = find(request.data, class_names)
-    if request.validation is None:
+    if request.evaluate is None:
         return _held_out(training, request.seed)
-    return training, find(request.validation, training.class_names)
+    return training, find(request.evaluate, training.class_names)
 
 
 def _held_out(source: Source, seed: int) -> tuple[Source, Source | None]:
