@@ -24,7 +24,8 @@ _ARGUMENTS = {
     "weights": 'None (random), the tag of a weight set ("imagenet"), or the path of a weight file; see '
     "``weights.load.resolve``.",
     "pooling": 'without the top, how the last feature map becomes a vector: "avg", "max", or None (it stays a map).',
-    "classes": "number of outputs. If the weight set has another number, the classifier stays random, with a warning.",
+    "classes": "number of outputs; None: that of the weights, 1000 without weights. If the weights have another "
+    "number, the classifier stays random, with a warning.",
     "classifier_activation": '"softmax", or None for logits.',
     "dropout_rate": "share of the classifier's inputs that training drops.",
     "name": "name of the model.",

@@ -56,7 +56,7 @@ def _builder(size: int, parameters: str, multiply_adds: str):
         include_top: bool = True,
         weights: Weights = None,
         pooling: Pooling = None,
-        classes: int = 1000,
+        classes: int | None = None,
         classifier_activation: str | None = "softmax",
         dropout_rate: float = published_dropout,
         name: str = registered,
@@ -85,7 +85,7 @@ def _builder(size: int, parameters: str, multiply_adds: str):
                 )
                 index += 1
         x = conv_bn(x, 1280, 1, "head", source.convention)
-        x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)
+        x = top(x, include_top, pooling, source.classes(classes), classifier_activation, dropout_rate)
         model = keras.Model(inputs, x, name=name)
         source.load_into(model)
         return model

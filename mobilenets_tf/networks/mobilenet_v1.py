@@ -23,7 +23,7 @@ def MobileNetV1(
     include_top: bool = True,
     weights: Weights = None,
     pooling: Pooling = None,
-    classes: int = 1000,
+    classes: int | None = None,
     classifier_activation: str | None = "softmax",
     dropout_rate: float = 1e-3,
     name: str = "mobilenet_v1",
@@ -42,7 +42,8 @@ def MobileNetV1(
         weights: None (random), the tag of a weight set ("imagenet"), or the path of a weight file; see
             ``weights.load.resolve``.
         pooling: without the top, how the last feature map becomes a vector: "avg", "max", or None (it stays a map).
-        classes: number of outputs. If the weight set has another number, the classifier stays random, with a warning.
+        classes: number of outputs; None: that of the weights, 1000 without weights. If the weights have another number,
+            the classifier stays random, with a warning.
         classifier_activation: "softmax", or None for logits.
         dropout_rate: share of the classifier's inputs that training drops.
         name: name of the model.
@@ -65,7 +66,7 @@ def MobileNetV1(
             step = dilate(stride if block == 1 else 1)
             x = conv_bn(x, None, 3, f"{prefix}_depthwise", source.convention, depthwise=True, **step)
             x = conv_bn(x, int(filters * alpha), 1, f"{prefix}_project", source.convention)
-    x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)
+    x = top(x, include_top, pooling, source.classes(classes), classifier_activation, dropout_rate)
     model = keras.Model(inputs, x, name=name)
     source.load_into(model)
     return model

@@ -35,7 +35,7 @@ def MobileNetV2(
     include_top: bool = True,
     weights: Weights = None,
     pooling: Pooling = None,
-    classes: int = 1000,
+    classes: int | None = None,
     classifier_activation: str | None = "softmax",
     dropout_rate: float = 0.2,
     name: str = "mobilenet_v2",
@@ -56,7 +56,8 @@ def MobileNetV2(
         weights: None (random), the tag of a weight set ("imagenet"), or the path of a weight file; see
             ``weights.load.resolve``.
         pooling: without the top, how the last feature map becomes a vector: "avg", "max", or None (it stays a map).
-        classes: number of outputs. If the weight set has another number, the classifier stays random, with a warning.
+        classes: number of outputs; None: that of the weights, 1000 without weights. If the weights have another number,
+            the classifier stays random, with a warning.
         classifier_activation: "softmax", or None for logits.
         dropout_rate: share of the classifier's inputs that training drops (the paper keeps 0.8).
         name: name of the model.
@@ -91,7 +92,7 @@ def MobileNetV2(
                 **dilate(stride if block == 1 else 1),
             )
     x = conv_bn(x, make_divisible(1280 * max(1.0, alpha)), 1, "head", source.convention)
-    x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)
+    x = top(x, include_top, pooling, source.classes(classes), classifier_activation, dropout_rate)
     model = keras.Model(inputs, x, name=name)
     source.load_into(model, TAIL if reduced_tail else ())
     return model

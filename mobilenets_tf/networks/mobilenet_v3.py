@@ -56,7 +56,7 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
         include_top: bool = True,
         weights: Weights = None,
         pooling: Pooling = None,
-        classes: int = 1000,
+        classes: int | None = None,
         classifier_activation: str | None = "softmax",
         dropout_rate: float = 0.2,
         name: str | None = None,
@@ -103,7 +103,7 @@ def _builder(size: str, figures: str, minimalistic_figures: str, hidden_note: st
             x, make_divisible(6 * x.shape[-1]), 1, f"{last}_block1_pointwise", source.convention, activation=outer
         )
         hidden = make_divisible(hidden_units * max(1.0, alpha)), outer
-        x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate, hidden=hidden)
+        x = top(x, include_top, pooling, source.classes(classes), classifier_activation, dropout_rate, hidden=hidden)
         model = keras.Model(inputs, x, name=name or registered)
         source.load_into(model, (f"stage{len(stages)}", last, "hidden") if reduced_tail else ())
         return model

@@ -124,7 +124,7 @@ def _builder(size: str, folded_figures: str, training_figures: str):
         include_top: bool = True,
         weights: Weights = None,
         pooling: Pooling = None,
-        classes: int = 1000,
+        classes: int | None = None,
         classifier_activation: str | None = "softmax",
         dropout_rate: float = 0.0,
         name: str = registered,
@@ -156,7 +156,7 @@ def _builder(size: str, folded_figures: str, training_figures: str):
                 options: dict[str, Any] = {**form, "branches": branches, "squeeze": block > blocks - squeezed}
                 x = unit(x, None, 3, f"{position}_depthwise", **options, **dilate(2 if block == 1 else 1))
                 x = unit(x, int(filters * width), 1, f"{position}_project", **options)
-        x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)
+        x = top(x, include_top, pooling, source.classes(classes), classifier_activation, dropout_rate)
         model = keras.Model(inputs, x, name=name)
         source.load_into(model)
         return reparameterize(model) if reparameterized else model

@@ -132,7 +132,7 @@ def _builder(registered: str, label: str, figures: str):
         include_top: bool = True,
         weights: Weights = None,
         pooling: Pooling = None,
-        classes: int = 1000,
+        classes: int | None = None,
         classifier_activation: str | None = "softmax",
         dropout_rate: float = size.classifier_dropout,
         name: str | None = None,
@@ -169,7 +169,7 @@ def _builder(registered: str, label: str, figures: str):
             x = mobilevit_block(x, dim, depth, size, f"stage{stage}_block2", convention, dilation)
         if size.head and include_top:
             x = conv_bn(x, size.head, 1, "head", convention, activation="silu")
-        x = top(x, include_top, pooling, classes, classifier_activation, dropout_rate)
+        x = top(x, include_top, pooling, source.classes(classes), classifier_activation, dropout_rate)
         model = keras.Model(inputs, x, name=name or network)
         source.load_into(model)
         return model

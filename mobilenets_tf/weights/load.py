@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from mobilenets_tf.conventions import TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.layer_names import is_head
-from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings
+from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings, state_dicts
 
 if TYPE_CHECKING:
     import keras
@@ -45,11 +45,17 @@ class ResolvedWeights:
     convention: padding and BatchNorm epsilon to build the model with.
     load_into: called with the model, and with prefixes of the names of layers whose size may differ.
     has_bias: called with our name of a layer; whether the weights have a bias for it.
+    outputs: called with our name of a layer; its number of outputs in the weights, None if they do not have the layer.
     """
 
     convention: Convention
     load_into: Callable[..., None] = lambda model, resized=(): None
     has_bias: Callable[[str], bool] = lambda layer: False
+    outputs: Callable[[str], int | None] = lambda layer: None
+
+    def classes(self, asked: int | None) -> int:
+        """Return the number of a classifier's outputs: what is ``asked`` for, else that of the weights, else 1000."""
+        return asked if asked is not None else self.outputs(CLASSIFIER) or 1000
 
 
 def resolve(
@@ -64,8 +70,9 @@ def resolve(
 
     Args:
         weights: None; a tag of the catalog; or the path of a ``.weights.h5`` or ``.keras`` file of the same network, an
-            ``.h5`` of keras.applications, or a ``.safetensors``, ``.pth`` or ``.pt`` file with the names of one of the
-            sources in ``spellings``.
+            ``.h5``, ``.weights.h5`` or ``.keras`` of keras.applications, or a ``.safetensors`` or file of torch.save
+            with the names of one of the sources in ``spellings`` (``checkpoints.read``). Names of wrappers and
+            trainers before them are left out.
         network: the registry name of the network that the weights are for.
         alpha: its width multiplier; None if it has none.
         convention: padding and BatchNorm epsilon to build with. None: the weight set's; of a file, the usual one of its
@@ -81,24 +88,20 @@ def resolve(
     path = Path(weights)
     if not path.is_file() and not path.suffix:
         record = catalog.find(network, str(weights), alpha)
-        checkpoint = checkpoints.read(catalog.require(record))
-        return _from_checkpoint(checkpoint, _recognise(checkpoint), convention or record.convention)
-    if not path.is_file():
-        raise RequestError(f"No such weight file: {path}")
-    if _is_saved(path):
-        return _from_saved(saved_models.read_weights(path), path, convention)
-    checkpoint = checkpoints.read(path)
-    spelling = _recognise(checkpoint)
-    published = [record.convention for record in catalog.weight_sets(network) if record.filename == path.name]
-    usual = published[0] if published else TENSORFLOW if path.name.startswith("tf_") else spelling.convention
-    if convention is None and not published and spelling is spellings.SPELLINGS["timm"] and _both_in_timm(network):
-        warnings.warn(
-            f"{path.name} is assumed to have {usual.padding!r} padding and BatchNorm epsilon "
-            f"{usual.batchnorm_epsilon}; timm's tf_* networks have 'same' and 1e-3: name the file tf_... or pass "
-            "convention=.",
-            stacklevel=3,
-        )
-    return _from_checkpoint(checkpoint, spelling, convention or usual)
+        recognised = _recognise(checkpoints.read(catalog.require(record)))
+        return _from_checkpoint(*recognised, convention or record.convention)
+    return _from_file(path, network, convention)
+
+
+def classes_in(path: Path, network: str) -> int | None:
+    """Return how many classes the classifier in a weight file tells apart; None if the file has no classifier.
+
+    Raises:
+        RequestError: the file is damaged, refused, or of an unknown source.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # building the network says the same
+        return _from_file(path, network, None).outputs(CLASSIFIER)
 
 
 def resolve_with_head(weights: Weights, convention: Convention | None = None) -> ResolvedWeights | None:
@@ -107,21 +110,45 @@ def resolve_with_head(weights: Weights, convention: Convention | None = None) ->
     Raises:
         RequestError: the file is damaged, or not of this package.
     """
-    if weights is None or not (path := Path(weights)).is_file() or not _is_saved(path):
+    if weights is None or not (path := Path(weights)).is_file() or not saved_models.is_saved(path):
         return None
     saved = saved_models.read_weights(path)
     return _from_saved(saved, path, convention) if any(map(is_head, saved.tensors)) else None
 
 
-def _is_saved(path: Path) -> bool:
-    return path.suffix == ".keras" or path.name.endswith(".weights.h5")
+def _from_file(path: Path, network: str, convention: Convention | None) -> ResolvedWeights:
+    if not path.is_file():
+        raise RequestError(f"No such weight file: {path}")
+    if saved_models.is_saved(path):
+        saved = saved_models.read_weights(path)
+        checkpoint = saved.checkpoint(path)
+        if not spellings.recognise(checkpoint.tensors):  # not keras.applications', so ours
+            return _from_saved(saved, path, convention)
+    else:
+        checkpoint = checkpoints.read(path)
+    recognised = _recognise(checkpoint)
+    checkpoint, spelling = recognised
+    published = [record.convention for record in catalog.weight_sets(network) if record.filename == path.name]
+    usual = published[0] if published else TENSORFLOW if path.name.startswith("tf_") else spelling.convention
+    if convention is None and not published and spelling is spellings.SPELLINGS["timm"] and _both_in_timm(network):
+        _warn(
+            f"{path.name} is assumed to have {usual.padding!r} padding and BatchNorm epsilon "
+            f"{usual.batchnorm_epsilon}, as most of timm's networks. timm's tf_* networks have 'same' and 1e-3: give "
+            "the file of such a network a name that begins with tf_."
+        )
+    return _from_checkpoint(*recognised, convention or usual)
 
 
 def _from_saved(saved: saved_models.SavedWeights, path: Path, convention: Convention | None) -> ResolvedWeights:
+    def outputs(layer: str) -> int | None:
+        kernel = saved.tensors.get(f"{layer}.0")
+        return None if kernel is None else kernel.shape[-1]
+
     return ResolvedWeights(
         convention or saved.convention,
         lambda model, resized=(): _copy(model, saved.tensors, path, resized),
         lambda layer: f"{layer}.1" in saved.tensors,
+        outputs,
     )
 
 
@@ -133,24 +160,43 @@ def _both_in_timm(network: str) -> bool:
 def _from_checkpoint(
     checkpoint: checkpoints.Checkpoint, spelling: spellings.Spelling, convention: Convention
 ) -> ResolvedWeights:
-    def has_bias(layer: str) -> bool:
-        return f"{spellings.names(spelling, [layer], checkpoint.tensors).get(layer)}.bias" in checkpoint.tensors
+    def name(layer: str, parameter: str) -> str:
+        source = spellings.names(spelling, [layer], checkpoint.tensors).get(layer)
+        return f"{source}.{_PARAMETERS[checkpoint.framework][parameter]}"
 
     def load_into(model: keras.Model, resized: tuple[str, ...] = ()) -> None:
         _assign(model, checkpoint, spelling, resized)
 
-    return ResolvedWeights(convention, load_into, has_bias)
+    def outputs(layer: str) -> int | None:
+        kernel = checkpoint.tensors.get(name(layer, "kernel"))
+        if kernel is None or not kernel.ndim:
+            return None
+        return kernel.shape[0 if checkpoint.framework == "torch" else -1]
+
+    return ResolvedWeights(convention, load_into, lambda layer: name(layer, "bias") in checkpoint.tensors, outputs)
 
 
-def _recognise(checkpoint: checkpoints.Checkpoint) -> spellings.Spelling:
-    table = spellings.recognise(checkpoint.tensors)
-    if table is None:
-        sample = ", ".join(list(checkpoint.tensors)[:3])
+def _recognise(checkpoint: checkpoints.Checkpoint) -> tuple[checkpoints.Checkpoint, spellings.Spelling]:
+    """Return the tensors of the network in a file, and their spelling.
+
+    Raises:
+        RequestError: the source is unknown, or the file has several networks.
+    """
+    found = spellings.recognise(checkpoint.tensors, nested=checkpoint.framework == "torch")
+    if not found:
+        sample = ", ".join(name[:60] for name in list(checkpoint.tensors)[:3])
         raise RequestError(
             f"{checkpoint.path} is not of a known source: its tensors are called {sample}, ... "
             f"Known spellings: {', '.join(spellings.SPELLINGS)}."
         )
-    return spellings.SPELLINGS[table]
+    if "" in found:
+        return checkpoint, spellings.SPELLINGS[found[""]]
+    try:
+        tensors = state_dicts.of_network(checkpoint.tensors, found)
+    except RequestError as error:
+        raise RequestError(f"{checkpoint.path}: {error}") from error
+    (table,) = spellings.recognise(tensors).values()
+    return replace(checkpoint, tensors=tensors), spellings.SPELLINGS[table]
 
 
 def _copy(model: keras.Model, tensors: dict[str, np.ndarray], path: Path, resized: tuple[str, ...]) -> None:
@@ -218,18 +264,22 @@ def _fill(
 ) -> None:
     """Assign every weight of ``model`` from ``tensors``, or none of them.
 
-    A classifier with another number of classes stays as it was initialised, with a warning: transfer learning starts
-    so. The same holds for layers of another size whose names begin with one of ``resized``.
+    A classifier with another number of classes, or that the file does not have, stays as it was initialised, with a
+    warning: transfer learning starts so. The same holds for layers of another size whose names begin with one of
+    ``resized``.
 
     source_name: (layer, variable) -> name of the tensor. reorder: (layer, tensor) -> tensor with Keras' axes.
     heads: layers of the source that a model without its top may lack.
 
     Raises:
-        RequestError: tensors are missing, left over or of the wrong shape; the message lists them.
+        RequestError: tensors are missing, left over or of the wrong shape, or have values that are NaN or infinite; the
+            message lists them.
     """
     assignments: list[tuple[Any, np.ndarray]] = []
-    missing: list[str] = []
+    missing: list[tuple[str, str]] = []  # our layer, and what is missing
+    beyond: list[str] = []
     wrong: list[str] = []
+    whole: list[str] = []
     used: set[str] = set()
     classes: dict[str, tuple[int, int]] = {}  # layer -> number in the file and in the model
     fresh: dict[str, None] = {}  # layers whose weights stay random, in the order of the model
@@ -237,12 +287,18 @@ def _fill(
         for variable in layer.weights:
             name = source_name(layer, variable)
             if name not in tensors:
-                missing.append(f"{name} (for {layer.name}.{variable.name})")
+                missing.append((layer.name, f"{name} (for {layer.name}.{variable.name})"))
                 continue
             used.add(name)
             value = _as_pointwise(reorder(layer, tensors[name]), variable)
-            if value.shape == tuple(variable.shape):
+            if value.dtype.kind in "iub":
+                whole.append(f"{name}: {value.dtype}")
+            elif value.shape == tuple(variable.shape):
+                with np.errstate(over="ignore"):  # the check of the result says which layer
+                    value = value.astype(np.float32)  # of half or double precision
                 assignments.append((variable, value))
+                if not np.isfinite(value).all():
+                    beyond.append(f"{name} (for {layer.name}.{variable.name})")
             elif layer.name.endswith(CLASSIFIER):
                 classes[layer.name] = value.shape[-1], variable.shape[-1]
             elif layer.name.startswith(resized):
@@ -250,22 +306,37 @@ def _fill(
             else:
                 wrong.append(f"{name}: {value.shape}, {layer.name}.{variable.name} is {tuple(variable.shape)}")
     has_top = any(layer.name == CLASSIFIER for layer in model.layers)
+    headless = has_top and sum(layer == CLASSIFIER for layer, _ in missing) == len(model.get_layer(CLASSIFIER).weights)
+    if headless:  # the layers between the features and the classifier may have gone with it
+        missing = [(layer, text) for layer, text in missing if layer not in _HEAD]
     left = [
         name
-        for name in tensors
+        for name, tensor in tensors.items()
         if name not in used
+        and tensor.ndim  # a single number counts batches or averages
         and not name.endswith("num_batches_tracked")
         and (has_top or name.rpartition(".")[0] not in heads)
     ]
     problems = [
         f"{label} ({len(items)}): {', '.join(items[:6])}{', ...' if len(items) > 6 else ''}"
-        for label, items in (("missing", missing), ("wrong shape", wrong), ("left over", left))
+        for label, items in (
+            ("missing", [text for _, text in missing]),
+            ("wrong shape", wrong),
+            ("no floating-point numbers", whole),
+            ("left over", left),
+            ("NaN or infinite", beyond),
+        )
         if items
     ]
     if problems:
         raise RequestError(f"{path} does not fit {model.name}. " + ". ".join(problems) + ".")
     for variable, value in assignments:
         variable.assign(value)
+    if headless:
+        _warn(
+            f"{path.name} has no classifier: that of {model.name} has random weights and must be trained; the backbone "
+            "has the file's weights."
+        )
     if CLASSIFIER in classes:
         in_file, in_model = classes[CLASSIFIER]
         _warn(

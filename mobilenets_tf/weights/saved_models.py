@@ -1,13 +1,15 @@
 """Load a whole Keras model from a file of unknown origin without running code from it.
 
-Keras' safe mode refuses Lambda layers in a ``.keras`` file, but older releases ignore it for ``.h5``, and it has had
-several security holes. So the configuration is read first, and a class that is not a stock layer is refused.
+The configuration is checked and the memory for the weights is known before anything is built. Models of Keras 2 are
+brought into the form of Keras 3.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import math
 import os
 import zipfile
 from dataclasses import dataclass
@@ -16,54 +18,37 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from mobilenets_tf import files
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import TemporaryFolder
-from mobilenets_tf.weights.hdf5 import open_hdf5
+from mobilenets_tf.weights import keras2, keras_config
+from mobilenets_tf.weights.checkpoints import Checkpoint
+from mobilenets_tf.weights.hdf5 import Budget, array, open_hdf5, strings
 
 if TYPE_CHECKING:
+    import h5py
     import keras
 
-# The packages of Keras whose classes a configuration may name. Not keras.utils, which can download and unpack files.
-_PACKAGES = (
-    "layers", "models", "initializers", "regularizers", "constraints", "activations", "ops", "dtype_policies",
-)  # fmt: skip
-# Stock classes that run code or functions, or read files, that the configuration names.
-_REFUSED = {
-    "Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer",
-    "StringLookup", "IntegerLookup", "TextVectorization", "HashedCrossing", "FeatureSpace",
-    "Switch", "Cond", "Map", "Scan", "AssociativeScan", "WhileLoop", "ForiLoop", "VectorizedMap", "CustomGradient",
-}  # fmt: skip
-_REMEDY = "Load the model in your own Python, where you trust its code, and call mobilenets_tf.export.to_tflite(model)."
+SUFFIXES = (".keras", ".h5", ".hdf5")
+_ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
+_WEIGHTS = "model.weights.h5"
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
-    """Load a ``keras.Model``, not compiled, from a ``.keras`` or full-model ``.h5`` file without running code from it.
+    """Load a ``keras.Model``, not compiled, from a ``.keras``, ``.h5`` or ``.hdf5`` file of Keras 3 or Keras 2 without
+    running code from it.
 
     Raises:
-        RequestError: the file does not exist, is damaged, has weights only, or has a layer that is not a stock layer of
-            Keras or can run code, such as Lambda.
+        RequestError: the file does not exist, is damaged, has weights only, has a layer that is not a stock layer of
+            Keras or can run code, such as Lambda, has a layer of Keras 2 that Keras 3 does not have, or has weights
+            that are NaN or infinite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise RequestError(f"No such model file: {path}")
-    if path.suffix == ".keras":
-        config = _keras_config(path)
-    elif path.suffix == ".h5":
-        config = _h5_config(path)
-    else:
-        raise RequestError(f"{path}: expected a .keras or full-model .h5 file, received {path.suffix!r}.")
-    _check(config, path)
-    import keras
-
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds for a damaged file
-        raise RequestError(f"{path} cannot be loaded: {_first_line(error)}") from error
+    return _load(Path(path))
 
 
 def of_bytes(content: bytes) -> keras.Model:
-    """Load a ``keras.Model`` from the content of a ``.keras`` file, as ``load_model`` does.
+    """Load a ``keras.Model`` from the content of a ``.keras`` file that ``to_bytes`` made.
 
     Raises:
         RequestError: as ``load_model``.
@@ -71,7 +56,29 @@ def of_bytes(content: bytes) -> keras.Model:
     with TemporaryFolder("mobilenets-tf-") as folder:
         path = Path(folder, "model.keras")
         path.write_bytes(content)
-        return load_model(path)
+        return _load(path, foreign=False)
+
+
+def _load(path: Path, foreign: bool = True) -> keras.Model:
+    """Load a model. foreign: whether somebody else may have made the file; its size is checked then."""
+    config, held = _opened(path)
+    import keras
+
+    try:
+        if foreign and (declared := _declared_bytes(config)) > held:
+            raise RequestError(
+                f"{path} is damaged: its layers have {declared} bytes of weights, of which the file holds {held}."
+            )
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        if not isinstance(model, keras.Model):
+            raise RequestError(f"{path} is damaged: it describes a {type(model).__name__}, not a model.")
+        model.load_weights(path)
+    except RequestError:
+        raise
+    except Exception as error:  # Keras raises many kinds for a damaged file
+        raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
+    check_finite(model, path)
+    return model
 
 
 def to_bytes(model: keras.Model) -> bytes:
@@ -113,15 +120,64 @@ def _numbered(node: Any, numbers: dict[int, int]) -> Any:
     }
 
 
+def check_finite(model: keras.Model, label: str | Path) -> None:
+    """Refuse a model with weights that are NaN or infinite.
+
+    Raises:
+        RequestError: names the first such layer, and how many there are.
+    """
+    broken: dict[str, int] = {}
+    for variable in model.weights:
+        values = np.asarray(variable)
+        count = int(np.size(values) - np.count_nonzero(np.isfinite(values))) if values.dtype.kind == "f" else 0
+        if count:
+            broken[variable.path] = count
+    if broken:
+        name, count = next(iter(broken.items()))
+        more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise RequestError(
+            f"{label}: {count} of the weights {name} are NaN or infinite{more}. The training went wrong; take the "
+            "weights of an earlier epoch."
+        )
+
+
 @dataclass(frozen=True)
 class SavedWeights:
-    """Weights of a network of this package out of a Keras file.
+    """Weights of a network out of a file of Keras 3.
 
     tensors: "{layer}.{index of the variable in the layer}" -> tensor.
     """
 
     tensors: dict[str, np.ndarray]
     convention: Convention
+
+    def checkpoint(self, path: Path) -> Checkpoint:
+        """Return the weights under the names that Keras 2 gave them: "{layer}.kernel" and the like."""
+        layers: dict[str, list[np.ndarray]] = {}
+        for name, tensor in self.tensors.items():
+            layers.setdefault(name.rpartition(".")[0], []).append(tensor)
+        named: dict[str, np.ndarray] = {}
+        for layer, tensors in layers.items():
+            normalises = len(tensors) == 4
+            names = ("gamma", "beta", "moving_mean", "moving_variance") if normalises else ("kernel", "bias")
+            named |= {f"{layer}.{name}": tensor for name, tensor in zip(names, tensors, strict=False)}
+        return Checkpoint(path, files.sha256_of(path), "keras", named)
+
+
+def is_saved(path: Path) -> bool:
+    """Tell whether a file is of Keras 3: a ``.keras`` file, or the HDF5 of its weights, whatever the file's name."""
+    with open(path, "rb") as stream:
+        start = stream.read(8)
+    if start.startswith(_ZIP):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return _WEIGHTS in archive.namelist()
+        except Exception:  # a hostile file may make zipfile raise anything; it is no .keras file then
+            return path.suffix == ".keras"
+    if start == _HDF5:
+        with open_hdf5(path, path) as file:
+            return "layers" in file and "layer_names" not in file.attrs
+    return path.suffix == ".keras" or path.name.endswith(".weights.h5")
 
 
 def read_weights(path: Path) -> SavedWeights:
@@ -132,115 +188,151 @@ def read_weights(path: Path) -> SavedWeights:
     Raises:
         RequestError: the file is damaged, or not of this kind.
     """
-    if path.suffix != ".keras":
+    if not zipfile.is_zipfile(path):
         with open_hdf5(path, path) as file:
             padded = "zero_padding2d" in file.get("layers", {})
         return SavedWeights(_tensors(path, path), PYTORCH if padded else TENSORFLOW)
-    config = _keras_config(path)
+    config, weights, _ = _keras_parts(path)
     try:
         layers = config["config"]["layers"]
         padded = any(layer["class_name"] == "ZeroPadding2D" for layer in layers)
         epsilons = [layer["config"]["epsilon"] for layer in layers if layer["class_name"] == "BatchNormalization"]
-    except (KeyError, TypeError) as error:
+        convention = Convention("symmetric" if padded else "same", float(epsilons[0]) if epsilons else 1e-3)
+    except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"{path} does not hold a functional model.") from error
-    convention = Convention("symmetric" if padded else "same", float(epsilons[0]) if epsilons else 1e-3)
-    with zipfile.ZipFile(path) as archive:
-        return SavedWeights(_tensors(io.BytesIO(archive.read("model.weights.h5")), path), convention)
+    return SavedWeights(_tensors(io.BytesIO(weights), path), convention)
 
 
 def _tensors(source: Path | BinaryIO, path: Path) -> dict[str, np.ndarray]:
     """Read the tensors of an HDF5 of Keras 3, which numbers the groups and has the layers' names in attributes."""
     tensors: dict[str, np.ndarray] = {}
+    budget = Budget(source, path)
     with open_hdf5(source, path) as file:
-        for group in file.get("layers", {}).values():
-            variables = group.get("vars", {})
+        layers = file.get("layers", {})
+        for key in layers:
+            variables = layers[key].get("vars", {})
             name = variables.attrs.get("name") if len(variables) else None
-            if name is not None:
-                tensors |= {f"{name}.{place}": np.asarray(value) for place, value in variables.items()}
+            if isinstance(name, str):
+                tensors |= {f"{name}.{place}": array(variables, place, budget) for place in variables}
     if not tensors:
         raise RequestError(f"{path} has no layers with weights; expected a file of Keras 3's save_weights or save.")
     return tensors
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def _keras_config(path: Path) -> Any:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-            weights = archive.read("model.weights.h5")
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
-        raise RequestError(f"{path} is damaged or not a .keras file ({error}).") from error
-    open_hdf5(io.BytesIO(weights), path).close()
-    return config
-
-
-def _h5_config(path: Path) -> Any:
-    with open_hdf5(path, path) as file:
-        if "model_config" not in file.attrs:
-            raise RequestError(f"{path} holds weights alone, not a model. Name the network and pass it as --weights.")
-        try:
-            return json.loads(file.attrs["model_config"])
-        except ValueError as error:
-            raise RequestError(f"{path} is damaged: its model_config is not JSON ({error}).") from error
-
-
-def _check(node: Any, path: Path, root: bool = True) -> None:
-    """Walk the configuration and refuse every class that is not a stock class of Keras or can do more than compute.
+def _opened(path: Path) -> tuple[Any, int]:
+    """Return the checked configuration of a model file, for Keras 3, and how many bytes of weights the file holds.
 
     Raises:
-        RequestError: names the class.
+        RequestError: the file is not there, damaged or refused, or no model.
     """
-    if isinstance(node, list):
-        for item in node:
-            _check(item, path, root=False)
-    if not isinstance(node, dict):
-        return
-    if "class_name" in node:
-        _check_class(node, path)
-    for key, value in node.items():
-        # compile_config is not loaded (compile=False), and may name the user's own losses.
-        if not (root and key == "compile_config"):
-            _check(value, path, root=False)
+    if not path.is_file():
+        raise RequestError(f"No such model file: {path}" if not path.exists() else not_a_model(path))
+    with open(path, "rb") as stream:
+        start = stream.read(8)
+    if start.startswith(_ZIP) and path.suffix == ".keras":
+        config, weights, old = _keras_parts(path)
+        with open_hdf5(io.BytesIO(weights), path) as file:
+            held = _held_bytes(file)
+    elif start == _HDF5 and path.suffix in (".h5", ".hdf5"):
+        config, held, old = _h5_parts(path)
+    else:
+        raise RequestError(not_a_model(path))
+    if isinstance(config, dict):
+        config.pop("compile_config", None)  # is not loaded, and may name the user's own losses
+    config = keras2.upgraded(config, path) if old else keras2.with_module(config)
+    keras_config.check(config, path)
+    return config, held
 
 
-def _check_class(node: dict[str, Any], path: Path) -> None:
-    name, module = node["class_name"], node.get("module")
-    if not isinstance(name, str) or not isinstance(module, (str, type(None))):
-        raise RequestError(f"{path} is damaged: a class is called {name!r:.40} of {module!r:.40}.")
-    if name in _REFUSED:
-        raise RequestError(
-            f"{path} has a {name} layer, which can run code or read files that the file names: refused. {_REMEDY}"
+def not_a_model(path: Path) -> str:
+    """Say what a path is that is not a model file, and what to do."""
+    expected = "expected a .keras, .h5 or .hdf5 file with a whole model"
+    if (path / "saved_model.pb").is_file():
+        return (
+            f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Save the model as a .keras file "
+            "with the Keras that made it; for one of Keras 2: pip install tf_keras, then in Python "
+            f"tf_keras.models.load_model({str(path)!r}).save('model.keras')."
         )
-    if name == "function":
-        import keras
+    if path.is_dir():
+        return f"{path} is a folder; {expected}."
+    if path.suffix in SUFFIXES:
+        return f"{path} is damaged or not a {path.suffix} file; {expected}."
+    if path.suffix in (".pth", ".pt", ".ckpt", ".safetensors", ".bin"):
+        return f"{path} has weights without a model; name the network and pass the file as --weights (weights=)."
+    return f"{path}: {expected}, received {path.suffix!r}."
 
-        # Keras looks this name up and calls the function, so nothing but an activation of Keras is allowed.
-        function = node.get("config")
-        known = isinstance(function, str) and callable(getattr(keras.activations, function, None))
-        if not known or not (module in (None, "builtins") or _is_keras(module, ("activations",))):
+
+def _keras_parts(path: Path) -> tuple[Any, bytes, bool]:
+    """Return the configuration and the content of the weights of a ``.keras`` file, and whether it is of Keras 2.
+
+    Raises:
+        RequestError: the file is damaged, or its entries are larger than the file can hold.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            budget = Budget(path, path)
+            for info in archive.infolist():  # Keras reads others by itself
+                budget.spend(info.file_size)
+            config = files.parse_json(archive.read("config.json"), f"the config.json of {path}")
+            about = files.parse_json(archive.read("metadata.json"), f"the metadata.json of {path}")
+            return config, archive.read(_WEIGHTS), keras2.is_of_keras2(about["keras_version"])
+    except RequestError:
+        raise
+    except Exception as error:  # a hostile file may make zipfile raise anything
+        raise RequestError(f"{path} is damaged or not a .keras file ({error}).") from error
+
+
+def _h5_parts(path: Path) -> tuple[Any, int, bool]:
+    """Return the configuration of an ``.h5`` file, how many bytes of weights it holds, and whether it is of Keras 2."""
+    with open_hdf5(path, path) as file:
+        if "model_config" not in file.attrs:
             raise RequestError(
-                f"{path} names the function {module}.{function!r:.60}, not an activation of Keras': refused."
+                f"{path} holds weights alone, not a model. Name the network and pass it as --weights (weights=)."
             )
-        return
-    plain = module == "builtins" and name in ("slice", "__tuple__", "__tensor__")
-    top = module == "keras" and name in (
-        "Sequential",
-        "Functional",
-        "Model",
-        "InputLayer",
-        "DTypePolicy",
-        "DTypePolicyMap",
-    )
-    if not name.isidentifier() or not (module is None or plain or top or _is_keras(module, _PACKAGES)):
-        raise RequestError(f"{path} needs {module}.{name}, which is not one of Keras' own layers. {_REMEDY}")
-    if module is None and node.get("registered_name") not in (None, name):
-        raise RequestError(f"{path} needs the custom class {node['registered_name']!r}. {_REMEDY}")
+        config = files.parse_json(file.attrs["model_config"], f"the model_config of {path}")
+        try:
+            _check_layers(file.get("model_weights", file), Budget(path, path))
+        except RequestError:
+            raise
+        except Exception as error:  # many kinds for a damaged file
+            raise RequestError(f"{path} is damaged: its layers cannot be listed ({error}).") from error
+        return config, _held_bytes(file), keras2.is_of_keras2(file.attrs.get("keras_version"))
 
 
-def _is_keras(module: str, packages: tuple[str, ...]) -> bool:
-    """Whether a module is inside one of ``packages`` of Keras, under its public or its internal name."""
-    names = [name for name in module.split(".") if name != "src"]
-    return names[0] == "keras" and len(names) > 1 and names[1] in packages
+def _check_layers(root: h5py.Group, budget: Budget) -> None:
+    """Refuse a file whose layers name the same arrays so often that reading them would take too much memory."""
+    for layer in strings(root, "layer_names"):
+        for weight in strings(root[layer], "weight_names"):
+            dataset = root[layer][weight]
+            budget.spend(math.prod(dataset.shape) * dataset.dtype.itemsize)
+
+
+def _held_bytes(file: h5py.File) -> int:
+    """Return how many bytes of weights can be in a file: those of all its arrays, as float32."""
+    import h5py
+
+    held = 0
+
+    def count(_, node):
+        nonlocal held
+        if isinstance(node, h5py.Dataset) and node.dtype.kind in "fiub":
+            held += math.prod(node.shape) * max(4, node.dtype.itemsize)
+
+    file.visititems(count)
+    return held
+
+
+def _declared_bytes(config: Any) -> int:
+    """Return how many bytes of weights the layers of a configuration have, without allocating them."""
+    import keras
+
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # which empties it
+    return sum(4 * math.prod(variable.shape) for variable in model.weights)
+
+
+def _reason(error: Exception) -> str:
+    """Return the sentence of Keras' message that tells the cause: the last one, where it quotes a whole layer."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line.removeprefix("Exception encountered: ") for line in lines if line.startswith("Exception encountered:")]
+    return (told or lines or [type(error).__name__])[0][:300]

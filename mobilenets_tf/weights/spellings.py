@@ -316,10 +316,26 @@ def _fields(n: int, stage: int, block: int, rests: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def recognise(keys: Iterable[str]) -> str | None:
-    """Return the name of the table that fits a file's tensor names ``keys``; None if no table fits."""
+def recognise(keys: Iterable[str], nested: bool = False) -> dict[str, str]:
+    """Return the places in a file where a network of a known source is: prefix of the tensor names -> table.
+
+    The prefix is "" for a network that is the whole file.
+
+    keys: names of the tensors in the file. nested: look for networks under a prefix too, such as "model." where a
+        trainer's module holds the network.
+    """
     parts = _parts(keys)
-    return next((name for name, spelling in SPELLINGS.items() if parts.intersection(spelling.marks)), None)
+    for name, spelling in SPELLINGS.items():
+        if parts.intersection(spelling.marks):
+            return {"": name}
+    found: dict[str, str] = {}
+    for name, spelling in SPELLINGS.items() if nested else ():
+        if not name.startswith("keras"):
+            ends = tuple(f".{mark}" for mark in spelling.marks)
+            for part in sorted(parts):
+                if end := next((end for end in ends if part.endswith(end)), None):
+                    found.setdefault(part[: 1 - len(end)], name)
+    return found
 
 
 def _parts(keys: Iterable[str]) -> set[str]:

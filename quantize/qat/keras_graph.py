@@ -196,14 +196,8 @@ _OPERATIONS: dict[str, Callable] = {
     "QUANTIZE": lambda x: x,
     "DEQUANTIZE": lambda x: x,
 }
-_OURS = {
-    "INPUT",
-    "QUANTIZE",
-    "DEQUANTIZE",
-    "SPLIT_PART",
-    "UNPACK_PART",
-    "CUT",
-}  # not in the schema, or not in float graphs
+# Not in the schema, or not in float graphs.
+_OURS = {"INPUT", "QUANTIZE", "DEQUANTIZE", "SPLIT_PART", "UNPACK_PART", "CUT"}
 _OTHERS = {*WEIGHTED, "SPLIT", "SPLIT_V", "UNPACK", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
 SUPPORTED = sorted({*_OPERATIONS, *_OTHERS} - _OURS)
 

@@ -10,6 +10,7 @@ import zipfile
 from collections import OrderedDict
 
 import h5py
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -21,7 +22,9 @@ TENSORS = {
     "half": np.array([1.5, -2.0], np.float16),
     "count": np.array(7, np.int64),
 }
-STORAGE = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
+STORAGE = {
+    "float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage", "bfloat16": "BFloat16Storage",
+}  # fmt: skip
 
 
 class Stored:
@@ -168,9 +171,11 @@ def test_truncated_files(tmp_path, torch_names, write, kept):
         checkpoints.read(tmp_path / "w.pth")
 
 
-def test_bfloat16():
-    raw = (np.array([1.0, -2.5, 3.0], np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
-    np.testing.assert_array_equal(checkpoints._decode("BFloat16Storage", raw), [1.0, -2.5, 3.0])
+def test_bfloat16(tmp_path, torch_names):
+    array = np.array([1.0, -2.5, 3.0], ml_dtypes.bfloat16)
+    write_zip(tmp_path / "w.pt", {"t.weight": Tensor("0", array)}, torch_names, tensors={"t": array})
+    read = checkpoints.read(tmp_path / "w.pt").tensors["t.weight"]
+    np.testing.assert_array_equal(read.astype(np.float32), [1.0, -2.5, 3.0])
 
 
 def test_safetensors(tmp_path):

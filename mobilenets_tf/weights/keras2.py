@@ -1,0 +1,132 @@
+"""Bring the configuration of a model of Keras 2 into the form of Keras 3.
+
+Keras 3 names the modules of its classes elsewhere, and its layers lack some of the arguments that Keras 2 wrote down.
+An argument is left out where it has the value that Keras 3 always has; with another value the model is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mobilenets_tf.errors import RequestError
+
+# Arguments that Keras 3 lacks -> the values that do what Keras 3 does; None: the argument does not change the outputs.
+_GONE: dict[str, tuple | None] = {
+    "groups": (1,),  # of depthwise and transposed convolutions
+    "renorm": (False,), "virtual_batch_size": (None,), "adjustment": (None,), "time_major": (False,),
+    "ragged": (False,), "noise_shape": (None,), "batch_size": (None,),
+    "fused": None, "rng_type": None, "implementation": None, "experimental_autocast": None,
+    "jit_compile": None, "inputs_spec": None, "renorm_clipping": None, "renorm_momentum": None,
+    "kernel_initializer": None, "kernel_regularizer": None, "kernel_constraint": None,  # of depthwise convolutions
+}  # fmt: skip
+# Activations that another formula has in Keras 3.
+_OTHER_FORMULAS = {"hard_sigmoid": "clip(0.2 x + 0.5, 0, 1) in Keras 2, clip(x / 6 + 0.5, 0, 1) in Keras 3"}
+# Arithmetic with a constant, as preprocess_input adds it to a model -> (scale, offset) of a Rescaling layer.
+_ARITHMETIC = {
+    "math.truediv": lambda y: (1.0 / y, 0.0),
+    "math.multiply": lambda y: (y, 0.0),
+    "math.subtract": lambda y: (1.0, -y),
+    "math.add": lambda y: (1.0, y),
+    "__operators__.add": lambda y: (1.0, y),
+}
+_MODELS = {"Functional": "keras.src.models.functional", "Model": "keras.src.models.functional", "Sequential": "keras"}
+
+
+def is_of_keras2(version: Any) -> bool:
+    """Tell whether a file is of Keras 2, by the version that it gives; Keras gives none before 2.0."""
+    return not str(version).startswith("3.")
+
+
+def with_module(config: Any) -> Any:
+    """Name the module of the model's class, which an ``.h5`` file of Keras 3 leaves out."""
+    if isinstance(config, dict) and config.get("class_name") in _MODELS and "module" not in config:
+        return {**config, "module": _MODELS[config["class_name"]], "registered_name": None}
+    return config
+
+
+def upgraded(config: Any, path: Path) -> Any:
+    """Return the configuration of a model of Keras 2 for Keras 3; ``config`` stays as it is.
+
+    path: for error messages.
+
+    Raises:
+        RequestError: the model has an argument or an activation that Keras 3 does not have.
+    """
+    if isinstance(config, list):
+        return [upgraded(item, path) for item in config]
+    if not isinstance(config, dict):
+        return config
+    node = {key: upgraded(value, path) for key, value in config.items()}
+    name, inner = node.get("class_name"), node.get("config")
+    if not isinstance(name, str) or not isinstance(inner, dict):
+        return node
+    if name == "Policy":  # "float32" and the like
+        return inner.get("name")
+    if name == "TFOpLambda":
+        node = _arithmetic(node, path)
+        name, inner = node["class_name"], node["config"]
+    if name in _MODELS:
+        plain = "Functional" if name == "Model" else name
+        for key in ("input_layers", "output_layers"):  # Keras 3 would return a list for a list of one
+            if isinstance(tensors := inner.get(key), list) and len(tensors) == 1 and isinstance(tensors[0], list):
+                inner[key] = tensors[0]
+        return {**node, "class_name": plain, "module": _MODELS[name], "registered_name": None}
+    import keras
+
+    layer = getattr(keras.layers, name, None)
+    if not isinstance(layer, type) or not issubclass(layer, keras.layers.Layer):
+        return node
+    _check_activations(inner, path)
+    if name == "BatchNormalization" and isinstance(inner.get("axis"), list) and len(inner["axis"]) == 1:
+        inner["axis"] = inner["axis"][0]
+    known = _arguments(layer)
+    for key in [key for key in inner if key in _GONE and key not in known]:
+        neutral, value = _GONE[key], inner.pop(key)
+        if neutral is not None and value not in neutral:
+            raise RequestError(
+                f"{path} is of Keras 2: its {name} {inner.get('name')!r:.60} has {key}={value!r:.40}, which Keras 3 "
+                "does not have."
+            )
+    return {**node, "config": inner, "module": "keras.layers", "registered_name": None}
+
+
+def _arguments(layer: type) -> set[str]:
+    import inspect
+
+    starts = [vars(part)["__init__"] for part in layer.__mro__ if "__init__" in vars(part) and part is not object]
+    return {name for start in starts for name in inspect.signature(start).parameters}
+
+
+def _check_activations(config: dict[str, Any], path: Path) -> None:
+    for key in ("activation", "recurrent_activation"):
+        value = config.get(key)
+        value = value.get("config", value.get("class_name")) if isinstance(value, dict) else value
+        if isinstance(value, str) and value in _OTHER_FORMULAS:
+            raise RequestError(
+                f"{path} is of Keras 2: the {value} of its layer {config.get('name')!r:.60} is "
+                f"{_OTHER_FORMULAS[value]}. Write the model with a ReLU that says the formula, for example "
+                "layers.ReLU(max_value=1)(layers.Rescaling(0.2, 0.5)(x)), and load its weights."
+            )
+
+
+def _arithmetic(node: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a Rescaling layer for arithmetic with a constant."""
+    inner = node["config"]
+    function = inner.get("function")
+    try:
+        ((tensor, place, index, arguments),) = node["inbound_nodes"]
+        scale, offset = _ARITHMETIC[function](float(arguments["y"]))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise RequestError(
+            f"{path} is of Keras 2 and calls the TensorFlow function {function!r:.60} on a tensor, which Keras 3 "
+            "cannot load. Write the model with a layer instead, and load its weights."
+        ) from None
+    name = str(inner.get("name"))
+    config = {"name": name, "trainable": False, "dtype": inner.get("dtype"), "scale": scale, "offset": offset}
+    return {
+        "class_name": "Rescaling",
+        "config": config,
+        "name": node.get("name"),
+        "inbound_nodes": [[[tensor, place, index, {}]]],
+    }
