@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from mobilenets_tf.quantize import Recipe, quantize_aware
+from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
 from tests.support.aware_models import graph_answers
@@ -119,7 +120,11 @@ def test_recurrent_layers_are_unrolled_share_their_kernels_and_come_back():
     assert shapes == sorted([(6, 20), (5, 20), (5, 9), (3, 9), (3, 4)])  # of two steps
     for variable in aware.model.trainable_variables:
         variable.assign(variable * 1.01)
-    trained, runner = aware.to_keras(), Runner(aware.to_tflite())
+    content = aware.to_tflite()
+    graph = flatbuffer.Graph(flatbuffer.read(content))
+    products = [operator for operator in graph.operators if graph.name(operator) == "FULLY_CONNECTED"]
+    assert len({operator.inputs[1] for operator in products}) == len(shapes) < len(products)  # the file has each once
+    trained, runner = aware.to_keras(), Runner(content)
     found = np.concatenate([runner(sequence)[0] for sequence in sequences])
     np.testing.assert_array_equal(graph_answers(aware.model, sequences)[0], found)
     assert np.abs(found - trained.predict(sequences, verbose=0)).max() < 0.2 * np.ptp(found)
