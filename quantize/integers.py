@@ -365,6 +365,8 @@ class _IntegerWriter(flatbuffer.Graph):
         }
         # (tensor, form or None for float32) -> the tensor that holds the same values in that form.
         self._others: dict[tuple[int, Form | None], int] = {}
+        # Shape, values, scales and axis of integer weights -> the tensor that holds them.
+        self._kernels: dict[tuple, int] = {}
         self._written: list[schema.OperatorT] = []
 
     def write(self) -> None:
@@ -459,8 +461,11 @@ class _IntegerWriter(flatbuffer.Graph):
             terms = self.constant(inputs[bias]).astype(np.float64)
             rounded = self._wide_enough(rounded, terms / source, self.constant(inputs[weights]), axis)
         scale = rounded.scale
-        inputs[weights] = flatbuffer.add_constant(self.model, self._name(inputs[weights]), rounded.integers)
-        self.tensors[inputs[weights]].quantization = _parameters(scale, [0] * len(scale), axis)
+        key = (rounded.integers.shape, rounded.integers.tobytes(), scale.tobytes(), axis)
+        if key not in self._kernels:  # a layer that is used twice has its weights in the file once
+            self._kernels[key] = flatbuffer.add_constant(self.model, self._name(inputs[weights]), rounded.integers)
+            self.tensors[self._kernels[key]].quantization = _parameters(scale, [0] * len(scale), axis)
+        inputs[weights] = self._kernels[key]
         if terms is not None:
             wide = np.int32 if self._plan.dtype == "int8" else np.int64
             integers = np.round(terms / (source * scale)).astype(wide)

@@ -7,6 +7,7 @@ and the file follow one plan and compute alike, they give the same answers. Batc
 weights from the start; with ``thaw_norms`` it follows its batches for some epochs (live_norms.py). See README.md.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -61,13 +62,12 @@ _MOMENT_SAMPLES = 32  # calibration samples on which the first statistics of liv
 class Aware:
     """A model in training for int8; ``quantize_aware`` makes it.
 
-    float_model: the tf_keras model, nothing rounded; it has the outputs of the Keras 3 model.
-    model: the same model computing in integers. Compile and fit this one, or call ``fine_tune``. ``compile`` takes the
-        optimizers, losses and metrics of Keras 3 as well as those of tf_keras; callbacks for ``fit`` are tf_keras'. Its
-        ``trainable_variables`` are the weights that the Keras 3 model trains, and the ends of the ranges.
-    float_logits, logits: models of the same layers, for losses. Where an output is the result of a last softmax or
-        sigmoid, they give the logits that this op reads, rounded as it reads them. A loss of probabilities would have
-        to bound their logarithm, and would learn nothing where rounding makes a wrong probability 1.
+    model: the tf_keras model computing in integers. Compile and fit this one, or call ``fine_tune``. ``compile`` takes
+        the optimizers, losses and metrics of Keras 3 as well as those of tf_keras; callbacks for ``fit`` are tf_keras'.
+        Its ``trainable_variables`` are the weights that the Keras 3 model trains, and the ends of the ranges.
+    logits: a model of the same layers, for losses. Where an output is the result of a last softmax or sigmoid, it gives
+        the logits that this op reads, rounded as the op reads them. A loss of probabilities would have to bound their
+        logarithm, and would learn nothing where rounding makes a wrong probability 1.
     float_content, post_training: the content of the float file, and of the file that post-training quantisation makes
         from it, for comparison.
     ends_in_softmax: whether the first output is the result of a softmax.
@@ -87,11 +87,10 @@ class Aware:
         self.float_content = prepared.uncorrected
         self._names = names
         origins = find_origins(source, prepared.model, names)
-        found = traits(source, prepared.model, names, origins)
+        self._traits = found = traits(source, prepared.model, names, origins)
         self._prepared = prepared = _with_biases(prepared, found)
         normalized = [place for place, trait in found.items() if trait.normalized]
         moments = output_moments(prepared.model, normalized, prepared.samples[:_MOMENT_SAMPLES])
-        self.float_model, self.float_logits = _Builder(prepared, names, found, moments, per_tensor).float_models()
         extras = in_training(source, origins)
         if still := kept(source, names, origins, found):
             warnings.warn(
@@ -111,6 +110,20 @@ class Aware:
         graph = flatbuffer.Graph(flatbuffer.read(prepared.model))
         writer = graph.writer.get(graph.outputs[0])
         self.ends_in_softmax = writer is not None and graph.name(writer) == "SOFTMAX"
+
+    @functools.cached_property
+    def _float_models(self) -> tuple[tf_keras.Model, tf_keras.Model]:
+        return _Builder(self._prepared, self._names, self._traits, {}, self._per_tensor).float_models()
+
+    @property
+    def float_model(self) -> tf_keras.Model:
+        """The tf_keras model, nothing rounded; it has the outputs of the Keras 3 model."""
+        return self._float_models[0]
+
+    @property
+    def float_logits(self) -> tf_keras.Model:
+        """The model of the same layers that gives the logits of ``float_model``; see ``logits``."""
+        return self._float_models[1]
 
     def _regularise(self, kernel: tf.Variable, extras: InTraining) -> None:
         """Let training apply the Keras layer's regulariser and constraint to a kernel."""

@@ -58,10 +58,13 @@ def test_the_command_writes_a_file_that_is_as_good_as_its_training_said(trained,
     assert manifest["passed"] and manifest["task"] == task and compared["images"] == 12 and compared["score"] > 0.05
     # The model in training is judged as its file is, and answers as it does.
     scores = tuning["validation_accuracies"]
-    assert len(scores) == 3 and scores[tuning["best_epoch"]] == pytest.approx(compared["score"], abs=1e-9)
+    tuned, usual = (tuning[name]["score"] for name in ("fine_tuned", "post_training"))
+    assert len(scores) == 3 and scores[tuning["best_epoch"]] == pytest.approx(tuned, abs=1e-9)
+    assert compared["score"] == max(tuned, usual)
+    assert tuned == usual or (tuning["kept"] == "fine-tuned") == (tuned > usual)
     assert (tmp_path / "labels.txt").read_text().split() == manifest["labels"]
     said = capsys.readouterr().out
-    assert compared["measure"] in said and f"{compared['score']:.1%}" in said
+    assert tuning["outcome"] in said and compared["measure"] in said and f"{compared['score']:.1%}" in said
     page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
     assert "Agreement with float32" in page and "post-training" in page
     (answer,) = predictor(tmp_path / name)([decode(data / "images" / "0.png")])

@@ -11,50 +11,67 @@ from mobilenets_tf import ImageInput, Preprocessing, RequestError, create_model
 from mobilenets_tf.quantize import Calibration, quantize_aware
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
+from tests.support.aware_models import graph_answers
 from tests.support.classifiers import filled
 
+# Of attention: its normalisations.
+pytestmark = pytest.mark.filterwarnings("ignore:Training keeps these weights")
 NETWORKS = {"mobilenet_v2": {"alpha": 0.35}, "mobilenet_v3_small": {}, "mobilevit_v3_xxs": {}}
 
 
 @pytest.fixture(scope="module", params=["small", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS)])
-def trained(request):
-    """A network, and its aware model with weights that were moved as training would."""
-    if request.param == "small":
-        model = request.getfixturevalue("small")
-    else:
-        model = filled(create_model(request.param, resolution=64, classes=10, **NETWORKS[request.param]))
-    aware = quantize_aware(model, photographs(20, 64))
-    before = np.asarray(aware.float_model(photographs(8, 64, seed=1)))
-    random = np.random.default_rng(0)
-    for variable in aware.model.trainable_variables:
-        variable.assign(variable * (1 + 0.02 * random.normal(size=variable.shape)))
-    return model, aware, before
+def trained(request, made_once):
+    """A network's name; answers of the network, and of its float and aware models, its file, its trained float graph
+    and the Keras model of that, after weights were moved as training would.
+    """
+
+    def make():
+        if request.param == "small":
+            model = request.getfixturevalue("small")
+        else:
+            model = filled(create_model(request.param, resolution=64, classes=10, **NETWORKS[request.param]))
+        aware = quantize_aware(model, photographs(20, 64))
+        pictures = photographs(30, 64, seed=2)
+        before = np.asarray(aware.float_model(pictures))
+        random = np.random.default_rng(0)
+        for variable in aware.model.trainable_variables:
+            variable.assign(variable * (1 + 0.02 * random.normal(size=variable.shape)))
+        return {
+            "network": model.predict(pictures, verbose=0),
+            "float": before,
+            "aware": graph_answers(aware.model, pictures)[0].numpy(),
+            "file": _answers(aware.to_tflite(), pictures),
+            "graph": _answers(aware.trained_graph(), pictures),
+            "keras": aware.to_keras().predict(pictures, verbose=0),
+            "network afterwards": model.predict(pictures, verbose=0),
+        }
+
+    return request.param, made_once(f"aware_{request.param}", make)
+
+
+def _answers(content, pictures):
+    runner = Runner(content)
+    return np.stack([runner(picture)[0][0] for picture in pictures])
 
 
 def test_the_float_model_is_the_keras_model(trained):
-    model, _, before = trained
-    np.testing.assert_allclose(before, model.predict(photographs(8, 64, seed=1), verbose=0), atol=1e-5)
+    _, answers = trained
+    np.testing.assert_allclose(answers["float"], answers["network"], atol=1e-5)
 
 
 def test_the_file_answers_as_the_aware_model(trained):
-    model, aware, _ = trained
-    pictures = photographs(30, 64, seed=2)
-    runner = Runner(aware.to_tflite())
-    found = np.stack([runner(picture)[0][0] for picture in pictures])
-    expected = aware.model.predict(pictures, verbose=0)
-    if model.name.startswith("mobilevit"):  # attention is in float, and floats are summed in another order
-        np.testing.assert_allclose(found, expected, atol=2 / 256)
+    name, answers = trained
+    if name.startswith("mobilevit"):  # attention is in float, and floats are summed in another order
+        np.testing.assert_allclose(answers["file"], answers["aware"], atol=2 / 256)
     else:
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(answers["file"], answers["aware"])
 
 
 def test_trained_weights_go_back_into_keras(trained):
-    model, aware, _ = trained
-    pictures = photographs(8, 64, seed=3)
-    runner = Runner(aware.trained_graph())
-    wanted = np.stack([runner(picture)[0][0] for picture in pictures])
-    np.testing.assert_allclose(aware.to_keras().predict(pictures, verbose=0), wanted, atol=1e-5)
-    assert np.abs(model.predict(pictures, verbose=0) - wanted).max() > 1e-4  # the model itself stays
+    _, answers = trained
+    np.testing.assert_allclose(answers["keras"], answers["graph"], atol=1e-5)
+    assert np.abs(answers["network"] - answers["graph"]).max() > 1e-4
+    np.testing.assert_array_equal(answers["network afterwards"], answers["network"])  # the model itself stays
 
 
 @pytest.mark.parametrize("form", ["normalised", "uint8"])
@@ -69,11 +86,11 @@ def test_a_file_that_takes_its_image_otherwise_answers_as_the_aware_model(form):
     pixels = ((photographs(120, 32) + 1) * 127.5).astype(np.uint8)
     given = image.given.normalise(pixels)
     aware = quantize_aware(model, Calibration(given[:100], image.given.value_range), image=image)
-    found = aware.float_model.predict(given[100:], verbose=0)
+    found = aware.float_model(given[100:])
     np.testing.assert_allclose(found, model.predict(wanted.normalise(pixels[100:]), verbose=0), atol=1e-5)
     runner = Runner(image.finish(aware.to_tflite()))
     taken = image.given.for_input(pixels[100:], runner.inputs[0]["dtype"])
-    expected = aware.model.predict(given[100:], verbose=0)
+    expected = graph_answers(aware.model, given[100:])[0]
     np.testing.assert_array_equal(np.stack([runner(picture)[0][0] for picture in taken]), expected)
     with pytest.raises(RequestError, match="without image= to bring weights back"):
         aware.to_keras()

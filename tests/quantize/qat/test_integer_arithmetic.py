@@ -13,11 +13,12 @@ from mobilenets_tf.quantize import Recipe, quantize_aware
 from mobilenets_tf.quantize.qat.keras_graph import SUPPORTED
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
+from tests.support.aware_models import graph_answers
 
 
 def cases(a, b) -> dict:
     """a: levels of both signs; b: none below zero, another scale."""
-    normalized = layers.LayerNormalization()(a)
+    normalized, slopes = layers.LayerNormalization()(a), keras.initializers.RandomUniform(0.1, 0.4)
     return {
         "sum": layers.Add()([a, b]),
         "sum with ReLU6": layers.ReLU(6.0)(layers.Add()([a, b])),
@@ -61,13 +62,17 @@ def cases(a, b) -> dict:
         "largest of positions": layers.GlobalMaxPooling2D()(a),
         "magnitude": ops.abs(a),
         "squared difference": layers.Lambda(lambda ab: tf.math.squared_difference(*ab))([a, b]),
-        "PReLU": layers.PReLU(keras.initializers.RandomUniform(0.1, 0.4), shared_axes=(1, 2))(a),
+        "PReLU": layers.PReLU(slopes, shared_axes=(1, 2))(layers.Conv2D(4, 1)(a)),
         "matrix product": ops.matmul(layers.Reshape((16, 128))(a), layers.Reshape((128, 16))(b)),
+        "nearest, not a multiple": layers.Resizing(24, 24, interpolation="nearest")(a),
+        "slice": ops.slice(a, (0, 1, 2, 0), (1, 8, 8, 4)),
         "uneven split": layers.Conv2D(2, 1)(ops.split(a, [3], axis=-1)[1]),
         "tiling": ops.tile(a, (1, 2, 1, 1)),
         "one more axis": ops.add(ops.expand_dims(a, 1), ops.expand_dims(b, 1)),
         "one axis less": ops.squeeze(layers.Conv2D(5, (16, 1))(a), 1),
         "ReLU6 alone": layers.ReLU(6.0)(layers.MaxPooling2D(2)(a)),
+        "stack": ops.stack([a, b], axis=2),
+        "unstack": ops.add(*ops.unstack(layers.Reshape((2, 8, 16, 8))(a), axis=1)),
         "no bias": layers.Dense(5, use_bias=False)(layers.GlobalAveragePooling2D()(b)),
         # Ops without an integer kernel, which stay in float with their neighbours.
         "quotient": layers.Conv2D(4, 1)(ops.divide(a, ops.add(b, 1.0))),
@@ -80,50 +85,54 @@ def cases(a, b) -> dict:
 # How weights are rounded and ranges chosen changes nothing in the arithmetic.
 QUICK = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False)
 FLOAT = {"between two floats", "quotient", "reciprocal root", "root of a square", "exponential"}
-NAMES = list(cases(keras.Input((16, 16, 8)), keras.Input((16, 16, 8))))
 
 
-# Ops that quantise no values of their own, or of which the converter or a step before makes others.
-BECOME_OTHERS = {"EXPAND_DIMS": "RESHAPE", "SQUEEZE": "RESHAPE", "HARD_SWISH": "ADD and MUL"}
+# Ops of which the converter or a step before training makes others, unless they are fused.
+BECOME_OTHERS = {
+    "EXPAND_DIMS": "RESHAPE", "SQUEEZE": "RESHAPE", "HARD_SWISH": "ADD and MUL", "RELU": "MUL", "RELU6": "MUL",
+}  # fmt: skip
 
 
-@pytest.fixture(
-    scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["per channel", "per tensor"]
-)
-def case(request):
-    """A model of all ops; its aware model, after weights and ranges were moved as in training; pictures."""
+def made(per_tensor):
+    """A model of all ops; its outputs' names; the aware model, weights and ranges moved as in training; pictures."""
     keras.utils.set_random_seed(3)
     random = np.random.default_rng(0)
     inputs = keras.Input((16, 16, 6))
     a = layers.Conv2D(8, 3, padding="same")(inputs)
     b = layers.Conv2D(8, 1, activation="relu")(inputs)
-    model = keras.Model(inputs, list(cases(a, b).values()))
+    outputs = cases(a, b)
+    model = keras.Model(inputs, list(outputs.values()))
     pictures = ops.convert_to_numpy(ops.image.resize(random.normal(size=(140, 4, 4, 6)), (16, 16)))
-    aware = quantize_aware(model, pictures[:100], recipe=replace(QUICK, per_tensor=request.param))
+    aware = quantize_aware(model, pictures[:100], recipe=replace(QUICK, per_tensor=per_tensor))
     for variable in aware.model.trainable_variables:
         variable.assign(variable * (1 + 0.02 * random.normal(size=variable.shape)))
-    return model, aware, pictures[100:]
+    return model, list(outputs), aware, pictures[100:]
 
 
-@pytest.fixture(scope="module")
-def answers(case):
+def answers(names, aware, pictures):
     """Name -> (the file's output, the aware model's, one level)."""
-    _, aware, pictures = case
     runner = Runner(aware.to_tflite())
     found = zip(*[runner(picture) for picture in pictures], strict=True)
-    expected = aware.model.predict(pictures, verbose=0)
+    expected = [output.numpy() for output in graph_answers(aware.model, pictures)]
     levels = [details["quantization"][0] for details in runner.outputs]
     return {
         name: (np.concatenate(outputs), wanted, level)
-        for name, outputs, wanted, level in zip(NAMES, found, expected, levels, strict=True)
+        for name, outputs, wanted, level in zip(names, found, expected, levels, strict=True)
     }
 
 
-def test_each_op_gives_the_runtimes_integers(answers):
+@pytest.mark.filterwarnings("ignore:Training keeps these weights")
+@pytest.mark.parametrize(
+    "per_tensor", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["per channel", "per tensor"]
+)
+def test_each_op_gives_the_runtimes_integers_and_its_weights_come_back(per_tensor):
     """One test of all: with a test an op, each worker would make the model of all ops."""
-    assert list(answers) == NAMES
+    model, names, aware, pictures = made(per_tensor)
+    graph = flatbuffer.Graph(flatbuffer.read(aware.trained_graph()))
+    assert set(SUPPORTED) - set(map(graph.name, graph.operators)) == set(BECOME_OTHERS)
+    given = answers(names, aware, pictures)
     wrong = {}
-    for name, (found, expected, level) in answers.items():
+    for name, (found, expected, level) in given.items():
         assert len(np.unique(found)) > 10 and level > 0, name
         off = np.abs(np.round(found / level) - np.round(expected / level))
         # Between floats, sums come in the processor's order: ties may fall either way.
@@ -131,19 +140,9 @@ def test_each_op_gives_the_runtimes_integers(answers):
         if not allowed:
             wrong[name] = off.max()
     assert not wrong
-
-
-def test_each_op_that_training_knows_is_among_them(case):
-    graph = flatbuffer.Graph(flatbuffer.read(case[1].trained_graph()))
-    assert set(SUPPORTED) - set(map(graph.name, graph.operators)) == set(BECOME_OTHERS)
-
-
-def test_the_weights_of_all_come_back(case):
-    """They give the trained model's outputs, which ``to_keras`` checks."""
-    model, aware, _ = case
-    moved = [np.abs(np.asarray(one) - other).max() for one, other in
-             zip(model.trainable_variables, aware.to_keras().trainable_variables, strict=True)]  # fmt: skip
-    still = {variable.path for variable, much in zip(model.trainable_variables, moved, strict=True) if not much}
+    trained = aware.to_keras()  # which checks that they give the trained model's outputs
+    pairs = zip(model.trainable_variables, trained.trainable_variables, strict=True)
+    still = {before.path for before, after in pairs if np.array_equal(before, after)}
     assert {path.split("/")[-1] for path in still} <= {"gamma", "beta", "alpha"}
 
 
