@@ -12,8 +12,8 @@ the process group (Ctrl-C), SIGTERM, SIGKILL, and SIGKILL to the child process a
 * the same command again succeeds, gives the same bytes as the undisturbed one, and removes what SIGKILL left over.
 
 Then: a checkpoint with a changed byte, and a shortened one, are refused by name. Small disks (tmpfs; needs root on
-Linux) for --out, the temporary directory and the cache: the command succeeds or ends with 2 and one line with a remedy, nothing
-half-written. Two commands at the same time on one folder: one set of files, whole.
+Linux) for --out, the temporary directory and the cache: the command succeeds, or ends with 2 and one line with a
+remedy, and nothing is half-written. Two commands at the same time on one folder: one set of files, whole.
 
 The exit status is 1 if a check failed.
 """
@@ -94,7 +94,7 @@ def main() -> int:
             whole = undisturbed(folder, verb)
             parts = {
                 "ends": lambda verb=verb, whole=whole: ends(folder, verb, whole, arguments.moments, arguments.ends),
-                "checkpoints": lambda verb=verb, whole=whole: checkpoints(folder, verb, whole),
+                "checkpoints": lambda verb=verb: checkpoints(folder, verb),
                 "disks": lambda verb=verb: disks(folder, verb),
                 "pairs": lambda verb=verb: pairs(folder, verb),
             }
@@ -265,12 +265,12 @@ def check_whole(case: Case, leftovers: bool) -> None:
         case.wrong.append(f"left over: {left[:5]}")
 
 
-def checkpoints(folder: Path, verb: str, whole: tuple[float, dict]):
+def checkpoints(folder: Path, verb: str):
     """Damage the checkpoint of an interrupted training."""
     if verb not in ("train", "qat"):
         return
     for label in ("changed byte", "shortened"):
-        case = Case(folder / f"{verb}-damaged")
+        case = Case(folder / f"{verb}-{label}")
         process = start(case, verb)
         checkpoint: list[Path] = []
         while not checkpoint and process.poll() is None:
