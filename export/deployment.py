@@ -121,8 +121,8 @@ def check(request: DeployRequest) -> ImagesToUse:
     scheme = check_options(request, request.source)
     if scheme.calibrated and request.calibration is None:
         raise RequestError(
-            f"The scheme {scheme.name!r} needs --calibration: a folder or CSV with 100 to 500 images of the kind the "
-            "app will meet, or 'demo' for a first try."
+            f"The scheme {scheme.name!r} needs --calibration (calibration=): a folder or CSV with 100 to 500 images "
+            "of the kind the app will meet, or 'demo' for a first try."
         )
     calibration = None
     if request.calibration is not None:
@@ -133,11 +133,16 @@ def check(request: DeployRequest) -> ImagesToUse:
         judge = annotated_images(request, request.evaluate)
         judge = judge.without(calibration) if calibration else judge
         if not judge.paths:
-            raise RequestError("Every image of --evaluate was used for calibration; lower --calibration-count.")
+            raise RequestError(
+                "Every image of --evaluate was used for calibration; lower --calibration-count (calibration_count=)."
+            )
         images.check(judge)
         return ImagesToUse(calibration, judge)
     if calibration is None:
-        raise RequestError("Nothing to verify with: give --evaluate or --calibration images (or --calibration demo).")
+        raise RequestError(
+            "Nothing to verify with: give images with --evaluate or --calibration (evaluate=, calibration=), or "
+            "'demo' to calibrate with."
+        )
     # Sub-folders of calibration images need not be the model's classes: no labels.
     return ImagesToUse(calibration, ImageSet(calibration.paths), judged_on_calibration=True)
 
@@ -152,7 +157,7 @@ def calibration_images(task: str, spec: str, count: int | None, seed: int) -> Im
         RequestError: there are no images, or some cannot be read.
     """
     if count is not None and count < 1:
-        raise RequestError(f"--calibration-count {count}: expected at least 1.")
+        raise RequestError(f"calibration_count={count}: expected at least 1.")
     photographs = images.demo_photos() if spec == "demo" else task_of(task).photographs(spec).sample(count, seed)
     images.check(photographs)
     return photographs

@@ -138,11 +138,7 @@ def _calibrated(request: VerifyRequest, image_set: ImageSet) -> bool:
 
 
 def _model_of(request: VerifyRequest) -> ModelSource | None:
-    """Return the Keras model to compare with; what the request leaves out, as the manifest beside the file says it.
-
-    Raises:
-        RequestError: the weights are random, so that the model cannot be built again.
-    """
+    """Return the Keras model to compare with; what the request leaves out, as the manifest beside the file says it."""
     facts, source = manifest_of(Path(request.file)).get("model"), request.source
     told = ModelSource.of_facts(facts) if isinstance(facts, dict) else None
     if source is None:
@@ -152,12 +148,6 @@ def _model_of(request: VerifyRequest) -> ModelSource | None:
     elif told and source.content is None and source.model == told.model:
         given = {name: value for name, value in asdict(source).items() if value is not None}
         source = replace(told, **given)
-    if source.random_part == "network":
-        was = " It was made of such weights, says its manifest." if told and told.random_part == "network" else ""
-        raise RequestError(
-            f"{source.model} without weights gets new random weights each time, so {request.file} cannot be compared "
-            f"with it.{was} Pass the --weights, or the .keras file, that the file was made of."
-        )
     return source
 
 
@@ -180,30 +170,38 @@ def _check(request: VerifyRequest):
     source = request.source
     if not source and not request.arm64:
         raise RequestError(
-            "Nothing to compare with: no manifest beside the file says of which model it was made. Pass --model (the "
-            "Keras model that the file was made from), or --arm64 (this file on emulated phone cores), or both."
+            "Nothing to compare with, and no manifest beside the file says of which model it was made: pass --model "
+            "(source=, the Keras model that the file was made from), or --arm64 (arm64=, this file on emulated phone "
+            "cores), or both."
         )
     Limits(request.min_agreement).check()
     if source and not request.images:
-        raise RequestError(f"To compare with {source.model}, give --images: a folder or a CSV of images.")
+        raise RequestError(f"To compare with {source.model}, give --images (images=): a folder or a CSV of images.")
     if source:
         check_form(Path(request.file))
     known = request.input_of
     stray = [f"--{name}" for name in _OF_THE_MODEL if known and getattr(known, name) is not None]
     if stray and not source:
-        raise RequestError(f"{', '.join(stray)} describes the Keras model; pass --model too, or leave it out.")
+        raise RequestError(
+            f"{', '.join(stray)} describes the Keras model; pass --model (source=) too, or leave it out."
+        )
     if stray := [f"--{name}" for name in ("cpu", "folder") if getattr(request, name) and not request.arm64]:
-        raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 too, or leave it out.")
+        raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 (arm64=) too, or leave it out.")
     emulator = setup.find(request.folder) if request.arm64 else None
     if emulator:
         setup.check_cpus(emulator, request.cpu)
     if source:
-        source.check()
+        source.check(may_be_random=True)
+        if source.random_part == "network":
+            raise RequestError(
+                f"{source.model} without weights gets new random weights each time, so {request.file} cannot be "
+                "compared with it. Pass the --weights, or the .keras file, that the file was made of."
+            )
         _warn_if_changed(request.file, source)
     if not Path(request.file).is_file():
         raise RequestError(f"No such TFLite file: {request.file}")
     if request.count is not None and request.count < 1:
-        raise RequestError(f"--count {request.count}: expected at least 1.")
+        raise RequestError(f"count={request.count}: expected at least 1.")
     return emulator
 
 

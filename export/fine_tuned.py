@@ -164,7 +164,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
     if task_of(source.task).forms and not source.label_names():
         raise RequestError(
             f"Nothing says what the classes of {source.model} are called, and in which order they are: pass --labels "
-            "FILE, a name a line."
+            "FILE (labels=), a name a line."
         )
     for option in ("epochs", "patience", "calibration_count"):
         if getattr(request, option) < 1:

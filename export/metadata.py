@@ -137,7 +137,8 @@ def add(content: bytes, metadata: Metadata) -> bytes:
     tree.metadata = tree.metadata or []
     _put(tree, NAME, _pack(tree, metadata))
     if metadata.preprocessing:
-        record = {"task": metadata.task, "preprocessing": asdict(metadata.preprocessing)}
+        kinds = [kind.name for kind in metadata.kinds] if metadata.task not in _OUTPUTS else []
+        record = {"task": metadata.task, "preprocessing": asdict(metadata.preprocessing), "kinds": kinds}
         _put(tree, RECORD, json.dumps(record).encode())
     model = flatbuffer.write(tree)
     return _with_file(model, LABELS_FILE, "\n".join(metadata.labels) + "\n") if metadata.labels else model

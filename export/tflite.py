@@ -22,6 +22,7 @@ from mobilenets_tf.quantize.post_training import PreparedModel, Recipe, prepare
 from mobilenets_tf.tasks.outputs import OutputKind, decided, ends_of_model
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.tflite.runtime import refused_without_delegates
 from mobilenets_tf.worker import Worker
 
 
@@ -121,7 +122,8 @@ def to_tflite(
         progress: called with (label, done, total) as work goes on.
 
     Returns:
-        The path, and the manifest that was written beside it as ``<path>.json``.
+        The path, and the manifest that was written beside it as ``<path>.json``. Its "refused_by_litert" says why
+        LiteRT's own kernels, without XNNPACK, refuse the file; None if they run it.
 
     Raises:
         RequestError: an argument, the calibration data or the path cannot be used.
@@ -142,6 +144,7 @@ def to_tflite(
             recipe=recipe, bound=bound, image=image, labels=labels, kinds=kinds,
         )  # fmt: skip
     manifest = {"files": files.digests({path.name: converted.content}), **(facts or {}), **converted.facts()}
+    manifest["refused_by_litert"] = refused_without_delegates(converted.content)
     files.write_together(path.parent, {path.name: converted.content, manifest_path.name: files.to_json(manifest)})
     return Exported(path, manifest)
 

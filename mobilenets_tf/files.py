@@ -339,10 +339,10 @@ def _explained(path: Path):
         remedy = {
             errno.ENOSPC: "Free some space and run again.",
             errno.EDQUOT: "Free some space and run again.",
-            errno.EROFS: "The file system is read-only; choose another --out.",
-            errno.EACCES: "Choose an --out that you may write to.",
-            errno.EPERM: "Choose an --out that you may write to.",
-        }.get(error.errno or 0, "Choose another --out.")
+            errno.EROFS: "The file system is read-only; choose another --out (out=).",
+            errno.EACCES: "Choose an --out (out=) that you may write to.",
+            errno.EPERM: "Choose an --out (out=) that you may write to.",
+        }.get(error.errno or 0, "Choose another --out (out=).")
         raise RequestError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
 
 

@@ -152,12 +152,12 @@ class ModelSource:
         """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
-    def check(self, to_train: bool = False) -> None:
+    def check(self, may_be_random: bool = False) -> None:
         """Refuse a source that cannot be built, without importing TensorFlow; warn of random weights that nobody has
         asked for.
 
         Args:
-            to_train: the model is going to be trained, so its weights may be random.
+            may_be_random: do not warn, since the model is going to be trained or random weights are refused elsewhere.
 
         Raises:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here.
@@ -167,7 +167,7 @@ class ModelSource:
                 raise RequestError(f"No such model file: {self.model}")
             for option in ("weights", "alpha", "resolution", "classes"):
                 if getattr(self, option) is not None:
-                    raise RequestError(f"--{option} is for registered networks; {self.model} has its own.")
+                    raise RequestError(f"--{option} ({option}=) is for registered networks; {self.model} has its own.")
         else:
             registry.check_size(registry.get(self.model), self.alpha, self.resolution)
             if self.weights not in (None, RANDOM) and not Path(self.weights).is_file():
@@ -176,7 +176,7 @@ class ModelSource:
                 catalog.require(_published(self))
         self.check_input()
         self.check_labels()
-        if not to_train:
+        if not may_be_random:
             self._warn_of_random_weights()
 
     def check_input(self) -> None:
@@ -186,9 +186,7 @@ class ModelSource:
             RequestError: a name is unknown, a number is out of range, or mean and std are not given together.
         """
         if (self.mean is None) != (self.std is None):
-            raise RequestError(
-                "Give --mean and --std together (in Python: mean= and std=): the input is (pixel - mean) / std."
-            )
+            raise RequestError("Give --mean and --std together (mean=, std=): the input is (pixel - mean) / std.")
         if self.resize is not None and self.resize < 1:
             raise RequestError(f"resize={self.resize}: expected a number of pixels.")
         self.asked(Preprocessing())
@@ -289,7 +287,7 @@ class ModelSource:
         framed = task_of(self.task).framed(told)
         if self.crop is not None and framed.crop != self.crop:
             raise RequestError(
-                f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop out."
+                f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop (crop=) out."
             )
         return framed.at(shape[1], self.resize)
 

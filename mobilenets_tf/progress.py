@@ -30,13 +30,19 @@ def track(items: Iterable, label: str, progress: Progress, total: int | None = N
 
 
 class Display:
-    """A ``Progress`` for people, on standard error. Use as a context manager, so that the bar is removed."""
+    """A ``Progress`` for people, on standard error. Use as a context manager, so that the bar is removed.
 
-    SECONDS_BETWEEN_LINES = 5.0
+    Where standard error is no terminal, there is a line when each kind of work begins and when it first ends, and
+    otherwise one every ten seconds.
+    """
+
+    SECONDS_BETWEEN_LINES = 10.0
 
     def __init__(self):
         self._bar, self._tasks = None, {}
-        self._label, self._next_line = None, 0.0
+        self._begun: set[str] = set()
+        self._ended: set[str] = set()
+        self._next_line = 0.0
 
     def __enter__(self):
         if sys.stderr.isatty():
@@ -59,8 +65,11 @@ class Display:
                 self._tasks[label] = self._bar.add_task(escape(printable(label)), total=total)
             self._bar.update(self._tasks[label], completed=done, total=total)
             return
-        now = time.monotonic()
-        if label != self._label or done == total or now >= self._next_line:
+        now, ends = time.monotonic(), done == total
+        if label not in self._begun or (ends and label not in self._ended) or now >= self._next_line:
             of = f" {done}/{total}" if total else (f" {done}" if done else "")
             print(f"{printable(label)}{of}", file=sys.stderr, flush=True)
-            self._label, self._next_line = label, now + self.SECONDS_BETWEEN_LINES
+            self._next_line = now + self.SECONDS_BETWEEN_LINES
+        self._begun.add(label)
+        if ends:
+            self._ended.add(label)

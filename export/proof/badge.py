@@ -58,6 +58,23 @@ class Badge:
         ]
 
 
+def refused(reason: str | None) -> tuple[str, ...]:
+    """Return the failed check of a file that LiteRT's own kernels refuse, which run what no delegate takes over.
+
+    reason: of ``runtime.refused_without_delegates``; None if they run the file.
+    """
+    if reason is None:
+        return ()
+    return (f"LiteRT's own kernels refuse the file, so it runs only where XNNPACK takes over all of it: {reason}",)
+
+
+def unjudged(reason: str | None) -> Badge:
+    """Return the verdict on a file that was compared with nothing. reason: as in ``refused``."""
+    if failed := refused(reason):
+        return _failed(failed)
+    return Badge("grey", "Converted, not judged.")
+
+
 # What a colour says of a file, the worst first.
 _SAID = {"red": "failed a check", "grey": "not judged", "amber": "judged with reservations", "green": "verified"}
 
@@ -97,8 +114,7 @@ def decide(
         failed = (*failed, *_worthless(comparison or parity))
         failed = (*failed, *_too_low(scheme, comparison, limits)) if comparison else failed
     if failed:
-        count = "A check" if len(failed) == 1 else f"{len(failed)} checks"
-        return Badge("red", f"{count} failed: do not use this file.", failures=failed)
+        return _failed(failed)
     if source.random_part:
         weights = {"network": "the weights are", "head": "the head's weights are"}[source.random_part]
         return Badge("grey", f"Converted, not judged: {weights} random, so the answers mean nothing.")
@@ -116,6 +132,11 @@ def decide(
         "amber", f"{where}: {comparison.summary()}.",
         ("How right the answers are is not known: give annotated images that calibration does not use.",),
     )  # fmt: skip
+
+
+def _failed(failures: tuple[str, ...]) -> Badge:
+    count = "A check" if len(failures) == 1 else f"{len(failures)} checks"
+    return Badge("red", f"{count} failed: do not use this file.", failures=failures)
 
 
 def _by_score(scheme: str, comparison, on_calibration: bool) -> Badge:
@@ -146,7 +167,9 @@ def _unequal(scheme: str, parity, comparison) -> Iterator[str]:
             f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "
             f"allowed is {FLOAT_TOLERANCE:.0e}."
         )
-    if scheme == "float16" and comparison is not None and comparison.relative_difference > HALF_TOLERANCE:
+    # Where the answers are compared, they judge: probabilities may differ by more and the answers be the same.
+    unanswered = comparison is not None and (comparison.agreement is None or np.isnan(comparison.agreement))
+    if scheme == "float16" and unanswered and comparison.relative_difference > HALF_TOLERANCE:
         yield (
             f"The float16 file differs from the float32 file by {comparison.relative_difference:.2g} of the largest "
             f"output; allowed is {HALF_TOLERANCE:.0e}."

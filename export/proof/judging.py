@@ -130,7 +130,7 @@ class Judge:
             what = "the annotations hold no object" if image_set.annotated else "the float model is sure of no object"
             raise RequestError(
                 f"On the {len(image_set)} images to judge with {what}, so nothing can be lost there: a loss cannot be "
-                "bounded or measured. Give other images with --evaluate."
+                "bounded or measured. Give other images with --evaluate (evaluate=)."
             )
 
     def __call__(self, content: bytes) -> float:

@@ -98,14 +98,14 @@ def _check_scales(request: EvaluateRequest, reading: Reading) -> None:
     if scales == (1.0,) and not request.flip:
         return
     if not _scales(reading) or is_tflite(source):
-        raise RequestError(f"--scales and --flip are for segmenters in Keras; {source.model} is none.")
+        raise RequestError(f"--scales and --flip (scales=, flip=) are for segmenters in Keras; {source.model} is none.")
     if scales != (1.0,) and source.is_file:
         raise RequestError(
             f"{source.model} has one size. For others name its network and give the file as weights: "
             f"mobilenets-tf evaluate deeplabv3_mobilenet_v2 --weights {source.model} --scales 0.75 1 1.25 ..."
         )
     if not all(0.1 <= scale <= 4 for scale in scales):
-        raise RequestError(f"--scales {' '.join(map(str, scales))}: expected shares from 0.1 to 4.")
+        raise RequestError(f"scales={scales}: expected shares from 0.1 to 4.")
 
 
 def _scales(reading: Reading) -> bool:
@@ -122,7 +122,7 @@ def _find(request: EvaluateRequest, reading: Reading, progress: Progress) -> Ima
     except RequestError as error:
         if reading.task or "has no labels" not in str(error):
             raise
-        raise RequestError(f"{error} If the file detects or segments, say so with --task.") from None
+        raise RequestError(f"{error} If the file detects or segments, say so with --task (task=).") from None
 
 
 def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: Progress) -> Evaluation:
@@ -136,7 +136,7 @@ def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: P
     if names is not None and predictor.classes not in (None, len(names)):
         raise RequestError(
             f"The model tells {predictor.classes} classes apart, the annotations {len(names)} "
-            f"({', '.join(names[:3]) or 'without names'}). Name the model's with --labels, one a line."
+            f"({', '.join(names[:3]) or 'without names'}). Name the model's with --labels (labels=), one a line."
         )
     meter = task.meter(names or (), getattr(annotated, "void", 255))
     # ImageNet has 1000 classes; TensorFlow's older networks have the background before them.

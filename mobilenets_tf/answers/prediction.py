@@ -79,9 +79,9 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
         RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
     if not 0 <= request.threshold <= 1:
-        raise RequestError(f"--threshold {request.threshold}: expected a score from 0 to 1.")
+        raise RequestError(f"threshold={request.threshold}: expected a score from 0 to 1.")
     if request.top < 1:
-        raise RequestError(f"--top {request.top}: expected at least 1.")
+        raise RequestError(f"top={request.top}: expected at least 1.")
     if not request.images:
         raise RequestError("There are no images to ask about: give at least one photograph.")
     models = [_model(request, source) for source in (request.source, *map(ModelSource.of, request.beside))]
@@ -161,9 +161,9 @@ def _places(request: PredictRequest, named: Sequence[tuple[Path, str]]) -> tuple
     if is_folder or not out.suffix:
         folder, names = out, [f"{name}.png" for _, name in named]
     elif out.suffix.lower() not in _PICTURES:
-        raise RequestError(f"--out {out}: expected a .png, a .jpg, or a folder (a new one with / at its end).")
+        raise RequestError(f"out={out}: expected a .png, a .jpg, or a folder (a new one with / at its end).")
     elif len(photographs) > 1:
-        raise RequestError(f"--out {out} is one picture, and there are {len(photographs)} images: give a folder.")
+        raise RequestError(f"out={out} is one picture, and there are {len(photographs)} images: give a folder.")
     else:
         folder, names = out.parent, [out.name]
     files.check_folder(folder)
@@ -175,7 +175,9 @@ def _places(request: PredictRequest, named: Sequence[tuple[Path, str]]) -> tuple
             )
         owners[name] = path
         if any((folder / name).resolve() == each.resolve() for each in photographs):
-            raise RequestError(f"{folder / name} is a photograph itself, and would be lost. Choose another --out.")
+            raise RequestError(
+                f"{folder / name} is a photograph itself, and would be lost. Choose another --out (out=)."
+            )
     there = [pair for pair in zip(photographs, names, strict=True) if (folder / pair[1]).exists()]
     others = [name for photograph, name in there if not _is_same(folder / name, request, photograph)]
     files.check_replaceable(folder, others, request.overwrite)

@@ -73,7 +73,7 @@ class Predictor:
             background = " Is its first output the background? Then that is the first line of its labels."
             raise RequestError(
                 f"{network.name} tells {self.classes} classes apart, and there are {len(self.labels)} labels "
-                f"({', '.join(self.labels[:3])}, ...). Give its own with --labels (in Python: labels=)."
+                f"({', '.join(self.labels[:3])}, ...). Give its own with --labels (labels=)."
                 f"{background * one_more}"
             )
 
@@ -272,7 +272,7 @@ def _task(network: OpenedNetwork, name: str | None) -> Task:
             return task_of("regress" if end.kind is VALUES or end.activation == "unit" else "classify")
         raise RequestError(
             f"{outputs}, and no manifest ({network.name}.json) says what they mean. Pass --task classify, detect or "
-            "segment, with --labels for the classes' names."
+            "segment (task=), with --labels (labels=) for the classes' names."
         )
     task = task_of(name)
     if expected := task.accepts(shapes):

@@ -66,7 +66,7 @@ class Reading:
             beside = file.with_name("labels.txt")
             labels = inside.labels or (read_lines(beside) if beside.is_file() else [])
         task, preprocessing = task or inside.task, preprocessing or inside.preprocessing
-        kinds = _kinds(file, manifest)
+        kinds = _kinds(file, manifest) or tuple(kind for kind in inside.kinds if kind in KINDS)
         return Reading(task, preprocessing, tuple(map(str, labels)), manifest.get("form"), grids, kinds)
 
 
@@ -87,7 +87,9 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
         return Reading(task or source.task, asked_preprocessing(source, None), labels, resize=source.resize)
     if not source.is_file and not is_tflite(source):
         if task not in (None, source.task):
-            raise RequestError(f"{source.model} is for the task {source.task!r}, not {task!r}; leave --task out.")
+            raise RequestError(
+                f"{source.model} is for the task {source.task!r}, not {task!r}; leave --task (task=) out."
+            )
         return Reading(source.task, None, tuple(source.label_names()))
     file = check_file(source.model)
     known = Reading.of(file)

@@ -29,6 +29,7 @@ RECORD = b"MOBILENETS_TF"
 AXIS_LABELS, VALUE_LABELS = 2, 3  # a name for each place along the last axis; for each value
 NORMALIZATION_OPTIONS = 1  # of the union ProcessUnitOptions
 SEGMENTER = "SEGMENTER_METADATA"
+_TASKS = ("classify", "detect", "segment", "regress")
 _LOCATION, _DETECTION = "location", "detection_result"
 _MOST_BYTES = 2**22  # of metadata and of labels: the names of 100,000 classes
 _MOST_DIRECTORY = 2**16  # of the ZIP's list of files: some hundred files
@@ -41,12 +42,13 @@ _END64 = b"PK\x06\x07"  # the record before it in archives beyond 4 GB
 class FileMetadata:
     """What a file says of itself; everything may be missing.
 
-    task: "classify", "detect" or "segment". preprocessing: at any size. labels: the class names.
+    task: its name. preprocessing: at any size. labels: the class names. kinds: names of the outputs' kinds.
     """
 
     task: str | None = None
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 def read_metadata(file: Path) -> FileMetadata:
@@ -75,8 +77,10 @@ def read_metadata(file: Path) -> FileMetadata:
     preprocessing = Preprocessing.of(ours) or published.preprocessing
     if preprocessing is None and _takes_pixels(model):
         preprocessing = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)
-    task = ours.get("task", published.task)
-    return FileMetadata(task if task in ("classify", "detect", "segment") else None, preprocessing, labels)
+    task, kinds = ours.get("task", published.task), ours.get("kinds")
+    known = task if task in _TASKS else None
+    named = tuple(kind for kind in kinds if isinstance(kind, str)) if isinstance(kinds, list) else ()
+    return FileMetadata(known, preprocessing, labels, named)
 
 
 def _takes_pixels(model) -> bool:

@@ -101,7 +101,8 @@ def _unique_names(graph: schema.SubGraphT) -> list[bytes]:
     """Give the tensors' names, numbered where several tensors have the same."""
     names = [tensor.name or b"tensor" for tensor in graph.tensors]
     ends = list(dict.fromkeys([*graph.inputs, *graph.outputs]))
-    taken, given, number = set(names), set(), Counter()
+    taken, given = set(names), set()
+    number: Counter[bytes] = Counter()
     for index in dict.fromkeys([*ends, *range(len(names))]):
         base = name = names[index]
         while name in given:
@@ -143,9 +144,8 @@ def _with_tensors(graph: schema.SubGraphT, used: list[int], new: dict[int, int])
     tensors = [graph.tensors[index] for index in used]
     for place, tensor in enumerate(tensors):
         if scales := _scale_tensors(tensor):
-            details = with_fields(
-                tensor.quantization.details, **dict(zip(scales, indices(scales.values()), strict=True))
-            )
+            renumbered = {field: new.get(index, -1) for field, index in scales.items()}
+            details = with_fields(tensor.quantization.details, **renumbered)
             tensors[place] = with_fields(tensor, quantization=with_fields(tensor.quantization, details=details))
     operators = [
         with_fields(
@@ -192,7 +192,8 @@ def _pack(model: schema.ModelT) -> bytes:
 def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs: list[int]) -> bytes:
     """Write a file with only some of a model's operators.
 
-    The tensors keep their indices; those that no operator uses are empty.
+    The tensors keep their indices; those that no operator uses are empty. The graphs that conditions and loops call
+    stay as they are.
 
     Args:
         model: the whole model. It stays as it is.
@@ -205,7 +206,8 @@ def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs
     empty = schema.TensorT()
     tensors = [tensor if index in used else empty for index, tensor in enumerate(graph.tensors)]
     graph = with_fields(graph, operators=operators, inputs=inputs, outputs=outputs, tensors=tensors)
-    return _pack(with_fields(model, subgraphs=[graph], signatureDefs=[]))
+    called = model.subgraphs[1:] if any(map(flatbuffer_check.called_graphs, operators)) else []
+    return _pack(with_fields(model, subgraphs=[graph, *called], signatureDefs=[]))
 
 
 def with_outputs(model: schema.ModelT, outputs: list[int]) -> bytes:

@@ -74,7 +74,7 @@ def test_a_file_without_a_manifest_says_its_input_and_labels_itself(photo, tmp_p
     file = tmp_path / "net.tflite"
     file.write_bytes(content)
     (tmp_path / "labels.txt").write_text("other\n")
-    assert Reading.of(file) == Reading("classify", image.given, tuple(LABELS))
+    assert Reading.of(file) == Reading("classify", image.given, tuple(LABELS), kinds=("classes",))
     (prediction,) = predict(PredictRequest(file, photo, top=1))
     assert prediction.answers[0]["found"][0]["name"] == LABELS[0]
 

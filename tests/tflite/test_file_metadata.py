@@ -41,7 +41,7 @@ def read(tmp_path):
 
 
 def test_our_files_say_all_that_their_manifest_says(read, classifier):
-    assert read(described(classifier)) == FileMetadata("classify", OURS, tuple(colour_files.LABELS))
+    assert read(described(classifier)) == FileMetadata("classify", OURS, tuple(colour_files.LABELS), ("classes",))
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

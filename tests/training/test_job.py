@@ -280,7 +280,7 @@ def test_a_class_without_images(folder, tmp_path):
         check(request(tmp_path / "labels.csv", tmp_path, source=source))
     with pytest.raises(RequestError, match="images of class 2; there are 2 classes"):
         check(request(tmp_path / "labels.csv", tmp_path, source=ModelSource("mobilenet_v2", classes=2)))
-    with pytest.raises(RequestError, match="pass --classes N or --labels FILE"):
+    with pytest.raises(RequestError, match="pass --classes N .classes=. or --labels FILE"):
         check(request(tmp_path / "labels.csv", tmp_path))
 
 
