@@ -8,6 +8,7 @@ import keras
 from mobilenets_tf import registry
 from mobilenets_tf.conventions import Convention
 from mobilenets_tf.conversion.reparameterization import reparameterize
+from mobilenets_tf.conversion.rewriting import default_layers
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import InputShape, Pooling
 from mobilenets_tf.networks.costs import complexity, memory
@@ -87,7 +88,8 @@ def create_model(
         options["classifier_activation"] = classifier_activation
     builder = registry.builder(name)
     try:
-        return builder(**options)
+        with default_layers(policy=False):
+            return builder(**options)
     except TypeError as error:
         if "keyword argument" in str(error):  # unknown to the builder, or set by it
             raise RequestError(f"{name}: {error}") from error

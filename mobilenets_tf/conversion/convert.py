@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.conversion.reparameterization import fold
+from mobilenets_tf.conversion.rewriting import default_layers
 from mobilenets_tf.errors import ConversionError, RequestError, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.lean import lean
@@ -90,6 +91,11 @@ def check_exportable(model: "keras.Model") -> None:
     """
     import keras
 
+    if keras.backend.backend() != "tensorflow":
+        raise RequestError(
+            f"Keras computes with {keras.backend.backend()} in this process, and a file is made from a graph of "
+            "TensorFlow. Set KERAS_BACKEND=tensorflow in the environment, or save the model and use the .keras file."
+        )
     if not isinstance(model, (keras.Sequential, keras.src.models.Functional)):
         module = type(model).__module__
         if module.startswith(("tf_keras", "keras.src.engine")):
@@ -178,7 +184,8 @@ def float_file(model: "keras.Model", worker: Worker) -> tuple[FrozenGraph, bytes
         RequestError: the model is of another kind, or an input has a side that is not fixed.
         ConversionError: the converter refused the graph or died; for an op that TFLite lacks the layer is named.
     """
-    graph = freeze(with_lean_norms(fold(model, share=True)))
+    with default_layers():
+        graph = freeze(with_lean_norms(fold(model, share=True)))
     return graph, lean(convert(graph, worker))
 
 

@@ -11,7 +11,7 @@ from mobilenets_tf import registry
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.files import cache_folder, sha256_of
+from mobilenets_tf.files import cache_folder, home_folder, sha256_of
 
 LABELS_FILE = Path(__file__).with_name("imagenet_labels.txt")
 
@@ -300,7 +300,7 @@ def locate(record: WeightSet) -> Path | None:
         for file in files:
             if file.name == record.filename and (path := Path(str(file.locate()))).is_file():
                 return path
-    for folder in (cache_folder(), Path.home() / ".keras" / "models"):
+    for folder in (cache_folder(), home_folder() / ".keras" / "models"):
         if (path := folder / record.filename).is_file():
             return path
     return None
