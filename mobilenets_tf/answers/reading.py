@@ -9,8 +9,8 @@ from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import NORMALISATION, ModelSource
 from mobilenets_tf.registry import TASKS
+from mobilenets_tf.weights.saved_models import check_kind
 
-_KERAS = (".keras", ".h5")
 TFLITE = ".tflite"
 
 
@@ -96,10 +96,8 @@ def check_file(file: str | Path) -> Path:
         RequestError: there is no such file, or the file is of another kind.
     """
     file = Path(file)
-    if not file.is_file():
-        raise RequestError(f"No such model file: {file}")
-    if file.suffix not in (TFLITE, *_KERAS):
-        raise RequestError(f"{file}: expected a .tflite, .keras or full-model .h5 file.")
+    if file.suffix != TFLITE or not file.is_file():
+        check_kind(file)
     return file
 
 

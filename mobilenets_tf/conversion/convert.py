@@ -14,6 +14,7 @@ from mobilenets_tf.conversion.reparameterization import fold
 from mobilenets_tf.errors import ConversionError, RequestError, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.lean import lean
+from mobilenets_tf.weights import saved_models
 from mobilenets_tf.worker import Worker, WorkerError
 
 if TYPE_CHECKING:
@@ -80,15 +81,15 @@ def check_exportable(model: "keras.Model") -> None:
     """Refuse a model that cannot become a file with static shapes.
 
     Raises:
-        RequestError: the model is no functional or sequential Keras 3 model, is not in float32, or has an input with a
-            side that is not fixed.
+        RequestError: the model is no functional or sequential Keras 3 model, is not in float32, has an input with a
+            side that is not fixed, or has weights that are NaN or infinite.
     """
     import keras
 
     if not isinstance(model, (keras.Sequential, keras.src.models.Functional)):
         module = type(model).__module__
         if module.startswith(("tf_keras", "keras.src.engine")):
-            raise RequestError("This is a Keras 2 (tf_keras) model; rebuild it with Keras 3 and load its weights.")
+            raise RequestError(saved_models.OF_KERAS2)
         raise RequestError(
             f"Expected a functional or sequential keras.Model; received {module}.{type(model).__name__}."
         )
@@ -106,6 +107,7 @@ def check_exportable(model: "keras.Model") -> None:
                 f"The input {tensor.name!r} has shape {tensor.shape}: a phone needs every side fixed. Build the model "
                 "with a full input_shape, for example (224, 224, 3)."
             )
+    saved_models.check_finite(model, model.name)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
