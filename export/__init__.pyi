@@ -18,7 +18,6 @@ from .layer_sensitivity import write_sensitivity as write_sensitivity
 from .proof.comparison import Comparison as Comparison
 from .proof.comparison import ScoreComparison as ScoreComparison
 from .proof.comparison import compare as compare
-from .proof.verification import OutputsComparison as OutputsComparison
 from .proof.verification import verify as verify
 from .request import DeployRequest as DeployRequest
 from .scheme_comparison import ReportRequest as ReportRequest

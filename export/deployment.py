@@ -15,6 +15,7 @@ from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.request import DeployRequest
 from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
+from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -90,6 +91,24 @@ def _file_name(request: DeployRequest) -> str:
     return f"{request.source.name}_{request.scheme}.tflite"
 
 
+def check_options(request: DeployRequest, network: ModelSource) -> schemes.Scheme:
+    """Check what can be known before the model is there: names, and the place to write to. Return the scheme.
+
+    Args:
+        network: of the same task as the model.
+
+    Raises:
+        RequestError: as ``check``.
+    """
+    scheme = schemes.get(request.scheme)
+    check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
+    request.limits.check()
+    image_input.check(request.input)
+    forms.check_output(network, request.output, request.score_threshold)
+    result_folder.check(request, _file_name(request))
+    return scheme
+
+
 def check(request: DeployRequest) -> ImagesToUse:
     """Check everything that can be known to be wrong without TensorFlow; return the images that will be used.
 
@@ -98,17 +117,12 @@ def check(request: DeployRequest) -> ImagesToUse:
             a share is not from 0 to 1, model or images are not there, the folder cannot be written, or there are no
             images to verify with.
     """
-    scheme = schemes.get(request.scheme)
-    check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
-    request.limits.check()
-    image_input.check(request.input)
     request.source.check()
-    forms.check_output(request.source, request.output, request.score_threshold)
-    result_folder.check(request, _file_name(request))
+    scheme = check_options(request, request.source)
     if scheme.calibrated and request.calibration is None:
         raise RequestError(
-            f"The scheme {scheme.name!r} needs --calibration: a folder or CSV with 100 to 500 images of the kind the "
-            "app will meet, or 'demo' for a first try."
+            f"The scheme {scheme.name!r} needs --calibration (calibration=): a folder or CSV with 100 to 500 images "
+            "of the kind the app will meet, or 'demo' for a first try."
         )
     calibration = None
     if request.calibration is not None:
@@ -119,11 +133,16 @@ def check(request: DeployRequest) -> ImagesToUse:
         judge = annotated_images(request, request.evaluate)
         judge = judge.without(calibration) if calibration else judge
         if not judge.paths:
-            raise RequestError("Every image of --evaluate was used for calibration; lower --calibration-count.")
+            raise RequestError(
+                "Every image of --evaluate was used for calibration; lower --calibration-count (calibration_count=)."
+            )
         images.check(judge)
         return ImagesToUse(calibration, judge)
     if calibration is None:
-        raise RequestError("Nothing to verify with: give --evaluate or --calibration images (or --calibration demo).")
+        raise RequestError(
+            "Nothing to verify with: give images with --evaluate or --calibration (evaluate=, calibration=), or "
+            "'demo' to calibrate with."
+        )
     # Sub-folders of calibration images need not be the model's classes: no labels.
     return ImagesToUse(calibration, ImageSet(calibration.paths), judged_on_calibration=True)
 
@@ -138,7 +157,7 @@ def calibration_images(task: str, spec: str, count: int | None, seed: int) -> Im
         RequestError: there are no images, or some cannot be read.
     """
     if count is not None and count < 1:
-        raise RequestError(f"--calibration-count {count}: expected at least 1.")
+        raise RequestError(f"calibration_count={count}: expected at least 1.")
     photographs = images.demo_photos() if spec == "demo" else task_of(task).photographs(spec).sample(count, seed)
     images.check(photographs)
     return photographs
@@ -174,7 +193,7 @@ def _produce(
     progress("building", 0, 1)
     scheme, model = schemes.get(request.scheme), request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     progress("building", 1, 1)
     calibration = calibration_of(request, scheme, images_to_use, image)
     check_request(model, scheme, calibration)
@@ -185,7 +204,16 @@ def _produce(
     recipe = Recipe(per_tensor=True) if request.per_tensor else None
     with Worker() as worker:
         converted = convert_model(
-            model, scheme, calibration, worker, progress, recipe=recipe, bound=bound, image=image, labels=subject.labels
+            model,
+            scheme,
+            calibration,
+            worker,
+            progress,
+            recipe=recipe,
+            bound=bound,
+            image=image,
+            labels=subject.labels,
+            kinds=subject.final_kinds,
         )
     others, usual = {}, None
     if request.per_tensor:

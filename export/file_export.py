@@ -59,17 +59,19 @@ def check(request: ExportRequest) -> ImageSet | None:
     """
     scheme = schemes.get(request.scheme)
     if request.per_tensor and not scheme.calibrated:
-        raise RequestError(f"--per-tensor is for the calibrated schemes; {scheme.name!r} is none of them.")
+        raise RequestError(
+            f"--per-tensor (per_tensor=) is for the calibrated schemes; {scheme.name!r} is none of them."
+        )
     request.source.check()
     image_input.check(request.input)
     out = Path(request.out)
     if out.suffix != ".tflite":
-        raise RequestError(f"--out {out}: expected a file that ends in .tflite.")
+        raise RequestError(f"out={out}: expected a file that ends in .tflite.")
     files.check_folder(out.parent)
     files.check_replaceable(out.parent, [out.name, out.name + ".json"], request.overwrite, request.described())
     if request.calibration is None:
         if scheme.calibrated:
-            raise RequestError(f"The scheme {scheme.name!r} needs --calibration images.")
+            raise RequestError(f"The scheme {scheme.name!r} needs --calibration (calibration=) images.")
         return None
     return calibration_images(request.source.task, request.calibration, request.calibration_count, request.seed)
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mobilenets_tf.answers.predictor import file_inputs
-from mobilenets_tf.answers.reading import file_preprocessing, manifest_preprocessing
+from mobilenets_tf.answers.reading import Reading, asked_preprocessing
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
@@ -14,7 +14,7 @@ from mobilenets_tf.export.arm64.emulator import CPUS, compare_cores, random_inpu
 from mobilenets_tf.export.proof.badge import Badge, decide
 from mobilenets_tf.export.proof.judging import AnyComparison, compared
 from mobilenets_tf.export.proof.subject import Subject
-from mobilenets_tf.export.proof.verification import OutputsComparison, check_form, check_outputs, verify
+from mobilenets_tf.export.proof.verification import check_form, check_outputs, verify
 from mobilenets_tf.export.request import MIN_AGREEMENT, Limits
 from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
@@ -22,6 +22,7 @@ from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.outputs import ends_of_model
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
@@ -77,7 +78,7 @@ class Verified:
     the emulated runtime.
     """
 
-    comparison: AnyComparison | OutputsComparison | None
+    comparison: AnyComparison | None
     model: str | None
     badge: Badge | None
     cores: tuple = ()
@@ -110,7 +111,8 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         images.check(image_set if source else emulated_set)
         if emulator and not source:
             known = request.input_of or ModelSource(request.file)
-            preprocessing = file_preprocessing(replace(known, model=request.file, content=None, weights=None))
+            described = Reading.of(Path(request.file)).preprocessing
+            preprocessing = asked_preprocessing(replace(known, model=request.file, content=None), described)
     comparison, cores = None, ()
     with Worker(preload="tensorflow" if source else "") as worker:
         if source:
@@ -138,11 +140,7 @@ def _calibrated(request: VerifyRequest, image_set: ImageSet) -> bool:
 
 
 def _model_of(request: VerifyRequest) -> ModelSource | None:
-    """Return the Keras model to compare with; what the request leaves out, as the manifest beside the file says it.
-
-    Raises:
-        RequestError: the weights are random, so that the model cannot be built again.
-    """
+    """Return the Keras model to compare with; what the request leaves out, as the manifest beside the file says it."""
     facts, source = manifest_of(Path(request.file)).get("model"), request.source
     told = ModelSource.of_facts(facts) if isinstance(facts, dict) else None
     if source is None:
@@ -152,12 +150,6 @@ def _model_of(request: VerifyRequest) -> ModelSource | None:
     elif told and source.content is None and source.model == told.model:
         given = {name: value for name, value in asdict(source).items() if value is not None}
         source = replace(told, **given)
-    if source.random_part == "network":
-        was = " It was made of such weights, says its manifest." if told and told.random_part == "network" else ""
-        raise RequestError(
-            f"{source.model} without weights gets new random weights each time, so {request.file} cannot be compared "
-            f"with it.{was} Pass the --weights, or the .keras file, that the file was made of."
-        )
     return source
 
 
@@ -180,30 +172,38 @@ def _check(request: VerifyRequest):
     source = request.source
     if not source and not request.arm64:
         raise RequestError(
-            "Nothing to compare with: no manifest beside the file says of which model it was made. Pass --model (the "
-            "Keras model that the file was made from), or --arm64 (this file on emulated phone cores), or both."
+            "Nothing to compare with, and no manifest beside the file says of which model it was made: pass --model "
+            "(source=, the Keras model that the file was made from), or --arm64 (arm64=, this file on emulated phone "
+            "cores), or both."
         )
     Limits(request.min_agreement).check()
     if source and not request.images:
-        raise RequestError(f"To compare with {source.model}, give --images: a folder or a CSV of images.")
+        raise RequestError(f"To compare with {source.model}, give --images (images=): a folder or a CSV of images.")
     if source:
         check_form(Path(request.file))
     known = request.input_of
     stray = [f"--{name}" for name in _OF_THE_MODEL if known and getattr(known, name) is not None]
     if stray and not source:
-        raise RequestError(f"{', '.join(stray)} describes the Keras model; pass --model too, or leave it out.")
+        raise RequestError(
+            f"{', '.join(stray)} describes the Keras model; pass --model (source=) too, or leave it out."
+        )
     if stray := [f"--{name}" for name in ("cpu", "folder") if getattr(request, name) and not request.arm64]:
-        raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 too, or leave it out.")
+        raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 (arm64=) too, or leave it out.")
     emulator = setup.find(request.folder) if request.arm64 else None
     if emulator:
         setup.check_cpus(emulator, request.cpu)
     if source:
-        source.check()
+        source.check(may_be_random=True)
+        if source.random_part == "network":
+            raise RequestError(
+                f"{source.model} without weights gets new random weights each time, so {request.file} cannot be "
+                "compared with it. Pass the --weights, or the .keras file, that the file was made of."
+            )
         _warn_if_changed(request.file, source)
     if not Path(request.file).is_file():
         raise RequestError(f"No such TFLite file: {request.file}")
     if request.count is not None and request.count < 1:
-        raise RequestError(f"--count {request.count}: expected at least 1.")
+        raise RequestError(f"count={request.count}: expected at least 1.")
     return emulator
 
 
@@ -226,24 +226,30 @@ def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
     source = request.source
     model = source.build()
     image = ImageInput(source.preprocessing(model))
-    given = manifest_preprocessing(request.file) or image.wanted
+    given = Reading.of(Path(request.file)).preprocessing or image.wanted
     dtype = runner.inputs[0]["dtype"]
-    if not task_of(source.task).forms:
+    subject = Subject.of(source, model, image, annotated=_are_classes(image_set, model))
+    if not subject.task.forms:
         pixels = (image.wanted.geometry(images.decode(path)) for path in image_set.paths)
         comparison = verify(
             request.file, model, pixels, image_set.labels,
             for_model=image.wanted.normalise, for_file=lambda batch: given.for_input(batch, dtype),
-            threads=request.threads, progress=progress,
+            kinds=subject.kinds, threads=request.threads, progress=progress,
         )  # fmt: skip
         return comparison, given
     check_outputs(runner, model)
-    subject = Subject.of(source, model, image)
 
     def in_file(pixels):
         return [[output[0] for output in runner(given.for_input(each, dtype))] for each in pixels]
 
     tallies = compared(subject, subject.in_keras(), {"file": in_file}, image_set, progress)
     return tallies["file"].result(), given
+
+
+def _are_classes(image_set: ImageSet, model) -> bool:
+    """Tell whether the labels of images can be the classes of a model: sub-folders of photographs need not be."""
+    labels = image_set.labels
+    return labels is not None and max(labels) + 1 in {max(2, end.elements) for end in ends_of_model(model)}
 
 
 def _run_on_host(request: VerifyRequest, image_set: ImageSet | None, preprocessing, progress: Progress):

@@ -1,5 +1,6 @@
 """The verb ``qat``: fine-tune a model for int8 on annotated images, and write a folder with its int8 file."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenets_tf import files
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
@@ -132,7 +134,9 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
     started = time.monotonic()
     with Worker() as worker:
         training, validation = check(request)
-        produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
+        folder = request.checkpoint
+        with files.only_user(Path(folder), "fine-tuning") if folder else contextlib.nullcontext():
+            produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
     manifest, page = result_folder.write(folder, name, produced, request.source.label_names())
     seconds = time.monotonic() - started
@@ -160,7 +164,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
     if task_of(source.task).forms and not source.label_names():
         raise RequestError(
             f"Nothing says what the classes of {source.model} are called, and in which order they are: pass --labels "
-            "FILE, a name a line."
+            "FILE (labels=), a name a line."
         )
     for option in ("epochs", "patience", "calibration_count"):
         if getattr(request, option) < 1:
@@ -201,7 +205,7 @@ def _produce(
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=True)
     _check_labels(subject, training, validation)
     objective = objective_of(
         subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,
@@ -224,7 +228,7 @@ def _produce(
     )  # fmt: skip
     files = {"post-training": aware.post_training, "fine-tuned": aware.to_tflite()}
     kept, other = ("fine-tuned", "post-training") if tuning.gained else ("post-training", "fine-tuned")
-    content = finished(files[kept], model, image, subject.labels)
+    content = finished(files[kept], model, image, subject.labels, subject.final_kinds)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
     images_to_use, others = ImagesToUse(judge=validation), {other: image.finish(files[other])}
     produced, comparisons = prove(request, subject, converted, images_to_use, _file_name(request), progress, others)

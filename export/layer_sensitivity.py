@@ -134,14 +134,16 @@ def check(request: SensitivityRequest) -> tuple[ImageSet, ImageSet | None]:
     files.check_folder(folder)
     files.check_replaceable(folder, _names(request), request.overwrite, request.described())
     if request.calibration is None:
-        raise RequestError("Nothing to measure with: give --calibration images (or --calibration demo).")
+        raise RequestError("Nothing to measure with: give --calibration (calibration=) images, or 'demo'.")
     task, count = request.source.task, request.calibration_count
     calibration_set = calibration_images(task, request.calibration, count, request.seed)
     if request.evaluate is None:
         return calibration_set, None
     annotated = annotated_images(request, request.evaluate).without(calibration_set)
     if not len(annotated):
-        raise RequestError("Every image of --evaluate was used for calibration; lower --calibration-count.")
+        raise RequestError(
+            "Every image of --evaluate was used for calibration; lower --calibration-count (calibration_count=)."
+        )
     images.check(annotated)
     return calibration_set, annotated
 
@@ -164,7 +166,7 @@ def _produce(
     progress("building", 1, 1)
     drop_of = None
     if annotated is not None:
-        subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void)
+        subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void, annotated=True)
         preprocessing = subject.image.given
 
         def drop_of(reference: bytes) -> Judge:

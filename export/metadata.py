@@ -8,27 +8,36 @@ tables, whose field numbers are the schema's.
 """
 
 import io
+import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import flatbuffers
 import numpy as np
 
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.tasks import outputs
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.file_metadata import (
+    AXIS_LABELS,
+    IDENTIFIER,
+    NAME,
+    NORMALIZATION_OPTIONS,
+    RECORD,
+    SEGMENTER,
+    VALUE_LABELS,
+)
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.version import __version__
 
-NAME = b"TFLITE_METADATA"
 LABELS_FILE = "labels.txt"
-_IDENTIFIER = b"M001"
 _RGB = 1
-_AXIS_LABELS, _VALUE_LABELS = 2, 3  # a name for each place along the last axis; for each value
 _IMAGE_PROPERTIES, _BOX_PROPERTIES = 2, 3  # of the union ContentProperties
 _BOUNDARIES = 1  # boxes are two corners
-_NORMALIZATION_OPTIONS = 1  # of the union ProcessUnitOptions
-_SEGMENTER, _SOFTMAX = b"V001", 2  # a flatbuffer of its own (image_segmenter_metadata_schema.fbs), and its one field
+# A flatbuffer of its own (image_segmenter_metadata_schema.fbs), and its one field.
+_SEGMENTER_IDENTIFIER, _SOFTMAX = b"V001", 2
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a ZIP can hold: same inputs, same bytes
 
 
@@ -43,13 +52,20 @@ class _Output:
     logits: bool = False
 
 
-_TITLES = {"classify": "Image classifier", "detect": "Object detector", "segment": "Image segmenter"}
+_TITLES = {
+    "classify": "Image classifier", "detect": "Object detector", "segment": "Image segmenter",
+    "regress": "Values of an image",
+}  # fmt: skip
+# Of a file without forms: what the labels name, by the kind of the output.
+_LABELS = {
+    outputs.CLASSES: AXIS_LABELS, outputs.MULTI_LABEL: AXIS_LABELS,
+    outputs.BINARY: VALUE_LABELS, outputs.BINARY_LOGIT: VALUE_LABELS,
+}  # fmt: skip
 # By the names of the outputs in the forms (``forms.detector``, ``forms.segmenter``); "" for all other outputs.
 _OUTPUTS = {
-    "classify": {"": _Output("the score of each class", labels=_AXIS_LABELS)},
     "detect": {
         "detection_boxes": _Output("ymin, xmin, ymax, xmax of each box as shares of the image", "location", boxes=True),
-        "detection_classes": _Output("the class of each box", "category", _VALUE_LABELS),
+        "detection_classes": _Output("the class of each box", "category", VALUE_LABELS),
         "detection_scores": _Output("the score of each box", "score"),
         "num_detections": _Output("how many boxes there are; what stands behind is none", "number of detections"),
         "decoded_boxes": _Output("ymin, xmin, ymax, xmax of each anchor's box as shares of the image"),
@@ -58,8 +74,8 @@ _OUTPUTS = {
         "": _Output("an output of the detector"),
     },
     "segment": {
-        "mask": _Output("the class of each pixel", labels=_VALUE_LABELS),
-        "": _Output("the logit of each class at each place", labels=_AXIS_LABELS, logits=True),
+        "mask": _Output("the class of each pixel", labels=VALUE_LABELS),
+        "": _Output("the logit of each class at each place", labels=AXIS_LABELS, logits=True),
     },
 }
 
@@ -73,7 +89,8 @@ class Metadata:
     mean, std: the input is (pixel - mean) / std on 0-255 RGB; one value each, since MediaPipe takes no more. For a file
         that takes uint8 they are 0 and 1: its pixels are fed as they are.
     labels: the class names in the order of the outputs; may be empty.
-    task: "classify", "detect" or "segment". geometry: how a photograph becomes the input, in words.
+    task: "classify", "detect", "segment" or "regress". kinds: of the outputs, of a file without forms.
+    preprocessing: of the input; None if not known.
     """
 
     name: str
@@ -87,32 +104,55 @@ class Metadata:
     license: str = ""
     labels: tuple[str, ...] = field(default=(), repr=False)
     task: str = "classify"
-    geometry: str = ""
+    kinds: tuple[outputs.OutputKind, ...] = ()
+    preprocessing: Preprocessing | None = None
 
 
-def describe(name: str, image: ImageInput, labels: Sequence[str] = (), task: str = "classify") -> Metadata:
-    """Make the metadata of a network from the description of its input image."""
+def describe(
+    name: str,
+    image: ImageInput,
+    labels: Sequence[str] = (),
+    task: str | None = None,
+    kinds: Sequence[outputs.OutputKind] = (outputs.CLASSES,),
+) -> Metadata:
+    """Make the metadata of a network from the description of its input image.
+
+    Args:
+        task: of a file whose outputs are those of a form. kinds: of the outputs of any other file.
+    """
     given = image.given
+    if task is None:
+        task = "classify" if any(kind.classes or kind is outputs.MULTI_LABEL for kind in kinds) else "regress"
     mean, std = (0.0, 1.0) if image.form == "uint8" else (given.mean[0], given.std[0])
     text = f"{_TITLES[task]}; made by mobilenets-tf {__version__}."
     return Metadata(
-        name, text, given.size, given.size, mean, std, labels=tuple(labels), task=task, geometry=given.described()
-    )
+        name, text, given.size, given.size, mean, std,
+        labels=tuple(labels), task=task, kinds=tuple(kinds), preprocessing=given,
+    )  # fmt: skip
 
 
 def add(content: bytes, metadata: Metadata) -> bytes:
     """Add metadata to a TFLite file's content. Earlier metadata and files behind the model are replaced."""
     tree = flatbuffer.read(content)
     tree.metadata = tree.metadata or []
-    entry = next((entry for entry in tree.metadata if entry.name == NAME), None)
-    if entry is None:
-        entry = schema.MetadataT()
-        entry.name, entry.buffer = NAME, len(tree.buffers)
-        tree.buffers.append(schema.BufferT())
-        tree.metadata.append(entry)
-    tree.buffers[entry.buffer].data = np.frombuffer(_pack(tree, metadata), np.uint8)
+    _put(tree, NAME, _pack(tree, metadata))
+    if metadata.preprocessing:
+        kinds = [kind.name for kind in metadata.kinds] if metadata.task not in _OUTPUTS else []
+        record = {"task": metadata.task, "preprocessing": asdict(metadata.preprocessing), "kinds": kinds}
+        _put(tree, RECORD, json.dumps(record).encode())
     model = flatbuffer.write(tree)
     return _with_file(model, LABELS_FILE, "\n".join(metadata.labels) + "\n") if metadata.labels else model
+
+
+def _put(tree, name: bytes, data: bytes) -> None:
+    """Put data into the model under a name, in the place of earlier data of this name."""
+    entry = next((entry for entry in tree.metadata if entry.name == name), None)
+    if entry is None:
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = name, len(tree.buffers)
+        tree.buffers.append(schema.BufferT())
+        tree.metadata.append(entry)
+    tree.buffers[entry.buffer].data = np.frombuffer(data, np.uint8)
 
 
 def associated_files(content: bytes) -> dict[str, bytes]:
@@ -132,42 +172,55 @@ def _with_file(model: bytes, name: str, text: str) -> bytes:
 
 
 def _pack(tree, metadata: Metadata) -> bytes:
-    graph, known, writer = tree.subgraphs[0], _OUTPUTS[metadata.task], _Writer()
+    graph, writer = tree.subgraphs[0], _Writer()
     names = [graph.tensors[index].name.decode() for index in graph.outputs]
-    outputs = [known.get(name) or known[""] for name in names]
+    described = _outputs_of(metadata, names)
     subgraph = {
         2: writer.vector([_input(writer, graph.tensors[graph.inputs[0]].name.decode(), metadata)]),
-        3: writer.vector([_output(writer, *pair, bool(metadata.labels)) for pair in zip(outputs, names, strict=True)]),
+        3: writer.vector(
+            [_output(writer, *pair, bool(metadata.labels)) for pair in zip(described, names, strict=True)]
+        ),
     }
     version = "1.0.0"
-    if any(output.boxes for output in outputs):
+    if any(output.boxes for output in described):
         version = "1.2.0"
-        members = writer.vector([writer.text(output.name) for output in outputs[:-1]])
+        members = writer.vector([writer.text(output.name) for output in described[:-1]])
         subgraph[8] = writer.vector([writer.table({0: writer.text("detection_result"), 1: members})])
-    if any(output.logits for output in outputs):
+    if any(output.logits for output in described):
         version = "1.5.0"
         inner = _Writer()
-        options = inner.finish(inner.table({0: inner.byte(_SOFTMAX)}), _SEGMENTER)
-        custom = {0: writer.text("SEGMENTER_METADATA"), 1: writer.nested(options)}
+        options = inner.finish(inner.table({0: inner.byte(_SOFTMAX)}), _SEGMENTER_IDENTIFIER)
+        custom = {0: writer.text(SEGMENTER), 1: writer.nested(options)}
         subgraph[9] = writer.vector([writer.table(custom)])
     texts = (metadata.name, metadata.description, metadata.version)
     root = {place: writer.text(text) for place, text in enumerate(texts)}
     root |= {3: writer.vector([writer.table(subgraph)])}
     root |= {4: writer.text(metadata.author), 5: writer.text(metadata.license), 7: writer.text(version)}
-    return writer.finish(writer.table(root), _IDENTIFIER)
+    return writer.finish(writer.table(root), IDENTIFIER)
+
+
+def _outputs_of(metadata: Metadata, names: Sequence[str]) -> list[_Output]:
+    """Describe each output. Of several outputs, the first that names classes has the labels."""
+    if known := _OUTPUTS.get(metadata.task):
+        return [known.get(name) or known[""] for name in names]
+    described = [_Output(kind.meaning, labels=_LABELS.get(kind)) for kind in metadata.kinds]
+    first = next((place for place, output in enumerate(described) if output.labels), None)
+    return [each if place == first else replace(each, labels=None) for place, each in enumerate(described)]
 
 
 def _input(writer: "_Writer", name: str, metadata: Metadata) -> "_Offset":
     image = writer.table({0: writer.byte(_RGB), 1: writer.table({0: metadata.width, 1: metadata.height})})
     content = writer.table({0: writer.byte(_IMAGE_PROPERTIES), 1: image})
     normalization = writer.table({0: writer.floats([metadata.mean]), 1: writer.floats([metadata.std])})
-    unit = writer.table({0: writer.byte(_NORMALIZATION_OPTIONS), 1: normalization})
+    unit = writer.table({0: writer.byte(NORMALIZATION_OPTIONS), 1: normalization})
     low, high = ((end - metadata.mean) / metadata.std for end in (0, 255))
     text = f"RGB image, {metadata.height}x{metadata.width}, values from {low:.5g} to {high:.5g}"
+    if metadata.preprocessing:
+        text += f"; from a photograph: {metadata.preprocessing.described()}"
     return writer.table(
         {
             0: writer.text(name),
-            1: writer.text(f"{text}; from a photograph: {metadata.geometry}" if metadata.geometry else text),
+            1: writer.text(text),
             3: content,
             4: writer.vector([unit]),
             5: writer.table({0: writer.floats([high]), 1: writer.floats([low])}),

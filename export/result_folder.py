@@ -23,8 +23,9 @@ def check(request, file_name: str) -> None:
     files.check_folder(folder)
     suffixes = ("json", "html", "android.md", ANCHORS_FILE)
     names = [file_name, *(f"{file_name}.{suffix}" for suffix in suffixes)]
-    shared = files.labels_file(request.source.label_names())
-    files.check_replaceable(folder, names, request.overwrite, request.described(), shared)
+    files.check_replaceable(
+        folder, names, request.overwrite, request.described(), request.source.label_names()
+    )  # fmt: skip
 
 
 def write(folder: Path, file_name: str, produced: Produced, labels: Sequence[str]) -> tuple[dict, Path]:

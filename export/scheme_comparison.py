@@ -145,13 +145,13 @@ def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse
     calibrated = next((name for name in names if schemes.get(name).calibrated), names[-1])
     # The names of the files first, since this check takes no time.
     request.source.check()
-    folder, labels = Path(request.out), files.labels_file(request.source.label_names())
+    folder, class_names = Path(request.out), request.source.label_names()
     files.check_folder(folder)
     files.check_replaceable(folder, [_page_name(request)], request.overwrite)
     for name, each in requests.items():
         file_name = _file_name(request, name)
         written = [file_name, f"{file_name}.json", f"{file_name}.{ANCHORS_FILE}"]
-        files.check_replaceable(folder, written, request.overwrite, each.described(), labels)
+        files.check_replaceable(folder, written, request.overwrite, each.described(), class_names)
     return requests, deployment.check(requests[calibrated])
 
 
@@ -165,7 +165,7 @@ def _produce(
     progress("building", 0, 1)
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
-    subject = Subject.of(request.source, model, image, request.void)
+    subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     progress("building", 1, 1)
     converted = {}
     with Worker() as worker:
@@ -174,7 +174,14 @@ def _produce(
             calibration = deployment.calibration_of(request, scheme, images_to_use, image)
             check_request(model, scheme, calibration)
             converted[name] = convert_model(
-                model, scheme, calibration, worker, progress, image=image, labels=subject.labels
+                model,
+                scheme,
+                calibration,
+                worker,
+                progress,
+                image=image,
+                labels=subject.labels,
+                kinds=subject.final_kinds,
             )
     contents = {name: each.content for name, each in converted.items()}
     float_content = converted["float32"].float_content

@@ -20,8 +20,10 @@ from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.drop import AnswerDrop, DropOf
 from mobilenets_tf.quantize.mixed_precision import MixedPrecision
 from mobilenets_tf.quantize.post_training import PreparedModel, Recipe, prepare
+from mobilenets_tf.tasks.outputs import OutputKind, decided, ends_of_model
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.tflite.runtime import refused_without_delegates
 from mobilenets_tf.worker import Worker
 
 
@@ -30,8 +32,8 @@ class Bound:
     """A bound of the score that a quantised file may lose; layers stay in float until the file keeps the bound.
 
     max_drop: a share; 0.01 is one answer in a hundred.
-    drop_of: takes the float file's content, and returns a function that tells a file's loss. None, for a classifier:
-        the loss is the share of other answers on the calibration samples that quantisation keeps.
+    drop_of: takes the float file's content, and returns a function that tells a file's loss. None: the loss is how far
+        the file's outputs disagree with the float file's on the calibration samples that quantisation keeps.
     """
 
     max_drop: float
@@ -108,18 +110,21 @@ def to_tflite(
         path: where to write; left out, ``<model name>_<scheme>.tflite`` in the working directory.
         recipe: the steps of quantisation, a ``quantize.Recipe``; for the calibrated schemes. With
             ``Recipe(per_tensor=True)`` a layer's weights have one scale, for hardware that has no more.
-        max_drop: the share of the calibration samples on which the file may give another answer than the float model.
-            Layers are left in float, as few as that takes; the manifest names them ("mixed_precision").
-        image: for a classifier of one RGB image: how the file takes it (``ImageInput(preprocessing, "uint8")`` for
-            pixels as they are). The file then has metadata that say so. Calibration samples are preprocessed as
-            ``image.given``. None: as the model takes its input, without metadata.
-        labels: the class names for the metadata.
+        max_drop: how far the file may disagree with the float model on the calibration samples: of classes the share of
+            other answers, of values 1 - R2 of the worst element, of an embedding 1 - the mean cosine
+            (``tasks.outputs``); of several outputs the worst. Layers are left in float, as few as that takes; the
+            manifest names them ("mixed_precision").
+        image: for a model of one RGB image: how the file takes it (``ImageInput(preprocessing, "uint8")`` for pixels as
+            they are). The file then has metadata that say so. Calibration samples are preprocessed as ``image.given``.
+            None: as the model takes its input, without metadata.
+        labels: the class names, for the metadata; a linear output of so many elements then holds logits.
         overwrite: replace a file that is there and is not an earlier export.
         facts: a dict of what you know of the model, for the manifest.
         progress: called with (label, done, total) as work goes on.
 
     Returns:
-        The path, and the manifest that was written beside it as ``<path>.json``.
+        The path, and the manifest that was written beside it as ``<path>.json``. Its "refused_by_litert" says why
+        LiteRT's own kernels, without XNNPACK, refuse the file; None if they run it.
 
     Raises:
         RequestError: an argument, the calibration data or the path cannot be used.
@@ -132,12 +137,15 @@ def to_tflite(
     check_quantisation(scheme, max_drop, recipe=recipe)
     files.check_folder(path.parent)
     files.check_replaceable(path.parent, [path.name, manifest_path.name], overwrite)
+    kinds = decided(ends_of_model(model), bool(labels), len(labels) or None)
     with Worker() as worker:
         bound = None if max_drop is None else Bound(max_drop)
         converted = convert_model(
-            model, scheme, calibration, worker, progress, recipe=recipe, bound=bound, image=image, labels=labels
-        )
+            model, scheme, calibration, worker, progress,
+            recipe=recipe, bound=bound, image=image, labels=labels, kinds=kinds,
+        )  # fmt: skip
     manifest = {"files": files.digests({path.name: converted.content}), **(facts or {}), **converted.facts()}
+    manifest["refused_by_litert"] = refused_without_delegates(converted.content)
     files.write_together(path.parent, {path.name: converted.content, manifest_path.name: files.to_json(manifest)})
     return Exported(path, manifest)
 
@@ -183,11 +191,16 @@ def convert_model(
     bound: Bound | None = None,
     image: ImageInput | None = None,
     labels: Sequence[str] = (),
+    kinds: Sequence[OutputKind] = (),
 ) -> Conversion:
     """Convert a model without writing files: fold, freeze, convert, and for a calibrated scheme quantise.
 
     The arguments are those of ``to_tflite``. With an ``image`` the result's ``float_content`` takes ``image.given`` as
     float32, whatever its form.
+
+    Args:
+        kinds: of the outputs, for metadata and for a bound without ``drop_of``; none of a file that is to get a form,
+            which gets its metadata later.
 
     Raises:
         RequestError: the calibration data cannot be used, or the bound cannot be kept.
@@ -200,10 +213,10 @@ def convert_model(
         prepared, names = prepare_model(model, scheme, calibration, recipe, worker, progress, image)
         mixed = None
         if bound is not None:
-            drop_of = bound.drop_of or (lambda reference: AnswerDrop(reference, prepared.samples))
+            drop_of = bound.drop_of or (lambda reference: AnswerDrop(reference, prepared.samples, kinds))
             drop = drop_of(prepared.original)
             mixed = mixed_precision.search(prepared, names, drop, bound.max_drop, progress)
-        content = finished(mixed.content if mixed else prepared.write(), model, image, labels)
+        content = finished(mixed.content if mixed else prepared.write(), model, image, labels, kinds)
         return Conversion(
             scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed,
             prepared.uncorrected, prepared.samples,
@@ -215,7 +228,7 @@ def convert_model(
         content = convert(graph, worker, scheme.weights)
         content = image.begin(content) if image else content
     progress("converting", 1, 1)
-    return Conversion(scheme.name, finished(content, model, image, labels), float_content, None)
+    return Conversion(scheme.name, finished(content, model, image, labels, kinds), float_content, None)
 
 
 def prepare_model(
@@ -243,8 +256,10 @@ def _float_file(model, worker: Worker, image: ImageInput | None, folded: bool = 
     return graph, image.begin(content, folded) if image else content
 
 
-def finished(content: bytes, model, image: ImageInput | None, labels: Sequence[str]) -> bytes:
-    """Finish a file: add the input form that was asked for, and for a classifier the metadata.
+def finished(
+    content: bytes, model, image: ImageInput | None, labels: Sequence[str], kinds: Sequence[OutputKind]
+) -> bytes:
+    """Finish a file: add the input form that was asked for, and, where the kinds of the outputs are given, metadata.
 
     Raises:
         ConversionError: the file has ops that are not TFLite builtins.
@@ -253,9 +268,9 @@ def finished(content: bytes, model, image: ImageInput | None, labels: Sequence[s
     if image is None:
         return content
     content = image.finish(content)
-    scores = model.outputs[0].shape
-    classifies = len(model.outputs) == 1 and len(scores) == 2
-    return metadata.add(content, metadata.describe(model.name, image, labels)) if classifies else content
+    if not kinds:
+        return content
+    return metadata.add(content, metadata.describe(model.name, image, labels, kinds=kinds))
 
 
 def _refuse_foreign_ops(content: bytes) -> None:

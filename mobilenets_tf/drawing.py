@@ -1,6 +1,7 @@
 """Charts with matplotlib: the style that all charts share, and SVG documents that depend on the numbers alone."""
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Control characters, which a name may contain and an XML document may not, and halves of surrogate pairs.
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 # The colours of all charts. The report's page replaces them by its own, which follow its light or dark mode.
 INK, ACCENT, SECOND, FAINT = "#1d2124", "#0f6173", "#b4541a", "#9aa3a8"
 
@@ -53,4 +56,4 @@ def to_svg(figure: "Figure", transparent: bool = False) -> str:
     stream = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(stream, format="svg", metadata=no_metadata, transparent=transparent)
-    return stream.getvalue()
+    return _NOT_IN_XML.sub("?", stream.getvalue())

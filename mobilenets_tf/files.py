@@ -68,7 +68,7 @@ def check_replaceable(
     names: Sequence[str],
     overwrite: bool,
     request: dict | None = None,
-    shared: dict[str, str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Refuse to write over anything but an earlier result of the same request.
 
@@ -78,16 +78,17 @@ def check_replaceable(
         names: of the files that belong to this result alone.
         overwrite: allow everything.
         request: the result's "model" and "options", as they will be in its manifest; None where it has neither.
-        shared: name -> content of files that belong to other results in the folder too.
+        class_names: of the file with the classes' names, which other results in the folder share; empty where the
+            names are not known, None where the result has no such file.
 
     Raises:
-        RequestError: such a file is there and ``overwrite`` is False.
+        RequestError: such a file is there and ``overwrite`` is False, or a class name has a line break in it.
     """
+    labels = labels_file(class_names or ()).get(LABELS)
     if overwrite:
         return
-    shared = shared or {}
     listed = _listed(folder)
-    for path in (folder / name for name in (*names, *shared)):
+    for path in (folder / name for name in (*names, *([] if class_names is None else [LABELS]))):
         if not path.exists() or (path.suffix == ".html" and path.is_file() and _is_sealed(path.read_bytes())):
             continue
         content = path.read_bytes() if path.is_file() else b""
@@ -98,9 +99,9 @@ def check_replaceable(
                 f"{path} is there and is not an earlier result of this command; move it away, choose another place, or "
                 f"{_REPLACE}."
             )
-        if path.name in shared:
-            others = [name for name, _ in results if name not in names and content != shared[path.name].encode()]
-            if others:
+        if path.name == LABELS:
+            others = [name for name, _ in results if name not in names]
+            if others and labels is not None and content != labels.encode():
                 raise RequestError(
                     f"{path} belongs to {others[0].removesuffix('.json')} too, and would have another content; choose "
                     f"another place, or {_REPLACE}."
@@ -117,7 +118,14 @@ LABELS = "labels.txt"
 
 
 def labels_file(class_names: Sequence[str]) -> dict[str, str]:
-    """Return the name and content of the file with the classes' names; {} where the classes have none."""
+    """Return the name and content of the file with the classes' names; {} where the classes have none.
+
+    Raises:
+        RequestError: a name has a line break in it, so that all names after it would move by a line.
+    """
+    for name in class_names:
+        if len(name.splitlines()) > 1:
+            raise RequestError(f"The class name {name!r} has a line break in it. Rename the class.")
     return {LABELS: "\n".join(class_names) + "\n"} if class_names else {}
 
 
@@ -225,9 +233,11 @@ class TemporaryFolder:
     def __init__(self, prefix: str, parent: str | os.PathLike[str] | None = None):
         parent = Path(tempfile.gettempdir() if parent is None else parent)
         _remove_leftovers(parent, prefix)
+        self.lock: int | None = None
         while True:
             self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
-            self.lock = _locked(self._folder.name, wait=True)
+            with contextlib.suppress(OSError):
+                self.lock = _locked(self._folder.name, wait=True)
             if os.path.isdir(self._folder.name):
                 break
             self.close()  # another process took the folder for a leftover before it was locked
@@ -271,24 +281,53 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     return []
 
 
+@contextmanager
+def only_user(folder: Path, what: str):
+    """Make a folder, and keep other processes from using it too, until this process ends or leaves the context.
+
+    Args:
+        what: for the message, what the process does with the folder.
+
+    Raises:
+        RequestError: another process uses the folder, or the folder cannot be made.
+    """
+    lock = None
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = _locked(os.fspath(folder), wait=False)
+    except BlockingIOError:
+        raise RequestError(
+            f"{folder} is used by another {what}. Wait until it ends, or choose another place."
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _locked(folder: str, wait: bool) -> int | None:
-    """Lock a folder. Return a descriptor that holds the lock, or None where there is no lock to be had.
+    """Lock a folder. Return a descriptor that holds the lock; None on Windows.
 
     Args:
         wait: until another process gives up the lock.
+
+    Raises:
+        BlockingIOError: another process has the lock.
+        OSError: the folder is not there or is a link, or the file system has no locks.
     """
     if fcntl is None:
         return None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return None
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return descriptor
-    except OSError:  # the folder is in use, or the file system has no locks
+    except OSError:
         os.close(descriptor)
-        return None
+        raise
+    return descriptor
 
 
 @contextmanager
@@ -300,16 +339,19 @@ def _explained(path: Path):
         remedy = {
             errno.ENOSPC: "Free some space and run again.",
             errno.EDQUOT: "Free some space and run again.",
-            errno.EROFS: "The file system is read-only; choose another --out.",
-            errno.EACCES: "Choose an --out that you may write to.",
-            errno.EPERM: "Choose an --out that you may write to.",
-        }.get(error.errno or 0, "Choose another --out.")
+            errno.EROFS: "The file system is read-only; choose another --out (out=).",
+            errno.EACCES: "Choose an --out (out=) that you may write to.",
+            errno.EPERM: "Choose an --out (out=) that you may write to.",
+        }.get(error.errno or 0, "Choose another --out (out=).")
         raise RequestError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
 
 
 def to_json(document) -> str:
-    """Write a document as indented JSON with a final newline. Infinity and NaN, which JSON lacks, become null."""
-    return json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    """Write a document as indented JSON with a final newline. Infinity and NaN, which JSON lacks, become null. Control
+    characters are escaped, those beyond ASCII too.
+    """
+    text = json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 def parse_json(text: str | bytes, label: str | Path) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shlex
 import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -114,14 +115,24 @@ class ModelSource:
         return registry.get(self.model).task
 
     @property
+    def says_its_task(self) -> bool:
+        """Whether the network is registered, or a manifest beside its file names its task."""
+        return not self.is_file or "task" in self._manifest()
+
+    @property
     def void(self) -> int:
         """The value of pixels of no class in the masks that a segmenter was trained on; 255 if not known."""
         return self._manifest().get("options", {}).get("void", 255) if self.is_file else 255
 
     @property
     def name(self) -> str:
-        """The name that the names of the result's files begin with."""
+        """The name that the names of the result's files begin with.
+
+        The names of files get into shell commands, Kotlin and HTML. So everything but letters, digits, "_", "-", "+"
+        and "." becomes "_".
+        """
         name = Path(self.model).stem if self.is_file and self.content is None else self.model
+        name = re.sub(r"[^\w.+-]", "_", name).lstrip(".-") or "model"
         return name if self.alpha in (None, 1.0) else f"{name}_{self.alpha}"
 
     @property
@@ -155,12 +166,12 @@ class ModelSource:
         """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
-    def check(self, to_train: bool = False) -> None:
+    def check(self, may_be_random: bool = False) -> None:
         """Refuse a source that cannot be built, without importing TensorFlow; warn of random weights that nobody has
         asked for.
 
         Args:
-            to_train: the model is going to be trained, so its weights may be random.
+            may_be_random: do not warn, since the model is going to be trained or random weights are refused elsewhere.
 
         Raises:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here.
@@ -170,18 +181,18 @@ class ModelSource:
                 saved_models.check_kind(Path(self.model))
             for option in ("weights", "alpha", "resolution", "classes"):
                 if getattr(self, option) is not None:
-                    raise RequestError(f"--{option} is for registered networks; {self.model} has its own.")
+                    raise RequestError(f"--{option} ({option}=) is for registered networks; {self.model} has its own.")
         else:
             registry.check_size(registry.get(self.model), self.alpha, self.resolution)
             if self.weights not in (None, RANDOM) and not Path(self.weights).is_file():
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
                 catalog.require(_published(self))
-            if not to_train and self.classes is None and self.random_part == "head" and self._weight_file:
+            if not may_be_random and self.classes is None and self.random_part == "head" and self._weight_file:
                 self._check_head()
         self.check_input()
         self.check_labels()
-        if not to_train:
+        if not may_be_random:
             self._warn_of_random_weights()
 
     def _check_head(self) -> None:
@@ -200,9 +211,7 @@ class ModelSource:
             RequestError: a name is unknown, a number is out of range, or mean and std are not given together.
         """
         if (self.mean is None) != (self.std is None):
-            raise RequestError(
-                f"mean={self.mean} and std={self.std}: give both (--mean and --std), the input is (pixel - mean) / std."
-            )
+            raise RequestError("Give --mean and --std together (mean=, std=): the input is (pixel - mean) / std.")
         if self.resize is not None and self.resize < 1:
             raise RequestError(f"resize={self.resize}: expected a number of pixels.")
         self.asked(Preprocessing())
@@ -304,7 +313,7 @@ class ModelSource:
         framed = task_of(self.task).framed(told)
         if self.crop is not None and framed.crop != self.crop:
             raise RequestError(
-                f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop out."
+                f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop (crop=) out."
             )
         return framed.at(shape[1], self.resize)
 

@@ -8,6 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 Progress = Callable[[str, int, "int | None"], None]
 
 
+def printable(text: str) -> str:
+    """Escape everything that a terminal would not show as it is. Names of files, classes and layers are not ours, and
+    may contain commands for the terminal. Line breaks stay.
+    """
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+
+
 def silent(label: str, done: int, total: int | None) -> None:
     """Report nothing; the default."""
 
@@ -23,13 +30,19 @@ def track(items: Iterable, label: str, progress: Progress, total: int | None = N
 
 
 class Display:
-    """A ``Progress`` for people, on standard error. Use as a context manager, so that the bar is removed."""
+    """A ``Progress`` for people, on standard error. Use as a context manager, so that the bar is removed.
 
-    SECONDS_BETWEEN_LINES = 5.0
+    Where standard error is no terminal, there is a line when each kind of work begins and when it first ends, and
+    otherwise one every ten seconds.
+    """
+
+    SECONDS_BETWEEN_LINES = 10.0
 
     def __init__(self):
         self._bar, self._tasks = None, {}
-        self._label, self._next_line = None, 0.0
+        self._begun: set[str] = set()
+        self._ended: set[str] = set()
+        self._next_line = 0.0
 
     def __enter__(self):
         if sys.stderr.isatty():
@@ -47,11 +60,16 @@ class Display:
     def __call__(self, label: str, done: int, total: int | None) -> None:
         if self._bar:
             if label not in self._tasks:
-                self._tasks[label] = self._bar.add_task(label, total=total)
+                from rich.markup import escape
+
+                self._tasks[label] = self._bar.add_task(escape(printable(label)), total=total)
             self._bar.update(self._tasks[label], completed=done, total=total)
             return
-        now = time.monotonic()
-        if label != self._label or done == total or now >= self._next_line:
+        now, ends = time.monotonic(), done == total
+        if label not in self._begun or (ends and label not in self._ended) or now >= self._next_line:
             of = f" {done}/{total}" if total else (f" {done}" if done else "")
-            print(f"{label}{of}", file=sys.stderr, flush=True)
-            self._label, self._next_line = label, now + self.SECONDS_BETWEEN_LINES
+            print(f"{printable(label)}{of}", file=sys.stderr, flush=True)
+            self._next_line = now + self.SECONDS_BETWEEN_LINES
+        self._begun.add(label)
+        if ends:
+            self._ended.add(label)

@@ -116,9 +116,13 @@ class PreparedModel:
         uncorrected = flatbuffer.read(self.uncorrected)
         for place in sorted(set(self.rounded) - plan.integer):
             operator, before = (model.subgraphs[0].operators[place] for model in (tree, uncorrected))
-            if operator.inputs[2] != before.inputs[2]:
-                bias = flatbuffer.constant(uncorrected, before.inputs[2])
-                flatbuffer.replace_constant(tree, operator, 2, bias)
+            position = integers.WEIGHTED[flatbuffer.operator_name(tree, operator)].bias
+            if position >= len(operator.inputs):
+                continue
+            corrected = flatbuffer.constant(tree, operator.inputs[position])
+            bias = flatbuffer.constant(uncorrected, before.inputs[position])
+            if bias is not None and not np.array_equal(bias, corrected):
+                flatbuffer.replace_constant(tree, operator, position, bias)
 
 
 def prepare(

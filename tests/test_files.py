@@ -1,6 +1,7 @@
 """Output files: whole or not at all, and never over what is not ours."""
 
 import errno
+import json
 import os
 
 import pytest
@@ -92,7 +93,7 @@ def result(folder, name, content="made", labels=("cat",), **options):
     """Write the file of a request, with its labels and manifest, unless something else is in its place."""
     request = {"model": {"model": "net", "mean": (1.0,)}, "options": {"seed": 0, "output": None} | options}
     shared = files.labels_file(labels)
-    files.check_replaceable(folder, [name, f"{name}.json"], False, request, shared)
+    files.check_replaceable(folder, [name, f"{name}.json"], False, request, labels)
     contents = {name: content, **shared}
     model = request["model"] | {"weights_sha256": "1234"}
     manifest = {"files": files.digests(contents), **request, "model": model}
@@ -123,3 +124,15 @@ def test_a_result_alone_may_change_its_labels(tmp_path):
     result(tmp_path, "a.tflite")
     result(tmp_path, "a.tflite", labels=("dog",))
     assert (tmp_path / "labels.txt").read_text() == "dog\n"
+
+
+def test_names_that_are_no_text_for_a_terminal_are_escaped():
+    text = files.to_json({"name": "a\x1b[31m\x9b\n\U000e0001", "undecodable": "\udc80", "umlaut": "ü"})
+    assert text.isascii() is False and "ü" in text and all(each.isprintable() or each == "\n" for each in text)
+    assert json.loads(text)["name"] == "a\x1b[31m\x9b\n\U000e0001" and text.encode()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\r", "a\u2028b"])
+def test_a_label_with_a_line_break_is_refused(name):
+    with pytest.raises(RequestError, match="line break"):
+        files.labels_file(["fine", name + "c"])

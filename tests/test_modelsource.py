@@ -60,7 +60,7 @@ def test_the_options_name_the_crop_for_the_next_command(file):
         ({"crop": "center"}, "Unknown crop 'center'"),
         ({"interpolation": "bilinaer"}, "Did you mean 'bilinear'"),
         ({"resize": 0}, "resize=0: expected a number of pixels"),
-        ({"mean": 0}, "give both"),
+        ({"mean": 0}, "Give --mean and --std together"),
     ],
 )
 def test_a_wrong_input_is_refused_before_any_work(file, options, told):
@@ -76,7 +76,7 @@ def test_a_resize_without_a_crop_and_a_crop_below_the_input_are_refused(file):
 
 
 def test_a_detector_is_not_cropped(file):
-    with pytest.raises(RequestError, match="to detect, a network gets the whole photograph. Leave --crop out"):
+    with pytest.raises(RequestError, match="to detect, a network gets the whole photograph. Leave --crop .crop=. out"):
         ModelSource("ssdlite_mobilenet_v2", crop="crop_then_resize").preprocessing(taking(320))
 
 
@@ -103,7 +103,7 @@ def test_random_weights_are_said_aloud(source, said, monkeypatch):
 def test_random_weights_that_were_asked_for_or_will_be_trained_are_not_warned_of(recwarn):
     asked = ModelSource("mobilenet_v2", weights="random")
     asked.check()
-    ModelSource("mobilenet_v2").check(to_train=True)
+    ModelSource("mobilenet_v2").check(may_be_random=True)
     assert not recwarn and asked.facts() == {"model": "mobilenet_v2", "weights": "random"}
     assert asked.random_part == "network" and asked.weight_set() is None and not asked.says_its_input
     assert "--weights random" in asked.options()

@@ -13,6 +13,7 @@ from pathlib import Path
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.delegates.backends import BACKENDS
 from mobilenets_tf.export.delegates.rules import COMMIT, RuleSource, Verdict
+from mobilenets_tf.progress import printable
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer_check import tensor_bytes
 from mobilenets_tf.tflite.operators import Call, Tensor, calls, tensors
@@ -376,7 +377,7 @@ _SHOWN = 5  # entries of a long list
 
 
 def _plain(name: str, length: int = 80) -> str:
-    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
+    text = printable(name).replace("\n", "\\n")
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 

@@ -34,7 +34,7 @@ class Forms(Protocol):
         """Return the files that an app needs beside a file of this form: name -> content."""
 
 
-class _ClassifierForms:
+class _OneForm:
     own, with_threshold = None, ()
 
     def apply(self, content, form, network, score_threshold=None) -> bytes:
@@ -45,7 +45,8 @@ class _ClassifierForms:
 
 
 _FORMS: dict[str, Forms] = {
-    "classify": _ClassifierForms(),
+    "classify": _OneForm(),
+    "regress": _OneForm(),
     "detect": detector.DetectorForms(),
     "segment": segmenter.SegmenterForms(),
 }

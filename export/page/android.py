@@ -4,10 +4,13 @@ The versions below were the newest in November 2026.
 """
 
 import functools
+import json
 
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
+from mobilenets_tf.progress import printable
 from mobilenets_tf.quantize import schemes
+from mobilenets_tf.tasks.outputs import CLASSES, kind_of
 from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
 
 LITERT = "com.google.ai.edge.litert:litert:2.3.0"
@@ -15,6 +18,9 @@ LITERT_MIN_SDK = 24
 MEDIAPIPE = "com.google.mediapipe:tasks-vision:1.0.0"
 _MEDIAPIPE_TYPES = {"uint8", "float32"}
 _MEDIAPIPE_FORMS = ("nms", "full", "stride")
+_KOTLIN_CLASSES = {
+    "android_classify.md": "Classifier", "android_detect.md": "Detector", "android_segment.md": "Segmenter"
+}  # fmt: skip
 
 
 def render(file_name: str, manifest: dict, labels: bool) -> str:
@@ -31,9 +37,13 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         return failed.render(file=file_name, badge=badge, failures=manifest["failures"])
     (input_,), outputs = manifest["inputs"], manifest["outputs"]
     task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), manifest["preprocessing"]
+    kinds = [kind_of(output["kind"]) for output in outputs if "kind" in output]
+    page = f"android_{task}.md"
+    if kinds and not (len(kinds) == 1 and kinds[0].classes):
+        page = "android_outputs.md"
     anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing["crop"]
     types = {end["dtype"] for end in (input_, *outputs)}
-    template = _environment().get_template(f"android_{task}.md")
+    template = _environment().get_template(page)
     return template.render(
         file=file_name,
         badge=badge,
@@ -47,15 +57,17 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         filtered="false" if preprocessing["interpolation"] == "nearest" else "true",
         mean=preprocessing["mean"][0],
         std=preprocessing["std"][0],
-        classes=_classes(manifest),
+        classes=max(2, _classes(manifest)),
+        cut=kinds[0].cut if len(kinds) == 1 else None,
+        kinds=kinds,
         rows=outputs[0]["shape"][1],
         columns=outputs[0]["shape"][-1 if form == "mask" else -2],
         anchors=anchors,
         scales=SCALES,
         overlap=Postprocess.iou_threshold,
         labels=labels,
-        kotlin_class={"classify": "Classifier", "detect": "Detector", "segment": "Segmenter"}[task],
-        mediapipe_form=form in (None, *_MEDIAPIPE_FORMS),
+        kotlin_class=_KOTLIN_CLASSES.get(page, "Network"),
+        mediapipe_form=form in _MEDIAPIPE_FORMS if form else kinds in ([], [CLASSES]),
         mediapipe_types=types <= _MEDIAPIPE_TYPES,
         integers=schemes.get(manifest["scheme"]).calibrated,
         litert=LITERT,
@@ -81,9 +93,15 @@ def _environment():
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters["kotlin"] = _float_literal
+    environment.filters |= {"kotlin": _float_literal, "kotlin_text": _text_literal}
     return environment
+
+
+def _text_literal(text: str) -> str:
+    """Write a text as a Kotlin string."""
+    return json.dumps(text).replace("$", "\\$")
 
 
 def _float_literal(value: float) -> str:

@@ -16,6 +16,8 @@ from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.comparison import points
 from mobilenets_tf.export.proof.evidence import Evidence, LayerFidelity, SchemeRow
 from mobilenets_tf.modelsource import RANDOM
+from mobilenets_tf.progress import printable
+from mobilenets_tf.tasks.outputs import kind_of
 
 _CHARTED = 12  # layers in the bar chart, those with the largest errors
 _NOTHING = Evidence()
@@ -68,6 +70,7 @@ def _environment():
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -94,6 +97,9 @@ def _environment():
         "worst_layer": lambda layers: next((row for row in layers if math.isfinite(row.snr_db)), None),
         "layer_charts": _layer_charts,
         "pareto_charts": _pareto_charts,
+        "change": _change,
+        # As many columns as leave no image alone in the last row.
+        "columns": lambda count: next((columns for columns in (3, 4, 2) if count % columns != 1), 3),
         "on_front": _on_front,
         "reasons": _reasons,
     }
@@ -130,14 +136,20 @@ def _view(comparison: dict | None) -> dict | None:
     """Describe a comparison of a manifest, of any task, in the words of the page.
 
     Returns:
-        images, snr_db, largest_difference; measure, score, reference_score and change, in words (None without
-        annotations); agreement with its name and a note; sentence: how the answers compare; scores: (name, float32's,
-        this file's) of each measure and class; details: (name, share) of what else is known.
+        images, snr_db, largest_difference; measure, score and reference_score (None without annotations); with
+        annotations also change and points, the change of the score in words and in short; agreement with its name and a
+        note; sentence: how the answers compare; scores: (name, float32's, this file's) of each measure and class;
+        details: (name, share) of what else is known; outputs: each output of a model that is more than a classifier,
+        by_element: those whose elements are values; advice: what to do about their scales.
     """
     if comparison is None:
         return None
     images = comparison["images"]
-    if "top1_agreement" in comparison:  # of classifiers
+    if comparison.get("top1_agreement") is not None:  # of classifiers
+        details = [
+            ("float32's answer in the top 5", comparison["top5_agreement"]),
+            ("Images with several classes in first place", comparison["ties"]),
+        ]
         view = {
             "measure": "Top-1 accuracy",
             "score": comparison["top1"],
@@ -147,13 +159,26 @@ def _view(comparison: dict | None) -> dict | None:
             "agreement_note": f"of {images} images",
             "snr_note": "of the outputs",
             "sentence": f"gives the float model's answer on {comparison['top1_agreement']:.1%} of {images} images.",
-            "details": [
-                ("float32's answer in the top 5", comparison["top5_agreement"]),
-                ("Images with several classes in first place", comparison["ties"]),
-            ],
+            "details": [(name, share) for name, share in details if share is not None],
         }
         names = (("Top-1 accuracy", "top1"), ("Top-5 accuracy", "top5"))
         scores = [(name, comparison[f"reference_{key}"], comparison[key]) for name, key in names]
+        scores = [row for row in scores if row[2] is not None]
+    elif "answer" in comparison:  # of outputs that name no class
+        worst = min(comparison["outputs"], key=lambda output: output["agreement"])
+        view = {
+            "measure": None,
+            "score": None,
+            "reference_score": None,
+            "agreement": comparison["agreement"],
+            "agreement_name": "Agreement with float32",
+            "agreement_note": f"{worst['measure']}, {worst['name']}, on {images} images",
+            "snr_note": "of the worst output",
+            "sentence": f"agrees with the float model to {comparison['agreement']:.1%} on {images} images "
+            f"({worst['measure']}, {worst['name']}).",
+            "details": [],
+        }
+        scores = []
     else:
         measure = comparison["measure"]
         view = {
@@ -176,7 +201,13 @@ def _view(comparison: dict | None) -> dict | None:
         scores += [(name, reference[name], candidate[name]) for name in in_images]
     scored = view["score"] is not None
     shared = {key: comparison[key] for key in ("images", "snr_db", "largest_difference")}
-    shared["change"] = points(view["reference_score"], view["score"], comparison["interval"]) if scored else None
+    outputs = comparison.get("outputs") or []
+    shared["outputs"] = outputs if len(outputs) > 1 or view["measure"] is None else []
+    shared["by_element"] = [output for output in shared["outputs"] if kind_of(output["kind"]).by_element]
+    shared["advice"] = comparison.get("advice") or []
+    if scored:
+        before, after, interval = view["reference_score"], view["score"], comparison["interval"]
+        shared |= {"change": points(before, after, interval), "points": _in_points(after - before, interval)}
     return {**shared, **view, "scores": scores if scored else []}
 
 
@@ -222,6 +253,19 @@ def _pareto_charts(rows: Sequence[SchemeRow]) -> list:
             description = f"Scatter chart of {gain} against {label}: {values}. On the Pareto front: {best}."
             svgs.append(charts.pareto(points, (label, gain), f"pareto-{cost.replace('_', '-')}", description))
     return _safe(svgs)
+
+
+def _change(row: SchemeRow, reference: SchemeRow) -> str:
+    """Return the change of a scheme's score from float32's in points, with its interval."""
+    if row is reference or row.score is None or reference.score is None:
+        return ""
+    return _in_points(row.score - reference.score, row.interval)
+
+
+def _in_points(change: float, interval: Sequence[float] | None) -> str:
+    """A change in points, with its interval, for a column of a table."""
+    text = f"{100 * change:+.1f}"
+    return text if interval is None else f"{text} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
 
 
 def _on_front(row: SchemeRow, rows: Sequence[SchemeRow]) -> str:

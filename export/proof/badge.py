@@ -58,6 +58,23 @@ class Badge:
         ]
 
 
+def refused(reason: str | None) -> tuple[str, ...]:
+    """Return the failed check of a file that LiteRT's own kernels refuse, which run what no delegate takes over.
+
+    reason: of ``runtime.refused_without_delegates``; None if they run the file.
+    """
+    if reason is None:
+        return ()
+    return (f"LiteRT's own kernels refuse the file, so it runs only where XNNPACK takes over all of it: {reason}",)
+
+
+def unjudged(reason: str | None) -> Badge:
+    """Return the verdict on a file that was compared with nothing. reason: as in ``refused``."""
+    if failed := refused(reason):
+        return _failed(failed)
+    return Badge("grey", "Converted, not judged.")
+
+
 # What a colour says of a file, the worst first.
 _SAID = {"red": "failed a check", "grey": "not judged", "amber": "judged with reservations", "green": "verified"}
 
@@ -97,8 +114,7 @@ def decide(
         failed = (*failed, *_worthless(comparison or parity))
         failed = (*failed, *_too_low(scheme, comparison, limits)) if comparison else failed
     if failed:
-        count = "A check" if len(failed) == 1 else f"{len(failed)} checks"
-        return Badge("red", f"{count} failed: do not use this file.", failures=failed)
+        return _failed(failed)
     if source.random_part:
         weights = {"network": "the weights are", "head": "the head's weights are"}[source.random_part]
         return Badge("grey", f"Converted, not judged: {weights} random, so the answers mean nothing.")
@@ -118,6 +134,11 @@ def decide(
     )  # fmt: skip
 
 
+def _failed(failures: tuple[str, ...]) -> Badge:
+    count = "A check" if len(failures) == 1 else f"{len(failures)} checks"
+    return Badge("red", f"{count} failed: do not use this file.", failures=failures)
+
+
 def _by_score(scheme: str, comparison, on_calibration: bool) -> Badge:
     """Decide by the scores on annotated images."""
     images, measure, before = comparison.images, comparison.measure, comparison.reference_score
@@ -127,8 +148,10 @@ def _by_score(scheme: str, comparison, on_calibration: bool) -> Badge:
     if scheme == "float32":
         return Badge("green", f"Verified on {images} images: {measure} {percent(comparison.score)}, as in Keras.")
     change, bound = change_in_points(comparison), f"{100 * MOST_LOST:g} points"
-    if comparison.drop > MOST_LOST:
+    if comparison.score_drop > MOST_LOST:
         return Badge("amber", f"Loses more than {bound} of {measure}: {change}, on {images} images.")
+    if comparison.drop > MOST_LOST:  # of several outputs, one of which the score tells nothing
+        return Badge("amber", f"{measure} {change}, but another output disagrees: {comparison.summary()}.")
     if on_calibration:
         return Badge("amber", f"Judged on images of the calibration: {measure} {change}, on {images} images.")
     remarks: tuple[str, ...] = ()
@@ -144,7 +167,9 @@ def _unequal(scheme: str, parity, comparison) -> Iterator[str]:
             f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "
             f"allowed is {FLOAT_TOLERANCE:.0e}."
         )
-    if scheme == "float16" and comparison is not None and comparison.relative_difference > HALF_TOLERANCE:
+    # Where the answers are compared, they judge: probabilities may differ by more and the answers be the same.
+    unanswered = comparison is not None and (comparison.agreement is None or np.isnan(comparison.agreement))
+    if scheme == "float16" and unanswered and comparison.relative_difference > HALF_TOLERANCE:
         yield (
             f"The float16 file differs from the float32 file by {comparison.relative_difference:.2g} of the largest "
             f"output; allowed is {HALF_TOLERANCE:.0e}."
@@ -156,8 +181,8 @@ def _worthless(comparison) -> Iterator[str]:
     for place in comparison.constant:
         which = f"Output {place}" if place else "The output"
         yield f"{which} of the file is the same for all {comparison.images} images."
-    ties = getattr(comparison, "ties", 0.0)  # of classifiers
-    if ties > MOST_TIES and 0 not in comparison.constant:
+    ties = getattr(comparison, "ties", None) or 0.0  # of classifiers
+    if ties > MOST_TIES and (comparison.answer or 0) not in comparison.constant:
         yield (
             f"On {ties:.1%} of {comparison.images} images several classes share the highest score, so that the answer "
             "is the first of them."

@@ -1,54 +1,67 @@
 """Compare the outputs and answers of two files on the same images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
-from mobilenets_tf.decibels import signal_to_noise
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.tasks import intervals
-from mobilenets_tf.tasks.classification import first_answers, first_five
+from mobilenets_tf.tasks.classification import FIRST, first_answers, first_five
+from mobilenets_tf.tasks.fidelity import OutputFidelity, tallies_of
+from mobilenets_tf.tasks.outputs import BINARY, CLASSES, End, OutputKind, answer_place, kind_of
 from mobilenets_tf.tasks.task import percent
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate classifier's outputs beside the reference's, on the same images.
+    """A candidate's outputs beside the reference's, on the same images, for a classifier or any model of one's own.
 
-    images: how many. largest_difference: max |candidate - reference|, and relative_difference the same divided by
-        max |reference|.
-    snr_db: 10 log10(sum reference^2 / sum (candidate - reference)^2); infinite when they are equal.
-    top1_agreement: share of images with the same first answer (for a model with one output value: on the same side of
-        0.5); top5_agreement: share whose reference answer is among the candidate's first five.
+    images: how many. largest_difference, relative_difference, snr_db: of the worst output, see ``OutputFidelity``.
+    outputs: each output. answer: the place of the output that names the class of an image. None where none does, and
+        then there are no shares of answers, ties and accuracies.
+    top1_agreement: share of images with the same answer; top5_agreement: share whose reference answer is among the
+        candidate's first five, of more than five classes.
     ties: share of images where the candidate's highest value is shared by several classes.
     constant: the places of the candidate's outputs that have the same values on every image, of several.
-    reference_top1, reference_top5, top1, top5: accuracies, where labels were given. interval: the 95 % interval of the
-        change of top-1, see ``tasks.intervals``.
+    reference_top1, reference_top5, top1, top5: accuracies, where labels were given; top5 of more than five classes.
+        interval: the 95 % interval of the change of top-1, see ``tasks.intervals``.
     """
 
     images: int
     largest_difference: float
     relative_difference: float
     snr_db: float
-    top1_agreement: float
-    top5_agreement: float
-    ties: float
+    top1_agreement: float | None = None
+    top5_agreement: float | None = None
+    ties: float | None = None
     constant: tuple[int, ...] = ()
+    outputs: tuple[OutputFidelity, ...] = ()
+    answer: int | None = None
     reference_top1: float | None = None
     reference_top5: float | None = None
     top1: float | None = None
     top5: float | None = None
     interval: intervals.Interval | None = None
 
-    measure = "top-1"
-    agreement_measure = "same answer as float32"
+    @property
+    def measure(self) -> str:
+        """What the score is called; of a model without classes, what the agreement is of its worst output."""
+        return self._worst.measure if self.top1_agreement is None else "top-1"
 
     @property
     def agreement(self) -> float:
-        """The share of images with the reference's answer."""
-        return self.top1_agreement
+        """The share of images with the reference's answer; of several outputs the lowest agreement."""
+        return min(self._agreements())
+
+    @property
+    def agreement_measure(self) -> str:
+        """What the agreement is called."""
+        if self._single_answer:
+            return "same answer as float32"
+        return f"agreement with float32 ({self._worst.measure}{' of the worst output' * (len(self.outputs) > 1)})"
 
     @property
     def score(self) -> float | None:
@@ -62,31 +75,61 @@ class Comparison:
 
     def summary(self) -> str:
         """Return how the answers compare, in a few words."""
-        return f"same answer as float32 on {self.top1_agreement:.1%} of {self.images} images"
+        if self._single_answer:
+            return f"same answer as float32 on {self.top1_agreement:.1%} of {self.images} images"
+        return f"{self._worst.measure} {self.agreement:.1%} on {self.images} images (output {self._worst.name!r})"
+
+    @property
+    def score_drop(self) -> float | None:
+        """The loss of accuracy, where labels were given."""
+        return None if self.top1 is None or self.reference_top1 is None else self.reference_top1 - self.top1
 
     @property
     def drop(self) -> float:
-        """The loss of accuracy; without labels the share of images with another answer."""
-        if self.top1 is None or self.reference_top1 is None:
-            return 1 - self.top1_agreement
-        return self.reference_top1 - self.top1
+        """The loss of accuracy, without labels the share of images with another answer; or the disagreement of another
+        output, where that is larger."""
+        others = self._agreements(answer=self.score_drop is None)
+        return max([1 - agreement for agreement in others] + ([] if self.score_drop is None else [self.score_drop]))
+
+    @property
+    def _single_answer(self) -> bool:
+        return self.top1_agreement is not None and len(self.outputs) <= 1
+
+    @property
+    def _worst(self) -> OutputFidelity:
+        return min(self.outputs, key=lambda output: output.agreement)
+
+    def _agreements(self, answer: bool = True) -> Iterator[float]:
+        """Yield the agreement of each output; that of the answer only if it is asked for."""
+        if answer and self.top1_agreement is not None:
+            yield self.top1_agreement
+        for place, output in enumerate(self.outputs):
+            if place != self.answer or not kind_of(output.kind).classes:
+                yield output.agreement
 
     def as_dict(self) -> dict:
-        """Return the fields as plain data, for the manifest."""
-        return asdict(self)
+        """Return the fields as plain data for the manifest, and what to do about elements that differ in scale."""
+        return (
+            {"agreement": self.agreement}
+            | asdict(self)
+            | {"advice": [text for output in self.outputs if (text := output.advice())]}
+        )
 
     def lines(self) -> list[str]:
         """Return the comparison as lines of text."""
-        lines = [
-            *_difference_lines(self),
-            f"same answer         {self.top1_agreement:.1%} of {self.images} images"
-            f" (among the first five: {self.top5_agreement:.1%}; tied: {self.ties:.1%})",
-        ]
-        if self.top1 is not None:
+        lines = _difference_lines(self) if self._single_answer else []
+        if self.top1_agreement is not None:
+            five = "" if self.top5_agreement is None else f"among the first five: {self.top5_agreement:.1%}; "
             lines.append(
-                f"accuracy            top-1 {self.reference_top1:.1%} -> {self.top1:.1%} ({change_in_points(self)}), "
-                f"top-5 {self.reference_top5:.1%} -> {self.top5:.1%}"
+                f"same answer         {self.top1_agreement:.1%} of {self.images} images ({five}tied: {self.ties:.1%})"
             )
+        if self.top1 is not None:
+            five = "" if self.top5 is None else f", top-5 {self.reference_top5:.1%} -> {self.top5:.1%}"
+            change = f"{self.reference_top1:.1%} -> {self.top1:.1%} ({change_in_points(self)})"
+            lines.append(f"accuracy            top-1 {change}{five}")
+        if not self._single_answer:
+            lines += [line for output in self.outputs for line in output.lines()]
+            lines.append(f"agreement           {self.agreement:.1%} on {self.images} images ({self._worst.name})")
         return lines
 
 
@@ -100,7 +143,7 @@ class ScoreComparison:
     measure: what the scores are, "mAP at IoU 0.5" or "mIoU". agreement: the candidate's score with the reference's
         answers as the truth; of a detector, with the answers that the reference is sure of. NaN where the reference is
         sure of nothing: then the answers do not show whether the files agree.
-    constant: as in ``Comparison``.
+    outputs: each output of the network. constant: as in ``Comparison``.
     reference_score, score: where the images are annotated; reference_classes, classes: of each class, by its name.
         interval: the 95 % interval of the change of the score, see ``tasks.intervals``.
     """
@@ -111,6 +154,7 @@ class ScoreComparison:
     snr_db: float
     measure: str
     agreement: float
+    outputs: tuple[OutputFidelity, ...] = ()
     constant: tuple[int, ...] = ()
     reference_score: float | None = None
     score: float | None = None
@@ -125,11 +169,14 @@ class ScoreComparison:
         return f"{self.agreement:.1%} {self.measure} with float32's answers as the truth, on {self.images} images"
 
     @property
+    def score_drop(self) -> float | None:
+        """The loss of the score, where the images are annotated."""
+        return None if self.score is None or self.reference_score is None else self.reference_score - self.score
+
+    @property
     def drop(self) -> float:
         """The loss of the score; without annotations 1 - agreement."""
-        if self.score is None or self.reference_score is None:
-            return 1 - self.agreement
-        return self.reference_score - self.score
+        return 1 - self.agreement if self.score_drop is None else self.score_drop
 
     def as_dict(self) -> dict:
         """Return the fields as plain data, for the manifest."""
@@ -171,117 +218,67 @@ def _difference_lines(comparison) -> list[str]:
     ]
 
 
-def compare(reference: np.ndarray, candidate: np.ndarray, labels=None) -> Comparison:
-    """Compare two (images, classes) arrays of outputs; ``labels`` holds the right class of each image.
+def compare(reference: np.ndarray, candidate: np.ndarray, labels=None, kind: OutputKind | None = None) -> Comparison:
+    """Compare two arrays of outputs (images, classes); ``labels`` holds the right class of each image.
 
-    Outputs of any other shape are flattened; the agreement then means little, the differences mean all.
+    Args:
+        kind: what the outputs say, see ``tasks.outputs``; None: a score for each class, or a single one the probability
+            of the second of two classes.
 
     Raises:
         RequestError: the shapes differ, there are no images, or an output is NaN or infinite.
     """
     if len(reference) == 0:
         raise RequestError("There are no images to verify with.")
-    if reference.shape != candidate.shape:
-        raise RequestError(f"The model's output is {reference.shape[1:]}, the file's is {candidate.shape[1:]}.")
-    reference = reference.reshape(len(reference), -1).astype(np.float64)
-    candidate = candidate.reshape(len(candidate), -1).astype(np.float64)
-    for outputs, whose in ((reference, "model"), (candidate, "file")):
-        if not np.isfinite(outputs).all():
-            broken = int((~np.isfinite(outputs)).any(-1).sum())
-            raise RequestError(f"The {whose} gives NaN or infinite values on {broken} of {len(outputs)} images.")
-    reference_answers, candidate_answers = first_answers(reference), first_answers(candidate)
-    difference = np.abs(candidate - reference)
-    five = first_five(candidate)
-    accuracies = {}
-    if labels is not None:
-        labels = np.asarray(labels)
-        before, after = reference_answers == labels, candidate_answers == labels
-        lost, won = int((before & ~after).sum()), int((~before & after).sum())
-        accuracies = {
-            "interval": intervals.of_shares(lost, won, len(labels)),
-            "reference_top1": float(before.mean()),
-            "reference_top5": float((first_five(reference) == labels[:, None]).any(-1).mean()),
-            "top1": float(after.mean()),
-            "top5": float((five == labels[:, None]).any(-1).mean()),
-        }
-    return Comparison(
-        images=len(reference),
-        largest_difference=float(difference.max()),
-        relative_difference=float(difference.max() / max(np.abs(reference).max(), 1e-12)),
-        snr_db=signal_to_noise(float((reference**2).sum()), float((difference**2).sum())),
-        top1_agreement=float((candidate_answers == reference_answers).mean()),
-        top5_agreement=float((five == reference_answers[:, None]).any(-1).mean()) if five.shape[1] > 1 else 1.0,
-        ties=float(((candidate == candidate.max(-1, keepdims=True)).sum(-1) > 1).mean()),
-        constant=(0,) if len(candidate) > 1 and not np.ptp(candidate, axis=0).any() else (),
-        **accuracies,
-    )
+    end = End("output", tuple(reference.shape[1:]))
+    tally = OutputsTally([end], [kind or (CLASSES if end.elements > 1 else BINARY)])
+    tally.add_batch([reference], [candidate], labels)
+    return tally.result()
 
 
-class Differences:
-    """Adds up how far a file's outputs are from another's, over all images."""
+class OutputsTally:
+    """Compares all outputs of two files, image by image; of the output that names classes, also the answers.
 
-    def __init__(self):
-        self._largest, self._greatest, self._signal, self._noise = (np.zeros(0) for _ in range(4))
-        self._images, self._first, self._varies = 0, (), np.zeros(0, bool)
-
-    def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray]) -> None:
-        """Count the outputs of both files for one image.
-
-        Raises:
-            RequestError: the shapes differ, or values are NaN or infinite.
-        """
-        if not len(self._largest):
-            self._largest, self._greatest, self._signal, self._noise = (np.zeros(len(reference)) for _ in range(4))
-            self._first, self._varies = tuple(map(np.copy, candidate)), np.zeros(len(reference), bool)
-        self._images += 1
-        for place, (expected, output) in enumerate(zip(reference, candidate, strict=True)):
-            if expected.shape != output.shape:
-                raise RequestError(f"The model's output is {expected.shape}, the file's is {output.shape}.")
-            for values, whose in ((expected, "model"), (output, "file")):
-                if not np.isfinite(values).all():
-                    raise RequestError(f"The {whose} gives NaN or infinite values.")
-            difference = output.astype(np.float64) - expected
-            self._largest[place] = max(self._largest[place], np.abs(difference).max())
-            self._greatest[place] = max(self._greatest[place], np.abs(expected).max())
-            self._signal[place] += float((expected.astype(np.float64) ** 2).sum())
-            self._noise[place] += float((difference**2).sum())
-            self._varies[place] |= not np.array_equal(output, self._first[place])
-
-    @property
-    def constant(self) -> tuple[int, ...]:
-        """The places of the candidate's outputs that had the same values on every image, of several."""
-        return tuple(np.flatnonzero(~self._varies).tolist()) if self._images > 1 else ()
-
-    def result(self) -> dict[str, float]:
-        """Return largest_difference, relative_difference and snr_db, as in ``ScoreComparison``."""
-        return {
-            "largest_difference": float(self._largest.max()),
-            "relative_difference": float((self._largest / np.maximum(self._greatest, 1e-30)).max()),
-            "snr_db": min(map(signal_to_noise, self._signal.tolist(), self._noise.tolist())),
-        }
-
-
-class ClassifierTally:
-    """Compares two classifiers, image by image.
-
-    outputs: of both, the first output for each image, as one array (images, ...) each.
+    ends, kinds: of the outputs, see ``tasks.outputs``.
     """
 
-    def __init__(self, subject: Subject):
+    def __init__(self, ends: Sequence[End], kinds: Sequence[OutputKind]):
+        self._tallies, self._place = tallies_of(ends, kinds), answer_place(ends, kinds)
+        self._kind = None if self._place is None else kinds[self._place]
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self._labels: list[int] = []
+
+    @classmethod
+    def of(cls, subject: Subject) -> "OutputsTally":
+        """Return an empty tally for the outputs of a subject."""
+        return cls(subject.ends, subject.kinds)
 
     def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], size, truth) -> None:
         """Count both files' outputs for one image.
 
         size: height and width of the image in pixels. truth: the class index, or None.
+
+        Raises:
+            RequestError: the shapes differ, or values are NaN or infinite.
         """
-        self._pairs.append((reference[0], candidate[0]))
-        if truth is not None:
-            self._labels.append(truth)
+        batches = ([np.asarray(output)[None] for output in outputs] for outputs in (reference, candidate))
+        self.add_batch(*batches, None if truth is None else [truth])
+
+    def add_batch(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], labels=None) -> None:
+        """Count both files' outputs for several images, with a leading axis; as ``add``."""
+        for tally, expected, output in zip(self._tallies, reference, candidate, strict=True):
+            tally.add(expected, output)
+        if self._kind is not None:
+            pair = (np.asarray(outputs[self._place], np.float64) for outputs in (reference, candidate))
+            before, after = map(self._kind.scores, pair)
+            self._pairs += zip(before, after, strict=True)
+        self._labels += [] if labels is None else list(labels)
 
     @property
-    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+    def answers(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The scores of the classes of both files, (images, classes) each; None where no output names classes."""
+        if not self._pairs:
+            return None
         reference, candidate = map(np.array, zip(*self._pairs, strict=True))
         return reference, candidate
 
@@ -289,26 +286,71 @@ class ClassifierTally:
         """Compare the outputs of all images.
 
         Raises:
-            RequestError: there were no images, the shapes differ, or an output is NaN or infinite.
+            RequestError: there were no images.
         """
-        if not self._pairs:
-            raise RequestError("There are no images to verify with.")
-        return compare(*self.outputs, self._labels or None)
+        outputs = tuple(tally.result() for tally in self._tallies)
+        return Comparison(
+            images=self._tallies[0].images,
+            **_of_outputs(outputs),
+            outputs=outputs,
+            answer=self._place,
+            **self._answered(),
+        )
+
+    def _answered(self) -> dict[str, Any]:
+        if (answers := self.answers) is None:
+            return {}
+        reference, candidate = answers
+        before, after = first_answers(reference), first_answers(candidate)
+        several = reference.shape[1] > FIRST
+        figures: dict[str, Any] = {
+            "top1_agreement": float((after == before).mean()),
+            "top5_agreement": _share_among_five(candidate, before) if several else None,
+            "ties": float(((candidate == candidate.max(-1, keepdims=True)).sum(-1) > 1).mean()),
+        }
+        if self._labels:
+            labels = np.asarray(self._labels)
+            right = before == labels, after == labels
+            lost, won = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
+            figures["interval"] = intervals.of_shares(lost, won, len(labels))
+            for name, scores, answer in (("reference_", reference, before), ("", candidate, after)):
+                figures[f"{name}top1"] = float((answer == labels).mean())
+                figures[f"{name}top5"] = _share_among_five(scores, labels) if several else None
+        return figures
+
+
+def _share_among_five(scores: np.ndarray, classes: np.ndarray) -> float:
+    return float((first_five(scores) == np.asarray(classes)[:, None]).any(-1).mean())
+
+
+def _of_outputs(outputs: Sequence[OutputFidelity]) -> dict[str, Any]:
+    """Return largest_difference, relative_difference and snr_db of the worst output, and which outputs are constant."""
+    return {
+        "largest_difference": max(output.largest_difference for output in outputs),
+        "relative_difference": max(output.relative_difference for output in outputs),
+        "snr_db": min(output.snr_db for output in outputs),
+        "constant": tuple(place for place, output in enumerate(outputs) if output.constant),
+    }
 
 
 class ScoreTally:
     """Compares two detectors or segmenters, image by image."""
 
     def __init__(self, subject: Subject):
-        self._subject, self._differences, self._images, self._annotated = subject, Differences(), 0, False
+        self._subject, self._images, self._annotated = subject, 0, False
+        self._tallies = tallies_of(subject.ends, subject.kinds)
         self._agreement, self._reference, self._candidate = (subject.meter() for _ in range(3))
 
     def add(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], size, truth) -> None:
         """Count both files' outputs for one image.
 
         size: height and width of the image in pixels. truth: boxes, or the class of each pixel, or None.
+
+        Raises:
+            RequestError: the shapes differ, or values are NaN or infinite.
         """
-        self._differences.add(reference, candidate)
+        for tally, expected, output in zip(self._tallies, reference, candidate, strict=True):
+            tally.add(expected[None], output[None])
         before, after = (self._subject.answer(outputs, *size) for outputs in (reference, candidate))
         self._agreement.add(after, self._subject.task.as_truth(before))
         self._images += 1
@@ -332,7 +374,8 @@ class ScoreTally:
             scores = {"reference_score": before[task.key], "reference_classes": before["per_class"]}
             scores |= {"score": after[task.key], "classes": after["per_class"]}
             scores["interval"] = self._candidate.interval(self._reference)
+        outputs = tuple(tally.result() for tally in self._tallies)
         return ScoreComparison(
-            images=self._images, measure=task.measure, agreement=agreement, constant=self._differences.constant,
-            **self._differences.result(), **scores,
+            images=self._images, measure=task.measure, agreement=agreement, outputs=outputs,
+            **_of_outputs(outputs), **scores,
         )  # fmt: skip

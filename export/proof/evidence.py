@@ -14,13 +14,14 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.decibels import signal_to_noise
 from mobilenets_tf.export.delegates import backends
 from mobilenets_tf.export.delegates.rules import Verdict
-from mobilenets_tf.export.proof.comparison import change_in_points
 from mobilenets_tf.export.proof.judging import AnyComparison, Tally
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.speed import timing
 from mobilenets_tf.export.tflite import Conversion
 from mobilenets_tf.quantize import layers
 from mobilenets_tf.tasks.classification import first_answers
+from mobilenets_tf.tasks.intervals import Interval
+from mobilenets_tf.tasks.task import class_name
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
@@ -93,7 +94,7 @@ def changed_answers(
     Args:
         paths: of the images. labels: the right class of each, or None.
         names: a name for each class; a class without a name is called by its number.
-        reference, candidate: the float file's and the other's outputs, (images, classes).
+        reference, candidate: the scores of both files, (images, classes), see ``OutputKind.scores``.
         limit: the greatest number of images with a thumbnail.
 
     Raises:
@@ -102,16 +103,12 @@ def changed_answers(
     reference, candidate = (outputs.reshape(len(paths), -1).astype(np.float64) for outputs in (reference, candidate))
     before, after = (first_answers(outputs).astype(int) for outputs in (reference, candidate))
     changed = np.flatnonzero(before != after)
-    single = reference.shape[1] == 1
-    columns = (np.zeros_like(before), np.zeros_like(after)) if single else (before, after)
 
     def name(index) -> str:
-        if single:
-            return "above 0.5" if index else "not above 0.5"
-        return names[index] if index < len(names) else f"class {index}"
+        return class_name(names, index)
 
     def margin(row) -> float:
-        return abs(reference[row, 0] - 0.5) if single else reference[row, before[row]] - reference[row, after[row]]
+        return reference[row, before[row]] - reference[row, after[row]]
 
     shown = []
     for row in sorted(changed, key=lambda row: (-margin(row), row))[:limit]:
@@ -122,9 +119,9 @@ def changed_answers(
                 paths[row].name.encode(errors="replace").decode(),  # names on disk may be no UTF-8
                 None if right is None else name(right),
                 name(before[row]),
-                float(reference[row, columns[0][row]]),
+                float(reference[row, before[row]]),
                 name(after[row]),
-                float(candidate[row, columns[1][row]]),
+                float(candidate[row, after[row]]),
                 None if right is None else bool(before[row] == right),
                 None if right is None else bool(after[row] == right),
             )
@@ -143,7 +140,7 @@ def changed_answers(
         lost,
         won,
         tuple(AnswerChange(name(old), name(new), times) for (old, new), times in ordered),
-        not single and all(_are_probabilities(outputs) for outputs in (reference, candidate)),
+        all(_are_probabilities(outputs) for outputs in (reference, candidate)),
     )
 
 
@@ -280,7 +277,7 @@ class SchemeRow:
     """One of several files of a model.
 
     agreement: with float32, see ``DeployRequest``. score: of the task, if the images are annotated; measure: name of
-    the score; change: of the score from float32's, in words. median_ms: on the machine that made the report.
+    the score; interval: the 95 % interval of its change from float32's. median_ms: on the machine that made the report.
     faster_than: the schemes whose files were slower in most rounds of the timing (``timing.is_faster``).
     """
 
@@ -290,7 +287,7 @@ class SchemeRow:
     score: float | None = None
     median_ms: float | None = None
     measure: str = "top-1"
-    change: str = ""
+    interval: Interval | None = None
     faster_than: tuple[str, ...] = ()
 
     @staticmethod
@@ -298,17 +295,17 @@ class SchemeRow:
         scheme: str, size: int, comparison: AnyComparison, median_ms: float, faster_than: tuple[str, ...]
     ) -> "SchemeRow":
         """Make the row of a file of ``size`` bytes."""
-        change = "" if comparison.score is None or scheme == "float32" else change_in_points(comparison)
+        interval = None if scheme == "float32" else comparison.interval
         return SchemeRow(
-            scheme, size, comparison.agreement, comparison.score, median_ms, comparison.measure, change, faster_than
+            scheme, size, comparison.agreement, comparison.score, median_ms, comparison.measure, interval, faster_than
         )
 
     def as_dict(self) -> dict:
         """Return the fields as plain data; a classifier's score has the key ``top1``."""
         score = {"top1": self.score} if self.measure == "top-1" else {"score": self.score, "measure": self.measure}
         return {
-            "scheme": self.scheme, "bytes": self.bytes, "agreement": self.agreement, **score, "change": self.change,
-            "median_ms": self.median_ms, "faster_than": list(self.faster_than),
+            "scheme": self.scheme, "bytes": self.bytes, "agreement": self.agreement, **score,
+            "interval": self.interval, "median_ms": self.median_ms, "faster_than": list(self.faster_than),
         }  # fmt: skip
 
 
@@ -381,8 +378,13 @@ def _changes(subject: Subject, converted: Conversion, image_set: ImageSet, tally
     """Return the evidence on a classifier: the images with another answer."""
     if tally is None or converted.scheme == "float32":
         return {}
-    changed = changed_answers(image_set.paths, image_set.labels, subject.labels, *tally.outputs, shown)
+    changed = changed_answers(image_set.paths, image_set.labels, subject.labels, *tally.answers, shown)
     return {"changed": changed}
+
+
+def _nothing(subject: Subject, converted: Conversion, image_set: ImageSet, tally, own_files, seed, shown) -> dict:
+    """Return no evidence: the comparison of the outputs says all of a regression."""
+    return {}
 
 
 def _pictures(subject: Subject, converted: Conversion, image_set: ImageSet, tally, own_files, seed, shown) -> dict:
@@ -406,4 +408,4 @@ def _pictures(subject: Subject, converted: Conversion, image_set: ImageSet, tall
 
 
 # The evidence about answers, by task.
-_EXHIBITS = {"classify": _changes, "detect": _pictures, "segment": _pictures}
+_EXHIBITS = {"classify": _changes, "regress": _nothing, "detect": _pictures, "segment": _pictures}

@@ -1,25 +1,33 @@
 """Compare files with the model that they were made from, on images. The code is the same for every task: a tally of
 the task adds up the images, see ``comparison``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.proof.comparison import ClassifierTally, Comparison, ScoreComparison, ScoreTally
-from mobilenets_tf.export.proof.subject import Answering, Subject
+from mobilenets_tf.export.proof.comparison import Comparison, OutputsTally, ScoreComparison, ScoreTally
+from mobilenets_tf.export.proof.subject import Answering, Outputs, Subject
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.tasks.fidelity import tallies_of
+from mobilenets_tf.tasks.outputs import names_of
 from mobilenets_tf.tflite.runtime import Runner
 
 AnyComparison = Comparison | ScoreComparison
-Tally = ClassifierTally | ScoreTally
-_TALLIES: dict[str, type[Tally]] = {"classify": ClassifierTally, "detect": ScoreTally, "segment": ScoreTally}
+Tally = OutputsTally | ScoreTally
+_TALLIES: dict[str, Callable[[Subject], Tally]] = {
+    "classify": OutputsTally.of, "regress": OutputsTally.of, "detect": ScoreTally, "segment": ScoreTally
+}  # fmt: skip
 # Few images suffice: a float file that equals Keras on these images equals Keras, and Keras is ten times as slow as the
 # file. The outputs of detectors and segmenters are many times larger than those of classifiers.
-_PARITY: dict[str, tuple[int, int]] = {"classify": (16, 4), "detect": (8, 1), "segment": (8, 1)}  # images, at a time
+_PARITY: dict[str, tuple[int, int]] = {
+    "classify": (16, 4), "regress": (16, 4), "detect": (8, 1), "segment": (8, 1)
+}  # images, at a time  # fmt: skip
 
 
 def parity(subject: Subject, float_content: bytes, image_set: ImageSet, seed: int) -> AnyComparison:
@@ -90,8 +98,9 @@ def _batches(decoded, size: int) -> Iterator[tuple[int, list[tuple[int, int]], n
 
 
 class Judge:
-    """Measures how much of the task's score files lose against a float file on the same images. The files take
-    ``image.given`` as real values and give the network's own outputs: no form was applied to them.
+    """Measures how much of the task's score files lose against a float file on the same images, or how far an output
+    that the score does not tell of disagrees with the float file's, whichever is more. The files take ``image.given``
+    as real values and give the network's own outputs: no form was applied to them.
 
     Args:
         reference: the float file's content.
@@ -106,7 +115,11 @@ class Judge:
         self._subject, self._images = subject, image_set
         decoded = _decoded(image_set, subject)
         self._decoded = list(track(decoded, "reading images", progress, len(image_set)))
-        answers = list(self._answers(reference))
+        self._places = subject.task.unscored(subject.ends, subject.kinds)
+        answers, self._unscored = [], []
+        for outputs, answer in self._run(reference):
+            answers.append(answer)
+            self._unscored.append([outputs[place] for place in self._places])
         if image_set.annotated:
             self._truths = image_set.truth
             self._reference = self._measured(answers)
@@ -117,12 +130,19 @@ class Judge:
             what = "the annotations hold no object" if image_set.annotated else "the float model is sure of no object"
             raise RequestError(
                 f"On the {len(image_set)} images to judge with {what}, so nothing can be lost there: a loss cannot be "
-                "bounded or measured. Give other images with --evaluate."
+                "bounded or measured. Give other images with --evaluate (evaluate=)."
             )
 
     def __call__(self, content: bytes) -> float:
-        """Return the loss of a file; negative if the file scores higher than the float file."""
-        return self._measured(self._answers(content)).lost(self._reference)
+        """Return the loss of a file; of the score negative if the file scores higher than the float file."""
+        meter = self._subject.meter()
+        ends, kinds = ([each[place] for place in self._places] for each in (self._subject.ends, self._subject.kinds))
+        tallies = tallies_of(ends, kinds)
+        for index, (outputs, answer) in enumerate(self._run(content)):
+            meter.add(answer, self._truths(index))
+            for place, tally, expected in zip(self._places, tallies, self._unscored[index], strict=True):
+                tally.add(expected[None], outputs[place][None])
+        return max([meter.lost(self._reference), *(1 - tally.agreement for tally in tallies)])
 
     def _measured(self, answers):
         meter = self._subject.meter()
@@ -130,11 +150,12 @@ class Judge:
             meter.add(answer, self._truths(index))
         return meter
 
-    def _answers(self, content: bytes) -> Iterator:
+    def _run(self, content: bytes) -> Iterator[tuple[Outputs, Any]]:
+        """Yield a file's outputs for each image, and the answer that they give."""
         runner, given = Runner(content), self._subject.image.given
         for size, pixels in self._decoded:
             outputs = [output[0] for output in runner(given.normalise(pixels))]
-            yield self._subject.answer(outputs, *size)
+            yield outputs, self._subject.answer(outputs, *size)
 
 
 def describe_tensor(details: dict) -> dict:
@@ -150,11 +171,16 @@ def describe_tensor(details: dict) -> dict:
 
 
 def file_facts(content: bytes, subject: Subject) -> dict:
-    """Return the manifest's facts about a file: how it takes its image, and its inputs and outputs."""
+    """Return the manifest's facts about a file: how it takes its image, its inputs, and its outputs with their kinds;
+    the outputs of a form have none."""
     runner = Runner(content)
+    kinds = names_of(subject.final_kinds)
     return {
         "preprocessing": asdict(subject.image.given),
         "model_preprocessing": asdict(subject.image.wanted),
         "inputs": [describe_tensor(details) for details in runner.inputs],
-        "outputs": [describe_tensor(details) for details in runner.outputs],
+        "outputs": [
+            describe_tensor(details) | ({"kind": kind} if kind else {})
+            for details, kind in zip_longest(runner.outputs, kinds)
+        ],
     }

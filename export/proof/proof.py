@@ -1,7 +1,7 @@
 """Prove one converted file: judge it with the network's own outputs, give it the form that the application wants, and
 check that its answers in that form are the same. The code is the same for every task."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from mobilenets_tf.answers.predictor import LiteRTNetwork, Predictor
@@ -108,7 +108,7 @@ def conclude(
     own_files = {"float32": converted.float_content, converted.scheme: converted.content}
     failures = (
         *_failures_of_form(request, subject, converted.content, final.content, form, image_set),
-        *_refusals(final.content),
+        *badge.refused(refused_without_delegates(final.content)),
     )
     return Produced(
         content=final.content,
@@ -141,7 +141,7 @@ def _in_form(converted: Conversion, form: str, subject: Subject, score_threshold
 
 def _manifest(request, subject: Subject, form: str | None, final: Conversion) -> dict:
     """Return the manifest: the facts about the file and the options that were asked for."""
-    facts, options = {}, request.options()
+    facts, options = {"task": subject.task.name}, request.options()
     if form:
         facts = {
             "task": subject.task.name,
@@ -167,12 +167,6 @@ def _failures_of_form(
     if not different:
         return ()
     return (f"In the form {form!r} the file's answer is another one on {', '.join(different)}.",)
-
-
-def _refusals(content: bytes) -> Iterator[str]:
-    """Yield a sentence if LiteRT's own kernels, which run what a delegate does not take over, refuse the file."""
-    if reason := refused_without_delegates(content):
-        yield f"LiteRT's own kernels refuse the file, so it runs only where XNNPACK takes over all of it: {reason}"
 
 
 def _differing(

@@ -7,6 +7,7 @@ import numpy as np
 
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.outputs import End, OutputKind, ends_of_model
 from mobilenets_tf.tasks.task import Decoder, Meter, Task, class_name
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
@@ -23,7 +24,7 @@ class Subject:
 
     model: the ``keras.Model``. image: how the file takes its image. labels: names of the classes; may be empty.
     void: of masks, the value of pixels of no class. grids: of a detector, see ``task.Task.grids``.
-    decoder: of the model's own outputs.
+    ends, kinds: the model's outputs, and what each says, see ``tasks.outputs``. decoder: of these outputs.
     """
 
     model: object
@@ -31,33 +32,53 @@ class Subject:
     image: ImageInput
     labels: tuple[str, ...]
     void: int
-    classes: int
     grids: tuple[tuple[int, int], ...]
+    ends: tuple[End, ...]
+    kinds: tuple[OutputKind, ...]
     decoder: Decoder
 
     @staticmethod
-    def of(source: ModelSource, model, image: ImageInput, void: int | None = None) -> "Subject":
+    def of(
+        source: ModelSource, model, image: ImageInput, void: int | None = None, *, annotated: bool = False
+    ) -> "Subject":
         """Make the subject of a model that was built from a source.
 
         Args:
             void: None for the void value of the model's training.
+            annotated: images are there whose annotations are of the source's task. So a model of one's own whose
+                outputs do not show it is a classifier.
 
         Raises:
             RequestError: the labels do not fit the model, or the outputs are not those of the task.
         """
-        task = task_of(source.task)
-        classes, grids = task.classes(model), task.grids(model)
-        shapes = [tuple(output.shape[1:]) for output in model.outputs]
+        task, ends, names = task_of(source.task), ends_of_model(model), source.label_names()
+        kinds = task.kinds(ends, source.says_its_task or bool(names) or annotated, len(names) or None)
+        task = task.settled(ends, kinds)
+        grids = task.grids(model)
+        decoder = task.decoder(model.name, ends, kinds, None, grids)
+        if annotated:
+            task.check_annotated(source.model)
         return Subject(
             model=model,
             task=task,
             image=image,
-            labels=tuple(source.label_names(classes)),
+            labels=tuple(source.label_names(decoder.classes)) if decoder.classes else (),
             void=source.void if void is None else void,
-            classes=classes,
             grids=grids,
-            decoder=task.decoder(model.name, shapes, None, grids),
+            ends=ends,
+            kinds=kinds,
+            decoder=decoder,
         )
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model tells apart; 0 where its outputs name none."""
+        return self.decoder.classes or 0
+
+    @property
+    def final_kinds(self) -> tuple[OutputKind, ...]:
+        """The kinds of the outputs of the model's file; none where a form gives the file other outputs."""
+        return () if self.task.forms else self.kinds
 
     @property
     def size(self) -> int:

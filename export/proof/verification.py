@@ -1,79 +1,23 @@
 """Compare a TFLite file with its Keras model on real images."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.proof.comparison import Comparison, Differences, compare
+from mobilenets_tf.export.proof.comparison import Comparison, OutputsTally
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import built
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.samples import count_of, samples_of
+from mobilenets_tf.tasks.outputs import OutputKind, decided, ends_of_model
 from mobilenets_tf.tflite.runtime import Runner
 
 # The forms of a detector's and a segmenter's files whose outputs are the Keras model's own.
 COMPARABLE = ("raw", "stride")
-
-
-@dataclass(frozen=True)
-class OutputDifference:
-    """One output of a candidate beside the same output of the reference.
-
-    name: of the output in the file. shape: without the batch axis. The other fields as in ``Comparison``.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    largest_difference: float
-    relative_difference: float
-    snr_db: float
-
-
-@dataclass(frozen=True)
-class OutputsComparison:
-    """A candidate's outputs beside the reference's, for models that are no classifiers: boxes and scores, maps.
-
-    images: how many. outputs: in the model's order. constant: as in ``Comparison``.
-    """
-
-    images: int
-    outputs: tuple[OutputDifference, ...]
-    constant: tuple[int, ...] = ()
-
-    agreement = score = reference_score = interval = None  # outputs are compared, not answers
-
-    def summary(self) -> str:
-        """Return how the outputs compare, in a few words."""
-        return f"signal to noise {self.snr_db:.1f} dB on {self.images} images"
-
-    @property
-    def relative_difference(self) -> float:
-        """The greatest relative difference of all outputs."""
-        return max(output.relative_difference for output in self.outputs)
-
-    @property
-    def snr_db(self) -> float:
-        """The lowest signal-to-noise ratio of all outputs, in dB."""
-        return min(output.snr_db for output in self.outputs)
-
-    def as_dict(self) -> dict:
-        """Return the fields as plain data."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """Return a line of text for each output."""
-        width = max(len(output.name) for output in self.outputs)
-        return [
-            f"{output.name:<{width}}  largest difference {output.largest_difference:.3g} "
-            f"({output.relative_difference:.2g} of the largest value), signal to noise {output.snr_db:.1f} dB, on "
-            f"{self.images} images"
-            for output in self.outputs
-        ]
 
 
 def _as_it_is(sample: np.ndarray) -> np.ndarray:
@@ -88,21 +32,23 @@ def verify(
     *,
     for_model: Callable[[np.ndarray], np.ndarray] = _as_it_is,
     for_file: Callable[[np.ndarray], np.ndarray] = _as_it_is,
+    kinds: Sequence[OutputKind] = (),
     threads: int = 2,
     progress: Progress = silent,
-) -> Comparison | OutputsComparison:
+) -> Comparison:
     """Compare a TFLite file with the Keras model that it was made from.
 
     Args:
         file: path or content of the ``.tflite`` file.
         model: a ``keras.Model``, or a registry name, a path or a ``ModelSource``. All outputs of the model are
-            compared; a single output of (N, classes) is a classifier's.
+            compared, each by its kind (``tasks.outputs``).
         images: preprocessed samples in any form that calibration takes, or a ``Calibration``. A generator that
             calibration has consumed gives no images here.
-        labels: the right class of each image, for a classifier's accuracies.
+        labels: the right class of each image, for a classifier's accuracies; a linear output then holds logits.
         for_model, for_file: functions that turn a batch of ``images`` (of each input, where the model has several)
             into the input of the model and of the file. For uint8 pixels and a file that takes pixels:
             ``ImageInput.wanted.normalise``, and the default.
+        kinds: of the model's outputs; empty: as their shapes and last activations show.
         threads: for LiteRT.
 
     Raises:
@@ -114,31 +60,17 @@ def verify(
         check_form(Path(file))
     runner = Runner(file, threads)
     check_outputs(runner, model)
-    classifies = len(model.outputs) == 1 and len(model.outputs[0].shape) == 2
-    differences = [Differences() for _ in model.outputs]
-    reference, candidate, count = [], [], 0
+    ends = ends_of_model(model)
+    tally = OutputsTally(ends, kinds or decided(ends, labels is not None))
     images = images.samples if isinstance(images, Calibration) else images
     samples = samples_of(images, {tensor.name: tensor.shape for tensor in model.inputs})
+    truths = iter(() if labels is None else labels)
     for batch in in_batches(track(samples, "verifying", progress, count_of(images))):
-        count += len(batch[0])
         of_file = zip(*map(for_file, batch), strict=True)
         for expected, sample in zip(_by_image(model, list(map(for_model, batch))), of_file, strict=True):
             outputs = [output[0] for output in runner(*sample)]
-            if classifies:
-                reference += expected
-                candidate += outputs
-            else:
-                for place, difference in enumerate(differences):
-                    difference.add(expected[place : place + 1], outputs[place : place + 1])
-    if not count:
-        raise RequestError("There are no images to verify with.")
-    if classifies:
-        return compare(np.array(reference), np.array(candidate), labels)
-    names = [details["name"] for details in runner.outputs]
-    ends = zip(names, runner.output_shapes, differences, strict=True)
-    rows = (OutputDifference(name, shape, **difference.result()) for name, shape, difference in ends)
-    constant = tuple(place for place, difference in enumerate(differences) if difference.constant)
-    return OutputsComparison(count, tuple(rows), constant)
+            tally.add(expected, outputs, (), next(truths, None))
+    return tally.result()
 
 
 def check_form(file: Path) -> None:

@@ -1,5 +1,6 @@
 """The verb ``evaluate``: score a model's answers on annotated images."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.task import class_name
 from mobilenets_tf.worker import Worker
+
+_IMAGENET = 1000
+_SHIFT_GAIN = 0.1  # of top-1, by which counting from the background has to be better
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,14 @@ def _check_scales(request: EvaluateRequest, reading: Reading) -> None:
     if scales == (1.0,) and not request.flip:
         return
     if not _scales(reading) or is_tflite(source):
-        raise RequestError(f"--scales and --flip are for segmenters in Keras; {source.model} is none.")
+        raise RequestError(f"--scales and --flip (scales=, flip=) are for segmenters in Keras; {source.model} is none.")
     if scales != (1.0,) and source.is_file:
         raise RequestError(
             f"{source.model} has one size. For others name its network and give the file as weights: "
             f"mobilenets-tf evaluate deeplabv3_mobilenet_v2 --weights {source.model} --scales 0.75 1 1.25 ..."
         )
     if not all(0.1 <= scale <= 4 for scale in scales):
-        raise RequestError(f"--scales {' '.join(map(str, scales))}: expected shares from 0.1 to 4.")
+        raise RequestError(f"scales={scales}: expected shares from 0.1 to 4.")
 
 
 def _scales(reading: Reading) -> bool:
@@ -120,7 +124,7 @@ def _find(request: EvaluateRequest, reading: Reading, progress: Progress) -> Ima
     except RequestError as error:
         if reading.task or "has no labels" not in str(error):
             raise
-        raise RequestError(f"{error} If the file detects or segments, say so with --task.") from None
+        raise RequestError(f"{error} If the file detects or segments, say so with --task (task=).") from None
 
 
 def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: Progress) -> Evaluation:
@@ -134,13 +138,31 @@ def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: P
     if names is not None and predictor.classes not in (None, len(names)):
         raise RequestError(
             f"The model tells {predictor.classes} classes apart, the annotations {len(names)} "
-            f"({', '.join(names[:3]) or 'without names'}). Name the model's with --labels, one a line."
+            f"({', '.join(names[:3]) or 'without names'}). Name the model's with --labels (labels=), one a line."
         )
     meter = task.meter(names or (), getattr(annotated, "void", 255))
+    # ImageNet has 1000 classes; TensorFlow's older networks have the background before them.
+    shifted = task.meter(()) if _may_begin_with_background(annotated, predictor.classes) else None
     photographs = (images.decode(path) for path in track(annotated.paths, "evaluating", progress))
     for index, answer in enumerate(predictor(photographs)):
         meter.add(answer, annotated.truth(index))
+        if shifted:
+            shifted.add(answer, annotated.truth(index) + 1)
+    if shifted and shifted.lost(meter) < -_SHIFT_GAIN:
+        warnings.warn(
+            f"{source.model} has {predictor.classes} outputs, and the annotations have the classes 0 to "
+            f"{max(annotated.labels)}. With class_index + 1 the result is {task.headline(shifted.scores())}: output 0 "
+            "seems to be the background. Add 1 to each class_index.",
+            stacklevel=2,
+        )
     return Evaluation(task.name, meter.scores(), predictor.preprocessing)
+
+
+def _may_begin_with_background(annotated, classes: int | None) -> bool:
+    """Tell whether a classifier has one output more than ImageNet has classes, and the annotations do not use the last
+    one."""
+    labels = getattr(annotated, "labels", None)
+    return classes == _IMAGENET + 1 and labels is not None and max(labels) < _IMAGENET
 
 
 def _class_names(annotated) -> list[str] | None:

@@ -9,6 +9,7 @@ from mobilenets_tf import files
 from mobilenets_tf.answers.predictor import Predictor, opened
 from mobilenets_tf.answers.reading import Reading, check_file, is_tflite, reading_of
 from mobilenets_tf.data import images
+from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.modelsource import AnyModel, ModelSource
@@ -24,7 +25,7 @@ class PredictRequest:
     """Everything that decides the result; plain data.
 
     source: the model file: a ``.tflite``, ``.keras`` or full-model ``.h5`` file; a path or a ``ModelSource``.
-    images: paths of photographs.
+    images: paths of photographs; also folders, CSVs and COCO's JSON, of which all photographs are taken.
     beside: more model files, to compare with. What ``source`` says of the input and the labels holds for those that do
         not say it.
     out: a ``.png`` or ``.jpg`` for one photograph, or a folder for a ``.png`` of each; None draws nothing.
@@ -80,14 +81,15 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
         RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
     if not 0 <= request.threshold <= 1:
-        raise RequestError(f"--threshold {request.threshold}: expected a score from 0 to 1.")
+        raise RequestError(f"threshold={request.threshold}: expected a score from 0 to 1.")
     if request.top < 1:
-        raise RequestError(f"--top {request.top}: expected at least 1.")
+        raise RequestError(f"top={request.top}: expected at least 1.")
     if not request.images:
         raise RequestError("There are no images to ask about: give at least one photograph.")
     models = [_model(request, source) for source in (request.source, *map(ModelSource.of, request.beside))]
-    photographs = ImageSet(tuple(map(Path, request.images)))
-    folder, names = _places(request, photographs.paths)
+    named = _photographs(request.images)
+    photographs = ImageSet(tuple(path for path, _ in named))
+    folder, names = _places(request, named)
     images.check(photographs)
     suffix = Path(names[0]).suffix.lower() if names else None
     in_keras = any(not is_tflite(source) for source, _ in models)
@@ -125,21 +127,45 @@ def _model(request: PredictRequest, source: ModelSource) -> tuple[ModelSource, R
     return source, reading_of(source, known.task or request.task)
 
 
-def _places(request: PredictRequest, photographs: Sequence[Path]) -> tuple[Path, list[str]]:
+def _photographs(paths: Sequence[str]) -> list[tuple[Path, str]]:
+    """Return the photographs that files, folders and tables name, each with the name that its picture gets, without a
+    suffix. In a folder with sub-folders the names of these belong to it.
+
+    Raises:
+        RequestError: there is no such folder, or it has no images.
+    """
+    named: list[tuple[Path, str]] = []
+    for path in map(Path, paths):
+        if os.path.isdir(path) or path.suffix.lower() in (".csv", ".json"):
+            inside = photographs_of(path).paths
+            root = path if os.path.isdir(path) else path.parent
+            for each in inside:
+                inner = each.relative_to(root) if each.is_relative_to(root) else Path(each.name)
+                named.append((each, "_".join(inner.with_suffix("").parts)))
+        else:
+            named.append((path, path.stem))
+    return named
+
+
+def _places(request: PredictRequest, named: Sequence[tuple[Path, str]]) -> tuple[Path, list[str]]:
     """Return the folder for the pictures and a file name for each photograph; no names where nothing is to be drawn.
+
+    Args:
+        named: the photographs, each with the name of its picture, without a suffix.
 
     Raises:
         RequestError: ``out`` is one picture for several photographs, has another format, or is taken.
     """
     if request.out is None:
         return Path(), []
+    photographs = [path for path, _ in named]
     out, is_folder = Path(request.out), request.out.endswith(("/", "\\")) or Path(request.out).is_dir()
     if is_folder or not out.suffix:
-        folder, names = out, [f"{path.stem}.png" for path in photographs]
+        folder, names = out, [f"{name}.png" for _, name in named]
     elif out.suffix.lower() not in _PICTURES:
-        raise RequestError(f"--out {out}: expected a .png, a .jpg, or a folder (a new one with / at its end).")
+        raise RequestError(f"out={out}: expected a .png, a .jpg, or a folder (a new one with / at its end).")
     elif len(photographs) > 1:
-        raise RequestError(f"--out {out} is one picture, and there are {len(photographs)} images: give a folder.")
+        raise RequestError(f"out={out} is one picture, and there are {len(photographs)} images: give a folder.")
     else:
         folder, names = out.parent, [out.name]
     files.check_folder(folder)
@@ -151,7 +177,9 @@ def _places(request: PredictRequest, photographs: Sequence[Path]) -> tuple[Path,
             )
         owners[name] = path
         if any((folder / name).resolve() == each.resolve() for each in photographs):
-            raise RequestError(f"{folder / name} is a photograph itself, and would be lost. Choose another --out.")
+            raise RequestError(
+                f"{folder / name} is a photograph itself, and would be lost. Choose another --out (out=)."
+            )
     there = [pair for pair in zip(photographs, names, strict=True) if (folder / pair[1]).exists()]
     others = [name for photograph, name in there if not _is_same(folder / name, request, photograph)]
     files.check_replaceable(folder, others, request.overwrite)

@@ -9,11 +9,11 @@ import numpy as np
 
 from mobilenets_tf.answers.reading import TFLITE, Reading, check_file, is_tflite
 from mobilenets_tf.data import images
-from mobilenets_tf.data.boxes import Detections
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.modelsource import NORMALISATION, ModelSource
 from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.outputs import VALUES, OutputKind, ends_of_file, ends_of_model, kind_of
 from mobilenets_tf.tasks.task import Task
 from mobilenets_tf.tflite.runtime import Runner
 
@@ -23,14 +23,15 @@ _BATCH = 8  # images that a Keras model takes at a time
 class OpenedNetwork(Protocol):
     """A model of any kind as ``Predictor`` uses it. Shapes are without the batch axis.
 
-    batch: how many images the model takes at a time. dtype: of the input. inputs, outputs: their shapes.
+    batch: how many images the model takes at a time. dtype: of the input. inputs: their shapes. ends: the outputs,
+    ``outputs.End`` each.
     """
 
     name: str
     batch: int
     dtype: Any
     inputs: Any
-    outputs: Any
+    ends: Any
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for a batch of prepared images."""
@@ -42,9 +43,9 @@ class OpenedNetwork(Protocol):
 class Predictor:
     """Answers of one network about images.
 
-    An answer is, for a classifier, the scores float (classes,); for a detector ``Detections``, found by the network's
-    own non-maximum suppression or else by ``Postprocess``; for a segmenter the class of each pixel of the photograph,
-    uint8 (height, width).
+    An answer is, for a classifier, the scores float (classes,), of a yes or no the probabilities of both; for a
+    detector ``Detections``, found by the network's own non-maximum suppression or else by ``Postprocess``; for a
+    segmenter the class of each pixel of the photograph, uint8 (height, width); for a regression the outputs by name.
 
     task, labels: as the ``Reading`` says. classes: how many there are; None where the outputs do not show the number.
     preprocessing: of the input, at its size.
@@ -57,20 +58,33 @@ class Predictor:
     def __init__(self, network: OpenedNetwork, reading: Reading):
         self._network, self.labels = network, reading.labels
         self.task = _task(network, reading.task)
+        kinds = self._kinds(reading)
         size = input_size(network.name, network.inputs)
         if reading.preprocessing is None:
-            raise RequestError(f"No manifest beside {network.name} says how its input is normalised. {NORMALISATION}")
+            raise RequestError(
+                f"Nothing in {network.name} or beside it says how its input is normalised. {NORMALISATION}"
+            )
         self.preprocessing = self.task.framed(reading.preprocessing).at(size, reading.resize)
         grids = reading.grids or network.grids(self.task)
-        self._decoder = self.task.decoder(network.name, network.outputs, reading.form, grids)
+        self._decoder = self.task.decoder(network.name, network.ends, kinds, reading.form, grids)
         self.classes = self._decoder.classes
         if self.labels and self.classes not in (None, len(self.labels)):
+            one_more = self.task.name == "classify" and self.classes == len(self.labels) + 1
+            background = " Is its first output the background? Then that is the first line of its labels."
             raise RequestError(
                 f"{network.name} tells {self.classes} classes apart, and there are {len(self.labels)} labels "
-                f"({', '.join(self.labels[:3])}, ...). Give its own with --labels."
+                f"({', '.join(self.labels[:3])}, ...). Give its own with --labels (labels=)."
+                f"{background * one_more}"
             )
 
-    def __call__(self, photographs: Iterable) -> Iterator[np.ndarray | Detections]:
+    def _kinds(self, reading: Reading) -> tuple[OutputKind, ...]:
+        """Return the kinds of the outputs that the manifest has; else those that the outputs show."""
+        ends = self._network.ends
+        if len(reading.kinds) == len(ends):
+            return tuple(map(kind_of, reading.kinds))
+        return self.task.kinds(ends, True, len(self.labels) or None)
+
+    def __call__(self, photographs: Iterable) -> Iterator[Any]:
         """Yield the answer about each ``PIL.Image``; the images have to be in RGB and upright."""
         pixels, sizes = [], []
         for photograph in photographs:
@@ -99,7 +113,10 @@ class LiteRTNetwork:
 
     def __init__(self, file, name: str | None = None):
         self.name, self._runner = name or str(file), Runner(file)
-        self.inputs, self.outputs = self._runner.input_shapes, self._runner.output_shapes
+        self.inputs, shapes = self._runner.input_shapes, self._runner.output_shapes
+        # LiteRT knows the shapes of a custom op's results, which the file may leave open.
+        ends = zip(ends_of_file(file if isinstance(file, bytes) else Path(file).read_bytes()), shapes, strict=True)
+        self.ends = [replace(end, shape=shape) for end, shape in ends]
         self.dtype = self._runner.inputs[0]["dtype"]
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
@@ -117,7 +134,7 @@ class KerasNetwork:
 
     def __init__(self, model, name: str | None = None):
         self.name, self._model = name or model.name, model
-        self.inputs, self.outputs = ([tuple(end.shape[1:]) for end in ends] for ends in (model.inputs, model.outputs))
+        self.inputs, self.ends = [tuple(tensor.shape[1:]) for tensor in model.inputs], ends_of_model(model)
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         import keras
@@ -142,7 +159,9 @@ class ScaledNetworks:
     def __init__(self, models: Sequence, mirrored: bool, name: str):
         self.name, self._mirrored = name, mirrored
         self._models = sorted(models, key=lambda model: model.inputs[0].shape[1])
-        self.inputs, self.outputs = KerasNetwork(self._models[-1]).inputs, KerasNetwork(self._models[-1]).outputs
+        largest = KerasNetwork(self._models[-1])
+        # The answers are averaged after the softmax.
+        self.inputs, self.ends = largest.inputs, [replace(end, activation="softmax") for end in largest.ends]
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         import tensorflow as tf
@@ -152,7 +171,7 @@ class ScaledNetworks:
             pictures = tf.image.resize(batch, model.inputs[0].shape[1:3], antialias=True)
             for step in (1, -1) if self._mirrored else (1,):
                 logits = tf.nn.softmax(model.predict_on_batch(pictures[:, :, ::step]))
-                shares.append(tf.image.resize(logits[:, :, ::step], self.outputs[0][:2]))
+                shares.append(tf.image.resize(logits[:, :, ::step], self.ends[0].shape[:2]))
         return [np.mean(shares, 0)]
 
     def grids(self, task: Task) -> tuple[tuple[int, int], ...]:
@@ -245,14 +264,15 @@ def _task(network: OpenedNetwork, name: str | None) -> Task:
     Raises:
         RequestError: the outputs are not those of the task, or they show no task.
     """
-    shapes = network.outputs
+    shapes = [end.shape for end in network.ends]
     outputs = f"{network.name} has outputs of shape {[(1, *shape) for shape in shapes]}"
     if name is None:
         if len(shapes) == 1 and len(shapes[0]) == 1:
-            return task_of("classify")
+            (end,) = network.ends
+            return task_of("regress" if end.kind is VALUES or end.activation == "unit" else "classify")
         raise RequestError(
-            f"{outputs}, and no manifest ({network.name}.json) says what they mean. Pass --task detect or --task "
-            "segment, with --labels for the classes' names."
+            f"{outputs}, and no manifest ({network.name}.json) says what they mean. Pass --task classify, detect or "
+            "segment (task=), with --labels (labels=) for the classes' names."
         )
     task = task_of(name)
     if expected := task.accepts(shapes):

@@ -8,7 +8,9 @@ from mobilenets_tf.data.text_files import read_lines
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import NORMALISATION, ModelSource
-from mobilenets_tf.registry import TASKS
+from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.outputs import KINDS
+from mobilenets_tf.tflite.file_metadata import FileMetadata, read_metadata
 from mobilenets_tf.weights.saved_models import check_kind
 
 TFLITE = ".tflite"
@@ -18,12 +20,13 @@ TFLITE = ".tflite"
 class Reading:
     """How a network's input is made of an image, and what its outputs mean. Plain data.
 
-    task: one of ``registry.TASKS``; None: a classifier, if its only output is (1, classes).
+    task: a name that ``tasks.task_of`` knows; None: as the only output shows, if it is a vector.
     preprocessing: at any size. Detectors and segmenters are given the whole photograph, whatever its crop.
     resize: of the preprocessing at the network's size; None: as ``preprocessing`` has it.
     labels: the classes' names; may be empty.
     form: in which a file gives its outputs, one of ``task.Task.forms``.
     grids: of a raw detector, (rows, columns) of each map that its anchors are laid on.
+    kinds: what each output says, names of ``tasks.outputs.KINDS``; empty: as the outputs show.
     """
 
     task: str | None = None
@@ -31,29 +34,40 @@ class Reading:
     labels: tuple[str, ...] = ()
     form: str | None = None
     grids: tuple[tuple[int, int], ...] = ()
+    kinds: tuple[str, ...] = ()
     resize: int | None = None
 
     @staticmethod
     def of(file: Path) -> "Reading":
-        """Read what the manifest beside a file says of it; labels may also stand in a file ``labels.txt`` there.
+        """Read what the manifest beside a file says of it; what the manifest does not say, as the metadata in a TFLite
+        file say; labels may also stand in a file ``labels.txt`` beside the file.
 
         Raises:
-            RequestError: the manifest has an unknown task or anchors that are no grids, or the labels are no text.
+            RequestError: the manifest has an unknown task or anchors that are no grids, the labels are no text, or the
+                file is no TFLite file.
         """
         manifest = manifest_of(file)
         task, anchors, labels = manifest.get("task"), manifest.get("anchors") or {}, manifest.get("labels")
-        if task not in (None, *TASKS):
-            raise RequestError(f"{file}.json: {unknown('task', task, TASKS)}")
+        if task is not None:
+            try:
+                task_of(task)
+            except RequestError as error:
+                raise RequestError(f"{file}.json: {error}") from None
         try:
             grids = tuple((int(rows), int(columns)) for rows, columns in anchors.get("grids", ()))
         except (AttributeError, TypeError, ValueError):
             raise RequestError(
                 f'{file}.json: anchors are {str(anchors)[:80]}; expected {{"grids": [[rows, columns], ...]}}.'
             ) from None
+        preprocessing, inside = Preprocessing.of(manifest), FileMetadata()
+        if file.suffix == TFLITE and (preprocessing is None or not isinstance(labels, list)):
+            inside = read_metadata(file)
         if not isinstance(labels, list):
             beside = file.with_name("labels.txt")
-            labels = read_lines(beside) if beside.is_file() else []
-        return Reading(task, Preprocessing.of(manifest), tuple(map(str, labels)), manifest.get("form"), grids)
+            labels = inside.labels or (read_lines(beside) if beside.is_file() else [])
+        task, preprocessing = task or inside.task, preprocessing or inside.preprocessing
+        kinds = _kinds(file, manifest) or tuple(kind for kind in inside.kinds if kind in KINDS)
+        return Reading(task, preprocessing, tuple(map(str, labels)), manifest.get("form"), grids, kinds)
 
 
 def reading_of(source: ModelSource, task: str | None = None) -> Reading:
@@ -70,18 +84,19 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
         source.check()
     if source.content is not None:
         labels = tuple(source.label_names())
-        return Reading(task or source.task, file_preprocessing(source), labels, resize=source.resize)
+        return Reading(task or source.task, asked_preprocessing(source, None), labels, resize=source.resize)
     if not source.is_file and not is_tflite(source):
         if task not in (None, source.task):
-            raise RequestError(f"{source.model} is for the task {source.task!r}, not {task!r}; leave --task out.")
+            raise RequestError(
+                f"{source.model} is for the task {source.task!r}, not {task!r}; leave --task (task=) out."
+            )
         return Reading(source.task, None, tuple(source.label_names()))
     file = check_file(source.model)
     known = Reading.of(file)
     source.check_labels()
     labels = tuple(source.label_names()) if source.labels else known.labels
-    return replace(
-        known, task=task or known.task, preprocessing=file_preprocessing(source), labels=labels, resize=source.resize
-    )
+    preprocessing = asked_preprocessing(source, known.preprocessing)
+    return replace(known, task=task or known.task, preprocessing=preprocessing, labels=labels, resize=source.resize)
 
 
 def is_tflite(source: ModelSource) -> bool:
@@ -101,19 +116,26 @@ def check_file(file: str | Path) -> Path:
     return file
 
 
-def file_preprocessing(source: ModelSource) -> Preprocessing:
-    """Tell how pixels become a file's input: as ``mean`` and ``std`` say, else as the manifest beside the file does.
+def asked_preprocessing(source: ModelSource, known: Preprocessing | None) -> Preprocessing:
+    """Tell how pixels become a file's input: as the request says, else as is known of the file.
 
     Raises:
-        RequestError: neither the request nor a manifest gives mean and std.
+        RequestError: the request is wrong, or neither gives mean and std.
     """
     source.check_input()
-    known = source.asked(manifest_preprocessing(source.model) if source.content is None else None)
-    if known is None:
-        raise RequestError(f"No manifest beside {source.model} says how its input is normalised. {NORMALISATION}")
-    return known
+    told = source.asked(known)
+    if told is None:
+        raise RequestError(f"Nothing in {source.model} or beside it says how its input is normalised. {NORMALISATION}")
+    return told
 
 
-def manifest_preprocessing(file: str | Path) -> Preprocessing | None:
-    """Return what the manifest beside a file says of its input; None if no manifest says it."""
-    return Preprocessing.of(manifest_of(Path(file)))
+def _kinds(file: Path, manifest: dict) -> tuple[str, ...]:
+    """Read the kinds of the outputs from a manifest; () where the manifest does not have one for each."""
+    outputs = manifest.get("outputs")
+    kinds = [output.get("kind") for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
+    if not all(kinds):
+        return ()
+    for kind in kinds:
+        if kind not in KINDS:
+            raise RequestError(f"{file}.json: {unknown('kind of an output', str(kind), KINDS)}")
+    return tuple(map(str, kinds))

@@ -14,6 +14,7 @@ import warnings
 from contextlib import contextmanager
 
 from mobilenets_tf.errors import ConversionError, RequestError
+from mobilenets_tf.progress import printable
 from mobilenets_tf.worker import WorkerError
 
 VERBS = (
@@ -38,6 +39,9 @@ VERBS = (
 def main(words: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # quiet by default
+    for stream in (sys.stdout, sys.stderr):  # a letter that the terminal's encoding lacks is no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     modules = {verb: importlib.import_module(f"mobilenets_tf.cli.{verb}") for verb in VERBS}
     arguments = _parser(modules).parse_args(words)
     warnings.showwarning = _show_warning
@@ -45,7 +49,7 @@ def main(words: list[str] | None = None) -> int:
         with _signals_interrupt():
             return modules[arguments.verb].run(arguments) or 0
     except (RequestError, ConversionError, WorkerError) as error:
-        print(f"mobilenets-tf: {error}", file=sys.stderr)
+        print(printable(f"mobilenets-tf: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
         number = getattr(interruption, "signal_number", signal.SIGINT)
@@ -121,4 +125,4 @@ class _ExampleFirstParser(argparse.ArgumentParser):
 
 def _show_warning(message, category, *_, **__):
     if issubclass(category, UserWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        print(printable(f"warning: {message}"), file=sys.stderr)

@@ -14,6 +14,7 @@ from mobilenets_tf.cli.options import (
     image_line,
     request_of,
 )
+from mobilenets_tf.cli.predict import line_of
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
 
@@ -34,6 +35,7 @@ def add_arguments(parser):
         "or segmenter, data as train takes it",
     )  # fmt: skip
     add_output_form(parser)
+    add_void(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--classify", metavar="PHOTO", help="try the new file on a photograph ('demo': a cat)")
     add_min_agreement(parser, "the float model")
@@ -77,7 +79,7 @@ def add_input_form(parser):
 
 
 def add_output_form(parser):
-    """--output, --score-threshold and --void."""
+    """--output and --score-threshold."""
     parser.add_argument(
         "--output", metavar="FORM",
         help="of a detector: nms (default: the objects, by TFLite's own op, as MediaPipe wants them), decoded (every "
@@ -89,6 +91,10 @@ def add_output_form(parser):
         help="for --output nms: the file leaves out objects with a lower score (default 0.01, with which mAP is "
         "measured; your app's own threshold, such as 0.3, saves time)",
     )  # fmt: skip
+
+
+def add_void(parser):
+    """--void."""
     parser.add_argument(
         "--void", type=int, help="value of mask pixels that belong to no class (default: as in the training)"
     )
@@ -187,9 +193,14 @@ def _answer(deployed, photo: Path):
     manifest = deployed.manifest
     labels, grids = manifest.get("labels") or deployed.labels, (manifest.get("anchors") or {}).get("grids", ())
     reading = Reading(
-        manifest.get("task", "classify"), Preprocessing.of(manifest), tuple(labels), manifest.get("form"), tuple(grids)
+        manifest["task"],
+        Preprocessing.of(manifest),
+        tuple(labels),
+        manifest.get("form"),
+        tuple(grids),
+        tuple(output["kind"] for output in manifest["outputs"] if "kind" in output),
     )
     rows = ask(ModelSource(deployed.path), reading, photo, top=3)
     emit(f"{photo.name}:" if rows else f"{photo.name}: nothing that scores 0.5 or more")
     for row in rows[:3]:
-        emit(f"  {row.get('score', row.get('share')):.1%}  {row['name']}")
+        emit(line_of(row))

@@ -19,6 +19,7 @@ def add_arguments(parser):
 
 def run(arguments):
     from mobilenets_tf.export.file_export import ExportRequest, export_file
+    from mobilenets_tf.export.proof.badge import unjudged
 
     request = request_of(ExportRequest, arguments)
     with display(arguments) as progress:
@@ -26,4 +27,8 @@ def run(arguments):
     emit(f"{exported.path}  {exported.manifest['bytes'] / 1e6:.2f} MB")
     if known := Preprocessing.of(exported.manifest):
         emit(image_line(known.described()))
+    verdict = unjudged(exported.manifest["refused_by_litert"])
+    for line in verdict.lines():
+        emit(f"  {line}")
     emit(f"Next:\n  mobilenets-tf verify {exported.path} {request.source.options('--model')} --images PHOTOS/")
+    return 0 if verdict.passed else 1

@@ -5,14 +5,14 @@ from contextlib import nullcontext
 from dataclasses import fields
 
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.progress import Display, silent
+from mobilenets_tf.progress import Display, printable, silent
 
 
-def add_model(parser, flag: str | None = None, required: bool = True) -> None:
-    """The options of a ``ModelSource``; the model itself as ``flag``, or as the first argument."""
+def add_model(parser, flag: str | None = None) -> None:
+    """The options of a ``ModelSource``; the model itself as the first argument, or as ``flag``, which may lack."""
     text = "a registered name (see: mobilenets-tf list), or a .keras or full-model .h5 file"
     if flag:
-        parser.add_argument(flag, dest="model", required=required, help=text)
+        parser.add_argument(flag, dest="model", help=text)
     else:
         parser.add_argument("model", help=text)
     parser.add_argument(
@@ -130,6 +130,6 @@ def add_json(parser) -> None:
 def emit(text: str) -> None:
     """Print to standard output; a reader that went away (a pager, head) is no error."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         sys.stdout = None

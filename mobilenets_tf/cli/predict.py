@@ -21,7 +21,9 @@ EXAMPLE = "mobilenets-tf predict net_int8.tflite photo.jpg --beside net.keras --
 
 def add_arguments(parser):
     parser.add_argument("model", metavar="FILE", help="a .tflite, .keras or full-model .h5 file")
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE_OR_DIR", help="photographs; of a folder or a CSV all that it has"
+    )
     parser.add_argument("--beside", nargs="+", default=[], metavar="FILE", help="more files, to compare with")
     parser.add_argument(
         "--out", metavar="PICTURE_OR_DIR", help="draw it: a .png or .jpg for one image, or a folder for a .png of each"
@@ -61,13 +63,16 @@ def _print(prediction) -> None:
         if several:
             emit(f"  {answer['file']}")
         rows = answer["found"]
-        for line in map(_line, rows) if rows else ["  nothing that scores --threshold or more"]:
+        for line in map(line_of, rows) if rows else ["  nothing that scores --threshold or more"]:
             emit(f"{'  ' * several}{line}")
 
 
-def _line(row: dict) -> str:
+def line_of(row: dict) -> str:
+    """Write one class, object, area or output of an answer as a line."""
     from mobilenets_tf.tasks.pictures import score_text
 
+    if "text" in row:
+        return f"  {row['name']}: {row['text']}"
     share = score_text(row["score"] if "score" in row else row["share"])
     box = "  x {xmin:.0f} to {xmax:.0f}, y {ymin:.0f} to {ymax:.0f}".format(**row["box"]) if "box" in row else ""
     return f"  {share:>7}  {row['name']}{box}"

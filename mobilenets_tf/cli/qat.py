@@ -2,7 +2,7 @@
 
 import shlex
 
-from mobilenets_tf.cli.deploy import add_input_form, add_output_form
+from mobilenets_tf.cli.deploy import add_input_form, add_output_form, add_void
 from mobilenets_tf.cli.options import (
     add_model,
     add_overwrite,
@@ -47,6 +47,7 @@ def add_arguments(parser):
     add_input_form(parser)
     add_output_form(parser)
     add_trust_calibration(parser)
+    add_void(parser)
     parser.add_argument("--calibration-count", type=int, default=128, metavar="N", help="images to choose ranges from")
     parser.add_argument("--seed", type=int, default=0)
     add_threads(parser)

@@ -1,6 +1,6 @@
 """mobilenets-tf report"""
 
-from mobilenets_tf.cli.deploy import add_input_form, add_output_form
+from mobilenets_tf.cli.deploy import add_input_form, add_output_form, add_void
 from mobilenets_tf.cli.options import (
     add_json,
     add_min_agreement,
@@ -41,6 +41,7 @@ def add_arguments(parser):
     )  # fmt: skip
     add_input_form(parser)
     add_output_form(parser)
+    add_void(parser)
     parser.add_argument("--seed", type=int, default=0)
     add_min_agreement(parser, "the float model")
     parser.add_argument("--calls", type=int, default=50, metavar="N", help="time each file N times (default 50)")

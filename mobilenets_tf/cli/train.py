@@ -1,10 +1,12 @@
 """mobilenets-tf train"""
 
 import argparse
+import importlib.util
 import shlex
 from dataclasses import fields
 from pathlib import Path
 
+from mobilenets_tf.cli.deploy import add_input_form, add_output_form
 from mobilenets_tf.cli.options import (
     add_model,
     add_overwrite,
@@ -18,11 +20,11 @@ from mobilenets_tf.cli.options import (
 from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Train a network: fine-tune it on your annotated images (the default), or follow its paper's recipe."
-EXAMPLE = "mobilenets-tf train --model efficientnet_lite0 --data photos/ --out build/"
+EXAMPLE = "mobilenets-tf train efficientnet_lite0 --data photos/ --out build/"
 
 
 def add_arguments(parser):
-    add_model(parser, "--model")
+    add_model(parser)
     parser.add_argument(
         "--data", required=True, metavar="SOURCE",
         help="annotated images. For a classifier: a folder with a sub-folder for each class, a CSV with file and "
@@ -50,6 +52,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--deploy", metavar="SCHEME", help="afterwards also deploy with this scheme (int8, float16, ...)"
     )
+    add_input_form(parser)
+    add_output_form(parser)
     parser.add_argument("--broken", default="fail", help="what to do about unreadable images: fail (default) or skip")
     parser.add_argument("--label-offset", type=int, help="in TFRecords, the label of the first class (default 1)")
     parser.add_argument(
@@ -97,9 +101,7 @@ def run(arguments):
     options = {field.name: getattr(arguments, field.name) for field in fields(TrainRequest) if field.name != "source"}
     request = TrainRequest(source=model_source(arguments), **options)
     if arguments.deploy is not None:
-        from mobilenets_tf.quantize.schemes import get
-
-        get(arguments.deploy)
+        _check_deploy(arguments, request)
     with display(arguments) as progress:
         result = train(request, progress)
     last = result.manifest["epochs"][-1]
@@ -109,23 +111,50 @@ def run(arguments):
     if known := Preprocessing.of(result.manifest):
         emit(image_line(known.described()))
     emit(f"Curves: {result.curves}")
-    emit(f"TensorBoard: tensorboard --logdir {shlex.quote(str(result.path.with_suffix('.logs')))}")
+    logs = shlex.quote(str(result.path.with_suffix(".logs")))
+    installed = importlib.util.find_spec("tensorboard") is not None
+    emit(f"Logs: tensorboard --logdir {logs}" + ("" if installed else "  (first: pip install tensorboard)"))
     return _deploy(arguments, result.path) if arguments.deploy else _print_next(arguments, result.path)
 
 
 def _print_next(arguments, path: Path) -> None:
     emit("Next:")
-    data = shlex.quote(arguments.data)
-    evaluate = f" --evaluate {shlex.quote(arguments.validation)}" if arguments.validation else ""
-    emit(f"  mobilenets-tf deploy {shlex.quote(str(path))} --scheme int8 --calibration {data}{evaluate} --out deployed")
+    words = _deploy_words(arguments, path, "int8", "deployed")
+    emit(f"  mobilenets-tf deploy {shlex.join(words)}")
+
+
+def _deploy_words(arguments, path: Path, scheme: str, out: str) -> list[str]:
+    """The words behind ``mobilenets-tf deploy`` that make a file of the trained model."""
+    words = [str(path), "--scheme", scheme, "--calibration", arguments.data]
+    words += ["--evaluate", arguments.validation] if arguments.validation else []
+    words += ["--input", arguments.input] if arguments.input != "normalised" else []
+    words += ["--output", arguments.output] if arguments.output else []
+    words += [] if arguments.score_threshold is None else ["--score-threshold", str(arguments.score_threshold)]
+    return [*words, "--out", out]
+
+
+def _deploy_arguments(arguments, path: Path):
+    from mobilenets_tf.cli import deploy
+
+    parser = argparse.ArgumentParser()
+    deploy.add_arguments(parser)
+    words = _deploy_words(arguments, path, arguments.deploy, arguments.out)
+    words += ["--quiet"] if arguments.quiet else []
+    words += ["--overwrite"] if arguments.overwrite else []
+    return parser.parse_args(words)
+
+
+def _check_deploy(arguments, request) -> None:
+    """Refuse, before the training, what ``deploy`` would refuse after it."""
+    from mobilenets_tf.cli.options import request_of
+    from mobilenets_tf.export import deployment
+    from mobilenets_tf.export.request import DeployRequest
+
+    path = Path(request.out) / f"{request.name}.keras"
+    deployment.check_options(request_of(DeployRequest, _deploy_arguments(arguments, path)), request.source)
 
 
 def _deploy(arguments, path: Path) -> int:
     from mobilenets_tf.cli import deploy
 
-    parser = argparse.ArgumentParser()
-    deploy.add_arguments(parser)
-    words = [str(path), "--scheme", arguments.deploy, "--calibration", arguments.data, "--out", arguments.out]
-    words += ["--evaluate", arguments.validation] if arguments.validation else []
-    words += ["--quiet"] if arguments.quiet else []
-    return deploy.run(parser.parse_args(words))
+    return deploy.run(_deploy_arguments(arguments, path))

@@ -21,7 +21,7 @@ EXAMPLE = "mobilenets-tf verify net_int8.tflite --model efficientnet_lite0 --wei
 
 def add_arguments(parser):
     parser.add_argument("file", help="the .tflite file")
-    add_model(parser, flag="--model", required=False)
+    add_model(parser, flag="--model")
     parser.add_argument(
         "--images", metavar="CSV_OR_DIR",
         help="images, with or without labels; of a detector or segmenter also its annotated data, of which the images "

@@ -68,7 +68,7 @@ def freeze(model: "keras.Model") -> FrozenGraph:
         inputs=tuple(tensor.op.name for tensor in frozen.inputs),
         outputs=tuple(tensor.op.name for tensor in frozen.outputs),
         input_names=tuple(tensor.name for tensor in functional.inputs),
-        output_names=_unique(functional.output_names),
+        output_names=output_names(model),
         layers=tuple(layer.name for layer in model._flatten_layers(include_self=False)),
     )
     # Tracing leaves objects that take several times the model's size and refer to each other: collect them now.
@@ -77,12 +77,17 @@ def freeze(model: "keras.Model") -> FrozenGraph:
     return graph
 
 
+# The names that a scope of TensorFlow's graphs may have: _VALID_SCOPE_NAME_REGEX and _VALID_OP_NAME_REGEX in
+# tensorflow/python/framework/ops.py.
+_NAME, _ROOT_NAME = re.compile(r"[A-Za-z0-9_.\\/>-]*"), re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+
+
 def check_exportable(model: "keras.Model") -> None:
     """Refuse a model that cannot become a file with static shapes.
 
     Raises:
         RequestError: the model is no functional or sequential Keras 3 model, is not in float32, has an input with a
-            side that is not fixed, or has weights that are NaN or infinite.
+            side that is not fixed, weights that are NaN or infinite, or a name of a layer that no operator can have.
     """
     import keras
 
@@ -96,6 +101,11 @@ def check_exportable(model: "keras.Model") -> None:
     if not model.built:
         raise RequestError(f"{model.name} has no input shape yet: give it a keras.Input or call it once.")
     for layer in model._flatten_layers():
+        if not (_ROOT_NAME if layer is model else _NAME).fullmatch(layer.name):
+            raise RequestError(
+                f"TensorFlow has no operators called {layer.name!r}. Give the {type(layer).__name__} another name, of "
+                "letters, digits, '_', '-' and '.'; a model's begins with a letter or digit."
+            )
         if layer.compute_dtype not in ("float32", None) and layer.weights:
             raise RequestError(
                 f"The layer {layer.name!r} computes in {layer.compute_dtype}. Build the model under the float32 policy "
@@ -108,6 +118,22 @@ def check_exportable(model: "keras.Model") -> None:
                 "with a full input_shape, for example (224, 224, 3)."
             )
     saved_models.check_finite(model, model.name)
+
+
+def output_names(model: "keras.Model") -> tuple[str, ...]:
+    """Name the outputs of a functional or sequential Keras model: the keys of a dict, else the last layers' names.
+
+    Names that occur twice are numbered, since the signature of a file needs two.
+    """
+    import keras
+
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    struct = functional._outputs_struct
+    names = functional.output_names
+    if isinstance(struct, dict):
+        # A dict is flattened in the order of its keys; what stands inside of a key's value has the key before its name.
+        names = [key for key in sorted(struct) for _ in keras.tree.flatten(struct[key])]
+    return _unique(names)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

@@ -57,7 +57,9 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
         if share or not isinstance(layer, keras.Layer):  # a bare operation has no state
             return layer
         try:
-            copies.append((layer, type(layer).from_config(layer.get_config())))
+            # The layer is in this process already, so the code that a Lambda has is trusted.
+            with keras.src.saving.serialization_lib.SafeModeScope(False):
+                copies.append((layer, type(layer).from_config(layer.get_config())))
         except Exception as error:  # the layer's own code may raise anything
             raise RequestError(
                 f"The layer {layer.name!r} ({type(layer).__name__}) cannot be copied: {str(error).splitlines()[0]}"

@@ -115,8 +115,8 @@ def find_masks(
         first = int(unknown.any(axis=1).argmax())
         raise RequestError(
             f"{masks[first]} has pixels of value {_listed(unknown[first])}; the classes are 0 to {count - 1}, and void "
-            f"is {void}. If these pixels have no class, pass --void {unknown[first].argmax()}; else there are more "
-            "classes."
+            f"is {void}. If these pixels have no class, pass --void {unknown[first].argmax()} (void=); else there are "
+            "more classes."
         )
     if void == 255 and set(np.flatnonzero(values.any(axis=0))) == {0, 255}:
         raise RequestError(
@@ -164,8 +164,8 @@ def _count(root: Path, values: np.ndarray, void: int) -> int:
     if count < 2 or not used[:count].all():
         raise RequestError(
             f"The masks in {root} have the values {_listed(used)}{f' and {void} (void)' if any_void else ''}; classes "
-            "are 0, 1 and so on without a gap. Give the number of classes, or the value of void (--void); if the "
-            "values are shades of grey, write class indices instead."
+            "are 0, 1 and so on without a gap. Give the number of classes, or the value of void (--void, void=); if "
+            "the values are shades of grey, write class indices instead."
         )
     return count
 

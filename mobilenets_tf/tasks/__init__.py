@@ -3,14 +3,17 @@
 from mobilenets_tf.errors import unknown
 from mobilenets_tf.tasks.classification import Classification
 from mobilenets_tf.tasks.detection import Detection
+from mobilenets_tf.tasks.regression import Regression
 from mobilenets_tf.tasks.segmentation import Segmentation
 from mobilenets_tf.tasks.task import Task
 
-_TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Detection(), Segmentation())}
+_TASKS: dict[str, Task] = {
+    task.name: task for task in (Classification(), Detection(), Segmentation(), Regression())
+}  # fmt: skip
 
 
 def task_of(name: str) -> Task:
-    """Return the task of a name: "classify", "detect" or "segment".
+    """Return the task of a name: "classify", "detect" or "segment"; or "regress", for all other networks.
 
     Raises:
         RequestError: there is no such task.

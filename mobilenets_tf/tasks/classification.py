@@ -13,19 +13,22 @@ from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import silent
 from mobilenets_tf.tasks import intervals
+from mobilenets_tf.tasks.outputs import End, OutputKind, answer_place, decided, names_of
+from mobilenets_tf.tasks.regression import Regression
 from mobilenets_tf.tasks.task import Task, class_name, refuse_not_finite
 
-
-def first_answers(outputs: np.ndarray) -> np.ndarray:
-    """Return the class that each row of (images, classes) outputs names."""
-    # One value, such as a sigmoid's: two classes.
-    return outputs[:, 0] > 0.5 if outputs.shape[1] == 1 else outputs.argmax(-1)
+FIRST = 5  # top-5 is measured of more classes than these; of fewer, every answer would be right
 
 
-def first_five(outputs: np.ndarray) -> np.ndarray:
-    """Return the five classes with the highest values of each row of (images, classes) outputs, the highest first."""
+def first_answers(scores: np.ndarray) -> np.ndarray:
+    """Return the class that each row of (images, classes) scores names."""
+    return scores.argmax(-1)
+
+
+def first_five(scores: np.ndarray) -> np.ndarray:
+    """Return the five classes with the highest values of each row of (images, classes) scores, the highest first."""
     # Stable, so that classes that tie come in the order of their index, as argmax has them.
-    return np.argsort(-outputs, axis=-1, kind="stable")[:, :5]
+    return np.argsort(-scores, axis=-1, kind="stable")[:, :FIRST]
 
 
 class Classification(Task):
@@ -48,23 +51,38 @@ class Classification(Task):
     ) -> Source:
         return sources.find(spec, tuple(class_names), label_offset=label_offset, progress=progress)
 
+    def check_annotated(self, name: str) -> None:
+        """Do nothing: annotated images can be scored."""
+
     def photographs(self, spec: str) -> ImageSet:
         return photographs_of(spec)
 
     def framed(self, preprocessing: Preprocessing) -> Preprocessing:
         return preprocessing
 
+    def kinds(self, ends: Sequence[End], known: bool = False, classes: int | None = None) -> tuple[OutputKind, ...]:
+        return decided(ends, known, classes)
+
+    def settled(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> Task:
+        return self if answer_place(ends, kinds) is not None else Regression()
+
+    def unscored(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> tuple[int, ...]:
+        answer = answer_place(ends, kinds)
+        return tuple(place for place, kind in enumerate(kinds) if place != answer or not kind.classes)
+
     def accepts(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
-        return None if shapes[0] else "a classifier has one of (1, classes)"
+        return None if any(len(shape) == 1 for shape in shapes) else "a classifier has one of (1, classes)"
 
     def grids(self, model) -> tuple[tuple[int, int], ...]:
         return ()
 
-    def classes(self, model) -> int:
-        return model.outputs[0].shape[-1]
-
-    def decoder(self, name, shapes, form=None, grids=()) -> "ClassificationDecoder":
-        return ClassificationDecoder(name, shapes[0][-1])
+    def decoder(self, name, ends, kinds, form=None, grids=()) -> "ClassificationDecoder":
+        place = answer_place(ends, kinds)
+        if place is None:
+            raise RequestError(
+                f"{name} has no output that names a class: its outputs are {', '.join(names_of(kinds))}."
+            )
+        return ClassificationDecoder(name, place, kinds[place], max(2, ends[place].elements))
 
     def meter(self, class_names: Sequence[str], void: int = 255) -> "ClassificationMeter":
         return ClassificationMeter()
@@ -89,30 +107,37 @@ class Classification(Task):
         return pictures.with_classes(image, [(row["name"], row["score"]) for row in rows])
 
     def headline(self, scores: dict) -> str:
-        return f"top-1 {scores['top1']:.1%}, top-5 {scores['top5']:.1%}"
+        return f"top-1 {scores['top1']:.1%}" + (f", top-5 {scores['top5']:.1%}" if "top5" in scores else "")
 
 
 @dataclass(frozen=True)
 class ClassificationDecoder:
-    """The first output as scores, float (classes,). See ``task.Decoder``."""
+    """One output as scores, float (classes,). See ``task.Decoder``.
+
+    place, kind: of the output that names the class; of a yes or no the scores are the probabilities of both.
+    """
 
     name: str
+    place: int
+    kind: OutputKind
     classes: int | None
 
     def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
         refuse_not_finite(self.name, outputs)
-        return outputs[0].reshape(-1)
+        return self.kind.scores(outputs[self.place].reshape(1, -1))[0]
 
 
 class ClassificationMeter:
-    """Counts how often the right class is the first answer, and among the first five. See ``task.Meter``."""
+    """Counts how often the right class is the first answer, and of more than five classes among the first five. See
+    ``task.Meter``."""
 
     def __init__(self):
         self._right: list[bool] = []  # of each image: whether the first answer is
-        self._five = 0
+        self._five = self._classes = 0
 
     def add(self, answer: np.ndarray, truth: int) -> None:
         outputs = answer.reshape(1, -1).astype(np.float64)
+        self._classes = outputs.shape[1]
         self._right.append(bool(first_answers(outputs)[0] == truth))
         self._five += int((first_five(outputs) == truth).any())
 
@@ -129,4 +154,4 @@ class ClassificationMeter:
     def scores(self) -> dict:
         images = len(self._right)
         first, five = (hits / images if images else float("nan") for hits in (sum(self._right), self._five))
-        return {"images": images, "top1": first, "top5": five}
+        return {"images": images, "top1": first} | ({"top5": five} if self._classes > FIRST else {})

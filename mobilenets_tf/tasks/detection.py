@@ -13,6 +13,7 @@ from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.progress import silent
 from mobilenets_tf.tasks import intervals, metrics
+from mobilenets_tf.tasks.outputs import CLASSES, VALUES, End, OutputKind
 from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
 # A detection with a higher score than this in one file counts as a truth for another file.
@@ -45,11 +46,24 @@ class Detection(Task):
         self.check_installed()
         return find_boxes(spec, tuple(class_names), progress)
 
+    def check_annotated(self, name: str) -> None:
+        """Do nothing: annotated images can be scored."""
+
     def photographs(self, spec: str) -> ImageSet:
         return photographs_of(spec)
 
     def framed(self, preprocessing: Preprocessing) -> Preprocessing:
         return preprocessing.whole()  # objects at the border count too
+
+    def kinds(self, ends: Sequence[End], known: bool = False, classes: int | None = None) -> tuple[OutputKind, ...]:
+        # Boxes and scores; of each anchor one class or the background.
+        return (VALUES, CLASSES) if len(ends) == 2 else (VALUES,) * len(ends)
+
+    def settled(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> Task:
+        return self
+
+    def unscored(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> tuple[int, ...]:
+        return ()
 
     def accepts(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
         return None  # ``decoder`` looks closer
@@ -59,10 +73,8 @@ class Detection(Task):
 
         return ssd.grids(model)
 
-    def classes(self, model) -> int:
-        return model.outputs[1].shape[-1] - 1
-
-    def decoder(self, name, shapes, form=None, grids=()) -> "DetectionDecoder":
+    def decoder(self, name, ends, kinds, form=None, grids=()) -> "DetectionDecoder":
+        shapes = [end.shape for end in ends]
         form = form or ("nms" if len(shapes) == 4 else "raw" if grids else None)
         outputs = f"{name} has outputs of shape {[(1, *shape) for shape in shapes]}"
         if form not in (None, *self.forms):

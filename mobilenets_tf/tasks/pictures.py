@@ -89,19 +89,28 @@ def with_classes(image, classes: Sequence[tuple[str, float]]):
 
     classes: (name, score), in the order of drawing. Logits, which are no shares, are written as plain numbers.
     """
+    return _with_rows(image, [(name, score_text(score), min(max(score, 0), 1)) for name, score in classes])
+
+
+def with_texts(image, rows: Sequence[tuple[str, str]]):
+    """Write names and texts below a photograph, a row for each (name, text)."""
+    return _with_rows(image, [(name, text, 0) for name, text in rows])
+
+
+def _with_rows(image, rows: Sequence[tuple[str, str, float]]):
+    """Write a name, a text and a bar for each (name, text, share of the width) below a photograph."""
     from PIL import ImageDraw
 
     picture = _sized(image)
     font = _font(picture)
     row, gap = round(1.5 * sum(font.getmetrics())), round(0.4 * sum(font.getmetrics()))
     width = max(picture.width, 16 * row)
-    sheet = _sheet(picture, width, picture.height + row * len(classes) + 2 * gap)
+    sheet = _sheet(picture, width, picture.height + row * len(rows) + 2 * gap)
     draw, inner = ImageDraw.Draw(sheet), width - 2 * gap
-    for place, (name, score) in enumerate(classes):
+    for place, (name, text, share) in enumerate(rows):
         top = picture.height + gap + place * row
-        text = score_text(score)
         length = font.getlength(text)
-        bar = gap + round(inner * min(max(score, 0), 1))
+        bar = gap + round(inner * share)
         draw.rectangle((gap, top, bar, top + row - gap // 2), fill=_FAINT)
         draw.text((2 * gap, top + gap // 2), _fitted(name, font, inner - length - 4 * gap), font=font, fill=_INK)
         draw.text((width - 2 * gap - length, top + gap // 2), text, font=font, fill=_INK)

@@ -14,6 +14,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import silent
 from mobilenets_tf.tasks import intervals
 from mobilenets_tf.tasks.metrics import Confusion, intersection_over_union, mean_of_known
+from mobilenets_tf.tasks.outputs import BINARY, BINARY_LOGIT, CLASSES, End, OutputKind
 from mobilenets_tf.tasks.task import Task, class_name, percent, refuse_label_offset, refuse_not_finite
 
 # The share of equal pixels from which two masks agree. A mask is made at the network's size and then enlarged, which
@@ -44,11 +45,25 @@ class Segmentation(Task):
         masks = find_masks(spec, names, void, None if names else classes, progress)
         return replace(masks, class_names=names or tuple(class_name((), i) for i in range(masks.seen.shape[1])))
 
+    def check_annotated(self, name: str) -> None:
+        """Do nothing: annotated images can be scored."""
+
     def photographs(self, spec: str) -> ImageSet:
         return photographs_of(spec)
 
     def framed(self, preprocessing: Preprocessing) -> Preprocessing:
         return preprocessing.whole()  # pixels at the border count too
+
+    def kinds(self, ends: Sequence[End], known: bool = False, classes: int | None = None) -> tuple[OutputKind, ...]:
+        # One channel is the foreground: a probability, or its logit.
+        single = BINARY if ends[0].activation == "sigmoid" else BINARY_LOGIT
+        return tuple(CLASSES if end.elements > 1 else single for end in ends)
+
+    def settled(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> Task:
+        return self
+
+    def unscored(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> tuple[int, ...]:
+        return ()
 
     def accepts(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
         if len(shapes) == 1 and len(shapes[0]) in (2, 3):
@@ -58,11 +73,9 @@ class Segmentation(Task):
     def grids(self, model) -> tuple[tuple[int, int], ...]:
         return ()
 
-    def classes(self, model) -> int:
-        return model.outputs[0].shape[-1]
-
-    def decoder(self, name, shapes, form=None, grids=()) -> "SegmentationDecoder":
-        return SegmentationDecoder(name, shapes[0][-1] if len(shapes[0]) == 3 else None)
+    def decoder(self, name, ends, kinds, form=None, grids=()) -> "SegmentationDecoder":
+        end, kind = ends[0], kinds[0]
+        return SegmentationDecoder(name, max(2, end.elements) if len(end.shape) == 3 else None, kind.cut)
 
     def meter(self, class_names: Sequence[str], void: int = 255) -> "SegmentationMeter":
         return SegmentationMeter(class_names, void)
@@ -92,14 +105,18 @@ class Segmentation(Task):
 
 @dataclass(frozen=True)
 class SegmentationDecoder:
-    """The output as the class of each pixel of the photograph. See ``task.Decoder`` and ``classes_at``."""
+    """The output as the class of each pixel of the photograph. See ``task.Decoder`` and ``classes_at``.
+
+    cut: of an output with one channel, the value above which a pixel is of class 1.
+    """
 
     name: str
     classes: int | None
+    cut: float | None = None
 
     def __call__(self, outputs: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
         refuse_not_finite(self.name, outputs)
-        return classes_at(outputs[0], height, width)
+        return classes_at(outputs[0], height, width, 0.0 if self.cut is None else self.cut)
 
 
 class SegmentationMeter:
@@ -138,12 +155,14 @@ class SegmentationMeter:
         }
 
 
-def classes_at(output: np.ndarray, height: int, width: int) -> np.ndarray:
+def classes_at(output: np.ndarray, height: int, width: int, cut: float = 0.0) -> np.ndarray:
     """Return a segmenter's output as the class of each pixel of an image, uint8 (height, width).
 
     Args:
         output: logits, float (h, w, classes), which are resized bilinearly between pixels' centres before the highest
-            is taken; or classes, integers (h, w), of which each pixel takes the nearest.
+            is taken; of one channel, the foreground, a pixel is of class 1 above the cut. Or classes, integers (h, w),
+            of which each pixel takes the nearest.
+        cut: 0 for a logit, 0.5 for a probability.
 
     Raises:
         RequestError: the array has neither form, or more than 256 classes.
@@ -158,11 +177,14 @@ def classes_at(output: np.ndarray, height: int, width: int) -> np.ndarray:
             f"A segmenter's output has the shape {output.shape} and the type {output.dtype}; expected float logits "
             "(height, width, classes) of at most 256 classes, or integers (height, width) from 0 to 255."
         )
-    # Class by class: the logits of all classes at a photograph's size may take gigabytes.
-    classes, highest = np.zeros((height, width), np.uint8), np.full((height, width), -np.inf, np.float32)
+    # Class by class: the logits of all classes at a photograph's size may take gigabytes. One channel is the score of
+    # class 1, which has to be higher than the cut.
+    single = output.shape[2] == 1
+    classes = np.zeros((height, width), np.uint8)
+    highest = np.full((height, width), cut if single else -np.inf, np.float32)
     for index in range(output.shape[2]):
         logits = Image.fromarray(np.ascontiguousarray(output[:, :, index], np.float32))
         plane = np.asarray(logits.resize(size, Image.Resampling.BILINEAR))
-        classes[plane > highest] = index
+        classes[plane > highest] = index + single
         np.maximum(highest, plane, out=highest)
     return classes

@@ -10,12 +10,14 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.tasks.outputs import End, OutputKind
 
 
 class Decoder(Protocol):
     """Turns the outputs of one network into answers about images.
 
-    classes: how many classes the network tells apart; None where its outputs do not show the number.
+    classes: how many classes the network tells apart, without a detector's background; None where its outputs do not
+        show the number, or name no classes.
     """
 
     @property
@@ -53,10 +55,11 @@ class Meter(Protocol):
 
 
 class Task(Protocol):
-    """The task of a network: classification, detection or segmentation.
+    """The task of a network: classification, detection, segmentation or regression.
 
     An answer of a classifier is the scores, float (classes,); of a detector ``boxes.Detections``; of a segmenter the
-    class of each pixel, uint8 (height, width). A truth is a class index, ``boxes.Boxes``, or such an array of classes.
+    class of each pixel, uint8 (height, width); of a regression a list of its outputs. A truth is a class index,
+    ``boxes.Boxes``, or such an array of classes.
 
     name: in the registry and in manifests.
     measure: what the score is called. key: of the score in ``Meter.scores``.
@@ -117,6 +120,13 @@ class Task(Protocol):
                 ``label_offset`` is given for another task than classification.
         """
 
+    def check_annotated(self, name: str) -> None:
+        """Refuse annotated images for a network of a task that has no score.
+
+        Raises:
+            RequestError: nothing can be scored; the message names the network.
+        """
+
     def photographs(self, spec: str) -> ImageSet:
         """Find the photographs that ``spec`` names, without their annotations, to calibrate with.
 
@@ -127,6 +137,21 @@ class Task(Protocol):
     def framed(self, preprocessing: Preprocessing) -> Preprocessing:
         """Return the preprocessing with the part of the photograph that the task has to see."""
 
+    def kinds(self, ends: Sequence[End], known: bool = False, classes: int | None = None) -> tuple[OutputKind, ...]:
+        """Decide the kind of each output of a network of this task, see ``tasks.outputs``.
+
+        Args:
+            known: something says that the network is a classifier: its name, names of classes, annotations.
+            classes: how many classes there are known to be.
+        """
+
+    def settled(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> "Task":
+        """Return the task that the kinds of the outputs show: this one, or ``Regression`` for a network of which this
+        task was only supposed and whose outputs name no class."""
+
+    def unscored(self, ends: Sequence[End], kinds: Sequence[OutputKind]) -> tuple[int, ...]:
+        """Return the places of the outputs of which the score tells nothing, or not all."""
+
     def accepts(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
         """Return None if the task's networks have outputs of these shapes (without the batch axis); else describe the
         outputs that they have."""
@@ -134,20 +159,18 @@ class Task(Protocol):
     def grids(self, model) -> tuple[tuple[int, int], ...]:
         """Return rows and columns of each feature map that a Keras detector has anchors on; empty for other tasks."""
 
-    def classes(self, model) -> int:
-        """Return the number of classes of a Keras model, without the background of a detector."""
-
     def decoder(
         self,
         name: str,
-        shapes: Sequence[tuple[int, ...]],
+        ends: Sequence[End],
+        kinds: Sequence[OutputKind],
         form: str | None = None,
         grids: tuple[tuple[int, int], ...] = (),
     ) -> Decoder:
         """Return the decoder of a network's outputs.
 
         Args:
-            name: of the network, for messages. shapes: of its outputs, without the batch axis.
+            name: of the network, for messages. ends, kinds: of its outputs.
             form: one of ``forms``; None: as the shapes show.
             grids: of a detector whose boxes are encoded, see ``grids``.
 

@@ -65,25 +65,125 @@ def _parse(content: bytes) -> schema.ModelT:
 def write(model: schema.ModelT) -> bytes:
     """Write a model to a file's content, without what edits have left behind. The model stays as it is.
 
-    Left out are the codes of ops that no operator uses, since readers may refuse a listed op, and the values of
-    constants that no operator reads.
+    Left out are tensors that no operator, output or signature uses, since microcontrollers keep memory for each tensor;
+    buffers that no tensor uses; and the codes of ops that no operator uses, since readers may refuse a listed op. What
+    stays keeps its order, so a file that has nothing to leave out keeps its indices. Tensors of one graph that have the
+    same name get names of their own, since readers may find tensors by name: inputs and outputs keep theirs, then the
+    first; the others get "_1", "_2" and so on.
     """
+    tensors = [_used_tensors(model, number) for number in range(len(model.subgraphs))]
+    new = [{old: index for index, old in enumerate(used)} for used in tensors]
+    signatures = [
+        with_fields(
+            signature,
+            inputs=_renumbered(signature.inputs, new[signature.subgraphIndex]),
+            outputs=_renumbered(signature.outputs, new[signature.subgraphIndex]),
+        )
+        for signature in model.signatureDefs or ()
+    ]
+    graphs = [
+        _with_tensors(graph, used, indices) for graph, used, indices in zip(model.subgraphs, tensors, new, strict=True)
+    ]
+    metadata = model.metadata or []
+    kept = sorted({0, *(entry.buffer for entry in metadata), *(t.buffer for graph in graphs for t in graph.tensors)})
+    place = {old: index for index, old in enumerate(kept)}
+    for graph in graphs:
+        graph.tensors = [
+            with_fields(tensor, buffer=place[tensor.buffer], name=name)
+            for tensor, name in zip(graph.tensors, _unique_names(graph), strict=True)
+        ]
+    metadata = [with_fields(entry, buffer=place[entry.buffer]) for entry in metadata]
+    buffers = [model.buffers[index] for index in kept]
+    return _pack(with_fields(model, subgraphs=graphs, signatureDefs=signatures, buffers=buffers, metadata=metadata))
+
+
+def _unique_names(graph: schema.SubGraphT) -> list[bytes]:
+    """Give the tensors' names, numbered where several tensors have the same."""
+    names = [tensor.name or b"tensor" for tensor in graph.tensors]
+    ends = list(dict.fromkeys([*graph.inputs, *graph.outputs]))
+    taken, given = set(names), set()
+    number: Counter[bytes] = Counter()
+    for index in dict.fromkeys([*ends, *range(len(names))]):
+        base = name = names[index]
+        while name in given:
+            number[base] += 1
+            name = base + f"_{number[base]}".encode()
+            if name in taken:
+                name = base  # another tensor's own name: the next number
+        given.add(name)
+        names[index] = name
+    return names
+
+
+def _used_tensors(model: schema.ModelT, number: int) -> list[int]:
+    """List the indices of the tensors of one graph that anything in the model uses."""
+    graph = model.subgraphs[number]
+    used = {*graph.inputs, *graph.outputs}
+    for operator in graph.operators:
+        used.update(operator.inputs, operator.outputs, () if operator.intermediates is None else operator.intermediates)
+    for signature in model.signatureDefs or ():
+        if signature.subgraphIndex == number:
+            used.update(entry.tensorIndex for entry in [*(signature.inputs or ()), *(signature.outputs or ())])
+    for index in sorted(used - {-1}):
+        used.update(_scale_tensors(graph.tensors[index]).values())
+    return sorted(used - {-1})
+
+
+def _scale_tensors(tensor: schema.TensorT) -> dict[str, int]:
+    """Give the indices of the tensors that hold a tensor's scales and zero points, by the fields that name them."""
+    details = tensor.quantization and tensor.quantization.details
+    return {field: getattr(details, field) for field in ("scales", "zeroPoints") if hasattr(details, field)}
+
+
+def _with_tensors(graph: schema.SubGraphT, used: list[int], new: dict[int, int]) -> schema.SubGraphT:
+    """Copy a graph with only some of its tensors. ``new``: old index of each tensor -> new index."""
+
+    def indices(values: Iterable[int] | None) -> list[int] | None:
+        return None if values is None else [new.get(index, -1) for index in values]
+
+    tensors = [graph.tensors[index] for index in used]
+    for place, tensor in enumerate(tensors):
+        if scales := _scale_tensors(tensor):
+            renumbered = {field: new.get(index, -1) for field, index in scales.items()}
+            details = with_fields(tensor.quantization.details, **renumbered)
+            tensors[place] = with_fields(tensor, quantization=with_fields(tensor.quantization, details=details))
+    operators = [
+        with_fields(
+            operator,
+            inputs=indices(operator.inputs),
+            outputs=indices(operator.outputs),
+            intermediates=indices(operator.intermediates),
+        )
+        for operator in graph.operators
+    ]
+    return with_fields(
+        graph, tensors=tensors, operators=operators, inputs=indices(graph.inputs), outputs=indices(graph.outputs)
+    )
+
+
+def _renumbered(entries: list[schema.TensorMapT] | None, new: dict[int, int]) -> list[schema.TensorMapT]:
+    return [with_fields(entry, tensorIndex=new[entry.tensorIndex]) for entry in entries or ()]
+
+
+def _pack(model: schema.ModelT) -> bytes:
+    """Write a model, all of its tensors included, without unused op codes and the values of unused buffers."""
     import flatbuffers
 
     buffers = {entry.buffer for entry in model.metadata or ()}
-    for graph in model.subgraphs:
-        used = {index for table in [graph, *graph.operators] for index in [*table.inputs, *table.outputs]}
-        buffers |= {graph.tensors[index].buffer for index in used if index >= 0}
+    buffers |= {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     codes = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
-    lean = copy.copy(model)
-    lean.buffers = [buffer if index in buffers else schema.BufferT() for index, buffer in enumerate(model.buffers)]
-    lean.operatorCodes = [model.operatorCodes[index] for index in codes]
-    lean.subgraphs = [
+    graphs = [
         with_fields(
             graph, operators=[with_fields(op, opcodeIndex=codes.index(op.opcodeIndex)) for op in graph.operators]
         )
         for graph in model.subgraphs
     ]
+    lean = with_fields(
+        model,
+        buffers=[buffer if index in buffers else schema.BufferT() for index, buffer in enumerate(model.buffers)],
+        operatorCodes=[model.operatorCodes[index] for index in codes],
+        subgraphs=graphs,
+    )
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(lean.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
@@ -92,7 +192,8 @@ def write(model: schema.ModelT) -> bytes:
 def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs: list[int]) -> bytes:
     """Write a file with only some of a model's operators.
 
-    The tensors keep their indices; those that no operator uses are empty.
+    The tensors keep their indices; those that no operator uses are empty. The graphs that conditions and loops call
+    stay as they are.
 
     Args:
         model: the whole model. It stays as it is.
@@ -105,7 +206,8 @@ def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs
     empty = schema.TensorT()
     tensors = [tensor if index in used else empty for index, tensor in enumerate(graph.tensors)]
     graph = with_fields(graph, operators=operators, inputs=inputs, outputs=outputs, tensors=tensors)
-    return write(with_fields(model, subgraphs=[graph], signatureDefs=[]))
+    called = model.subgraphs[1:] if any(map(flatbuffer_check.called_graphs, operators)) else []
+    return _pack(with_fields(model, subgraphs=[graph, *called], signatureDefs=[]))
 
 
 def with_outputs(model: schema.ModelT, outputs: list[int]) -> bytes:
@@ -163,17 +265,24 @@ def constant(model: schema.ModelT, index: int) -> np.ndarray | None:
 def replace_constant(model: schema.ModelT, operator: schema.OperatorT, position: int, values: np.ndarray) -> None:
     """Give the constant input of one operator new float32 values.
 
-    Other operators may read the same tensor or buffer (the converter merges equal ones), so both are made anew.
+    Where other operators read the same tensor (the converter merges equal ones), the operator gets a new tensor.
+    Otherwise the tensor keeps its index. The buffer is made anew in either case.
 
     Args:
         model: the model, which is changed.
-        operator: the operator.
+        operator: an operator of the first graph.
         position: of the constant among the operator's inputs.
         values: the new values, of any shape.
     """
-    name = model.subgraphs[0].tensors[operator.inputs[position]].name.decode()
-    operator.inputs = list(operator.inputs)  # edits stay out of a shallow copy's list
-    operator.inputs[position] = add_constant(model, name, values)
+    graph = model.subgraphs[0]
+    index = operator.inputs[position]
+    uses = sum(list(table.inputs).count(index) for table in graph.operators) + list(graph.outputs).count(index)
+    new = add_constant(model, graph.tensors[index].name.decode(), values)
+    if uses == 1:
+        graph.tensors[index] = graph.tensors.pop()
+    else:
+        operator.inputs = list(operator.inputs)  # edits stay out of a shallow copy's list
+        operator.inputs[position] = new
 
 
 def add_constant(model: schema.ModelT, name: str, values: np.ndarray) -> int:

@@ -352,16 +352,25 @@ def _check_order(model: schema.ModelT, graph: schema.SubGraphT, has_value: list[
             if index in written and 0 not in tensors[index].shape:
                 raise _damaged(f"{what} writes tensor {index}, which has its values already")
             written.add(index)
-        for options in (operator.builtinOptions, operator.builtinOptions2):
-            for field, value in vars(options).items() if options is not None else ():
-                if "ubgraph" in field and value is not None:
-                    for index in np.atleast_1d(value).tolist():
-                        _in_range(index, model.subgraphs, f"{what}: graph")
-                        called.add(index)
+        for index in called_graphs(operator):
+            _in_range(index, model.subgraphs, f"{what}: graph")
+            called.add(index)
     for index in graph.outputs:
         if index not in written:
             raise _damaged(f"{where}output tensor {index} is written by nothing")
     return called
+
+
+def called_graphs(operator: schema.OperatorT) -> list[int]:
+    """List the numbers of the graphs that an operator calls, such as the two of a loop: its condition and its body."""
+    fields = [vars(options) for options in (operator.builtinOptions, operator.builtinOptions2) if options is not None]
+    return [
+        index
+        for values in fields
+        for field, value in values.items()
+        if "ubgraph" in field and value is not None
+        for index in np.atleast_1d(value).tolist()
+    ]
 
 
 def _refuse_recursion(calls: dict[int, set[int]]) -> None:

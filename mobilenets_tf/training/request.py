@@ -156,7 +156,7 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     cluster.workers()
     request = replace(request, task=_task(request))
     source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
-    source.check(to_train=True)
+    source.check(may_be_random=True)
     request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
     files.check_folder(Path(request.out))
@@ -179,7 +179,7 @@ def _check_replaceable(request: TrainRequest, class_names: Sequence[str]) -> Non
     names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
     options = {key: value for key, value in request.options().items() if key != "source"}
     described = {"model": request.source.described(), "options": options}
-    files.check_replaceable(Path(request.out), names, request.overwrite, described, files.labels_file(class_names))
+    files.check_replaceable(Path(request.out), names, request.overwrite, described, class_names)
 
 
 def _task(request: TrainRequest) -> str:
@@ -212,8 +212,9 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
         return source
     if all(record.tag != "imagenet" for record in catalog.weight_sets(registry.get(source.model).name)):
         raise RequestError(
-            f"There is no package with ImageNet weights of {source.model}. Give --weights FILE, or train from the "
-            "start: --recipe scratch for a few thousand images, for a classifier --recipe paper for ImageNet."
+            f"There is no package with ImageNet weights of {source.model}. Give --weights FILE (weights=), or train "
+            "from the start: --recipe scratch (recipe=) for a few thousand images, for a classifier --recipe paper for "
+            "ImageNet."
         )
     return replace(source, weights="imagenet")
 
@@ -251,7 +252,7 @@ def _teacher(request: TrainRequest) -> ModelSource | None:
             f"The teacher {teacher.model} is for the task {teacher.task!r}, and {request.source.model} is trained to "
             f"{request.task}. Give a teacher that was trained to {request.task}."
         )
-    teacher.check()
+    teacher.check(may_be_random=True)
     if not teacher.is_file and registry.get(teacher.model).backbone and teacher.weight_set():
         raise RequestError(
             f"The weights {teacher.weights!r} of {teacher.model} are its backbone's alone; its fresh head would teach "
@@ -304,7 +305,11 @@ def _held_out(source: Source, seed: int) -> tuple[Source, Source | None]:
 def _count_classes(source: ModelSource, class_names: Sequence[str], data: str) -> int:
     classes = source.classes or len(class_names)
     if not classes:
-        remedy = "--labels FILE, a name a line" if source.is_file else "--classes N or --labels FILE"
+        remedy = (
+            "--labels FILE (labels=), a name a line"
+            if source.is_file
+            else "--classes N (classes=) or --labels FILE (labels=)"
+        )
         raise RequestError(f"{data} does not say how many classes there are: pass {remedy}.")
     if class_names and len(class_names) != classes:
         few = ", ".join(class_names[:4])
@@ -350,6 +355,6 @@ def _check_images(annotated: Sequence[Source], rule: str, progress: Progress) ->
     files_of: list[Any] = [getattr(source, "images", source) for source in annotated if not isinstance(source, Records)]
     problems = [text for part in files_of for text in images.broken(part, progress)]
     if problems and rule == "fail":
-        raise RequestError(f"{images.first_few(problems)} Remove or replace it, or pass --broken skip.")
+        raise RequestError(f'{images.first_few(problems)} Remove or replace it, or pass --broken skip (broken="skip").')
     if problems:
         warnings.warn(f"Left out: {images.first_few(problems)}", stacklevel=3)

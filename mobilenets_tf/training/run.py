@@ -89,9 +89,15 @@ class Run:
             RequestError: the checkpoint is of another training, images are broken, or the loss became NaN.
             PeerLostError: another worker no longer answers.
         """
+        if not self._distribution.writes:
+            return self._train(None)
+        logs = Path(self._request.out) / f"{self._request.name}.logs"
+        with files.only_user(logs, "training"):  # which would write the same checkpoint
+            return self._train(logs / self._state.key)
+
+    def _train(self, logs: Path | None) -> tuple[bytes | None, dict, str | None]:
         self._state.restore()
-        folder = Path(self._request.out) / f"{self._request.name}.logs" / self._state.key
-        self._logs = curves.Logs(folder if self._distribution.writes else None)
+        self._logs = curves.Logs(logs)
         try:
             self._run_loop()
         except tf.errors.OpError as error:

@@ -85,5 +85,6 @@ def check_same(there: dict, here: dict, path: Path) -> None:
         if here.get(option) != there.get(option):
             raise RequestError(
                 f"{path} is of an unfinished training with {option}={there.get(option)!r}, not {here.get(option)!r}. "
-                "Ask for the same to go on with it, pass --restart to forget it, or choose another --out."
+                "Ask for the same to go on with it, pass --restart (restart=True) to forget it, or choose another "
+                "--out (out=)."
             )

@@ -74,7 +74,9 @@ class Training:
         if settings.precision not in PRECISIONS:
             raise unknown("precision", settings.precision, PRECISIONS)
         if settings.jit_compile and distribution.replicas > 1:
-            raise RequestError("XLA compiles the step of one replica; leave --jit-compile out, or train with one.")
+            raise RequestError(
+                "XLA compiles the step of one replica; leave --jit-compile (jit_compile=) out, or train with one."
+            )
         self.objective, self.plan, self.preprocessing, self.distribution = objective, plan, preprocessing, distribution
         self._size, self._settings, self._model_at, self._recipe = size, settings, model_at, plan.recipe
         self._teacher = teacher
@@ -224,7 +226,7 @@ class Training:
             if here != there:
                 raise RequestError(
                     f"The checkpoint does not fit this training: {name} has the shape {there} there and {here} here. "
-                    "Train with the options that it was made with, or anew with --restart."
+                    "Train with the options that it was made with, or anew with --restart (restart=True)."
                 )
         for name, variable in variables.items():
             variable.assign(state[name])

@@ -305,7 +305,9 @@ def _h5_parts(path: Path) -> tuple[Any, int, bool]:
     """Return the configuration of an ``.h5`` file, how many bytes of weights it holds, and whether it is of Keras 2."""
     with open_hdf5(path, path) as file:
         if "model_config" not in file.attrs:
-            raise RequestError(f"{path} holds weights alone, not a model. Name the network and pass it as --weights.")
+            raise RequestError(
+                f"{path} holds weights alone, not a model. Name the network and pass it as --weights (weights=)."
+            )
         config = files.parse_json(file.attrs["model_config"], f"the model_config of {path}")
         try:
             _check_layers(file.get("model_weights", file), Budget(path, path))

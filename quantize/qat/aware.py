@@ -7,6 +7,7 @@ and the file follow one plan and compute alike, they give the same answers. Batc
 weights from the start; with ``thaw_norms`` it follows its batches for some epochs (live_norms.py). See README.md.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -37,7 +38,7 @@ from mobilenets_tf.quantize.qat.keras_graph import (
 )
 from mobilenets_tf.quantize.qat.keras_training import Dropped, InTraining, in_training
 from mobilenets_tf.quantize.qat.live_norms import LiveNorm, output_moments
-from mobilenets_tf.quantize.qat.trained_weights import Trait, find_origins, give_back, traits
+from mobilenets_tf.quantize.qat.trained_weights import Trait, find_origins, give_back, kept, traits
 from mobilenets_tf.quantize.qat.unrolling import unrolled
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.steps import rounding
@@ -47,7 +48,10 @@ from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
 # Ops that only move values: their layers give levels for levels without knowing the scale.
-_MOVES = {"PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "SPLIT", "SPLIT_V", "CONCATENATION"}
+_MOVES = {
+    "PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "SPLIT", "SPLIT_V", "PACK", "UNPACK",
+    "CONCATENATION",
+}  # fmt: skip
 # Ops that turn logits into probabilities.
 _PROBABILITIES = {"SOFTMAX", "LOGISTIC"}
 _OWN_LAYERS = {"OperatorLayer": OperatorLayer, "DropoutLayer": DropoutLayer}
@@ -89,6 +93,12 @@ class Aware:
         moments = output_moments(prepared.model, normalized, prepared.samples[:_MOMENT_SAMPLES])
         self.float_model, self.float_logits = _Builder(prepared, names, found, moments, per_tensor).float_models()
         extras = in_training(source, origins)
+        if still := kept(source, names, origins, found):
+            warnings.warn(
+                f"Training keeps these weights as they are, since the file has them inside of other values: "
+                f"{', '.join(map(repr, still[:5]))}{f' and {len(still) - 5} more' if still[5:] else ''}.",
+                stacklevel=3,
+            )
         builder = _Builder(prepared, names, found, moments, per_tensor, extras)
         self.model, self.logits, self._factors, self._norms = builder.aware_models()
         self._weighted = builder.weighted
@@ -384,10 +394,10 @@ class _Builder:
 
     def _shared_layer(self, place: int, layer):
         """Give the float layer of a set of weights, if the same layer of the Keras model made another operator too."""
-        shared = self._traits[place].shared
-        if shared is None:
+        trait = self._traits[place]
+        if trait.shared is None or not trait.shares_bias:
             return layer
-        first = self._plain.setdefault(shared, layer)
+        first = self._plain.setdefault(trait.shared, layer)
         same = first.get_config() | {"name": layer.name} == layer.get_config()
         return first if same else layer
 
@@ -403,14 +413,15 @@ class _Builder:
             result=self._range_of(output),
             weights={"per_tensor": self._per_tensor, "kind": type(layer).__name__} if weighted else None,
             norm=self._norm_of(place, layer) if weighted else None,
-            shared=self._shared(place) if weighted else None,
+            shared=self._shared(place) if weighted else (None, None),
             activation=activation,
             only_at_inference=output not in self._plan.roots and self._graph.is_output(output),
         )
 
-    def _shared(self, place: int) -> str | None:
-        shared = self._traits[place].shared
-        return None if shared is None else str(shared)
+    def _shared(self, place: int) -> tuple[str | None, str | None]:
+        trait = self._traits[place]
+        name = None if trait.shared is None else f"kernel{trait.shared}"
+        return name, f"bias{trait.shared}" if trait.shares_bias else None
 
     def _norm_of(self, place: int, layer) -> dict | None:
         if place not in self._moments or isinstance(layer, tf_keras.layers.Conv2DTranspose):

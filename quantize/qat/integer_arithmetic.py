@@ -127,6 +127,33 @@ def _multiply(inputs, sources, result, real, options):
     return inputs[0] * inputs[1] * (sources[0].scale * sources[1].scale / result.scale)
 
 
+def _squared_difference(inputs, sources, result, real, options):
+    """Square the difference of inputs that are stored to 1/128 of a level of the larger scale times two, and round half
+    away from zero, as LiteRT's own kernel does.
+    """
+    unit = 2 * tf.maximum(*(source.scale for source in sources))
+    fine = [
+        _half_away(tf.cast(values, tf.float64) * 128 * tf.cast(source.scale / unit, tf.float64))
+        for values, source in zip(inputs, sources, strict=True)
+    ]
+    scale = tf.square(tf.cast(unit, tf.float64) / 128) / tf.cast(result.scale, tf.float64)
+    exact = tf.cast(_half_away(tf.square(fine[0] - fine[1]) * scale), tf.float32)
+    reals = [values * source.scale for values, source in zip(inputs, sources, strict=True)]
+    return _with_gradient_of(real(*reals, **options) / result.scale, exact)
+
+
+def _half_away(values):
+    """Round half away from zero."""
+    return tf.sign(values) * tf.floor(tf.abs(values) + 0.5)
+
+
+def _matrix_product(inputs, sources, result, real, options):
+    """Round the accumulators half up, as LiteRT's own kernel does."""
+    ratio = tf.cast(sources[0].scale, tf.float64) * tf.cast(sources[1].scale / result.scale, tf.float64)
+    product = tf.cast(real(*inputs, **options), tf.float64) * ratio
+    return _with_gradient_of(tf.cast(product, tf.float32), tf.cast(tf.floor(product + 0.5), tf.float32))
+
+
 def _mean(inputs, sources, result, real, options):
     total = tf.reduce_sum(inputs[0], options["axes"], options["keep_dims"])
     count = math.prod(inputs[0].shape[axis] for axis in options["axes"])
@@ -144,7 +171,7 @@ def _softmax(inputs, sources, result, real, options):
 def _average(inputs, sources, result, real, options):
     """Round the mean of the stored integers half away from zero, as LiteRT's own kernel does."""
     mean = real(inputs[0], **options) + result.zero_point
-    return _with_gradient_of(mean, tf.sign(mean) * tf.floor(tf.abs(mean) + 0.5)) - result.zero_point
+    return _with_gradient_of(mean, _half_away(mean)) - result.zero_point
 
 
 def _interpolate(inputs, sources, result, real, options):
@@ -187,6 +214,8 @@ _ON_LEVELS = {
     "ADD": _add,
     "SUB": _subtract,
     "MUL": _multiply,
+    "SQUARED_DIFFERENCE": _squared_difference,
+    "BATCH_MATMUL": _matrix_product,
     "MEAN": _mean,
     "SOFTMAX": _softmax,
     "AVERAGE_POOL_2D": _average,

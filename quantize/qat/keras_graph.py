@@ -140,6 +140,13 @@ def _concatenate(*tensors, axis, activation=None):
     return tf.concat([tf.repeat(each, count, 0) if each.shape[0] == 1 else each for each in tensors], axis)
 
 
+def _unpacked(x, axis, count, index):
+    """Take one of the parts along an axis. Along the first axis of the file there are steps: samples are outermost."""
+    if axis == 0:
+        return tf.reshape(x, [-1, count, *x.shape[1:]])[:, index]
+    return tf.gather(x, index, axis=axis)
+
+
 def _plain(function):
     return lambda *tensors, activation=None: function(*tensors)
 
@@ -182,13 +189,16 @@ _OPERATIONS: dict[str, Callable] = {
     "MAX_POOL_2D": _pool(tf.nn.max_pool2d),
     "RESIZE_BILINEAR": _resize(tf.raw_ops.ResizeBilinear),
     "RESIZE_NEAREST_NEIGHBOR": _resize(tf.raw_ops.ResizeNearestNeighbor),
+    "PACK": lambda *tensors, axis, shape: tf.reshape(tf.stack(tensors, axis or 1), shape),
+    "UNPACK_PART": lambda x, axis, index, count, shape: tf.reshape(_unpacked(x, axis, count, index), shape),
     "SPLIT_PART": lambda x, axis, start, size: tf.gather(x, tf.range(start, start + size), axis=axis),
     "INPUT": lambda x: x,
     "QUANTIZE": lambda x: x,
     "DEQUANTIZE": lambda x: x,
 }
-_OURS = {"INPUT", "QUANTIZE", "DEQUANTIZE", "SPLIT_PART", "CUT"}  # not in the schema, or not in float graphs
-_OTHERS = {*WEIGHTED, "SPLIT", "SPLIT_V", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
+# Not in the schema, or not in float graphs.
+_OURS = {"INPUT", "QUANTIZE", "DEQUANTIZE", "SPLIT_PART", "UNPACK_PART", "CUT"}
+_OTHERS = {*WEIGHTED, "SPLIT", "SPLIT_V", "UNPACK", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
 SUPPORTED = sorted({*_OPERATIONS, *_OTHERS} - _OURS)
 
 
@@ -237,6 +247,8 @@ class Interpreter:
         op, outputs = self.graph.name(operator), operator.outputs
         if op in ("SPLIT", "SPLIT_V"):
             return self._split(place, operator, outputs)
+        if op == "UNPACK":
+            return self._unpack(place, operator, outputs)
         (output,) = outputs
         if op in WEIGHTED and self._weights(operator, op) is not None:
             return [(*self._weighted(place, operator, op), output)]
@@ -288,6 +300,17 @@ class Interpreter:
             options = {"axis": int(axis), "start": start, "size": size}
             parts.append((OperatorLayer("SPLIT_PART", options, name=self.name(place)), [], output))
             start += size
+        return parts
+
+    def _unpack(
+        self, place: int, operator: schema.OperatorT, outputs: list[int]
+    ) -> list[tuple[tf_keras.layers.Layer, list[np.ndarray], int]]:
+        axis = operator.builtinOptions.axis % len(self.graph.shape(operator.inputs[0]))
+        parts = []
+        for index, output in enumerate(outputs):
+            shape = [-1, *self.graph.shape(output)[1:]]
+            options = {"axis": int(axis), "index": index, "count": len(outputs), "shape": shape}
+            parts.append((OperatorLayer("UNPACK_PART", options, name=self.name(place)), [], output))
         return parts
 
     def _cut(self, operator: schema.OperatorT, op: str, integers: list[np.ndarray]) -> dict[str, list]:
@@ -344,6 +367,8 @@ class Interpreter:
             return op, {"alpha": float(fields.alpha)}
         if op == "BATCH_MATMUL":
             return op, {"adj_x": bool(fields.adjX), "adj_y": bool(fields.adjY)}
+        if op == "PACK":
+            return op, {"axis": int(fields.axis % len(shape)), "shape": [-1, *shape[1:]]}
         if op == "CONCATENATION":
             return op, {"axis": int(fields.axis), "activation": fused_activation(fields)}
         if op in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"):

@@ -21,6 +21,7 @@ class Kernel:
     positions, inputs, outputs: the kernel's axes of each kind. A depthwise kernel has outputs only.
     bias: the layer's own bias, added to what the kernel gives; None for none.
     norm: the BatchNormalization right behind.
+    adds_elsewhere: whether the graph adds the layer's bias in other places than behind this kernel.
     """
 
     layer: keras.Layer
@@ -30,6 +31,7 @@ class Kernel:
     outputs: tuple[int, ...]
     bias: keras.Variable | None = None
     norm: keras.layers.BatchNormalization | None = None
+    adds_elsewhere: bool = False
 
     @property
     def depthwise(self) -> bool:
@@ -70,7 +72,8 @@ def _of_layer(layer: keras.Layer) -> Iterator[Kernel]:
     elif isinstance(layer, keras.layers.EinsumDense):
         yield from _of_einsum(layer)
     elif isinstance(layer, _CELLS):
-        yield from (Kernel(layer, variable, (), (0,), (1,)) for variable in (layer.kernel, layer.recurrent_kernel))
+        for variable in (layer.kernel, layer.recurrent_kernel):
+            yield Kernel(layer, variable, (), (0,), (1,), adds_elsewhere=True)
     elif isinstance(layer, _CONVOLUTIONS):
         *positions, inputs, outputs = range(len(layer._kernel.shape))
         yield Kernel(layer, layer._kernel, tuple(positions), (inputs,), (outputs,), *_behind(layer))

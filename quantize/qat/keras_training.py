@@ -103,7 +103,7 @@ def _refuse_terms(model: keras.Model, origins: Iterable[Origin], trained: set[in
         if getattr(layer, "activity_regularizer", None) is not None:
             raise RequestError(
                 f"The layer {layer.name!r} has an activity regulariser, which quantisation-aware training cannot "
-                "apply: remove it (layer.activity_regularizer = None)."
+                "apply. Remove it (layer.activity_regularizer = None)."
             )
 
 

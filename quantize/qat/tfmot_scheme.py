@@ -8,7 +8,7 @@ annotated with the forms of its inputs and its output, and the registry adds not
 import contextvars
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 import tf_keras
@@ -261,7 +261,8 @@ class PlannedConfig(QuantizeConfig):
         result: the same for the output; None if it is real values.
         weights: the options of the ``WeightQuantizer``; None for an ``OperatorLayer``.
         norm: the options of the ``LiveNorm``; None for a layer without one.
-        shared: the name of the weights, which all layers that give that name share; None for weights of its own.
+        shared: a name for the kernel and one for the bias; all layers that give that name share the variable. None for
+            a variable of its own.
         activation: the activation that is fused into the op.
         only_at_inference: see ``OutputQuantizer``.
     """
@@ -272,7 +273,7 @@ class PlannedConfig(QuantizeConfig):
         result: dict | None,
         weights: dict | None = None,
         norm: dict | None = None,
-        shared: str | None = None,
+        shared: Sequence[str | None] = (None, None),
         activation: str = "linear",
         only_at_inference: bool = False,
     ):
@@ -281,7 +282,7 @@ class PlannedConfig(QuantizeConfig):
             "result": result,
             "weights": weights,
             "norm": norm,
-            "shared": shared,
+            "shared": list(shared),
             "activation": activation,
             "only_at_inference": only_at_inference,
         }
@@ -301,10 +302,10 @@ class PlannedConfig(QuantizeConfig):
     def get_weights_and_quantizers(self, layer: tf_keras.layers.Layer) -> list[tuple[tf.Variable, Quantizer]]:
         if not self._weights:
             return []
-        variables = own = [getattr(layer, name) for name in self._variables(layer)]
-        if self.options["shared"] is not None:
-            variables = _shared.get().setdefault(self.options["shared"], own)
-            self.replaced = own if variables is not own else []
+        own = [getattr(layer, name) for name in self._variables(layer)]
+        pairs = list(zip(self.options["shared"], own, strict=False))
+        variables = [mine if name is None else _shared.get().setdefault(name, mine) for name, mine in pairs]
+        self.replaced = [mine for mine, used in zip(own, variables, strict=True) if used is not mine]
         self._weights.use(self._norm, *variables)
         return list(zip(variables, [self._weights, BiasQuantizer(self._weights, self._sources[0])], strict=False))
 

@@ -28,13 +28,15 @@ class Trait:
     """What the Keras model says of an operator with weights.
 
     kernel, bias: whether training changes them. normalized: whether a BatchNormalization is folded into them that is
-    trained. shared: the place of the first operator that has the same weights, where a layer is used more than once.
+    trained. shared: the place of the first operator that has the same kernel, where a layer is used more than once;
+    shares_bias: whether that has the same bias too.
     """
 
     kernel: bool = True
     bias: bool = True
     normalized: bool = False
     shared: int | None = None
+    shares_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def give_back(model: keras.Model, before: bytes, after: bytes, names: Sequence[s
         op = graph.name(graph.operators[place])
         if not np.array_equal(weights, trained):
             assignments.append(_kernel_assignment(op, origin, trained))
-        if old_bias is not None:
+        if old_bias is not None and not origin.kernel.adds_elsewhere:
             assignments += _bias_assignment(model, op, origin, weights, trained, old_bias, new_bias)
     for variable, changed in assignments:
         variable.assign(changed(np.asarray(variable)))
@@ -145,12 +147,37 @@ def traits(
         same = first.setdefault((id(kernel.variable), origin.start), place)
         # The statistics of a normalisation go into the kernel, so a frozen kernel needs frozen statistics.
         normalized = moves and terms and kernel.norm is not None and kernel.norm.trainable and same == place
-        found[place] = Trait(moves, terms, normalized, None if same == place else same)
+        twin = None if same == place else same
+        equal = twin is not None and np.array_equal(bias, _of_operator(graph, twin, tree)[1])
+        found[place] = Trait(moves, terms, normalized, twin, equal)
     uses = {trait.shared for trait in found.values()}
     return {
-        place: replace(trait, normalized=False, shared=place) if place in uses else trait
+        place: replace(trait, normalized=False, shared=place, shares_bias=True) if place in uses else trait
         for place, trait in found.items()
     }
+
+
+def kept(
+    model: keras.Model, names: Sequence[str], origins: Mapping[int, Origin | None], found: Mapping[int, Trait]
+) -> list[str]:
+    """List the weights that Keras would train and that training keeps, because the graph has them inside of constants.
+
+    Args:
+        model, names: as for ``find_origins``. origins: its result. found: the traits.
+    """
+    trained: set[int] = set()
+    for place, origin in origins.items():
+        if origin is None:  # whatever the layer has may be in these weights
+            layers = [layer for layer in model._flatten_layers() if layer.name == names[place].split("/")[-1]]
+            trained.update(id(variable) for layer in layers for variable in layer.weights)
+            continue
+        kernel, trait = origin.kernel, found[place]
+        if trait.kernel:
+            gamma = kernel.norm.gamma if kernel.norm is not None and kernel.norm.scale else None
+            trained |= {id(kernel.variable), id(gamma)}
+        if trait.bias:
+            trained.update(map(id, kernel.terms))
+    return [variable.path for variable in model.trainable_variables if id(variable) not in trained]
 
 
 def _is_frozen(model: keras.Model, name: str, trained: set[int]) -> bool:
@@ -192,10 +219,10 @@ def _origins(model: keras.Model, graph: flatbuffer.Graph, names: Sequence[str]) 
 
 
 def _equal(graph: flatbuffer.Graph, place: int, other: int) -> bool:
-    """Tell whether two operators have the same weights and the same bias."""
+    """Tell whether two operators have the same kernel."""
     one, two = graph.operators[place], graph.operators[other]
-    pairs = zip(_of_operator(graph, place, graph.model), _of_operator(graph, other, graph.model), strict=True)
-    return graph.name(one) == graph.name(two) and all(np.array_equal(first, second) for first, second in pairs)
+    kernels = (_of_operator(graph, each, graph.model)[0] for each in (place, other))
+    return graph.name(one) == graph.name(two) and np.array_equal(*kernels)
 
 
 def _rows(op: str, weights: np.ndarray) -> np.ndarray:

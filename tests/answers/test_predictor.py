@@ -109,7 +109,7 @@ def test_a_keras_model_says_what_its_file_says(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reading", "told"),
     [
-        ("detector", Reading(preprocessing=AS_THEY_ARE), "Pass --task detect or --task segment"),
+        ("detector", Reading(preprocessing=AS_THEY_ARE), "Pass --task classify, detect or segment"),
         ("detector", Reading("segment", AS_THEY_ARE), "a segmenter has one of"),
         ("detector", Reading("detect", AS_THEY_ARE), "nothing says whether its boxes are encoded"),
         ("detector", Reading("detect", AS_THEY_ARE, form="raw"), "names no grids"),
@@ -138,7 +138,8 @@ def test_a_manifest_that_says_nonsense_is_named(tmp_path, manifest, told):
 
 
 def test_labels_are_the_manifests_or_the_file_beside_it(tmp_path):
-    file = write(tmp_path / "net.tflite", b"", labels=LABELS)
+    file = write(tmp_path / "net.tflite", colour_files.classifier(), labels=LABELS)
+    write(tmp_path / "another.tflite", colour_files.classifier())
     (tmp_path / "labels.txt").write_text("other\n")
     assert Reading.of(file).labels == tuple(LABELS)
     assert Reading.of(tmp_path / "another.tflite").labels == ("other",)

@@ -138,6 +138,7 @@ def test_export_writes_one_file_and_its_manifest(model_file, tmp_path):
     manifest = json.loads((tmp_path / "mine.tflite.json").read_text())
     assert manifest["preprocessing"]["mean"] == [127.5] * 3
     assert f"--model {model_file} --mean 127.5 --std 127.5" in done.stdout
+    assert "[grey] Converted, not judged." in done.stdout and manifest["refused_by_litert"] is None
 
 
 def test_doctor():

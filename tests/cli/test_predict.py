@@ -5,9 +5,10 @@ import json
 import pytest
 from PIL import Image
 
+from mobilenets_tf.cli.options import image_line
 from tests.cli.conftest import TOLD
 from tests.support import colour_files
-from tests.support.colour_files import write
+from tests.support.colour_files import quarters, write
 
 
 def test_a_classifier_names_the_first_classes(folder, call):
@@ -16,11 +17,12 @@ def test_a_classifier_names_the_first_classes(folder, call):
     assert [line.split() for line in out.splitlines()] == [
         ["photo.png", "120x80"], ["25.0%", "red"], ["25.0%", "blue"],
         ["other.jpg", "60x80"], ["50.0%", "green"], ["49.8%", "red"],
+        image_line("resize the whole photograph to 8x8, without keeping its aspect ratio (bilinear)").split(),
     ]  # fmt: skip
     status, out, _ = call(
         "predict", "bare_class.tflite", "other.jpg", "--mean", 0, "--std", 255, "--labels", "names.txt", "--top", 9
     )
-    assert status == 0 and set(out.split()[3::2]) == {"grün", "rot", "blau"}
+    assert status == 0 and {line.split()[1] for line in out.splitlines()[1:-1]} == {"grün", "rot", "blau"}
 
 
 def test_a_detectors_boxes_are_in_the_photographs_pixels(folder, call):
@@ -60,6 +62,22 @@ def test_pictures_are_written_of_each_photograph(folder, call):
     assert status == 2 and "--overwrite" in error
 
 
+def test_a_folder_stands_for_its_photographs(folder, call):
+    for name in ("album/a/one.png", "album/b/one.png", "album/.trash/one.png"):
+        (folder / name).parent.mkdir(parents=True)
+        quarters("red", "red", "red", "red").save(folder / name)
+    (folder / "album/table.csv").write_text("file,class_index\na/one.png,0\n")
+    status, out, _ = call("predict", "mask.tflite", "album", "photo.png", "--out", "drawn")
+    assert status == 0 and sorted(path.name for path in (folder / "drawn").iterdir()) == [
+        "a_one.png", "b_one.png", "photo.png",
+    ]  # fmt: skip
+    status, out, _ = call("predict", "mask.tflite", "album/table.csv")
+    assert status == 0 and out.splitlines()[0].split()[0] == "album/a/one.png"
+    (folder / "empty").mkdir()
+    status, _, error = call("predict", "mask.tflite", "empty")
+    assert status == 2 and "empty has no images in it" in error
+
+
 def test_a_keras_file_beside_the_tflite_file(folder, call, in_this_process):
     write(folder / "net.keras", colour_files.keras_detector(), task="detect", **TOLD)
     status, out, error = call("predict", "net.keras", "photo.png", "--beside", "boxes.tflite", "--json")
@@ -81,8 +99,8 @@ def test_a_keras_file_beside_the_tflite_file(folder, call, in_this_process):
         (["class.tflite", "absent.png"], "No such image: absent.png"),
         (["class.tflite", "names.txt"], "names.txt is not a readable image"),
         (["class.tflite", "photo.png", "cut.png", "--out", "out"], "cut.png is not a readable image"),
-        (["bare.tflite", "photo.png"], "pass --mean and --std"),
-        (["bare.tflite", "photo.png", "--mean", "0", "--std", "1"], "Pass --task detect or --task segment"),
+        (["bare.tflite", "photo.png"], "Pass --mean and --std"),
+        (["bare.tflite", "photo.png", "--mean", "0", "--std", "1"], "Pass --task classify, detect or segment"),
         (["bare.tflite", "photo.png", "--mean", "0", "--std", "1", "--task", "detect"], "bare.tflite.json"),
         (["class.tflite", "photo.png", "--mean", "0"], "Give --mean and --std together"),
         (["class.tflite", "photo.png", "--labels", "absent.txt"], "No such labels file"),

@@ -21,7 +21,7 @@ MODEL = ["{model}", "--mean", "127.5", "--std", "127.5"]
 OUT = ["--out", "{out}"]
 FEW = ["--epochs", "1", "--batch-size", "10", "--threads", "2"]  # here there are as many processors, there one
 VERBS = {
-    "train": ["--model", *MODEL, "--data", "{photos}", *FEW, *OUT],
+    "train": [*MODEL, "--data", "{photos}", *FEW, *OUT],
     "deploy": [*MODEL, "--calibration", "{photos}", "--min-agreement", "0", *OUT],
     "report": [
         *MODEL, "--calibration", "{photos}", "--min-agreement", "0", "--schemes", "float16", "int8", "--calls", "2",

@@ -46,7 +46,7 @@ def test_deploy_keeps_a_bound_and_says_what_it_cost(model_file, image_folder, tm
     manifest = json.loads((out / "mine_int8_float_io.tflite.json").read_text())
     mixed = manifest["mixed_precision"]
     assert mixed["drop"] == 0 < mixed["integer_drop"] and "bad" in {layer["layer"] for layer in mixed["left"]}
-    assert manifest["comparison"]["top1_agreement"] == 1
+    assert manifest["comparison"]["agreement"] == 1
     assert manifest["per_channel"]["comparison"]["images"] == 10
     assert manifest["options"]["max_drop"] == 0 and manifest["options"]["per_tensor"] is True
     text = (out / "mine_int8_float_io.tflite.html").read_text()

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from mobilenets_tf.conversion.convert import convert, freeze
+from mobilenets_tf.conversion.convert import check_exportable, convert, freeze
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
@@ -26,3 +26,13 @@ def test_weights_have_their_type_and_the_files_ends_are_float(frozen, worker, we
 def test_a_type_of_weights_that_there_is_not_is_refused(frozen, worker):
     with pytest.raises(RequestError, match="Unknown type of weights 'int16'. Did you mean 'int8'"):
         convert(frozen, worker, "int16")
+
+
+@pytest.mark.parametrize(
+    ("model_name", "layer_name"), [("my model", "layer"), ("model", "conv 1"), ("_model", "layer")]
+)
+def test_names_that_no_operator_can_have_are_refused(model_name, layer_name):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name=layer_name)(inputs), name=model_name)
+    with pytest.raises(RequestError, match=r"no operators called '(my model|conv 1|_model)'.*another name"):
+        check_exportable(model)

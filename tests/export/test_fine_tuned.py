@@ -40,7 +40,7 @@ def trained(request, tmp_path_factory):
     path, data = _files(folder, task, 60)
     (detector() if task == "detect" else segmenter()).save(path)
     words = ["--data", str(data), "--out", str(folder / "out"), "--epochs", "20", "--batch-size", "8"]
-    assert main(["train", "--model", str(path), *words, "--learning-rate", "0.01", "--quiet"]) == 0
+    assert main(["train", str(path), *words, "--learning-rate", "0.01", "--quiet"]) == 0
     return task, folder / "out" / "mine.keras", data
 
 
@@ -69,7 +69,8 @@ def test_the_command_writes_a_file_that_is_as_good_as_its_training_said(trained,
 
 
 def request(path, data, tmp_path, **options):
-    return QatRequest(ModelSource(str(path)), str(data), str(tmp_path / "out"), **options)
+    source = path if isinstance(path, ModelSource) else ModelSource(str(path))
+    return QatRequest(source, str(data), str(tmp_path / "out"), **options)
 
 
 def test_a_fifth_of_the_images_judges(asked, tmp_path):
@@ -98,4 +99,4 @@ def test_classes_without_names_are_refused(asked, tmp_path):
     task, _, data = asked
     network = {"detect": "ssdlite_mobilenet_v2", "segment": "lraspp_mobilenet_v2"}[task]
     with pytest.raises(RequestError, match="pass --labels FILE"):
-        check(request(network, data, tmp_path))
+        check(request(ModelSource(network, weights="random"), data, tmp_path))

@@ -9,13 +9,16 @@ import pytest
 from keras import layers
 
 from mobilenets_tf import RequestError
+from mobilenets_tf.decibels import signal_to_noise
 from mobilenets_tf.errors import ConversionError
 from mobilenets_tf.export.tflite import to_tflite
 from mobilenets_tf.quantize import Calibration, schemes
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.quantize.steps import ranges
+from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
+from tests.support.lean_files import assert_lean
 
 INTEGER = [scheme.name for scheme in schemes.SCHEMES.values() if scheme.calibrated]
 
@@ -94,6 +97,26 @@ def test_models_of_which_parts_are_dead_still_agree(name, scheme, edge_file):
     for picture in photographs(5, 12, seed=1):
         expected = np.asarray(model(picture[None]))
         assert np.abs(runner(picture)[0] - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("scheme", ["int8", pytest.param("int16x8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("layer", ["LSTM", pytest.param("GRU", marks=pytest.mark.slow)])
+def test_a_loop_stays_float_between_integer_layers(layer, scheme, float_file):
+    """Its condition and its body are graphs of their own, which every step has to keep."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 4)), getattr(layers, layer)(5), layers.Dense(3)])
+    samples = np.random.default_rng(0).normal(size=(110, 6, 4)).astype(np.float32)
+    ready = prepare(float_file(model), scheme, Calibration(samples[:100]))
+    content = ready.write()
+    assert_lean(content)
+    tree = flatbuffer.read(content)
+    assert len(tree.subgraphs) == 3 and flatbuffer.float_operator_counts(tree)["WHILE"] == 1
+    assert "FULLY_CONNECTED" not in [
+        flatbuffer.operator_name(tree, tree.subgraphs[0].operators[place]) for place in ready.islands
+    ]
+    found = np.concatenate([Runner(content)(sample)[0] for sample in samples[100:]])
+    expected = model.predict_on_batch(samples[100:])
+    assert signal_to_noise((expected**2).sum(), ((found - expected) ** 2).sum()) > 30
 
 
 @pytest.mark.parametrize("scheme", INTEGER)

@@ -202,7 +202,7 @@ def _hard_links(file: h5py.File) -> None:
 
 def _many_links(file: h5py.File) -> None:
     group = _keras2_weights(file)
-    for number in range(100_500):
+    for number in range(50_500):
         group[f"k{number}"] = file if number % 2 else group
 
 

@@ -13,6 +13,7 @@ from mobilenets_tf.tflite import flatbuffer, flatbuffer_check
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker, WorkerError
+from tests.support.lean_files import assert_lean
 
 
 def model():
@@ -182,6 +183,83 @@ def test_what_a_file_leaves_out_is_empty():
         0,
         b"",
     ]
+
+
+def test_what_nothing_uses_is_not_written():
+    tree = model()
+    lean = flatbuffer.write(tree)
+    assert_lean(lean)
+    expected = Runner(lean)(np.ones((1, 2, 2, 4)))[0]
+    unused = flatbuffer.add_constant(tree, "unused", np.ones(1000))
+    flatbuffer.make_operator(tree, "MUL", [], [])
+    graph = tree.subgraphs[0]
+    # In front, so that all indices change.
+    graph.tensors.insert(0, graph.tensors.pop(unused))
+    for table in [graph, *graph.operators]:
+        table.inputs, table.outputs = (
+            [index + (index >= 0) for index in ends] for ends in (table.inputs, table.outputs)
+        )
+    for entry in [*tree.signatureDefs[0].inputs, *tree.signatureDefs[0].outputs]:
+        entry.tensorIndex += 1
+    tree.buffers.insert(1, tree.buffers.pop())
+    for tensor in graph.tensors[1:]:
+        tensor.buffer += tensor.buffer > 0
+    graph.tensors[0].buffer, tree.metadata[0].buffer = 1, tree.metadata[0].buffer + 1
+    before = plain(tree)
+    written = flatbuffer.write(tree)
+    assert plain(tree) == before  # the model stays as it is
+    assert len(written) == len(lean)
+    assert_lean(written)
+    again = flatbuffer.read(written)
+    assert again.buffers[again.metadata[0].buffer].data.tobytes() == b"something"
+    assert again.subgraphs[0].tensors[again.signatureDefs[0].outputs[0].tensorIndex].name == b"result"
+    np.testing.assert_array_equal(Runner(written)(np.ones((1, 2, 2, 4)))[0], expected)
+    assert flatbuffer.write(again) == written
+
+
+def test_tensors_that_only_scales_or_an_operators_memory_use_stay():
+    tree = model()
+    graph = tree.subgraphs[0]
+    flatbuffer.add_tensor(tree, "unused", [1])
+    scales, memory = flatbuffer.add_constant(tree, "scales", np.ones(3)), flatbuffer.add_tensor(tree, "memory", [1, 4])
+    weights = graph.tensors[3]
+    weights.quantization = schema.QuantizationParametersT()
+    weights.quantization.details = details = schema.BlockwiseQuantizationT()
+    weights.quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+    details.scales, details.zeroPoints = scales, -1
+    graph.operators[3].intermediates = [-1, memory]
+    graph = flatbuffer.read(flatbuffer.write(tree)).subgraphs[0]
+    names = [tensor.name for tensor in graph.tensors]
+    assert b"unused" not in names
+    details = graph.tensors[3].quantization.details
+    assert (names[details.scales], details.zeroPoints) == (b"scales", -1)
+    first, second = graph.operators[3].intermediates
+    assert (first, names[second]) == (-1, b"memory")
+
+
+def test_names_are_different():
+    tree = model()
+    tensors = tree.subgraphs[0].tensors
+    for index, name in enumerate((b"same", b"same", b"same_1", b"same", b"", b"result", b"result")):
+        tensors[index].name = name
+    graph = flatbuffer.read(flatbuffer.write(tree)).subgraphs[0]
+    names = [tensor.name.decode() for tensor in graph.tensors]
+    assert names == ["same", "same_2", "same_1", "same_3", "tensor", "result_1", "result"]
+
+
+def test_a_constant_is_replaced_in_its_place_unless_others_read_it():
+    tree = model()
+    graph = tree.subgraphs[0]
+    count = len(graph.tensors)
+    flatbuffer.replace_constant(tree, graph.operators[2], 1, np.zeros((3, 4)))
+    assert len(graph.tensors) == count and not flatbuffer.constant(tree, 3).any()
+    graph.operators.append(
+        flatbuffer.with_fields(graph.operators[2], outputs=[flatbuffer.add_tensor(tree, "o", [4, 3])])
+    )
+    flatbuffer.replace_constant(tree, graph.operators[2], 1, np.ones((3, 4)))
+    assert (graph.operators[2].inputs[1], graph.operators[4].inputs[1]) == (count + 1, 3)
+    assert not flatbuffer.constant(tree, 3).any() and flatbuffer.constant(tree, count + 1).all()
+    assert_lean(flatbuffer.write(tree))
 
 
 def test_short_and_foreign_files():

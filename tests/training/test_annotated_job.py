@@ -28,7 +28,7 @@ def words(task, tmp_path_factory):
     labels = folder / "labels.txt"
     labels.write_text("\n".join(NAMES if task == "detect" else ("background", *NAMES)))
     data = write(folder / "data", 40, task)
-    network = ["--task", task, "--model", folder / "mine.keras", "--mean", 127.5, "--std", 127.5, "--labels", labels]
+    network = [folder / "mine.keras", "--task", task, "--mean", 127.5, "--std", 127.5, "--labels", labels]
     course = ["--epochs", 12, "--batch-size", 8, "--learning-rate", 0.01, "--recipe", "scratch"]
     return ["train", *network, "--data", data, *course]
 
@@ -59,7 +59,7 @@ def test_it_learns_and_goes_on_to_the_same_bytes(task, words, tmp_path):
 @pytest.mark.slow
 def test_it_learns_from_a_teacher(task, words, tmp_path):
     """All of the loss is the teacher's, here the untrained network's; a network with other outputs cannot teach."""
-    teacher = words[words.index("--model") + 1]
+    teacher = words[1]
     preprocessing = {"size": SIZE, "resize": SIZE, "mean": [127.5] * 3, "std": [127.5] * 3}
     manifest = {"task": task, "preprocessing": preprocessing}
     described = tmp_path / "teacher.keras"

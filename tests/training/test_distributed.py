@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def words_of(network, folder, out, *more):  # noqa: F811
-    return ["train", "--model", network, "--mean", 127.5, "--std", 127.5, "--recipe", "scratch", "--data", folder,
+    return ["train", network, "--mean", 127.5, "--std", 127.5, "--recipe", "scratch", "--data", folder,
             "--out", out, "--epochs", 4, "--batch-size", 12, "--learning-rate", 0.01, *more]  # fmt: skip
 
 

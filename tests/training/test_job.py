@@ -15,6 +15,7 @@ from PIL import Image
 
 from mobilenets_tf import RequestError, load_model
 from mobilenets_tf.data.images import decode
+from mobilenets_tf.files import digests, sha256_of, to_json, write_together
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
 from mobilenets_tf.training.request import TrainRequest, check
@@ -53,7 +54,7 @@ def network(tmp_path_factory):
 
 
 def arguments(network, folder, out, *more):
-    return ["train", "--model", network, "--mean", 127.5, "--std", 127.5, "--data", folder, "--out", out, "--epochs", 4,
+    return ["train", network, "--mean", 127.5, "--std", 127.5, "--data", folder, "--out", out, "--epochs", 4,
             "--batch-size", 8, "--learning-rate", 0.02, *more]  # fmt: skip
 
 
@@ -279,7 +280,7 @@ def test_a_class_without_images(folder, tmp_path):
         check(request(tmp_path / "labels.csv", tmp_path, source=source))
     with pytest.raises(RequestError, match="images of class 2; there are 2 classes"):
         check(request(tmp_path / "labels.csv", tmp_path, source=ModelSource("mobilenet_v2", classes=2)))
-    with pytest.raises(RequestError, match="pass --classes N or --labels FILE"):
+    with pytest.raises(RequestError, match="pass --classes N .classes=. or --labels FILE"):
         check(request(tmp_path / "labels.csv", tmp_path))
 
 
@@ -314,16 +315,50 @@ def test_a_wrong_number_of_outputs(folder, tmp_path, network):
     assert "has 7 outputs" in done.stderr and "3 classes" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_another_request_does_not_replace_a_trained_model(trained, network, folder, tmp_path):
+    out, _ = trained
+    for path in out.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    digest = sha256_of(tmp_path / "mine.keras")
+    deployed = {"files": digests({"mine_int8.tflite": "made of it"}), "model": {"weights_sha256": digest}}
+    write_together(tmp_path, {"mine_int8.tflite": "made of it", "mine_int8.tflite.json": to_json(deployed)})
+    other = arguments(network, folder, tmp_path, "--epochs", 1, "--quiet")
+    done = run(*other)
+    assert done.returncode == 2 and "mine.keras is the result of another request (epochs=4, not 1)" in done.stderr
+    assert sha256_of(tmp_path / "mine.keras") == digest
+    done = run(*other, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert "mine_int8.tflite: it was made of the model that was replaced" in done.stderr
+    assert not list(tmp_path.glob("*.tflite*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--deploy", "int9"], "Did you mean 'int8'"),
+        (["--deploy", "int8", "--input", "uint9"], "uint9"),
+        (["--deploy", "int8", "--output", "mask"], "is for detectors and segmenters"),
+        (["--threads", 0], "threads=0"),
+    ],
+)
+def test_what_deploy_would_refuse_is_refused_before_the_training(network, folder, tmp_path, options, told):
+    done = run(*arguments(network, folder, tmp_path / "out", *options))
+    assert done.returncode == 2 and told in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_mobileone_trains_folds_and_is_deployed(folder, tmp_path):
-    done = run("train", "--model", "mobileone_mu0", "--recipe", "paper", "--resolution", 32, "--data", folder,
+    done = run("train", "mobileone_mu0", "--recipe", "paper", "--resolution", 32, "--data", folder,
                "--epochs", 1, "--batch-size", 8, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8",
-               "--quiet")  # fmt: skip
+               "--input", "uint8", "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
     training_form = load_model(tmp_path / "mobileone_mu0.keras")
     assert any("branch4" in layer.name for layer in training_form.layers)
     manifest = json.loads((tmp_path / "mobileone_mu0_int8.tflite.json").read_text())
     assert manifest["passed"] and manifest["parity"]["images"] > 0
+    assert manifest["inputs"][0]["dtype"] == "uint8" == manifest["options"]["input"]
     assert (tmp_path / "mobileone_mu0_int8.tflite").stat().st_size < Path(
         tmp_path, "mobileone_mu0.keras"
     ).stat().st_size / 3
@@ -333,7 +368,7 @@ def test_mobileone_trains_folds_and_is_deployed(folder, tmp_path):
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "mobilevit_v3_050"])
 def test_the_papers_recipes_run(folder, tmp_path, name):
     words = ["--alpha", 0.35] if name == "mobilenet_v2" else []
-    done = run("train", "--model", name, *words, "--recipe", "paper", "--resolution", 64, "--data", folder, "--epochs",
+    done = run("train", name, *words, "--recipe", "paper", "--resolution", 64, "--data", folder, "--epochs",
                1, "--batch-size", 24, "--out", tmp_path, "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (manifest,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.keras.json"))

@@ -57,7 +57,7 @@ class ClassificationObjective:
         if outputs != self._classes:
             raise RequestError(
                 f"{model.name!r} has {outputs} outputs, and there are {self._classes} classes. A registered network "
-                "gets a fresh classifier for other classes: name it, and pass the file as --weights."
+                "gets a fresh classifier for other classes: name it, and pass the file as --weights (weights=)."
             )
         return trained
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from mobilenets_tf.export.page.report import SchemeReport, render, render_schemes
-from tests.export.page.test_report import MANIFEST, evidence
+from mobilenets_tf.export.proof.badge import Badge, together
+from tests.export.page.test_report import MANIFEST, PASSED, evidence
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -99,11 +100,15 @@ def pages(tmp_path_factory):
         },
     }  # fmt: skip
     found = evidence(name=LONG, layer=LONG)
-    failed = manifest | {"passed": False, "failures": [f"The file {LONG} is bad."], "scheme": "int16x8"}
-    reports = [SchemeReport(f"{LONG}.tflite", manifest, found), SchemeReport("other.tflite", failed, found)]
+    failed = Badge("red", f"The file {LONG} is bad.", (LONG,), (LONG,))
+    badges = {"int8": PASSED, "int16x8": failed, "float16": Badge("amber", LONG), "dynamic": Badge("grey", LONG)}
+    reports = [
+        SchemeReport(f"{LONG}_{scheme}.tflite", manifest | {"scheme": scheme} | badge.facts(), found)
+        for scheme, badge in badges.items()
+    ]
     written = {
         "report": render(f"{LONG}.tflite", manifest, found),
-        "schemes": render_schemes(LONG, reports, found.schemes, found.latency),
+        "schemes": render_schemes(LONG, together(badges), reports, found.schemes, found.latency),
     }
     for name, page in written.items():
         (folder / f"{name}.html").write_text(page, encoding="utf-8")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.proof.badge import decide, together
+from mobilenets_tf.export.proof.badge import decide, together, unjudged
 from mobilenets_tf.export.proof.comparison import Comparison, ScoreComparison, compare
 from mobilenets_tf.export.request import Limits
 from mobilenets_tf.modelsource import ModelSource
@@ -20,6 +20,7 @@ LABELLED = replace(
 DETECTOR = ScoreComparison(
     40, 0.4, 0.1, 20.0, "mAP at IoU 0.5", float("nan"), reference_score=0.077, score=0.003, interval=(-0.12, -0.04)
 )
+UNSURE = replace(DETECTOR, reference_score=None, score=None, interval=None)
 
 
 def badge(comparison, source=TRAINED, scheme="int8", parity=PARITY, limits=None, **options):
@@ -55,7 +56,7 @@ def test_amber_is_not_called_verified():
         (LABELLED, ModelSource("mobilenet_v2"), "the weights are random"),
         (LABELLED, ModelSource("ssdlite_mobilenet_v2", weights="imagenet"), "the head's weights are random"),
         (LABELLED, ModelSource("mobilenet_v2", weights="imagenet", classes=7), "the head's weights are random"),
-        (replace(DETECTOR, reference_score=None, score=None), TRAINED, "sure of nothing on these 40 images"),
+        (UNSURE, TRAINED, "sure of nothing on these 40 images"),
         (replace(DETECTOR, reference_score=0.0, score=0.0), TRAINED, "mAP at IoU 0.5 is 0.0% on these 40 images"),
         (replace(DETECTOR, reference_score=np.nan, score=np.nan), TRAINED, "mAP at IoU 0.5 is none"),
     ],
@@ -84,7 +85,7 @@ def test_grey_is_converted_and_not_judged(comparison, source, said):
         (None, {"parity": replace(PARITY, constant=(0,))}, "The output of the file is the same for all 16 images."),
         (UNLABELLED, {"parity": replace(PARITY, relative_difference=2e-3)}, "differs from Keras by 0.002"),
         (UNLABELLED, {"parity": replace(PARITY, relative_difference=np.nan)}, "differs from Keras by nan"),
-        (replace(UNLABELLED, relative_difference=0.1), {"scheme": "float16"}, "differs from the float32 file by 0.1"),
+        (replace(UNSURE, relative_difference=0.1), {"scheme": "float16"}, "differs from the float32 file by 0.1"),
         (replace(UNLABELLED, relative_difference=0.1), {"scheme": "float32", "parity": None}, "differs from Keras"),
         (LABELLED, {"failures": ("LiteRT's own kernels refuse the file.",)}, "LiteRT's own kernels refuse the file."),
     ],
@@ -125,6 +126,11 @@ def test_outputs_that_are_the_same_for_every_image_are_found():
 def test_a_minimum_that_is_no_share_is_refused(share, said):
     with pytest.raises(RequestError, match=said):
         Limits(share).check()
+
+
+def test_a_file_that_was_compared_with_nothing_is_grey_or_red():
+    assert (unjudged(None).colour, unjudged(None).headline) == ("grey", "Converted, not judged.")
+    assert "refuse the file" in unjudged("no kernel").failures[0] and not unjudged("no kernel").passed
 
 
 def test_several_files_have_the_colour_of_the_worst():

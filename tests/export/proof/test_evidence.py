@@ -13,6 +13,7 @@ from PIL import Image
 from mobilenets_tf.export.proof.evidence import AnswerChange, changed_answers, layer_fidelity
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
+from mobilenets_tf.tasks.outputs import BINARY
 from mobilenets_tf.tflite import flatbuffer
 from tests.conftest import photographs
 
@@ -83,9 +84,9 @@ def test_one_output_is_two_answers(paths):
         scores((0.9,), (0.6,), (0.1,), (0.2,), (0.3,)),
         scores((0.8,), (0.4,), (0.1,), (0.2,), (0.3,)),
     )
-    found = changed_answers(paths, None, [], reference, candidate)
+    found = changed_answers(paths, None, [], *map(BINARY.scores, (reference, candidate)))
     (image,) = found.shown
-    assert (image.float_answer, image.answer, image.score) == ("above 0.5", "not above 0.5", pytest.approx(0.4))
+    assert (image.float_answer, image.answer, image.score) == ("class 1", "class 0", pytest.approx(0.6))
 
 
 @pytest.fixture(scope="module")

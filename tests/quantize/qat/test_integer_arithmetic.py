@@ -80,7 +80,7 @@ def cases(a, b) -> dict:
 # How weights are rounded and ranges chosen changes nothing in the arithmetic.
 QUICK = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False)
 FLOAT = {"between two floats", "quotient", "reciprocal root", "root of a square", "exponential"}
-NAMES = list(cases(keras.Input((8, 8, 8)), keras.Input((8, 8, 8))))
+NAMES = list(cases(keras.Input((16, 16, 8)), keras.Input((16, 16, 8))))
 
 
 # Ops that quantise no values of their own, or of which the converter or a step before makes others.

@@ -1,0 +1,331 @@
+"""End commands in the middle, fill disks, run two commands on one folder, and check what is left.
+
+    python benchmarks/interruptions.py                          # 20 moments of each verb and signal: hours
+    python benchmarks/interruptions.py --moments 2 --verbs train
+
+Each verb that writes runs once undisturbed. Then it is ended at moments that are spread over this time: with SIGINT to
+the process group (Ctrl-C), SIGTERM, SIGKILL, and SIGKILL to the child process alone. After each end this is checked:
+
+* the exit status is 130, 143, -9 or 2 (0 where the command was faster), and there is no traceback;
+* after 3 seconds none of the command's processes is left;
+* in --out and in the temporary directory nothing is half-written, and (except after SIGKILL) nothing is left over;
+* the same command again succeeds, gives the same bytes as the undisturbed one, and removes what SIGKILL left over.
+
+Then: a checkpoint with a changed byte, and a shortened one, are refused by name. Small disks (tmpfs; needs root on
+Linux) for --out, the temporary directory and the cache: exit status 0 or 2, one line with a remedy, nothing
+half-written. Two commands at the same time on one folder: one set of files, whole.
+
+The exit status is 1 if a check failed.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mobilenets_tf.files import sha256_of
+
+COMMAND = [sys.executable, "-c", "import sys; from mobilenets_tf.cli import main; sys.exit(main())"]
+MODEL = ["{inputs}/net.keras", "--mean", "127.5", "--std", "127.5"]
+VERBS = {
+    "deploy": [*MODEL, "--calibration", "{inputs}/photos", "--min-agreement", "0", "--out", "{out}"],
+    "train": [
+        *MODEL, "--data", "{inputs}/photos", "--epochs", "6", "--batch-size", "8", "--save-every", "2", "--threads",
+        "1", "--out", "{out}",
+    ],
+    "qat": [
+        *MODEL, "--images", "{inputs}/photos", "--epochs", "2", "--batch-size", "8", "--threads", "1", "--checkpoint",
+        "{out}/checkpoint", "--out", "{out}",
+    ],
+    "report": [
+        *MODEL, "--calibration", "{inputs}/photos", "--schemes", "float16", "int8", "--calls", "3", "--min-agreement",
+        "0", "--out", "{out}",
+    ],
+}  # fmt: skip
+# How a command is ended -> its exit status.
+ENDS = {"INT": 130, "TERM": 143, "KILL": -signal.SIGKILL, "CHILD": 2}
+_SECONDS_TO_END = 3.0
+# Files with measured times, which differ from run to run.
+_TIMED = (".html", ".json")
+
+
+@dataclass
+class Case:
+    """One run of a command: its folders, how it ended, and what is wrong."""
+
+    folder: Path
+    status: int | None = None
+    errors: str = ""
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def temporary(self) -> Path:
+        return self.folder / "tmp"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=20, help="of each verb and signal (default 20)")
+    parser.add_argument("--verbs", nargs="+", default=list(VERBS), choices=list(VERBS))
+    parser.add_argument("--ends", nargs="*", default=list(ENDS), choices=list(ENDS))
+    parser.add_argument(
+        "--parts", nargs="+", default=["ends", "checkpoints", "disks", "pairs"],
+        choices=["ends", "checkpoints", "disks", "pairs"],
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="interruptions-") as name:
+        folder = Path(name)
+        make_inputs(folder / "inputs")
+        for verb in arguments.verbs:
+            whole = undisturbed(folder, verb)
+            parts = {
+                "ends": lambda verb=verb, whole=whole: ends(folder, verb, whole, arguments.moments, arguments.ends),
+                "checkpoints": lambda verb=verb, whole=whole: checkpoints(folder, verb, whole),
+                "disks": lambda verb=verb: disks(folder, verb),
+                "pairs": lambda verb=verb: pairs(folder, verb),
+            }
+            for part in arguments.parts:
+                for label, case in parts[part]():
+                    failed += bool(case.wrong)
+                    last = case.errors.strip().splitlines()[-1:] or [""]
+                    print(f"{verb:<7} {label:<28} exit {case.status!s:>4}  {last[0][:110]}")
+                    for text in case.wrong:
+                        print(f"        WRONG: {text}", flush=True)
+                    shutil.rmtree(case.folder, ignore_errors=True)
+    print(f"{failed} cases are wrong")
+    return 1 if failed else 0
+
+
+def make_inputs(folder: Path) -> None:
+    """Draw pictures of two classes, and build a small model."""
+    import keras
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for index in range(24):
+        place = folder / "photos" / "ab"[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(random.integers(90 * (index % 2), 160 + 90 * (index % 2), (6, 6, 3)).astype(np.uint8))
+        coarse.resize((40, 40), Image.Resampling.BILINEAR).save(place / f"{index}.png")
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs = x = keras.Input((32, 32, 3))
+    for filters in (8, 16):
+        x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
+        x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    keras.Model(inputs, layers.Dense(2, activation="softmax")(x)).save(folder / "net.keras")
+
+
+def start(case: Case, verb: str, *more: str, **environment: str) -> subprocess.Popen:
+    """Start a command in the folders of a case, as the leader of a process group."""
+    case.temporary.mkdir(parents=True, exist_ok=True)
+    inputs = case.folder.parent / "inputs"
+    words = [word.format(inputs=inputs, out=case.out) for word in VERBS[verb]]
+    return subprocess.Popen(
+        [*COMMAND, verb, *words, "--quiet", *more],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(case.temporary)} | environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+    )
+
+
+def finish(case: Case, process: subprocess.Popen) -> None:
+    _, case.errors = process.communicate(timeout=1200)
+    case.status = process.returncode
+    if "Traceback" in case.errors:
+        case.wrong.append(f"a traceback: {case.errors[-400:]}")
+
+
+def undisturbed(folder: Path, verb: str) -> tuple[float, dict[str, str]]:
+    """Run a command to its end. Return how long it took, and the sha256 of its files."""
+    case, started = Case(folder / "whole"), time.monotonic()
+    finish(case, start(case, verb))
+    seconds, found = time.monotonic() - started, results(case.out)
+    if case.status != 0:
+        sys.exit(f"{verb} fails undisturbed: {case.errors}")
+    shutil.rmtree(case.folder)
+    print(f"{verb}: undisturbed {seconds:.1f} s, {len(found)} files")
+    return seconds, found
+
+
+def results(out: Path) -> dict[str, str]:
+    """The sha256 of each result that has no measured times in it."""
+    paths = [path for path in out.glob("*") if path.is_file() and path.suffix not in _TIMED]
+    return {path.name: sha256_of(path) for path in paths}
+
+
+def ends(folder: Path, verb: str, whole: tuple[float, dict], moments: int, how: list[str]):
+    """End the command at each moment in each way, and run it again."""
+    seconds, expected = whole
+    for end in how:
+        for moment in range(moments):
+            case = Case(folder / f"{verb}-{end}-{moment}")
+            after = seconds * (moment + 0.5) / moments
+            process = start(case, verb)
+            children = until(after, process)
+            send(end, process, children)
+            finish(case, process)
+            if case.status not in (ENDS[end], 0):
+                case.wrong.append(f"exit status {case.status}, expected {ENDS[end]}: {case.errors[-300:]}")
+            if left := still_running(case):
+                case.wrong.append(f"processes that run on: {left}")
+            check_whole(case, leftovers=end == "KILL")
+            again = Case(case.folder)
+            finish(again, start(again, verb))
+            case.wrong += again.wrong
+            if again.status != 0:
+                case.wrong.append(f"the next run: exit status {again.status}: {again.errors[-300:]}")
+            elif results(case.out) != expected:
+                case.wrong.append(
+                    f"the next run has other bytes: {sorted(results(case.out).items() ^ expected.items())}"
+                )
+            check_whole(case, leftovers=False)
+            yield f"{end} after {after:.1f} s", case
+
+
+def until(seconds: float, process: subprocess.Popen) -> list[int]:
+    """Wait, at most until the process ends. Return the processes that it has started by then."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    return []
+
+
+def send(end: str, process: subprocess.Popen, children: list[int]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if end == "INT":
+            os.killpg(process.pid, signal.SIGINT)
+        elif end == "CHILD":
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+            if not children:  # not started yet, or ended already
+                process.send_signal(signal.SIGTERM)
+        else:
+            process.send_signal(signal.SIGTERM if end == "TERM" else signal.SIGKILL)
+
+
+def still_running(case: Case) -> list[str]:
+    """Wait for the processes that were started with the case's temporary directory. Return those that do not end."""
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while True:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(case.temporary).encode() in (entry / "environ").read_bytes():
+                    found.append(entry.name)
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def check_whole(case: Case, leftovers: bool) -> None:
+    """Check that the files in --out are those that a manifest lists, and that the temporary directory is empty.
+
+    Args:
+        leftovers: whether temporary folders may be left.
+    """
+    for manifest in case.out.glob("*.json"):
+        try:
+            listed = json.loads(manifest.read_text())["files"]
+        except (ValueError, KeyError) as error:
+            case.wrong.append(f"{manifest.name} is damaged: {error}")
+            continue
+        for entry in listed:
+            path = case.out / entry["file"]
+            if not path.is_file() or sha256_of(path) != entry["sha256"]:
+                case.wrong.append(f"{manifest.name} lists {path.name}, which is not there or another file")
+    if leftovers:
+        return
+    left = [str(path.relative_to(case.folder)) for path in case.temporary.glob("*")]
+    left += [str(path.relative_to(case.folder)) for path in case.out.rglob(".*")]
+    if left:
+        case.wrong.append(f"left over: {left[:5]}")
+
+
+def checkpoints(folder: Path, verb: str, whole: tuple[float, dict]):
+    """Damage the checkpoint of an interrupted training."""
+    if verb not in ("train", "qat"):
+        return
+    for label in ("changed byte", "shortened"):
+        case = Case(folder / f"{verb}-damaged")
+        process = start(case, verb)
+        checkpoint: list[Path] = []
+        while not checkpoint and process.poll() is None:
+            checkpoint = [*case.out.glob("*.npz"), *case.out.glob("checkpoint/*.npz")]
+            time.sleep(0.005)
+        process.kill()
+        finish(case, process)
+        if not checkpoint or not checkpoint[0].is_file():
+            yield f"{label}: no checkpoint", case
+            continue
+        content = bytearray(checkpoint[0].read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        checkpoint[0].write_bytes(content if label == "changed byte" else content[: len(content) // 2])
+        finish(case, start(case, verb))
+        if case.status != 2 or f"{checkpoint[0].name} is damaged" not in case.errors:
+            case.wrong.append(f"the damaged checkpoint is not named: {case.errors[-300:]}")
+        yield f"checkpoint, {label}", case
+
+
+def disks(folder: Path, verb: str):
+    """Give the command small disks, from nothing to almost enough."""
+    for what in ("out", "tmp", "cache"):
+        for size in (4, 64, 256, 1024):
+            case = Case(folder / f"{verb}-{what}-{size}")
+            place = case.folder / what
+            place.mkdir(parents=True)
+            mounted = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(place)], capture_output=True, text=True
+            )
+            if mounted.returncode:
+                print(f"{verb}: no small disks here ({mounted.stderr.strip()})")
+                return
+            try:
+                cache = str(case.folder / "cache")
+                finish(case, start(case, verb, MOBILENETS_TF_HOME=cache, XDG_CACHE_HOME=cache, MPLCONFIGDIR=cache))
+                if case.status not in (0, 2):
+                    case.wrong.append(f"exit status {case.status}")
+                if case.status == 2 and ("space" not in case.errors or len(case.errors.strip().splitlines()) > 1):
+                    case.wrong.append(f"no line with a remedy: {case.errors[-300:]}")
+                check_whole(case, leftovers=False)
+                yield f"{size} kB for {what}", case
+            finally:
+                subprocess.run(["umount", "-l", str(place)], capture_output=True)
+
+
+def pairs(folder: Path, verb: str):
+    """Run the command twice at the same time on one folder."""
+    case, other = Case(folder / f"{verb}-pair"), Case(folder / f"{verb}-pair")
+    processes = [start(case, verb), start(other, verb)]
+    for each, process in zip((case, other), processes, strict=True):
+        finish(each, process)
+    case.wrong += other.wrong
+    if sorted((case.status, other.status)) not in ([0, 0], [0, 2]):
+        case.wrong.append(f"exit status {case.status} and {other.status}: {case.errors[-200:]} {other.errors[-200:]}")
+    check_whole(case, leftovers=False)
+    case.errors += other.errors
+    yield f"two at a time ({case.status} and {other.status})", case
+
+
+if __name__ == "__main__":
+    sys.exit(main())
