@@ -8,6 +8,7 @@ import numpy as np
 from mobilenets_tf import registry
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.factory import create_model, model_info
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.post_training import Recipe
@@ -32,6 +33,9 @@ class InfoRequest:
     alpha: float | None = None
     resolution: int | None = None
     arena: bool = False
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def info(request: InfoRequest) -> dict:

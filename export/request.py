@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.modelsource import AnyModel, ModelSource
+from mobilenets_tf.public_api.types import check_fields
 
 # Fields of requests that do not decide the content of a result: where the model comes from is in the manifest's
 # "model", and where the result goes does not matter.
@@ -48,6 +49,7 @@ class Request:
 
     def __post_init__(self):
         object.__setattr__(self, "source", ModelSource.of(self.source))
+        check_fields(self)
 
     def described(self) -> dict:
         """Return what was asked for, as the manifest has it: the model, and the options."""

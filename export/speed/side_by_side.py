@@ -6,6 +6,7 @@ own, so that a crash becomes an error that names the file. Then all files are ti
 """
 
 import hashlib
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from mobilenets_tf.export.speed.op_profile import Profile
 from mobilenets_tf.export.speed.timing import Ratio, Timing
 from mobilenets_tf.files import TemporaryFolder
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tflite.arena import arena_bytes
 from mobilenets_tf.worker import Worker, WorkerError
 
@@ -35,6 +37,11 @@ class BenchmarkRequest:
     calls: int = 50
     threads: int = 1
     profile: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.files, (str, os.PathLike)):
+            object.__setattr__(self, "files", (self.files,))
+        check_fields(self)
 
     def check(self) -> None:
         """Refuse what cannot work, before anything runs.

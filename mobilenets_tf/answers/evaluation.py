@@ -14,6 +14,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.task import class_name
 from mobilenets_tf.worker import Worker
@@ -50,6 +51,7 @@ class EvaluateRequest:
     def __post_init__(self):
         object.__setattr__(self, "source", ModelSource.of(self.source))
         object.__setattr__(self, "scales", tuple(self.scales))
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mobilenets_tf.conversion.rewriting import default_layers
 from mobilenets_tf.errors import ConversionError, RequestError, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.lean import lean
+from mobilenets_tf.weights import saved_models
 from mobilenets_tf.worker import Worker, WorkerError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def check_exportable(model: "keras.Model") -> None:
 
     Raises:
         RequestError: the model is no functional or sequential Keras 3 model, is not in float32, has an input with a
-            side that is not fixed, or a layer's name cannot become an operator's.
+            side that is not fixed, weights that are NaN or infinite, or a name of a layer that no operator can have.
     """
     import keras
 
@@ -99,7 +100,7 @@ def check_exportable(model: "keras.Model") -> None:
     if not isinstance(model, (keras.Sequential, keras.src.models.Functional)):
         module = type(model).__module__
         if module.startswith(("tf_keras", "keras.src.engine")):
-            raise RequestError("This is a Keras 2 (tf_keras) model; rebuild it with Keras 3 and load its weights.")
+            raise RequestError(saved_models.OF_KERAS2)
         raise RequestError(
             f"Expected a functional or sequential keras.Model; received {module}.{type(model).__name__}."
         )
@@ -122,6 +123,7 @@ def check_exportable(model: "keras.Model") -> None:
                 f"The input {tensor.name!r} has shape {tensor.shape}: a phone needs every side fixed. Build the model "
                 "with a full input_shape, for example (224, 224, 3)."
             )
+    saved_models.check_finite(model, model.name)
 
 
 def output_names(model: "keras.Model") -> tuple[str, ...]:

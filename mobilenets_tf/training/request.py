@@ -15,6 +15,7 @@ from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.training import cluster, recipes
 from mobilenets_tf.training.allocation import check_threads
@@ -94,6 +95,7 @@ class TrainRequest:
         for name in ("data", "out", "evaluate"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(path))
+        check_fields(self)
 
     @property
     def name(self) -> str:

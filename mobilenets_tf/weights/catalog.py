@@ -280,6 +280,11 @@ def find(network: str, tag: str, alpha: float | None = None) -> WeightSet:
     """
     records = weight_sets(network)
     tagged = [record for record in records if record.tag == tag]
+    if not records:
+        raise RequestError(
+            f"Nobody publishes weights for {network}, and there is no file {tag!r}. Leave the weights out, or give the "
+            "path of a weight file."
+        )
     if not tagged:
         error = unknown("weights", tag, sorted({record.tag for record in records}))
         raise RequestError(f"{error} A path to a weight file works too; no file {tag!r} was found.")

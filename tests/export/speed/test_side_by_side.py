@@ -75,7 +75,6 @@ def test_files_that_cannot_be_measured(tmp_path, files):
         ([tmp_path / "none.tflite"], 1, r"No such TFLite file: .*none\.tflite"),
         ([], 1, "at least one"),
         (files, 0, "calls=0: expected at least 1"),
-        (str(files[0]), 1, "expected a list of paths"),
     ):
         with pytest.raises(RequestError, match=message):
             benchmark(BenchmarkRequest(paths, calls))
