@@ -255,12 +255,12 @@ def _teacher(request: TrainRequest) -> ModelSource | None:
             f"The teacher {teacher.model} is for the task {teacher.task!r}, and {request.source.model} is trained to "
             f"{request.task}. Give a teacher that was trained to {request.task}."
         )
-    teacher.check(may_be_random=True)
     if not teacher.is_file and registry.get(teacher.model).backbone and teacher.weight_set():
         raise RequestError(
             f"The weights {teacher.weights!r} of {teacher.model} are its backbone's alone; its fresh head would teach "
             "nothing. Give the .keras file of a trained network as the teacher."
         )
+    teacher.check(may_be_random=True)
     return teacher
 
 
