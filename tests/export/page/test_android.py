@@ -195,6 +195,48 @@ def package(case) -> str:
     return f"case_{case if isinstance(case, str) else '_'.join(case)}"
 
 
+def own_pages() -> dict[str, str]:
+    """The pages of models of one's own: a value for two classes, values, several outputs."""
+
+    def output(name, shape, kind, dtype="int8"):
+        scale, zero_point = (0.0, 0) if dtype == "float32" else (0.1, -3)
+        return {
+            "name": name, "shape": shape, "dtype": dtype, "scale": scale, "zero_point": zero_point, "kind": kind
+        }  # fmt: skip
+
+    models = {
+        "own_binary": ("classify", [output("p", [1, 1], "binary")]),
+        "own_logit": ("classify", [output("p", [1, 1], "binary_logit", "float32")]),
+        "own_values": ("regress", [output('a"$b', [1, 4], "undecided"), output("e", [1, 9], "embedding", "float32")]),
+        "own_heads": ("classify", [output("n", [1, 1], "values"), output("s", [1, 3], "classes", "uint8")]),
+    }
+    shared = {
+        "scheme": "int8", "inputs": [output("image", [1, 8, 8, 3], None)], "passed": True, "failures": [],
+        "preprocessing": vars(Preprocessing(8, 8)), "badge": {"colour": "amber", "headline": "", "remarks": []},
+    }  # fmt: skip
+    return {
+        name: android.render("net.tflite", {"task": task, "outputs": outputs, **shared}, labels=name == "own_heads")
+        for name, (task, outputs) in models.items()
+    }
+
+
+def test_the_page_of_ones_own_outputs_names_each():
+    pages = own_pages()
+    assert "floatArrayOf(1f - second, second)" in pages["own_binary"] and "Math.exp" not in pages["own_binary"]
+    assert "Math.exp" in pages["own_logit"] and "createFromOptions" not in pages["own_logit"]
+    assert '"a\\"\\$b" to ' in pages["own_values"] and "the cosine" in pages["own_values"]
+    assert "private val labels" not in pages["own_values"] and "labels.txt" in pages["own_heads"]
+
+
+@pytest.mark.slow
+@KOTLIN
+def test_the_kotlin_of_ones_own_outputs_compiles(jar):
+    import zipfile
+
+    names = zipfile.ZipFile(jar).namelist()
+    assert {"own_binary/Classifier.class", "own_values/Network.class", "own_heads/Network.class"} <= {*names}
+
+
 @pytest.fixture(scope="module")
 def jar(deployed, made_once, tmp_path_factory):
     """Every case's class in a package of its own, compiled at once: the compiler takes many seconds to start."""
@@ -208,6 +250,9 @@ def jar(deployed, made_once, tmp_path_factory):
             (source,) = [block for block in blocks(page) if "AutoCloseable" in block]
             for name, text in (("net", source), ("main", MAIN % CALLS[task])):
                 sources[f"{package(case)}/{name}.kt"] = f"package {package(case)}\n{text}"
+        for name, page in own_pages().items():
+            (source,) = [block for block in blocks(page) if "AutoCloseable" in block]
+            sources[f"{name}/net.kt"] = f"package {name}\n{source}"
         for name, text in sources.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text)
