@@ -8,7 +8,7 @@ from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import integers
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.steps import ranges
-from mobilenets_tf.quantize.steps.effects import Effects
+from mobilenets_tf.quantize.steps.effects import DECISIVE, Effects
 from mobilenets_tf.quantize.steps.ranges import Range
 from mobilenets_tf.quantize.steps.shared_forms import SharedForms
 from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
@@ -18,7 +18,7 @@ from mobilenets_tf.tflite.flatbuffer import schema
 # The upper bounds of activations, as operators and inside of other operators.
 _BOUNDS = {"RELU6": 6.0, "RELU_N1_TO_1": 1.0, "RELU_0_TO_1": 1.0}
 _FUSED_BOUNDS = {schema.ActivationFunctionType.RELU6: 6.0, schema.ActivationFunctionType.RELU_N1_TO_1: 1.0}
-_TRIED_ON = 32  # how many samples serve to compare ranges
+TRIED_ON = 32  # how many samples serve to compare ranges
 
 
 def choose(
@@ -34,7 +34,8 @@ def choose(
 
     Sixteen bits need no clipping: the range is all values seen. Eight bits: the method decides, except for the model's
     inputs and outputs, whose ranges are all values seen, the constants that share a form with activations, and the
-    scores that a final softmax reads, which have a way of their own (``ranges.softmax_scores``).
+    scores that the last softmax or sigmoid reads, which have a way of their own (``ranges.softmax_scores``,
+    ``ranges.sigmoid_scores``).
 
     Args:
         model: the float file's content.
@@ -56,22 +57,60 @@ def choose(
         return result
     searched = method == "least_output_error"
     estimate = ranges.estimator("mean_square_error" if searched else method)
-    effects = Effects(model, samples[:_TRIED_ON])
-    scores = {target.index for target in effects.targets if target.is_scores}
     roots = set(shared.roots.values()) - {*graph.inputs}
     free = {root for root in roots if shared.leaves_choice(root, extremes[root])}
+    scores = _scores(graph, shared.roots)
     whole = {*graph.inputs, *graph.outputs, *scores, *(roots - free)}
     result = {index: extremes[index] if index in whole else estimate(seen) for index, seen in statistics.items()}
     if searched:
-        inner = {index: result[index] for index in sorted(free - scores)}
+        inner = {index: result[index] for index in sorted(free - scores.keys())}
+        effects = Effects(model, samples[:TRIED_ON])
         result |= ranges.least_output_error(effects, inner, statistics, progress)
-        for index in scores & free:
-            result[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
+        for root in scores.keys() & free:
+            result[root] = _range_of_scores(graph, effects, scores[root], extremes[root])
     result |= {index: shared.bounded(index, result[index]) for index in roots}
     _widen_sums(graph, result, shared.roots)
     _widen_layers(graph, result, shared.roots)
     _widen_bounded(graph, result, shared.roots, scheme)
     return {index: span if index in graph.inputs else _round_range(*span) for index, span in result.items()}
+
+
+def _scores(graph: flatbuffer.Graph, roots: Mapping[int, int]) -> dict[int, dict[int, str]]:
+    """Find the scores of which the model's outputs are the probabilities.
+
+    Returns:
+        Root of the scores' form -> {tensor: "SOFTMAX" or "LOGISTIC", which reads it}; empty where other ops read
+        tensors of that form too.
+    """
+    last, found = set(graph.activations(graph.outputs)), {}
+    for operator in reversed(graph.operators):
+        if last.isdisjoint(operator.outputs):
+            continue
+        name = graph.name(operator)
+        if name in integers.SAME_SCALE:
+            last.update(graph.activations(operator.inputs))
+        elif name in ("SOFTMAX", "LOGISTIC"):
+            (index,) = operator.inputs
+            found.setdefault(roots.get(index, index), {})[index] = name
+    for root, ends in found.items():
+        group = {index for index, other in roots.items() if other == root} | {root}
+        readers = [(index, reader) for index in group for reader in graph.readers[index]]
+        if any(graph.name(reader) != ends.get(index) and reader.outputs[0] not in group for index, reader in readers):
+            found[root] = {}
+    return found
+
+
+def _range_of_scores(graph: flatbuffer.Graph, effects: Effects, ends: Mapping[int, str], extremes: Range) -> Range:
+    """Choose the range of scores of one form; ``ends`` as from ``_scores``."""
+    found = [extremes] if not ends else []
+    for index, name in ends.items():
+        if name == "LOGISTIC":
+            found.append(ranges.sigmoid_scores(extremes))
+        elif graph.shape(index)[-1] > DECISIVE:
+            found.append(ranges.softmax_scores(effects.cut(index).values, extremes))
+        else:
+            found.append(extremes)
+    return min(low for low, _ in found), max(high for _, high in found)
 
 
 def _round_range(low: float, high: float) -> Range:

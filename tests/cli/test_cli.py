@@ -216,7 +216,10 @@ PHOTOS = ["--calibration", "photos"]
             "bad.tflite",
         ),
         (["verify", "absent.tflite", "--model", "mine.keras", "--images", "photos"], "No such TFLite file"),
-        (["evaluate", "bad.tflite", "--mean", "0", "--std", "1", "--data", "photos"], "bad.tflite: a damaged TFLite file"),
+        (
+            ["evaluate", "bad.tflite", "--mean", "0", "--std", "1", "--data", "photos"],
+            "bad.tflite: a damaged TFLite file",
+        ),
         (["info", "mobilenet_v9"], "Did you mean 'mobilenet_v"),
         (["list", "resnet*"], "Unknown model 'resnet*'"),
     ],

@@ -185,3 +185,20 @@ def test_an_interruption_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         to_tflite(edge("dead channels"), "int8", Calibration(pictures()), tmp_path / "x.tflite")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_searched_ranges_that_lose_on_other_samples_are_not_taken(edge_file, monkeypatch):
+    """The search is made to cut most of what it sees."""
+    content, calibration = edge_file("dead channels"), Calibration(photographs(100, 12))
+    recipe = Recipe(rounding="nearest")
+    sound = prepare(content, "int8", calibration, recipe)
+
+    def cut(effects, spans, *rest):
+        return {index: (low / 10, high / 10) for index, (low, high) in spans.items()}
+
+    monkeypatch.setattr(ranges, "least_output_error", cut)
+    cautious = prepare(content, "int8", calibration, recipe)
+    everything = prepare(content, "int8", calibration, dataclasses.replace(recipe, ranges="min_max"))
+    assert cautious.write() == everything.write()
+    few = prepare(content, "int8", Calibration(photographs(20, 12)), recipe)  # none are left to compare on
+    assert few.ranges != sound.ranges
