@@ -83,7 +83,7 @@ def head(**options):
     [
         ({"bias_regularizer": "l2"}, r"'front/bias' has a regularizer.* or freeze the variable"),
         ({"bias_constraint": "non_neg"}, r"'front/bias' has a constraint"),
-        ({"activity_regularizer": "l2"}, r"'front' has an activity regulariser.* activity_regularizer = None"),
+        ({"activity_regularizer": "l2"}, r"'front' has an activity regulariser.*activity_regularizer = None"),
     ],
 )
 def test_what_cannot_be_applied_is_refused_by_name(options, said):
