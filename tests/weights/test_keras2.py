@@ -33,7 +33,7 @@ def model():
 def test_models_load_with_the_same_outputs(model, tmp_path, name):
     model.save(tmp_path / name)
     loaded = load_model(tmp_path / name)
-    np.testing.assert_allclose(loaded(IMAGE), model(IMAGE), atol=1e-6)
+    np.testing.assert_allclose(loaded(IMAGE, training=False), model(IMAGE, training=False), atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
