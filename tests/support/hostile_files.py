@@ -247,7 +247,7 @@ def sequential(*layers: dict, shape: tuple = (8,)) -> dict:
 
 
 def _dense(units) -> dict:
-    return {"class_name": "Dense", "config": {"name": f"dense{units}"[:20], "units": units}}
+    return {"class_name": "Dense", "config": {"name": f"dense{str(units)[:20]}", "units": units}}
 
 
 def _deep(depth: int = 50_000) -> bytes:
@@ -302,13 +302,13 @@ def hostile() -> Iterator[tuple[str, bytes | Callable[[], bytes]]]:
     copies = b"".join(b"ccollections\nOrderedDict\nh\x05\x85R0" for _ in range(4000))
     pairs = b"](" + b"(NNt" * 5000 + b"eq\x050"
     tricks = {
-        "memo": b"Nr\xf0\xff\xff\xff", "deep-key": b"}" + _deep_tuples(200_000) + b"Ns",
+        "memo": b"Nr\xf0\xff\xff\xff", "deep-key": b"}" + _deep_tuples(50_000) + b"Ns",
         "doubled-key": b"}" + _doubled(60) + b"Ns", "doubled-set": b"c__builtin__\nset\n](" + _doubled(60) + b"e\x85R",
-        "doubled-id": _doubled(60) + b"Q", "deep-list": b"]" * 200_000 + b"a" * 199_999,
+        "doubled-id": _doubled(60) + b"Q", "deep-list": b"]" * 50_000 + b"a" * 49_999,
         "long": b"\x8b\xff\xff\xff\x7f", "bytes8": b"\x8e" + struct.pack("<Q", 1 << 62),
         "bytearray8": b"\x96" + struct.pack("<Q", 1 << 40), "text8": b"\x8d" + struct.pack("<Q", 1 << 62),
         "frame": b"\x95" + struct.pack("<Q", 1 << 62), "copies": pairs + copies + b"N",
-        "arguments": b"(" + b"N" * 200_000 + b"tq\x020" + b"ccollections\nOrderedDict\nh\x02R0" * 5 + b"N",
+        "arguments": b"(" + b"N" * 50_000 + b"tq\x020" + b"ccollections\nOrderedDict\nh\x02R0" * 5 + b"N",
         "system": b"cos\nsystem\nX\x02\x00\x00\x00id\x85R",
         "eval": b"X\x08\x00\x00\x00builtinsX\x04\x00\x00\x00eval\x93)R",
         "inst": b"(X\x02\x00\x00\x00idios\nsystem\n", "object": b"(cos\nsystem\nX\x02\x00\x00\x00ido",
@@ -361,7 +361,7 @@ def hostile() -> Iterator[tuple[str, bytes | Callable[[], bytes]]]:
     yield "weights-linked.weights.h5", _keras_layers(3000, _big)
     yield "weights-deep.keras", keras_file(_deep())
     yield "weights-list.keras", keras_file(b"[]")
-    big = sequential(*(_dense(1 << 20) for _ in range(2)))
+    big = sequential(_dense(1 << 20), _dense((1 << 20) + 1))
     for name, config in {
         "deep": _deep(), "nested": _deep(90), "list": b"[]", "number": b"5", "text": b"\xff\xfe", "none": b"",
         "huge": big, "units": sequential(_dense(-1)), "word": sequential(_dense("x")),
