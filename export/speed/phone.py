@@ -54,7 +54,7 @@ class PhoneRequest:
     """
 
     files: Sequence[str | Path]
-    benchmark_model: str
+    benchmark_model: str | None
     calls: int = 50
     threads: int = 1
     profile: bool = False

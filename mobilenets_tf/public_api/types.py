@@ -86,7 +86,7 @@ class _KerasModel:
 
 def _fits(value: Any, hint: Any) -> bool:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or isinstance(hint, (str, typing.TypeVar)):
+    if hint is Any or isinstance(hint, (str, typing.TypeVar)) or getattr(hint, "_is_protocol", False):
         return True
     if hint is None or hint is type(None):
         return value is None

@@ -264,6 +264,7 @@ def check_kind(path: Path) -> None:
 def not_a_model(path: Path) -> str:
     """Say what a path is that is not a model file, and what to do."""
     expected = "expected a .keras, .h5 or .hdf5 file with a whole model"
+    others = "(predict, evaluate, benchmark and inspect take .tflite files too.)"
     if (path / "saved_model.pb").is_file():
         return (
             f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Save the model as a .keras file "
@@ -275,10 +276,10 @@ def not_a_model(path: Path) -> str:
     if path.suffix in SUFFIXES:
         return f"{path} is damaged or not a {path.suffix} file; {expected}."
     if path.suffix == ".tflite":
-        return f"{path} is a converted file; {expected}. (predict, evaluate, benchmark and inspect take .tflite files.)"
+        return f"{path} is a converted file; {expected}. {others}"
     if path.suffix in (".pth", ".pt", ".ckpt", ".safetensors", ".bin"):
         return f"{path} may have weights, but no model; name the network and pass the file as --weights (weights=)."
-    return f"{path}: {expected}, received {path.suffix!r}."
+    return f"{path}: {expected}, received {path.suffix!r}. {others}"
 
 
 def _keras_parts(path: Path) -> tuple[Any, bytes, bool]:
@@ -344,9 +345,15 @@ def _held_bytes(file: h5py.File) -> int:
 def _declared_bytes(config: Any) -> int:
     """Return how many bytes of weights the layers of a configuration have, without allocating them."""
     import keras
+    from keras.src.backend.common import global_state
 
-    with keras.StatelessScope(initialize_variables=False):
-        model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # which empties it
+    # Keras would allocate these variables when the next scope of this kind ends.
+    waiting = list(global_state.get_global_attribute("uninitialized_variables") or ())
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # which empties it
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", waiting)
     return sum(4 * math.prod(variable.shape) for variable in model.weights)
 
 

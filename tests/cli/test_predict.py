@@ -95,7 +95,7 @@ def test_a_keras_file_beside_the_tflite_file(folder, call, in_this_process):
     ("arguments", "told"),
     [
         (["absent.tflite", "photo.png"], "No such model file: absent.tflite"),
-        (["photo.png", "class.tflite"], "photo.png: expected a .tflite, .keras"),
+        (["photo.png", "class.tflite"], "photo.png: expected a .keras, .h5 or .hdf5 file"),
         (["class.tflite", "absent.png"], "No such image: absent.png"),
         (["class.tflite", "names.txt"], "names.txt is not a readable image"),
         (["class.tflite", "photo.png", "cut.png", "--out", "out"], "cut.png is not a readable image"),

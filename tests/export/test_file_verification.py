@@ -36,13 +36,17 @@ def test_what_the_request_leaves_out_is_in_the_manifest(tmp_path):
     [
         ({"model": "mobilenet_v2"}, None),
         ({"model": "mobilenet_v2", "weights": "random"}, "mobilenet_v2"),
-        ("strange", "mobilenet_v2"),
     ],
 )
 def test_random_weights_cannot_be_built_again(tmp_path, facts, source):
     settled(tmp_path, facts)  # writes the file
     with pytest.raises(RequestError, match="new random weights each time.* Pass the --weights"):
         verify_file(VerifyRequest(str(tmp_path / "net.tflite"), source, str(tmp_path)))
+
+
+def test_a_manifest_that_no_verb_has_written_is_named(tmp_path):
+    with pytest.raises(RequestError, match="model is strange, which no manifest of this package has"):
+        settled(tmp_path, "strange", source="mobilenet_v2")
 
 
 def test_without_a_model_and_a_manifest_there_is_nothing_to_compare_with(tmp_path):

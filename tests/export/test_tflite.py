@@ -216,7 +216,7 @@ def test_an_op_that_tflite_lacks_is_refused_with_its_layer(worker):
         (lambda: keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(1, 1)]), "every side fixed"),
         (lambda: keras.Sequential([layers.Dense(1)]), "no input shape"),
         (lambda: "efficientnet_lite9", "Did you mean 'efficientnet_lite"),
-        (lambda: 3, "received builtins.int"),
+        (lambda: 3, "Received int for a model"),
     ],
 )
 def test_models_that_cannot_become_a_file(tmp_path, model, told):
