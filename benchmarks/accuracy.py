@@ -35,7 +35,7 @@ CALIBRATION = 128
 def float_top1(name: str, images: str) -> float:
     """Through the command line, as a user would."""
     command = [sys.executable, "-c", "import sys; from mobilenets_tf.cli import main; sys.exit(main())"]
-    command += ["evaluate", name, "--weights", "imagenet", "--images", images, "--json", "--quiet"]
+    command += ["evaluate", name, "--weights", "imagenet", "--data", images, "--json", "--quiet"]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["top1"]
 
 

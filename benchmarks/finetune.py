@@ -32,7 +32,7 @@ def top1(changes: dict, data: str, resolution: int, epochs: int) -> tuple[float,
     """Of training (as augmented) and of the test pictures, after the last epoch."""
     with tempfile.TemporaryDirectory() as folder, Worker() as worker:
         source = ModelSource("efficientnet_lite0", resolution=resolution)
-        request = TrainRequest(source, f"{data}/train", folder, validation=f"{data}/test", epochs=epochs)
+        request = TrainRequest(source, f"{data}/train", folder, evaluate=f"{data}/test", epochs=epochs)
         checked = job.check(request)
         changed = replace(AS_IT_IS, **changes).changed(epochs=epochs)
         _, manifest, _ = worker.call(job._train, replace(checked, recipe=changed))

@@ -12,8 +12,8 @@ the process group (Ctrl-C), SIGTERM, SIGKILL, and SIGKILL to the child process a
 * the same command again succeeds, gives the same bytes as the undisturbed one, and removes what SIGKILL left over.
 
 Then: a checkpoint with a changed byte, and a shortened one, are refused by name. Small disks (tmpfs; needs root on
-Linux) for --out, the temporary directory and the cache: exit status 0 or 2, one line with a remedy, nothing
-half-written. Two commands at the same time on one folder: one set of files, whole.
+Linux) for --out, the temporary directory and the cache: the command succeeds, or ends with 2 and one line with a
+remedy, and nothing is half-written. Two commands at the same time on one folder: one set of files, whole.
 
 The exit status is 1 if a check failed.
 """
@@ -42,7 +42,7 @@ VERBS = {
         "1", "--out", "{out}",
     ],
     "qat": [
-        *MODEL, "--images", "{inputs}/photos", "--epochs", "2", "--batch-size", "8", "--threads", "1", "--checkpoint",
+        *MODEL, "--data", "{inputs}/photos", "--epochs", "2", "--batch-size", "8", "--threads", "1", "--checkpoint",
         "{out}/checkpoint", "--out", "{out}",
     ],
     "report": [
@@ -53,6 +53,7 @@ VERBS = {
 # How a command is ended -> its exit status.
 ENDS = {"INT": 130, "TERM": 143, "KILL": -signal.SIGKILL, "CHILD": 2}
 _SECONDS_TO_END = 3.0
+DONE = (0, 1)
 # Files with measured times, which differ from run to run.
 _TIMED = (".html", ".json")
 
@@ -93,7 +94,7 @@ def main() -> int:
             whole = undisturbed(folder, verb)
             parts = {
                 "ends": lambda verb=verb, whole=whole: ends(folder, verb, whole, arguments.moments, arguments.ends),
-                "checkpoints": lambda verb=verb, whole=whole: checkpoints(folder, verb, whole),
+                "checkpoints": lambda verb=verb: checkpoints(folder, verb),
                 "disks": lambda verb=verb: disks(folder, verb),
                 "pairs": lambda verb=verb: pairs(folder, verb),
             }
@@ -155,11 +156,13 @@ def finish(case: Case, process: subprocess.Popen) -> None:
 
 
 def undisturbed(folder: Path, verb: str) -> tuple[float, dict[str, str]]:
-    """Run a command to its end. Return how long it took, and the sha256 of its files."""
+    """Run a command to its end. Return how long it took, and the sha256 of its files. A file may fail its checks (exit
+    status 1): the model is not trained.
+    """
     case, started = Case(folder / "whole"), time.monotonic()
     finish(case, start(case, verb))
     seconds, found = time.monotonic() - started, results(case.out)
-    if case.status != 0:
+    if case.status not in DONE:
         sys.exit(f"{verb} fails undisturbed: {case.errors}")
     shutil.rmtree(case.folder)
     print(f"{verb}: undisturbed {seconds:.1f} s, {len(found)} files")
@@ -183,7 +186,7 @@ def ends(folder: Path, verb: str, whole: tuple[float, dict], moments: int, how: 
             children = until(after, process)
             send(end, process, children)
             finish(case, process)
-            if case.status not in (ENDS[end], 0):
+            if case.status not in (ENDS[end], *DONE):
                 case.wrong.append(f"exit status {case.status}, expected {ENDS[end]}: {case.errors[-300:]}")
             if left := still_running(case):
                 case.wrong.append(f"processes that run on: {left}")
@@ -191,7 +194,7 @@ def ends(folder: Path, verb: str, whole: tuple[float, dict], moments: int, how: 
             again = Case(case.folder)
             finish(again, start(again, verb))
             case.wrong += again.wrong
-            if again.status != 0:
+            if again.status not in DONE:
                 case.wrong.append(f"the next run: exit status {again.status}: {again.errors[-300:]}")
             elif results(case.out) != expected:
                 case.wrong.append(
@@ -262,12 +265,12 @@ def check_whole(case: Case, leftovers: bool) -> None:
         case.wrong.append(f"left over: {left[:5]}")
 
 
-def checkpoints(folder: Path, verb: str, whole: tuple[float, dict]):
+def checkpoints(folder: Path, verb: str):
     """Damage the checkpoint of an interrupted training."""
     if verb not in ("train", "qat"):
         return
     for label in ("changed byte", "shortened"):
-        case = Case(folder / f"{verb}-damaged")
+        case = Case(folder / f"{verb}-{label}")
         process = start(case, verb)
         checkpoint: list[Path] = []
         while not checkpoint and process.poll() is None:
@@ -303,9 +306,10 @@ def disks(folder: Path, verb: str):
             try:
                 cache = str(case.folder / "cache")
                 finish(case, start(case, verb, MOBILENETS_TF_HOME=cache, XDG_CACHE_HOME=cache, MPLCONFIGDIR=cache))
-                if case.status not in (0, 2):
+                if case.status not in (*DONE, 2):
                     case.wrong.append(f"exit status {case.status}")
-                if case.status == 2 and ("space" not in case.errors or len(case.errors.strip().splitlines()) > 1):
+                lines = [line for line in case.errors.splitlines() if line and not line.startswith("warning: ")]
+                if case.status == 2 and (len(lines) != 1 or "space" not in lines[0]):
                     case.wrong.append(f"no line with a remedy: {case.errors[-300:]}")
                 check_whole(case, leftovers=False)
                 yield f"{size} kB for {what}", case
@@ -320,7 +324,7 @@ def pairs(folder: Path, verb: str):
     for each, process in zip((case, other), processes, strict=True):
         finish(each, process)
     case.wrong += other.wrong
-    if sorted((case.status, other.status)) not in ([0, 0], [0, 2]):
+    if not {case.status, other.status} & set(DONE) or {case.status, other.status} - {*DONE, 2}:
         case.wrong.append(f"exit status {case.status} and {other.status}: {case.errors[-200:]} {other.errors[-200:]}")
     check_whole(case, leftovers=False)
     case.errors += other.errors

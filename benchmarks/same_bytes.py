@@ -85,14 +85,14 @@ COMMANDS = {
         "--classes", "3", "--labels", "{inputs}/labels.txt", "--data", "{inputs}/segment", "--epochs", "1", "--batch-size", "8", "--out", "{out}",
     ],
     "qat_one_epoch": [
-        "qat", *_CLASSIFIER, "--images", "{inputs}/classify", "--epochs", "1", "--batch-size", "8", "--calibration-count", "12", "--out", "{out}",
+        "qat", *_CLASSIFIER, "--data", "{inputs}/classify", "--epochs", "1", "--batch-size", "8", "--calibration-count", "12", "--out", "{out}",
     ],
     "qat_segmenter": [
-        "qat", "lraspp_mobilenet_v3_small", "--weights", "{inputs}/lraspp_mobilenet_v3_small.keras", "--classes", "3", "--resolution", "64", *_MODEL, "--images", "{inputs}/segment", "--epochs", "1", "--batch-size", "8", "--calibration-count", "8", "--out", "{out}",
+        "qat", "lraspp_mobilenet_v3_small", "--weights", "{inputs}/lraspp_mobilenet_v3_small.keras", "--classes", "3", "--resolution", "64", *_MODEL, "--data", "{inputs}/segment", "--epochs", "1", "--batch-size", "8", "--calibration-count", "8", "--out", "{out}",
     ],
     "report": ["report", *_CLASSIFIER, *_CALIBRATED, "--evaluate", "{inputs}/classify", "--schemes", "float32", "float16", "dynamic", "int8", "--calls", "2", "--out", "{out}"],
     "sensitivity": ["sensitivity", *_CLASSIFIER, *_CALIBRATED, "--out", "{out}"],
-    "evaluate_classifier": ["evaluate", *_CLASSIFIER, "--images", "{inputs}/classify", "--json"],
+    "evaluate_classifier": ["evaluate", *_CLASSIFIER, "--data", "{inputs}/classify", "--json"],
     "info": ["info", "mobilenet_v2", "--alpha", "0.5", "--json"],
     "list": ["list", "--json"],
 }  # fmt: skip
@@ -100,9 +100,9 @@ COMMANDS = {
 COMMANDS_ON_RESULTS = {
     "inspect": ["inspect", "{made}/deploy_int8/mobilenet_v3_small_int8.tflite", "--json"],
     "inspect_detector": ["inspect", "{made}/deploy_detector/ssdlite_mobilenet_v3_small_int8.tflite", "--json"],
-    "evaluate_int8": ["evaluate", "{made}/deploy_int8/mobilenet_v3_small_int8.tflite", "--images", "{inputs}/classify", "--json"],
-    "evaluate_detector": ["evaluate", "{made}/deploy_detector/ssdlite_mobilenet_v3_small_int8.tflite", "--images", "{inputs}/detect", "--json"],
-    "evaluate_segmenter": ["evaluate", "{made}/deploy_segmenter/lraspp_mobilenet_v3_small_int8.tflite", "--images", "{inputs}/segment", "--json"],
+    "evaluate_int8": ["evaluate", "{made}/deploy_int8/mobilenet_v3_small_int8.tflite", "--data", "{inputs}/classify", "--json"],
+    "evaluate_detector": ["evaluate", "{made}/deploy_detector/ssdlite_mobilenet_v3_small_int8.tflite", "--data", "{inputs}/detect", "--json"],
+    "evaluate_segmenter": ["evaluate", "{made}/deploy_segmenter/lraspp_mobilenet_v3_small_int8.tflite", "--data", "{inputs}/segment", "--json"],
     "predict_detector": ["predict", "{made}/deploy_detector/ssdlite_mobilenet_v3_small_int8.tflite", "{inputs}/detect/images/0.png", "--threshold", "0.1", "--json", "--out", "{out}/"],
     "predict_segmenter": ["predict", "{made}/deploy_segmenter/lraspp_mobilenet_v3_small_int8.tflite", "{inputs}/segment/images/0.png", "--json", "--out", "{out}/"],
     "verify": ["verify", "{made}/deploy_int8/mobilenet_v3_small_int8.tflite", "--model", *_CLASSIFIER, "--images", "{inputs}/classify", "--json"],

@@ -56,7 +56,7 @@ def main():
             (segmenter, {"recipe": "scratch", "epochs": 12}),
         )
         for network, course in courses:
-            request = TrainRequest(network, data, "trained", validation=others, overwrite=True, **course)
+            request = TrainRequest(network, data, "trained", evaluate=others, overwrite=True, **course)
             trained = train(request, print_epochs)
             shipped = DeployRequest(
                 ModelSource(str(trained.path)), out="trained", calibration=data, evaluate=others, min_agreement=0,

@@ -157,7 +157,7 @@ def calibration_images(task: str, spec: str, count: int | None, seed: int) -> Im
         RequestError: there are no images, or some cannot be read.
     """
     if count is not None and count < 1:
-        raise RequestError(f"calibration_count={count}: expected at least 1.")
+        raise RequestError(f"--calibration-count {count} (calibration_count=): expected at least 1.")
     photographs = images.demo_photos() if spec == "demo" else task_of(task).photographs(spec).sample(count, seed)
     images.check(photographs)
     return photographs

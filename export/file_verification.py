@@ -20,6 +20,7 @@ from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import ends_of_model
 from mobilenets_tf.tflite.image_input import ImageInput
@@ -64,6 +65,7 @@ class VerifyRequest:
     def __post_init__(self):
         if self.source is not None:
             object.__setattr__(self, "source", ModelSource.of(self.source))
+        check_fields(self)
 
 
 @dataclass(frozen=True)

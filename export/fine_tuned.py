@@ -38,8 +38,8 @@ _VALIDATION_SHARE = 0.2
 class QatRequest(Request):
     """Everything that decides the result; plain data.
 
-    source: the model, with weights. images: annotated images to train with, as in ``EvaluateRequest.images``.
-    validation: such images to judge with; None takes a fifth of ``images``, chosen with ``seed``.
+    source: the model, with weights. data: annotated images to train with, as in ``EvaluateRequest.data``.
+    evaluate: such images to judge with; None takes a fifth of ``data``, chosen with ``seed``.
     batch_size: None for that of the task's recipe for fine-tuning, whose augmentation the images get too.
     calibration_count: of the training images, to choose the first ranges from.
     checkpoint: a folder for the state after each epoch; a run that finds one goes on from there.
@@ -48,9 +48,9 @@ class QatRequest(Request):
     trust_calibration, output, score_threshold, void: as in ``DeployRequest``. The rest as in ``quantize.fine_tune``.
     """
 
-    images: str
+    data: str
     out: str
-    validation: str | None = None
+    evaluate: str | None = None
     scheme: str = "int8"
     per_tensor: bool = False
     epochs: int = 10
@@ -174,14 +174,14 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
     allocation.check_threads(request.threads)
     request.recipe()
     result_folder.check(request, _file_name(request))
-    training = annotated_images(request, request.images)
-    if request.validation is not None:
-        validation = annotated_images(request, request.validation)
+    training = annotated_images(request, request.data)
+    if request.evaluate is not None:
+        validation = annotated_images(request, request.evaluate)
     else:
         validation = training.sample(max(1, round(_VALIDATION_SHARE * len(training))), request.seed)
     training = training.without(validation)
     if not len(training):
-        raise RequestError(f"No image of {request.images} is left to train with beside those to judge with.")
+        raise RequestError(f"No image of {request.data} is left to train with beside those to judge with.")
     images.check(training)
     images.check(validation)
     return training, validation
@@ -206,6 +206,11 @@ def _produce(
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=True)
+    if len(subject.ends) > 1 and not subject.task.forms:
+        raise RequestError(
+            f"{request.source.model} has the outputs {', '.join(end.name for end in subject.ends)}, and qat has "
+            "annotations for one. From Python, quantize.quantize_aware and quantize.fine_tune train them all."
+        )
     _check_labels(subject, training, validation)
     objective = objective_of(
         subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,

@@ -8,12 +8,17 @@ import numpy as np
 from mobilenets_tf import registry
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.factory import create_model, model_info
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
+from mobilenets_tf.quantize.post_training import Recipe
 from mobilenets_tf.tflite.arena import arena_bytes
 from mobilenets_tf.worker import Worker
 
 _SCHEMES = ("float32", "int8")
+
+# The sizes of activations depend on none of the steps.
+_QUICK = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class InfoRequest:
     alpha: float | None = None
     resolution: int | None = None
     arena: bool = False
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def info(request: InfoRequest) -> dict:
@@ -55,6 +63,6 @@ def _arenas(request: InfoRequest) -> dict[str, int]:
     pictures = [part * (ramp[:, None, None] + ramp[None, :, None] * np.ones(3, np.float32)) for part in (0.3, 0.6, 1.0)]
     with Worker() as worker, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # three pictures are few to calibrate with, and enough here
-        converted = convert_model(model, schemes.get("int8"), Calibration(pictures), worker)
+        converted = convert_model(model, schemes.get("int8"), Calibration(pictures), worker, recipe=_QUICK)
     contents = dict(zip(_SCHEMES, (converted.float_content, converted.content), strict=True))
     return {scheme: arena_bytes(content) for scheme, content in contents.items()}

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.modelsource import AnyModel, ModelSource
+from mobilenets_tf.public_api.types import check_fields
 
 # Fields of requests that do not decide the content of a result: where the model comes from is in the manifest's
 # "model", and where the result goes does not matter.
@@ -48,6 +49,7 @@ class Request:
 
     def __post_init__(self):
         object.__setattr__(self, "source", ModelSource.of(self.source))
+        check_fields(self)
 
     def described(self) -> dict:
         """Return what was asked for, as the manifest has it: the model, and the options."""
@@ -73,7 +75,7 @@ class DeployRequest(Request):
     calibration: a folder or CSV of images, or "demo" for the photographs that scikit-image ships; calibration_count of
         them are used, chosen with ``seed`` (None: all).
     trust_calibration: the calibration images are meant to be as they are, see ``Calibration.trusted``.
-    evaluate: annotated images to judge with, as in ``EvaluateRequest.images``; those used for calibration are left out.
+    evaluate: annotated images to judge with, as in ``EvaluateRequest.data``; those used for calibration are left out.
         None judges on the calibration images, without scores.
     min_agreement: the agreement with the float model from which the result passes: of a classifier the share of images
         with the same answer, of a detector or segmenter the score with the float model's answers as the truth; and the

@@ -53,9 +53,9 @@ class ReportRequest(Request):
     overwrite: bool = False
 
     def __post_init__(self):
-        super().__post_init__()
         names = (self.schemes,) if isinstance(self.schemes, str) else tuple(self.schemes)
         object.__setattr__(self, "schemes", names)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)

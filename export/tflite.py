@@ -1,7 +1,8 @@
 """``to_tflite``: convert a Keras model to a TFLite file of a scheme, with a manifest beside the file."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mobilenets_tf.conversion.convert import check_exportable, convert, float_fi
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.export import metadata
 from mobilenets_tf.manifest import versions
-from mobilenets_tf.modelsource import built
+from mobilenets_tf.modelsource import AnyModel, built
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -85,10 +86,10 @@ class Exported:
 
 
 def to_tflite(
-    model,
-    scheme="int8",
-    calibration=None,
-    path=None,
+    model: AnyModel,
+    scheme: str | schemes.Scheme = "int8",
+    calibration: Calibration | np.ndarray | Mapping | Iterable | Callable | None = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     recipe: Recipe | None = None,
     max_drop: float | None = None,

@@ -10,8 +10,7 @@ Most verbs of the command line are a request (plain data) and a function here; `
 importing the package costs nothing.
 """
 
-import lazy_loader
-
+from mobilenets_tf.public_api.names import attach
 from mobilenets_tf.version import __version__ as __version__
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

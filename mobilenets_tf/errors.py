@@ -10,12 +10,26 @@ class RequestError(ValueError):
     """
 
 
+_MOST_LISTED = 12
+
+
 def unknown(kind: str, received, known) -> RequestError:
-    """The error for a name that is not in ``known``: quotes it, gives the nearest right one, then all of them."""
+    """The error for a name that is not in ``known``: quotes it and gives the nearest right one, then all of them; of
+    many, the three nearest alone."""
     known = list(known)
-    nearest = difflib.get_close_matches(str(received).lower(), known, n=1, cutoff=0.4)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return RequestError(f"Unknown {kind} {received!r}.{hint} Known: {', '.join(known)}.")
+    close = nearest(received, known)
+    if len(known) > _MOST_LISTED:
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else f" There are {len(known)} others."
+        return RequestError(f"Unknown {kind} {str(received)[:200]!r}.{hint}")
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    listed = f" Known: {', '.join(known)}." if known else ""
+    return RequestError(f"Unknown {kind} {str(received)[:200]!r}.{hint}{listed}")
+
+
+def nearest(received, known) -> list[str]:
+    """Return up to three of the ``known`` names, the nearest to what was received first."""
+    by_small = {name.lower(): name for name in known}
+    return [by_small[name] for name in difflib.get_close_matches(str(received).lower(), by_small, n=3, cutoff=0.4)]
 
 
 class ConversionError(RuntimeError):

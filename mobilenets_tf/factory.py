@@ -1,6 +1,7 @@
 """Build a registered network, and count what it costs: registry, builder and weights together."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -8,12 +9,13 @@ import keras
 from mobilenets_tf import registry
 from mobilenets_tf.conventions import Convention
 from mobilenets_tf.conversion.reparameterization import reparameterize
+from mobilenets_tf.conversion.rewriting import default_layers
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import InputShape, Pooling
 from mobilenets_tf.networks.costs import complexity, memory
 from mobilenets_tf.networks.features import features
 from mobilenets_tf.weights import catalog
-from mobilenets_tf.weights.load import Weights
+from mobilenets_tf.weights.load import Weights, head_classes_in
 
 
 def create_model(
@@ -42,8 +44,8 @@ def create_model(
         alpha: width multiplier, for networks that have one; by default 1.0.
         resolution: height and width of the input in pixels, 32 to 2048; by default the published one.
         input_shape: (height, width, 3), instead of ``resolution``; sides at least 32, or None where the network allows.
-        classes: number of outputs; by default 1000 for classifiers, 80 for detectors (without the background), 21 for
-            DeepLabV3 and 19 for R-ASPP and LR-ASPP.
+        classes: number of outputs; by default that of a weight file, else 1000 for classifiers, 80 for detectors
+            (without the background), 21 for DeepLabV3 and 19 for R-ASPP and LR-ASPP.
         include_top: classifiers: False ends the network in the last feature map, without the classifier.
         pooling: classifiers without their top: "avg", "max", or None (the output is the feature map).
         classifier_activation: None for logits; "default" is "softmax" of classifiers and "sigmoid" of detectors.
@@ -67,6 +69,8 @@ def create_model(
     """
     network = registry.get(name)
     registry.check_size(network, alpha, resolution)
+    if classes is None and network.backbone and weights is not None and Path(weights).is_file():
+        classes = head_classes_in(Path(weights))
     if resolution is not None:
         if input_shape is not None:
             raise RequestError("Give either resolution or input_shape, not both.")
@@ -87,7 +91,8 @@ def create_model(
         options["classifier_activation"] = classifier_activation
     builder = registry.builder(name)
     try:
-        return builder(**options)
+        with default_layers(policy=False):
+            return builder(**options)
     except TypeError as error:
         if "keyword argument" in str(error):  # unknown to the builder, or set by it
             raise RequestError(f"{name}: {error}") from error

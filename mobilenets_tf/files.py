@@ -396,4 +396,12 @@ def sha256_of(path: Path) -> str:
 
 def cache_folder() -> Path:
     """Return the folder of downloaded files: $MOBILENETS_TF_HOME, else ~/.cache/mobilenets_tf."""
-    return Path(os.environ.get("MOBILENETS_TF_HOME") or Path.home() / ".cache" / "mobilenets_tf")
+    return Path(os.environ.get("MOBILENETS_TF_HOME") or home_folder() / ".cache" / "mobilenets_tf")
+
+
+def home_folder() -> Path:
+    """Return the user's home; the temporary directory for a user who has none, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir())

@@ -15,10 +15,10 @@ from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
-from mobilenets_tf.weights import catalog
+from mobilenets_tf.weights import catalog, load, saved_models
 
-_FILES = (".keras", ".h5")
 # In ``ModelSource.weights``: random weights are wanted.
 RANDOM = "random"
 # A model in any form that ``ModelSource.of`` takes: a registry name, a path, a ``keras.Model`` or a ``ModelSource``. A
@@ -35,8 +35,9 @@ NORMALISATION = (
 class ModelSource:
     """The model that a command works on; plain data, so that a child process can receive it.
 
-    model: a registry name, or the path of a ``.keras`` or full-model ``.h5`` file.
-    weights, alpha, resolution, classes: for a registered network, as in ``create_model``. weights may also be "random".
+    model: a registry name, the path of a ``.keras`` or full-model ``.h5`` or ``.hdf5`` file, or a ``keras.Model``.
+    weights, alpha, resolution, classes: for a registered network, as in ``create_model``; the number of classes is that
+        of a weight file where it is left out. weights may also be "random".
         None gives random weights too, but is taken for an oversight: verbs that need trained weights warn of it.
     mean, std: of the input, in pixel values 0-255, one number or three; for a file without a manifest. A ``.keras``
         file that was trained here has a manifest beside it, with mean and std.
@@ -60,17 +61,22 @@ class ModelSource:
     content: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        for name in ("model", "weights", "labels"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, (str, os.PathLike)):
-                raise RequestError(f"{name} is a {type(value).__name__}; expected a name or the path of a file.")
-            object.__setattr__(self, name, None if value is None else os.fspath(value))
+        given: Any = self.model
+        if _is_keras(given):
+            object.__setattr__(self, "content", saved_models.to_bytes(given))
+            object.__setattr__(self, "model", given.name)
+        elif not isinstance(given, (str, os.PathLike)):
+            raise RequestError(
+                f"Received {type(given).__name__} for a model; expected a registry name, the path of a model "
+                "file, a keras.Model or a ModelSource."
+            )
         for name in ("mean", "std"):
             value = getattr(self, name)
             if isinstance(value, (int, float)):
                 object.__setattr__(self, name, (value,))
             elif value is not None:
                 object.__setattr__(self, name, tuple(value))
+        check_fields(self)
 
     @staticmethod
     def of_facts(facts: dict) -> "ModelSource | None":
@@ -90,23 +96,16 @@ class ModelSource:
         Raises:
             RequestError: ``model`` is none of these.
         """
-        if isinstance(model, ModelSource):
-            return model
-        if isinstance(model, (str, os.PathLike)):
-            return ModelSource(os.fspath(model))
-        if hasattr(model, "get_config") and hasattr(model, "predict_on_batch"):
-            from mobilenets_tf.weights.saved_models import to_bytes
-
-            return ModelSource(model.name, content=to_bytes(model))
-        raise RequestError(
-            f"Received {type(model).__name__} for a model; expected a registry name, the path of a model file, a "
-            "keras.Model or a ModelSource."
-        )
+        return model if isinstance(model, ModelSource) else ModelSource(model)
 
     @property
     def is_file(self) -> bool:
         """Whether the model is a file, or an object, rather than a registered network."""
-        return self.content is not None or Path(self.model).suffix in _FILES
+        if self.content is not None or Path(self.model).suffix in saved_models.SUFFIXES:
+            return True
+        # Whatever else is a path is no name, and whoever opens it says what it is.
+        is_path = os.sep in self.model or os.path.exists(self.model)
+        return is_path and self.model not in registry.list_models()
 
     @property
     def task(self) -> str:
@@ -139,13 +138,28 @@ class ModelSource:
     @property
     def random_part(self) -> str | None:
         """The part of a registered network whose weights are random: "network" without weights, "head" with published
-        weights of another task or other classes; else None. A weight file is taken to fit."""
+        weights of another task or other classes; else None."""
         if self.is_file:
             return None
-        if self.weights in (None, RANDOM):
+        if self._is_random:
             return "network"
-        of_other_classes = self.classes not in (None, 1000) or registry.get(self.model).backbone
-        return "head" if of_other_classes and not Path(self.weights).is_file() else None
+        if self._weight_file is None:
+            return "head" if self.classes not in (None, 1000) or registry.get(self.model).backbone else None
+        if registry.get(self.model).backbone:
+            in_file = load.head_classes_in(self._weight_file)
+        else:
+            in_file = load.classes_in(self._weight_file, self.model)
+        return None if in_file is not None and self.classes in (None, in_file) else "head"
+
+    @property
+    def _is_random(self) -> bool:
+        return not self.is_file and self.weights in (None, RANDOM)
+
+    @property
+    def _weight_file(self) -> Path | None:
+        """The weight file of a registered network; None for random weights and for published ones."""
+        file = None if self.is_file or self.weights in (None, RANDOM) else Path(str(self.weights))
+        return file if file and file.is_file() else None
 
     @property
     def says_its_input(self) -> bool:
@@ -163,8 +177,8 @@ class ModelSource:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here.
         """
         if self.is_file:
-            if self.content is None and not Path(self.model).is_file():
-                raise RequestError(f"No such model file: {self.model}")
+            if self.content is None:
+                saved_models.check_kind(Path(self.model))
             for option in ("weights", "alpha", "resolution", "classes"):
                 if getattr(self, option) is not None:
                     raise RequestError(f"--{option} ({option}=) is for registered networks; {self.model} has its own.")
@@ -174,10 +188,21 @@ class ModelSource:
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
                 catalog.require(_published(self))
+            if not may_be_random and self.classes is None and self.random_part == "head" and self._weight_file:
+                self._check_head()
         self.check_input()
         self.check_labels()
         if not may_be_random:
             self._warn_of_random_weights()
+
+    def _check_head(self) -> None:
+        """Refuse a weight file without a classifier, unless the request says how many classes the classifier has."""
+        if registry.get(self.model).backbone is None:
+            raise RequestError(
+                f"{self.weights} has no classifier, so the answers of {self.model} would mean nothing. Train the "
+                f"network first (mobilenets-tf train --model {self.model} --weights {self.weights}), or pass --classes "
+                "for a classifier with random weights."
+            )
 
     def check_input(self) -> None:
         """Refuse wrong values of mean, std, crop, resize and interpolation.
@@ -225,8 +250,9 @@ class ModelSource:
     def _warn_of_random_weights(self) -> None:
         if self.random_part == "head":
             warnings.warn(
-                f"RANDOM HEAD: {self.weights!r} are weights of {self.model}'s backbone alone, so its answers mean "
-                "nothing. Train the network first (mobilenets-tf train), and give the .keras file that comes out.",
+                f"RANDOM HEAD: {self.weights!r} has weights for the backbone of {self.model} alone, not for its "
+                f"{'head' if self.classes is None else f'{self.classes} classes'}, so its answers mean nothing. "
+                "Train the network first (mobilenets-tf train), and give the .keras file that comes out.",
                 stacklevel=3,
             )
         elif self.random_part == "network" and self.weights is None:
@@ -298,7 +324,7 @@ class ModelSource:
             return told
         if record := self.weight_set():
             return record.preprocessing
-        if self.random_part != "network":
+        if not self._is_random:
             return None
         record = next(iter(catalog.weight_sets(self.model)), None)
         return record.preprocessing.whole() if record else Preprocessing()
@@ -313,16 +339,25 @@ class ModelSource:
             names = read_lines(self.labels)
         elif self.is_file:
             names = self._manifest().get("labels", [])
-        elif self.classes not in (None, 1000) or registry.get(self.model).backbone:
-            return []  # the weight sets' labels are ImageNet's classes, which this network does not have
         else:
-            record = self.weight_set() or next(iter(catalog.weight_sets(self.model)), None)
-            names = record.labels if record else []
+            names = self._network_labels()
         if classes is not None and names and len(names) != classes:
             raise RequestError(
                 f"{self.labels or self.model} gives {len(names)} labels; the model has {classes} outputs."
             )
         return names
+
+    def _network_labels(self) -> list[str]:
+        """Return the labels of a registered network: what the manifest beside its weight file says, or ImageNet's names
+        if the network has as many classes."""
+        weight_file, backbone = self._weight_file, registry.get(self.model).backbone
+        in_file = load.classes_in(weight_file, self.model) if weight_file and not backbone else None
+        if weight_file and self.classes in (None, in_file) and (names := manifest_of(weight_file).get("labels")):
+            return names
+        record = self.weight_set() or next(iter(catalog.weight_sets(self.model)), None)
+        if record is None or backbone:
+            return []
+        return record.labels if (self.classes or in_file or record.classes) == record.classes else []
 
     def _manifest(self) -> dict:
         """Read the manifest beside the model's file."""
@@ -361,7 +396,7 @@ class ModelSource:
             path = None
         elif self.is_file:
             path = self.model
-        elif self.random_part == "network":
+        elif self._is_random:
             path = None
         elif self.weights is not None and Path(self.weights).is_file():
             path = self.weights
@@ -377,13 +412,17 @@ class ModelSource:
         return facts
 
 
+def _is_keras(model: Any) -> bool:
+    return hasattr(model, "get_config") and hasattr(model, "predict_on_batch")
+
+
 def built(model: AnyModel) -> Any:
     """Return the ``keras.Model`` of a model that is given in any form; a ``keras.Model`` as it is.
 
     Raises:
         RequestError: the name is unknown, or the file is not there or cannot be loaded.
     """
-    if not isinstance(model, (str, os.PathLike, ModelSource)):
+    if _is_keras(model):
         return model
     source = ModelSource.of(model)
     source.check()

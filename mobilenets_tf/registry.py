@@ -166,19 +166,22 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
     """List the names of the registered networks in natural order ("s2" before "s10").
 
     Args:
-        pattern: a shell wildcard that the names match.
+        pattern: a name, a shell wildcard that the names match, or a part of them.
         task: "classify", "detect" or "segment": only the networks for this task.
 
     >>> list_models("mobilenet_v[12]")
     ['mobilenet_v1', 'mobilenet_v2']
+    >>> list_models("mobileone_mu")
+    ['mobileone_mu0', 'mobileone_mu1', 'mobileone_mu2']
 
     Raises:
         RequestError: ``task`` is not one of ``TASKS``.
     """
     if task not in (None, *TASKS):
         raise unknown("task", task, TASKS)
-    names = (name for name, network in _NETWORKS.items() if task in (None, network.task))
-    return sorted(fnmatch.filter(names, pattern), key=_natural)
+    names = [name for name, network in _NETWORKS.items() if task in (None, network.task)]
+    found = fnmatch.filter(names, pattern) or fnmatch.filter(names, f"*{pattern}*")
+    return sorted(found, key=_natural)
 
 
 def get(name: str) -> Network:
@@ -187,8 +190,10 @@ def get(name: str) -> Network:
     Raises:
         RequestError: ``name`` is not registered; the message gives the nearest name.
     """
+    if not isinstance(name, str):
+        raise RequestError(f"Received {type(name).__name__} for the name of a network; expected a text.")
     if name not in _NETWORKS:
-        raise unknown("model", name, list_models())
+        raise RequestError(f"{unknown('model', name, list_models())} (mobilenets-tf list shows all)")
     return _NETWORKS[name]
 
 
@@ -214,9 +219,14 @@ def check_size(network: Network, alpha: float | None, resolution: int | None) ->
     if alpha is not None:
         if not network.alphas:
             raise RequestError(f"{network.name} has no width multiplier; leave alpha out (received alpha={alpha!r}).")
-        if not 0 < alpha <= 4:
+        if not isinstance(alpha, (int, float)) or not 0 < alpha <= 4:
             published = ", ".join(map(str, network.alphas))
             raise RequestError(f"alpha={alpha!r} is out of range: above 0, at most 4 (published: {published}).")
+    if resolution is not None and not isinstance(resolution, int):
+        raise RequestError(
+            f"resolution={resolution!r}: expected one number of pixels, the height and the width; for others pass "
+            "input_shape=(height, width, 3)."
+        )
     if resolution is not None and not 32 <= resolution <= 2048:
         raise RequestError(
             f"resolution={resolution!r} is out of range: 32 to 2048 pixels (published: {network.resolution})."

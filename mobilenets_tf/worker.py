@@ -52,6 +52,10 @@ class Worker:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
             environment = {
                 "TF_CPP_MIN_LOG_LEVEL": "2",
+                # The child has Keras' defaults, whatever the user has set for other programs: a keras.json would decide
+                # about the backend, the layout of images and the type of numbers.
+                "KERAS_BACKEND": "tensorflow",
+                "KERAS_HOME": self._folder.name,
                 # Temporary files of the child go where this process removes them, however the child ends.
                 "TMPDIR": self._folder.name,
                 # glibc would keep large freed blocks, and a conversion makes and frees several copies of the model:

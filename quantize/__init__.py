@@ -3,9 +3,9 @@
 What is public stands in ``__init__.pyi``.
 """
 
-import lazy_loader
+from mobilenets_tf.public_api.names import attach
 
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = attach(__name__, __file__)
 _EXTRA = ("tf_keras", "tensorflow_model_optimization")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mobilenets_tf.data import images as image_files
+from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent, track
@@ -86,14 +87,14 @@ class Calibration:
         """Read image files.
 
         Args:
-            images: an ``ImageSet``, or a folder or CSV of images.
+            images: an ``ImageSet``, or a folder, a CSV or a COCO JSON of images.
             preprocessing: how pixels become the model's input. trusted: as in ``Calibration``.
 
         Raises:
             RequestError: there is no such folder or file, or it has no images.
         """
         if not isinstance(images, image_files.ImageSet):
-            images = image_files.find_images(images)
+            images = photographs_of(images)
         stream = _Stream(lambda: (preprocessing(image_files.decode(path)) for path in images.paths))
         return cls(stream, preprocessing.value_range, len(images), images.paths, trusted)
 

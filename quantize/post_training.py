@@ -7,7 +7,7 @@ The steps: integer forms -> equalise the channels -> observe the activations -> 
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.steps import equalize, model_ranges, ranges, rounding
 from mobilenets_tf.quantize.steps.bias_correction import correct_biases
+from mobilenets_tf.quantize.steps.effects import output_error
 from mobilenets_tf.quantize.steps.float_islands import float_islands
 from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.quantize.steps.ranges import Range
@@ -27,6 +28,7 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.input_fold import fold_input
 from mobilenets_tf.tflite.runtime import Runner
 
+_HELD_OUT = 32  # how many samples decide whether the searched ranges are better than all values seen
 _KEPT = 128  # samples kept in memory for the steps that run the model more than once; of the others, statistics only
 
 
@@ -173,6 +175,19 @@ def prepare(
     arguments = (samples[:64], recipe.per_tensor, progress) if recipe.rounding == "learned" else (recipe.per_tensor,)
     rounded = round_all(model, *arguments)
     corrected = correct_biases(model, rounded, statistics) if recipe.correct_biases else model
-    return PreparedModel(
+    prepared = PreparedModel(
         corrected, model, original, scheme, activation_ranges, rounded, islands, shared.own_form, samples
     )
+    if recipe.ranges == "least_output_error" and scheme.activations == "int8":
+        every = model_ranges.choose(model, statistics, scheme, "min_max", shared, samples)
+        prepared = _better(prepared, replace(prepared, ranges=every))
+    return prepared
+
+
+def _better(searched: PreparedModel, other: PreparedModel) -> PreparedModel:
+    """Choose between the searched ranges and others by the file's outputs on samples that the search has not seen."""
+    held_out = searched.samples[model_ranges.TRIED_ON :][:_HELD_OUT]
+    if not held_out:
+        return searched
+    errors = [output_error(searched.uncorrected, model.write(), held_out) for model in (searched, other)]
+    return searched if errors[0] <= errors[1] else other

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import tempfile
 
 import pytest
 
@@ -136,3 +137,17 @@ def test_names_that_are_no_text_for_a_terminal_are_escaped():
 def test_a_label_with_a_line_break_is_refused(name):
     with pytest.raises(RequestError, match="line break"):
         files.labels_file(["fine", name + "c"])
+
+
+def test_a_user_without_a_home(monkeypatch):
+    monkeypatch.delenv("MOBILENETS_TF_HOME", raising=False)
+    monkeypatch.setattr(files.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert files.cache_folder().is_relative_to(tempfile.gettempdir())
+
+
+def test_a_folder_has_one_user(tmp_path):
+    folder = tmp_path / "new"
+    with files.only_user(folder, "training"), pytest.raises(RequestError, match="new is used by another training"):
+        files.only_user(folder, "training").__enter__()
+    with files.only_user(folder, "training"):
+        pass

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. A module belongs to the longest name that its own begins with.
 FLOORS = (
     ("errors", "layer_names", "decibels", "drawing", "progress", "version"),
-    ("conventions", "files", "registry"),
+    ("public_api", "conventions", "files", "registry"),
     ("manifest", "worker"),
     ("data",),
     ("tflite", "weights"),

@@ -11,7 +11,7 @@ import pytest
 from mobilenets_tf import RequestError, files
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.worker import Worker, WorkerError
-from tests.support.in_a_worker import abort, warn_and_print
+from tests.support.in_a_worker import abort, keras_settings, warn_and_print
 
 pytestmark = pytest.mark.usefixtures("own_workers")
 
@@ -77,3 +77,15 @@ def test_where_the_system_does_not_end_a_child_it_watches_its_parent():
         child = int(parent.stdout.readline())
         parent.kill()
     assert within(5, lambda: not is_running(child))
+
+
+@pytest.mark.slow
+def test_a_child_has_keras_defaults_whatever_surrounds_it(tmp_path, monkeypatch):
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(
+        '{"floatx": "float16", "epsilon": 1e-3, "backend": "jax", "image_data_format": "channels_first"}'
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with Worker() as worker:
+        assert worker.call(keras_settings) == ("tensorflow", "channels_last", "float32")

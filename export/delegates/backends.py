@@ -19,7 +19,7 @@ BACKENDS = (
         xnnpack.RULES,
         missing=RuleSource(xnnpack.FILE, "VisitNode"),
         unpacks=frozenset({"float16", "int8"}),
-        main_graph=False,
+        calls=True,
     ),
     Backend(
         "gpu",

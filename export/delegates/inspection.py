@@ -15,14 +15,12 @@ from mobilenets_tf.export.delegates.backends import BACKENDS
 from mobilenets_tf.export.delegates.rules import COMMIT, RuleSource, Verdict
 from mobilenets_tf.progress import printable
 from mobilenets_tf.tflite import flatbuffer
-from mobilenets_tf.tflite.flatbuffer_check import tensor_bytes
+from mobilenets_tf.tflite.flatbuffer_check import LITERT_CUSTOM, XNNPACK_CUSTOM, tensor_bytes
 from mobilenets_tf.tflite.operators import Call, Tensor, calls, tensors
 from mobilenets_tf.worker import Worker, WorkerError
 
 _LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 _CONTROL_FLOW = {"CALL", "CALL_ONCE", "IF", "WHILE", "STABLEHLO_CASE", "STABLEHLO_WHILE"}
-# Custom operators for which LiteRT itself has kernels (BuiltinOpResolver in tflite/core/kernels/register.cc).
-_BUNDLED = {"AudioSpectrogram", "Mfcc", "NumericVerify", "TFLite_Detection_PostProcess"}
 # Limits for an untrusted file while LiteRT plans its memory: seconds of CPU time, bytes of memory.
 _SECONDS, _MEMORY = 60, 16 << 30
 
@@ -381,6 +379,14 @@ def _plain(name: str, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def _kernels_of(custom: str) -> str:
+    if custom in LITERT_CUSTOM:
+        return "LiteRT has the kernels, on the CPU"
+    if custom in XNNPACK_CUSTOM:
+        return "XNNPACK has the kernels, on the CPU, and LiteRT's own are missing"
+    return "an app has to bring their kernels"
+
+
 def _sides(shape) -> str:
     return "x".join("?" if side < 0 else str(side) for side in shape) or "scalar"
 
@@ -412,9 +418,11 @@ def _lines(file: Inspection) -> Iterator[str]:
             yield f"  and {len(file.not_integer) - _SHOWN} more (--json has them all)"
     elif file.not_integer is not None:
         yield "not integer      nothing"
-    for bundled, where in ((True, "LiteRT has the kernels, on the CPU"), (False, "an app has to bring their kernels")):
-        if custom := [entry for entry in file.custom_operators.items() if (entry[0] in _BUNDLED) == bundled]:
-            yield f"custom operators {_counted(custom)}; {where}"
+    by_kernel: dict[str, list[tuple[str, int]]] = {}
+    for name, number in file.custom_operators.items():
+        by_kernel.setdefault(_kernels_of(name), []).append((name, number))
+    for where, custom in sorted(by_kernel.items(), reverse=True):
+        yield f"custom operators {_counted(custom)}; {where}"
     if any(name.startswith("Flex") for name in file.custom_operators):
         yield "                 Flex operators need TensorFlow's kernels in the app, which are tens of megabytes"
     if file.graphs > 1:
@@ -428,7 +436,8 @@ def _lines(file: Inspection) -> Iterator[str]:
     if file.trial.arena_bytes is not None:
         yield f"arena            {file.trial.arena_bytes:,} bytes for activations, with LiteRT's own kernels"
     if file.trial.error:
-        yield f"{'does not run' if file.trial.plan is None else 'arena':<16} {_plain(file.trial.error, 400)}"
+        what = "does not run     " if file.trial.plan is None else "arena            not known without XNNPACK: "
+        yield f"{what}{_plain(file.trial.error, 400)}"
     for verdict in file.verdicts:
         yield from _verdict_lines(verdict, file.trial.plan if verdict.path == "xnnpack" else None)
     yield "Operators that are left run in LiteRT's own kernels on the CPU."

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer_check import called_graphs
 from mobilenets_tf.tflite.operators import Call, Tensor
 
 COMMIT = "f67457790c9c2ab67347d6fe53270e8d3df20868"  # main on 21 August 2026, before the release 2.3.0
@@ -72,7 +73,7 @@ class Backend:
         part by default, and this is the source that says so.
     static: None if the backend runs graphs with tensors of unknown size. Otherwise it refuses the whole graph if the
         size of one tensor is known only at run time, and this is the source that says so.
-    main_graph: whether the backend ignores the bodies of conditions and loops.
+    calls: whether the backend runs the bodies of conditions and loops too.
     """
 
     name: str
@@ -84,13 +85,18 @@ class Backend:
     unpacks: frozenset[str] = frozenset({"float16"})
     single: RuleSource | None = None
     static: RuleSource | None = None
-    main_graph: bool = True
+    calls: bool = False
 
     def verdict(self, graphs: list[list[Call]]) -> "Verdict":
-        """Judge every operator of a model. graphs: the operators of each graph, the main graph first."""
+        """Judge every operator of a model.
+
+        graphs: the operators of each graph, the main graph first. Others are bodies of conditions and loops, or belong
+            to further signatures.
+        """
         parts, fallbacks = [], []
+        bodies = {number for operators in graphs for call in operators for number in called_graphs(call.options)}
         for number, operators in enumerate(graphs):
-            if number and self.main_graph:
+            if number in bodies and not self.calls:
                 body = ("it is in the body of a condition or a loop", self.missing)
                 refused = {call.place: body for call in operators}
             elif self.static and (call := _sized_by_run(operators)):
@@ -99,7 +105,7 @@ class Backend:
             else:
                 refused = self._refused(operators)
             epochs = _epochs(operators, refused)
-            if self.single and number == 0:
+            if self.single and number not in bodies:
                 refused |= self._outside_largest(operators, refused, epochs)
             parts.append(len({epochs[call.place] for call in operators if call.place not in refused}))
             fallbacks += [

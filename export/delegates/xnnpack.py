@@ -1,6 +1,7 @@
 """Which operators XNNPACK runs on a phone's CPU. The rules are tested against XNNPACK (tests/export/delegates)."""
 
 import math
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -273,6 +274,24 @@ def _blocks(call: Call) -> str | None:
     return None
 
 
+def _mediapipe(windows: bool) -> Check:
+    """Check the options of an op of MediaPipe's: padding, strides, and for ``windows`` the window, five or three int32.
+
+    What the file leaves out is 0 (SafeCopyCustomData).
+    """
+
+    def check(call):
+        padding, *sizes = struct.unpack("<5i", (call.custom_options or b"")[:20].ljust(20, b"\0"))
+        strides, window = sizes[:2], sizes[2:]
+        if min(sizes if windows else strides) <= 0:
+            return "its window or its stride is not positive"
+        if windows and window != strides:
+            return f"its window {window} is not its stride {strides}"
+        return None if padding in (1, 2) else "its padding is neither SAME nor VALID"
+
+    return check
+
+
 FILE = "tflite/delegates/xnnpack/xnnpack_delegate.cc"
 _FLOAT_OR_INT8 = FLOAT | {"int8"}
 _CLAMPS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")
@@ -378,6 +397,30 @@ RULES = {
         _bias(2, needed=False),
         _fully_connected,
         activation(*_CLAMPS),
+    ),
+    "Convolution2DTransposeBias": _xnnpack(
+        "VisitMediaPipeDeconvolutionNode",
+        count(3),
+        types({"float32"}, 0, 1, 2, -1),
+        *(dims(end, 4) for end in (0, 1, -1)),
+        dims(2, 1),
+        known(1, 2),
+        _mediapipe(windows=False),
+    ),
+    "MaxPoolingWithArgmax2D": _xnnpack(
+        "VisitMediaPipeMaxPoolingNode",
+        count(1, 2),
+        types({"float32"}, 0),
+        *(dims(end, 4) for end in (0, -1)),
+        lambda call: None if call.outputs[0].type == "float32" else f"the output is {call.outputs[0].type}",
+        _mediapipe(windows=True),
+    ),
+    "MaxUnpooling2D": _xnnpack(
+        "VisitMediaPipeUnpoolingNode",
+        count(2),
+        types({"float32"}, 0, -1),
+        *(dims(end, 4) for end in (0, 1, -1)),
+        _mediapipe(windows=True),
     ),
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), _REDUCE),
     "PAD": _xnnpack(

@@ -12,13 +12,13 @@ class SegmenterForms:
     own, with_threshold = "stride", ()
 
     def apply(self, content: bytes, form: str, network, score_threshold: float | None = None) -> bytes:
-        return with_form(content, form, network.size)
+        return with_form(content, form, network.size, network.kinds[0].cut or 0.0)
 
     def companions(self, file_name: str, form: str, network) -> dict[str, str]:
         return {}
 
 
-def with_form(content: bytes, form: str, size: int) -> bytes:
+def with_form(content: bytes, form: str, size: int, cut: float = 0.0) -> bytes:
     """Give a segmenter's file another form.
 
     Args:
@@ -26,7 +26,8 @@ def with_form(content: bytes, form: str, size: int) -> bytes:
         form: "stride": unchanged. "full": ``logits`` (1, size, size, classes), resized bilinearly between pixels'
             centres, with the same scale. "mask": ``mask`` (1, size, size), uint8: the class of each pixel, the
             lowest where several logits are equal.
-        size: height and width of the picture.
+        size: height and width of the picture. cut: of an output with one channel, the value above which a pixel is of
+            class 1.
     """
     if form == "stride":
         return content
@@ -43,7 +44,9 @@ def with_form(content: bytes, form: str, size: int) -> bytes:
         options = schema.ResizeBilinearOptionsT()
         options.halfPixelCenters, options.alignCorners = True, False
         operators.append(flatbuffer.make_operator(tree, "RESIZE_BILINEAR", [logits, sides], [result], options, 3))
-    if form == "mask":
+    if form == "mask" and classes == 1:
+        result = _above(tree, operators, result, cut, size)
+    elif form == "mask":
         highest = flatbuffer.add_tensor(tree, "highest", (1, size, size))
         mask = flatbuffer.add_tensor(tree, "mask", (1, size, size))
         graph.tensors[highest].type, graph.tensors[mask].type = schema.TensorType.INT32, schema.TensorType.UINT8
@@ -62,3 +65,23 @@ def with_form(content: bytes, form: str, size: int) -> bytes:
     graph.tensors[logits].name += b"/stride"
     flatbuffer.set_signature(tree, taken, ["mask" if form == "mask" else "logits"])
     return flatbuffer.write(tree)
+
+
+def _above(tree, operators: list, result: int, cut: float, size: int) -> int:
+    """Append the operators that tell where one channel is above a cut: a mask (1, size, size), uint8."""
+    graph, shape = tree.subgraphs[0], (1, size, size, 1)
+    if graph.tensors[result].type != schema.TensorType.FLOAT32:
+        real = flatbuffer.add_tensor(tree, "real", shape)
+        operators.append(flatbuffer.make_operator(tree, "DEQUANTIZE", [result], [real], version=2))
+        result = real
+    above, mask = flatbuffer.add_tensor(tree, "above", (1, size, size)), flatbuffer.add_tensor(tree, "mask", shape[:3])
+    flat = flatbuffer.add_tensor(tree, "flat", shape[:3])
+    graph.tensors[above].type, graph.tensors[mask].type = schema.TensorType.BOOL, schema.TensorType.UINT8
+    sides = flatbuffer.add_constant(tree, "flat/shape", np.array(shape[:3], np.int32))
+    operators.append(flatbuffer.make_operator(tree, "RESHAPE", [result, sides], [flat]))
+    limit = flatbuffer.add_constant(tree, "cut", np.array(cut, np.float32))
+    operators.append(flatbuffer.make_operator(tree, "GREATER", [flat, limit], [above], schema.GreaterOptionsT()))
+    options = schema.CastOptionsT()
+    options.inDataType, options.outDataType = schema.TensorType.BOOL, schema.TensorType.UINT8
+    operators.append(flatbuffer.make_operator(tree, "CAST", [above], [mask], options))
+    return mask

@@ -39,9 +39,11 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
     task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), manifest["preprocessing"]
     kinds = [kind_of(output["kind"]) for output in outputs if "kind" in output]
     page = f"android_{task}.md"
-    if kinds and not (len(kinds) == 1 and kinds[0].classes):
+    if form is None and kinds and not (len(kinds) == 1 and kinds[0].classes):
         page = "android_outputs.md"
     anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing["crop"]
+    # Of a segmenter with one channel, the foreground.
+    single = task == "segment" and len(kinds) == 1 and kinds[0].cut is not None
     types = {end["dtype"] for end in (input_, *outputs)}
     template = _environment().get_template(page)
     return template.render(
@@ -60,6 +62,8 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         classes=max(2, _classes(manifest)),
         cut=kinds[0].cut if len(kinds) == 1 else None,
         kinds=kinds,
+        single=single,
+        cut_level=_level(kinds[0].cut or 0.0, outputs[0]) if single else None,
         rows=outputs[0]["shape"][1],
         columns=outputs[0]["shape"][-1 if form == "mask" else -2],
         anchors=anchors,
@@ -67,7 +71,7 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         overlap=Postprocess.iou_threshold,
         labels=labels,
         kotlin_class=_KOTLIN_CLASSES.get(page, "Network"),
-        mediapipe_form=form in _MEDIAPIPE_FORMS if form else kinds in ([], [CLASSES]),
+        mediapipe_form=not single and (form in _MEDIAPIPE_FORMS if form else kinds in ([], [CLASSES])),
         mediapipe_types=types <= _MEDIAPIPE_TYPES,
         integers=schemes.get(manifest["scheme"]).calibrated,
         litert=LITERT,
@@ -97,6 +101,11 @@ def _environment():
     )
     environment.filters |= {"kotlin": _float_literal, "kotlin_text": _text_literal}
     return environment
+
+
+def _level(value: float, output: dict) -> float:
+    """Return the level at which an output's tensor stores a real value, not rounded; of a float tensor the value."""
+    return value / output["scale"] + output["zero_point"] if output["scale"] else value
 
 
 def _text_literal(text: str) -> str:

@@ -190,12 +190,10 @@ def layer_fidelity(
         samples: a few calibration samples, arrays in the order of the files' inputs.
 
     Returns:
-        The layers, the least faithful first. Tensors that only one file has are left out. So are the scores that a
-        final softmax reads: scores far below the highest are cut off on purpose (``ranges.softmax_scores``), and the
-        result of the softmax shows their effect.
+        The layers, the least faithful first. Tensors that only one file has are left out.
     """
     files = [_Observed(float_content), _Observed(quantised_content)]
-    shared = [name for name in files[0].tensors if name in files[1].tensors and name not in files[0].scores]
+    shared = [name for name in files[0].tensors if name in files[1].tensors]
     ends = {files[0].layers[name]: name for name in shared}  # the last tensor of each layer
     powers = {name: np.zeros(3) for name in ends.values()}  # of the signal, the noise, and the noise that is cut off
     for arrays in samples:
@@ -218,8 +216,7 @@ def layer_fidelity(
 class _Observed:
     """A file whose outputs are all tensors that its operators compute.
 
-    tensors: name -> index, in the order of the operators. layers: name of a tensor -> its layer. scores: the names of
-    the tensors that a final softmax reads.
+    tensors: name -> index, in the order of the operators. layers: name of a tensor -> its layer.
     """
 
     def __init__(self, content: bytes):
@@ -233,11 +230,6 @@ class _Observed:
             names[index]: layer
             for layer, operator in zip(of_operators, graph.operators, strict=True)
             for index in operator.outputs
-        }
-        self.scores = {
-            names.get(operator.inputs[0])
-            for operator in graph.operators
-            if flatbuffer.operator_name(tree, operator) == "SOFTMAX" and operator.outputs[0] in graph.outputs
         }
         self._scales = {index: _scale(graph.tensors[index].quantization) for index in produced}
         self.runner = Runner(flatbuffer.with_outputs(tree, produced), trusted=True)

@@ -172,9 +172,10 @@ def describe_tensor(details: dict) -> dict:
 
 def file_facts(content: bytes, subject: Subject) -> dict:
     """Return the manifest's facts about a file: how it takes its image, its inputs, and its outputs with their kinds;
-    the outputs of a form have none."""
+    outputs that a form has made have none."""
     runner = Runner(content)
-    kinds = names_of(subject.final_kinds)
+    own = [len(end.shape) + 1 for end in subject.ends] == [len(details["shape"]) for details in runner.outputs]
+    kinds = names_of(subject.kinds) if own else []
     return {
         "preprocessing": asdict(subject.image.given),
         "model_preprocessing": asdict(subject.image.wanted),

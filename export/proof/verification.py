@@ -1,5 +1,6 @@
 """Compare a TFLite file with its Keras model on real images."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ def check_form(file: Path) -> None:
         raise RequestError(
             f"{file} gives its answers in the form {form!r}, and the Keras model gives {own!r} outputs: they cannot be "
             "compared. deploy did compare this file before it took that form, and its answers after (see its report). "
-            f"Judge it with:  mobilenets-tf evaluate {file} --images DATA  Or deploy with --output {own}, and verify "
-            "that file."
+            f"Judge it with:  mobilenets-tf evaluate {shlex.quote(str(file))} --data DATA  Or deploy with --output "
+            f"{own}, and verify that file."
         )
 
 

@@ -90,7 +90,7 @@ def profile(content: bytes, calls: int = 20, threads: int = 1) -> Profile:
         RequestError: LiteRT cannot run the file; the file runs other ops at each inference; or this version of
             ai-edge-litert lacks the profiler.
     """
-    flatbuffer.read(content)
+    content = _with_fixed_shapes(content)
     with contextlib.ExitStack() as stack:
         try:
             whole, runs = _record(_Interface(stack), content, calls, threads)
@@ -103,6 +103,18 @@ def profile(content: bytes, calls: int = 20, threads: int = 1) -> Profile:
     times = np.array([[elapsed for _, elapsed, _ in runs[call]] for call in least]).mean(axis=0) / 1e3
     ops = tuple(Op(name, float(ms), delegated) for (name, delegated), ms in zip(names[0], times, strict=True))
     return Profile(ops, float(np.array(whole)[least].mean()) / 1e3, calls)
+
+
+def _with_fixed_shapes(content: bytes) -> bytes:
+    """Give each size that is free, such as the batch in the converter's own files, the size with which LiteRT's
+    interpreter begins, mostly 1: the profiler's interface has no memory for free sizes.
+    """
+    tree = flatbuffer.read(content)
+    tensors = [tensor for graph in tree.subgraphs for tensor in graph.tensors]
+    free = [t for t in tensors if t.shapeSignature is not None and -1 in t.shapeSignature]
+    for tensor in free:
+        tensor.shapeSignature = None
+    return flatbuffer.write(tree) if free else content
 
 
 class _Layout(ctypes.Structure):

@@ -27,6 +27,7 @@ from mobilenets_tf.export.speed.timing import check_counts, check_files
 from mobilenets_tf.export.speed.tool_output import MOST_LINE, ToolOutput, parse, printable
 from mobilenets_tf.files import TemporaryFolder, cache_folder
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.public_api.types import check_fields
 
 _PUSH_SECONDS = 600
 _MOST_DOWNLOAD = 200 << 20  # bytes; the tools have some 10 MB
@@ -63,6 +64,11 @@ class PhoneRequest:
     use_nnapi: bool = False
     cores: str | None = None
     timeout: float = 600.0
+
+    def __post_init__(self):
+        if isinstance(self.files, (str, os.PathLike)):
+            object.__setattr__(self, "files", (self.files,))
+        check_fields(self)
 
     def check(self) -> None:
         """Refuse what cannot work, before the phone is asked.

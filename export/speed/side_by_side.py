@@ -6,6 +6,7 @@ own, so that a crash becomes an error that names the file. Then all files are ti
 """
 
 import hashlib
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from mobilenets_tf.export.speed.op_profile import Profile
 from mobilenets_tf.export.speed.timing import Ratio, Timing
 from mobilenets_tf.files import TemporaryFolder
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tflite.arena import arena_bytes
 from mobilenets_tf.worker import Worker, WorkerError
 
@@ -36,6 +38,11 @@ class BenchmarkRequest:
     threads: int = 1
     profile: bool = False
 
+    def __post_init__(self):
+        if isinstance(self.files, (str, os.PathLike)):
+            object.__setattr__(self, "files", (self.files,))
+        check_fields(self)
+
     def check(self) -> None:
         """Refuse what cannot work, before anything runs.
 
@@ -52,11 +59,12 @@ class MemoryUse:
 
     peak: how much resident memory loading the file and running it twice adds, at the most, to a process that has
         imported LiteRT (Linux' VmHWM). This includes the file's content, and 3 to 4 MB of LiteRT's own.
-    arena: memory for activations with LiteRT's own kernels (``arena.arena_bytes``). Compare files by this figure.
+    arena: memory for activations with LiteRT's own kernels (``arena.arena_bytes``); None if LiteRT cannot run the file
+        without XNNPACK. Compare files by this figure.
     """
 
     peak: int
-    arena: int
+    arena: int | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ class FileBenchmark:
     """The measurements of one file.
 
     bytes: the file's size. ratio: its time divided by the first file's time; None for the first file.
-    profile: the time of each op; None unless requested.
+    profile: the time of each op; None unless requested, and where LiteRT's profiler cannot run the file: no_profile has
+        the reason then.
     """
 
     file: str
@@ -74,6 +83,7 @@ class FileBenchmark:
     ratio: Ratio | None
     memory: MemoryUse
     profile: Profile | None
+    no_profile: str | None = None
 
     def as_dict(self) -> dict:
         """Return plain data for JSON."""
@@ -85,19 +95,25 @@ class FileBenchmark:
             "ratio": self.ratio and asdict(self.ratio),
             "memory_bytes": asdict(self.memory),
             "profile": self.profile and self.profile.as_dict(),
+            "no_profile": self.no_profile,
         }
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The result of ``benchmark``: the machine that the times hold for, and each file in the order of the request."""
+    """The result of ``benchmark``.
+
+    machine: what the times hold for. files: those that run, in the order of the request; the first is the base of the
+    ratios. failed: each file that does not run -> the reason.
+    """
 
     machine: str
     files: tuple[FileBenchmark, ...]
+    failed: dict[str, str]
 
     def as_dict(self) -> dict:
         """Return plain data for JSON."""
-        return {"machine": self.machine, "files": [file.as_dict() for file in self.files]}
+        return {"machine": self.machine, "files": [file.as_dict() for file in self.files], "failed": self.failed}
 
 
 def benchmark(request: BenchmarkRequest, progress: Progress = silent) -> Benchmark:
@@ -106,8 +122,7 @@ def benchmark(request: BenchmarkRequest, progress: Progress = silent) -> Benchma
     The times are not those of a phone (``phone.benchmark_on_phone`` measures there); compare files by their ratios.
 
     Raises:
-        RequestError: the request is wrong (``BenchmarkRequest.check``), or a file cannot be read or run, or crashes
-            LiteRT.
+        RequestError: the request is wrong (``BenchmarkRequest.check``), or no file can be read and run.
     """
     request.check()
     contents = [_read(Path(file)) for file in request.files]
@@ -118,29 +133,33 @@ def benchmark(request: BenchmarkRequest, progress: Progress = silent) -> Benchma
         copies = {label: Path(folder) / f"{place}.tflite" for place, label in enumerate(labels)}
         for copy, content in zip(copies.values(), contents, strict=True):
             copy.write_bytes(content)
-        memories, profiles = [], []
+        measured, failed = {}, {}
         for label, copy in track(list(copies.items()), "measuring", progress):
-            # The check comes first: the other two functions expect a valid file.
-            arena = _in_child(_check, label, copy, request.threads)
-            memories.append(MemoryUse(_in_child(_peak, label, copy, request.threads), arena))
-            profile = _in_child(_profile, label, copy, request.calls, request.threads) if request.profile else None
-            profiles.append(profile)
+            try:
+                measured[label] = _measure(label, copy, request)
+            except RequestError as error:
+                failed[label] = str(error)
+        if not measured:
+            raise RequestError("\n".join(failed.values()))
         with Worker(preload="") as worker:
-            timings = worker.call(timing.side_by_side, copies, request.calls, request.threads, progress=progress)
-    base = timings[labels[0]]
+            sound = {label: copies[label] for label in measured}
+            timings = worker.call(timing.side_by_side, sound, request.calls, request.threads, progress=progress)
+    base = next(iter(measured))
     files = tuple(
         FileBenchmark(
             file=label,
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
             timing=timings[label],
-            ratio=None if place == 0 else timing.ratio(timings[label], base),
-            memory=memories[place],
-            profile=profiles[place],
+            ratio=None if label == base else timing.ratio(timings[label], timings[base]),
+            memory=measured[label][0],
+            profile=measured[label][1],
+            no_profile=measured[label][2],
         )
-        for place, (label, content) in enumerate(zip(labels, contents, strict=True))
+        for label, content in zip(labels, contents, strict=True)
+        if label in measured
     )
-    return Benchmark(machine(), files)
+    return Benchmark(machine(), files, failed)
 
 
 def machine() -> str:
@@ -163,6 +182,19 @@ def _read(path: Path) -> bytes:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def _measure(label: str, copy: Path, request: BenchmarkRequest) -> tuple[MemoryUse, Profile | None, str | None]:
+    """Load and run a file in child processes; give its memory, its profile, and why there is none."""
+    # The check comes first: the other functions expect a valid file.
+    arena = _in_child(_check, label, copy, request.threads)
+    memory = MemoryUse(_in_child(_peak, label, copy, request.threads), arena)
+    if not request.profile:
+        return memory, None, None
+    try:
+        return memory, _in_child(_profile, label, copy, request.calls, request.threads), None
+    except RequestError as error:
+        return memory, None, str(error)
+
+
 def _in_child(function, label: str, *arguments):
     """Call ``function(label, *arguments)`` in a new process that runs nothing else."""
     try:
@@ -172,10 +204,16 @@ def _in_child(function, label: str, *arguments):
         raise RequestError(f"{label} cannot be run: it crashes LiteRT. {error}") from error
 
 
-def _check(label: str, file: Path, threads: int) -> int:
+def _check(label: str, file: Path, threads: int) -> int | None:
     """Load and run the file once; return the bytes of its arena. Runs in a child process."""
-    timing.load(file, threads, label).invoke()
-    return arena_bytes(file.read_bytes())
+    try:
+        timing.load(file, threads, label).invoke()
+    except RuntimeError as error:
+        raise RequestError(f"{label} cannot be run: {str(error).splitlines()[0]}") from error
+    try:
+        return arena_bytes(file.read_bytes())
+    except RequestError:  # it has ops that only XNNPACK has
+        return None
 
 
 def _peak(label: str, file: Path, threads: int) -> int:

@@ -14,6 +14,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.task import class_name
 from mobilenets_tf.worker import Worker
@@ -28,7 +29,7 @@ class EvaluateRequest:
 
     source: the model: a registry name, the path of a ``.tflite``, ``.keras`` or full-model ``.h5`` file, a
         ``keras.Model`` or a ``ModelSource``.
-    images: annotated images. To classify: a CSV with the columns file and class_index, or a folder with a sub-folder a
+    data: annotated images. To classify: a CSV with the columns file and class_index, or a folder with a sub-folder a
         class; to detect: a folder with images/ and annotations/ (VOC's XML), or COCO's JSON; to segment: a folder with
         images/ and masks/ (PNG of class numbers).
     task: "classify", "detect" or "segment", for a file without a manifest.
@@ -39,7 +40,7 @@ class EvaluateRequest:
     """
 
     source: AnyModel
-    images: str
+    data: str
     task: str | None = None
     void: int | None = None
     scales: tuple[float, ...] = (1.0,)
@@ -50,6 +51,7 @@ class EvaluateRequest:
     def __post_init__(self):
         object.__setattr__(self, "source", ModelSource.of(self.source))
         object.__setattr__(self, "scales", tuple(self.scales))
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _find(request: EvaluateRequest, reading: Reading, progress: Progress) -> Ima
     if void is None and request.source.content is None:
         void = manifest_of(Path(request.source.model)).get("options", {}).get("void")
     try:
-        return task.find(request.images, reading.labels, void=255 if void is None else void, progress=progress)
+        return task.find(request.data, reading.labels, void=255 if void is None else void, progress=progress)
     except RequestError as error:
         if reading.task or "has no labels" not in str(error):
             raise

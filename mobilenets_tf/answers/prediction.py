@@ -14,6 +14,7 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.worker import Worker
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -47,8 +48,9 @@ class PredictRequest:
         for name in ("images", "beside"):
             value = getattr(self, name)
             paths = (value,) if isinstance(value, (str, os.PathLike)) else value
-            object.__setattr__(self, name, tuple(map(os.fspath, paths)))
-        object.__setattr__(self, "out", None if self.out is None else os.fspath(self.out))
+            texts = tuple(os.fspath(path) if isinstance(path, os.PathLike) else path for path in paths)
+            object.__setattr__(self, name, texts)
+        check_fields(self)
 
 
 @dataclass(frozen=True)

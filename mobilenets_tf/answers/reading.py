@@ -11,8 +11,8 @@ from mobilenets_tf.modelsource import NORMALISATION, ModelSource
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import KINDS
 from mobilenets_tf.tflite.file_metadata import FileMetadata, read_metadata
+from mobilenets_tf.weights.saved_models import check_kind
 
-_KERAS = (".keras", ".h5")
 TFLITE = ".tflite"
 
 
@@ -111,10 +111,8 @@ def check_file(file: str | Path) -> Path:
         RequestError: there is no such file, or the file is of another kind.
     """
     file = Path(file)
-    if not file.is_file():
-        raise RequestError(f"No such model file: {file}")
-    if file.suffix not in (TFLITE, *_KERAS):
-        raise RequestError(f"{file}: expected a .tflite, .keras or full-model .h5 file.")
+    if file.suffix != TFLITE or not file.is_file():
+        check_kind(file)
     return file
 
 

@@ -3,6 +3,7 @@
 from mobilenets_tf.cli.options import add_json, add_quiet, display, emit
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import to_json
+from mobilenets_tf.progress import printable
 
 HELP = "Measure latency and memory of .tflite files side by side, on this machine or on an attached phone."
 EXAMPLE = "mobilenets-tf benchmark net_float32.tflite net_int8.tflite --profile"
@@ -37,7 +38,7 @@ def run(arguments):
     return _run_on_phone(arguments) if arguments.android else _run_here(arguments)
 
 
-def _run_here(arguments) -> None:
+def _run_here(arguments) -> int:
     for name in ("benchmark_model", "adb", "serial", "use_gpu", "use_nnapi", "cores"):
         if getattr(arguments, name):
             raise RequestError(f"--{name.replace('_', '-')} needs --android: it is an option for a phone.")
@@ -48,7 +49,7 @@ def _run_here(arguments) -> None:
         result = benchmark(request, progress)
     if arguments.json:
         emit(to_json(result.as_dict()))
-        return
+        return 1 if result.failed else 0
     threads = f"{request.threads} thread{'s' if request.threads > 1 else ''}"
     emit(f"Milliseconds on {result.machine}: compare the files by their ratios.")
     emit(f"{request.calls} rounds, {threads}, LiteRT with XNNPACK.")
@@ -60,7 +61,7 @@ def _run_here(arguments) -> None:
             ratio = f"{file.ratio.median:.2f} ({file.ratio.low:.2f} to {file.ratio.high:.2f})"
         emit(
             f"{_short(file.file):<40}{times.median_ms:9.2f}{times.p10_ms:9.2f}{times.p90_ms:9.2f}{ratio:>27}  "
-            f"{_partitions(times):>10}  {file.memory.peak / 1e6:7.1f}  {file.memory.arena / 1e6:8.2f}"
+            f"{_partitions(times):>10}  {file.memory.peak / 1e6:7.1f}  {_megabytes(file.memory.arena):>8}"
         )
     for file in result.files:
         if file.timing.outside:
@@ -69,6 +70,15 @@ def _run_here(arguments) -> None:
     for file in result.files:
         if file.profile:
             _emit_ops(file.file, file.profile.ops, file.profile.call_ms)
+        elif file.no_profile:
+            emit(f"No times of the ops: {printable(file.no_profile)}")
+    for reason in result.failed.values():
+        emit(f"FAILED: {printable(reason)}")
+    return 1 if result.failed else 0
+
+
+def _megabytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.2f}"
 
 
 def _run_on_phone(arguments) -> int:

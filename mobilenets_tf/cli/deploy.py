@@ -160,7 +160,7 @@ def _next(deployed, request):
         yield f"mobilenets-tf verify {quoted} {request.source.options('--model')} {images_option}"
     else:  # outputs that are not the Keras model's, or a Keras model that cannot be built again
         yield f"mobilenets-tf predict {quoted} PHOTO --out picture.png"
-    yield f"mobilenets-tf evaluate {quoted} --images {shlex.quote(request.evaluate or 'labels.csv')}"
+    yield f"mobilenets-tf evaluate {quoted} --data {shlex.quote(request.evaluate or 'labels.csv')}"
     if deployed.passed:
         yield f"adb push {quoted} /data/local/tmp/"
     elif request.source.random_part is None and deployed.manifest["calibration"]:

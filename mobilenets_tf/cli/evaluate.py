@@ -7,14 +7,14 @@ from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, e
 from mobilenets_tf.files import to_json
 
 HELP = "Judge a model or a .tflite file on annotated images: top-1 and top-5, mAP of boxes, or mIoU of masks."
-EXAMPLE = "mobilenets-tf evaluate efficientnet_lite0 --weights imagenet --images labels.csv"
+EXAMPLE = "mobilenets-tf evaluate efficientnet_lite0 --weights imagenet --data labels.csv"
 
 
 def add_arguments(parser):
     add_model(parser)
     add_task(parser)
     parser.add_argument(
-        "--images", required=True, metavar="SOURCE",
+        "--data", required=True, metavar="SOURCE",
         help="to classify: a CSV with file and class_index, or a folder with a sub-folder a class; to detect: a folder "
         "with images/ and annotations/ (VOC's XML), or COCO's .json; to segment: a folder with images/ and masks/ (PNG "
         "of class numbers)",

@@ -1,5 +1,7 @@
 """mobilenets-tf export"""
 
+import shlex
+
 from mobilenets_tf.cli.deploy import add_input_form, add_scheme
 from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 from mobilenets_tf.data.preprocessing import Preprocessing
@@ -30,5 +32,6 @@ def run(arguments):
     verdict = unjudged(exported.manifest["refused_by_litert"])
     for line in verdict.lines():
         emit(f"  {line}")
-    emit(f"Next:\n  mobilenets-tf verify {exported.path} {request.source.options('--model')} --images PHOTOS/")
+    file = shlex.quote(str(exported.path))
+    emit(f"Next:\n  mobilenets-tf verify {file} {request.source.options('--model')} --images PHOTOS/")
     return 0 if verdict.passed else 1

@@ -11,7 +11,7 @@ EXAMPLE = "mobilenets-tf list 'efficientnet*'"
 
 
 def add_arguments(parser):
-    parser.add_argument("pattern", nargs="?", default="*", help="a name with wildcards")
+    parser.add_argument("pattern", nargs="?", default="*", help="a name, a part of it, or a name with wildcards")
     parser.add_argument("--task", choices=registry.TASKS, help="what the network is for; left out, anything")
     add_json(parser)
 

@@ -66,8 +66,8 @@ def request_of(cls, arguments, **others):
     """A request, its fields out of the options of the same names; ``others`` are fields whose options say them in
     another form."""
     values = _values(cls, arguments) | others
-    if "source" in {field.name for field in fields(cls)}:
-        values.setdefault("source", model_source(arguments))
+    if "source" in {field.name for field in fields(cls)} - set(values):
+        values["source"] = model_source(arguments)
     return cls(**values)
 
 

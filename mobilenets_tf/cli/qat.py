@@ -17,17 +17,17 @@ from mobilenets_tf.cli.options import (
 from mobilenets_tf.data.preprocessing import Preprocessing
 
 HELP = "Quantisation-aware fine-tuning: train with int8 rounding in place, write the int8 file and a comparison."
-EXAMPLE = "mobilenets-tf qat mobilenet_v3_small.keras --images photos/ --mean 127.5 --std 127.5 --out build/"
+EXAMPLE = "mobilenets-tf qat mobilenet_v3_small.keras --data photos/ --mean 127.5 --std 127.5 --out build/"
 
 
 def add_arguments(parser):
     add_model(parser)
     parser.add_argument(
-        "--images", required=True, metavar="DATA",
+        "--data", required=True, metavar="DATA",
         help="annotated images to train with: a CSV with file and class_index, or a sub-folder a class; for a detector "
         "or segmenter what train takes as --data",
     )  # fmt: skip
-    parser.add_argument("--validation", metavar="DATA", help="such images to judge with; left out, a fifth of --images")
+    parser.add_argument("--evaluate", metavar="DATA", help="such images to judge with; left out, a fifth of --data")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--scheme", default="int8", help="int8 (default) or int8_float_io")
     parser.add_argument("--per-tensor", action="store_true", help="one scale for all weights of a layer")
@@ -76,6 +76,6 @@ def run(arguments):
     if tuned.passed:
         emit(f"For Android: {tuned.path}.android.md")
     emit("Next:")
-    judged = shlex.quote(arguments.validation or arguments.images)
-    emit(f"  mobilenets-tf evaluate {shlex.quote(str(tuned.path))} --images {judged}")
+    judged = shlex.quote(arguments.evaluate or arguments.data)
+    emit(f"  mobilenets-tf evaluate {shlex.quote(str(tuned.path))} --data {judged}")
     return 0 if tuned.passed else 1

@@ -34,7 +34,7 @@ def add_arguments(parser):
     )  # fmt: skip
     parser.add_argument("--task", help="classify, detect or segment (default: the network's)")
     parser.add_argument("--void", type=int, default=255, help="in masks, the value of pixels of no class (default 255)")
-    parser.add_argument("--validation", metavar="SOURCE", help="images to judge with (default: a fifth of the files)")
+    parser.add_argument("--evaluate", metavar="SOURCE", help="images to judge with (default: a fifth of the files)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--recipe", default="finetune",
@@ -126,7 +126,7 @@ def _print_next(arguments, path: Path) -> None:
 def _deploy_words(arguments, path: Path, scheme: str, out: str) -> list[str]:
     """The words behind ``mobilenets-tf deploy`` that make a file of the trained model."""
     words = [str(path), "--scheme", scheme, "--calibration", arguments.data]
-    words += ["--evaluate", arguments.validation] if arguments.validation else []
+    words += ["--evaluate", arguments.evaluate] if arguments.evaluate else []
     words += ["--input", arguments.input] if arguments.input != "normalised" else []
     words += ["--output", arguments.output] if arguments.output else []
     words += [] if arguments.score_threshold is None else ["--score-threshold", str(arguments.score_threshold)]

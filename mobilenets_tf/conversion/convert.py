@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.conversion.reparameterization import fold
+from mobilenets_tf.conversion.rewriting import default_layers
 from mobilenets_tf.errors import ConversionError, RequestError, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.lean import lean
+from mobilenets_tf.weights import saved_models
 from mobilenets_tf.worker import Worker, WorkerError
 
 if TYPE_CHECKING:
@@ -86,14 +88,19 @@ def check_exportable(model: "keras.Model") -> None:
 
     Raises:
         RequestError: the model is no functional or sequential Keras 3 model, is not in float32, has an input with a
-            side that is not fixed, or a layer's name cannot become an operator's.
+            side that is not fixed, weights that are NaN or infinite, or a name of a layer that no operator can have.
     """
     import keras
 
+    if keras.backend.backend() != "tensorflow":
+        raise RequestError(
+            f"Keras computes with {keras.backend.backend()} in this process, and a file is made from a graph of "
+            "TensorFlow. Set KERAS_BACKEND=tensorflow in the environment, or save the model and use the .keras file."
+        )
     if not isinstance(model, (keras.Sequential, keras.src.models.Functional)):
         module = type(model).__module__
         if module.startswith(("tf_keras", "keras.src.engine")):
-            raise RequestError("This is a Keras 2 (tf_keras) model; rebuild it with Keras 3 and load its weights.")
+            raise RequestError(saved_models.OF_KERAS2)
         raise RequestError(
             f"Expected a functional or sequential keras.Model; received {module}.{type(model).__name__}."
         )
@@ -116,6 +123,7 @@ def check_exportable(model: "keras.Model") -> None:
                 f"The input {tensor.name!r} has shape {tensor.shape}: a phone needs every side fixed. Build the model "
                 "with a full input_shape, for example (224, 224, 3)."
             )
+    saved_models.check_finite(model, model.name)
 
 
 def output_names(model: "keras.Model") -> tuple[str, ...]:
@@ -178,7 +186,8 @@ def float_file(model: "keras.Model", worker: Worker) -> tuple[FrozenGraph, bytes
         RequestError: the model is of another kind, or an input has a side that is not fixed.
         ConversionError: the converter refused the graph or died; for an op that TFLite lacks the layer is named.
     """
-    graph = freeze(with_lean_norms(fold(model, share=True)))
+    with default_layers():
+        graph = freeze(with_lean_norms(fold(model, share=True)))
     return graph, lean(convert(graph, worker))
 
 

@@ -1,6 +1,7 @@
 """Rebuild a Keras model with some of its layers' calls replaced."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mobilenets_tf.errors import RequestError
@@ -10,6 +11,26 @@ if TYPE_CHECKING:
 
 # A function of a functional model: layer of the model -> the function that replaces the layer's call.
 Replacements = Callable[["keras.Model"], dict["keras.Layer", Callable]]
+
+
+@contextmanager
+def default_layers(*, policy: bool = True) -> Iterator[None]:
+    """Build layers as Keras does without settings of the user, inside a ``with`` statement: channels last, float32.
+
+    Args:
+        policy: set the type of numbers too, not only the layout of images.
+    """
+    import keras
+
+    layout, before = keras.config.image_data_format(), keras.config.dtype_policy()
+    try:
+        keras.config.set_image_data_format("channels_last")
+        if policy:
+            keras.config.set_dtype_policy("float32")
+        yield
+    finally:
+        keras.config.set_image_data_format(layout)
+        keras.config.set_dtype_policy(before)
 
 
 def reachable_layers(model: "keras.Model") -> Iterator["keras.Layer"]:

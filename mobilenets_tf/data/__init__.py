@@ -4,6 +4,6 @@
 >>> photographs = data.find_images("photos/")
 """
 
-import lazy_loader
+from mobilenets_tf.public_api.names import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

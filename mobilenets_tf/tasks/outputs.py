@@ -19,9 +19,11 @@ from mobilenets_tf.tflite import flatbuffer
 if TYPE_CHECKING:
     import keras
 
-# Layers and operators that change neither the values nor their meaning.
-_PASSES_IN_KERAS = {"Reshape", "Flatten", "Dropout", "Identity", "InputLayer"}
-_PASSES_IN_TFLITE = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE", "DEQUANTIZE"}
+# Layers and operators that do not change the meaning of the values.
+_PASSES_IN_KERAS = {"Reshape", "Flatten", "Dropout", "Identity", "UpSampling2D", "Resizing", "CenterCrop", "Cropping2D"}
+_PASSES_IN_TFLITE = {
+    "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE", "DEQUANTIZE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"
+}  # fmt: skip
 _KERAS = {
     "softmax": "softmax", "log_softmax": "softmax", "Softmax": "softmax", "LogSoftmax": "softmax",
     "sigmoid": "sigmoid", "Sigmoid": "sigmoid", "hard_sigmoid": "sigmoid", "HardSigmoid": "sigmoid",

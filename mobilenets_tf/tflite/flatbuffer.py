@@ -206,7 +206,8 @@ def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs
     empty = schema.TensorT()
     tensors = [tensor if index in used else empty for index, tensor in enumerate(graph.tensors)]
     graph = with_fields(graph, operators=operators, inputs=inputs, outputs=outputs, tensors=tensors)
-    called = model.subgraphs[1:] if any(map(flatbuffer_check.called_graphs, operators)) else []
+    options = [table for operator in operators for table in (operator.builtinOptions, operator.builtinOptions2)]
+    called = model.subgraphs[1:] if flatbuffer_check.called_graphs(*options) else []
     return _pack(with_fields(model, subgraphs=[graph, *called], signatureDefs=[]))
 
 

@@ -71,6 +71,10 @@ _MEMBERS = {
     union: {code: name for name, code in vars(getattr(schema, union)).items() if isinstance(code, int)}
     for union in ("BuiltinOptions", "BuiltinOptions2", "QuantizationDetails", "SparseIndexVector")
 }
+# Custom ops for which LiteRT itself has kernels (BuiltinOpResolver in tflite/core/kernels/register.cc), and those for
+# which XNNPACK has (VisitNode in tflite/delegates/xnnpack/xnnpack_delegate.cc).
+LITERT_CUSTOM = {"AudioSpectrogram", "Mfcc", "NumericVerify", "TFLite_Detection_PostProcess"}
+XNNPACK_CUSTOM = {"Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D"}
 Entry = TypeVar("Entry")
 _MOST_TABLES = 200_000  # a model of 1000 operators has some 12,000, and 200,000 take three seconds to read
 _MOST_SIDES = 32  # of a tensor; LiteRT's kernels know at most 8
@@ -337,12 +341,12 @@ def _check_order(model: schema.ModelT, graph: schema.SubGraphT, has_value: list[
     written = {index for index, known in enumerate(has_value) if known}.union(graph.inputs)
     for number, operator in enumerate(graph.operators):
         what = f"{where}operator {number}"
-        _in_range(operator.opcodeIndex, model.operatorCodes, f"{what}: code")
+        code = _in_range(operator.opcodeIndex, model.operatorCodes, f"{what}: code")
         for index in operator.inputs:
             if index == -1:  # an optional input that is left out
                 continue
             _in_range(index, tensors, f"{what}: tensor")
-            if index not in written:
+            if index not in written and not _brings_its_kernel(code):
                 raise _damaged(f"{what} reads tensor {index}, which nothing has written before")
         for index in _integers(operator.intermediates):
             if index != -1:
@@ -352,7 +356,7 @@ def _check_order(model: schema.ModelT, graph: schema.SubGraphT, has_value: list[
             if index in written and 0 not in tensors[index].shape:
                 raise _damaged(f"{what} writes tensor {index}, which has its values already")
             written.add(index)
-        for index in called_graphs(operator):
+        for index in called_graphs(operator.builtinOptions, operator.builtinOptions2):
             _in_range(index, model.subgraphs, f"{what}: graph")
             called.add(index)
     for index in graph.outputs:
@@ -361,13 +365,21 @@ def _check_order(model: schema.ModelT, graph: schema.SubGraphT, has_value: list[
     return called
 
 
-def called_graphs(operator: schema.OperatorT) -> list[int]:
-    """List the numbers of the graphs that an operator calls, such as the two of a loop: its condition and its body."""
-    fields = [vars(options) for options in (operator.builtinOptions, operator.builtinOptions2) if options is not None]
+def _brings_its_kernel(code: schema.OperatorCodeT) -> bool:
+    """Tell whether an app has to bring the kernel of a custom op, such as an NPU's, for whose kernel a tensor that
+    nothing writes may be scratch memory. LiteRT's own kernels would read memory that is not there.
+    """
+    custom = max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.CUSTOM
+    return custom and (code.customCode or b"").decode() not in LITERT_CUSTOM | XNNPACK_CUSTOM
+
+
+def called_graphs(*options: object) -> list[int]:
+    """List the numbers of the graphs that an operator with these options calls, such as a loop's condition and body."""
     return [
         index
-        for values in fields
-        for field, value in values.items()
+        for table in options
+        if table is not None
+        for field, value in vars(table).items()
         if "ubgraph" in field and value is not None
         for index in np.atleast_1d(value).tolist()
     ]

@@ -48,7 +48,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Call:
-    """An operator of a file. An optional input that is left out is None."""
+    """An operator of a file. An optional input that is left out is None.
+
+    custom_options: what a custom op's kernel reads; None for an op of the schema.
+    """
 
     place: int
     name: str
@@ -56,7 +59,12 @@ class Call:
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
     options: object
-    custom: bool = False
+    custom_options: bytes | None = None
+
+    @property
+    def custom(self) -> bool:
+        """Whether the op is not in the schema."""
+        return self.custom_options is not None
 
     def option(self, name: str, default: Any = 0) -> Any:
         """Give a field of the operator's options; ``default`` where the file has no such field."""
@@ -80,7 +88,9 @@ def calls(model: schema.ModelT, number: int = 0) -> list[Call]:
                 every[index] = replace(every[index], unpacked=True, sparse=inputs[0].sparse)
         outputs = tuple(every[i] for i in operator.outputs)
         options = operator.builtinOptions if operator.builtinOptions is not None else operator.builtinOptions2
-        custom = max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.CUSTOM
+        custom = None
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.CUSTOM:
+            custom = b"" if operator.customOptions is None else operator.customOptions.tobytes()
         operators.append(Call(place, name, code.version, inputs, outputs, options, custom))
     return operators
 

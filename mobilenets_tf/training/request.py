@@ -15,6 +15,7 @@ from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.training import cluster, recipes
 from mobilenets_tf.training.allocation import check_threads
@@ -39,7 +40,7 @@ class TrainRequest:
     data: annotated images, as in ``sources.find``, ``boxes.find_boxes`` or ``masks.find_masks``.
     out: the folder for the result.
     task: "classify", "detect" or "segment"; None for the network's own, which a file from elsewhere does not say.
-    validation: annotated images to judge with; None takes a fifth of ``data``, unless ``data`` is TFRecords.
+    evaluate: annotated images to judge with; None takes a fifth of ``data``, unless ``data`` is TFRecords.
     void: of masks, the value of pixels that are of no class.
     recipe: "finetune", "scratch" or, of a classifier, "paper".
     epochs, batch_size, learning_rate: instead of the recipe's; the batch is that of all replicas together.
@@ -64,7 +65,7 @@ class TrainRequest:
     data: str
     out: str
     task: str | None = None
-    validation: str | None = None
+    evaluate: str | None = None
     void: int = 255
     recipe: str = "finetune"
     epochs: int | None = None
@@ -91,9 +92,10 @@ class TrainRequest:
         for name in ("source", "teacher"):
             if (model := getattr(self, name)) is not None:
                 object.__setattr__(self, name, ModelSource.of(model))
-        for name in ("data", "out", "validation"):
+        for name in ("data", "out", "evaluate"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(path))
+        check_fields(self)
 
     @property
     def name(self) -> str:
@@ -253,12 +255,12 @@ def _teacher(request: TrainRequest) -> ModelSource | None:
             f"The teacher {teacher.model} is for the task {teacher.task!r}, and {request.source.model} is trained to "
             f"{request.task}. Give a teacher that was trained to {request.task}."
         )
-    teacher.check(may_be_random=True)
     if not teacher.is_file and registry.get(teacher.model).backbone and teacher.weight_set():
         raise RequestError(
             f"The weights {teacher.weights!r} of {teacher.model} are its backbone's alone; its fresh head would teach "
             "nothing. Give the .keras file of a trained network as the teacher."
         )
+    teacher.check(may_be_random=True)
     return teacher
 
 
@@ -290,9 +292,9 @@ def _find_images(
         )  # fmt: skip
 
     training = find(request.data, class_names)
-    if request.validation is None:
+    if request.evaluate is None:
         return _held_out(training, request.seed)
-    return training, find(request.validation, training.class_names)
+    return training, find(request.evaluate, training.class_names)
 
 
 def _held_out(source: Source, seed: int) -> tuple[Source, Source | None]:

@@ -11,7 +11,7 @@ from mobilenets_tf import registry
 from mobilenets_tf.conventions import PYTORCH, TENSORFLOW, Convention
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.files import cache_folder, sha256_of
+from mobilenets_tf.files import cache_folder, home_folder, sha256_of
 
 LABELS_FILE = Path(__file__).with_name("imagenet_labels.txt")
 
@@ -280,6 +280,11 @@ def find(network: str, tag: str, alpha: float | None = None) -> WeightSet:
     """
     records = weight_sets(network)
     tagged = [record for record in records if record.tag == tag]
+    if not records:
+        raise RequestError(
+            f"Nobody publishes weights for {network}, and there is no file {tag!r}. Leave the weights out, or give the "
+            "path of a weight file."
+        )
     if not tagged:
         error = unknown("weights", tag, sorted({record.tag for record in records}))
         raise RequestError(f"{error} A path to a weight file works too; no file {tag!r} was found.")
@@ -300,7 +305,7 @@ def locate(record: WeightSet) -> Path | None:
         for file in files:
             if file.name == record.filename and (path := Path(str(file.locate()))).is_file():
                 return path
-    for folder in (cache_folder(), Path.home() / ".keras" / "models"):
+    for folder in (cache_folder(), home_folder() / ".keras" / "models"):
         if (path := folder / record.filename).is_file():
             return path
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Callable
@@ -99,9 +100,38 @@ def classes_in(path: Path, network: str) -> int | None:
     Raises:
         RequestError: the file is damaged, refused, or of an unknown source.
     """
+    if not path.is_file():
+        raise RequestError(f"No such weight file: {path}")
+    about = path.stat()
+    return _classes_in(path, network, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _classes_in(path: Path, network: str, *_changes_with_the_file: int) -> int | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # building the network says the same
         return _from_file(path, network, None).outputs(CLASSIFIER)
+
+
+def head_classes_in(path: Path) -> int | None:
+    """Return how many classes the detector or segmenter in a weight file tells apart, without a detector's background;
+    None if the file has no such head.
+
+    Raises:
+        RequestError: the file is damaged.
+    """
+    if not saved_models.is_saved(path):
+        return None
+    outputs = {
+        name[:-2]: value.shape[-1]
+        for name, value in saved_models.read_weights(path).tensors.items()
+        if is_head(name) and name.endswith(".0") and value.ndim
+    }
+    for layer in ("aspp_classifier", "lraspp_classifier"):
+        if layer in outputs:
+            return outputs[layer]
+    boxes = outputs.get("ssd_level1_boxes", 0) // 4  # of each pixel
+    return outputs.get("ssd_level1_classifier", 0) // boxes - 1 if boxes else None
 
 
 def resolve_with_head(weights: Weights, convention: Convention | None = None) -> ResolvedWeights | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import keras
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
+OF_KERAS2 = "This is a model of Keras 2 (tf_keras). Save it, model.save('model.h5'), and give the path of the file."
 _ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
 _WEIGHTS = "model.weights.h5"
 
@@ -86,9 +87,14 @@ def to_bytes(model: keras.Model) -> bytes:
 
     Keras writes two things that change from run to run, and both are replaced: the time, and addresses in memory that
     tell shared objects apart (``shared_object_id``).
+
+    Raises:
+        RequestError: the model is of Keras 2.
     """
     import keras
 
+    if not isinstance(model, keras.Model):
+        raise RequestError(OF_KERAS2)
     with TemporaryFolder("mobilenets-tf-") as folder:
         path = Path(folder, "model.keras")
         keras.saving.save_model(model, path)
@@ -225,8 +231,7 @@ def _opened(path: Path) -> tuple[Any, int]:
     Raises:
         RequestError: the file is not there, damaged or refused, or no model.
     """
-    if not path.is_file():
-        raise RequestError(f"No such model file: {path}" if not path.exists() else not_a_model(path))
+    check_kind(path)
     with open(path, "rb") as stream:
         start = stream.read(8)
     if start.startswith(_ZIP) and path.suffix == ".keras":
@@ -244,6 +249,18 @@ def _opened(path: Path) -> tuple[Any, int]:
     return config, held
 
 
+def check_kind(path: Path) -> None:
+    """Refuse a path at which there is no model file, without reading the file.
+
+    Raises:
+        RequestError: nothing is there, or something else; the message says what.
+    """
+    if not path.exists():
+        raise RequestError(f"No such model file: {path}")
+    if not path.is_file() or path.suffix not in SUFFIXES:
+        raise RequestError(not_a_model(path))
+
+
 def not_a_model(path: Path) -> str:
     """Say what a path is that is not a model file, and what to do."""
     expected = "expected a .keras, .h5 or .hdf5 file with a whole model"
@@ -257,8 +274,10 @@ def not_a_model(path: Path) -> str:
         return f"{path} is a folder; {expected}."
     if path.suffix in SUFFIXES:
         return f"{path} is damaged or not a {path.suffix} file; {expected}."
+    if path.suffix == ".tflite":
+        return f"{path} is a converted file; {expected}. (predict, evaluate, benchmark and inspect take .tflite files.)"
     if path.suffix in (".pth", ".pt", ".ckpt", ".safetensors", ".bin"):
-        return f"{path} has weights without a model; name the network and pass the file as --weights (weights=)."
+        return f"{path} may have weights, but no model; name the network and pass the file as --weights (weights=)."
     return f"{path}: {expected}, received {path.suffix!r}."
 
 

@@ -14,9 +14,16 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.qat.aware import Aware
 from mobilenets_tf.quantize.qat.integer_arithmetic import not_converted
+from mobilenets_tf.tasks.outputs import decided, ends_of_file
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.training import checkpoints, loop
-from mobilenets_tf.training.objectives.objective import Objective, Teacher, soft_cross_entropy, training_loss
+from mobilenets_tf.training.objectives.objective import (
+    Objective,
+    Teacher,
+    logits_of_classes,
+    soft_cross_entropy,
+    training_loss,
+)
 
 _CHECKPOINT = "fine_tuning.checkpoint.npz"
 
@@ -211,9 +218,18 @@ def fine_tune_steps(
     aware.model.set_weights(best.weights)
     aware.freeze_norms()  # the best epoch may have had live normalisations
     if objective is None and len(aware.model.outputs) == 1:
-        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
-        aware.model.compile(loss=loss, metrics=["accuracy"])
+        aware.model.compile(**_loss_and_metrics(aware))
     return FineTuning(tuple(best.accuracies), best.epoch, tuned.judge(validation, _answers_of(aware.post_training)))
+
+
+def _loss_and_metrics(aware: Aware) -> dict:
+    """Return the arguments of ``compile`` for a classifier of class indices."""
+    (kind,) = decided(ends_of_file(aware.float_content), classifies=True)
+    if kind.classes and kind.cut is not None:
+        loss = tf_keras.losses.BinaryCrossentropy(from_logits=kind.cut == 0)
+        return {"loss": loss, "metrics": [tf_keras.metrics.BinaryAccuracy("accuracy", threshold=kind.cut)]}
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=not aware.ends_in_softmax)
+    return {"loss": loss, "metrics": ["accuracy"]}
 
 
 def _answers_of(content: bytes) -> Callable[[tf.Tensor], list[np.ndarray]]:
@@ -246,14 +262,19 @@ class _OneClass:
 
     def loss(self, labels: Any, logits: Any) -> tf.Tensor:
         pairs = zip(tf.nest.flatten(labels), tf.nest.flatten(logits), strict=False)
+        pairs = ((each, logits_of_classes(one)) for each, one in pairs)
         return sum(tf.nn.softmax_cross_entropy_with_logits(tf.one_hot(each, one.shape[-1]), one) for each, one in pairs)
 
     def distillation(self, labels: Any, logits: Any, teacher_logits: Any, temperature: float) -> tf.Tensor:
         pairs = zip(tf.nest.flatten(labels), tf.nest.flatten(logits), tf.nest.flatten(teacher_logits), strict=False)
-        return sum(soft_cross_entropy(one, wanted, temperature) for _, one, wanted in pairs)
+        return sum(
+            soft_cross_entropy(logits_of_classes(one), logits_of_classes(wanted), temperature)
+            for _, one, wanted in pairs
+        )
 
     def right(self, labels: Any, outputs: Any) -> tf.Tensor:
-        pairs = list(zip(tf.nest.flatten(labels), tf.nest.flatten(outputs), strict=False))
+        outputs = map(logits_of_classes, tf.nest.flatten(outputs))
+        pairs = list(zip(tf.nest.flatten(labels), outputs, strict=False))
         return sum(tf.cast(tf.argmax(one, -1, tf.int32) == tf.cast(each, tf.int32), tf.float32) for each, one in pairs
                    ) / len(pairs)  # fmt: skip
 
@@ -306,6 +327,8 @@ class _Tuned:
     ):
         self._aware, self._objective, self._teacher = aware, objective, teacher
         self._freeze_at, self._done = freeze_at, 0
+        self._ends = ends_of_file(aware.float_content)
+        self._kinds = decided(self._ends, classifies=True)
         self.accuracy = objective.accuracy
         self._schedule = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         self._optimizer = tf_keras.optimizers.Adam(self._schedule)
@@ -369,12 +392,20 @@ class _Tuned:
             return validation(answer)
         right, count = 0.0, 0
         for images, targets in validation:
-            outputs = answer(images)
+            outputs = self._scores(answer(images))
             if isinstance(self._objective, _OneClass):
                 _check_classes(targets, outputs)
             right += float(tf.reduce_sum(self._objective.right(targets, outputs)))
             count += len(images)
         return right / max(1, count)
+
+    def _scores(self, outputs: Any) -> Any:
+        """Return the outputs with a score for each class: one value for two classes is cut as its kind says."""
+        scores = [
+            tf.constant(kind.scores(np.asarray(each))) if kind.classes and len(end.shape) == 1 else each
+            for end, kind, each in zip(self._ends, self._kinds, tf.nest.flatten(outputs), strict=True)
+        ]
+        return tf.nest.pack_sequence_as(outputs, scores)
 
     def state(self) -> dict[str, np.ndarray]:
         """Copy all variables of model and optimizer."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
+from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
@@ -18,6 +19,9 @@ DECISIVE = 20
 # as long as _RUNS runs of the model, and the values at a cut may take _MEMORY bytes.
 _RUNS = 16
 _MEMORY = 24 << 20
+# The work of an op is its multiply-adds, and this much for each value that it writes; comparing a value is this much.
+_WRITTEN = 10
+_COMPARED = 50
 # How many bytes the values at all cuts that are made in one run may take together.
 _TOGETHER = 96 << 20
 
@@ -38,6 +42,8 @@ class Effects:
         self._inputs = self._graph.inputs
         self.targets = [ErrorTarget(self._graph, index) for index in self._graph.activations(self._graph.outputs)]
         indices = {target.index for target in self.targets}
+        self._work = [_work(self._graph, operator) for operator in self._graph.operators]
+        self._comparing = _COMPARED * sum(math.prod(self._graph.shape(index)) for index in indices)
         whole = _Part(self._tree, range(len(self._graph.operators)), self._inputs, sorted(indices))
         self._outcomes = [whole(arrays) for arrays in samples]
 
@@ -45,15 +51,26 @@ class Effects:
         """Cut the model behind one of its activation tensors."""
         return next(self.cuts([index]))
 
-    def cuts(self, indices: Collection[int]) -> Iterator["Cut"]:
-        """Cut the model behind each of some activation tensors, in the graph's order."""
+    def share(self, index: int) -> float:
+        """Tell how much work one disturbance of an activation on one sample is, in runs of the whole model.
+
+        The work is counted from the graph, not timed: on every machine the same.
+        """
+        behind, _ = _behind(self._tree, index, {target.index for target in self.targets})
+        return (sum(self._work[place] for place in behind) + self._comparing) / (sum(self._work) + self._comparing)
+
+    def cuts(self, indices: Collection[int], samples: int | None = None) -> Iterator["Cut"]:
+        """Cut the model behind each of some activation tensors, in the graph's order.
+
+        samples: the most samples to use; None for all.
+        """
         order = {index: place for place, index in enumerate(self._graph.writer)}
         group, together = [], 0
         for index in sorted(indices, key=lambda index: order.get(index, -1)):
             behind, live = _behind(self._tree, index, {target.index for target in self.targets})
             size = sum(4 * math.prod(self._graph.shape(i)) for i in live)
             affordable = _RUNS * len(self._graph.operators) // max(len(behind), 1)
-            count = min(max(min(_MEMORY // size, affordable), _RUNS), len(self._samples))
+            count = min(max(min(_MEMORY // size, affordable), _RUNS), samples or len(self._samples), len(self._samples))
             if group and together + count * size > _TOGETHER:
                 yield from self._run(group)
                 group, together = [], 0
@@ -92,6 +109,8 @@ class ErrorTarget:
 
     def __init__(self, graph: flatbuffer.Graph, index: int):
         writer = graph.writer.get(index)
+        if writer is not None and graph.name(writer) == "DEQUANTIZE":
+            writer = graph.writer.get(writer.inputs[0], writer)
         self.is_scores = writer is not None and graph.name(writer) == "SOFTMAX"
         self.index = writer.inputs[0] if self.is_scores else index
 
@@ -175,8 +194,46 @@ class Cut:
         return total
 
 
+def _work(graph: flatbuffer.Graph, operator: flatbuffer.schema.OperatorT) -> int:
+    """Count the work of an operator: multiply-adds, and the values that it writes."""
+    written, name, sums = sum(math.prod(graph.shape(index)) for index in operator.outputs), graph.name(operator), 0
+    if name in WEIGHTED:
+        # Each position of the output, for a transposed convolution of the input, takes all weights once.
+        index = operator.inputs[WEIGHTED[name].data] if name == "TRANSPOSE_CONV" else operator.outputs[0]
+        sums = math.prod(graph.shape(index)[:-1]) * math.prod(graph.shape(operator.inputs[WEIGHTED[name].weights]))
+    elif name == "BATCH_MATMUL":
+        sums = written * graph.shape(operator.inputs[0])[-2 if operator.builtinOptions.adjX else -1]
+    return sums + _WRITTEN * written
+
+
 def _power(values: np.ndarray) -> float:
     return float(np.square(values, dtype=np.float64).sum())
+
+
+def output_error(reference: bytes, content: bytes, samples: list[list[np.ndarray]]) -> float:
+    """Measure the error of a file's outputs over the outputs' own power, as ``Cut.error`` does.
+
+    Args:
+        reference: the content of the float file.
+        content: of another file of the same model, such as the integer file.
+        samples: each a list of arrays in the order of the files' inputs.
+    """
+    (before, targets), (after, _) = (_with_targets(flatbuffer.read(file)) for file in (reference, content))
+    noise, signal = np.zeros(len(targets)), np.zeros(len(targets))
+    for arrays in samples:
+        for place, (target, wanted, found) in enumerate(zip(targets, before(*arrays), after(*arrays), strict=True)):
+            take = target.decisive(wanted)
+            noise[place] += _power(take(found) - take(wanted))
+            signal[place] += _power(take(wanted))
+    return float((noise / np.maximum(signal, 1e-30)).sum())
+
+
+def _with_targets(tree: flatbuffer.schema.ModelT) -> tuple[Runner, list[ErrorTarget]]:
+    """Make a runner that gives the tensors in which errors are counted."""
+    graph = flatbuffer.Graph(tree)
+    targets = [ErrorTarget(graph, index) for index in graph.outputs]
+    tree.subgraphs[0].outputs, tree.signatureDefs = [target.index for target in targets], []
+    return Runner(flatbuffer.write(tree), trusted=True), targets
 
 
 def _behind(tree: flatbuffer.schema.ModelT, index: int, targets: set[int]) -> tuple[list[int], list[int]]:

@@ -8,13 +8,17 @@ from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import integers
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.steps import ranges
-from mobilenets_tf.quantize.steps.effects import Effects
+from mobilenets_tf.quantize.steps.effects import DECISIVE, Effects
 from mobilenets_tf.quantize.steps.ranges import Range
 from mobilenets_tf.quantize.steps.shared_forms import SharedForms
 from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
 
-_TRIED_ON = 32  # how many samples serve to compare ranges
+# The upper bounds of activations, as operators and inside of other operators.
+_BOUNDS = {"RELU6": 6.0, "RELU_N1_TO_1": 1.0, "RELU_0_TO_1": 1.0}
+_FUSED_BOUNDS = {schema.ActivationFunctionType.RELU6: 6.0, schema.ActivationFunctionType.RELU_N1_TO_1: 1.0}
+TRIED_ON = 32  # how many samples serve to compare ranges
 
 
 def choose(
@@ -30,7 +34,8 @@ def choose(
 
     Sixteen bits need no clipping: the range is all values seen. Eight bits: the method decides, except for the model's
     inputs and outputs, whose ranges are all values seen, the constants that share a form with activations, and the
-    scores that a final softmax reads, which have a way of their own (``ranges.softmax_scores``).
+    scores that the last softmax or sigmoid reads, which have a way of their own (``ranges.softmax_scores``,
+    ``ranges.sigmoid_scores``).
 
     Args:
         model: the float file's content.
@@ -45,26 +50,67 @@ def choose(
         (low, high) of each tensor, by index. Only those of the roots of ``shared`` decide a form.
     """
     extremes = {index: ranges.min_max(seen) for index, seen in statistics.items()}
-    if scheme.activations == "int16":
-        return {index: shared.bounded(index, span) for index, span in extremes.items()}
     graph = flatbuffer.Graph(flatbuffer.read(model))
+    if scheme.activations == "int16":
+        result = {index: shared.bounded(index, span) for index, span in extremes.items()}
+        _widen_bounded(graph, result, shared.roots, scheme)
+        return result
     searched = method == "least_output_error"
     estimate = ranges.estimator("mean_square_error" if searched else method)
-    effects = Effects(model, samples[:_TRIED_ON])
-    scores = {target.index for target in effects.targets if target.is_scores}
     roots = set(shared.roots.values()) - {*graph.inputs}
     free = {root for root in roots if shared.leaves_choice(root, extremes[root])}
+    scores = _scores(graph, shared.roots)
     whole = {*graph.inputs, *graph.outputs, *scores, *(roots - free)}
     result = {index: extremes[index] if index in whole else estimate(seen) for index, seen in statistics.items()}
     if searched:
-        inner = {index: result[index] for index in sorted(free - scores)}
+        inner = {index: result[index] for index in sorted(free - scores.keys())}
+        effects = Effects(model, samples[:TRIED_ON])
         result |= ranges.least_output_error(effects, inner, statistics, progress)
-        for index in scores & free:
-            result[index] = ranges.softmax_scores(effects.cut(index).values, extremes[index])
+        for root in scores.keys() & free:
+            result[root] = _range_of_scores(graph, effects, scores[root], extremes[root])
     result |= {index: shared.bounded(index, result[index]) for index in roots}
     _widen_sums(graph, result, shared.roots)
     _widen_layers(graph, result, shared.roots)
+    _widen_bounded(graph, result, shared.roots, scheme)
     return {index: span if index in graph.inputs else _round_range(*span) for index, span in result.items()}
+
+
+def _scores(graph: flatbuffer.Graph, roots: Mapping[int, int]) -> dict[int, dict[int, str]]:
+    """Find the scores of which the model's outputs are the probabilities.
+
+    Returns:
+        Root of the scores' form -> {tensor: "SOFTMAX" or "LOGISTIC", which reads it}; empty where other ops read
+        tensors of that form too.
+    """
+    last, found = set(graph.activations(graph.outputs)), {}
+    for operator in reversed(graph.operators):
+        if last.isdisjoint(operator.outputs):
+            continue
+        name = graph.name(operator)
+        if name in integers.SAME_SCALE:
+            last.update(graph.activations(operator.inputs))
+        elif name in ("SOFTMAX", "LOGISTIC"):
+            (index,) = operator.inputs
+            found.setdefault(roots.get(index, index), {})[index] = name
+    for root, ends in found.items():
+        group = {index for index, other in roots.items() if other == root} | {root}
+        readers = [(index, reader) for index in group for reader in graph.readers[index]]
+        if any(graph.name(reader) != ends.get(index) and reader.outputs[0] not in group for index, reader in readers):
+            found[root] = {}
+    return found
+
+
+def _range_of_scores(graph: flatbuffer.Graph, effects: Effects, ends: Mapping[int, str], extremes: Range) -> Range:
+    """Choose the range of scores of one form; ``ends`` as from ``_scores``."""
+    found = [extremes] if not ends else []
+    for index, name in ends.items():
+        if name == "LOGISTIC":
+            found.append(ranges.sigmoid_scores(extremes))
+        elif graph.shape(index)[-1] > DECISIVE:
+            found.append(ranges.softmax_scores(effects.cut(index).values, extremes))
+        else:
+            found.append(extremes)
+    return min(low for low, _ in found), max(high for _, high in found)
 
 
 def _round_range(low: float, high: float) -> Range:
@@ -108,3 +154,21 @@ def _widen_layers(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mappi
         factor = width * float(np.abs(values).max()) / integers.LARGEST_WEIGHT / result / 200
         if factor > 1:
             spans[out] = tuple(factor * end for end in spans[out])
+
+
+def _widen_bounded(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mapping[int, int], scheme: Scheme) -> None:
+    """Widen the ranges of activations that have an upper bound and are tiny beside it, as in untrained networks.
+
+    LiteRT expresses the bound, such as ReLU6's 6, in steps of the result. It refuses files in which that number does
+    not fit into 32 bits ("no_integer_overflow_from_quantization" in tflite/kernels/kernel_util.cc).
+    """
+    steps = 255 if scheme.activations == "int8" else 32767
+    for operator in graph.operators:
+        fused = getattr(operator.builtinOptions, "fusedActivationFunction", 0)
+        bound = _BOUNDS.get(graph.name(operator), _FUSED_BOUNDS.get(fused, 0.0))
+        for out in (roots.get(index, index) for index in operator.outputs if bound):
+            if out in spans:
+                low, high = spans[out]
+                factor = 1.1 * bound * steps / 2**31 / (high - low)
+                if factor > 1:
+                    spans[out] = (factor * low, factor * high)

@@ -13,7 +13,7 @@ import numpy as np
 from mobilenets_tf.errors import unknown
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.integers import Form
-from mobilenets_tf.quantize.steps.effects import Cut, Effects
+from mobilenets_tf.quantize.steps.effects import DECISIVE, Cut, Effects
 from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
 
 Range = tuple[float, float]
@@ -119,6 +119,8 @@ _WORTH_WHILE = 6e-5
 # Another range is taken only if its error is less than this share of the present range's error: less may be chance.
 _CONVINCING = 0.8
 _SURVEY = 8  # samples on which it is measured which activations matter
+_TRIALS = 100  # about how often what is behind an activation runs while its ranges are tried
+_BUDGET = 1000  # how much work all trials may be, in runs of the whole model
 
 
 def least_output_error(
@@ -132,6 +134,9 @@ def least_output_error(
     An outlier may mean nothing for the answer, or everything; the distribution does not tell. So each of these
     activations is quantised alone, with several ranges, and the range that changes the outputs least is taken. The
     errors of different activations are nearly independent, so the best range of each is the best of all together.
+
+    The work is bounded by a count of multiply-adds, not by time, so that every machine chooses the same ranges: the
+    activations that change the outputs most are tried first.
 
     Args:
         effects: of the float model.
@@ -147,11 +152,20 @@ def least_output_error(
         for index in ranges
         if statistics[index].high - statistics[index].low > _OUTLYING * statistics[index].deviation
     ]
-    better = {}
-    for cut in track(effects.cuts(outlying), "trying ranges", progress, len(outlying)):
-        if _output_error(cut, ranges[cut.index], _SURVEY) > _WORTH_WHILE:
-            better[cut.index] = _try_ranges(cut, ranges[cut.index], min_max(statistics[cut.index]))
-    return better
+    matters = {}
+    for cut in track(effects.cuts(outlying, _SURVEY), "looking at outliers", progress, len(outlying)):
+        error = _output_error(cut, ranges[cut.index])
+        if error > _WORTH_WHILE:
+            matters[cut.index] = error
+    chosen, work = [], 0.0
+    for index in sorted(matters, key=lambda index: -matters[index]):
+        work += effects.share(index) * _TRIALS
+        if work <= _BUDGET:
+            chosen.append(index)
+    return {
+        cut.index: _try_ranges(cut, ranges[cut.index], min_max(statistics[cut.index]))
+        for cut in track(effects.cuts(chosen), "trying ranges", progress, len(chosen))
+    }
 
 
 def _output_error(cut: Cut, span: Range, samples: int | None = None, limit: float = np.inf) -> float:
@@ -182,36 +196,45 @@ def _try_ranges(cut: Cut, present: Range, extremes: Range) -> Range:
     return best
 
 
-# How much narrowing the range of a softmax's scores may change its probabilities, in nats: a tenth of what int8 costs.
-_NATS = 1e-3
+# Half a level of probabilities of eight bits.
+_HALF_LEVEL = 1 / 512
+_COMPARED = 1 << 18  # on about how many scores it is tried what clipping changes
 
 
-def softmax_scores(scores: list[np.ndarray], extremes: Range) -> Range:
-    """Choose the narrowest range of the scores that a final softmax reads which keeps its probabilities.
-
-    With all scores in the range, a level is a tenth of a unit or more, and classes whose scores are closer than that
-    tie. Scores far below the highest, and the part of the highest score beyond what makes it certain, change the
-    probabilities hardly: clipping them makes the levels finer. The mean Kullback-Leibler divergence over the samples
-    stays below 0.001 nats, or is the least of all candidates.
+def sigmoid_scores(extremes: Range) -> Range:
+    """Choose the range of the scores that the last sigmoid reads: no score beyond +-6.2 changes a level of eight bits.
 
     Args:
-        scores: of each sample, shape (..., classes).
+        extremes: the lowest and highest score seen.
+    """
+    saturated = float(np.log(1 / _HALF_LEVEL - 1))
+    return max(extremes[0], -saturated), min(extremes[1], saturated)
+
+
+def softmax_scores(values: list[np.ndarray], extremes: Range) -> Range:
+    """Choose the range of the scores that the last softmax reads.
+
+    The upper end keeps all scores: two classes beyond it would tie however different they are, and the calibration
+    samples hold too few confident answers to show it. The lower end moves up, so
+    that levels are finer and fewer classes tie: below the 20 highest scores of each sample, as long as clipping changes
+    no probability by half a level.
+
+    Args:
+        values: the scores of each sample, shape (..., classes), more than 20 classes.
         extremes: the lowest and highest score seen.
     """
     low, high = extremes
-    exact = [_log_softmax(values) for values in scores]
-
-    def divergence(candidate: Range) -> float:
-        form = Form.spanning(*candidate, "int8")
-        pairs = ((log, _log_softmax(form.rounded(values, "int8"))) for log, values in zip(exact, scores, strict=True))
-        return sum(float((np.exp(log) * (log - other)).sum(axis=-1).mean()) for log, other in pairs) / len(scores)
-
-    fractions = np.linspace(1, 0, 21)
-    costs = {(low * a, high * b): divergence((low * a, high * b)) for a in fractions for b in fractions[:11]}
-    harmless = [candidate for candidate, cost in costs.items() if cost <= max(_NATS, min(costs.values()))]
-    return min(harmless, key=lambda candidate: candidate[1] - candidate[0])
+    rows = np.concatenate([part.reshape(-1, part.shape[-1]) for part in values])
+    rows = rows[:: max(1, rows.size // _COMPARED)]
+    exact, highest = _softmax(rows), np.partition(rows, -DECISIVE, axis=-1)[:, -DECISIVE]
+    for candidate in extremes[0] * np.linspace(0.95, 0, 20):
+        change = np.abs(_softmax(np.maximum(rows, candidate)) - exact).max()
+        if change >= _HALF_LEVEL or candidate > highest.min() or high - candidate < _SMALLEST:
+            break
+        low = float(candidate)
+    return low, high
 
 
-def _log_softmax(scores: np.ndarray) -> np.ndarray:
-    shifted = scores.astype(np.float64) - scores.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)

@@ -104,9 +104,9 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     )
     assert verified.returncode == 0, verified.stderr
     assert json.loads(verified.stdout)["images"] == 10
-    evaluated = run("evaluate", file, "--images", image_folder, "--json")
+    evaluated = run("evaluate", file, "--data", image_folder, "--json")
     assert json.loads(evaluated.stdout)["images"] == 10
-    keras_evaluated = run("evaluate", model_file, *options, "--images", image_folder, "--json")
+    keras_evaluated = run("evaluate", model_file, *options, "--data", image_folder, "--json")
     assert 0 <= json.loads(keras_evaluated.stdout)["top5"] <= 1
 
 
@@ -197,7 +197,7 @@ PHOTOS = ["--calibration", "photos"]
         ([*MINE, "--calibration", "table.csv"], "line 2: no such image"),
         ([*MINE, "--calibration", "other.csv"], "expected file and class_index"),
         (
-            ["evaluate", "mine.keras", "--mean", "0", "--std", "1", "--images", "photos", "--count", "-1"],
+            ["evaluate", "mine.keras", "--mean", "0", "--std", "1", "--data", "photos", "--count", "-1"],
             "take -1 images",
         ),
         (["deploy", "mobilenet_v2", *PHOTOS, "--evaluate", "photos"], "'a', 'b' are none of the model's 1000 classes"),
@@ -209,14 +209,17 @@ PHOTOS = ["--calibration", "photos"]
         (["report", *MINE[1:], *PHOTOS, "--out", "out", "--min-agreement", "99"], "for 99 % pass 0.99"),
         (["verify", "x.tflite", "--model", "mine.keras", "--images", "photos", "--min-agreement", "99"], "pass 0.99"),
         ([*MINE, *PHOTOS, "--evaluate", "broken"], "has no labels"),
-        ([*MINE, *PHOTOS, "--alpha", "0.5"], "--alpha is for registered networks"),
+        ([*MINE, *PHOTOS, "--alpha", "0.5"], "--alpha (alpha=) is for registered networks"),
         ([*MINE, *PHOTOS, "--labels", "taken"], "gives 1 labels; the model has 10"),
         (
             ["verify", "bad.tflite", "--model", "mine.keras", "--mean", "0", "--std", "1", "--images", "photos"],
             "bad.tflite",
         ),
         (["verify", "absent.tflite", "--model", "mine.keras", "--images", "photos"], "No such TFLite file"),
-        (["evaluate", "bad.tflite", "--mean", "0", "--std", "1", "--images", "photos"], "bad.tflite cannot be run"),
+        (
+            ["evaluate", "bad.tflite", "--mean", "0", "--std", "1", "--data", "photos"],
+            "bad.tflite: a damaged TFLite file",
+        ),
         (["info", "mobilenet_v9"], "Did you mean 'mobilenet_v"),
         (["list", "resnet*"], "Unknown model 'resnet*'"),
     ],

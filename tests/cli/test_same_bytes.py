@@ -28,7 +28,7 @@ VERBS = {
         *OUT,
     ],
     "export": [*MODEL, "--scheme", "dynamic", "--out", "{out}/net.tflite"],
-    "qat": [*MODEL, "--images", "{photos}", *FEW, *OUT],
+    "qat": [*MODEL, "--data", "{photos}", *FEW, *OUT],
     "sensitivity": [*MODEL, "--calibration", "{photos}", *OUT],
     "predict": ["{model}", "{photos}/0/0.png", *MODEL[1:], "--out", "{out}/picture.png"],
 }  # fmt: skip

@@ -68,7 +68,7 @@ def test_export_with_one_scale_a_tensor(model_file, image_folder, tmp_path):
         (["deploy", "--max-drop", "1.5"], "max_drop=1.5: expected a share from 0 up to 1"),
         (["deploy", "--max-drop", "0.1", "--scheme", "float16"], "max_drop is for the calibrated schemes"),
         (["deploy", "--per-tensor", "--scheme", "float16"], "per_tensor is for the calibrated schemes"),
-        (["export", "--per-tensor", "--scheme", "float16"], "--per-tensor is for the calibrated schemes"),
+        (["export", "--per-tensor", "--scheme", "float16"], "--per-tensor (per_tensor=) is for the calibrated"),
         (["sensitivity", "--scheme", "dynamic"], "'dynamic' has no activations that are rounded"),
         (["sensitivity", "--calibration", "absent"], "No such folder or CSV"),
     ],

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from mobilenets_tf import RequestError
-from mobilenets_tf.data import images, sources
+from mobilenets_tf.data import images, sources, tfrecords
 from mobilenets_tf.data.images import find_images, find_photographs
+from mobilenets_tf.data.masks import find_masks
 from mobilenets_tf.tasks import task_of
 
 
@@ -123,3 +124,13 @@ def test_a_csv_may_begin_with_a_byte_order_mark(tmp_path):
 def test_a_source_with_an_impossible_name_is_not_there(name):
     with pytest.raises(RequestError, match="No such folder or CSV"):
         find_images(name)
+
+
+def test_what_tools_leave_behind_is_no_mask_and_no_record(tmp_path):
+    for kind, name in (("images", "a.png"), ("masks", "a.png"), ("images", "@eaDir/b.png"), ("masks", "._a.png")):
+        (tmp_path / kind / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / kind / name)
+    assert [path.name for path in find_masks(tmp_path, count=2).paths] == ["a.png"]
+    for name in ("train-00000-of-00001", "._train-00000-of-00001", ".validation-00000-of-00001"):
+        (tmp_path / name).write_bytes(b"")
+    assert tfrecords.in_folder(tmp_path) == [str(tmp_path / "train-00000-of-00001")]

@@ -51,7 +51,7 @@ def test_the_command_writes_a_file_that_is_as_good_as_its_training_said(trained,
     words = ["--out", str(tmp_path), "--epochs", "2", "--learning-rate", "0.001", "--batch-size", "8"]
     if output == "another":
         words += ["--output", {"detect": "raw", "segment": "mask"}[task]]
-    assert main(["qat", str(path), "--images", str(data), *words, "--quiet"]) == 0
+    assert main(["qat", str(path), "--data", str(data), *words, "--quiet"]) == 0
     name = "mine_int8_qat.tflite"
     manifest = json.loads((tmp_path / f"{name}.json").read_text())
     tuning, compared = manifest["fine_tuning"], manifest["comparison"]

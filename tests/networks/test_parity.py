@@ -42,7 +42,7 @@ def checkpoint(goldens, key, framework):
 def loaded(goldens, key, name, spelling, convention=None, alpha=None, framework="torch"):
     """Our network with the source's weights."""
     weights = checkpoint(goldens, key, framework)
-    assert recognise(weights.tensors) == spelling
+    assert recognise(weights.tensors) == {"": spelling}
     convention = convention or SPELLINGS[spelling].convention
     model = create_model(name, alpha=alpha, resolution=SIZE, classifier_activation=None, convention=convention)
     _assign(model, weights, SPELLINGS[spelling])

@@ -14,7 +14,7 @@ from mobilenets_tf.errors import ConversionError
 from mobilenets_tf.export.tflite import to_tflite
 from mobilenets_tf.quantize import Calibration, schemes
 from mobilenets_tf.quantize.post_training import Recipe, prepare
-from mobilenets_tf.quantize.steps import ranges
+from mobilenets_tf.quantize.steps import model_ranges, ranges
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
@@ -119,6 +119,20 @@ def test_a_loop_stays_float_between_integer_layers(layer, scheme, float_file):
     assert signal_to_noise((expected**2).sum(), ((found - expected) ** 2).sum()) > 30
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_a_bound_of_a_tiny_activation_fits_into_32_bits(scheme, float_file):
+    """As in networks with random weights, whose activations vanish from layer to layer."""
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2D(4, 3, activation="relu6")])
+    model.layers[0].kernel.assign(model.layers[0].kernel * 1e-8)
+    ready = prepare(float_file(model), scheme, Calibration(photographs(100, 4)))
+    graph = flatbuffer.Graph(flatbuffer.read(ready.model))
+    (out,) = graph.outputs
+    ready.ranges[out] = (0.0, 2e-7)  # a search for the range may end there
+    model_ranges._widen_bounded(graph, ready.ranges, {}, ready.scheme)
+    assert ready.plan().forms[out].scale > 6 / 2**31
+    Runner(ready.write())
+
+
 @pytest.mark.parametrize("scheme", INTEGER)
 def test_a_model_whose_every_output_is_zero_still_runs(scheme, float_file):
     inputs = keras.Input((12, 12, 3))
@@ -171,3 +185,20 @@ def test_an_interruption_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         to_tflite(edge("dead channels"), "int8", Calibration(pictures()), tmp_path / "x.tflite")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_searched_ranges_that_lose_on_other_samples_are_not_taken(edge_file, monkeypatch):
+    """The search is made to cut most of what it sees."""
+    content, calibration = edge_file("dead channels"), Calibration(photographs(100, 12))
+    recipe = Recipe(rounding="nearest")
+    sound = prepare(content, "int8", calibration, recipe)
+
+    def cut(effects, spans, *rest):
+        return {index: (low / 10, high / 10) for index, (low, high) in spans.items()}
+
+    monkeypatch.setattr(ranges, "least_output_error", cut)
+    cautious = prepare(content, "int8", calibration, recipe)
+    everything = prepare(content, "int8", calibration, dataclasses.replace(recipe, ranges="min_max"))
+    assert cautious.write() == everything.write()
+    few = prepare(content, "int8", Calibration(photographs(20, 12)), recipe)  # none are left to compare on
+    assert few.ranges != sound.ranges

@@ -7,9 +7,12 @@ own all the same.
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from multiprocessing.connection import Connection
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -21,7 +24,8 @@ class Child:
 
     def __init__(self, preload: str, errors, environment: dict[str, str], lock: int | None):
         (its_input, our_output), (our_input, its_output) = os.pipe(), os.pipe()
-        self._process = _forked(_serve, environment, (its_input, its_output, errors.fileno()), preload)
+        streams = its_input, its_output, errors.fileno()
+        self._process = _forked(_serve, environment, streams, preload, os.getpid())
         os.close(its_input)
         os.close(its_output)
         self.stdin, self.stdout = os.fdopen(our_output, "wb"), os.fdopen(our_input, "rb")
@@ -41,6 +45,39 @@ def command(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
     return _captured(_main, list(map(str, arguments)), cwd, environment)
 
 
+class Started:
+    """``mobilenets-tf`` with these words, running, with what the tests ask of a ``subprocess.Popen``. What ``Worker``s
+    do is done in children of the command, as outside of the tests: they end with it, and can be started again."""
+
+    def __init__(self, words, **environment: str):
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 (closed with this object)
+        with open(os.devnull) as nothing:
+            streams = nothing.fileno(), *(file.fileno() for file in self._files)
+            self._process = _forked(_main_with_children, os.environ | environment, streams, list(map(str, words)))
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self._process.join(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired("command", timeout)
+        return tuple(map(_text, self._files))
+
+
+def _text(file) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
 def script(text: str, *arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
     """A Python program with these words behind its name; of modules that take long, it has TensorFlow and Keras."""
     return _captured(_run, [text, *map(str, arguments)], cwd, environment)
@@ -52,11 +89,8 @@ def _captured(function, words: list[str], cwd, environment: dict) -> subprocess.
         streams = nothing.fileno(), out.fileno(), err.fileno()
         process = _forked(function, environment, streams, os.path.abspath(cwd or "."), words)
         process.join()
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode())
-    return subprocess.CompletedProcess(words, process.exitcode, *texts)
+        texts = map(_text, (out, err))
+        return subprocess.CompletedProcess(words, process.exitcode, *texts)
 
 
 def _forked(function, environment: dict[str, str], streams: tuple[int, int, int], *arguments):
@@ -76,10 +110,33 @@ def _begin(function, environment, streams, path, arguments) -> None:
     function(*arguments)
 
 
-def _serve(preload: str) -> None:
+def _serve(preload: str, parent: int) -> None:
     from mobilenets_tf import worker
 
-    worker._serve(preload, os.getppid())
+    def watch():
+        while _runs(parent):
+            time.sleep(0.05)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    worker._serve(preload, os.getppid())  # the system takes the server of the forks for the parent
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        return True
+    except ProcessLookupError:
+        return False
+
+
+def _main_with_children(words: list[str]) -> None:
+    from mobilenets_tf import cli, worker
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.current_process()._config["daemon"] = False  # which would forbid children
+    worker._start = Child
+    sys.exit(cli.main(words))
 
 
 def _main(folder: str, words: list[str]) -> None:

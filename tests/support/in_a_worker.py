@@ -23,3 +23,9 @@ def own_id():
 def hold_the_interpreter(seconds):
     """Sleep as native code does that computes: no other Python of this process runs meanwhile, not even a handler."""
     ctypes.PyDLL(None).sleep(seconds)
+
+
+def keras_settings():
+    import keras
+
+    return keras.backend.backend(), keras.config.image_data_format(), keras.config.floatx()

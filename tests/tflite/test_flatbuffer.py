@@ -157,6 +157,27 @@ def test_a_model_that_cannot_be_is_refused(change, reason):
         flatbuffer.read(packed(tree))
 
 
+@pytest.mark.parametrize(
+    ("name", "sound"), [("ethos-u", True), ("TFLite_Detection_PostProcess", False), ("ADD", False)]
+)
+def test_only_the_kernel_of_an_app_may_have_scratch_memory_among_its_inputs(name):
+    """As in the files that Arm's Vela writes for an NPU."""
+    tree = model()
+    scratch = flatbuffer.add_tensor(tree, "scratch", [1000])
+    tree.subgraphs[0].operators[0].inputs.append(scratch)
+    if name != "ADD":
+        code = tree.operatorCodes[0]
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+        code.customCode = name.encode()
+        tree.subgraphs[0].operators[0].builtinOptions, tree.subgraphs[0].operators[0].builtinOptionsType = None, 0
+    if name == "ethos-u":
+        kept = flatbuffer.read(flatbuffer.write(flatbuffer.read(packed(tree)))).subgraphs[0]
+        assert "scratch" in [tensor.name.decode() for tensor in kept.tensors]
+    else:
+        with pytest.raises(RequestError, match="nothing has written before"):
+            flatbuffer.read(packed(tree))
+
+
 def test_indices_and_shapes_are_plain_integers(content):
     tree = flatbuffer.read(content)
     graph = flatbuffer.Graph(tree)

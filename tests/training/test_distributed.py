@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mobilenets_tf.training import checkpoints
-from tests.training.test_job import folder, manifest_of, network, run, started, wait_for  # noqa: F401 (fixtures)
+from tests.support.forked import Started
+from tests.training.test_job import folder, manifest_of, network, run, wait_for  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def alone(network, folder, tmp_path_factory):  # noqa: F811
 def test_workers_follow_the_curve_of_one_process(alone, folder, tmp_path, count):  # noqa: F811
     path, whole = alone
     words = words_of(path, folder, tmp_path, "--sync-batchnorm")
-    for process in [started(words, TF_CONFIG=place) for place in places(count)]:
+    for process in [Started(words, TF_CONFIG=place) for place in places(count)]:
         ended(process)
     np.testing.assert_allclose(curve(tmp_path), curve(whole), rtol=1e-4)
     assert (tmp_path / "mine.keras").is_file() and not list(tmp_path.glob("*.npz"))
@@ -91,18 +92,18 @@ def test_without_synchronised_batchnorm_the_statistics_are_each_replicas(alone, 
 def test_a_worker_that_is_killed_and_started_again(alone, folder, tmp_path):  # noqa: F811
     path, _ = alone
     whole, out = tmp_path / "whole", tmp_path / "out"
-    more = ["--sync-batchnorm", "--epochs", 40, "--save-every", 3]
+    more = ["--sync-batchnorm", "--epochs", 20, "--save-every", 3]
     assert run(*words_of(path, folder, whole, *more, "--quiet")).returncode == 0
     first, second = places(2)
     words = words_of(path, folder, out, *more)
-    survivor, victim = started(words, TF_CONFIG=first), started(words, TF_CONFIG=second)
+    survivor, victim = Started(words, TF_CONFIG=first), Started(words, TF_CONFIG=second)
     checkpoint = out / "mine.checkpoint.npz"
     wait_for(checkpoint.is_file, survivor)
-    os.killpg(victim.pid, signal.SIGKILL)
+    os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
     step = checkpoints.read(checkpoint)[1]["progress"]["step"]
-    assert 3 <= step < 40 * 4
-    again = started(words, TF_CONFIG=second)
+    assert 3 <= step < 20 * 4
+    again = Started(words, TF_CONFIG=second)
     errors = ended(survivor)
     ended(again)
     assert "A worker was lost" in errors and "Starting again from the last checkpoint" in errors
@@ -112,19 +113,19 @@ def test_a_worker_that_is_killed_and_started_again(alone, folder, tmp_path):  # 
 def test_workers_that_do_not_share_the_folder_are_told(alone, folder, tmp_path):  # noqa: F811
     path, _ = alone
     first, second = places(2)
-    words = words_of(path, folder, tmp_path / "one", "--epochs", 40)
+    words = words_of(path, folder, tmp_path / "one", "--epochs", 20)
     for place, out in ((first, "one"), (second, "two")):
-        process = started(words_of(path, folder, tmp_path / out, "--epochs", 40), TF_CONFIG=place)
+        process = Started(words_of(path, folder, tmp_path / out, "--epochs", 20), TF_CONFIG=place)
         if out == "one":
             survivor = process
     wait_for((tmp_path / "one" / "mine.checkpoint.npz").is_file, survivor)
-    os.killpg(survivor.pid, signal.SIGKILL)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.kill(survivor.pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     for one in (survivor, process):
         one.communicate()
     pair = [
-        started(words, TF_CONFIG=first),
-        started(words_of(path, folder, tmp_path / "two", "--epochs", 40), TF_CONFIG=second),
+        Started(words, TF_CONFIG=first),
+        Started(words_of(path, folder, tmp_path / "two", "--epochs", 20), TF_CONFIG=second),
     ]
     for one in pair:
         _, errors = one.communicate(timeout=300)

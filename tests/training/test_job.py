@@ -351,7 +351,7 @@ def test_what_deploy_would_refuse_is_refused_before_the_training(network, folder
 @pytest.mark.slow
 def test_mobileone_trains_folds_and_is_deployed(folder, tmp_path):
     done = run("train", "mobileone_mu0", "--recipe", "paper", "--resolution", 32, "--data", folder,
-               "--epochs", 1, "--batch-size", 8, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8",
+               "--epochs", 1, "--batch-size", 48, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8",
                "--input", "uint8", "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
     training_form = load_model(tmp_path / "mobileone_mu0.keras")

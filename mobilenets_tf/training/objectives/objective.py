@@ -122,6 +122,14 @@ def training_loss(
     return (1 - teacher.share) * loss + teacher.share * teacher.temperature**2 * distillation
 
 
+def logits_of_classes(outputs: tf.Tensor) -> tf.Tensor:
+    """Return a logit for each class (..., classes): a single logit is that of the second of two classes beside 0, since
+    the softmax of (0, z) is the sigmoid of z."""
+    if outputs.shape[-1] != 1:
+        return outputs
+    return tf.concat([tf.zeros_like(outputs), outputs], -1)
+
+
 def soft_cross_entropy(logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float) -> tf.Tensor:
     """Return the cross-entropy of a teacher's classes (..., classes) and a network's, both of logits divided by the
     temperature: (...)."""

@@ -1,6 +1,7 @@
 """What is predicted of delegates. Of XNNPACK it is compared with what XNNPACK does, operator by operator and network by
 network; of the others the rules are tried on operators of which the source tells what becomes of them."""
 
+import struct
 from collections import Counter
 
 import numpy as np
@@ -392,6 +393,43 @@ def test_npus_have_no_custom_operators():
     code.customCode = b"FlexErf"
     for backend in BACKENDS:
         assert "FlexErf" in reasons(backend.name, flatbuffer.write(model))
+
+
+def mediapipe(name, inputs, outputs, sizes):
+    """The content of a file with one of MediaPipe's custom operators. sizes: padding, strides, window."""
+    tree = flatbuffer.read(one_operator("ABS", inputs, outputs))
+    code = tree.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = name.encode()
+    tree.subgraphs[0].operators[0].customOptions = np.frombuffer(struct.pack(f"<{len(sizes)}i", *sizes), np.uint8)
+    return flatbuffer.write(tree)
+
+
+def _mediapipe_files():
+    half = (1, 4, 4, 4)
+    kernel, bias = weights((4, 2, 2, 4)), weights((4,))
+    transposed = [tensor(half), kernel, bias], [tensor(IMAGE)]
+    pooled = [tensor(IMAGE)], [tensor(half), tensor(half)]
+    unpooled = [tensor(half), tensor(half)], [tensor(IMAGE)]
+    yield True, "Convolution2DTransposeBias", *transposed, (1, 2, 2)
+    yield False, "Convolution2DTransposeBias", *transposed, (0, 2, 2)
+    yield False, "Convolution2DTransposeBias", transposed[0][:2], transposed[1], (1, 2, 2)
+    yield True, "MaxPoolingWithArgmax2D", *pooled, (2, 2, 2, 2, 2)
+    yield False, "MaxPoolingWithArgmax2D", *pooled, (2, 2, 2, 3, 3)
+    yield False, "MaxPoolingWithArgmax2D", *pooled, (2, 2, 2)
+    yield True, "MaxUnpooling2D", *unpooled, (2, 2, 2, 2, 2)
+    yield False, "MaxUnpooling2D", *unpooled, (2, 2, 2, 1, 1)
+
+
+@pytest.mark.parametrize(("taken", "name", "inputs", "outputs", "sizes"), _mediapipe_files())
+def test_mediapipes_custom_operators_run_in_xnnpack_alone(taken, name, inputs, outputs, sizes):
+    content = mediapipe(name, inputs, outputs, sizes)
+    assert verdicts(flatbuffer.read(content))[0].taken == taken
+    if taken:
+        assert Runner(content).execution_plan() == {"DELEGATE": 1}
+    else:
+        with pytest.raises(RequestError, match=name):
+            Runner(content)
 
 
 def test_every_rule_has_a_source_and_is_for_an_operator_that_exists():

@@ -131,6 +131,19 @@ def test_free_shapes_custom_operators_and_graphs():
     assert any("body of a condition" in fallback.reason for fallback in gpu.fallbacks if fallback.graph == 1)
 
 
+def test_the_graph_of_a_second_signature_is_judged_as_the_first():
+    tree = flatbuffer.read(one_operator("ABS", [tensor(IMAGE)], [tensor(IMAGE)]))
+    flatbuffer.set_signature(tree, ["x"], ["y"])
+    tree.subgraphs.append(flatbuffer.read(flatbuffer.write(tree)).subgraphs[0])
+    second = flatbuffer.with_fields(tree.signatureDefs[0], signatureKey=b"second", subgraphIndex=1)
+    tree.signatureDefs.append(second)
+    found = inspect(flatbuffer.write(tree))
+    assert list(found.signatures) == ["serving_default", "second"]
+    gpu = next(verdict for verdict in found.verdicts if verdict.path == "gpu")
+    assert (gpu.taken, gpu.total, gpu.parts, gpu.fallbacks) == (2, 2, (1, 1), ())
+    assert "body of a condition" not in "\n".join(found.lines())
+
+
 def test_associated_files(small_files):
     packed = io.BytesIO(small_files["float32"].content)
     packed.seek(0, io.SEEK_END)

@@ -166,11 +166,22 @@ def test_the_page_names_the_file_and_says_how_to_feed_it(deployed, case):
     assert (f"score = {scale:.8g}" in text) == (case != "float32")
 
 
+def test_the_verdict_is_on_the_page_and_a_file_that_failed_has_nothing_to_paste():
+    end = {"dtype": "float32", "shape": [1, 64, 64, 3], "scale": 0.0, "zero_point": 0}
+    manifest = {"scheme": "float32", "inputs": [end], "outputs": [end], "preprocessing": vars(Preprocessing(64))}
+    passed = android.render("net.tflite", manifest | {"passed": True, "badge": BADGE}, labels=True)
+    assert "> Verified on 9 images. They are few." in passed and "adb push" in passed
+    verdict = {"passed": False, "badge": BADGE | {"headline": "A check failed."}, "failures": ["It is bad."]}
+    failed = android.render("net.tflite", manifest | verdict, labels=True)
+    assert "> A check failed.\n> It is bad.\n" in failed and "adb" not in failed and "kotlin" not in failed
+
+
 @pytest.mark.parametrize("crop", ["stretch", "crop_then_resize"])
 def test_the_page_crops_what_the_evaluation_crops(crop):
     preprocessing = Preprocessing(64, None if crop == "stretch" else 72, crop=crop)
     end = {"dtype": "float32", "shape": [1, 64, 64, 3], "scale": 0.0, "zero_point": 0}
     manifest = {"scheme": "float32", "inputs": [end], "outputs": [end], "preprocessing": vars(preprocessing)}
+    manifest |= {"passed": True, "badge": BADGE}
     text = android.render("net.tflite", manifest, labels=True)
     assert f"From a photograph: {preprocessing.described()}." in text
     assert ("createScaledBitmap(photo, 64, 64, true)" in text) == (crop == "stretch")
@@ -182,6 +193,48 @@ KOTLIN = pytest.mark.skipif(not shutil.which("kotlinc"), reason="kotlinc is not 
 
 def package(case) -> str:
     return f"case_{case if isinstance(case, str) else '_'.join(case)}"
+
+
+def own_pages() -> dict[str, str]:
+    """The pages of models of one's own: a value for two classes, values, several outputs."""
+
+    def output(name, shape, kind, dtype="int8"):
+        scale, zero_point = (0.0, 0) if dtype == "float32" else (0.1, -3)
+        return {
+            "name": name, "shape": shape, "dtype": dtype, "scale": scale, "zero_point": zero_point, "kind": kind
+        }  # fmt: skip
+
+    models = {
+        "own_binary": ("classify", [output("p", [1, 1], "binary")]),
+        "own_logit": ("classify", [output("p", [1, 1], "binary_logit", "float32")]),
+        "own_values": ("regress", [output('a"$b', [1, 4], "undecided"), output("e", [1, 9], "embedding", "float32")]),
+        "own_heads": ("classify", [output("n", [1, 1], "values"), output("s", [1, 3], "classes", "uint8")]),
+    }
+    shared = {
+        "scheme": "int8", "inputs": [output("image", [1, 8, 8, 3], None)], "passed": True, "failures": [],
+        "preprocessing": vars(Preprocessing(8, 8)), "badge": {"colour": "amber", "headline": "", "remarks": []},
+    }  # fmt: skip
+    return {
+        name: android.render("net.tflite", {"task": task, "outputs": outputs, **shared}, labels=name == "own_heads")
+        for name, (task, outputs) in models.items()
+    }
+
+
+def test_the_page_of_ones_own_outputs_names_each():
+    pages = own_pages()
+    assert "floatArrayOf(1f - second, second)" in pages["own_binary"] and "Math.exp" not in pages["own_binary"]
+    assert "Math.exp" in pages["own_logit"] and "createFromOptions" not in pages["own_logit"]
+    assert '"a\\"\\$b" to ' in pages["own_values"] and "the cosine" in pages["own_values"]
+    assert "private val labels" not in pages["own_values"] and "labels.txt" in pages["own_heads"]
+
+
+@pytest.mark.slow
+@KOTLIN
+def test_the_kotlin_of_ones_own_outputs_compiles(jar):
+    import zipfile
+
+    names = zipfile.ZipFile(jar).namelist()
+    assert {"own_binary/Classifier.class", "own_values/Network.class", "own_heads/Network.class"} <= {*names}
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +250,9 @@ def jar(deployed, made_once, tmp_path_factory):
             (source,) = [block for block in blocks(page) if "AutoCloseable" in block]
             for name, text in (("net", source), ("main", MAIN % CALLS[task])):
                 sources[f"{package(case)}/{name}.kt"] = f"package {package(case)}\n{text}"
+        for name, page in own_pages().items():
+            (source,) = [block for block in blocks(page) if "AutoCloseable" in block]
+            sources[f"{name}/net.kt"] = f"package {name}\n{source}"
         for name, text in sources.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text)

@@ -109,7 +109,7 @@ def test_layers_are_compared_with_the_float_model_that_the_integers_were_written
     found = layer_fidelity(prepared.uncorrected, content, samples)
     assert [row.snr_db for row in found] == sorted(row.snr_db for row in found)
     ordered = [row.layer for row in sorted(found, key=lambda row: row.place)]
-    assert ordered == ["stem", "inner", "last", "pool", "answer"]  # not what the softmax reads
+    assert ordered == ["stem", "inner", "last", "pool", "scores", "answer"]
     assert all(15 < row.snr_db < 80 for row in found)
     assert found == layer_fidelity(prepared.uncorrected, content, samples)
     same = layer_fidelity(prepared.uncorrected, prepared.uncorrected, samples)

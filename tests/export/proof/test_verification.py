@@ -87,6 +87,21 @@ def test_verify_takes_what_calibration_takes(small, worker):
     assert [export.verify(content, small, form).images for form in forms] == [6] * 4
 
 
+def test_a_model_with_two_inputs_is_verified(worker):
+    """Inputs of one shape, so that a mix-up would show in the numbers only."""
+    import keras
+
+    from mobilenets_tf.conversion.convert import convert, freeze
+
+    z, a = keras.Input((4,), name="z"), keras.Input((4,), name="a")
+    model = keras.Model([z, a], keras.layers.Dense(3)(keras.layers.Subtract()([z, a])))
+    content = convert(freeze(model), worker)
+    first, second = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    for form in ((first, second), {"a": second, "z": first}, [(pair, 0) for pair in zip(first, second, strict=True)]):
+        found = export.verify(content, model, form)
+        assert found.relative_difference < 1e-5
+
+
 def test_all_outputs_of_a_detector_are_compared(float_file):
     model, pictures = drawn_networks.detector(), photographs(5)
     content = float_file(model)

@@ -31,7 +31,7 @@ def phone(tmp_path, monkeypatch):
     "options, message",
     [
         ({"files": ()}, "at least one .tflite file"),
-        ({"files": "net.tflite"}, r"expected a list of paths, such as \['net.tflite'\]"),
+        ({"files": "net.tflite"}, "No such TFLite file: net.tflite"),
         ({"files": ["none.tflite"]}, "No such TFLite file: none.tflite"),
         ({"benchmark_model": ""}, r"benchmark_model \(--benchmark-model\) is missing"),
         ({"calls": 0}, "calls=0: expected at least 1"),

@@ -3,11 +3,15 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 
 from mobilenets_tf import RequestError
+from mobilenets_tf.cli import main
 from mobilenets_tf.export.speed import op_profile, side_by_side
 from mobilenets_tf.export.speed.side_by_side import BenchmarkRequest, benchmark
+from mobilenets_tf.tflite import flatbuffer
+from tests.export.delegates.test_backends import IMAGE, mediapipe, tensor
 from tests.support.small_files import additions
 
 
@@ -70,14 +74,32 @@ def test_files_that_cannot_be_measured(tmp_path, files):
     content[40:80] = b"\xff" * 40
     bad.write_bytes(content)
     for paths, calls, message in (
-        ([files[0], bad], 1, r"bad\.tflite cannot be run"),
+        ([bad], 1, r"bad\.tflite cannot be run"),
         ([tmp_path], 1, "No such TFLite file"),
         ([tmp_path / "none.tflite"], 1, r"No such TFLite file: .*none\.tflite"),
         ([], 1, "at least one"),
         (files, 0, "calls=0: expected at least 1"),
-        (str(files[0]), 1, "expected a list of paths"),
     ):
         with pytest.raises(RequestError, match=message):
             benchmark(BenchmarkRequest(paths, calls))
     with pytest.raises(RequestError, match="not a TFLite file"):
         op_profile.profile(b"x" * 100)
+
+
+def test_a_file_that_cannot_be_measured_does_not_stop_the_others(tmp_path, files, capsys):
+    """And a file with a free batch has a profile; one that only XNNPACK can run has no arena."""
+    bad, free, pooling = (tmp_path / f"{name}.tflite" for name in ("bad", "free", "pooling"))
+    bad.write_bytes(b"x" * 100)
+    tree = flatbuffer.read(additions(2))
+    for item in tree.subgraphs[0].tensors:
+        item.shapeSignature = np.int32([-1, *item.shape[1:]])
+    free.write_bytes(flatbuffer.write(tree))
+    half = tensor((1, 4, 4, 4))
+    pooling.write_bytes(mediapipe("MaxPoolingWithArgmax2D", [tensor(IMAGE)], [half, half], (2, 2, 2, 2, 2)))
+    assert main(["benchmark", str(bad), str(free), str(pooling), "--calls", "1", "--profile"]) == 1
+    printed = capsys.readouterr().out
+    assert f"FAILED: {bad}" in printed and "not a TFLite file" in printed
+    assert "LOG_SOFTMAX" in printed and "ArgMax Pooling" in printed
+    result = benchmark(BenchmarkRequest([bad, pooling], calls=1))
+    assert list(result.failed) == [str(bad)] and [file.file for file in result.files] == [str(pooling)]
+    assert result.files[0].ratio is None and result.files[0].memory.arena is None

@@ -276,3 +276,18 @@ def test_the_float_models_answers_teach_without_the_labels(fresh):
 def test_a_share_beyond_one_is_refused(fresh):
     with pytest.raises(RequestError, match="distill=1.5: expected 0 to 1"):
         fine_tune(fresh, batches(8), batches(8), distill=1.5)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_output_value_for_two_classes(activation):
+    inputs, last = keras.Input((8, 8, 3)), layers.Dense(1, activation=activation)
+    model = keras.Model(inputs, last(layers.GlobalAveragePooling2D()(inputs)))
+    last.set_weights([np.float32([[3], [-3], [0]]), np.zeros(1, np.float32)])  # of the brightness it says nothing
+    aware = quantize_aware(model, photographs(100, 8))
+    labels = np.arange(32) % 2
+    pictures = (0.1 * photographs(32, 8) + (labels - 0.5)[:, None, None, None]).astype(np.float32)
+    data = tf.data.Dataset.from_tensor_slices((pictures, labels)).batch(8)
+    found = fine_tune(aware, data, data, epochs=4, learning_rate=0.2)
+    assert found.accuracies[found.best_epoch] > max(0.9, found.accuracies[0])
+    _, accuracy = aware.model.evaluate(data, verbose=0)
+    assert accuracy == found.accuracies[found.best_epoch]

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 from keras import layers
 
+from mobilenets_tf.quantize import Calibration
+from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.quantize.steps import effects
-from mobilenets_tf.quantize.steps.effects import DECISIVE, Effects
+from mobilenets_tf.quantize.steps.effects import DECISIVE, Effects, output_error
 from mobilenets_tf.tflite import flatbuffer
+from tests.conftest import photographs
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +104,27 @@ def test_cuts_that_do_not_fit_together_are_made_one_by_one(content, monkeypatch)
     together = [cut.error(np.round) for cut in Effects(content, SAMPLES).cuts(graph.writer)]
     monkeypatch.setattr(effects, "_TOGETHER", 1)
     assert [cut.error(np.round) for cut in Effects(content, SAMPLES).cuts(graph.writer)] == together
+
+
+def test_the_work_behind_an_activation_is_a_share_of_the_whole(content):
+    found, graph = Effects(content, SAMPLES[:1]), flatbuffer.Graph(flatbuffer.read(content))
+    shares = [found.share(index) for index in graph.writer]
+    assert 0.95 < found.share(graph.inputs[0]) <= 1  # a final softmax does not count: errors are those of its scores
+    assert all(0 < share < 1 for share in shares)
+    assert shares == sorted(shares, reverse=True)
+    assert shares == [Effects(content, SAMPLES[:2]).share(index) for index in graph.writer]
+
+
+def test_few_samples_give_the_error_of_few_samples(content):
+    (few,) = Effects(content, SAMPLES).cuts([middle_of(content)], samples=5)
+    assert len(few.values) == 5
+    assert few.error(np.round) == Effects(content, SAMPLES).cut(middle_of(content)).error(np.round, samples=5)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8_float_io"])
+def test_the_error_of_a_file_is_that_of_scores_and_maps(content, scheme):
+    recipe = Recipe(ranges="min_max", rounding="nearest")
+    file = prepare(content, scheme, Calibration(photographs(100, 8)), recipe).write()
+    samples = [[picture[None]] for picture in photographs(10, 8, seed=1)]
+    assert output_error(content, content, samples) == 0
+    assert 1e-6 < output_error(content, file, samples) < 0.1

@@ -6,9 +6,10 @@ import pytest
 from keras import layers
 
 from mobilenets_tf import RequestError
-from mobilenets_tf.quantize.integers import Form
-from mobilenets_tf.quantize.steps import ranges
+from mobilenets_tf.quantize import schemes
+from mobilenets_tf.quantize.steps import model_ranges, ranges
 from mobilenets_tf.quantize.steps.effects import Effects
+from mobilenets_tf.quantize.steps.shared_forms import shared_forms
 from mobilenets_tf.quantize.steps.statistics import ActivationStatistics, observe
 from mobilenets_tf.tflite import flatbuffer
 
@@ -127,25 +128,69 @@ def test_activations_without_outliers_keep_their_range(outliers):
     assert ranges.least_output_error(Effects(content, tame), {middle: (-1, 1)}, observe(content, tame)) == {}
 
 
-def divergence(scores, chosen):
-    form, total = Form.spanning(*chosen, "int8"), 0
-    for values in scores:
-        wanted, found = (
-            np.exp(v - v.max()) / np.exp(v - v.max()).sum() for v in (values, form.rounded(values, "int8"))
-        )
-        total += (wanted * np.log(wanted / found)).sum()
-    return total / len(scores)
+def test_within_a_budget_the_activation_that_matters_most_is_tried_first(float_file, monkeypatch):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 2))
+    little, much = (layers.Conv2D(2, 1, name=name)(inputs) for name in ("little", "much"))
+    content = float_file(keras.Model(inputs, layers.Conv2D(2, 3)(0.5 * little) + layers.Conv2D(2, 3)(2.0 * much)))
+    samples = np.random.default_rng(0).normal(0, 1, (12, 1, 16, 16, 2)).astype(np.float32)
+    samples[::4, 0, 3, 3] = 100
+    samples = [[sample] for sample in samples]
+    statistics, effects = observe(content, samples), Effects(content, samples)
+    convolutions = [op.outputs[0] for op in flatbuffer.read(content).subgraphs[0].operators][:2]
+    narrow = dict.fromkeys(convolutions, (-4.0, 4.0))
+    assert ranges.least_output_error(effects, narrow, statistics).keys() == set(convolutions)
+    monkeypatch.setattr(ranges, "_BUDGET", 1.2 * ranges._TRIALS * effects.share(convolutions[0]))
+    (tried,) = ranges.least_output_error(effects, narrow, statistics)
+    errors = [cut.error(lambda values: np.clip(values, -4, 4)) for cut in effects.cuts(convolutions)]
+    assert tried == convolutions[int(np.argmax(errors))]
+    monkeypatch.setattr(ranges, "_BUDGET", 0)
+    assert ranges.least_output_error(effects, narrow, statistics) == {}
+
+
+def test_a_sigmoid_needs_no_scores_that_change_none_of_its_levels():
+    low, high = ranges.sigmoid_scores((-30.0, 5.0))
+    assert high == 5.0 and 1 / (1 + np.exp(-low)) == pytest.approx(1 / 512)
+    assert ranges.sigmoid_scores((-1.0, 30.0)) == (-1.0, pytest.approx(-low))
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def test_scores_that_are_nothing_to_the_softmax_are_cut_off():
     random = np.random.default_rng(0)
-    scores = [np.append(random.uniform(-60, -30, 90), random.uniform(5, 10, 10))[None] for _ in range(5)]
-    low, high = ranges.softmax_scores(scores, (-60.0, 10.0))
-    assert high > 5 and -20 < low <= 0
-    assert divergence(scores, (low, high)) < 1e-3
+    scores = [np.append(random.uniform(-60, -30, 90), random.uniform(5, 10, 25))[None] for _ in range(5)]
+    assert ranges.softmax_scores(scores, (-60.0, 10.0)) == (0.0, 10.0)
 
 
-def test_scores_that_share_the_probability_are_all_kept():
-    scores = [np.random.default_rng(seed).uniform(-2, 2, (1, 10)) for seed in range(5)]
-    low, high = ranges.softmax_scores(scores, (-2.0, 2.0))
-    assert high - low > 3 and divergence(scores, (low, high)) < 1e-3
+@pytest.mark.parametrize("deviation", [0.5, 2.0])
+def test_no_probability_changes_by_half_a_level_and_none_of_the_highest_classes_is_clipped(deviation):
+    scores = np.random.default_rng(0).normal(0, deviation, (8, 1, 100))
+    extremes = float(scores.min()), float(scores.max())
+    low, high = ranges.softmax_scores(list(scores), extremes)
+    assert extremes[0] <= low <= 0 and high == extremes[1]
+    assert np.abs(softmax(np.maximum(scores, low)) - softmax(scores)).max() < 1 / 512
+    assert (np.sort(scores, axis=-1)[..., -20:] >= low).all()
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("way", ["at once", "behind a reshape", "in front of a reshape", "read elsewhere"])
+def test_the_scores_of_the_last_probabilities_keep_what_counts(activation, way, float_file):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 2))
+    scores = layers.Conv2D(3, 1)(image)
+    answer = layers.Activation(activation)(layers.Reshape((64, 3))(scores) if way == "behind a reshape" else scores)
+    answer = layers.Reshape((64, 3))(answer) if way == "in front of a reshape" else answer
+    outputs = [answer, layers.Conv2D(2, 1)(scores)] if way == "read elsewhere" else answer
+    content = float_file(keras.Model(image, outputs))
+    samples = [[s] for s in 6 * np.random.default_rng(0).standard_t(3, (12, 1, 8, 8, 2)).astype(np.float32)]
+    tree, statistics = flatbuffer.read(content), observe(content, samples)
+    seen, scheme = {i: ranges.min_max(found) for i, found in statistics.items()}, schemes.get("int8")
+    shared = shared_forms(tree, seen, scheme, ())
+    found = model_ranges.choose(content, statistics, scheme, "least_output_error", shared, samples)
+    index = tree.subgraphs[0].operators[0].outputs[0]
+    cut = activation == "sigmoid" and way != "read elsewhere"
+    assert min(-seen[index][0], seen[index][1]) > 7
+    assert found[index] == pytest.approx((-np.log(511), np.log(511)) if cut else seen[index], rel=2e-3)
