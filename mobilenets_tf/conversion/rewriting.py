@@ -81,6 +81,8 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
             # The layer is in this process already, so the code that a Lambda has is trusted.
             with keras.src.saving.serialization_lib.SafeModeScope(False):
                 copies.append((layer, type(layer).from_config(layer.get_config())))
+            if isinstance(layer, keras.layers.Lambda):  # the configuration loses what the function's names mean
+                copies[-1][1].function = layer.function
         except Exception as error:  # the layer's own code may raise anything
             raise RequestError(
                 f"The layer {layer.name!r} ({type(layer).__name__}) cannot be copied: {str(error).splitlines()[0]}"

@@ -127,33 +127,6 @@ def _multiply(inputs, sources, result, real, options):
     return inputs[0] * inputs[1] * (sources[0].scale * sources[1].scale / result.scale)
 
 
-def _squared_difference(inputs, sources, result, real, options):
-    """Square the difference of inputs that are stored to 1/128 of a level of the larger scale times two, and round half
-    away from zero, as LiteRT's own kernel does.
-    """
-    unit = 2 * tf.maximum(*(source.scale for source in sources))
-    fine = [
-        _half_away(tf.cast(values, tf.float64) * 128 * tf.cast(source.scale / unit, tf.float64))
-        for values, source in zip(inputs, sources, strict=True)
-    ]
-    scale = tf.square(tf.cast(unit, tf.float64) / 128) / tf.cast(result.scale, tf.float64)
-    exact = tf.cast(_half_away(tf.square(fine[0] - fine[1]) * scale), tf.float32)
-    reals = [values * source.scale for values, source in zip(inputs, sources, strict=True)]
-    return _with_gradient_of(real(*reals, **options) / result.scale, exact)
-
-
-def _half_away(values):
-    """Round half away from zero."""
-    return tf.sign(values) * tf.floor(tf.abs(values) + 0.5)
-
-
-def _matrix_product(inputs, sources, result, real, options):
-    """Round the accumulators half up, as LiteRT's own kernel does."""
-    ratio = tf.cast(sources[0].scale, tf.float64) * tf.cast(sources[1].scale / result.scale, tf.float64)
-    product = tf.cast(real(*inputs, **options), tf.float64) * ratio
-    return _with_gradient_of(tf.cast(product, tf.float32), tf.cast(tf.floor(product + 0.5), tf.float32))
-
-
 def _mean(inputs, sources, result, real, options):
     total = tf.reduce_sum(inputs[0], options["axes"], options["keep_dims"])
     count = math.prod(inputs[0].shape[axis] for axis in options["axes"])
@@ -197,6 +170,30 @@ def _leaky_relu(inputs, sources, result, real, options):
     return _with_gradient_of(real(inputs[0] * ratio, **options), tf.floor((inputs[0] * factors + 128.0) / 256.0))
 
 
+def _prelu(inputs, sources, result, real, options):
+    """Multiply negative levels by those of the slopes, and all in fixed point, as LiteRT's own kernel does."""
+    values, slopes, scale = (tf.cast(each, tf.float64) for each in (*inputs, result.scale))
+    own, slope = (tf.cast(source.scale, tf.float64) for source in sources)
+    exact = tf.where(values < 0, _fixed_point(values * slopes, own * slope / scale), _fixed_point(values, own / scale))
+    reals = [levels * source.scale for levels, source in zip(inputs, sources, strict=True)]
+    return _with_gradient_of(real(*reals, **options) / result.scale, tf.cast(exact, tf.float32))
+
+
+def _fixed_point(values, ratio):
+    """Multiply whole numbers by a ratio that is stored as a fraction of 31 bits, 1/2 to 1, and a shift. The product is
+    rounded, half away from zero, before the shift and after.
+    """
+    shift = 1.0 + tf.floor(tf.math.log(ratio) / math.log(2))
+    fraction = tf.round(ratio / 2.0**shift * 2**31) / 2**31
+    left, right = 2.0 ** tf.maximum(shift, 0), 2.0 ** tf.maximum(-shift, 0)
+    return _half_away(_half_away(values * left * fraction) / right)
+
+
+def _half_away(values):
+    """Round half away from zero."""
+    return tf.sign(values) * tf.floor(tf.abs(values) + 0.5)
+
+
 def _input(inputs, sources, result, real, options):
     """Divide by the scale, as an application does that fills the file's input.
 
@@ -214,13 +211,12 @@ _ON_LEVELS = {
     "ADD": _add,
     "SUB": _subtract,
     "MUL": _multiply,
-    "SQUARED_DIFFERENCE": _squared_difference,
-    "BATCH_MATMUL": _matrix_product,
     "MEAN": _mean,
     "SOFTMAX": _softmax,
     "AVERAGE_POOL_2D": _average,
     "RESIZE_BILINEAR": _interpolate,
     "LEAKY_RELU": _leaky_relu,
+    "PRELU": _prelu,
     "INPUT": _input,
     "QUANTIZE": _quantize,
     "DEQUANTIZE": _dequantize,
