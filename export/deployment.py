@@ -194,6 +194,7 @@ def _produce(
     scheme, model = schemes.get(request.scheme), request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
+    subject.check_annotated(images_to_use.judge)
     progress("building", 1, 1)
     calibration = calibration_of(request, scheme, images_to_use, image)
     check_request(model, scheme, calibration)

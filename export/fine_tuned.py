@@ -211,7 +211,7 @@ def _produce(
             f"{request.source.model} has the outputs {', '.join(end.name for end in subject.ends)}, and qat has "
             "annotations for one. From Python, quantize.quantize_aware and quantize.fine_tune train them all."
         )
-    _check_labels(subject, training, validation)
+    subject.check_annotated(training, validation)
     objective = objective_of(
         subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,
         classes=subject.classes, class_names=subject.class_names, void=subject.void, images=(training, validation),
@@ -249,17 +249,6 @@ def _produce(
         "fine_tuned": comparisons["fine-tuned"].as_dict(),
     }
     return produced, comparisons["post-training"], comparisons["fine-tuned"]
-
-
-def _check_labels(subject: Subject, training: ImageSet, validation: ImageSet) -> None:
-    """Refuse images of a class that the model does not have.
-
-    Raises:
-        RequestError: a label is not below the number of the model's outputs.
-    """
-    last = max((training.labels or (0,)) + (validation.labels or (0,)))
-    if last >= subject.classes:
-        raise RequestError(f"Class {last} among the labels; the model has {subject.classes} outputs.")
 
 
 def _source(image_set: ImageSet):

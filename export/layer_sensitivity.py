@@ -167,6 +167,7 @@ def _produce(
     drop_of = None
     if annotated is not None:
         subject = Subject.of(request.source, model, ImageInput(preprocessing), request.void, annotated=True)
+        subject.check_annotated(annotated)
         preprocessing = subject.image.given
 
         def drop_of(reference: bytes) -> Judge:

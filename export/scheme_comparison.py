@@ -166,6 +166,7 @@ def _produce(
     model = request.source.build()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
+    subject.check_annotated(images_to_use.judge)
     progress("building", 1, 1)
     converted = {}
     with Worker() as worker:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -214,11 +215,15 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
                 os.replace(Path(staging, name), folder / name)
 
 
+_SUFFIX = ".temporary"
+
+
 class TemporaryFolder:
     """A folder that is removed when it is closed; a context manager that gives the folder's path.
 
     The folder of a process that was killed is removed by the next process that makes a folder with the same prefix in
-    the same place. A lock, which ends with its process, tells the folders of killed processes from those in use.
+    the same place. A lock, which ends with its process, tells the folders of killed processes from those in use, and
+    the form of the name and the rights from folders of the user's.
 
     Args:
         prefix: begins the folder's name. parent: where the folder is made; None for the system's temporary directory.
@@ -235,9 +240,13 @@ class TemporaryFolder:
         _remove_leftovers(parent, prefix)
         self.lock: int | None = None
         while True:
-            self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
-            with contextlib.suppress(OSError):
+            self._folder = tempfile.TemporaryDirectory(_SUFFIX, prefix, parent)
+            try:
                 self.lock = _locked(self._folder.name, wait=True)
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):  # without a lock it would be taken for a leftover
+                    self.close()
+                    raise
             if os.path.isdir(self._folder.name):
                 break
             self.close()  # another process took the folder for a leftover before it was locked
@@ -264,11 +273,13 @@ class TemporaryFolder:
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:
     """Remove this user's temporary folders with a prefix that no process uses any more."""
+    made_here = re.compile(re.escape(prefix) + "[a-z0-9_]{8}" + re.escape(_SUFFIX))  # as ``tempfile`` names folders
     for folder in _entries(parent):
-        if not folder.name.startswith(prefix) or not folder.is_dir(follow_symlinks=False):
+        if not made_here.fullmatch(folder.name) or not folder.is_dir(follow_symlinks=False):
             continue
         with contextlib.suppress(OSError):
-            ours = not hasattr(os, "getuid") or folder.stat(follow_symlinks=False).st_uid == os.getuid()
+            about = folder.stat(follow_symlinks=False)
+            ours = not hasattr(os, "getuid") or (about.st_uid == os.getuid() and about.st_mode & 0o777 == 0o700)
             lock = _locked(folder.path, wait=False) if ours else None
             if lock is not None:
                 shutil.rmtree(folder.path, ignore_errors=True)

@@ -378,13 +378,19 @@ class _IntegerWriter(flatbuffer.Graph):
         graph = self.model.subgraphs[0]
         graph.outputs = [
             index if index not in self._plan.forms and not self._is_float(index)
-            else self._in_form(index, self._plan.forms[index]) if integer_ends
+            else self._in_form(index, self._form_of_end(index)) if integer_ends
             else self._in_float(index)
             for index in self.outputs
         ]  # fmt: skip
         graph.operators = self._written
         for index in self._home_is_integer:
             self._store(index, self._plan.forms[index])
+
+    def _form_of_end(self, index: int) -> Form:
+        """Give the form of an output; that of a constant output follows from its values."""
+        if (values := self.constant(index)) is not None:
+            return constant_form(values, self._plan.dtype)
+        return self._plan.forms[index]
 
     def _is_float(self, index: int) -> bool:
         return self.tensors[index].type == schema.TensorType.FLOAT32

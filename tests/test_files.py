@@ -75,17 +75,21 @@ def test_a_temporary_folder_in_use_stays(tmp_path):
     with files.TemporaryFolder("mine-", tmp_path) as first:
         (tmp_path / "mine-link").symlink_to(tmp_path)
         (tmp_path / "mine-file").write_text("a file of the user's")
-        (tmp_path / "mine-left").mkdir()  # by a process that was killed
-        (tmp_path / "mine-left" / "part").write_text("")
+        left = tmp_path / "mine-0_left_0.temporary"  # by a process that was killed
+        left.mkdir(mode=0o700)
+        (left / "part").write_text("")
+        (tmp_path / "mine-work").mkdir(mode=0o700)
+        (tmp_path / "mine-0_open_0.temporary").mkdir(mode=0o755)
         (tmp_path / "other").mkdir()
         with files.TemporaryFolder("mine-", tmp_path) as second:
             names = {path.name for path in tmp_path.iterdir()}
-            assert names == {os.path.basename(first), os.path.basename(second), "mine-link", "mine-file", "other"}
-    assert {path.name for path in tmp_path.iterdir()} == {"mine-link", "mine-file", "other"}
+            users = {"mine-link", "mine-file", "mine-work", "mine-0_open_0.temporary", "other"}
+            assert names == {os.path.basename(first), os.path.basename(second), *users}
+    assert {path.name for path in tmp_path.iterdir()} == users
 
 
 def test_what_a_killed_run_left_beside_its_results_goes(tmp_path):
-    (tmp_path / ".unfinished-abc").mkdir()
+    (tmp_path / ".unfinished-abcdefgh.temporary").mkdir(mode=0o700)
     files.write_together(tmp_path, {"a": "1"})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

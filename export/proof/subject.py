@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mobilenets_tf.data import images
+from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import End, OutputKind, ends_of_model
@@ -89,6 +91,15 @@ class Subject:
     def class_names(self) -> list[str]:
         """A name for each class: its label, or its number where there is none."""
         return [class_name(self.labels, index) for index in range(self.classes)]
+
+    def check_annotated(self, *image_sets: ImageSet) -> None:
+        """Refuse images of a class that the model does not have.
+
+        Raises:
+            RequestError: a label is not below the number of the model's classes.
+        """
+        for image_set in image_sets:
+            images.check_classes(image_set, self.classes)
 
     def meter(self) -> Meter:
         """Return a meter of the task for the model's classes."""

@@ -140,6 +140,7 @@ def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: P
             f"The model tells {predictor.classes} classes apart, the annotations {len(names)} "
             f"({', '.join(names[:3]) or 'without names'}). Name the model's with --labels (labels=), one a line."
         )
+    images.check_classes(annotated, predictor.classes)
     meter = task.meter(names or (), getattr(annotated, "void", 255))
     # ImageNet has 1000 classes; TensorFlow's older networks have the background before them.
     shifted = task.meter(()) if _may_begin_with_background(annotated, predictor.classes) else None

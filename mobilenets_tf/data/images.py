@@ -205,6 +205,20 @@ def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
     return ImageSet(tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
 
 
+def check_classes(images: ImageSet, classes: int | None) -> None:
+    """Refuse images of a class that a model of so many classes does not have; None or 0 if not known.
+
+    Raises:
+        RequestError: a label is not below the number of classes.
+    """
+    last = max(images.labels or (0,))
+    if classes and last >= classes:
+        raise RequestError(
+            f"The annotations have the class {last}, so at least {last + 1} classes; the model has {classes}. Remove "
+            "sub-folders that are no class, or give a CSV with file and class_index."
+        )
+
+
 def _from_csv(table: Path, classes: int) -> ImageSet:
     columns, rows = read_rows(table)
     if "file" not in columns or "class_index" not in columns:

@@ -10,6 +10,7 @@ _TOOLS = {
     "__macosx",  # macOS' archives
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",  # Synology, QNAP
     "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information",  # Windows
+    "_gsdata_",  # GoodSync
     "lost+found",  # ext file systems
     "__pycache__",
 }  # fmt: skip

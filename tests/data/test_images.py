@@ -134,3 +134,11 @@ def test_what_tools_leave_behind_is_no_mask_and_no_record(tmp_path):
     for name in ("train-00000-of-00001", "._train-00000-of-00001", ".validation-00000-of-00001"):
         (tmp_path / name).write_bytes(b"")
     assert tfrecords.in_folder(tmp_path) == [str(tmp_path / "train-00000-of-00001")]
+
+
+def test_a_class_that_the_model_does_not_have_is_refused(image_folder):
+    found = find_images(image_folder)  # of the classes a and b
+    images.check_classes(found, 2)
+    images.check_classes(found, None)
+    with pytest.raises(RequestError, match="at least 2 classes; the model has 1"):
+        images.check_classes(found, 1)

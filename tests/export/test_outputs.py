@@ -160,3 +160,14 @@ def test_logits_are_cut_at_0(folder, tmp_path, in_this_process):
     Image.fromarray(((grey + 1) * 127.5).round().astype(np.uint8)).save(tmp_path / "grey.png")
     found = predict(PredictRequest(tmp_path / "net.tflite", str(tmp_path / "grey.png")))[0].answers[0]["found"]
     assert [row["name"] for row in found] == ["light", "dark"]
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8", "int8_float_io"])
+def test_an_output_may_be_constant(scheme, tmp_path, in_this_process):
+    image = keras.Input((16, 16, 3))
+    found = layers.Conv2D(2, 3, 2)(image)
+    model = keras.Model(image, {"found": found, "four": keras.ops.zeros_like(found) + 4.0})
+    pixels = np.random.default_rng(0).normal(size=(40, 4, 4, 3)).repeat(4, 1).repeat(4, 2).astype(np.float32)
+    run = Runner(to_tflite(model, scheme, pixels, tmp_path / "m.tflite").path)
+    answers = dict(zip((details["name"] for details in run.outputs), run(pixels[:1]), strict=True))
+    np.testing.assert_allclose(answers["four"], 4.0, rtol=1e-4)
