@@ -457,7 +457,7 @@ def test_verify_on_the_command_line(runtime, features, integer_and_float, image_
     assert done.returncode == 0 and done.stdout.count("equal bit for bit on 2 samples") == 3, done.stderr
     assert emulator.NOT_PROVED in done.stdout
     done = run(*common, "--images", image_folder)
-    assert done.returncode == 2 and "pass --mean and --std" in done.stderr
+    assert done.returncode == 2 and "Pass --mean and --std" in done.stderr
     options = ["--images", image_folder, "--mean", 127.5, "--std", 127.5, "--cpu", "cortex-a55", "--json"]
     done = run(*common, *options, "--model", tmp_path / "mine.keras", "--min-agreement", 0)
     document = json.loads(done.stdout)
