@@ -14,8 +14,11 @@ from tests.conftest import photographs
 from tests.support.aware_models import graph_answers
 from tests.support.classifiers import filled
 
-# Of attention: its normalisations.
-pytestmark = pytest.mark.filterwarnings("ignore:Training keeps these weights")
+# Of attention: its normalisations, and its dropout.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Training keeps these weights"),
+    pytest.mark.filterwarnings("ignore:Layers that are active in training only"),
+]
 NETWORKS = {"mobilenet_v2": {"alpha": 0.35}, "mobilenet_v3_small": {}, "mobilevit_v3_xxs": {}}
 
 
