@@ -349,32 +349,27 @@ def test_what_deploy_would_refuse_is_refused_before_the_training(network, folder
 
 
 @pytest.mark.slow
-def test_mobileone_trains_folds_and_is_deployed(folder, tmp_path):
-    done = run("train", "mobileone_mu0", "--recipe", "paper", "--resolution", 32, "--data", folder,
-               "--epochs", 1, "--batch-size", 48, "--learning-rate", 0.02, "--out", tmp_path, "--deploy", "int8",
-               "--input", "uint8", "--quiet")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    training_form = load_model(tmp_path / "mobileone_mu0.keras")
-    assert any("branch4" in layer.name for layer in training_form.layers)
-    manifest = json.loads((tmp_path / "mobileone_mu0_int8.tflite.json").read_text())
+def test_what_was_trained_is_deployed_too(network, folder, tmp_path):
+    done = run(*arguments(network, folder, tmp_path, "--deploy", "int8", "--input", "uint8", "--quiet"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = json.loads((tmp_path / "mine_int8.tflite.json").read_text())
     assert manifest["passed"] and manifest["parity"]["images"] > 0
     assert manifest["inputs"][0]["dtype"] == "uint8" == manifest["options"]["input"]
-    assert (tmp_path / "mobileone_mu0_int8.tflite").stat().st_size < Path(
-        tmp_path, "mobileone_mu0.keras"
-    ).stat().st_size / 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "mobilevit_v3_050"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "mobileone_mu0", "mobilevit_v3_050"])
 def test_the_papers_recipes_run(folder, tmp_path, name):
     words = ["--alpha", 0.35] if name == "mobilenet_v2" else []
-    done = run("train", name, *words, "--recipe", "paper", "--resolution", 64, "--data", folder, "--epochs",
+    done = run("train", name, *words, "--recipe", "paper", "--resolution", 32, "--data", folder, "--epochs",
                1, "--batch-size", 24, "--out", tmp_path, "--quiet")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (manifest,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.keras.json"))
     (row,) = manifest["epochs"]
     assert np.isfinite(row["loss"]) and np.isfinite(row["val_loss"]) and row["step"] >= 1
     assert manifest["recipe"]["sources"]["optimizer"].startswith("[")
+    if name == "mobileone_mu0":  # trained with its branches; examples/fold_mobileone.py folds and exports
+        assert any("branch4" in layer.name for layer in load_model(tmp_path / "mobileone_mu0.keras").layers)
 
 
 @pytest.mark.slow
