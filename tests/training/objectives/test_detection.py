@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mobilenets_tf import RequestError, create_model
-from mobilenets_tf.data.boxes import BoxedImages, Boxes
+from mobilenets_tf.data.boxes import Boxes, find_boxes
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.networks.ssd import grids
@@ -19,6 +19,7 @@ from mobilenets_tf.training.input.plan import Plan
 from mobilenets_tf.training.objectives.detection import DetectionObjective, anchors_of
 from mobilenets_tf.training.recipes import Augment
 from mobilenets_tf.training.step import Training
+from tests.support import drawn_networks
 
 NAMES = ("disc", "square")
 SIZE = 96
@@ -151,27 +152,13 @@ def test_a_network_without_anchors():
 
 @pytest.mark.slow
 def test_it_learns_to_find_what_is_there(tmp_path):
-    """Dark squares on grey: from random weights, in a minute."""
-    random, paths, truths = np.random.default_rng(0), [], []
-    for number in range(24):
-        pixels = np.full((SIZE, SIZE, 3), 160, np.uint8)
-        side, (top, left) = random.integers(30, 50), random.integers(0, SIZE - 50, 2)
-        index = number % 2
-        pixels[top : top + side, left : left + side] = (40, 40, 200) if index else (200, 40, 40)
-        paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(pixels).save(paths[-1])
-        truths.append(boxes_of((*np.array([top, left, top + side, left + side]) / SIZE, index)))
-    source = BoxedImages(tuple(paths), boxes=tuple(truths), class_names=NAMES)
-    recipe = recipes.replace(PLAIN, epochs=30, rate=recipes.Rate("cosine", 3e-3), frozen_batchnorm=False)
-    keras.utils.set_random_seed(0)
-
-    def build(size):
-        return create_model("ssdlite_mobilenet_v2", resolution=size, classes=2, alpha=0.35)
-
-    place, plan = Distribution(tf.distribute.get_strategy()), Plan(recipe, len(source), SIZE)
-    objective = DetectionObjective(anchors_of(build(SIZE)), NAMES, recipe, "bilinear", 1)
-    wanted = Preprocessing(SIZE, interpolation="bilinear")
-    training = Training(objective, build, plan, SIZE, wanted, place)
+    """Coloured rectangles, from random weights."""
+    source = find_boxes(drawn_networks.write(tmp_path, 48, "detect"), drawn_networks.NAMES)
+    recipe = recipes.replace(PLAIN, epochs=50, rate=recipes.Rate("cosine", 1e-2), frozen_batchnorm=False)
+    size, names, drawn = drawn_networks.SIZE, drawn_networks.NAMES, drawn_networks.detector()
+    place, plan = Distribution(tf.distribute.get_strategy()), Plan(recipe, len(source), size)
+    objective = DetectionObjective(anchors_of(drawn), names, recipe, "bilinear", 1)
+    training = Training(objective, lambda _: drawn, plan, size, Preprocessing(size, interpolation="bilinear"), place)
     reader = pipeline.Reader(source, objective.problem, pipeline.Broken())
     losses = [training.step(batch)[0] for batch in pipeline.training_batches(reader, plan, objective, place)]
     assert np.mean(losses[-3:]) < 0.25 * np.mean(losses[:3])
