@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.delegates import web_gpu
 from mobilenets_tf.export.delegates.backends import BACKENDS
+from mobilenets_tf.export.delegates.gpu import ON_INTEGERS
 from mobilenets_tf.export.delegates.rules import COMMIT, RuleSource, Verdict
 from mobilenets_tf.progress import printable
 from mobilenets_tf.tflite import flatbuffer
@@ -437,8 +439,11 @@ def _lines(file: Inspection) -> Iterator[str]:
         yield f"{what}{_plain(file.trial.error, 400)}"
     for verdict in file.verdicts:
         yield from _verdict_lines(verdict, file.trial.plan if verdict.path == "xnnpack" else None)
-    yield "Operators that are left run in LiteRT's own kernels on the CPU."
+    if file.not_integer is not None:
+        yield ON_INTEGERS
+    yield "Operators that are left run in LiteRT's own kernels on the CPU. MediaPipe in a browser refuses the file."
     yield f"The rules are those of google-ai-edge/LiteRT at {COMMIT[:9]}, in the files named in brackets."
+    yield f"Those of MediaPipe in browsers were tried with {web_gpu.SOURCE.repository} {web_gpu.SOURCE.commit}."
 
 
 def _counted(counts) -> str:

@@ -73,6 +73,8 @@ class Backend:
         part by default, and this is the source that says so.
     static: None if the backend runs graphs with tensors of unknown size. Otherwise it refuses the whole graph if the
         size of one tensor is known only at run time, and this is the source that says so.
+    whole: None if the backend runs the operators that it accepts. Otherwise it refuses a file with any other operator,
+        and this is the source that says so.
     calls: whether the backend runs the bodies of conditions and loops too.
     """
 
@@ -85,6 +87,7 @@ class Backend:
     unpacks: frozenset[str] = frozenset({"float16"})
     single: RuleSource | None = None
     static: RuleSource | None = None
+    whole: RuleSource | None = None
     calls: bool = False
 
     def verdict(self, graphs: list[list[Call]]) -> "Verdict":
@@ -104,6 +107,9 @@ class Backend:
                 refused = {call.place: (reason, self.static) for call in operators}
             else:
                 refused = self._refused(operators)
+            if self.whole and refused:
+                rest = (f"whole files are taken, and {len(refused)} operators of this file are refused", self.whole)
+                refused = {call.place: rest for call in operators} | refused
             epochs = _epochs(operators, refused)
             if self.single and number not in bodies:
                 refused |= self._outside_largest(operators, refused, epochs)
