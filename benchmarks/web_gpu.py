@@ -127,6 +127,21 @@ def widened(steps):
     return steps.add("ADD", [narrow, values(1, 1, 1, 3)], IMAGE, "Add")
 
 
+def of_type(kind):
+    """A file whose input, or with "INT8 inside" whose first activation, is an integer."""
+
+    def make(steps):
+        name, *inside = kind.split()
+        integers = steps.add("QUANTIZE", [steps.image], IMAGE, "Quantize", kind=name) if inside else steps.image
+        quantization = schema.QuantizationParametersT()
+        quantization.scale, quantization.zeroPoint = np.float32([1 / 128]), np.int64([128 if name == "UINT8" else 0])
+        tensor = steps.graph.tensors[integers]
+        tensor.type, tensor.quantization = getattr(schema.TensorType, name), quantization
+        return steps.add("DEQUANTIZE", [integers], IMAGE, "Dequantize")
+
+    return make
+
+
 def flat(steps):
     mean = steps.add("MEAN", [steps.image, np.int32([1, 2])], (1, 3), "Reducer")
     return steps.add("ADD", [steps.image, steps.add("RESHAPE", [mean, np.int32([3])], (3,), "Reshape")], IMAGE, "Add")
@@ -182,6 +197,8 @@ CASES = {
     "MUL of one channel": with_narrow("MUL", "Mul", first=True),
     "ADD of one channel": widened,
     "ADD of one dimension": flat,
+    **{f"{kind} input": of_type(kind) for kind in ("INT8", "UINT8")},
+    "int8 inside": of_type("INT8 inside"),
     "GREATER, CAST": compared,
     "GREATER, SELECT_V2": selected,
     "CONV_2D": one("CONV_2D", "Conv2D", values(3, 1, 1, 3), values(3), **WINDOW),

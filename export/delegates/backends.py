@@ -40,6 +40,7 @@ BACKENDS = (
         missing=web_gpu.SOURCE,
         everywhere=(_GPU_TYPES, Rule(web_gpu.SOURCE, (web_gpu.limits,))),
         static=_STATIC,
+        float_inputs=web_gpu.SOURCE,
         whole=web_gpu.SOURCE,
     ),
     Backend(

@@ -2,7 +2,8 @@
 
 It reads a file as the GPU delegate does, so the rules of ``gpu`` hold too. Its own source is closed. What it refuses
 besides, and what it computes wrongly in silence, was found by running files of single operators with the package
-@mediapipe/tasks-vision in Chromium and comparing the scores with those of its CPU (``benchmarks/web_gpu.py``).
+@mediapipe/tasks-vision in Chromium and comparing the scores with those of its CPU (``benchmarks/web_gpu.py``). It takes
+float32 inputs only: of an int8 or uint8 input it reads other values, or refuses the file.
 """
 
 import numpy as np

@@ -408,6 +408,13 @@ def test_mediapipes_gpu_delegate_in_browsers():
     assert _web("MUL", [tensor(IMAGE), tensor((1, 1, 1, 4))], [tensor(IMAGE)], options="MulOptions") is None
 
 
+def test_mediapipe_in_a_browser_takes_float_inputs_only():
+    for kind in ("int8", "uint8"):
+        content = one_operator("DEQUANTIZE", [tensor(IMAGE, kind)], [tensor(IMAGE)])
+        assert reasons("web_gpu", content)["DEQUANTIZE"] == f"the model's input t0 is {kind}; it takes float32"
+        assert reasons("gpu", content) == {}
+
+
 def test_mediapipe_in_a_browser_takes_whole_files_only():
     tree = flatbuffer.read(one_operator("ABS", [tensor(IMAGE)], [tensor(IMAGE)]))
     graph = tree.subgraphs[0]
