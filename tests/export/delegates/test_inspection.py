@@ -11,6 +11,7 @@ import pytest
 from mobilenets_tf import export
 from mobilenets_tf.cli import main
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.delegates import gpu
 from mobilenets_tf.export.delegates.inspection import _trial, inspect, predicted_plan
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.files import to_json
@@ -55,6 +56,7 @@ def test_an_int8_file(small_files, small):
     assert json.loads(to_json(found.as_dict()))["verdicts"][0]["fallbacks"][0]["operator"] == "SOFTMAX"
     text = "\n".join(found.lines())
     assert "SOFTMAX (1): input 0 is int8" in text and f"{found.multiply_adds:,}" in text
+    assert gpu.ON_INTEGERS in found.lines()
 
 
 def test_weights_by_type(small_files):
