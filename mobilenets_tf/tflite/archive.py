@@ -20,6 +20,7 @@ _LAST64 = b"PK\x06\x07"  # the record before it in archives beyond 4 GB
 _MOST_DIRECTORY = 2**16  # bytes of the list of files: some hundred files
 _MOST_BYTES = 2**22  # of one file: the names of 100,000 classes
 _MOST_CHECKED = 2**26  # of all files together
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound
 _ERRORS = (
     zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError, ValueError, struct.error,
 )  # fmt: skip
@@ -57,7 +58,7 @@ class Archive:
             DamagedError: the file is damaged, or larger than labels can be.
         """
         entry = self._entries[name]
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
+        if entry.compress_type not in _BOUNDED:
             raise DamagedError(f"{name} is packed in another way than ZIP's usual ones")
         try:
             with zipfile.ZipFile(io.BytesIO(self._content)) as archive, archive.open(entry) as stream:
@@ -69,15 +70,16 @@ class Archive:
         return content
 
     def check(self) -> None:
-        """Unpack every file that is no larger than labels can be, to compare it with its checksum.
+        """Unpack every file that is no larger than labels can be, and packed in a usual way, to compare it with its
+        checksum.
 
         Raises:
             DamagedError: a file is damaged.
         """
         checked = 0
-        for name, size in self.sizes.items():
-            checked += size
-            if size <= _MOST_BYTES and checked <= _MOST_CHECKED:
+        for name, entry in self._entries.items():
+            checked += entry.file_size
+            if entry.compress_type in _BOUNDED and entry.file_size <= _MOST_BYTES and checked <= _MOST_CHECKED:
                 self.read(name)
 
 
