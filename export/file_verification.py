@@ -114,6 +114,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
             described = Reading.of(Path(request.file)).preprocessing
             preprocessing = asked_preprocessing(replace(known, model=request.file, content=None), described)
     comparison, cores = None, ()
+    on_calibration = source is not None and _calibrated(request, image_set)
     with Worker(preload="tensorflow" if source else "") as worker:
         if source:
             comparison, preprocessing = worker.call(_verify, request, image_set, progress=progress)
@@ -123,18 +124,21 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
     badge = None
     if source:
         scheme = manifest_of(Path(request.file)).get("scheme", "TFLite")
-        limits, on_calibration = Limits(request.min_agreement), _calibrated(request, image_set)
+        limits = Limits(request.min_agreement)
         badge = decide(source, scheme, comparison, limits=limits, on_calibration=on_calibration)
     return Verified(comparison, source and source.model, badge, cores, emulator and emulator.versions)
 
 
 def _calibrated(request: VerifyRequest, image_set: ImageSet) -> bool:
     """Tell whether an image was used for the calibration of the file, as its manifest lists them."""
+    listed = (manifest_of(Path(request.file)).get("calibration") or {}).get("files") or []
     try:
-        listed = manifest_of(Path(request.file))["calibration"]["files"]
         used = {(each["file"], each["sha256"]) for each in listed}
-    except (KeyError, TypeError):  # the file was not calibrated, or its manifest is not ours
-        return False
+    except (KeyError, TypeError) as error:
+        raise RequestError(
+            f"{request.file}.json: the files of the calibration are {str(listed)[:80]}; expected file and sha256 of "
+            "each. Write the file and its manifest again, or remove the manifest."
+        ) from error
     names = {name for name, _ in used}
     return any((path.name, sha256_of(path)) in used for path in image_set.paths if path.name in names)
 

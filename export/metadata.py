@@ -155,15 +155,6 @@ def _put(tree, name: bytes, data: bytes) -> None:
     tree.buffers[entry.buffer].data = np.frombuffer(data, np.uint8)
 
 
-def associated_files(content: bytes) -> dict[str, bytes]:
-    """Read the files that are appended to a model: name -> content; {} where there are none."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
-    except zipfile.BadZipFile:
-        return {}
-
-
 def _with_file(model: bytes, name: str, text: str) -> bytes:
     stream = io.BytesIO(model)
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:  # stored, so that Android can map it into memory

@@ -7,7 +7,6 @@ import numpy as np
 
 from mobilenets_tf import registry
 from mobilenets_tf.export.tflite import convert_model
-from mobilenets_tf.factory import create_model, model_info
 from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -51,13 +50,17 @@ def info(request: InfoRequest) -> dict:
 
 
 def _info(request: InfoRequest) -> dict:
-    """Count in the worker process."""
+    """Count in the worker process. The factory is imported here, since it imports Keras."""
+    from mobilenets_tf.factory import model_info
+
     facts = model_info(request.model, alpha=request.alpha, resolution=request.resolution)
     return facts | {"arena_bytes": _arenas(request)} if request.arena else facts
 
 
 def _arenas(request: InfoRequest) -> dict[str, int]:
     """Return the bytes of LiteRT's arena for each scheme. They do not depend on weights and ranges."""
+    from mobilenets_tf.factory import create_model
+
     model = create_model(request.model, alpha=request.alpha, resolution=request.resolution)
     ramp = np.linspace(-1, 1, model.input_shape[1], dtype=np.float32)
     pictures = [part * (ramp[:, None, None] + ramp[None, :, None] * np.ones(3, np.float32)) for part in (0.3, 0.6, 1.0)]

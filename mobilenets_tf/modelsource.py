@@ -367,7 +367,7 @@ class ModelSource:
         if self.content is not None:
             return None
         file = self.model if self.is_file else self.weights
-        return Preprocessing.of(manifest_of(Path(file))) if file else None
+        return Preprocessing.of(manifest_of(Path(file)), f"{file}.json") if file else None
 
     def plain(self) -> dict:
         """Return the fields as plain data for manifests; for a ``keras.Model`` object the content's sha256."""

@@ -10,9 +10,11 @@ The child ends with its parent, however the parent ends.
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mobilenets_tf.files import TemporaryFolder
 from mobilenets_tf.progress import Progress, silent
@@ -152,6 +154,28 @@ def end_with(parent: int) -> None:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
+
+
+def ending_with_this_process(command: Sequence[str]) -> list[str]:
+    """Return a command that runs a program of somebody else's so that it ends as soon as this process ends.
+
+    On Linux, a small Python sets what ``end_with`` sets and becomes the program; the setting stays. (The function that
+    ``subprocess`` can call between fork and exec may hang where other threads run.) Elsewhere: the command as it is.
+
+    Raises:
+        OSError: there is no such program, or it cannot be run.
+    """
+    if sys.platform != "linux":
+        return list(command)
+    program = shutil.which(command[0])
+    if program is None:
+        number = errno.EACCES if os.path.exists(command[0]) else errno.ENOENT
+        raise OSError(number, os.strerror(number), command[0])
+    start = (
+        f"import ctypes, os, sys; ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGKILL)}); "
+        f"os.getppid() == {os.getpid()} or os._exit(1); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-I", "-S", "-c", start, program, *command[1:]]
 
 
 def _watch(parent: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mobilenets_tf import RequestError, files
 from mobilenets_tf.quantize import schemes
-from mobilenets_tf.worker import Worker, WorkerError
+from mobilenets_tf.worker import Worker, WorkerError, ending_with_this_process
 from tests.support.in_a_worker import abort, keras_settings, warn_and_print
 
 pytestmark = pytest.mark.usefixtures("own_workers")
@@ -77,6 +77,24 @@ def test_where_the_system_does_not_end_a_child_it_watches_its_parent():
         child = int(parent.stdout.readline())
         parent.kill()
     assert within(5, lambda: not is_running(child))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the program is not bound")
+def test_a_program_of_somebody_elses_ends_with_a_killed_parent():
+    """As QEMU and adb are started. The program has the environment that it is given."""
+    program = "import os, sys, time; print(os.getpid(), os.environ['A'], sys.argv[1], flush=True); time.sleep(60)"
+    start = (
+        "import subprocess, sys, time; from mobilenets_tf.worker import ending_with_this_process as bound; "
+        f"command = bound([sys.executable, '-c', {program!r}, 'word']); "
+        "subprocess.Popen(command, env={'A': 'a', 'PYTHONHOME': ''}); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True) as parent:
+        child, *told = parent.stdout.readline().split()
+        assert told == ["a", "word"] and is_running(int(child))
+        parent.kill()
+    assert within(5, lambda: not is_running(int(child)))
+    with pytest.raises(FileNotFoundError, match="/nowhere/qemu"):
+        ending_with_this_process(["/nowhere/qemu"])
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from mobilenets_tf.export.arm64 import guest
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
-from mobilenets_tf.worker import WorkerError
+from mobilenets_tf.worker import WorkerError, ending_with_this_process
 
 # One core of each kind: ARMv8.0, ARMv8.2 with dot products, ARMv9 with matrix products.
 CPUS = ("cortex-a53", "cortex-a76", "cortex-a710")
@@ -106,7 +106,11 @@ class Emulator:
         with tempfile.TemporaryFile() as errors:
             try:
                 process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=self.environment
+                    ending_with_this_process(command),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=self.environment,
                 )
             except OSError as error:
                 raise EmulatorError(f"{command[0]} cannot be started: {error.strerror or error}.") from error

@@ -1,16 +1,17 @@
-"""The backends that a phone can run a file with, and their verdicts on a file.
+"""The backends that a phone or a browser can run a file with, and their verdicts on a file.
 
 The rules are data: each backend has a table from operators to their conditions, each with the place in LiteRT's source
 that states the condition. The rules say which operators a delegate accepts when it inspects the graph. What a certain
 driver or chip then does with an accepted operator cannot be told from the file.
 """
 
-from mobilenets_tf.export.delegates import gpu, nnapi, npu, xnnpack
+from mobilenets_tf.export.delegates import gpu, nnapi, npu, web_gpu, xnnpack
 from mobilenets_tf.export.delegates.rules import Backend, Rule, RuleSource, Verdict
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.operators import calls
 
 _STATIC = RuleSource("tflite/core/subgraph.cc", "Subgraph::ModifyGraphWithDelegateImpl")
+_GPU_TYPES = Rule(RuleSource(gpu.FILE, "GetOpsToReplace"), (gpu.runtime_types,))
 BACKENDS = (
     Backend(
         "xnnpack",
@@ -27,9 +28,20 @@ BACKENDS = (
         "OpenCL or OpenGL; computes int8 in float",
         gpu.RULES,
         missing=RuleSource(gpu.FILE, "NewOperationParser"),
-        everywhere=(Rule(RuleSource(gpu.FILE, "GetOpsToReplace"), (gpu.runtime_types,)),),
+        everywhere=(_GPU_TYPES,),
         single=RuleSource("tflite/delegates/gpu/delegate_options.cc", "max_delegated_partitions"),
         static=_STATIC,
+    ),
+    Backend(
+        "web_gpu",
+        "MediaPipe's GPU delegate in browsers",
+        f"WebGL; computes int8 in float; as tried with tasks-vision {web_gpu.SOURCE.commit}",
+        web_gpu.RULES,
+        missing=web_gpu.SOURCE,
+        everywhere=(_GPU_TYPES, Rule(web_gpu.SOURCE, (web_gpu.limits,))),
+        static=_STATIC,
+        float_inputs=web_gpu.SOURCE,
+        whole=web_gpu.SOURCE,
     ),
     Backend(
         "nnapi",

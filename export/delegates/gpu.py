@@ -21,6 +21,12 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.operators import Call
 
 FILE = "tflite/delegates/gpu/common/model_builder.cc"
+# What inspect, the report and the Android page say of integer files, which the delegate takes.
+ON_INTEGERS = (
+    "GPUs compute in floating point: an int8 file runs there no faster than a float16 file, with scores that may "
+    "differ by some levels from those of the CPU, and an int16x8 file does not run there. Use integer files on the CPU "
+    "and on NPUs, and deploy a float16 file for GPUs."
+)
 _GPU_CHECKS = RuleSource("tflite/tools/versioning/gpu_compatibility.cc", "CheckGpuDelegateCompatibility")
 
 

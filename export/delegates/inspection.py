@@ -1,20 +1,21 @@
 """Describe a TFLite file from any source. The file is not trusted: it cannot crash or block this process."""
 
 import contextlib
-import io
 import math
 import resource
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.delegates import web_gpu
 from mobilenets_tf.export.delegates.backends import BACKENDS
+from mobilenets_tf.export.delegates.gpu import ON_INTEGERS
 from mobilenets_tf.export.delegates.rules import COMMIT, RuleSource, Verdict
 from mobilenets_tf.progress import printable
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.file_metadata import REMEDY, metadata_of
 from mobilenets_tf.tflite.flatbuffer_check import LITERT_CUSTOM, XNNPACK_CUSTOM, tensor_bytes
 from mobilenets_tf.tflite.operators import Call, Tensor, calls, tensors
 from mobilenets_tf.worker import Worker, WorkerError
@@ -95,7 +96,9 @@ class Inspection:
     not_integer: operators that compute in float; None if the file has no integer activations at all.
     custom_operators: name -> number. graphs: their number. control_flow: operator -> number.
     free_shapes: tensor -> its shape, with -1 for each size that is known only at run time.
-    metadata: name -> bytes. associated_files: name -> bytes of each file in the ZIP behind the model.
+    metadata: name -> bytes. associated_files: name -> bytes of each file in the archive behind the model.
+    damage: what is damaged or missing in the metadata and the archive. LiteRT runs the file all the same; readers of
+    metadata, such as MediaPipe's tasks, do not.
     trial: LiteRT's plan for the file. verdicts: which operators each backend runs.
     """
 
@@ -115,6 +118,7 @@ class Inspection:
     free_shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, int]
     associated_files: dict[str, int]
+    damage: tuple[str, ...]
     trial: Trial
     verdicts: tuple[Verdict, ...]
 
@@ -163,6 +167,7 @@ def _inspection(content: bytes, model, worker: Worker) -> Inspection:
     order = sorted(counts, key=lambda name: (-products[name], -counts[name], name))
     activations = Counter(call.outputs[0].type for call in operators if call.outputs and not call.outputs[0].unpacked)
     custom = Counter(call.name for call in operators if call.custom)
+    described = metadata_of(content)
     return Inspection(
         bytes=len(content),
         description=(model.description or b"").decode(),
@@ -179,7 +184,8 @@ def _inspection(content: bytes, model, worker: Worker) -> Inspection:
         control_flow={name: counts[name] for name in order if name in _CONTROL_FLOW},
         free_shapes=_free_shapes(model),
         metadata={(entry.name or b"").decode(): _stored(model.buffers[entry.buffer]) for entry in model.metadata or ()},
-        associated_files=_associated_files(content),
+        associated_files=described.associated_files,
+        damage=described.damage,
         trial=_trial(content, worker),
         verdicts=tuple(backend.verdict(graphs) for backend in BACKENDS),
     )
@@ -316,16 +322,6 @@ def _free_shapes(model) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _associated_files(content: bytes) -> dict[str, int]:
-    """Return the names and sizes of the files in the ZIP that may follow the model. Nothing is unpacked."""
-    # LiteRT does not read the ZIP, so a damaged ZIP is no error here; zipfile raises several types for one.
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return {entry.filename: entry.file_size for entry in archive.infolist()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError):
-        return {}
-
-
 def _trial(content: bytes, worker: Worker) -> Trial:
     try:
         return worker.call(_try, content)
@@ -433,6 +429,9 @@ def _lines(file: Inspection) -> Iterator[str]:
         yield f"free sizes       {', '.join(names[:_SHOWN])}{more}; they count as 1 in multiply-adds and memory"
     for what, entries in (("metadata", file.metadata), ("associated file", file.associated_files)):
         yield from (f"{what:<16} {_plain(name)}, {size:,} bytes" for name, size in entries.items())
+    yield from (f"damaged          {_plain(reason, 200)}" for reason in file.damage)
+    if file.damage:
+        yield f"                 {REMEDY}"
     if file.trial.arena_bytes is not None:
         yield f"arena            {file.trial.arena_bytes:,} bytes for activations, with LiteRT's own kernels"
     if file.trial.error:
@@ -440,8 +439,11 @@ def _lines(file: Inspection) -> Iterator[str]:
         yield f"{what}{_plain(file.trial.error, 400)}"
     for verdict in file.verdicts:
         yield from _verdict_lines(verdict, file.trial.plan if verdict.path == "xnnpack" else None)
-    yield "Operators that are left run in LiteRT's own kernels on the CPU."
+    if file.not_integer is not None:
+        yield ON_INTEGERS
+    yield "Operators that are left run in LiteRT's own kernels on the CPU. MediaPipe in a browser refuses the file."
     yield f"The rules are those of google-ai-edge/LiteRT at {COMMIT[:9]}, in the files named in brackets."
+    yield f"Those of MediaPipe in browsers were tried with {web_gpu.SOURCE.repository} {web_gpu.SOURCE.commit}."
 
 
 def _counted(counts) -> str:

@@ -73,6 +73,10 @@ class Backend:
         part by default, and this is the source that says so.
     static: None if the backend runs graphs with tensors of unknown size. Otherwise it refuses the whole graph if the
         size of one tensor is known only at run time, and this is the source that says so.
+    float_inputs: None if the model's inputs may have any type that the operators accept. Otherwise they have to be
+        float32, and this is the source that says so.
+    whole: None if the backend runs the operators that it accepts. Otherwise it refuses a file with any other operator,
+        and this is the source that says so.
     calls: whether the backend runs the bodies of conditions and loops too.
     """
 
@@ -85,6 +89,8 @@ class Backend:
     unpacks: frozenset[str] = frozenset({"float16"})
     single: RuleSource | None = None
     static: RuleSource | None = None
+    float_inputs: RuleSource | None = None
+    whole: RuleSource | None = None
     calls: bool = False
 
     def verdict(self, graphs: list[list[Call]]) -> "Verdict":
@@ -103,7 +109,10 @@ class Backend:
                 reason = f"the size of the output of operator {call.place}, {call.name}, is known only at run time"
                 refused = {call.place: (reason, self.static) for call in operators}
             else:
-                refused = self._refused(operators)
+                refused = self._refused(operators) | self._integer_inputs(operators)
+            if self.whole and refused:
+                rest = (f"whole files are taken, and {len(refused)} operators of this file are refused", self.whole)
+                refused = {call.place: rest for call in operators} | refused
             epochs = _epochs(operators, refused)
             if self.single and number not in bodies:
                 refused |= self._outside_largest(operators, refused, epochs)
@@ -135,6 +144,18 @@ class Backend:
                             refused[place] = (f"{call.name}, which reads its result, is not taken", self.missing)
                     break
         return refused
+
+    def _integer_inputs(self, operators: list[Call]) -> dict[int, tuple[str, RuleSource]]:
+        """Place of an operator that reads an input of another type than float32 -> the reason and its source."""
+        if self.float_inputs is None:
+            return {}
+        written = {tensor.index for call in operators for tensor in call.outputs}
+        return {
+            call.place: (f"the model's input {tensor.name} is {tensor.type}; it takes float32", self.float_inputs)
+            for call in operators
+            for tensor in call.inputs
+            if tensor is not None and not tensor.known and tensor.index not in written and tensor.type != "float32"
+        }
 
     def _unpacks(self, call: Call) -> bool:
         if call.name not in ("DEQUANTIZE", "DENSIFY") or not call.inputs or not call.outputs:

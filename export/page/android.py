@@ -7,6 +7,7 @@ import functools
 import json
 
 from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.export.delegates import gpu
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.progress import printable
 from mobilenets_tf.quantize import schemes
@@ -73,7 +74,7 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         kotlin_class=_KOTLIN_CLASSES.get(page, "Network"),
         mediapipe_form=not single and (form in _MEDIAPIPE_FORMS if form else kinds in ([], [CLASSES])),
         mediapipe_types=types <= _MEDIAPIPE_TYPES,
-        integers=schemes.get(manifest["scheme"]).calibrated,
+        on_gpu=gpu.ON_INTEGERS if schemes.get(manifest["scheme"]).calibrated else None,
         litert=LITERT,
         min_sdk=LITERT_MIN_SDK,
         mediapipe=MEDIAPIPE,

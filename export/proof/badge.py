@@ -19,6 +19,7 @@ FLOAT_TOLERANCE = 1e-4
 HALF_TOLERANCE = 2e-2
 # A file that loses more of its score, as a share of 1, is not called verified.
 MOST_LOST = 0.02
+_ONE_IN_20 = 1.644854  # the 95th percentile of the normal distribution
 # On how many images, as a share, several classes may have the highest score.
 MOST_TIES = 0.5
 
@@ -28,8 +29,9 @@ class Badge:
     """The verdict on a file.
 
     colour: "green": verified on annotated images that calibration has not used; "amber": judged, but on the calibration
-        images or without annotations, or the loss is more than ``MOST_LOST``; "grey": converted, not judged; "red": a
-        check failed.
+        images or without annotations, or the loss is more than ``MOST_LOST``, or the images are too few to rule out
+        such a loss, or the float model's own score is so low that nothing can be lost; "grey": converted, not judged;
+        "red": a check failed.
     headline: the verdict in a sentence. remarks: sentences that qualify it. failures: the failed checks, a sentence
         each.
     """
@@ -145,6 +147,11 @@ def _by_score(scheme: str, comparison, on_calibration: bool) -> Badge:
     if np.isnan(before) or before == 0:
         why = f"the float model's {measure} is {percent(before)} on these {images} images, so nothing can be lost"
         return Badge("grey", f"Converted, not judged: {why}.")
+    if low := _too_low_to_judge(comparison):
+        return Badge(
+            "amber", low,
+            ("Do the images' classes fit the model's, and is its input prepared as in its training?",),
+        )  # fmt: skip
     if scheme == "float32":
         return Badge("green", f"Verified on {images} images: {measure} {percent(comparison.score)}, as in Keras.")
     change, bound = change_in_points(comparison), f"{100 * MOST_LOST:g} points"
@@ -154,10 +161,26 @@ def _by_score(scheme: str, comparison, on_calibration: bool) -> Badge:
         return Badge("amber", f"{measure} {change}, but another output disagrees: {comparison.summary()}.")
     if on_calibration:
         return Badge("amber", f"Judged on images of the calibration: {measure} {change}, on {images} images.")
-    remarks: tuple[str, ...] = ()
-    if comparison.interval is not None and comparison.interval[0] < -MOST_LOST:
-        remarks = (f"The images are too few to rule out a loss of more than {bound}.",)
-    return Badge("green", f"Verified on {images} images: {measure} {change}.", remarks)
+    if comparison.interval is None or comparison.interval[0] < -MOST_LOST:
+        return Badge(
+            "amber", f"Judged on {images} images, too few to rule out a loss of more than {bound}: {measure} {change}.",
+            ("Give more annotated images.",),
+        )  # fmt: skip
+    return Badge("green", f"Verified on {images} images: {measure} {change}.")
+
+
+def _too_low_to_judge(comparison) -> str | None:
+    """Say why the float model's own score shows no loss: answers by chance, in one case of 20, would score as high, or
+    the whole score is less than the loss that is looked for."""
+    images, measure, before, chance = (
+        comparison.images, comparison.measure, comparison.reference_score, comparison.chance,
+    )  # fmt: skip
+    scored = f"Judged, but the float model's {measure} is {percent(before)} on {images} images"
+    if chance is not None and before <= chance + _ONE_IN_20 * np.sqrt(chance * (1 - chance) / images):
+        return f"{scored}, no better than chance ({percent(chance)}), so nothing can be lost."
+    if before <= MOST_LOST:
+        return f"{scored}, so a loss of more than {100 * MOST_LOST:g} points cannot show."
+    return None
 
 
 def _unequal(scheme: str, parity, comparison) -> Iterator[str]:

@@ -73,6 +73,11 @@ class Comparison:
         """The reference's accuracy, where labels were given."""
         return self.reference_top1
 
+    @property
+    def chance(self) -> float | None:
+        """The accuracy of answers by chance; None where no output names classes."""
+        return None if self.answer is None else 1 / max(2, self.outputs[self.answer].element_count)
+
     def summary(self) -> str:
         """Return how the answers compare, in a few words."""
         if self._single_answer:
@@ -163,6 +168,7 @@ class ScoreComparison:
     classes: dict[str, float] = field(default_factory=dict)
 
     agreement_measure = "agreement with float32"
+    chance = None  # of boxes and masks there is no such score
 
     def summary(self) -> str:
         """Return how the answers compare, in a few words."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.export.speed.tool_output import MOST_LINE, printable
+from mobilenets_tf.worker import ending_with_this_process
 
 SECONDS = 60  # time limit for commands that should take no time
 _MOST_OUTPUT = 4 << 20  # characters that are read of a command's output
@@ -110,7 +111,7 @@ def run_adb(adb: str, *arguments: str, seconds: float = SECONDS) -> str:
     what = f"adb {' '.join(arguments)[:100]}"
     try:
         process = subprocess.Popen(
-            [adb, *arguments],
+            ending_with_this_process([adb, *arguments]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -42,9 +42,11 @@ class Reading:
         """Read what the manifest beside a file says of it; what the manifest does not say, as the metadata in a TFLite
         file say; labels may also stand in a file ``labels.txt`` beside the file.
 
+        Metadata that are damaged, which Android's readers would miss, are warned of even where the manifest says all.
+
         Raises:
-            RequestError: the manifest has an unknown task or anchors that are no grids, the labels are no text, or the
-                file is no TFLite file.
+            RequestError: the manifest is damaged or has an unknown task or anchors that are no grids, the labels are no
+                text, or the file is no TFLite file.
         """
         manifest = manifest_of(file)
         task, anchors, labels = manifest.get("task"), manifest.get("anchors") or {}, manifest.get("labels")
@@ -59,9 +61,8 @@ class Reading:
             raise RequestError(
                 f'{file}.json: anchors are {str(anchors)[:80]}; expected {{"grids": [[rows, columns], ...]}}.'
             ) from None
-        preprocessing, inside = Preprocessing.of(manifest), FileMetadata()
-        if file.suffix == TFLITE and (preprocessing is None or not isinstance(labels, list)):
-            inside = read_metadata(file)
+        preprocessing = Preprocessing.of(manifest, f"{file}.json")
+        inside = read_metadata(file) if file.suffix == TFLITE else FileMetadata()
         if not isinstance(labels, list):
             beside = file.with_name("labels.txt")
             labels = inside.labels or (read_lines(beside) if beside.is_file() else [])

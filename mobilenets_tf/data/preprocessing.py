@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,13 +69,25 @@ class Preprocessing:
         return self.size if self.resize is None else self.resize
 
     @staticmethod
-    def of(manifest: Mapping[str, Any]) -> Preprocessing | None:
-        """Read the preprocessing out of a manifest; None if the manifest has none or one that is not valid."""
-        try:
-            values = dict(manifest["preprocessing"])
-            return Preprocessing(**values | {key: tuple(map(float, values[key])) for key in ("mean", "std")})
-        except (KeyError, TypeError, ValueError):
+    def of(manifest: Mapping[str, Any], label: str | Path = "The manifest") -> Preprocessing | None:
+        """Read the preprocessing out of a manifest; None if the manifest has none.
+
+        Args:
+            label: what to call the manifest in an error message.
+
+        Raises:
+            RequestError: the preprocessing is none that this package could have written.
+        """
+        given = manifest.get("preprocessing")
+        if given is None:
             return None
+        try:
+            return Preprocessing(**given | {key: tuple(map(float, given[key])) for key in ("mean", "std")})
+        except (KeyError, TypeError, ValueError) as error:
+            raise RequestError(
+                f"{label}: preprocessing is {str(given)[:200]} ({type(error).__name__}: {error}). Write the file and "
+                "its manifest again, or remove the manifest."
+            ) from error
 
     def at(self, size: int, resize: int | None = None) -> Preprocessing:
         """Return the same preprocessing for another ``size``.

@@ -1,19 +1,16 @@
 """Read what a TFLite file itself says of its input and its labels, whoever made the file.
 
 The published "TFLite metadata" (identifier M001, metadata_schema.fbs) are a flatbuffer in a buffer of the model; the
-files that they name, such as the labels, are in a ZIP archive behind the model. Coral's and MediaPipe's files have
-both, and ours also a record in JSON (``RECORD``). All of it may come from a stranger: every offset is checked, and
-nothing is read or unpacked beyond fixed sizes.
+files that they name, such as the labels, are in a ZIP archive behind the model (``archive``). Coral's and MediaPipe's
+files have both, and ours also a record in JSON (``RECORD``). All of it may come from a stranger: every offset is
+checked, and nothing is read or unpacked beyond fixed sizes. What is damaged counts as missing, and is named.
 """
 
-import io
 import json
 import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ import numpy as np
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.archive import Archive, DamagedError
 from mobilenets_tf.tflite.flatbuffer import schema
 
 NAME, IDENTIFIER = b"TFLITE_METADATA", b"M001"
@@ -31,11 +29,13 @@ NORMALIZATION_OPTIONS = 1  # of the union ProcessUnitOptions
 SEGMENTER = "SEGMENTER_METADATA"
 _TASKS = ("classify", "detect", "segment", "regress")
 _LOCATION, _DETECTION = "location", "detection_result"
-_MOST_BYTES = 2**22  # of metadata and of labels: the names of 100,000 classes
-_MOST_DIRECTORY = 2**16  # of the ZIP's list of files: some hundred files
+_MOST_BYTES = 2**22  # of metadata
 _MOST_ENTRIES = 64  # of a vector that is followed
-_END = struct.Struct("<4s4H2LH")  # the ZIP's last record
-_END64 = b"PK\x06\x07"  # the record before it in archives beyond 4 GB
+# What a reader does with damaged metadata was tried with MediaPipe 1.2's ImageClassifier.
+REMEDY = (
+    "MediaPipe's tasks refuse the file, or give wrong class names. Write the file again with deploy or export, or get "
+    "an undamaged copy."
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,16 @@ class FileMetadata:
     """What a file says of itself; everything may be missing.
 
     task: its name. preprocessing: at any size. labels: the class names. kinds: names of the outputs' kinds.
+    associated_files: name -> bytes of each file in the archive behind the model.
+    damage: what is damaged or missing, a phrase for each; what it concerns is left out above.
     """
 
     task: str | None = None
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    associated_files: dict[str, int] = field(default_factory=dict)
+    damage: tuple[str, ...] = ()
 
 
 def read_metadata(file: Path) -> FileMetadata:
@@ -57,30 +61,53 @@ def read_metadata(file: Path) -> FileMetadata:
     Raises:
         RequestError: the file is no TFLite file, or a damaged one.
     """
-    content = file.read_bytes()
     try:
-        model = flatbuffer.read(content)
+        found = metadata_of(file.read_bytes())
     except RequestError as error:
         raise RequestError(f"{file}: {error}") from error
+    if found.damage:
+        warnings.warn(f"{file}: {'; '.join(found.damage)}. {REMEDY}", stacklevel=2)
+    return found
+
+
+def metadata_of(content: bytes) -> FileMetadata:
+    """Read what the content of a TFLite file says of itself.
+
+    Raises:
+        RequestError: the content is no TFLite file, or a damaged one.
+    """
+    model, damage = flatbuffer.read(content), []
     entries = {}
     for entry in model.metadata or []:
-        data = model.buffers[entry.buffer].data if entry.buffer < len(model.buffers) else None
+        data, name = model.buffers[entry.buffer].data, bytes(entry.name or b"")
         if data is not None and len(data) <= _MOST_BYTES:
-            entries[bytes(entry.name or b"")] = np.asarray(data, np.uint8).tobytes()
+            entries[name] = np.asarray(data, np.uint8).tobytes()
+        elif name in (NAME, RECORD):
+            damage.append(f"the metadata {name.decode()} are {'empty' if data is None else 'too large'}")
+    published, ours, files = _Published(), _Record(), {}
+    labels: tuple[str, ...] = ()
     try:
-        published = _published(entries[NAME]) if NAME in entries else _Published()
-        labels = _labels(content, published.labels_file)
-    except (_DamagedError, struct.error, UnicodeDecodeError) as error:
-        warnings.warn(f"{file}: its metadata are left out, they are damaged ({error}).", stacklevel=2)
-        published, labels = _Published(), ()
-    ours = _record(entries.get(RECORD, b""))
-    preprocessing = Preprocessing.of(ours) or published.preprocessing
+        published = _published(entries[NAME]) if NAME in entries else published
+    except (DamagedError, struct.error, UnicodeDecodeError) as error:
+        damage.append(f"the metadata {NAME.decode()} are damaged ({error})")
+    try:
+        ours = _record(entries[RECORD]) if RECORD in entries else ours
+    except DamagedError as error:
+        damage.append(f"the metadata {RECORD.decode()} are damaged ({error})")
+    try:
+        archive = Archive(content)
+        files = archive.sizes
+        archive.check()
+        labels = _labels(archive, published.labels_file)
+    except (DamagedError, UnicodeDecodeError) as error:
+        damage.append(f"the archive of files behind the model is damaged ({error})")
+    else:
+        missing = [name for name in published.files if name not in files]
+        damage += [f"the metadata name the file {name[:80]}, which is not behind the model" for name in missing]
+    preprocessing = ours.preprocessing or published.preprocessing
     if preprocessing is None and _takes_pixels(model):
         preprocessing = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)
-    task, kinds = ours.get("task", published.task), ours.get("kinds")
-    known = task if task in _TASKS else None
-    named = tuple(kind for kind in kinds if isinstance(kind, str)) if isinstance(kinds, list) else ()
-    return FileMetadata(known, preprocessing, labels, named)
+    return FileMetadata(ours.task or published.task, preprocessing, labels, ours.kinds, files, tuple(damage))
 
 
 def _takes_pixels(model) -> bool:
@@ -89,25 +116,42 @@ def _takes_pixels(model) -> bool:
     return len(graph.inputs) == 1 and graph.tensors[graph.inputs[0]].type == schema.TensorType.UINT8
 
 
-def _record(content: bytes) -> dict:
+@dataclass(frozen=True)
+class _Record:
+    """Our own record; the fields as in ``FileMetadata``."""
+
+    task: str | None = None
+    preprocessing: Preprocessing | None = None
+    kinds: tuple[str, ...] = ()
+
+
+def _record(content: bytes) -> _Record:
+    """Read our own record.
+
+    Raises:
+        DamagedError: the record is no JSON, or has other entries than ours.
+    """
     try:
         record = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        task, kinds = record["task"], tuple(record.get("kinds") or ())
+        preprocessing = Preprocessing.of(record)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{type(error).__name__}: {error}") from error
+    if task not in _TASKS or not all(isinstance(kind, str) for kind in kinds):
+        raise DamagedError("they have an unknown task, or kinds that are no names")
+    return _Record(task, preprocessing, kinds)
 
 
 @dataclass(frozen=True)
 class _Published:
-    """task, preprocessing: as in ``FileMetadata``. labels_file: name of the file in the ZIP; None if none is named."""
+    """task, preprocessing: as in ``FileMetadata``. labels_file: name of the associated file with the labels; None if
+    none is named. files: the names of all associated files.
+    """
 
     task: str | None = None
     preprocessing: Preprocessing | None = None
     labels_file: str | None = None
-
-
-class _DamagedError(Exception):
-    """Something in the metadata leads outside, or is larger than anything that is meant."""
+    files: tuple[str, ...] = ()
 
 
 class _Table:
@@ -122,12 +166,12 @@ class _Table:
     @staticmethod
     def root(content: bytes) -> "_Table":
         if content[4:8] != IDENTIFIER:
-            raise _DamagedError(f"their identifier is {content[4:8]!r}, not {IDENTIFIER!r}")
+            raise DamagedError(f"their identifier is {content[4:8]!r}, not {IDENTIFIER!r}")
         return _Table(content, struct.unpack_from("<I", content)[0])
 
     def _number(self, form: str, at: int):
         if not 0 <= at <= len(self._content) - struct.calcsize(form):
-            raise _DamagedError("an offset leads outside")
+            raise DamagedError("an offset leads outside")
         return struct.unpack_from(form, self._content, at)[0]
 
     def _place(self, field: int) -> int | None:
@@ -148,7 +192,7 @@ class _Table:
         start = self._target(place)
         length = self._number("<I", start)
         if length > len(self._content) - start - 4:
-            raise _DamagedError("a text leads outside")
+            raise DamagedError("a text leads outside")
         return self._content[start + 4 : start + 4 + length].decode()
 
     def table(self, field: int) -> "_Table | None":
@@ -177,13 +221,15 @@ def _published(content: bytes) -> _Published:
     """Read the published metadata.
 
     Raises:
-        _DamagedError: they are damaged.
+        DamagedError: they are damaged.
     """
-    graph = next(_Table.root(content).tables(3), None)
+    root = _Table.root(content)
+    graph = next(root.tables(3), None)
     if graph is None:
         return _Published()
     inputs, outputs = list(graph.tables(2)), list(graph.tables(3))
     files = [file for output in outputs for file in output.tables(6)]
+    others = [*root.tables(6), *graph.tables(4), *(file for each in inputs for file in each.tables(6))]
     labels = next((file.text(0) for file in files if file.byte(2) in (AXIS_LABELS, VALUE_LABELS)), None)
     task = None
     if any(custom.text(0) == SEGMENTER for custom in graph.tables(9)):
@@ -194,7 +240,8 @@ def _published(content: bytes) -> _Published:
         task = "detect"
     elif labels and len(outputs) == 1:
         task = "classify"
-    return _Published(task, _normalisation(inputs[0]) if len(inputs) == 1 else None, labels)
+    names = tuple(dict.fromkeys(file.text(0) for file in [*files, *others]))
+    return _Published(task, _normalisation(inputs[0]) if len(inputs) == 1 else None, labels, names)
 
 
 def _normalisation(image: _Table) -> Preprocessing | None:
@@ -209,37 +256,18 @@ def _normalisation(image: _Table) -> Preprocessing | None:
     return None
 
 
-def _labels(content: bytes, named: str | None) -> tuple[str, ...]:
-    """Read the class names in the ZIP behind a model: of the file that the metadata name, else of the only file whose
-    name says that it has labels.
+def _labels(archive: Archive, named: str | None) -> tuple[str, ...]:
+    """Read the class names: of the file that the metadata name, else of the only file whose name says that it has
+    labels.
 
     Raises:
-        _DamagedError: the ZIP is damaged, or larger than labels can be.
+        DamagedError, UnicodeDecodeError: the file is damaged, or larger than labels can be.
     """
-    end = content.rfind(b"PK\x05\x06", -_END.size - 2**16)
-    if end < 0:
+    likely = [name for name in archive.sizes if name.lower().endswith(".txt") and "label" in name.lower()]
+    file = named if named in archive.sizes else likely[0] if len(likely) == 1 else None
+    if file is None:
         return ()
-    directory = _END.unpack(content[end : end + _END.size].ljust(_END.size, b"\0"))[5]
-    if directory > _MOST_DIRECTORY or content[max(0, end - 20) : end].startswith(_END64):
-        raise _DamagedError("the ZIP behind the model has too many files")
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            names = [(entry, entry.filename.lower()) for entry in entries]
-            likely = [entry for entry, name in names if name.endswith(".txt") and "label" in name]
-            entry = next((entry for entry in entries if entry.filename == named), None)
-            entry = entry or (likely[0] if len(likely) == 1 else None)
-            if entry is None:
-                return ()
-            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
-                raise _DamagedError(f"{entry.filename} is packed in another way than ZIP's usual ones")
-            with archive.open(entry) as stream:
-                text = stream.read(_MOST_BYTES + 1)
-            if len(text) > _MOST_BYTES:
-                raise _DamagedError(f"{entry.filename} is larger than {_MOST_BYTES} bytes")
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError, ValueError) as error:
-        raise _DamagedError(f"the ZIP behind the model: {error}") from error
-    lines = text.decode("utf-8-sig").splitlines()
+    lines = archive.read(file).decode("utf-8-sig").splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     return tuple(line.strip() for line in lines)

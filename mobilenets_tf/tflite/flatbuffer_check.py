@@ -99,8 +99,12 @@ def tensor_bytes(type_name: str, shape: Iterable[int]) -> int | None:
     return None if bits is None else math.ceil(math.prod(shape) * bits / 8)
 
 
-def check_structure(content: bytes) -> None:
+def check_structure(content: bytes) -> int:
     """Refuse a file in which an offset leads outside, or whose objects would take more memory than its size justifies.
+
+    Returns:
+        The position behind the last byte of any object. Buffers that are named by their position in the file, and an
+        archive of files, may stand behind it.
 
     Raises:
         RequestError: the file is damaged; the message has the reason.
@@ -110,6 +114,7 @@ def check_structure(content: bytes) -> None:
         walk.table(walk.target(0), "Model")
     except UnicodeDecodeError as error:
         raise _damaged("a name in it is not UTF-8") from error
+    return walk.end
 
 
 def _damaged(reason: str) -> RequestError:
@@ -123,6 +128,7 @@ class _Walk:
         self._content, self._size = content, len(content)
         self._layouts: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._tables = self._text = self._values = 0
+        self.end = 0
 
     def _numbers(self, form: str, at: int) -> tuple[int, ...]:
         if not 0 <= at <= self._size - struct.calcsize(form):
@@ -147,6 +153,7 @@ class _Walk:
             if any(offset and not 4 <= offset < size for offset in offsets):
                 raise _damaged("a field in it lies outside its table")
             self._layouts[place] = size, offsets
+            self.end = max(self.end, place + length)
         return self._layouts[place]
 
     def table(self, at: int, name: str) -> None:
@@ -157,6 +164,7 @@ class _Walk:
         size, offsets = self._layout(at)
         if at + size > self._size:
             raise _damaged("a table in it leads outside the file")
+        self.end = max(self.end, at + size)
         kind = 0
         for field, offset in zip(TABLES.get(name, ()), offsets, strict=False):
             if not offset:
@@ -181,6 +189,7 @@ class _Walk:
         width = int(element) if element.isdigit() else 4
         if at + 4 + length * width > self._size:
             raise _damaged("a vector in it leads outside the file")
+        self.end = max(self.end, at + 4 + length * width)
         if element.isdigit():
             # Many tables may refer to one vector, and for each of them its length is read again.
             self._values += 4 + length * width
@@ -198,6 +207,7 @@ class _Walk:
         self._text += length
         if end >= self._size or self._text > self._size or self._content[end]:
             raise _damaged("a name in it has no end inside the file")
+        self.end = max(self.end, end + 1)
         self._content[at + 4 : end].decode()
 
 

@@ -1,5 +1,7 @@
 """Answers of files whose answers are known, in every form that outputs have."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -7,11 +9,13 @@ from mobilenets_tf.answers.predictor import KerasNetwork, Predictor, ScaledNetwo
 from mobilenets_tf.answers.reading import Reading
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export import metadata
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.tasks.detection import Detection
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tasks.segmentation import classes_at
+from mobilenets_tf.tflite.image_input import ImageInput
 from tests.support import colour_files
 from tests.support.colour_files import GRIDS, LABELS, PREPROCESSING, quarters, write
 
@@ -129,12 +133,35 @@ def test_what_is_not_known_or_does_not_fit_is_named(tmp_path, content, reading, 
 
 @pytest.mark.parametrize(
     ("manifest", "told"),
-    [({"task": "detct"}, "Did you mean 'detect'"), ({"anchors": {"grids": [4]}}, "expected {\"grids\"")],
+    [
+        ({"task": "detct"}, "Did you mean 'detect'"), ({"anchors": {"grids": [4]}}, "expected {\"grids\""),
+        ({"preprocessing": {"mean": [0, 0, 0]}}, "is {'mean': [0, 0, 0]} (KeyError: 'std'). Write the file"),
+        ({"preprocessing": {"mean": [0, 0, 0], "std": [1, 1, 1], "crop": "centre"}}, "Unknown crop 'centre'"),
+    ],
 )  # fmt: skip
 def test_a_manifest_that_says_nonsense_is_named(tmp_path, manifest, told):
     with pytest.raises(RequestError, match=r"net.tflite.json") as caught:
         Reading.of(write(tmp_path / "net.tflite", b"", **manifest))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b'{"labels": ["cat", "d', b"", b"\xff\xfe{", b"[" * 5000])
+def test_a_damaged_manifest_is_no_missing_one(tmp_path, text):
+    """A manifest that was cut off would lose labels and preprocessing in silence."""
+    file = write(tmp_path / "net.tflite", colour_files.classifier())
+    (tmp_path / "net.tflite.json").write_bytes(text)
+    with pytest.raises(RequestError, match=r"net.tflite.json is .*remove the manifest"):
+        Reading.of(file)
+
+
+def test_damaged_labels_in_a_file_are_warned_of_whatever_the_manifest_says(tmp_path):
+    described = metadata.describe("net", ImageInput(AS_THEY_ARE), LABELS, "classify")
+    content = metadata.add(colour_files.classifier(), described)[:-30]
+    for manifest in ({}, {"labels": LABELS, "preprocessing": asdict(AS_THEY_ARE)}):
+        file = write(tmp_path / "net.tflite", content, **manifest)
+        with pytest.warns(UserWarning, match="the archive of files behind the model is damaged.*Write the file again"):
+            labels = Reading.of(file).labels
+        assert labels == tuple(manifest.get("labels", ()))
 
 
 def test_labels_are_the_manifests_or_the_file_beside_it(tmp_path):

@@ -1,5 +1,6 @@
 """The commands as a user types them: in a process of their own, right and wrong."""
 
+import ast
 import json
 import os
 import pickle
@@ -7,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import pytest
 
-from mobilenets_tf import list_models
+from mobilenets_tf import cli, list_models
 from mobilenets_tf.cli import VERBS
 from tests.support.forked import command as run
 
@@ -42,6 +44,22 @@ print(status or 0, heavy, file=sys.stderr)
     assert status == "0"
     assert "tensorflow" not in heavy and "keras" not in heavy
     assert done.stdout
+
+
+def test_no_command_imports_tensorflow_into_its_own_process():
+    """TensorFlow is imported in a child, whose standard error is shown only if the child dies. In the process of the
+    command, TensorFlow would write lines about CPU features and CUDA on the terminal, and take seconds to import."""
+    modules = {
+        node.module
+        for file in Path(cli.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("mobilenets_tf")
+    }
+    assert len(modules) > 20
+    script = "import sys, importlib\nsys.modules['tensorflow'] = sys.modules['keras'] = None\n"
+    script += f"for name in {sorted(modules)!r}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_begins_with_an_example():

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from mobilenets_tf import ModelSource, RequestError
-from mobilenets_tf.export.file_verification import VerifyRequest, _model_of, _warn_if_changed, verify_file
+from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.export.file_verification import VerifyRequest, _calibrated, _model_of, _warn_if_changed, verify_file
 
 
 def settled(folder, facts, **options):
@@ -65,3 +66,25 @@ def test_a_model_that_has_changed_since_is_named(tmp_path, recwarn):
     model.write_bytes(b"trained further")
     with pytest.warns(UserWarning, match=r"mine.keras has changed since .*net.tflite was made of it"):
         _warn_if_changed(str(tmp_path / "net.tflite"), source)
+
+
+def test_images_of_the_calibration_are_known_by_the_manifest_and_a_damaged_list_is_no_missing_list(tmp_path):
+    """Without the list, images that calibration has used would verify the file."""
+    picture, request = tmp_path / "one.png", VerifyRequest(str(tmp_path / "net.tflite"))
+    picture.write_bytes(b"one")
+    images, digest = ImageSet((picture,)), hashlib.sha256(b"one").hexdigest()
+    cases = [
+        ({"files": [{"file": "one.png", "sha256": digest}]}, True),
+        ({"files": [{"file": "one.png", "sha256": ""}]}, False),
+        ({}, False),
+        (None, False),
+    ]
+    for calibration, used in cases:
+        (tmp_path / "net.tflite.json").write_text(json.dumps({"calibration": calibration}))
+        assert _calibrated(request, images) == used
+    for damaged in ([{"file": "one.png"}], ["one.png"]):
+        (tmp_path / "net.tflite.json").write_text(json.dumps({"calibration": {"files": damaged}}))
+        with pytest.raises(
+            RequestError, match="net.tflite.json: the files of the calibration are .*remove the manifest"
+        ):
+            _calibrated(request, images)

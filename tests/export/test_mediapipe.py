@@ -12,7 +12,7 @@ import pytest
 from mobilenets_tf import create_model
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.export import metadata, to_tflite
+from mobilenets_tf.export import inspect, metadata, to_tflite
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.forms import segmenter as segmenter_forms
 from mobilenets_tf.networks.anchors import ssd_anchors
@@ -22,7 +22,7 @@ from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.weights import catalog
 from tests.conftest import photographs
-from tests.support import drawn_networks
+from tests.support import colour_files, drawn_networks
 
 pytestmark = [
     pytest.mark.slow,
@@ -175,3 +175,16 @@ def test_real_photographs_get_their_names(tmp_path, scheme, form):
     pictures = [image.given.geometry(images.decode(path)) for path in paths]
     for path, best in zip(paths, classify(tmp_path / "lite0.tflite", pictures), strict=True):
         assert best[0][0] in PHOTOGRAPHS[path.stem], (path.stem, best)
+
+
+def test_it_refuses_what_inspect_calls_damaged(tmp_path):
+    described = metadata.describe("net", ImageInput(Preprocessing(8, 8)), colour_files.LABELS, "classify")
+    content, picture = metadata.add(colour_files.classifier(), described), np.full((8, 8, 3), 200, np.uint8)
+    archive, path = content.rindex(b"PK\x03\x04"), tmp_path / "net.tflite"
+    assert inspect(content).damage == ()
+    for damaged in (content[:-7], content[:archive], content.replace(b"PK\x01\x02", b"PK\x01\x06")):
+        (damage,) = inspect(damaged).damage
+        path.write_bytes(damaged)
+        with pytest.raises((RuntimeError, ValueError, OSError), match="associated file"):
+            list(classify(path, [picture]))
+        assert "behind the model" in damage

@@ -12,6 +12,7 @@ from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.archive import Archive
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
@@ -89,7 +90,7 @@ def test_size_normalisation_and_labels(files, scheme, form, wanted, mean, std):
     assert (floats(options, 0), floats(options, 1)) == ([mean], [std])
     associated = follow(root, *OUTPUT, (6, 0))
     assert associated.String(associated.Offset(4) + associated.Pos) == b"labels.txt"
-    assert metadata.associated_files(content)["labels.txt"].decode().splitlines() == list(LABELS)
+    assert Archive(content).read("labels.txt").decode().splitlines() == list(LABELS)
     expected = "from a photograph: resize the whole photograph to 64x64, without keeping its aspect ratio"
     assert expected in text(follow(root, *INPUT), 1)
     Runner(content)  # what stands behind the model does no harm
@@ -98,7 +99,7 @@ def test_size_normalisation_and_labels(files, scheme, form, wanted, mean, std):
 def test_written_again_they_replace_the_first(files):
     content, image = files("float32", "normalised", PLAIN)
     again = metadata.add(content, metadata.describe("another", image, ["x"]))
-    assert metadata.associated_files(again) == {"labels.txt": b"x\n"}
+    assert Archive(again).sizes == {"labels.txt": 2}
     assert metadata.add(again, metadata.describe("another", image, ["x"])) == again
     name = read(again)
     assert name.String(name.Offset(4) + name.Pos) == b"another"
@@ -147,7 +148,7 @@ def test_a_detector_is_described_as_mediapipe_and_the_task_library_look_for_it()
         "location", "category", "score",
     ]  # fmt: skip
     assert text(root, 7) == "1.2.0"
-    assert metadata.associated_files(content) == {"labels.txt": b"red\ngreen\nblue\n"}
+    assert Archive(content).read("labels.txt") == b"red\ngreen\nblue\n"
     assert length(follow(read(described(detector("nms"), "detect", ())), (3, 0), (3, 1)), 6) == 0
 
 

@@ -12,7 +12,8 @@ import pytest
 from mobilenets_tf import Preprocessing, RequestError
 from mobilenets_tf.export import metadata
 from mobilenets_tf.tflite import file_metadata, flatbuffer
-from mobilenets_tf.tflite.file_metadata import FileMetadata, read_metadata
+from mobilenets_tf.tflite.archive import Archive, DamagedError
+from mobilenets_tf.tflite.file_metadata import FileMetadata, metadata_of, read_metadata
 from mobilenets_tf.tflite.image_input import ImageInput
 from tests.support import colour_files
 
@@ -41,7 +42,8 @@ def read(tmp_path):
 
 
 def test_our_files_say_all_that_their_manifest_says(read, classifier):
-    assert read(described(classifier)) == FileMetadata("classify", OURS, tuple(colour_files.LABELS), ("classes",))
+    expected = FileMetadata("classify", OURS, tuple(colour_files.LABELS), ("classes",), {"labels.txt": 15})
+    assert read(described(classifier)) == expected
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -52,7 +54,8 @@ def test_a_strangers_file_says_its_normalisation_and_labels(read, classifier, co
         archive.writestr("labelmap.txt", "\ufefftench\nLöwe \n\n")
         archive.writestr("readme.txt", "labels")
     expected = Preprocessing(mean=(127.0,) * 3, std=(128.0,) * 3)  # of the crop nothing is said
-    assert read(packed.getvalue()) == FileMetadata(None, expected, ("tench", "Löwe"))
+    sizes = {"labelmap.txt": 17, "readme.txt": 6}
+    assert read(packed.getvalue()) == FileMetadata(None, expected, ("tench", "Löwe"), (), sizes)
 
 
 def test_a_file_without_metadata_says_nothing_but_that_bytes_are_pixels(read, classifier):
@@ -97,10 +100,68 @@ def test_damaged_metadata_count_as_missing(read, classifier):
             data[place] = random.integers(256)
         changed.append(bytes(data))
     for data in changed:
-        with contextlib.suppress(file_metadata._DamagedError, struct.error, UnicodeDecodeError):
+        with contextlib.suppress(DamagedError, struct.error, UnicodeDecodeError):
             file_metadata._published(data)
-    with pytest.warns(UserWarning, match="its metadata are left out, they are damaged .their identifier is"):
-        assert read(with_metadata(classifier, b"12345678")) == FileMetadata()
+    with pytest.warns(UserWarning, match="the metadata TFLITE_METADATA are damaged .their identifier is"):
+        found = read(with_metadata(classifier, b"12345678"))
+    assert replace(found, damage=()) == FileMetadata()
+    (damage,) = metadata_of(with_metadata(classifier, b"")).damage
+    assert "their identifier is b''" in damage
+
+
+@pytest.mark.parametrize(
+    "record", [b"{", b"[]", b"{}", b'{"task": "fly"}', b'{"task": "classify", "preprocessing": 7}']
+)
+def test_a_damaged_record_of_ours_is_named(classifier, record):
+    content = described(classifier)
+    tree = flatbuffer.read(content)
+    (entry,) = (entry for entry in tree.metadata if entry.name == file_metadata.RECORD)
+    tree.buffers[entry.buffer].data = np.frombuffer(record, np.uint8)
+    found = metadata_of(flatbuffer.write(tree) + behind(content))
+    (damage,) = found.damage
+    assert "the metadata MOBILENETS_TF are damaged" in damage
+    # The published metadata still say the normalisation.
+    assert found.preprocessing == Preprocessing(mean=(127.0,) * 3, std=(128.0,) * 3) and found.labels
+
+
+def behind(content):
+    """The archive behind a model of ours, which has one file. Its offsets are positions in the whole file."""
+    return content[content.rindex(b"PK\x03\x04") :]
+
+
+def test_damage_to_the_archive_is_never_taken_for_its_absence(classifier):
+    """Every truncation is named; so is every changed byte that changes the labels."""
+    content, labels = described(classifier), tuple(colour_files.LABELS)
+    start, named = len(content) - len(behind(content)), 0
+    for length in range(start, len(content), 3):
+        assert metadata_of(content[:length]).damage, length
+    for place in range(start, len(content), 2):
+        changed = bytearray(content)
+        changed[place] ^= 0x04
+        found = metadata_of(bytes(changed))
+        assert found.damage or found.labels == labels, place
+        assert found.preprocessing == OURS  # the model's own metadata are sound
+        named += bool(found.damage)
+    assert named > len(behind(content)) / 6  # the others are dates, versions and the like
+
+
+def test_an_archive_that_lacks_a_named_file_is_damaged(read, classifier):
+    other = io.BytesIO(described(classifier, labels=()))
+    with zipfile.ZipFile(other, "a") as archive:
+        archive.writestr("other.txt", "x")
+    assert read(other.getvalue()).damage == ()  # these metadata name no file
+    content = described(classifier)
+    with pytest.warns(UserWarning, match="metadata name the file labels.txt, which is not behind the model.*Write the"):
+        assert read(content[: -len(behind(content))]).labels == ()
+
+
+def test_values_that_look_like_an_archive_are_none(classifier):
+    tree = flatbuffer.read(classifier)
+    graph = tree.subgraphs[0]
+    index = flatbuffer.add_constant(tree, "looks", np.frombuffer(b"PK\x03\x04PK\x05\x06" + b"\0" * 20, np.uint8))
+    graph.outputs = [*graph.outputs, index]
+    content = flatbuffer.write(tree)
+    assert b"PK\x05\x06" in content and Archive(content).sizes == {} and metadata_of(content).damage == ()
 
 
 def bomb(compression):
@@ -134,7 +195,7 @@ def damaged():
         (damaged(), "Bad CRC-32"),
         (b"PK\x05\x06" + b"\xff" * 18, "has too many files"),
         (b"PK\x06\x07" + b"\0" * 16 + b"PK\x05\x06" + b"\0" * 18, "has too many files"),
-        (b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 9, 9, 100, 50, 0), "the ZIP behind the model"),
+        (b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 9, 9, 100, 50, 0), "the archive .* is damaged"),
     ],
 )
 def test_a_hostile_zip_behind_the_model_costs_nothing(read, classifier, behind, told):

@@ -11,6 +11,7 @@ import pytest
 from mobilenets_tf import export
 from mobilenets_tf.cli import main
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.delegates import gpu
 from mobilenets_tf.export.delegates.inspection import _trial, inspect, predicted_plan
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.files import to_json
@@ -55,6 +56,7 @@ def test_an_int8_file(small_files, small):
     assert json.loads(to_json(found.as_dict()))["verdicts"][0]["fallbacks"][0]["operator"] == "SOFTMAX"
     text = "\n".join(found.lines())
     assert "SOFTMAX (1): input 0 is int8" in text and f"{found.multiply_adds:,}" in text
+    assert gpu.ON_INTEGERS in found.lines()
 
 
 def test_weights_by_type(small_files):
@@ -149,8 +151,32 @@ def test_associated_files(small_files):
     packed.seek(0, io.SEEK_END)
     with zipfile.ZipFile(packed, "a") as archive:
         archive.writestr("labels.txt", "cat\ndog\n")
-    assert inspect(packed.getvalue()).associated_files == {"labels.txt": 8}
-    assert inspect(packed.getvalue()[:-7]).associated_files == {}
+    found = inspect(packed.getvalue())
+    assert (found.associated_files, found.damage) == ({"labels.txt": 8}, ())
+    assert not any(line.startswith("damaged") for line in found.lines())
+
+
+@pytest.mark.parametrize(
+    ("damaged", "told"),
+    [
+        (lambda content: content[:-7], "no end, as in a file that was cut off"),
+        (lambda content: content.replace(b"cat\ndog", b"cat\nbog"), "Bad CRC-32 for file 'labels.txt'"),
+        (lambda content: content.replace(b"PK\x01\x02", b"PK\x01\x06"), "Bad magic number for central directory"),
+    ],
+)
+def test_a_damaged_archive_is_said(tmp_path, capsys, damaged, told):
+    packed = io.BytesIO(one_operator("ABS", [tensor(IMAGE)], [tensor(IMAGE)]))
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("labels.txt", "cat\ndog\n")
+    path = tmp_path / "net.tflite"
+    path.write_bytes(damaged(packed.getvalue()))
+    assert main(["inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "damaged          the archive of files behind the model is damaged" in text and told in text
+    assert "MediaPipe's tasks refuse the file" in text and "Write the file again" in text
+    assert main(["inspect", str(path), "--json"]) == 0
+    (damage,) = json.loads(capsys.readouterr().out)["damage"]
+    assert told in damage
 
 
 def test_per_channel_and_unquantised_ends():

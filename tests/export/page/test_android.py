@@ -9,6 +9,7 @@ import pytest
 
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export import to_tflite
+from mobilenets_tf.export.delegates import gpu
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.forms import segmenter as segmenter_forms
 from mobilenets_tf.export.page import android
@@ -174,6 +175,17 @@ def test_the_verdict_is_on_the_page_and_a_file_that_failed_has_nothing_to_paste(
     verdict = {"passed": False, "badge": BADGE | {"headline": "A check failed."}, "failures": ["It is bad."]}
     failed = android.render("net.tflite", manifest | verdict, labels=True)
     assert "> A check failed.\n> It is bad.\n" in failed and "adb" not in failed and "kotlin" not in failed
+
+
+def test_the_page_says_of_gpus_what_inspect_says():
+    end = {"dtype": "float32", "shape": [1, 64, 64, 3], "scale": 0.0, "zero_point": 0}
+    manifest = {"inputs": [end], "outputs": [end], "preprocessing": vars(Preprocessing(64)), "passed": True}
+    pages = {
+        scheme: android.render("net.tflite", manifest | {"scheme": scheme, "badge": BADGE}, labels=True)
+        for scheme in ("int8_float_io", "float16")
+    }
+    assert gpu.ON_INTEGERS in pages["int8_float_io"] and gpu.ON_INTEGERS not in pages["float16"]
+    assert "litert-gpu" in pages["float16"] and "litert-gpu" not in pages["int8_float_io"]
 
 
 @pytest.mark.parametrize("crop", ["stretch", "crop_then_resize"])
