@@ -216,6 +216,7 @@ PHOTOS = ["--calibration", "photos"]
             "bad.tflite",
         ),
         (["verify", "absent.tflite", "--model", "mine.keras", "--images", "photos"], "No such TFLite file"),
+        (["verify", "absent.tflite", "--images", "photos"], "No such TFLite file"),
         (
             ["evaluate", "bad.tflite", "--mean", "0", "--std", "1", "--data", "photos"],
             "bad.tflite: a damaged TFLite file",
