@@ -173,6 +173,9 @@ def _check(request: VerifyRequest):
     Raises:
         RequestError: an option, a file or the emulator is missing, or an option has no meaning without another.
     """
+    Limits(request.min_agreement).check()
+    if not Path(request.file).is_file():
+        raise RequestError(f"No such TFLite file: {request.file}")
     source = request.source
     if not source and not request.arm64:
         raise RequestError(
@@ -180,7 +183,6 @@ def _check(request: VerifyRequest):
             "(source=, the Keras model that the file was made from), or --arm64 (arm64=, this file on emulated phone "
             "cores), or both."
         )
-    Limits(request.min_agreement).check()
     if source and not request.images:
         raise RequestError(f"To compare with {source.model}, give --images (images=): a folder or a CSV of images.")
     if source:
@@ -204,8 +206,6 @@ def _check(request: VerifyRequest):
                 "compared with it. Pass the --weights, or the .keras file, that the file was made of."
             )
         _warn_if_changed(request.file, source)
-    if not Path(request.file).is_file():
-        raise RequestError(f"No such TFLite file: {request.file}")
     if request.count is not None and request.count < 1:
         raise RequestError(f"count={request.count}: expected at least 1.")
     return emulator

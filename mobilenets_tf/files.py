@@ -365,7 +365,7 @@ def to_json(document) -> str:
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
-def parse_json(text: str | bytes, label: str | Path) -> Any:
+def parse_json(text: str | bytes, label: str | os.PathLike[str]) -> Any:
     """Parse a JSON document of unknown origin. label: what to call the document in an error message.
 
     Raises:

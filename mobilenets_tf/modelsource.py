@@ -21,9 +21,6 @@ from mobilenets_tf.weights import catalog, load, saved_models
 
 # In ``ModelSource.weights``: random weights are wanted.
 RANDOM = "random"
-# A model in any form that ``ModelSource.of`` takes: a registry name, a path, a ``keras.Model`` or a ``ModelSource``. A
-# request turns it into a ``ModelSource``.
-AnyModel = Any
 # What to do where nothing says how the pixels become a model's input.
 NORMALISATION = (
     "Pass --mean and --std in pixel values (in Python: ModelSource(..., mean=, std=)): --mean 127.5 --std 127.5 for "
@@ -410,6 +407,11 @@ class ModelSource:
         if record:
             facts |= {"weights_source": record.source, "weights_licence": record.licence}
         return facts
+
+
+# A model in any form that ``ModelSource.of`` takes: a registry name, a path, a ``keras.Model`` or a ``ModelSource``. A
+# request turns it into a ``ModelSource``.
+AnyModel = ModelSource | Any
 
 
 def _is_keras(model: Any) -> bool:

@@ -1,8 +1,8 @@
 """Post-training quantisation: make a quantised TFLite model of a float one and calibration data.
 
-The steps: integer forms -> equalise the channels -> observe the activations -> choose the ranges -> round the weights
--> correct the biases -> write the integers, except for islands of ops that stay float. Each step is a module in
-``steps``; a ``Recipe`` selects among them.
+The steps: integer forms -> limit the masks of softmaxes -> equalise the channels -> observe the activations -> choose
+the ranges -> round the weights -> correct the biases -> write the integers, except for islands of ops that stay float.
+Each step is a module in ``steps``; a ``Recipe`` selects among them.
 """
 
 import itertools
@@ -23,6 +23,7 @@ from mobilenets_tf.quantize.steps.float_islands import float_islands
 from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.quantize.steps.ranges import Range
 from mobilenets_tf.quantize.steps.shared_forms import shared_forms
+from mobilenets_tf.quantize.steps.softmax_masks import limit_masks
 from mobilenets_tf.quantize.steps.statistics import observe
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.input_fold import fold_input
@@ -159,6 +160,7 @@ def prepare(
     shapes = {graph.tensors[i].name.decode(): tuple(graph.tensors[i].shape) for i in graph.inputs}
     batches = calibration.batches(shapes, progress)
     samples = list(itertools.islice(batches, _KEPT))
+    model = limit_masks(model, samples)
     if recipe.equalize:
         model = equalize.equalize(model, samples)
     statistics = observe(model, itertools.chain(samples, batches))

@@ -3,11 +3,14 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import mobilenets_tf
 
 PUBLIC = ("mobilenets_tf", *(f"mobilenets_tf.{name}" for name in ("data", "export", "quantize", "training")))
 ROOT = Path(__file__).parents[1]
@@ -70,3 +73,20 @@ def test_the_preprocessing_and_the_labels_of_a_weight_set():
     assert len(mobilenets_tf.weight_labels("efficientnet_lite0")) == 1000
     with pytest.raises(mobilenets_tf.RequestError, match="imagenet21k"):
         mobilenets_tf.weight_preprocessing("efficientnet_lite0", "imagenet21k")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: mobilenets_tf.DeployRequest("mobilenet_v2", "out", mean=0), "source=ModelSource(..., mean=...)"),
+        (lambda: mobilenets_tf.DeployRequest("mobilenet_v2", "out", shceme="int8"), "Did you mean scheme="),
+        (lambda: mobilenets_tf.DeployRequest("mobilenet_v2"), "missing a required argument: 'out'"),
+        (lambda: mobilenets_tf.EvaluateRequest("a", "b", weights="imagenet"), "source=ModelSource(..., weights=...)"),
+        (lambda: mobilenets_tf.Preprocessing(men=0), "Did you mean mean="),
+        (lambda: mobilenets_tf.list_models(tsk="detect"), "Did you mean task="),
+        (lambda: mobilenets_tf.list_models("mobilenet", "detect", "more"), "too many positional arguments"),
+    ],
+)
+def test_arguments_that_are_none_name_the_right_ones(call, said):
+    with pytest.raises(mobilenets_tf.RequestError, match=re.escape(said)):
+        call()

@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     modules = {verb: importlib.import_module(f"mobilenets_tf.cli.{verb}") for verb in VERBS}
     arguments = _parser(modules).parse_args(words)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _Warnings().show
     try:
         with _signals_interrupt():
             return modules[arguments.verb].run(arguments) or 0
@@ -123,6 +123,14 @@ class _ExampleFirstParser(argparse.ArgumentParser):
         return formatter.format_help()
 
 
-def _show_warning(message, category, *_, **__):
-    if issubclass(category, UserWarning):
-        print(printable(f"warning: {message}"), file=sys.stderr)
+class _Warnings:
+    """Shows each warning once: two options may name one folder."""
+
+    def __init__(self):
+        self._shown: set[str] = set()
+
+    def show(self, message, category, *_, **__):
+        text = printable(f"warning: {message}")
+        if issubclass(category, UserWarning) and text not in self._shown:
+            self._shown.add(text)
+            print(text, file=sys.stderr)

@@ -9,6 +9,7 @@ from mobilenets_tf.cli.options import (
     add_overwrite,
     add_quiet,
     add_trust_calibration,
+    add_void,
     display,
     emit,
     image_line,
@@ -29,11 +30,7 @@ def add_arguments(parser):
     add_model(parser)
     add_scheme(parser)
     add_input_form(parser)
-    parser.add_argument(
-        "--evaluate", metavar="DATA",
-        help="annotated images to judge with: a CSV with file and class_index, or a sub-folder a class; for a detector "
-        "or segmenter, data as train takes it",
-    )  # fmt: skip
+    add_evaluate(parser)
     add_output_form(parser)
     add_void(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
@@ -53,6 +50,16 @@ def add_scheme(parser):
     parser.add_argument(
         "--scheme", default="int8", help="float32, float16, dynamic, int8 (default), int8_float_io or int16x8"
     )
+    add_calibration(parser)
+    parser.add_argument(
+        "--per-tensor",
+        action="store_true",
+        help="one scale for all weights of a layer instead of a scale for each output channel, for chips that need it",
+    )
+
+
+def add_calibration(parser):
+    """--calibration, and which of its images."""
     parser.add_argument(
         "--calibration", metavar="CSV_OR_DIR",
         help="100 to 500 images of the kind the app will meet; 'demo' takes scikit-image's few for a first try",
@@ -62,11 +69,15 @@ def add_scheme(parser):
     )
     add_trust_calibration(parser)
     parser.add_argument("--seed", type=int, default=0)
+
+
+def add_evaluate(parser):
+    """--evaluate, beside --calibration."""
     parser.add_argument(
-        "--per-tensor",
-        action="store_true",
-        help="one scale for all weights of a layer instead of a scale for each output channel, for chips that need it",
-    )
+        "--evaluate", metavar="DATA",
+        help="annotated images to judge with: a CSV with file and class_index, or a sub-folder a class; for a detector "
+        "or segmenter, data as train takes it",
+    )  # fmt: skip
 
 
 def add_input_form(parser):
@@ -91,13 +102,6 @@ def add_output_form(parser):
         help="for --output nms: the file leaves out objects with a lower score (default 0.01, with which mAP is "
         "measured; your app's own threshold, such as 0.3, saves time)",
     )  # fmt: skip
-
-
-def add_void(parser):
-    """--void."""
-    parser.add_argument(
-        "--void", type=int, help="value of mask pixels that belong to no class (default: as in the training)"
-    )
 
 
 def run(arguments):

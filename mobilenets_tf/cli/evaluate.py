@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from mobilenets_tf import registry
-from mobilenets_tf.cli.options import add_json, add_model, add_quiet, display, emit, image_line, request_of
+from mobilenets_tf.cli.options import add_json, add_model, add_quiet, add_void, display, emit, image_line, request_of
 from mobilenets_tf.files import to_json
 
 HELP = "Judge a model or a .tflite file on annotated images: top-1 and top-5, mAP of boxes, or mIoU of masks."
@@ -19,9 +19,7 @@ def add_arguments(parser):
         "with images/ and annotations/ (VOC's XML), or COCO's .json; to segment: a folder with images/ and masks/ (PNG "
         "of class numbers)",
     )  # fmt: skip
-    parser.add_argument(
-        "--void", type=int, help="value of mask pixels that belong to no class (default: as in the training, or 255)"
-    )
+    add_void(parser)
     parser.add_argument(
         "--scales", type=float, nargs="+", default=[1.0], metavar="SHARE",
         help="segment: average the answers at these input sizes, as shares of --resolution; for a registered name with "

@@ -6,7 +6,10 @@ from mobilenets_tf.cli.deploy import add_input_form, add_scheme
 from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 from mobilenets_tf.data.preprocessing import Preprocessing
 
-HELP = "Convert a model to one .tflite file and its manifest, without judging it (see deploy for that)."
+HELP = (
+    "Convert a model to one .tflite file and its manifest, without judging it. The outputs are the network's own: "
+    "deploy judges a file, and gives a detector's or segmenter's file another --output."
+)
 EXAMPLE = "mobilenets-tf export my_model.keras --mean 127.5 --std 127.5 --scheme float16 --out my_model.tflite"
 
 

@@ -96,6 +96,13 @@ def add_min_agreement(parser, reference: str) -> None:
     )  # fmt: skip
 
 
+def add_void(parser) -> None:
+    """--void."""
+    parser.add_argument(
+        "--void", type=int, help="value of mask pixels that belong to no class (default: as in the training, or 255)"
+    )
+
+
 def add_quiet(parser) -> None:
     """--quiet."""
     parser.add_argument("--quiet", action="store_true", help="no progress")

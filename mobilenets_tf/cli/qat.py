@@ -2,13 +2,14 @@
 
 import shlex
 
-from mobilenets_tf.cli.deploy import add_input_form, add_output_form, add_void
+from mobilenets_tf.cli.deploy import add_input_form, add_output_form
 from mobilenets_tf.cli.options import (
     add_model,
     add_overwrite,
     add_quiet,
     add_threads,
     add_trust_calibration,
+    add_void,
     display,
     emit,
     image_line,

@@ -1,13 +1,13 @@
 """mobilenets-tf report"""
 
-from mobilenets_tf.cli.deploy import add_input_form, add_output_form, add_void
+from mobilenets_tf.cli.deploy import add_calibration, add_evaluate, add_input_form, add_output_form
 from mobilenets_tf.cli.options import (
     add_json,
     add_min_agreement,
     add_model,
     add_overwrite,
     add_quiet,
-    add_trust_calibration,
+    add_void,
     display,
     emit,
     image_line,
@@ -29,20 +29,11 @@ def add_arguments(parser):
         help="of float32, float16, dynamic, int8, int8_float_io, int16x8; left out, all but int8_float_io; "
         "float32 is always among them",
     )  # fmt: skip
-    parser.add_argument(
-        "--calibration", metavar="CSV_OR_DIR",
-        help="100 to 500 images of the kind the app will meet; 'demo' takes scikit-image's few for a first try",
-    )  # fmt: skip
-    add_trust_calibration(parser)
-    parser.add_argument("--calibration-count", type=int, metavar="N", help="use N of them, chosen with --seed")
-    parser.add_argument(
-        "--evaluate", metavar="CSV_OR_DIR",
-        help="annotated images to judge with: as for deploy; of a detector or segmenter, data as train takes it",
-    )  # fmt: skip
+    add_calibration(parser)
+    add_evaluate(parser)
     add_input_form(parser)
     add_output_form(parser)
     add_void(parser)
-    parser.add_argument("--seed", type=int, default=0)
     add_min_agreement(parser, "the float model")
     parser.add_argument("--calls", type=int, default=50, metavar="N", help="time each file N times (default 50)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="for the timing (default 1)")

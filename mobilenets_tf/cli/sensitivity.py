@@ -1,7 +1,16 @@
 """mobilenets-tf sensitivity"""
 
 from mobilenets_tf.cli.deploy import add_scheme
-from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
+from mobilenets_tf.cli.options import (
+    add_model,
+    add_overwrite,
+    add_quiet,
+    add_void,
+    display,
+    emit,
+    image_line,
+    request_of,
+)
 
 HELP = "Measure what each layer costs in integers; write a list (JSON) and a chart (SVG), the most sensitive first."
 EXAMPLE = "mobilenets-tf sensitivity mobilenet_v2 --weights imagenet --calibration photos/ --out build/"
@@ -14,7 +23,7 @@ def add_arguments(parser):
         "--evaluate", metavar="DATA",
         help="annotated images, as for deploy: measure what each layer costs of top-1, mAP or mIoU too, and sort by it",
     )  # fmt: skip
-    parser.add_argument("--void", type=int, help="value of mask pixels that belong to no class")
+    add_void(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     add_overwrite(parser)
     add_quiet(parser)

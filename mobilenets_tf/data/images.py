@@ -110,7 +110,7 @@ def find_images(source: str | os.PathLike[str], class_names: Sequence[str] = ())
     A CSV has the columns ``file`` (relative to the CSV) and ``class_index``. A folder holds either images (unlabelled)
     or one sub-folder per class. If all sub-folders are named in ``class_names``, their places in it are the class
     indices; otherwise their alphabetical order gives them, provided that ``class_names`` is empty or has as many names.
-    Of a data set with boxes or masks (images/ beside annotations/ or masks/), the images are found, unlabelled.
+    A data set with boxes or masks (images/ beside annotations/ or masks/) stands for its folder of images.
 
     Hidden files and folders, and those that tools leave behind (``listing``), are passed over. A warning counts the
     files that cannot be read, such as HEIC without pillow-heif.
@@ -179,13 +179,13 @@ def _readable(folder: Path) -> list[Path]:
 
 
 def _from_folder(folder: Path, class_names: Sequence[str]) -> ImageSet:
-    photographs = photographs_folder(folder)
-    images = _readable(photographs)
+    folder = photographs_folder(folder)
+    images = _readable(folder)
     folders = [path for path in entries_of(folder) if path.is_dir()]
     # The images of a sub-folder, which may be a link to another place.
     of_class = {path: [image for image in files_below(path) if _is_image(image)] for path in folders}
     classes = [path for path in folders if of_class[path]]
-    if photographs != folder or len(classes) < 2 or any(path.parent == folder for path in images):
+    if len(classes) < 2 or any(path.parent == folder for path in images):
         return ImageSet(tuple(images))
     names = [path.name for path in classes]
     known = {name: index for index, name in enumerate(class_names)}

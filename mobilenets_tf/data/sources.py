@@ -16,7 +16,7 @@ import numpy as np
 
 from mobilenets_tf.data import tfrecords
 from mobilenets_tf.data.annotations import content
-from mobilenets_tf.data.images import ImageSet, find_images, suffixes, unread
+from mobilenets_tf.data.images import ImageSet, find_images, photographs_folder, suffixes, unread
 from mobilenets_tf.data.listing import files_below
 from mobilenets_tf.data.tfrecords import IMAGENET, Layout, Part, Records, open_records
 from mobilenets_tf.errors import RequestError, unknown
@@ -142,10 +142,10 @@ def _sub_folders(source: Path, images: ImageSet) -> tuple[str, ...]:
     """The names of a folder's classes; empty for a CSV."""
     if not source.is_dir():
         return ()
-    names = {}
+    names, folder = {}, photographs_folder(source)
     for path, label in zip(images.paths, images.labels or (), strict=True):
         if label not in names:
-            names[label] = path.relative_to(source).parts[0]
+            names[label] = path.relative_to(folder).parts[0]
     return tuple(names[label] for label in sorted(names))
 
 

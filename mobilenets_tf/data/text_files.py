@@ -2,12 +2,12 @@
 without a byte order mark."""
 
 import csv
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.files import parse_json
 
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16 and UTF-32
 
@@ -60,11 +60,7 @@ def read_json(file: str | os.PathLike[str]) -> Any:
     Raises:
         RequestError: the file cannot be read, is not UTF-8, or is not JSON, or is nested too deep to be read.
     """
-    text = read_text(file)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{file} is not a JSON file ({error}).") from error
+    return parse_json(read_text(file), file)
 
 
 def shown(name: str | os.PathLike[str]) -> str:

@@ -1,8 +1,9 @@
-"""Load the public names of a package on first use; functions check the types of their arguments.
+"""Load the public names of a package on first use; functions and dataclasses check their arguments.
 
 A wrong name gives an error that tells the nearest right one.
 """
 
+import dataclasses
 import importlib
 import inspect
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import lazy_loader
 
 from mobilenets_tf.errors import nearest
-from mobilenets_tf.public_api.types import checked
+from mobilenets_tf.public_api.types import checked, with_checked_arguments
 
 _PACKAGES = ("mobilenets_tf", *(f"mobilenets_tf.{name}" for name in ("data", "export", "quantize", "training")))
 
@@ -30,6 +31,8 @@ def attach(package: str, file: str) -> tuple[Callable, Callable, list[str]]:
         if inspect.isfunction(value):
             value = checked(value)
             setattr(sys.modules[package], name, value)
+        elif dataclasses.is_dataclass(value):
+            with_checked_arguments(value)
         return value
 
     return __getattr__, names, public

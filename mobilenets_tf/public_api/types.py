@@ -13,13 +13,14 @@ from typing import Any, Literal, Union
 
 import numpy as np
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import RequestError, nearest
 
 _NUMBERS: dict[Any, type] = {int: numbers.Integral, float: numbers.Real}
 
 
 def checked(function: Callable) -> Callable:
-    """Return a function that refuses arguments whose type is not that of the parameter's hint.
+    """Return a function that refuses arguments that it does not have, and those of another type than the parameter's
+    hint.
 
     Raises:
         RequestError: from the returned function; names the parameter, what came, and what is expected.
@@ -28,11 +29,8 @@ def checked(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*arguments, **options):
-        try:
-            given = signature.bind(*arguments, **options).arguments
-        except TypeError:
-            return function(*arguments, **options)  # which says what is missing or too much
         hints = _hints(function)
+        given = _bound(function.__name__, signature, hints, arguments, options)
         for name, value in given.items():
             if signature.parameters[name].kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
                 continue
@@ -42,6 +40,45 @@ def checked(function: Callable) -> Callable:
         return function(*arguments, **options)
 
     return call
+
+
+def with_checked_arguments(cls: type) -> None:
+    """Let a dataclass refuse arguments that are none of its fields, and say what is missing; see ``checked``."""
+    make = cls.__init__
+    if hasattr(make, "__wrapped__"):
+        return
+    signature, hints = inspect.signature(cls), _hints(cls)
+
+    @functools.wraps(make)
+    def initialise(self, *arguments, **options):
+        _bound(type(self).__name__, signature, hints, arguments, options)
+        make(self, *arguments, **options)
+
+    cls.__init__ = initialise  # type: ignore[misc]
+
+
+def _bound(name: str, signature: inspect.Signature, hints: dict[str, Any], arguments: tuple, options: dict) -> dict:
+    """Bind arguments to the parameters of a function or class.
+
+    Raises:
+        RequestError: an argument is unknown, missing or too much; of an unknown one the right place is named.
+    """
+    try:
+        return signature.bind(*arguments, **options).arguments
+    except TypeError as error:
+        known = list(signature.parameters)
+        unknown = next((option for option in options if option not in known), None)
+        if unknown is None:
+            raise RequestError(f"{name}(): {error}. Its arguments: {', '.join(known)}.") from None
+        homes = [
+            f"{parameter}={kind.__name__}(..., {unknown}=...)"
+            for parameter in known
+            for kind in typing.get_args(hints.get(parameter))
+            if dataclasses.is_dataclass(kind) and unknown in {field.name for field in dataclasses.fields(kind)}
+        ]
+        close = [f"{each}=" for each in nearest(unknown, known)]
+        remedy = f" Pass {homes[0]}." if homes else f" Did you mean {' or '.join(close)}?" if close else ""
+        raise RequestError(f"{name}() has no argument {unknown}=.{remedy} Its arguments: {', '.join(known)}.") from None
 
 
 def check_fields(request: Any) -> None:

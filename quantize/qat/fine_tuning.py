@@ -56,7 +56,8 @@ class FineTuning:
         epochs = len(self.accuracies) - 1
         weights = f"the weights of epoch {self.best_epoch} of {epochs}"
         if self.best_epoch == 0:
-            weights = f"the weights before training, which none of {epochs} epochs improved"
+            tried = "the one epoch did not improve" if epochs == 1 else f"none of {epochs} epochs improved"
+            weights = f"the weights before training, which {tried}"
         against = f"{best} with {weights}, against {self.post_training:.1%} of post-training quantisation"
         return f"Fine-tuning gained: {against}." if self.gained else f"Fine-tuning gained nothing: {against}."
 

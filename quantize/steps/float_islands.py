@@ -1,14 +1,15 @@
 """Choose the ops that stay float in an int8 file because that is faster and more accurate.
 
-XNNPACK has no integer kernel for a softmax, a matrix product of two activations, a reciprocal square root or a squared
-difference: in int8 each of them falls out of the accelerated graph. Eight bits are also too few for a variance, or for
-the scores of hundreds of positions. Between a DEQUANTIZE and a QUANTIZE, for which XNNPACK has kernels, these ops run
-in float and the graph stays whole. A convolutional network has none of these ops and stays integer throughout.
+XNNPACK has no integer kernel for a softmax, a matrix product of two activations, a reciprocal square root, a squared
+difference or a choice between two tensors: in int8 each of them falls out of the accelerated graph. Eight bits are also
+too few for a variance, or for the scores of hundreds of positions. Between a DEQUANTIZE and a QUANTIZE, for which
+XNNPACK has kernels, these ops run in float and the graph stays whole. A convolutional network has none of these ops and
+stays integer throughout.
 """
 
 from mobilenets_tf.tflite import flatbuffer
 
-_FLOAT_ONLY = {"SOFTMAX", "BATCH_MATMUL", "RSQRT", "SQUARED_DIFFERENCE"}
+_FLOAT_ONLY = {"SOFTMAX", "BATCH_MATMUL", "RSQRT", "SQUARED_DIFFERENCE", "SELECT", "SELECT_V2"}
 _JOINS = {"ADD", "SUB", "MUL", "MEAN", "SQUARE"}
 
 

@@ -8,7 +8,7 @@ from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import integers
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.steps import ranges
-from mobilenets_tf.quantize.steps.effects import DECISIVE, Effects
+from mobilenets_tf.quantize.steps.effects import Effects
 from mobilenets_tf.quantize.steps.ranges import Range
 from mobilenets_tf.quantize.steps.shared_forms import SharedForms
 from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
@@ -53,7 +53,7 @@ def choose(
     graph = flatbuffer.Graph(flatbuffer.read(model))
     if scheme.activations == "int16":
         result = {index: shared.bounded(index, span) for index, span in extremes.items()}
-        _widen_bounded(graph, result, shared.roots, scheme)
+        _widen_bounded(graph, result, shared, scheme)
         return result
     searched = method == "least_output_error"
     estimate = ranges.estimator("mean_square_error" if searched else method)
@@ -69,9 +69,9 @@ def choose(
         for root in scores.keys() & free:
             result[root] = _range_of_scores(graph, effects, scores[root], extremes[root])
     result |= {index: shared.bounded(index, result[index]) for index in roots}
-    _widen_sums(graph, result, shared.roots)
-    _widen_layers(graph, result, shared.roots)
-    _widen_bounded(graph, result, shared.roots, scheme)
+    _widen_sums(graph, result, shared)
+    _widen_layers(graph, result, shared)
+    _widen_bounded(graph, result, shared, scheme)
     return {index: span if index in graph.inputs else _round_range(*span) for index, span in result.items()}
 
 
@@ -106,10 +106,8 @@ def _range_of_scores(graph: flatbuffer.Graph, effects: Effects, ends: Mapping[in
     for index, name in ends.items():
         if name == "LOGISTIC":
             found.append(ranges.sigmoid_scores(extremes))
-        elif graph.shape(index)[-1] > DECISIVE:
-            found.append(ranges.softmax_scores(effects.cut(index).values, extremes))
         else:
-            found.append(extremes)
+            found.append(ranges.softmax_scores(effects.cut(index).values, extremes))
     return min(low for low, _ in found), max(high for _, high in found)
 
 
@@ -119,34 +117,39 @@ def _round_range(low: float, high: float) -> Range:
     return float(np.round(low / step) * step), float(np.round(high / step) * step)
 
 
-def _widen_sums(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mapping[int, int]) -> None:
+def _integer(graph: flatbuffer.Graph, shared: SharedForms) -> list[schema.OperatorT]:
+    """List the operators that compute in integers: the limits of integer kernels do not hold for the others."""
+    return [graph.operators[place] for place in sorted(shared.integer)]
+
+
+def _widen_sums(graph: flatbuffer.Graph, spans: dict[int, Range], shared: SharedForms) -> None:
     """Widen ranges where the terms and the result of a sum are of very different size, as in untrained networks.
 
     XNNPACK adds 8-bit numbers if their scales are between 2^-10 and 2^8 times the result's. Beyond that, the op falls
     out of the accelerated graph; far beyond, LiteRT's own kernel aborts the process.
     """
     # From the end: a range that is widened for the sums that read a tensor then counts for the sum that writes it.
-    for operator in reversed(graph.operators):
+    for operator in reversed(_integer(graph, shared)):
         if graph.name(operator) not in ("ADD", "SUB"):
             continue
-        out = roots.get(operator.outputs[0], operator.outputs[0])
-        for index in (roots.get(index, index) for index in operator.inputs if index in spans):
+        out = shared.roots.get(operator.outputs[0], operator.outputs[0])
+        for index in (shared.roots.get(index, index) for index in operator.inputs if index in spans):
             width, result = (high - low for low, high in (spans[index], spans[out]))
             for tensor, factor in ((index, result / width / 1000), (out, width / result / 250)):
                 if factor > 1:
                     spans[tensor] = tuple(factor * end for end in spans[tensor])
 
 
-def _widen_layers(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mapping[int, int]) -> None:
+def _widen_layers(graph: flatbuffer.Graph, spans: dict[int, Range], shared: SharedForms) -> None:
     """Widen the ranges of layers whose results are tiny beside their inputs, such as a layer whose ReLU gave zero on
     all calibration samples: XNNPACK refuses files where (input scale x weight scale) is 256 times the output's scale
     or more.
     """
-    for operator in graph.operators:
+    for operator in _integer(graph, shared):
         if graph.name(operator) not in integers.WEIGHTED:
             continue
         places = integers.WEIGHTED[graph.name(operator)]
-        index, out = (roots.get(i, i) for i in (operator.inputs[places.data], operator.outputs[0]))
+        index, out = (shared.roots.get(i, i) for i in (operator.inputs[places.data], operator.outputs[0]))
         values = graph.constant(operator.inputs[places.weights])
         if values is None or index not in spans or out not in spans:
             continue
@@ -156,17 +159,17 @@ def _widen_layers(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mappi
             spans[out] = tuple(factor * end for end in spans[out])
 
 
-def _widen_bounded(graph: flatbuffer.Graph, spans: dict[int, Range], roots: Mapping[int, int], scheme: Scheme) -> None:
+def _widen_bounded(graph: flatbuffer.Graph, spans: dict[int, Range], shared: SharedForms, scheme: Scheme) -> None:
     """Widen the ranges of activations that have an upper bound and are tiny beside it, as in untrained networks.
 
     LiteRT expresses the bound, such as ReLU6's 6, in steps of the result. It refuses files in which that number does
     not fit into 32 bits ("no_integer_overflow_from_quantization" in tflite/kernels/kernel_util.cc).
     """
     steps = 255 if scheme.activations == "int8" else 32767
-    for operator in graph.operators:
+    for operator in _integer(graph, shared):
         fused = getattr(operator.builtinOptions, "fusedActivationFunction", 0)
         bound = _BOUNDS.get(graph.name(operator), _FUSED_BOUNDS.get(fused, 0.0))
-        for out in (roots.get(index, index) for index in operator.outputs if bound):
+        for out in (shared.roots.get(index, index) for index in operator.outputs if bound):
             if out in spans:
                 low, high = spans[out]
                 factor = 1.1 * bound * steps / 2**31 / (high - low)

@@ -198,6 +198,10 @@ def _try_ranges(cut: Cut, present: Range, extremes: Range) -> Range:
 
 # Half a level of probabilities of eight bits.
 _HALF_LEVEL = 1 / 512
+# Other samples may have a highest score that is so much lower than on the calibration samples.
+_UNSEEN = 1.0
+# Scores that are negligible get room, unless they take half of the levels or more, as those of masked classes do.
+_WASTEFUL = 2
 _COMPARED = 1 << 18  # on about how many scores it is tried what clipping changes
 
 
@@ -215,19 +219,24 @@ def softmax_scores(values: list[np.ndarray], extremes: Range) -> Range:
     """Choose the range of the scores that the last softmax reads.
 
     The upper end keeps all scores: two classes beyond it would tie however different they are, and the calibration
-    samples hold too few confident answers to show it. The lower end moves up, so
-    that levels are finer and fewer classes tie: below the 20 highest scores of each sample, as long as clipping changes
-    no probability by half a level.
+    samples hold too few confident answers to show it. The lower end moves up, so that levels are finer and fewer
+    classes tie: below the 20 highest scores of each sample, as long as clipping changes no probability by half a level.
+    Scores of masked classes (steps/softmax_masks.py) need no room of their own.
 
     Args:
-        values: the scores of each sample, shape (..., classes), more than 20 classes.
+        values: the scores of each sample, shape (..., classes).
         extremes: the lowest and highest score seen.
     """
     low, high = extremes
     rows = np.concatenate([part.reshape(-1, part.shape[-1]) for part in values])
     rows = rows[:: max(1, rows.size // _COMPARED)]
+    negligible = float(rows.max(axis=-1).min() + np.log(_HALF_LEVEL / rows.shape[-1])) - _UNSEEN
+    if high - low > _WASTEFUL * (high - negligible):
+        low = negligible
+    if rows.shape[-1] <= DECISIVE:
+        return low, high
     exact, highest = _softmax(rows), np.partition(rows, -DECISIVE, axis=-1)[:, -DECISIVE]
-    for candidate in extremes[0] * np.linspace(0.95, 0, 20):
+    for candidate in low * np.linspace(0.95, 0, 20):
         change = np.abs(_softmax(np.maximum(rows, candidate)) - exact).max()
         if change >= _HALF_LEVEL or candidate > highest.min() or high - candidate < _SMALLEST:
             break

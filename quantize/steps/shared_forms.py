@@ -27,12 +27,14 @@ _WASTEFUL = 2
 class SharedForms:
     """Which tensors share a form, and what the forms of some groups have to hold.
 
+    integer: the places of the operators that compute in integers.
     own_form: the places of the operators of SAME_SCALE whose result does not have the form of its input.
     roots: tensor -> the tensor whose range decides the form, as in ``integers.IntegerPlan``.
     least: root -> what the range has to contain: constants, and all that was seen of the model's outputs.
     most: root -> the range beyond which the model does not tell values apart. For groups with constants only.
     """
 
+    integer: frozenset[int]
     own_form: frozenset[int]
     roots: dict[int, int]
     least: dict[int, Range] = field(default_factory=dict)
@@ -77,7 +79,7 @@ def shared_forms(
         if not unfit:
             break
         own_form.add(unfit[0])
-    found = SharedForms(frozenset(own_form), plan.roots)
+    found = SharedForms(frozenset(plan.integer), frozenset(own_form), plan.roots)
     for place, values in constants.items():
         root = plan.roots.get(graph.operators[place].outputs[0])
         if root is not None:

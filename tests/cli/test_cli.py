@@ -14,7 +14,7 @@ import keras
 import pytest
 
 from mobilenets_tf import cli, list_models
-from mobilenets_tf.cli import VERBS
+from mobilenets_tf.cli import VERBS, _Warnings
 from tests.support.forked import command as run
 
 COMMAND = [sys.executable, "-c", "import sys; from mobilenets_tf.cli import main; sys.exit(main())"]
@@ -234,6 +234,7 @@ PHOTOS = ["--calibration", "photos"]
             "bad.tflite",
         ),
         (["verify", "absent.tflite", "--model", "mine.keras", "--images", "photos"], "No such TFLite file"),
+        (["verify", "absent.tflite", "--images", "photos"], "No such TFLite file"),
         (
             ["evaluate", "bad.tflite", "--mean", "0", "--std", "1", "--data", "photos"],
             "bad.tflite: a damaged TFLite file",
@@ -327,3 +328,10 @@ def test_a_pipe_that_closes_is_no_error(tmp_path):
     )
     assert done.stdout.split()[0] in list_models(), done
     assert "Traceback" not in done.stderr
+
+
+def test_a_warning_is_shown_once(capsys):
+    shown = _Warnings()
+    for text in ("1 file is left out: 1 .heic.", "1 file is left out: 1 .heic.", "another"):
+        shown.show(text, UserWarning)
+    assert capsys.readouterr().err.splitlines() == ["warning: 1 file is left out: 1 .heic.", "warning: another"]

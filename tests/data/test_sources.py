@@ -22,6 +22,13 @@ def test_a_folder(image_folder):
             assert content == stream.read()
 
 
+def test_an_annotated_folder_stands_for_its_images(image_folder, tmp_path):
+    image_folder.rename(tmp_path / "images")
+    (tmp_path / "annotations").mkdir()
+    source = find(str(tmp_path))
+    assert source.class_names == ("a", "b") and source.class_counts() == [5, 5]
+
+
 def test_a_folder_from_several_threads_and_after_pickling(image_folder):
     source = find(str(image_folder))
     alone = [source.read(i) for i in range(10)]

@@ -15,6 +15,7 @@ from mobilenets_tf.export.tflite import to_tflite
 from mobilenets_tf.quantize import Calibration, schemes
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.quantize.steps import model_ranges, ranges
+from mobilenets_tf.quantize.steps.shared_forms import SharedForms
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
@@ -128,7 +129,8 @@ def test_a_bound_of_a_tiny_activation_fits_into_32_bits(scheme, float_file):
     graph = flatbuffer.Graph(flatbuffer.read(ready.model))
     (out,) = graph.outputs
     ready.ranges[out] = (0.0, 2e-7)  # a search for the range may end there
-    model_ranges._widen_bounded(graph, ready.ranges, {}, ready.scheme)
+    shared = SharedForms(frozenset(range(len(graph.operators))), frozenset(), {})
+    model_ranges._widen_bounded(graph, ready.ranges, shared, ready.scheme)
     assert ready.plan().forms[out].scale > 6 / 2**31
     Runner(ready.write())
 

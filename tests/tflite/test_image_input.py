@@ -45,16 +45,27 @@ def test_a_float_file_equals_keras(small, tmp_path, wanted, form):
     assert runner.inputs[0]["dtype"] == (np.uint8 if form == "uint8" else np.float32)
 
 
+@pytest.fixture(scope="module")
+def confident(small):
+    """The small classifier with scores as far apart as those of a trained one, so that probabilities do not tie."""
+    model = keras.models.clone_model(small)
+    model.set_weights(small.get_weights())
+    for variable in model.layers[-1].weights:
+        variable.assign(6 * variable)
+    return model
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED)
-def test_int8_has_nothing_more_to_compute_than_with_an_int8_input(small, tmp_path, wanted):
-    runner = make(small, "int8", ImageInput(wanted, "uint8"), tmp_path)
-    usual = make(small, "int8", ImageInput(WANTED["[-1, 1]"]), tmp_path)
+def test_int8_has_nothing_more_to_compute_than_with_an_int8_input(confident, tmp_path, wanted):
+    runner = make(confident, "int8", ImageInput(wanted, "uint8"), tmp_path)
+    usual = make(confident, "int8", ImageInput(WANTED["[-1, 1]"]), tmp_path)
     assert runner.inputs[0]["dtype"] == runner.outputs[0]["dtype"] == np.uint8
     found = answers(runner, ImageInput(wanted, "uint8"))
-    expected = small.predict(wanted.normalise(PIXELS[100:]), verbose=0)
-    # With weights that nobody trained, the scores are close, and the last softmax gives its levels to confident ones.
-    assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.7
+    expected = confident.predict(wanted.normalise(PIXELS[100:]), verbose=0)
+    second, first = np.sort(expected, axis=-1)[:, -2:].T
+    clear = first - second > 0.2  # eight bits may turn round two classes that are nearly equal
+    assert clear.mean() > 0.5 and (found.argmax(-1) == expected.argmax(-1))[clear].mean() > 0.9
     more = {op: count - usual.execution_plan().get(op, 0) for op, count in runner.execution_plan().items()}
     assert {op: count for op, count in more.items() if count} == {"QUANTIZE": 2}  # the bytes' other names
 
@@ -68,7 +79,9 @@ def test_every_scheme_takes_pixels(small, tmp_path, scheme):
     expected = small.predict(image.wanted.normalise(PIXELS[100:]), verbose=0)
     found = answers(runner, image)
     assert runner.inputs[0]["dtype"] == np.uint8 and runner.outputs[0]["dtype"] == np.float32
-    assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.8
+    second, first = np.sort(expected, axis=-1)[:, -2:].T
+    clear = first - second > 0.2  # eight bits may turn round two classes that are nearly equal
+    assert clear.mean() > 0.5 and (found.argmax(-1) == expected.argmax(-1))[clear].mean() > 0.9
 
 
 @pytest.mark.slow
@@ -83,7 +96,9 @@ def test_a_model_that_rescales_by_itself_loses_its_rescaling_in_int8(small, tmp_
     rescaling, without = (flatbuffer.operator_counts(flatbuffer.read(file.read_bytes())) for file in (path, plain))
     assert {op: rescaling.get(op, 0) - without.get(op, 0) for op in ("MUL", "ADD")} == {"MUL": 0, "ADD": 0}
     found, expected = answers(Runner(path), image), small.predict(PIXELS[100:] / 127.5 - 1.0, verbose=0)
-    assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.8
+    second, first = np.sort(expected, axis=-1)[:, -2:].T
+    clear = first - second > 0.2  # eight bits may turn round two classes that are nearly equal
+    assert clear.mean() > 0.5 and (found.argmax(-1) == expected.argmax(-1))[clear].mean() > 0.9
 
 
 def test_an_unknown_form_is_refused():

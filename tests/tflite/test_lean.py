@@ -225,3 +225,14 @@ def test_float_islands_are_attention_and_normalisation(worker):
         + ["MEAN", "SUB", "SQUARED_DIFFERENCE", "MEAN", "ADD", "RSQRT", "MUL"] * 2
         + ["BATCH_MATMUL", "SOFTMAX", "BATCH_MATMUL"]
     )
+
+
+def test_masked_attention_is_one_float_island(worker):
+    inputs = keras.Input((8, 12))
+    query = layers.Dense(12)(inputs)
+    scores = ops.matmul(query, ops.transpose(query, (0, 2, 1))) * 0.3
+    scores = ops.where(np.tril(np.ones((8, 8), bool)), scores, -1e9)
+    model = weighted(inputs, layers.Dense(4)(ops.matmul(ops.softmax(scores), query)))
+    tree = flatbuffer.read(lean(float_file(model, worker)))
+    names = [flatbuffer.operator_name(tree, tree.subgraphs[0].operators[place]) for place in float_islands(tree)]
+    assert names == ["BATCH_MATMUL", "MUL", "SELECT_V2", "SOFTMAX", "BATCH_MATMUL"]

@@ -130,6 +130,14 @@ def test_a_failed_check_is_the_first_thing_said():
     assert "Verified" not in text.split("The manifest")[0]
 
 
+def fine_tuning(post_training: dict, fine_tuned: dict) -> dict:
+    """What a manifest says of two epochs of training, from the comparisons before and after."""
+    return {
+        "training_images": 99, "validation_accuracies": [0.5, 0.61], "best_epoch": 1,
+        "post_training": post_training, "fine_tuned": fine_tuned, "outcome": "Gained.",
+    }  # fmt: skip
+
+
 def test_what_options_of_quantisation_bring_is_shown():
     layer = {
         "layer": "stem_conv", "operators": {"CONV_2D": 1}, "output_db": 12.0, "bought": 0.01, "bytes": 1200,
@@ -137,15 +145,11 @@ def test_what_options_of_quantisation_bring_is_shown():
     }  # fmt: skip
     mixed = {"max_drop": 0.005, "left": [layer], "drop": 0.004, "integer_drop": 0.02, "layers": 60, "trials": 12}
     usual = COMPARISON | {"top1": 0.881}
-    tuning = {
-        "training_images": 99,
-        "validation_accuracies": [0.5, 0.61],
-        "best_epoch": 1,
-        "post_training": usual,
-        "fine_tuned": COMPARISON,
-        "outcome": "Gained.",
+    options = {
+        "per_channel": {"bytes": 5333000, "comparison": usual},
+        "mixed_precision": mixed,
+        "fine_tuning": fine_tuning(usual, COMPARISON),
     }
-    options = {"per_channel": {"bytes": 5333000, "comparison": usual}, "mixed_precision": mixed, "fine_tuning": tuning}
     text = Text(render("file.tflite", MANIFEST | options)).text
     assert "stem_conv 1 CONV_2D 12.0 dB +1.00% +1.2 kB +2 5.0 kB" in text
     assert "With all layers in integers the loss is 2.00%. With 1 of 60 layers in float the loss is 0.40%." in text
@@ -163,16 +167,8 @@ def test_a_detector_is_judged_by_its_own_score():
         "reference_classes": {"cat": 0.7, "dog": None}, "interval": [-0.04, 0.0], "constant": [],
         "classes": {"cat": 0.65, "dog": None},
     }  # fmt: skip
-    tuning = {
-        "training_images": 99,
-        "validation_accuracies": [0.5, 0.61],
-        "best_epoch": 1,
-        "post_training": scores,
-        "fine_tuned": scores,
-        "outcome": "Gained.",
-    }
     manifest = MANIFEST | PASSED.facts() | {
-        "task": "detect", "comparison": scores, "fine_tuning": tuning,
+        "task": "detect", "comparison": scores, "fine_tuning": fine_tuning(scores, scores),
         "per_channel": {"bytes": 5333000, "comparison": scores | {"score": 0.61}},
     }  # fmt: skip
     text = Text(render("file.tflite", manifest, evidence())).text

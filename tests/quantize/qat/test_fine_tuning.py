@@ -55,7 +55,9 @@ def test_a_gain_says_so_and_a_loss_warns_of_the_better_file(fresh):
     assert found.gained == (max(found.accuracies) > found.post_training) and "gained: " in found.outcome
     assert f"the weights of epoch {found.best_epoch} of {len(found.accuracies) - 1}" in found.outcome
     scores = iter([0.59, 0.57, 0.61])  # before training, after an epoch, and of the file of post-training
-    with pytest.warns(match="gained nothing: 59.0% with the weights before training, which none of 1 epochs .* 61.0%"):
+    with pytest.warns(
+        match="gained nothing: 59.0% with the weights before training, which the one epoch did not .* 61.0%"
+    ):
         worse = fine_tune(fresh, batches(8), lambda model: next(scores), epochs=1)
     assert not worse.gained and (worse.best_epoch, worse.post_training) == (0, 0.61)
 
