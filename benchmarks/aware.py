@@ -1,11 +1,13 @@
 """Quantisation-aware models beside their own int8 files and the float models, on small trained networks.
 
     python benchmarks/aware.py --data ../shared/cifar10-samples --networks /tmp/cifar [--check]
+    python benchmarks/aware.py --data ... --networks /tmp/cifar --names mobilenet_v3_small --epochs 2 --check
     python benchmarks/aware.py --data ... --networks /tmp/cifar --tune 3          then fine-tunes each
     python benchmarks/aware.py --data ... --networks /tmp/cifar --names mobilenet_v3_small --damage 8 --tune 16 \\
         --learning-rate 5e-4 --distill 0.5                                       then spoils it first
 
-The networks are those that ``benchmarks/cifar10.py --keep`` trains. Printed for each, before any fine-tuning: top-1 of
+The networks are those that ``benchmarks/cifar10.py --keep`` trains; a network of ``--names`` that is not in the folder
+is trained first, in the same way. Printed for each, before any fine-tuning: top-1 of
 float, aware model and file on the 1000 test pictures; the share on which aware model and file give the same answer,
 and that on which all their outputs are equal to the last bit; what a training step costs beside the float model's own.
 Times are the machine's and have no gate (2.5 is what we want to stay under). ``--check`` fails if a network's answers
@@ -30,7 +32,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from cifar10 import Augmented, load
+from cifar10 import PLANS, Augmented, load
+from cifar10 import trained as trained_network
 
 from mobilenets_tf import reparameterize
 from mobilenets_tf.quantize import Recipe, fine_tune, quantize_aware
@@ -106,7 +109,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--networks", required=True, help="a folder of .keras files, as cifar10.py --keep leaves it")
-    parser.add_argument("--names", nargs="+", help="of networks in the folder; left out, all")
+    parser.add_argument("--names", nargs="+", choices=list(PLANS), help="left out, the networks in the folder")
+    parser.add_argument("--epochs", type=int, help="of a network that has to be trained first")
     parser.add_argument("--damage", type=float, metavar="FACTOR")
     parser.add_argument("--tune", type=int, metavar="EPOCHS")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
@@ -118,13 +122,13 @@ def main():
     pictures, labels = pictures_and_labels
     calibration = training[0][np.random.default_rng(0).permutation(len(training[0]))[:128]]
     broken = []
-    for path in sorted(Path(chosen.networks).glob("*.keras")):
-        if chosen.names and path.stem not in chosen.names:
-            continue
-        trained = keras.models.load_model(path, compile=False)
-        models = {path.stem: damage(trained, chosen.damage) if chosen.damage else trained}
-        if path.stem.startswith("mobileone"):
-            models[f"{path.stem}, folded before"] = reparameterize(trained)
+    folder = Path(chosen.networks)
+    folder.mkdir(parents=True, exist_ok=True)
+    for network in chosen.names or sorted(path.stem for path in folder.glob("*.keras")):
+        trained = trained_network(network, chosen.data, folder, chosen.epochs)
+        models = {network: damage(trained, chosen.damage) if chosen.damage else trained}
+        if network.startswith("mobileone"):
+            models[f"{network}, folded before"] = reparameterize(trained)
         for name, model in models.items():
             aware = quantize_aware(model, calibration, recipe=DAMAGED if chosen.damage else None)
             wanted = model.predict(pictures, verbose=0)
