@@ -9,7 +9,8 @@ the process group (Ctrl-C), SIGTERM, SIGKILL, and SIGKILL to the child process a
 * the exit status is 130, 143, -9 or 2 (0 where the command was faster), and there is no traceback;
 * after 3 seconds none of the command's processes is left;
 * in --out and in the temporary directory nothing is half-written, and (except after SIGKILL) nothing is left over;
-* the same command again succeeds, gives the same bytes as the undisturbed one, and removes what SIGKILL left over.
+* where files are left, the same command again succeeds, gives the same bytes as the undisturbed one, and removes what
+  SIGKILL left over.
 
 Then: a checkpoint with a changed byte, and a shortened one, are refused by name. Small disks (tmpfs; needs root on
 Linux) for --out, the temporary directory and the cache: the command succeeds, or ends with 2 and one line with a
@@ -102,7 +103,7 @@ def main() -> int:
                 for label, case in parts[part]():
                     failed += bool(case.wrong)
                     last = case.errors.strip().splitlines()[-1:] or [""]
-                    print(f"{verb:<7} {label:<28} exit {case.status!s:>4}  {last[0][:110]}")
+                    print(f"{verb:<7} {label:<28} exit {case.status!s:>4}  {last[0][:110]}", flush=True)
                     for text in case.wrong:
                         print(f"        WRONG: {text}", flush=True)
                     shutil.rmtree(case.folder, ignore_errors=True)
@@ -178,10 +179,10 @@ def results(out: Path) -> dict[str, str]:
 def ends(folder: Path, verb: str, whole: tuple[float, dict], moments: int, how: list[str]):
     """End the command at each moment in each way, and run it again."""
     seconds, expected = whole
-    for end in how:
+    for order, end in enumerate(how):
         for moment in range(moments):
             case = Case(folder / f"{verb}-{end}-{moment}")
-            after = seconds * (moment + 0.5) / moments
+            after = seconds * (moment + (order + 0.5) / len(how)) / moments  # no two ways end it at the same moment
             process = start(case, verb)
             children = until(after, process)
             send(end, process, children)
@@ -191,17 +192,21 @@ def ends(folder: Path, verb: str, whole: tuple[float, dict], moments: int, how: 
             if left := still_running(case):
                 case.wrong.append(f"processes that run on: {left}")
             check_whole(case, leftovers=end == "KILL")
-            again = Case(case.folder)
-            finish(again, start(again, verb))
-            case.wrong += again.wrong
-            if again.status not in DONE:
-                case.wrong.append(f"the next run: exit status {again.status}: {again.errors[-300:]}")
-            elif results(case.out) != expected:
-                case.wrong.append(
-                    f"the next run has other bytes: {sorted(results(case.out).items() ^ expected.items())}"
-                )
-            check_whole(case, leftovers=False)
+            if any(path.is_file() for path in case.folder.rglob("*")):  # else the next run is like the first
+                run_again(case, verb, expected)
             yield f"{end} after {after:.1f} s", case
+
+
+def run_again(case: Case, verb: str, expected: dict[str, str]) -> None:
+    """Run the command of a case again, and check that this gives the files of the undisturbed one and nothing else."""
+    again = Case(case.folder)
+    finish(again, start(again, verb))
+    case.wrong += again.wrong
+    if again.status not in DONE:
+        case.wrong.append(f"the next run: exit status {again.status}: {again.errors[-300:]}")
+    elif (found := results(case.out)) != expected:
+        case.wrong.append(f"the next run has other bytes: {sorted(found.items() ^ expected.items())}")
+    check_whole(case, leftovers=False)
 
 
 def until(seconds: float, process: subprocess.Popen) -> list[int]:

@@ -226,8 +226,7 @@ def _tensors(source: Path | BinaryIO, path: Path) -> dict[str, np.ndarray]:
 
 
 def _opened(path: Path, foreign: bool) -> tuple[Any, int]:
-    """Return the checked configuration of a model file, for Keras 3, and how many bytes of weights the file holds, which
-    only a foreign file is asked.
+    """Return the checked configuration of a model file, for Keras 3, and how many bytes of weights a foreign file has.
 
     Raises:
         RequestError: the file is not there, damaged or refused, or no model.
