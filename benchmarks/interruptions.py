@@ -12,9 +12,10 @@ the process group (Ctrl-C), SIGTERM, SIGKILL, and SIGKILL to the child process a
 * where files are left, the same command again succeeds, gives the same bytes as the undisturbed one, and removes what
   SIGKILL left over.
 
-Then: a checkpoint with a changed byte, and a shortened one, are refused by name. Small disks (tmpfs; needs root on
-Linux) for --out, the temporary directory and the cache: the command succeeds, or ends with 2 and one line with a
-remedy, and nothing is half-written. Two commands at the same time on one folder: one set of files, whole.
+Then: a checkpoint with a changed byte, a shortened one, and one of another model are refused by name; the good one is
+gone on from. Small disks (tmpfs; needs root on Linux) for --out, the temporary directory and the cache: the command
+succeeds, or ends with 2 and one line with a remedy, and nothing is half-written. Two commands at the same time on one
+folder: one set of files, whole.
 
 The exit status is 1 if a check failed.
 """
@@ -95,7 +96,7 @@ def main() -> int:
             whole = undisturbed(folder, verb)
             parts = {
                 "ends": lambda verb=verb, whole=whole: ends(folder, verb, whole, arguments.moments, arguments.ends),
-                "checkpoints": lambda verb=verb: checkpoints(folder, verb),
+                "checkpoints": lambda verb=verb, whole=whole: checkpoints(folder, verb, whole[1]),
                 "disks": lambda verb=verb: disks(folder, verb),
                 "pairs": lambda verb=verb: pairs(folder, verb),
             }
@@ -112,7 +113,7 @@ def main() -> int:
 
 
 def make_inputs(folder: Path) -> None:
-    """Draw pictures of two classes, and build a small model."""
+    """Draw pictures of two classes, and build a small model and another one of the same form."""
     import keras
     import numpy as np
     from PIL import Image
@@ -130,7 +131,10 @@ def make_inputs(folder: Path) -> None:
         x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
         x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.GlobalAveragePooling2D()(x)
-    keras.Model(inputs, layers.Dense(2, activation="softmax")(x)).save(folder / "net.keras")
+    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
+    model.save(folder / "net.keras")
+    model.set_weights([0.5 * values for values in model.get_weights()])
+    model.save(folder / "other.keras")
 
 
 def start(case: Case, verb: str, *more: str, **environment: str) -> subprocess.Popen:
@@ -270,29 +274,55 @@ def check_whole(case: Case, leftovers: bool) -> None:
         case.wrong.append(f"left over: {left[:5]}")
 
 
-def checkpoints(folder: Path, verb: str):
-    """Damage the checkpoint of an interrupted training."""
+def checkpoints(folder: Path, verb: str, expected: dict[str, str]):
+    """Kill a training at its first checkpoint, give the next runs damaged ones, and go on from the good one."""
     if verb not in ("train", "qat"):
         return
-    for label in ("changed byte", "shortened"):
-        case = Case(folder / f"{verb}-{label}")
-        process = start(case, verb)
-        checkpoint: list[Path] = []
-        while not checkpoint and process.poll() is None:
-            checkpoint = [*case.out.glob("*.npz"), *case.out.glob("checkpoint/*.npz")]
-            time.sleep(0.005)
-        process.kill()
-        finish(case, process)
-        if not checkpoint or not checkpoint[0].is_file():
-            yield f"{label}: no checkpoint", case
-            continue
-        content = bytearray(checkpoint[0].read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        checkpoint[0].write_bytes(content if label == "changed byte" else content[: len(content) // 2])
+    case = Case(folder / f"{verb}-checkpoint")
+    checkpoint = killed_at_checkpoint(case, verb)
+    if checkpoint is None:
+        yield "no checkpoint", case
+        return
+    offer_damaged(case, verb, checkpoint)
+    run_again(case, verb, expected)
+    yield "checkpoint", case
+
+
+def killed_at_checkpoint(case: Case, verb: str) -> Path | None:
+    """Kill a training as soon as there is a checkpoint. Return the checkpoint; None if the training was faster."""
+    process = start(case, verb)
+    found: list[Path] = []
+    while not found and process.poll() is None:
+        found = [*case.out.glob("*.npz"), *case.out.glob("checkpoint/*.npz")]
+        time.sleep(0.005)
+    process.kill()
+    finish(case, process)
+    if left := still_running(case):
+        case.wrong.append(f"processes that run on: {left}")
+    check_whole(case, leftovers=True)
+    return found[0] if found and found[0].is_file() else None
+
+
+def offer_damaged(case: Case, verb: str, checkpoint: Path) -> None:
+    """Run the command with a damaged checkpoint, and with that of another model, and check that it refuses them by
+    name. Afterwards the checkpoint is as it was."""
+    inputs = case.folder.parent / "inputs"
+    content, model = checkpoint.read_bytes(), (inputs / "net.keras").read_bytes()
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 0xFF
+    for damaged, said in (
+        (bytes(changed), "is damaged"),
+        (content[: len(content) // 2], "is damaged"),
+        (content, "is of an unfinished training"),
+    ):
+        checkpoint.write_bytes(damaged)
+        if damaged is content:
+            (inputs / "net.keras").write_bytes((inputs / "other.keras").read_bytes())
         finish(case, start(case, verb))
-        if case.status != 2 or f"{checkpoint[0].name} is damaged" not in case.errors:
-            case.wrong.append(f"the damaged checkpoint is not named: {case.errors[-300:]}")
-        yield f"checkpoint, {label}", case
+        (inputs / "net.keras").write_bytes(model)
+        if case.status != 2 or f"{checkpoint.name} {said}" not in case.errors:
+            case.wrong.append(f"exit status {case.status}, and not said that {checkpoint.name} {said}: {case.errors}")
+    checkpoint.write_bytes(content)
 
 
 def disks(folder: Path, verb: str):
@@ -324,7 +354,13 @@ def disks(folder: Path, verb: str):
 
 def pairs(folder: Path, verb: str):
     """Run the command twice at the same time on one folder."""
-    case, other = Case(folder / f"{verb}-pair"), Case(folder / f"{verb}-pair")
+    case = Case(folder / f"{verb}-pair")
+    run_twice(case, verb)
+    yield "two at a time", case
+
+
+def run_twice(case: Case, verb: str) -> None:
+    other = Case(case.folder)
     processes = [start(case, verb), start(other, verb)]
     for each, process in zip((case, other), processes, strict=True):
         finish(each, process)
@@ -333,7 +369,6 @@ def pairs(folder: Path, verb: str):
         case.wrong.append(f"exit status {case.status} and {other.status}: {case.errors[-200:]} {other.errors[-200:]}")
     check_whole(case, leftovers=False)
     case.errors += other.errors
-    yield f"two at a time ({case.status} and {other.status})", case
 
 
 if __name__ == "__main__":
