@@ -5,8 +5,8 @@
     python benchmarks/surroundings.py --parts conversions calibration images
 
 ``places`` makes the same int8 file everywhere. Each place has to give the bytes of the first one, or one line that says
-what to do. The others print the memory of a process, the most memory that one of its child processes has had, and how
-many files are open: ``conversions`` after each ten of 50 conversions, ``calibration`` after 100, 1000 and 10,000
+what to do. The others print the memory of a process, which memory none of its child processes has exceeded (a child that
+has just been forked counts with its parent's), and how many files are open: ``conversions`` after each ten of 50 conversions, ``calibration`` after 100, 1000 and 10,000
 calibration images, ``images`` after as many images evaluated and predicted. Nothing may grow by more than 10 %.
 
 The exit status is 1 if a place fails or something grows.
@@ -196,7 +196,7 @@ def grows_not(folder: Path, what: str, counted: str) -> bool:
         return False
     rows = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
     for count, megabytes, child, files in rows:
-        print(f"{count:>6} {counted}: {megabytes} MB, its largest child {child} MB, {files} files open", flush=True)
+        print(f"{count:>6} {counted}: {megabytes} MB, no child above {child} MB, {files} files open", flush=True)
     return all(last <= 1.1 * first for first, last in zip(rows[0][1:], rows[-1][1:], strict=True))
 
 

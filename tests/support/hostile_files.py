@@ -10,7 +10,6 @@ import io
 import json
 import os
 import random
-import resource
 import struct
 import warnings
 import zipfile
@@ -24,7 +23,7 @@ import numpy as np
 
 from mobilenets_tf import RequestError
 
-# A file may take this much memory beyond twelve times its size, and this much processor time, child processes included.
+# A file may take this much memory beyond twelve times its size, and this much processor time (child processes too).
 MEMORY, SECONDS = 400 << 20, 30.0
 
 
@@ -50,7 +49,7 @@ def read(path: Path) -> Outcome:
     """Read a file with the reader of its kind, which its name begins with, and measure."""
     reader = READERS[path.name.split("-")[0]]
     _reset_peak()
-    before, start, largest_child = _memory("VmRSS"), _processor_time(), _largest_child()
+    before, start = _memory("VmRSS"), _processor_time()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -58,19 +57,11 @@ def read(path: Path) -> Outcome:
         told = "read"
     except BaseException as error:  # whatever comes is the result
         told = f"{type(error).__name__}: {str(error)[:160]}"
-    growth = _memory("VmHWM") - before
-    if _largest_child() > largest_child:
-        growth = max(growth, _largest_child())
-    return Outcome(path.name, told, _processor_time() - start, growth, path.stat().st_size)
+    return Outcome(path.name, told, _processor_time() - start, _memory("VmHWM") - before, path.stat().st_size)
 
 
 def _processor_time() -> float:
     return sum(os.times()[:4])
-
-
-def _largest_child() -> int:
-    """The most memory that a child process has had so far."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def _reset_peak() -> None:
