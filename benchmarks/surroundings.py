@@ -5,9 +5,10 @@
     python benchmarks/surroundings.py --parts conversions calibration images
 
 ``places`` makes the same int8 file everywhere. Each place has to give the bytes of the first one, or one line that says
-what to do. The others print the memory of a process, which memory none of its child processes has exceeded (a child that
-has just been forked counts with its parent's), and how many files are open: ``conversions`` after each ten of 50 conversions, ``calibration`` after 100, 1000 and 10,000
-calibration images, ``images`` after as many images evaluated and predicted. Nothing may grow by more than 10 %.
+what to do. The others print the memory of a process, which memory none of its child processes has exceeded (one that
+has just been forked counts with its parent's), and how many files are open: ``conversions`` after each ten of 50
+conversions, ``calibration`` after 100, 1000 and 10,000 calibration images, ``images`` after as many images evaluated
+and predicted. Nothing may grow by more than 10 %.
 
 The exit status is 1 if a place fails or something grows.
 """
