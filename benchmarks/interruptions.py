@@ -9,11 +9,13 @@ the process group (Ctrl-C), SIGTERM, SIGKILL, and SIGKILL to the child process a
 * the exit status is 130, 143, -9 or 2 (0 where the command was faster), and there is no traceback;
 * after 3 seconds none of the command's processes is left;
 * in --out and in the temporary directory nothing is half-written, and (except after SIGKILL) nothing is left over;
-* the same command again succeeds, gives the same bytes as the undisturbed one, and removes what SIGKILL left over.
+* where files are left, the same command again succeeds, gives the same bytes as the undisturbed one, and removes what
+  SIGKILL left over.
 
-Then: a checkpoint with a changed byte, and a shortened one, are refused by name. Small disks (tmpfs; needs root on
-Linux) for --out, the temporary directory and the cache: the command succeeds, or ends with 2 and one line with a
-remedy, and nothing is half-written. Two commands at the same time on one folder: one set of files, whole.
+Then: a checkpoint with changed bytes, a shortened one, and one of another model are refused by name; the good one is
+gone on from. Small disks (tmpfs; needs root on Linux) for --out, the temporary directory and the cache: the command
+succeeds, or ends with 2 and one line with a remedy, and nothing is half-written. Two commands at the same time on one
+folder: one set of files, whole.
 
 The exit status is 1 if a check failed.
 """
@@ -94,7 +96,7 @@ def main() -> int:
             whole = undisturbed(folder, verb)
             parts = {
                 "ends": lambda verb=verb, whole=whole: ends(folder, verb, whole, arguments.moments, arguments.ends),
-                "checkpoints": lambda verb=verb: checkpoints(folder, verb),
+                "checkpoints": lambda verb=verb, whole=whole: checkpoints(folder, verb, whole[1]),
                 "disks": lambda verb=verb: disks(folder, verb),
                 "pairs": lambda verb=verb: pairs(folder, verb),
             }
@@ -102,7 +104,7 @@ def main() -> int:
                 for label, case in parts[part]():
                     failed += bool(case.wrong)
                     last = case.errors.strip().splitlines()[-1:] or [""]
-                    print(f"{verb:<7} {label:<28} exit {case.status!s:>4}  {last[0][:110]}")
+                    print(f"{verb:<7} {label:<28} exit {case.status!s:>4}  {last[0][:110]}", flush=True)
                     for text in case.wrong:
                         print(f"        WRONG: {text}", flush=True)
                     shutil.rmtree(case.folder, ignore_errors=True)
@@ -111,7 +113,7 @@ def main() -> int:
 
 
 def make_inputs(folder: Path) -> None:
-    """Draw pictures of two classes, and build a small model."""
+    """Draw pictures of two classes, and build a small model and another one of the same form."""
     import keras
     import numpy as np
     from PIL import Image
@@ -129,7 +131,10 @@ def make_inputs(folder: Path) -> None:
         x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
         x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.GlobalAveragePooling2D()(x)
-    keras.Model(inputs, layers.Dense(2, activation="softmax")(x)).save(folder / "net.keras")
+    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
+    model.save(folder / "net.keras")
+    model.set_weights([0.5 * values for values in model.get_weights()])
+    model.save(folder / "other.keras")
 
 
 def start(case: Case, verb: str, *more: str, **environment: str) -> subprocess.Popen:
@@ -178,30 +183,35 @@ def results(out: Path) -> dict[str, str]:
 def ends(folder: Path, verb: str, whole: tuple[float, dict], moments: int, how: list[str]):
     """End the command at each moment in each way, and run it again."""
     seconds, expected = whole
-    for end in how:
+    for order, end in enumerate(how):
         for moment in range(moments):
             case = Case(folder / f"{verb}-{end}-{moment}")
-            after = seconds * (moment + 0.5) / moments
+            after = seconds * (moment + (order + 0.5) / len(how)) / moments  # no two ways end it at the same moment
             process = start(case, verb)
             children = until(after, process)
-            send(end, process, children)
+            sent = "TERM" if end == "CHILD" and not children else end  # no child yet, or none any more
+            send(sent, process, children)
             finish(case, process)
-            if case.status not in (ENDS[end], *DONE):
-                case.wrong.append(f"exit status {case.status}, expected {ENDS[end]}: {case.errors[-300:]}")
+            if case.status not in (ENDS[sent], *DONE):
+                case.wrong.append(f"exit status {case.status}, expected {ENDS[sent]}: {case.errors[-300:]}")
             if left := still_running(case):
                 case.wrong.append(f"processes that run on: {left}")
             check_whole(case, leftovers=end == "KILL")
-            again = Case(case.folder)
-            finish(again, start(again, verb))
-            case.wrong += again.wrong
-            if again.status not in DONE:
-                case.wrong.append(f"the next run: exit status {again.status}: {again.errors[-300:]}")
-            elif results(case.out) != expected:
-                case.wrong.append(
-                    f"the next run has other bytes: {sorted(results(case.out).items() ^ expected.items())}"
-                )
-            check_whole(case, leftovers=False)
+            if any(path.is_file() for path in case.folder.rglob("*")):  # else the next run is like the first
+                run_again(case, verb, expected)
             yield f"{end} after {after:.1f} s", case
+
+
+def run_again(case: Case, verb: str, expected: dict[str, str]) -> None:
+    """Run the command of a case again, and check that this gives the files of the undisturbed one and nothing else."""
+    again = Case(case.folder)
+    finish(again, start(again, verb))
+    case.wrong += again.wrong
+    if again.status not in DONE:
+        case.wrong.append(f"the next run: exit status {again.status}: {again.errors[-300:]}")
+    elif (found := results(case.out)) != expected:
+        case.wrong.append(f"the next run has other bytes: {sorted(found.items() ^ expected.items())}")
+    check_whole(case, leftovers=False)
 
 
 def until(seconds: float, process: subprocess.Popen) -> list[int]:
@@ -221,8 +231,6 @@ def send(end: str, process: subprocess.Popen, children: list[int]) -> None:
         elif end == "CHILD":
             for child in children:
                 os.kill(child, signal.SIGKILL)
-            if not children:  # not started yet, or ended already
-                process.send_signal(signal.SIGTERM)
         else:
             process.send_signal(signal.SIGTERM if end == "TERM" else signal.SIGKILL)
 
@@ -265,29 +273,56 @@ def check_whole(case: Case, leftovers: bool) -> None:
         case.wrong.append(f"left over: {left[:5]}")
 
 
-def checkpoints(folder: Path, verb: str):
-    """Damage the checkpoint of an interrupted training."""
+def checkpoints(folder: Path, verb: str, expected: dict[str, str]):
+    """Kill a training at its first checkpoint, give the next runs damaged ones, and go on from the good one."""
     if verb not in ("train", "qat"):
         return
-    for label in ("changed byte", "shortened"):
-        case = Case(folder / f"{verb}-{label}")
-        process = start(case, verb)
-        checkpoint: list[Path] = []
-        while not checkpoint and process.poll() is None:
-            checkpoint = [*case.out.glob("*.npz"), *case.out.glob("checkpoint/*.npz")]
-            time.sleep(0.005)
-        process.kill()
-        finish(case, process)
-        if not checkpoint or not checkpoint[0].is_file():
-            yield f"{label}: no checkpoint", case
-            continue
-        content = bytearray(checkpoint[0].read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        checkpoint[0].write_bytes(content if label == "changed byte" else content[: len(content) // 2])
+    case = Case(folder / f"{verb}-checkpoint")
+    checkpoint = killed_at_checkpoint(case, verb)
+    if checkpoint is None:
+        yield "no checkpoint", case
+        return
+    offer_damaged(case, verb, checkpoint)
+    run_again(case, verb, expected)
+    yield "checkpoint", case
+
+
+def killed_at_checkpoint(case: Case, verb: str) -> Path | None:
+    """Kill a training as soon as there is a checkpoint. Return the checkpoint; None if the training was faster."""
+    process = start(case, verb)
+    found: list[Path] = []
+    while not found and process.poll() is None:
+        found = [*case.out.glob("*.npz"), *case.out.glob("checkpoint/*.npz")]
+        time.sleep(0.005)
+    process.kill()
+    finish(case, process)
+    if left := still_running(case):
+        case.wrong.append(f"processes that run on: {left}")
+    check_whole(case, leftovers=True)
+    return found[0] if found and found[0].is_file() else None
+
+
+def offer_damaged(case: Case, verb: str, checkpoint: Path) -> None:
+    """Run the command with a damaged checkpoint, and with that of another model, and check that it refuses them by
+    name. Afterwards the checkpoint is as it was."""
+    inputs = case.folder.parent / "inputs"
+    content, model = checkpoint.read_bytes(), (inputs / "net.keras").read_bytes()
+    middle = len(content) // 2
+    # More than the header of a ZIP entry, which has bytes that nobody reads.
+    changed = bytes(byte ^ 0xFF for byte in content[middle : middle + 256])
+    for damaged, said in (
+        (content[:middle] + changed + content[middle + 256 :], "is damaged"),
+        (content[:middle], "is damaged"),
+        (content, "is of an unfinished training"),
+    ):
+        checkpoint.write_bytes(damaged)
+        if damaged is content:
+            (inputs / "net.keras").write_bytes((inputs / "other.keras").read_bytes())
         finish(case, start(case, verb))
-        if case.status != 2 or f"{checkpoint[0].name} is damaged" not in case.errors:
-            case.wrong.append(f"the damaged checkpoint is not named: {case.errors[-300:]}")
-        yield f"checkpoint, {label}", case
+        (inputs / "net.keras").write_bytes(model)
+        if case.status != 2 or f"{checkpoint.name} {said}" not in case.errors:
+            case.wrong.append(f"exit status {case.status}, and not said that {checkpoint.name} {said}: {case.errors}")
+    checkpoint.write_bytes(content)
 
 
 def disks(folder: Path, verb: str):
@@ -319,7 +354,13 @@ def disks(folder: Path, verb: str):
 
 def pairs(folder: Path, verb: str):
     """Run the command twice at the same time on one folder."""
-    case, other = Case(folder / f"{verb}-pair"), Case(folder / f"{verb}-pair")
+    case = Case(folder / f"{verb}-pair")
+    run_twice(case, verb)
+    yield "two at a time", case
+
+
+def run_twice(case: Case, verb: str) -> None:
+    other = Case(case.folder)
     processes = [start(case, verb), start(other, verb)]
     for each, process in zip((case, other), processes, strict=True):
         finish(each, process)
@@ -328,7 +369,6 @@ def pairs(folder: Path, verb: str):
         case.wrong.append(f"exit status {case.status} and {other.status}: {case.errors[-200:]} {other.errors[-200:]}")
     check_whole(case, leftovers=False)
     case.errors += other.errors
-    yield f"two at a time ({case.status} and {other.status})", case
 
 
 if __name__ == "__main__":

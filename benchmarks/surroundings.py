@@ -2,13 +2,15 @@
 
     python benchmarks/surroundings.py                    # all parts
     python benchmarks/surroundings.py --parts places     # each place in a process of its own: settings, threads, ...
-    python benchmarks/surroundings.py --parts conversions calibration
+    python benchmarks/surroundings.py --parts conversions calibration images
 
 ``places`` makes the same int8 file everywhere. Each place has to give the bytes of the first one, or one line that says
-what to do. ``conversions`` prints the memory of a process after each ten of 50 conversions, and ``calibration`` the
-memory after 100, 1000 and 10,000 images; neither may grow by more than 10 %.
+what to do. The others print the memory of a process, which memory none of its child processes has exceeded (one that
+has just been forked counts with its parent's), and how many files are open: ``conversions`` after each ten of 50
+conversions, ``calibration`` after 100, 1000 and 10,000 calibration images, ``images`` after as many images evaluated
+and predicted. Nothing may grow by more than 10 %.
 
-The exit status is 1 if a place fails or the memory grows.
+The exit status is 1 if a place fails or something grows.
 """
 
 import argparse
@@ -68,47 +70,72 @@ with multiprocessing.get_context("fork").Pool(1) as pool:  # TensorFlow has comp
     print(pool.apply(convert))
 """
 SETTINGS = '{"floatx": "float16", "epsilon": 1e-5, "backend": "tensorflow", "image_data_format": "channels_first"}'
-MEMORY = """
-def memory():
-    for line in open("/proc/self/status"):
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
+MEASURED = """
+import os, resource
+
+def measure(count):
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(count, int(line.split()[1]) // 1024, child // 1024, len(os.listdir("/proc/self/fd")), flush=True)
 """
 CONVERSIONS = (
-    MEMORY
+    MEASURED
     + """
 net = model()
 for number in range(1, 51):
     convert(net=net)
     if number % 10 == 0:
-        print(number, round(memory()), flush=True)
+        measure(number)
 """
 )
 CALIBRATION = (
-    MEMORY
+    MEASURED
     + """
 net = model()
 for count in (100, 1000, 10_000):
     convert(count, net)
-    print(count, round(memory()), flush=True)
+    measure(count)
 """
 )
+IMAGES = (
+    MEASURED
+    + """
+from PIL import Image
+from mobilenets_tf import EvaluateRequest, ModelSource, PredictRequest, evaluate, predict
+
+folder = Path(tempfile.mkdtemp(dir="."))
+paths = []
+for index, picture in enumerate(pictures(10_000)):
+    paths.append(folder / "abcd"[index % 4] / f"{index}.png")
+    paths[-1].parent.mkdir(exist_ok=True)
+    Image.fromarray(((picture.clip(-1, 1) + 1) * 127.5).astype(np.uint8)).save(paths[-1])
+file = to_tflite(model(), "int8", lambda: pictures(100), folder / "net.tflite").path
+source = ModelSource(str(file), mean=(127.5,), std=(127.5,))
+for count in (100, 1000, 10_000):
+    assert evaluate(EvaluateRequest(source, str(folder), count=count)).scores["images"] == count
+    assert len(predict(PredictRequest(source, [str(path) for path in paths[:count]]))) == count
+    measure(count)
+"""
+)
+COUNTED = {
+    "conversions": (CONVERSIONS, "conversions in one process"),
+    "calibration": (CALIBRATION, "calibration images"),
+    "images": (IMAGES, "images evaluated and predicted"),
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["places", "conversions", "calibration"],
-                        choices=["places", "conversions", "calibration"])  # fmt: skip
+    parser.add_argument("--parts", nargs="+", default=["places", *COUNTED], choices=["places", *COUNTED])  # fmt: skip
     arguments = parser.parse_args()
     failed = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "places" in arguments.parts:
             failed |= not places(folder)
-        if "conversions" in arguments.parts:
-            failed |= not grows_not(folder, CONVERSIONS, "conversions in one process")
-        if "calibration" in arguments.parts:
-            failed |= not grows_not(folder, CALIBRATION, "calibration images")
+        for part, (what, counted) in COUNTED.items():
+            if part in arguments.parts:
+                failed |= not grows_not(folder, what, counted)
     return 1 if failed else 0
 
 
@@ -163,15 +190,15 @@ def places(folder: Path) -> bool:
 
 
 def grows_not(folder: Path, what: str, counted: str) -> bool:
-    """Print the memory after each count; tell whether it stays within 10 % of the first."""
+    """Print what is measured after each count; tell whether all of it stays within 10 % of the first."""
     done = run(folder, what)
     if done.returncode:
         print(done.stderr[-1000:])
         return False
     rows = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    for count, megabytes in rows:
-        print(f"{count:>6} {counted}: {megabytes} MB")
-    return rows[-1][1] <= 1.1 * rows[0][1]
+    for count, megabytes, child, files in rows:
+        print(f"{count:>6} {counted}: {megabytes} MB, no child above {child} MB, {files} files open", flush=True)
+    return all(last <= 1.1 * first for first, last in zip(rows[0][1:], rows[-1][1:], strict=True))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The verb ``qat``: fine-tune a model for int8 on annotated images, and write a folder with its int8 file."""
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tflite import image_input
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.training import allocation, recipes
+from mobilenets_tf.training.checkpoints import Checkpoint, of_fine_tuning
 from mobilenets_tf.training.input.plan import Plan
 from mobilenets_tf.worker import Worker
 
@@ -134,9 +134,7 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
     started = time.monotonic()
     with Worker() as worker:
         training, validation = check(request)
-        folder = request.checkpoint
-        with files.only_user(Path(folder), "fine-tuning") if folder else contextlib.nullcontext():
-            produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
+        produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
     manifest, page = result_folder.write(folder, name, produced, request.source.label_names())
     seconds = time.monotonic() - started
@@ -152,8 +150,8 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
     """Check everything that can be known to be wrong without TensorFlow; return the images to train and to judge with.
 
     Raises:
-        RequestError: an option is out of range, model or images are not there, classes have no names, or the folder
-            cannot be written.
+        RequestError: an option is out of range, model or images are not there, classes have no names, the folder cannot
+            be written, or the checkpoint is damaged, of another training or in use.
     """
     source = request.source
     source.check()
@@ -184,7 +182,19 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
         raise RequestError(f"No image of {request.data} is left to train with beside those to judge with.")
     images.check(training)
     images.check(validation)
+    if checkpoint := _checkpoint(request, training, validation):
+        with files.only_user(checkpoint.path.parent, "fine-tuning"):  # as while it trains
+            checkpoint.read()
     return training, validation
+
+
+def _checkpoint(request: QatRequest, training: ImageSet, validation: ImageSet) -> Checkpoint | None:
+    """Return the checkpoint that was asked for. It describes all that decides the training."""
+    if request.checkpoint is None:
+        return None
+    counts = {"training images": len(training), "validation images": len(validation)}
+    options = {key: value for key, value in request.options().items() if key not in ("checkpoint", "threads")}
+    return of_fine_tuning(request.checkpoint, {**options, **counts, "model": request.source.facts()})
 
 
 def _produce(
@@ -229,7 +239,8 @@ def _produce(
     allocation.keep_freed_memory()
     tuning = fine_tune_steps(
         aware, _batches(training, plan, objective, image.given), plan.steps_per_epoch,
-        _score(subject, validation, objective, progress), options, request.checkpoint, progress, objective,
+        _score(subject, validation, objective, progress), options, progress, objective,
+        _checkpoint(request, training, validation),
     )  # fmt: skip
     files = {"post-training": aware.post_training, "fine-tuned": aware.to_tflite()}
     kept, other = ("fine-tuned", "post-training") if tuning.gained else ("post-training", "fine-tuned")

@@ -3,7 +3,7 @@
 TensorFlow's converter is C++ that aborts on some graphs (LLVM ERROR), and a hostile file can crash the interpreter. In
 a child process, such an end becomes an exception with the last lines that the child wrote. The child imports TensorFlow
 as soon as it starts, while the parent does other work. In a process that is itself such a child, functions are called
-directly.
+directly, unless a child of its own is asked for (``always``).
 
 The child ends with its parent, however the parent ends.
 """
@@ -45,11 +45,12 @@ class Worker:
 
     Args:
         preload: a module that the child imports at once; "" for work that does not need TensorFlow.
+        always: whether the child of another ``Worker`` starts one too.
     """
 
-    def __init__(self, preload: str = "tensorflow"):
+    def __init__(self, preload: str = "tensorflow", always: bool = False):
         self._process = self._errors = self._folder = None
-        if not _inside:
+        if always or not _inside:
             self._folder = TemporaryFolder("mobilenets-tf-")
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
             environment = {
@@ -79,8 +80,11 @@ class Worker:
             self._errors.close()
             self._folder.close()
 
-    def call(self, function: Callable, *arguments, progress: Progress = silent):
+    def call(self, function: Callable, *arguments, progress: Progress = silent, seconds: float | None = None):
         """Call ``function(*arguments)`` in the child, and return the result.
+
+        Args:
+            seconds: after which a child that has not answered is ended.
 
         Raises:
             WorkerError: the child died.
@@ -88,7 +92,10 @@ class Worker:
         reports = "progress" in function.__code__.co_varnames[: function.__code__.co_argcount]
         if not self._process:
             return function(*arguments, progress=progress) if reports else function(*arguments)
+        limit = threading.Timer(seconds, self._process.kill) if seconds is not None else None
         try:
+            if limit:
+                limit.start()
             request = pickle.dumps((function.__module__, function.__qualname__, arguments, reports))
             self._process.stdin.write(request)
             self._process.stdin.flush()
@@ -104,6 +111,9 @@ class Worker:
                     return content
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
             raise WorkerError(self._last_words()) from error
+        finally:
+            if limit:
+                limit.cancel()
 
     def _last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -38,16 +38,9 @@ VERBS = (
 
 def main(words: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # quiet by default
-    for stream in (sys.stdout, sys.stderr):  # a letter that the terminal's encoding lacks is no reason to fail
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    modules = {verb: importlib.import_module(f"mobilenets_tf.cli.{verb}") for verb in VERBS}
-    arguments = _parser(modules).parse_args(words)
-    warnings.showwarning = _Warnings().show
     try:
         with _signals_interrupt():
-            return modules[arguments.verb].run(arguments) or 0
+            return _run(words)
     except (RequestError, ConversionError, WorkerError) as error:
         print(printable(f"mobilenets-tf: {error}"), file=sys.stderr)
         return 2
@@ -55,6 +48,17 @@ def main(words: list[str] | None = None) -> int:
         number = getattr(interruption, "signal_number", signal.SIGINT)
         print("mobilenets-tf: interrupted; no file was left half-written.", file=sys.stderr)
         return 128 + number
+
+
+def _run(words: list[str] | None) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # quiet by default
+    for stream in (sys.stdout, sys.stderr):  # a letter that the terminal's encoding lacks is no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    modules = {verb: importlib.import_module(f"mobilenets_tf.cli.{verb}") for verb in VERBS}
+    arguments = _parser(modules).parse_args(words)
+    warnings.showwarning = _Warnings().show
+    return modules[arguments.verb].run(arguments) or 0
 
 
 class _Terminated(KeyboardInterrupt):

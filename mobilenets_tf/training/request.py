@@ -19,6 +19,7 @@ from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.training import cluster, recipes
 from mobilenets_tf.training.allocation import check_threads
+from mobilenets_tf.training.checkpoints import Checkpoint
 from mobilenets_tf.training.recipes import Recipe
 from mobilenets_tf.weights import catalog
 
@@ -135,8 +136,16 @@ class Job:
     def identity(self) -> dict:
         """Describe the training. A training does not resume from a checkpoint with another description."""
         counts = {"training images": len(self.training), "validation images": len(self.validation or ())}
-        identity = {**self.request.options(), **counts, "class names": self.class_names, "classes": self.classes}
-        return json.loads(files.to_json(identity))
+        models = {"source": self.request.source, "teacher": self.request.teacher}
+        digests = {f"sha256 of {part}": model.facts().get("weights_sha256") for part, model in models.items() if model}
+        classes = {"class names": self.class_names, "classes": self.classes}
+        return json.loads(files.to_json({**self.request.options(), **counts, **digests, **classes}))
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint that keeps the training while it is unfinished."""
+        remedy = "pass --restart (restart=True) to forget it, or choose another --out (out=)"
+        return Checkpoint(self.request.checkpoint, self.identity(), remedy)
 
 
 def check(request: TrainRequest, progress: Progress = silent) -> Job:
@@ -172,9 +181,10 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
         source = replace(source, classes=classes)
     request = replace(request, source=source)
     _check_replaceable(request, class_names)
-    if not request.checkpoint.is_file() or request.restart:
+    job = Job(request, recipe, training, validation, classes, class_names)
+    if request.restart or job.checkpoint.read() is None:
         _check_images([training] + ([validation] if validation else []), request.broken, progress)
-    return Job(request, recipe, training, validation, classes, class_names)
+    return job
 
 
 def _check_replaceable(request: TrainRequest, class_names: Sequence[str]) -> None:

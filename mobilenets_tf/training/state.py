@@ -2,13 +2,10 @@
 
 import hashlib
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
 from mobilenets_tf import files
-from mobilenets_tf.errors import RequestError
-from mobilenets_tf.training import checkpoints
 from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.loop import Course
 from mobilenets_tf.training.request import Job
@@ -25,8 +22,8 @@ class State:
 
     def __init__(self, job: Job, training: Training, distribution: Distribution):
         self._job, self._training, self._distribution = job, training, distribution
-        self._identity = job.identity()
-        self.key = hashlib.sha256(files.to_json(self._identity).encode()).hexdigest()[:8]
+        self._checkpoint = job.checkpoint
+        self.key = hashlib.sha256(files.to_json(self._checkpoint.identity).encode()).hexdigest()[:8]
         self.course = Course()
         self.kept_epoch, self._best = job.recipe.epochs, None
 
@@ -36,10 +33,8 @@ class State:
         Raises:
             RequestError: the checkpoint was made with other options, or is damaged.
         """
-        path = self._job.request.checkpoint
-        if path.is_file() and not self._job.request.restart:
-            arrays, about = checkpoints.read(path)
-            check_same(about.get("identity", {}), self._identity, path)
+        if not self._job.request.restart and (found := self._checkpoint.read()):
+            arrays, about = found
             best = [arrays.pop(f"best/{i}") for i in range(about["best_arrays"])]
             self._best, self.kept_epoch = best or None, about["kept_epoch"]
             self._training.restore(arrays)
@@ -63,28 +58,12 @@ class State:
             return
         best = {f"best/{index}": values for index, values in enumerate(self._best or [])}
         about = {
-            "identity": self._identity,
             "progress": asdict(course),
             "kept_epoch": self.kept_epoch,
             "best_arrays": len(best),
         }
-        checkpoints.write(self._job.request.checkpoint, arrays | best, about)
+        self._checkpoint.write(arrays | best, about)
 
     def kept_weights(self) -> list[np.ndarray]:
         """Return the weights to write, in the order of ``model.weights``."""
         return self._best or self._training.weights()
-
-
-def check_same(there: dict, here: dict, path: Path) -> None:
-    """Refuse the checkpoint at ``path`` where its description is not that of this training.
-
-    Raises:
-        RequestError: the descriptions differ; the message names the first difference.
-    """
-    for option in sorted(here.keys() | there.keys()):
-        if here.get(option) != there.get(option):
-            raise RequestError(
-                f"{path} is of an unfinished training with {option}={there.get(option)!r}, not {here.get(option)!r}. "
-                "Ask for the same to go on with it, pass --restart (restart=True) to forget it, or choose another "
-                "--out (out=)."
-            )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.worker import Worker, WorkerError
 
 if TYPE_CHECKING:
     import h5py
@@ -18,33 +23,76 @@ if TYPE_CHECKING:
 _MOST_EXPANSION = 10
 _SLACK = 1 << 20
 _MOST_BYTES = 1 << 32
+# A child process starts in less than a second on a machine that has little else to do, and reads 100 MB in one.
+_SECONDS, _LEAST_SPEED = 20.0, 5e6
+_DAMAGED = "{} is damaged or not an HDF5 file ({})."
 _MOST_LINKS = 50_000  # MobileViT with the state of its optimizer has 6,000
 
 
-def open_hdf5(source: str | Path | BinaryIO, label: str | Path) -> h5py.File:
-    """Open an HDF5 file for reading and check every link and every array in it, before anything is read.
+@contextmanager
+def open_hdf5(source: str | Path | BinaryIO, label: str | Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading. Before, a child process checks every link and every array in it, and reads all
+    of it: some damaged files make the HDF5 library crash, or never come back. What the library raises while the file
+    is open becomes a ``RequestError``.
 
     source: a path or a binary stream. label: what to call the source in an error message.
 
     Raises:
-        RequestError: the source is not HDF5; it has a soft or external link or values stored in another file, because
-            reading these would read other files of the user; or its arrays claim more values than the file can hold.
+        RequestError: the source is not HDF5, or is damaged; it has a soft or external link or values stored in another
+            file, because reading these would read other files of the user; or its arrays claim more values than the
+            file can hold.
     """
     import h5py
 
+    if isinstance(source, (str, Path)):
+        about = os.stat(source)
+        _check_file(str(source), str(label), about.st_mtime_ns, about.st_size, about.st_ino)
+    else:
+        source.seek(0)
+        _check_apart(source.read(), str(label))
     try:
-        file = h5py.File(source, "r")
-    except OSError as error:
-        raise RequestError(f"{label} is damaged or not an HDF5 file ({error}).") from error
-    try:
-        _check(file, label, Budget(source, label))
+        with h5py.File(source, "r") as file:
+            yield file
     except RequestError:
-        file.close()
         raise
     except Exception as error:  # the library raises many kinds for a damaged file
-        file.close()
-        raise RequestError(f"{label} is damaged: its HDF5 structure cannot be read ({error}).") from error
-    return file
+        raise RequestError(_DAMAGED.format(label, error)) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _check_file(path: str, label: str, *_changes_with_the_file: int) -> None:
+    _check_apart(path, label)
+
+
+def _check_apart(source: str | bytes, label: str) -> None:
+    """Read a file, given by its path or content, in a child process.
+
+    Raises:
+        RequestError: as ``open_hdf5``.
+    """
+    size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
+    try:
+        with Worker("h5py", always=True) as child:
+            child.call(_read_all, source, label, seconds=_SECONDS + size / _LEAST_SPEED)
+    except WorkerError as error:
+        raise RequestError(_DAMAGED.format(label, "which makes the HDF5 library crash or hang")) from error
+
+
+def _read_all(source: str | bytes, label: str) -> None:
+    import h5py
+
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with h5py.File(stream, "r") as file:
+            for node in _checked(file, label, Budget(stream, label)):
+                for name in node.attrs:
+                    _ = node.attrs[name]
+                if isinstance(node, h5py.Dataset) and _is_numeric(node.dtype):
+                    _ = node[()]
+    except RequestError:
+        raise
+    except Exception as error:  # as above
+        raise RequestError(_DAMAGED.format(label, error)) from error
 
 
 class Budget:
@@ -106,11 +154,12 @@ def strings(node: h5py.Group, attribute: str) -> list[str]:
     return texts
 
 
-def _check(file: h5py.File, label: str | Path, budget: Budget) -> None:
+def _checked(file: h5py.File, label: str, budget: Budget) -> list[h5py.Group | h5py.Dataset]:
+    """Check every link and every array; return the groups and arrays."""
     import h5py
 
     # Hard links may form cycles, so each object is visited once.
-    seen, waiting, links = set(), [file], 0
+    seen, waiting, nodes, links = set(), [file], [file], 0
     while waiting:
         group = waiting.pop()
         links += len(group)
@@ -124,13 +173,15 @@ def _check(file: h5py.File, label: str | Path, budget: Budget) -> None:
             if address in seen:
                 continue
             seen.add(address)
+            nodes.append(node)
             if isinstance(node, h5py.Group):
                 waiting.append(node)
             elif isinstance(node, h5py.Dataset):
                 _check_dataset(node, label, budget)
+    return nodes
 
 
-def _check_dataset(node: h5py.Dataset, label: str | Path, budget: Budget) -> None:
+def _check_dataset(node: h5py.Dataset, label: str, budget: Budget) -> None:
     if node.external or node.is_virtual:
         raise RequestError(f"{label}: {node.name} keeps its values in another file; such files are refused.")
     if not _is_numeric(node.dtype):

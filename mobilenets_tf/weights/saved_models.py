@@ -62,7 +62,7 @@ def of_bytes(content: bytes) -> keras.Model:
 
 def _load(path: Path, foreign: bool = True) -> keras.Model:
     """Load a model. foreign: whether somebody else may have made the file; its size is checked then."""
-    config, held = _opened(path)
+    config, held = _opened(path, foreign)
     import keras
 
     try:
@@ -225,8 +225,8 @@ def _tensors(source: Path | BinaryIO, path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _opened(path: Path) -> tuple[Any, int]:
-    """Return the checked configuration of a model file, for Keras 3, and how many bytes of weights the file holds.
+def _opened(path: Path, foreign: bool) -> tuple[Any, int]:
+    """Return the checked configuration of a model file, for Keras 3, and how many bytes of weights a foreign file has.
 
     Raises:
         RequestError: the file is not there, damaged or refused, or no model.
@@ -236,8 +236,10 @@ def _opened(path: Path) -> tuple[Any, int]:
         start = stream.read(8)
     if start.startswith(_ZIP) and path.suffix == ".keras":
         config, weights, old = _keras_parts(path)
-        with open_hdf5(io.BytesIO(weights), path) as file:
-            held = _held_bytes(file)
+        held = 0
+        if foreign:
+            with open_hdf5(io.BytesIO(weights), path) as file:
+                held = _held_bytes(file)
     elif start == _HDF5 and path.suffix in (".h5", ".hdf5"):
         config, held, old = _h5_parts(path)
     else:
@@ -310,12 +312,7 @@ def _h5_parts(path: Path) -> tuple[Any, int, bool]:
                 f"{path} holds weights alone, not a model. Name the network and pass it as --weights (weights=)."
             )
         config = files.parse_json(file.attrs["model_config"], f"the model_config of {path}")
-        try:
-            _check_layers(file.get("model_weights", file), Budget(path, path))
-        except RequestError:
-            raise
-        except Exception as error:  # many kinds for a damaged file
-            raise RequestError(f"{path} is damaged: its layers cannot be listed ({error}).") from error
+        _check_layers(file.get("model_weights", file), Budget(path, path))
         return config, _held_bytes(file), keras2.is_of_keras2(file.attrs.get("keras_version"))
 
 

@@ -1,5 +1,7 @@
 """Quantisation-aware fine-tuning: it stops early, keeps the best weights and can be resumed (``training.loop``)."""
 
+import contextlib
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -10,13 +12,15 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from mobilenets_tf import files
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize.qat.aware import Aware
 from mobilenets_tf.quantize.qat.integer_arithmetic import not_converted
 from mobilenets_tf.tasks.outputs import decided, ends_of_file
 from mobilenets_tf.tflite.runtime import Runner
-from mobilenets_tf.training import checkpoints, loop
+from mobilenets_tf.training import loop
+from mobilenets_tf.training.checkpoints import Checkpoint, of_fine_tuning
 from mobilenets_tf.training.objectives.objective import (
     Objective,
     Teacher,
@@ -24,8 +28,6 @@ from mobilenets_tf.training.objectives.objective import (
     soft_cross_entropy,
     training_loss,
 )
-
-_CHECKPOINT = "fine_tuning.checkpoint.npz"
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def fine_tune(
         progress: called with the epoch and its steps.
 
     Raises:
-        RequestError: an option is out of range, the targets are not those of the model's outputs, or the loss became
-            NaN.
+        RequestError: an option is out of range, the targets are not those of the model's outputs, the loss became NaN,
+            or the checkpoint is damaged, of another training, or in use.
     """
     steps = int(training.cardinality())
     if steps < 1:
@@ -123,9 +125,9 @@ def fine_tune(
         steps,
         validation,
         options,
-        checkpoint,
         progress,
         objective,
+        None if checkpoint is None else of_fine_tuning(checkpoint, _identity(aware, options, steps, objective)),
     )
     if not tuning.gained:
         warnings.warn(
@@ -166,21 +168,46 @@ def fine_tune_steps(
     steps: int,
     validation: tf.data.Dataset | Callable[[Callable], float],
     options: FineTuningOptions,
-    checkpoint: str | Path | None = None,
     progress: Progress = silent,
     objective: Objective | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> FineTuning:
     """Fine-tune as ``fine_tune`` does, with batches that are a function of the step.
 
     Args:
-        aware, validation, options, checkpoint, progress, objective: as for ``fine_tune``.
+        aware, validation, options, progress, objective: as for ``fine_tune``.
         batches: a function of a step's number that gives the batches from that step on.
         steps: how many steps make an epoch.
+        checkpoint: where the state is kept after each epoch.
 
     Raises:
-        RequestError: the loss became NaN.
+        RequestError: the loss became NaN; the checkpoint is damaged, or of another training; or another fine-tuning
+            uses its folder.
     """
-    path = None if checkpoint is None else Path(checkpoint) / _CHECKPOINT
+    with files.only_user(checkpoint.path.parent, "fine-tuning") if checkpoint else contextlib.nullcontext():
+        return _fine_tune(aware, batches, steps, validation, options, progress, objective, checkpoint)
+
+
+def _identity(aware: Aware, options: FineTuningOptions, steps: int, objective: Objective | None) -> dict:
+    """Describe a fine-tuning. A fine-tuning does not go on from a checkpoint with another description."""
+    return asdict(options) | {
+        "steps per epoch": steps,
+        "objective": type(objective).__name__,
+        "sha256 of the float file": hashlib.sha256(aware.float_content).hexdigest(),
+        "sha256 of the post-training file": hashlib.sha256(aware.post_training).hexdigest(),
+    }
+
+
+def _fine_tune(
+    aware: Aware,
+    batches: Callable[[int], Iterable],
+    steps: int,
+    validation: tf.data.Dataset | Callable[[Callable], float],
+    options: FineTuningOptions,
+    progress: Progress,
+    objective: Objective | None,
+    checkpoint: Checkpoint | None,
+) -> FineTuning:
     goal = objective or _OneClass()
     teacher = None
     if options.distill:
@@ -188,8 +215,8 @@ def fine_tune_steps(
     tuned = _Tuned(
         aware, goal, teacher, options.learning_rate, options.epochs * steps, options.freeze_norms_after * steps
     )
-    if path and path.is_file():
-        arrays, about = checkpoints.read(path)
+    if checkpoint and (found := checkpoint.read()):
+        arrays, about = found
         weights = [arrays.pop(f"best/{index}") for index in range(about["best_arrays"])]
         course, best = loop.Course(**about["progress"]), _Best(about["accuracies"], about["best_epoch"], weights)
         tuned.restore(arrays, course.step)
@@ -201,21 +228,21 @@ def fine_tune_steps(
         return {goal.metric: best.accuracies[-1]}
 
     def save(course) -> None:
-        if path:
+        if checkpoint:
             best_arrays = {f"best/{index}": values for index, values in enumerate(best.weights)}
             about = {
                 "progress": asdict(course), "accuracies": best.accuracies, "best_epoch": best.epoch,
                 "best_arrays": len(best_arrays),
             }  # fmt: skip
-            checkpoints.write(path, tuned.state() | best_arrays, about)
+            checkpoint.write(tuned.state() | best_arrays, about)
 
     loop.run(
         tuned, batches, course, epochs=options.epochs, steps_per_epoch=steps,
         judge=judge, save=save, enough=lambda _: len(best.accuracies) - 1 - best.epoch >= options.patience,
         progress=progress,
     )  # fmt: skip
-    if path:
-        path.unlink(missing_ok=True)
+    if checkpoint:
+        checkpoint.path.unlink(missing_ok=True)
     aware.model.set_weights(best.weights)
     aware.freeze_norms()  # the best epoch may have had live normalisations
     if objective is None and len(aware.model.outputs) == 1:
@@ -413,20 +440,11 @@ class _Tuned:
         return {str(index): variable.numpy() for index, variable in enumerate(self._variables())}
 
     def restore(self, state: dict[str, np.ndarray], step: int) -> None:
-        """Continue from a state after so many steps.
-
-        Raises:
-            RequestError: the state is of another model or of other options.
-        """
+        """Continue from a state after so many steps."""
         self._done = step
         if self._live and step >= self._freeze_at:
             self._freeze()
-        variables = self._variables()
-        if [value.shape for value in state.values()] != [tuple(variable.shape) for variable in variables]:
-            raise RequestError(
-                "The checkpoint is of another model or other options; remove it to train from the start."
-            )
-        for index, variable in enumerate(variables):
+        for index, variable in enumerate(self._variables()):
             variable.assign(state[str(index)])
 
     def _variables(self) -> list[tf.Variable]:

@@ -267,6 +267,13 @@ def test_files_of_the_users_are_not_replaced(bad_files):
     assert [path.name for path in (bad_files / "out").iterdir()] == ["labels.txt"]
 
 
+@pytest.mark.parametrize("moment", ["importlib.import_module", "mobilenets_tf.cli._parser"])
+def test_ctrl_c_while_the_command_starts(monkeypatch, capsys, moment):
+    monkeypatch.setattr(moment, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert cli.main(["list"]) == 130
+    assert capsys.readouterr().err == "mobilenets-tf: interrupted; no file was left half-written.\n"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT to send to one process")
 @pytest.mark.parametrize(
     ("moment", "name", "status"),

@@ -11,6 +11,7 @@ from mobilenets_tf.data.boxes import Detections
 from mobilenets_tf.data.images import decode
 from mobilenets_tf.export.fine_tuned import QatRequest, check
 from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.training.checkpoints import of_fine_tuning
 from tests.support.drawn_networks import NAMES, detector, segmenter, write
 
 
@@ -103,3 +104,18 @@ def test_classes_without_names_are_refused(asked, tmp_path):
     network = {"detect": "ssdlite_mobilenet_v2", "segment": "lraspp_mobilenet_v2"}[task]
     with pytest.raises(RequestError, match="pass --labels FILE"):
         check(request(ModelSource(network, weights="random"), data, tmp_path))
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused_before_any_work(asked, tmp_path):
+    _, path, data = asked
+    place = tmp_path / "state"
+    options = {"data": str(data), "out": str(tmp_path / "out"), "checkpoint": str(place)}
+    check(QatRequest(str(path), **options))
+    with files.only_user(place, "fine-tuning"), pytest.raises(RequestError, match="is used by another fine-tuning"):
+        check(QatRequest(str(path), **options))
+    of_fine_tuning(place, {"epochs": 3}).write({}, {})
+    with pytest.raises(RequestError, match="is of an unfinished training with batch_size=None, not .*--checkpoint"):
+        check(QatRequest(str(path), **options, batch_size=8))
+    (place / "fine_tuning.checkpoint.npz").write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(RequestError, match=r"fine_tuning\.checkpoint\.npz is damaged"):
+        check(QatRequest(str(path), **options))

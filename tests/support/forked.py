@@ -119,6 +119,7 @@ def _serve(preload: str, parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    _may_have_children()
     worker._serve(preload, os.getppid())  # the system takes the server of the forks for the parent
 
 
@@ -131,18 +132,25 @@ def _runs(process: int) -> bool:
 
 
 def _main_with_children(words: list[str]) -> None:
-    from mobilenets_tf import cli, worker
+    from mobilenets_tf import cli
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    multiprocessing.current_process()._config["daemon"] = False  # which would forbid children
-    worker._start = Child
+    _may_have_children()
     sys.exit(cli.main(words))
+
+
+def _may_have_children() -> None:
+    from mobilenets_tf import worker
+
+    multiprocessing.current_process()._config["daemon"] = False  # which would forbid them
+    worker._start = Child
 
 
 def _main(folder: str, words: list[str]) -> None:
     from mobilenets_tf import cli, worker
 
     os.chdir(folder)
+    _may_have_children()
     worker._inside = True
     sys.exit(cli.main(words))
 

@@ -19,7 +19,6 @@ from mobilenets_tf.files import digests, sha256_of, to_json, write_together
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
 from mobilenets_tf.training.request import TrainRequest, check
-from mobilenets_tf.training.state import check_same
 from tests.cli.test_cli import COMMAND
 from tests.conftest import photographs
 from tests.support.forked import command as run
@@ -289,14 +288,26 @@ def test_a_checkpoint_of_other_classes_is_refused(folder, tmp_path):
         (tmp_path / "two" / name).mkdir(parents=True)
         for path in (folder / name).iterdir():
             (tmp_path / "two" / name / path.name).write_bytes(path.read_bytes())
-    three, two = (check(request(data, tmp_path)).identity() for data in (folder, tmp_path / "two"))
-    check_same(three, three, Path("a.npz"))
+    three, two = (check(request(data, tmp_path)) for data in (folder, tmp_path / "two"))
+    three.checkpoint.write({}, {})
+    assert three.checkpoint.read()
     with pytest.raises(RequestError) as error:
-        check_same(three, two, Path("a.npz"))  # what asks before it goes on from a checkpoint
+        two.checkpoint.read()
     assert (
-        "a.npz is of an unfinished training with class names=['dark', 'grey', 'light'], not ['dark', 'light']"
+        ".checkpoint.npz is of an unfinished training with class names=['dark', 'grey', 'light'], not ['dark', 'light']"
         in str(error.value)
     )
+
+
+def test_a_checkpoint_of_a_model_that_was_replaced_is_refused(network, folder, tmp_path):
+    source = tmp_path / "mine.keras"
+    source.write_bytes(network.read_bytes())
+    asked = request(folder, tmp_path, source=ModelSource(str(source), mean=(127.5,), std=(127.5,)), recipe="finetune")
+    check(asked).checkpoint.write({}, {})
+    check(asked)
+    source.write_bytes(network.read_bytes() + b" ")
+    with pytest.raises(RequestError, match="mine.checkpoint.npz is of an unfinished training with sha256 of source="):
+        check(asked)
 
 
 def test_every_class_is_on_both_sides_of_the_split(folder, tmp_path):

@@ -3,6 +3,8 @@
 import keras  # noqa: F401 (what its import takes is no file's)
 import pytest
 
+from mobilenets_tf import RequestError
+from mobilenets_tf.weights import hdf5
 from tests.support import hostile_files
 
 HOSTILE = dict(hostile_files.hostile())
@@ -35,3 +37,17 @@ def test_damaged_files_are_read_or_refused(tmp_path):
     damaged = [(name, content) for name, content in hostile_files.damaged(0, 6) if not name.startswith("model")]
     outcomes = [outcome_of(name, content, tmp_path) for name, content in damaged]
     assert len(outcomes) > 30 and not [outcome for outcome in outcomes if not outcome.is_fine]
+
+
+@pytest.mark.parametrize("name", ["model-loops.h5", "model-crashes.h5"])
+def test_files_that_the_hdf5_library_does_not_survive_are_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(hdf5, "_SECONDS", 2.0)
+    outcome = outcome_of(name, HOSTILE[name], tmp_path)
+    assert "RequestError" in outcome.told and "damaged" in outcome.told and "crash or hang" in outcome.told
+
+
+def test_what_the_hdf5_library_raises_is_an_error_that_names_the_file(tmp_path):
+    (tmp_path / "a.h5").write_bytes(dict(hostile_files.good())["weights-k2.h5"])
+    refused = pytest.raises(RequestError, match=r"a\.h5 is damaged.*precision is zero")
+    with refused, hdf5.open_hdf5(tmp_path / "a.h5", tmp_path / "a.h5"):
+        raise RuntimeError("Can't determine if attribute exists (precision is zero)")

@@ -7,10 +7,11 @@ import tensorflow as tf
 import tf_keras
 from keras import layers
 
-from mobilenets_tf import RequestError
+from mobilenets_tf import RequestError, files
 from mobilenets_tf.quantize import Recipe, fine_tune, quantize_aware
 from mobilenets_tf.quantize.qat.live_norms import LiveNorm
 from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.training.checkpoints import of_fine_tuning
 from tests.conftest import photographs
 
 CLASSES = 4
@@ -293,3 +294,19 @@ def test_one_output_value_for_two_classes(activation):
     assert found.accuracies[found.best_epoch] > max(0.9, found.accuracies[0])
     _, accuracy = aware.model.evaluate(data, verbose=0)
     assert accuracy == found.accuracies[found.best_epoch]
+
+
+def test_a_checkpoint_has_one_user_and_one_training(fresh, tmp_path):
+    def tune(**options):
+        return fine_tune(fresh, batches(8), batches(8, 1), epochs=2, checkpoint=tmp_path / "state", **options)
+
+    with (
+        files.only_user(tmp_path / "state", "fine-tuning"),
+        pytest.raises(RequestError, match="is used by another fine-tuning"),
+    ):
+        tune()
+    of_fine_tuning(tmp_path / "state", {"distill": 0.5, "epochs": 2}).write({}, {})
+    with pytest.raises(RequestError, match=r"is of an unfinished training with distill=0\.5, not 0\.0"):
+        tune()
+    with pytest.raises(RequestError, match="with freeze_norms_after=None, not 0"):
+        tune(distill=0.5)
