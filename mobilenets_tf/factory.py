@@ -1,7 +1,6 @@
 """Build a registered network, and count what it costs: registry, builder and weights together."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -43,7 +42,8 @@ def create_model(
 
     Args:
         name: a registry name; ``list_models()`` gives all.
-        weights: None (random), the tag of a weight set ("imagenet"), or the path of a weight file.
+        weights: None (random), the tag of a weight set ("imagenet"), the path of a weight file, or a
+            ``keras.Model`` with the weights: this package's, or keras.applications' own.
         fetch: fetch a weight set that is not on this machine, with a progress bar; False downloads nothing.
         alpha: width multiplier, for networks that have one; by default 1.0.
         resolution: height and width of the input in pixels, 32 to 2048; by default the published one.
@@ -76,8 +76,8 @@ def create_model(
     if fetch:
         with Display() as progress:
             fetch_tag(name, weights, alpha, progress)
-    if classes is None and network.backbone and weights is not None and Path(weights).is_file():
-        classes = head_classes_in(Path(weights))
+    if classes is None and network.backbone and weights is not None:
+        classes = head_classes_in(weights)
     if resolution is not None:
         if input_shape is not None:
             raise RequestError("Give either resolution or input_shape, not both.")

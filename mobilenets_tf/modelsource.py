@@ -73,6 +73,11 @@ class ModelSource:
                 f"Received {type(given).__name__} for a model; expected a registry name, the path of a model "
                 "file, a keras.Model or a ModelSource."
             )
+        if _is_keras(self.weights):
+            raise RequestError(
+                "The weights of a ModelSource are a tag or a file. Put the model's weights into the network first: "
+                f"create_model({str(self.model)!r}, weights=model), and give what comes out."
+            )
         for name in ("mean", "std"):
             value = getattr(self, name)
             if isinstance(value, (int, float)):

@@ -215,6 +215,8 @@ def _from_elsewhere(record: WeightSet, progress: Progress) -> Path:
         _download(record.url, path, progress)
     _check_digest(record, path, remove=True)
     _publish(path, cache_folder() / record.filename)
+    with contextlib.suppress(OSError):  # it has what other commands have begun
+        unfinished.rmdir()
     return cache_folder() / record.filename
 
 

@@ -149,7 +149,7 @@ def check_finite(model: keras.Model, label: str | Path) -> None:
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """Weights of a network out of a file of Keras 3.
+    """Weights of a network out of a file of Keras 3, or of a ``keras.Model``.
 
     tensors: "{layer}.{index of the variable in the layer}" -> tensor.
     """
@@ -167,7 +167,7 @@ class SavedWeights:
             normalises = len(tensors) == 4
             names = ("gamma", "beta", "moving_mean", "moving_variance") if normalises else ("kernel", "bias")
             named |= {f"{layer}.{name}": tensor for name, tensor in zip(names, tensors, strict=False)}
-        return Checkpoint(path, files.sha256_of(path), "keras", named)
+        return Checkpoint(path, "keras", named)
 
 
 def is_saved(path: Path) -> bool:
@@ -184,6 +184,32 @@ def is_saved(path: Path) -> bool:
         with open_hdf5(path, path) as file:
             return "layers" in file and "layer_names" not in file.attrs
     return path.suffix == ".keras" or path.name.endswith(".weights.h5")
+
+
+def weights_of(model: keras.Model) -> SavedWeights:
+    """Return the weights of a ``keras.Model``, also of the models inside of it, with the names of its layers.
+
+    Raises:
+        RequestError: two layers with weights have the same name, or there are none.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    padded, epsilons = False, []
+    waiting = list(model.layers)
+    while waiting:
+        layer = waiting.pop(0)
+        if hasattr(layer, "layers"):
+            waiting += layer.layers
+            continue
+        padded |= type(layer).__name__ == "ZeroPadding2D"
+        if type(layer).__name__ == "BatchNormalization":
+            epsilons.append(float(layer.epsilon))
+        for place, variable in enumerate(layer.weights):
+            if f"{layer.name}.{place}" in tensors:
+                raise RequestError(f"The model {model.name} has two layers called {layer.name!r}: give one network.")
+            tensors[f"{layer.name}.{place}"] = np.asarray(variable)
+    if not tensors:
+        raise RequestError(f"The model {model.name} has no layers with weights.")
+    return SavedWeights(tensors, Convention("symmetric" if padded else "same", epsilons[0] if epsilons else 1e-3))
 
 
 def read_weights(path: Path) -> SavedWeights:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from mobilenets_tf import RequestError, create_model, load_model
+from mobilenets_tf import ModelSource, RequestError, create_model, load_model
 from mobilenets_tf.weights import catalog
 from tests.support.make_goldens import GOLDENS, generated
 
@@ -268,6 +268,37 @@ def test_a_checkpoint_of_another_network(checkpoint_file):
         create_model("efficientnet_lite0", resolution=64, weights=checkpoint_file)
     with pytest.raises(RequestError, match="does not fit mobilenet_v1"):
         create_model("mobilenet_v1", resolution=64, weights=checkpoint_file)
+
+
+@pytest.mark.parametrize("package", ["keras", pytest.param("tf_keras", marks=pytest.mark.slow)])
+def test_models_of_keras_applications_are_weights(package):
+    """Of Keras 3 and of Keras 2, and inside of a model of the user's."""
+    kit = pytest.importorskip(package)
+    theirs = kit.applications.MobileNet((64, 64, 3), weights=None, alpha=0.25, include_top=False)
+    random = np.random.default_rng(0)
+    theirs.set_weights([random.uniform(0.5, 1, weight.shape) for weight in theirs.get_weights()])
+    options = {"alpha": 0.25, "resolution": 64, "include_top": False}
+    own = create_model("mobilenet_v1", weights=theirs, **options)
+    image = random.uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    expected = np.asarray(theirs(image))
+    np.testing.assert_allclose(own(image), expected, rtol=1e-4, atol=1e-4 * expected.max())
+    inside = kit.Sequential([kit.Input((64, 64, 3)), theirs, kit.layers.GlobalAveragePooling2D()])
+    again = create_model("mobilenet_v1", weights=own, **options)
+    with pytest.raises(RequestError, match="the model .* is not of a known source: its tensors are called"):
+        create_model("mobilenet_v1", weights=kit.Sequential([kit.Input((3,)), kit.layers.Dense(2)]))
+    for first, second, third in zip(
+        own.weights, create_model("mobilenet_v1", weights=inside, **options).weights, again.weights, strict=True
+    ):
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(first, third)
+
+
+def test_weights_that_are_no_weights_are_refused(mobilenet):
+    with pytest.raises(RequestError, match="weights=3 is a int; expected .* or a keras.Model"):
+        build(3)
+    with pytest.raises(RequestError, match=r"create_model\('mobilenet_v2', weights=model\)"):
+        ModelSource("mobilenet_v2", weights=mobilenet)
+    assert create_model("ssdlite_mobilenet_v2", alpha=0.35, resolution=64, classes=2, weights=mobilenet).name
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
