@@ -1,4 +1,4 @@
-"""Fetch published weights, on request: the one module that opens a connection.
+"""Fetch published weights, on request: the one module that downloads them.
 
 huggingface_hub fetches the files of the Hugging Face hub, into its own cache, with its mirrors, tokens and offline
 switch. gdown fetches every other file: it continues what an earlier run has begun, and retries. Both come with the
