@@ -73,7 +73,8 @@ def resolve(
         weights: None; a tag of the catalog; the path of a ``.weights.h5`` or ``.keras`` file of the same network, an
             ``.h5``, ``.weights.h5`` or ``.keras`` of keras.applications, or a ``.safetensors`` or file of torch.save
             with the names of one of the sources in ``spellings`` (``checkpoints.read``). Names of wrappers and
-            trainers before them are left out. Or a ``keras.Model`` with the names of such a file's layers.
+            trainers before them are left out. Or a ``keras.Model``: such a network, or one of keras.applications,
+            keras-cv or KerasHub.
         network: the registry name of the network that the weights are for.
         alpha: its width multiplier; None if it has none.
         convention: padding and BatchNorm epsilon to build with. None: the weight set's; of a file, the usual one of its
@@ -189,9 +190,10 @@ def _from_file(path: Path, network: str, convention: Convention | None) -> Resol
 def _from_saved(
     saved: saved_models.SavedWeights, path: Path, network: str, convention: Convention | None
 ) -> ResolvedWeights:
-    if any(name.startswith("stem_") for name in saved.tensors):
+    checkpoint = saved.checkpoint(path)
+    if not spellings.recognise(checkpoint.tensors) and any(name.startswith("stem_") for name in saved.tensors):
         return _own(saved, path, convention)
-    return _from_source(saved.checkpoint(path), path, network, convention)
+    return _from_source(checkpoint, path, network, convention)
 
 
 def _from_source(
@@ -298,7 +300,7 @@ def _assign(
             parameter = f"depthwise_{parameter}"
         return f"{name}.{parameter}"
 
-    axes = _reorder_torch if checkpoint.framework == "torch" else lambda layer, value: value
+    axes = _reorder_torch if checkpoint.framework == "torch" else _reorder_grouped
 
     def reorder(layer, value):
         value = axes(layer, value)
@@ -314,6 +316,12 @@ def _reorder_torch(layer, value: np.ndarray) -> np.ndarray:
         depthwise = type(layer).__name__ == "DepthwiseConv2D"
         return value.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
     return value.T
+
+
+def _reorder_grouped(layer, value: np.ndarray) -> np.ndarray:
+    """Reorder the kernel of a depthwise convolution that Keras has as one with groups: (H, W, 1, C) -> (H, W, C, 1)."""
+    grouped = type(layer).__name__ == "DepthwiseConv2D" and value.ndim == 4 and value.shape[2] == 1
+    return value.transpose(0, 1, 3, 2) if grouped else value
 
 
 def _as_pointwise(value: np.ndarray, variable) -> np.ndarray:
