@@ -115,11 +115,13 @@ def fetch_weights(record: WeightSet, progress: Progress = silent) -> Path:
         warnings.warn(f"{record.licence}, of {record.label}: {record.restrictions}", stacklevel=2)
     if path is None:
         _check_installed()
-    with _explained(record), only_user(cache_folder(), "fetch", wait=True):
-        path = _intact(record)  # another process may have fetched the file meanwhile
-        if path is None:
-            path = (_from_hub if catalog.hub_file(record) else _from_elsewhere)(record, progress)
-        _remember(record, path)
+    with _explained(record):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with only_user(cache_folder(), "fetch", wait=True):
+            path = _intact(record)  # another process may have fetched the file meanwhile
+            if path is None:
+                path = (_from_hub if catalog.hub_file(record) else _from_elsewhere)(record, progress)
+            _remember(record, path)
     return path
 
 
@@ -316,6 +318,7 @@ def _from_hub(record: WeightSet, progress: Progress) -> Path:
     finally:
         logging.set_verbosity(verbosity)
     _check_digest(record, path)
+    (cache_folder() / record.filename).unlink(missing_ok=True)  # a damaged one, which would be found first
     return path
 
 

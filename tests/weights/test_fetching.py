@@ -102,6 +102,9 @@ def test_every_kind_of_source_gives_the_file(publisher, model):
     record = catalog.find(model, "imagenet", 1.0 if model in (PLAIN, HASHED) else None)
     assert catalog.require(record).read_bytes() == WEIGHTS
     assert steps[-1][1:] == (3000, 3000)
+    facts = ModelSource(model, weights="imagenet").facts()
+    assert f"sha256:{facts['weights_sha256']}" == SHA256 and facts["weights_licence"] == record.licence
+    assert facts.get("weights_restrictions", "") == record.restrictions
 
 
 def test_a_broken_connection_is_continued_by_the_next_command(publisher, tmp_path):
@@ -190,6 +193,22 @@ def test_a_full_disk(publisher, monkeypatch, tmp_path):
     with pytest.raises(RequestError, match="Cannot write .*: No space left on device. Free some space, or"):
         one(PLAIN)
     assert catalog.locate(catalog.CATALOG[0]) is None
+
+
+def test_a_folder_that_cannot_be_written(publisher, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MOBILENETS_TF_HOME", str(tmp_path / "file/cache"))
+    with pytest.raises(RequestError, match="Cannot write .*: Not a directory. .* name another folder .MOBILENETS_TF_H"):
+        one(PLAIN)
+
+
+def test_a_damaged_file_of_the_hub_is_replaced(publisher, tmp_path):
+    with pytest.warns(UserWarning, match="MobileOne licence"):
+        path = one(ON_HUB).path
+        path.write_bytes(b"damaged")
+        (tmp_path / "cache/mobileone_s0.apple_in1k.safetensors").write_bytes(b"damaged too")
+        assert one(ON_HUB).is_new
+    assert catalog.require(catalog.find(ON_HUB, "imagenet")).read_bytes() == WEIGHTS
 
 
 def test_ctrl_c_keeps_what_has_arrived(publisher, monkeypatch, capsys, tmp_path):
