@@ -176,7 +176,9 @@ def _remember(record: WeightSet, path: Path) -> None:
 
 
 def _publish(unfinished: Path, path: Path) -> None:
-    """Give a file its name, after its content is on the disk."""
+    """Give a file its name, after its content is on the disk. Others may read the file, which is public: a cache folder
+    may be shared."""
+    unfinished.chmod(0o644)
     with open(unfinished, "rb") as stream:
         os.fsync(stream.fileno())
     os.replace(unfinished, path)

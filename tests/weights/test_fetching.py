@@ -145,6 +145,7 @@ def test_a_file_with_another_digest_is_thrown_away(publisher, tmp_path):
 
 def test_the_first_file_is_remembered_and_another_one_refused(publisher, tmp_path):
     first = one(PLAIN).path
+    assert first.stat().st_mode & 0o777 == 0o644
     assert json.loads((tmp_path / "cache/weights.lock.json").read_text()) == {first.name: SHA256}
     first.write_bytes(b"changed")
     with pytest.raises(RequestError, match="is not the file of the 'imagenet' weights of mobilenet_v1.*them again"):
