@@ -141,3 +141,17 @@ def test_the_same_weights_give_the_same_numbers(build, network, with_top, tmp_pa
     for path in tmp_path.iterdir():
         saved = saved_models.read_weights(path).tensors
         assert saved.keys() == tensors.keys() and all((saved[name] == tensors[name]).all() for name in tensors)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_of_keras_cv_becomes_a_file(tmp_path, worker):
+    from mobilenets_tf import export
+    from mobilenets_tf.export.tflite import convert_model
+    from mobilenets_tf.quantize import SCHEMES
+
+    model = classifier(keras_cv_lite())
+    (tmp_path / "cv.tflite").write_bytes(convert_model(model, SCHEMES["float32"], None, worker).content)
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32)
+    comparison = export.verify(tmp_path / "cv.tflite", model, images)
+    assert comparison.relative_difference < 1e-4
