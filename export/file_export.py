@@ -46,12 +46,12 @@ def export_file(request: ExportRequest, progress: Progress = silent) -> Exported
         RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
-    calibration = check(request)
+    calibration = check(request, progress)
     with Worker() as worker:
         return worker.call(_export, request, calibration, progress=progress)
 
 
-def check(request: ExportRequest) -> ImageSet | None:
+def check(request: ExportRequest, progress: Progress = silent) -> ImageSet | None:
     """Check everything that can be known to be wrong without TensorFlow; return the images to calibrate with.
 
     Raises:
@@ -62,7 +62,7 @@ def check(request: ExportRequest) -> ImageSet | None:
         raise RequestError(
             f"--per-tensor (per_tensor=) is for the calibrated schemes; {scheme.name!r} is none of them."
         )
-    request.source.check()
+    request.source.check(progress=progress)
     image_input.check(request.input)
     out = Path(request.out)
     if out.suffix != ".tflite":

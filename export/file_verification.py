@@ -101,7 +101,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
     request = replace(request, source=_model_of(request))
-    emulator = _check(request)
+    emulator = _check(request, progress)
     source = request.source
     image_set = emulated_set = preprocessing = None
     if request.images:
@@ -167,7 +167,7 @@ def _warn_if_changed(file: str, source: ModelSource) -> None:
         warnings.warn(f"{origin} has changed since {file} was made of it.", stacklevel=3)
 
 
-def _check(request: VerifyRequest):
+def _check(request: VerifyRequest, progress: Progress):
     """Refuse options that do not go together; return the emulator, if one is asked for.
 
     Raises:
@@ -199,7 +199,7 @@ def _check(request: VerifyRequest):
     if emulator:
         setup.check_cpus(emulator, request.cpu)
     if source:
-        source.check(may_be_random=True)
+        source.check(may_be_random=True, progress=progress)
         if source.random_part == "network":
             raise RequestError(
                 f"{source.model} without weights gets new random weights each time, so {request.file} cannot be "

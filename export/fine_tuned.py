@@ -133,7 +133,7 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
     """
     started = time.monotonic()
     with Worker() as worker:
-        training, validation = check(request)
+        training, validation = check(request, progress)
         produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
     manifest, page = result_folder.write(folder, name, produced, request.source.label_names())
@@ -146,7 +146,7 @@ def _file_name(request: QatRequest) -> str:
     return f"{request.source.name}_{request.scheme}_qat.tflite"
 
 
-def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
+def check(request: QatRequest, progress: Progress = silent) -> tuple[ImageSet, ImageSet]:
     """Check everything that can be known to be wrong without TensorFlow; return the images to train and to judge with.
 
     Raises:
@@ -154,7 +154,7 @@ def check(request: QatRequest) -> tuple[ImageSet, ImageSet]:
             be written, or the checkpoint is damaged, of another training or in use.
     """
     source = request.source
-    source.check()
+    source.check(progress=progress)
     image_input.check(request.input)
     forms.check_output(source, request.output, request.score_threshold)
     if not 0 <= request.distill <= 1:

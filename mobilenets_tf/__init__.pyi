@@ -85,4 +85,7 @@ from .training.job import Trained as Trained
 from .training.job import train as train
 from .training.request import TrainRequest as TrainRequest
 from .version import __version__ as __version__
+from .weights.fetching import Fetched as Fetched
+from .weights.fetching import FetchRequest as FetchRequest
+from .weights.fetching import fetch as fetch
 from .weights.saved_models import load_model as load_model

@@ -1,7 +1,6 @@
 """Build a registered network, and count what it costs: registry, builder and weights together."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +13,9 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import InputShape, Pooling
 from mobilenets_tf.networks.costs import complexity, memory
 from mobilenets_tf.networks.features import features
+from mobilenets_tf.progress import Display
 from mobilenets_tf.weights import catalog
+from mobilenets_tf.weights.fetching import fetch_tag
 from mobilenets_tf.weights.load import Weights, head_classes_in
 
 
@@ -22,6 +23,7 @@ def create_model(
     name: str,
     *,
     weights: Weights = None,
+    fetch: bool = False,
     alpha: float | None = None,
     resolution: int | None = None,
     input_shape: InputShape | None = None,
@@ -40,7 +42,9 @@ def create_model(
 
     Args:
         name: a registry name; ``list_models()`` gives all.
-        weights: None (random), the tag of a weight set ("imagenet"), or the path of a weight file.
+        weights: None (random), the tag of a weight set ("imagenet"), the path of a weight file, or a
+            ``keras.Model`` with the weights: this package's, or keras.applications' own.
+        fetch: fetch a weight set that is not on this machine, with a progress bar; False downloads nothing.
         alpha: width multiplier, for networks that have one; by default 1.0.
         resolution: height and width of the input in pixels, 32 to 2048; by default the published one.
         input_shape: (height, width, 3), instead of ``resolution``; sides at least 32, or None where the network allows.
@@ -69,8 +73,11 @@ def create_model(
     """
     network = registry.get(name)
     registry.check_size(network, alpha, resolution)
-    if classes is None and network.backbone and weights is not None and Path(weights).is_file():
-        classes = head_classes_in(Path(weights))
+    if fetch:
+        with Display() as progress:
+            fetch_tag(name, weights, alpha, progress)
+    if classes is None and network.backbone and weights is not None:
+        classes = head_classes_in(weights)
     if resolution is not None:
         if input_shape is not None:
             raise RequestError("Give either resolution or input_shape, not both.")
@@ -130,7 +137,8 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
         * outputs: {name: shape without the batch}; features: {stride: shape (height, width, channels)} of a classifier,
           {} of other networks;
         * weights: one dict per weight set (of a detector's or segmenter's backbone) with the fields of
-          ``weights.catalog.WeightSet`` (its preprocessing among them), and "installed": whether the file is here.
+          ``weights.catalog.WeightSet`` (its preprocessing among them), "installed": whether the file is here, and
+          "fetch_command".
 
     Raises:
         RequestError: the name is unknown, or a value is out of range.
@@ -159,6 +167,7 @@ def model_info(name: str, *, alpha: float | None = None, resolution: int | None 
             stride: list(tensor.shape[1:]) for stride, tensor in ({} if network.backbone else features(model)).items()
         },
         "weights": [
-            asdict(record) | {"installed": catalog.locate(record) is not None} for record in catalog.weight_sets(name)
+            asdict(record) | {"installed": catalog.locate(record) is not None, "fetch_command": record.fetch_command}
+            for record in catalog.weight_sets(name)
         ],
     }

@@ -132,7 +132,7 @@ def labels_file(class_names: Sequence[str]) -> dict[str, str]:
 
 _REPLACE = "pass --overwrite (overwrite=True) to replace it"
 # What a manifest says of a model beyond what was asked for.
-_MODEL_FACTS = ("weights_sha256", "weights_source", "weights_licence")
+_MODEL_FACTS = ("weights_sha256", "weights_source", "weights_licence", "weights_restrictions")
 
 
 def _difference(manifest: dict, request: dict) -> str | None:
@@ -293,11 +293,12 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 
 
 @contextmanager
-def only_user(folder: Path, what: str):
+def only_user(folder: Path, what: str, wait: bool = False):
     """Make a folder, and keep other processes from using it too, until this process ends or leaves the context.
 
     Args:
         what: for the message, what the process does with the folder.
+        wait: until no other process uses the folder.
 
     Raises:
         RequestError: another process uses the folder, or the folder cannot be made.
@@ -306,7 +307,7 @@ def only_user(folder: Path, what: str):
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = _locked(os.fspath(folder), wait=False)
+        lock = _locked(os.fspath(folder), wait)
     except BlockingIOError:
         raise RequestError(
             f"{folder} is used by another {what}. Wait until it ends, or choose another place."
@@ -398,16 +399,30 @@ def finite(value):
 
 def sha256_of(path: Path) -> str:
     """Compute the sha256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
+    return digest_of(path, "sha256").partition(":")[2]
+
+
+def digest_of(path: Path, algorithm: str) -> str:
+    """Compute a digest of a file: "sha256:" or "md5:", and the hexadecimal digits."""
+    digest = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")  # hashlib.file_digest needs Python 3.11
     with open(path, "rb") as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest()
+    return f"{algorithm}:{digest.hexdigest()}"
 
 
 def cache_folder() -> Path:
     """Return the folder of downloaded files: $MOBILENETS_TF_HOME, else ~/.cache/mobilenets_tf."""
     return Path(os.environ.get("MOBILENETS_TF_HOME") or home_folder() / ".cache" / "mobilenets_tf")
+
+
+KERAS_FOLDER = "MOBILENETS_TF_KERAS_HOME"
+
+
+def keras_folder() -> Path:
+    """Return the folder of Keras' own files: $KERAS_HOME, else ~/.keras. In a child process, which has a KERAS_HOME of
+    its own, the folder of the parent process."""
+    return Path(os.environ.get(KERAS_FOLDER) or os.environ.get("KERAS_HOME") or home_folder() / ".keras")
 
 
 def home_folder() -> Path:

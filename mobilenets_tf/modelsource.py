@@ -15,9 +15,10 @@ from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
-from mobilenets_tf.weights import catalog, load, saved_models
+from mobilenets_tf.weights import catalog, fetching, load, saved_models
 
 # In ``ModelSource.weights``: random weights are wanted.
 RANDOM = "random"
@@ -41,6 +42,7 @@ class ModelSource:
     labels: a text file with one class name a line; for a file without a manifest.
     crop, resize, interpolation: how a photograph becomes the square input, as in ``Preprocessing``; None: as the
         manifest or the published weight set says, else the whole photograph, as Keras' own loaders do.
+    fetch: fetch published weights that are not on this machine; False downloads nothing.
     content: the ``.keras`` file of a ``keras.Model`` object; ``model`` is then the object's name. See ``of``.
     """
 
@@ -55,6 +57,7 @@ class ModelSource:
     crop: str | None = None
     resize: int | None = None
     interpolation: str | None = None
+    fetch: bool = False
     content: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -67,6 +70,11 @@ class ModelSource:
                 f"Received {type(given).__name__} for a model; expected a registry name, the path of a model "
                 "file, a keras.Model or a ModelSource."
             )
+        if _is_keras(self.weights):
+            raise RequestError(
+                "The weights of a ModelSource are a tag or a file. Put the model's weights into the network first: "
+                f"create_model({str(self.model)!r}, weights=model), and give what comes out."
+            )
         for name in ("mean", "std"):
             value = getattr(self, name)
             if isinstance(value, (int, float)):
@@ -78,8 +86,8 @@ class ModelSource:
     @staticmethod
     def of_facts(facts: dict) -> "ModelSource | None":
         """Make the source that ``facts`` describes in a manifest; None for a ``keras.Model`` object, which is gone."""
-        values: dict[str, Any] = {each.name: facts.get(each.name) for each in fields(ModelSource)}
-        if values["model"] is None:
+        values: dict[str, Any] = {each.name: facts[each.name] for each in fields(ModelSource) if each.name in facts}
+        if values.get("model") is None:
             return None
         source = ModelSource(**values)
         if not source.is_file and source.weights is None and "weights_sha256" in facts:
@@ -163,34 +171,43 @@ class ModelSource:
         """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
-    def check(self, may_be_random: bool = False) -> None:
+    def check(self, may_be_random: bool = False, progress: Progress = silent) -> None:
         """Refuse a source that cannot be built, without importing TensorFlow; warn of random weights that nobody has
-        asked for.
+        asked for. Weights that are to be fetched are fetched here, after all other checks.
 
         Args:
             may_be_random: do not warn, since the model is going to be trained or random weights are refused elsewhere.
 
         Raises:
-            RequestError: the name is unknown, a value is out of range, or a file or weight set is not here.
+            RequestError: the name is unknown, a value is out of range, or a file or weight set is not here or cannot be
+                fetched.
         """
         if self.is_file:
             if self.content is None:
                 saved_models.check_kind(Path(self.model))
-            for option in ("weights", "alpha", "resolution", "classes"):
-                if getattr(self, option) is not None:
+            for option in ("weights", "alpha", "resolution", "classes", "fetch"):
+                if getattr(self, option) not in (None, False):
                     raise RequestError(f"--{option} ({option}=) is for registered networks; {self.model} has its own.")
         else:
             registry.check_size(registry.get(self.model), self.alpha, self.resolution)
             if self.weights not in (None, RANDOM) and not Path(self.weights).is_file():
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
-                catalog.require(_published(self))
+                _published(self)
             if not may_be_random and self.classes is None and self.random_part == "head" and self._weight_file:
                 self._check_head()
         self.check_input()
         self.check_labels()
+        if self.fetch:
+            fetching.fetch_tag(self.model, self.weights, self.alpha, progress)
+        if self._is_published:
+            catalog.require(_published(self))
         if not may_be_random:
             self._warn_of_random_weights()
+
+    @property
+    def _is_published(self) -> bool:
+        return not self.is_file and not self._is_random and self._weight_file is None
 
     def _check_head(self) -> None:
         """Refuse a weight file without a classifier, unless the request says how many classes the classifier has."""
@@ -368,7 +385,7 @@ class ModelSource:
 
     def plain(self) -> dict:
         """Return the fields as plain data for manifests; for a ``keras.Model`` object the content's sha256."""
-        values = {name: value for name, value in asdict(self).items() if name != "content"}
+        values = {name: value for name, value in asdict(self).items() if name not in ("content", "fetch")}
         if self.content is not None:
             values["sha256"] = hashlib.sha256(self.content).hexdigest()
         return values
@@ -381,7 +398,7 @@ class ModelSource:
         """Write the command-line options that name this model, with the model itself after ``flag``."""
         words = [flag, self.model] if flag else [self.model]
         for name, value in asdict(self).items():
-            if name not in ("model", "content") and value is not None:
+            if name not in ("model", "content", "fetch") and value is not None:
                 words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
         return shlex.join(words)
 
@@ -395,8 +412,8 @@ class ModelSource:
             path = self.model
         elif self._is_random:
             path = None
-        elif self.weights is not None and Path(self.weights).is_file():
-            path = self.weights
+        elif self._weight_file:
+            path = self._weight_file
         else:
             path = catalog.require(_published(self))
         facts = {key: value for key, value in self.plain().items() if value is not None}
@@ -406,6 +423,7 @@ class ModelSource:
             facts["weights_sha256"] = sha256_of(Path(path))
         if record:
             facts |= {"weights_source": record.source, "weights_licence": record.licence}
+            facts |= {"weights_restrictions": record.restrictions} if record.restrictions else {}
         return facts
 
 

@@ -82,7 +82,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
-    reading = reading_of(request.source, request.task)
+    reading = reading_of(request.source, request.task, progress)
     _check_scales(request, reading)
     annotated = _find(request, reading, progress).sample(request.count, request.seed)
     images.check(annotated)

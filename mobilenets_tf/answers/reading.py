@@ -8,6 +8,7 @@ from mobilenets_tf.data.text_files import read_lines
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import NORMALISATION, ModelSource
+from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import KINDS
 from mobilenets_tf.tflite.file_metadata import FileMetadata, read_metadata
@@ -71,7 +72,7 @@ class Reading:
         return Reading(task, preprocessing, tuple(map(str, labels)), manifest.get("form"), grids, kinds)
 
 
-def reading_of(source: ModelSource, task: str | None = None) -> Reading:
+def reading_of(source: ModelSource, task: str | None = None, progress: Progress = silent) -> Reading:
     """Tell how to read a model's outputs: as the request says, else as the manifest beside a file does. The
     preprocessing of a registered network is known when the network is built.
 
@@ -82,7 +83,7 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
         RequestError: there is no such file or network, the network has another task, or nothing describes the input.
     """
     if not is_tflite(source):
-        source.check()
+        source.check(progress=progress)
     if source.content is not None:
         labels = tuple(source.label_names())
         return Reading(task or source.task, asked_preprocessing(source, None), labels, resize=source.resize)

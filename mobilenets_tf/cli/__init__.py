@@ -20,6 +20,7 @@ from mobilenets_tf.worker import WorkerError
 VERBS = (
     "list",
     "info",
+    "fetch",
     "train",
     "deploy",
     "report",

@@ -5,9 +5,7 @@ import importlib.util
 import platform
 import sys
 
-from mobilenets_tf import registry
 from mobilenets_tf.cli.options import emit
-from mobilenets_tf.files import cache_folder, sha256_of
 from mobilenets_tf.version import __version__
 from mobilenets_tf.weights import catalog
 
@@ -24,6 +22,7 @@ _EXTRAS = {
     "qat": ("quantisation-aware training", {"tensorflow-model-optimization": "tensorflow_model_optimization",
                                             "tf_keras": "tf_keras"}),
     "detection": ("average precision of detectors", {"pycocotools": "pycocotools"}),
+    "fetch": ("fetching weights", {"gdown": "gdown", "huggingface_hub": "huggingface_hub"}),
     "test": ("the tests", {"pytest": "pytest", "ruff": "ruff"}),
 }  # fmt: skip
 
@@ -43,20 +42,26 @@ def run(arguments):
         missing = [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
         remedy = f"pip install {' '.join(missing)}"
         emit(f"  extra {extra:<10} {'installed' if not missing else f'not installed ({remedy})'}: {purpose}")
-    for network in registry.list_models(task="classify"):  # whose weights the others read too
-        for record in catalog.weight_sets(network):
-            label = network + (f" alpha={record.alpha}" if record.alpha not in (None, 1.0) else "")
-            if path := catalog.locate(record):
-                intact = not record.sha256 or sha256_of(path) == record.sha256
-                broken += [] if intact else [str(path)]
-                emit(f"  weights {label} {record.tag}: {path}{'' if intact else '  DAMAGED (sha256 differs)'}")
-            elif record.package:
-                emit(f"  weights {label} {record.tag}: not installed ({record.install})")
-    emit(f"  other weight files are looked for in {cache_folder()}")
+    here, damaged = 0, []
+    for record in catalog.CATALOG:
+        if path := catalog.locate(record):
+            here += 1
+            intact = catalog.is_intact(record, path)
+            damaged += [] if intact else [record]
+            told = "" if intact else f"  DAMAGED or replaced ({record.fetch_command})"
+            emit(f"  weights {record.network} {record.tag}{_width(record)}: {path}{told}")
+    emit(f"  {here} of {len(catalog.CATALOG)} weight sets are here. mobilenets-tf list shows how to fetch the others.")
+    for owner, folder in catalog.searched_folders().items():
+        emit(f"  weight files of {owner:<13} {folder}{'' if folder.is_dir() else ' (not there)'}")
+    broken += [record.filename for record in damaged]
     if broken:
         emit(f"Broken: {', '.join(broken)}. Install what is missing or damaged again.")
         return 1
     emit("All good.")
+
+
+def _width(record: catalog.WeightSet) -> str:
+    return "" if record.alpha in (None, 1.0) else f" alpha={record.alpha}"
 
 
 def _version(name: str) -> str | None:

@@ -48,5 +48,5 @@ def run(arguments):
         emit(f"  features, stride {stride:<3}  {'x'.join(map(str, shape)):>15}")
     for record in facts["weights"]:
         if record["alpha"] in (None, facts["alpha"]):
-            here = "on this machine" if record["installed"] else f"not here; {record['install']}"
+            here = "on this machine" if record["installed"] else f"not here: {record['fetch_command']}"
             emit(f"  weights {record['tag']!r}: {record['source']}, {record['licence']} ({here})")

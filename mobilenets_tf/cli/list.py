@@ -31,5 +31,6 @@ def run(arguments):
             continue
         for record in catalog.weight_sets(name):
             width = "" if record.alpha is None else f" --alpha {record.alpha}"
-            here = "" if catalog.locate(record) else f"  (not on this machine; {record.install})"
+            path = catalog.locate(record)
+            here = f"  (here: {path})" if path else f"  (not on this machine: {record.fetch_command})"
             emit(f"    --weights {record.tag}{width}{here}")

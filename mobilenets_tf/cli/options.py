@@ -20,6 +20,9 @@ def add_model(parser, flag: str | None = None) -> None:
         help="a tag such as imagenet, or a weight file; random for random weights, which are also what you get, with a "
         "warning, if you leave the option out (for train see --recipe)",
     )  # fmt: skip
+    parser.add_argument(
+        "--fetch", action="store_true", help="fetch published weights that are not on this machine (see the verb fetch)"
+    )
     add_size(parser)
     parser.add_argument("--classes", type=int, help="number of classes (default: the network's; train: of --data)")
     add_input(parser)

@@ -21,7 +21,7 @@ _ONLY_OF_CLASSIFIERS = {"include_top", "pooling", "classifier_activation", "drop
 _ARGUMENTS = {
     "input_shape": "(height, width, 3), sides at least 32 or None.",
     "include_top": "whether the network ends in the classifier. False: it ends in the last feature map.",
-    "weights": 'None (random), the tag of a weight set ("imagenet"), or the path of a weight file; see '
+    "weights": 'None (random), the tag of a weight set ("imagenet"), the path of a weight file, or a keras.Model; see '
     "``weights.load.resolve``.",
     "pooling": 'without the top, how the last feature map becomes a vector: "avg", "max", or None (it stays a map).',
     "classes": "number of outputs; None: that of the weights, 1000 without weights. If the weights have another "

@@ -121,13 +121,16 @@ class _KerasModel:
     """Stands for ``keras.Model`` where Keras is imported for type checking alone."""
 
 
+_IN_QUOTES = typing.ForwardRef("keras.Model")
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, (str, typing.TypeVar)) or getattr(hint, "_is_protocol", False):
         return True
     if hint is None or hint is type(None):
         return value is None
-    if hint is _KerasModel:
+    if hint in (_KerasModel, _IN_QUOTES):
         return hasattr(value, "predict_on_batch")
     if origin in (Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
@@ -176,7 +179,7 @@ def _described(hint: Any) -> str:
         return " or ".join(map(repr, parts))
     if hint is type(None):
         return "None"
-    if hint is _KerasModel:
+    if hint in (_KerasModel, _IN_QUOTES):
         return "a keras.Model"
     if origin is tuple and parts[1:] == (...,):
         return f"a tuple of {_described(parts[0])}"

@@ -168,8 +168,8 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     cluster.workers()
     request = replace(request, task=_task(request))
     source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
-    source.check(may_be_random=True)
-    request = replace(request, teacher=_teacher(request))
+    source.check(may_be_random=True, progress=progress)
+    request = replace(request, teacher=_teacher(request, progress))
     recipe = _recipe(request)
     files.check_folder(Path(request.out))
     training, validation = _find_images(request, tuple(source.label_names()) if _is_labelled(source) else (), progress)
@@ -244,7 +244,7 @@ def _with_crop(source: ModelSource, recipe: str) -> ModelSource:
     return replace(source, crop=published.crop, resize=source.resize or published.resize)
 
 
-def _teacher(request: TrainRequest) -> ModelSource | None:
+def _teacher(request: TrainRequest, progress: Progress) -> ModelSource | None:
     """Return the teacher with its weights.
 
     Raises:
@@ -270,7 +270,7 @@ def _teacher(request: TrainRequest) -> ModelSource | None:
             f"The weights {teacher.weights!r} of {teacher.model} are its backbone's alone; its fresh head would teach "
             "nothing. Give the .keras file of a trained network as the teacher."
         )
-    teacher.check(may_be_random=True)
+    teacher.check(may_be_random=True, progress=progress)
     return teacher
 
 

@@ -4,7 +4,6 @@ The format follows from the content of a file, not from its name. Neither torch 
 is allocated is bounded by the size of the file.
 """
 
-import hashlib
 import os
 import struct
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ class Checkpoint:
     """The tensors of one weight file. ``framework``, "torch" or "keras", tells the order of their axes."""
 
     path: Path
-    sha256: str
     framework: str
     tensors: dict[str, np.ndarray]
 
@@ -58,7 +56,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         raise RequestError(f"{path} is damaged or not {kind} weight file ({_first_line(error)}).") from error
     if not tensors:
         raise RequestError(f"{path} holds no tensors.")
-    return Checkpoint(path, hashlib.sha256(content).hexdigest(), framework, tensors)
+    return Checkpoint(path, framework, tensors)
 
 
 def _naming(path: Path, error: RequestError) -> str:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from mobilenets_tf.weights import catalog, checkpoints, saved_models, spellings,
 if TYPE_CHECKING:
     import keras
 
-# The tag of a weight set, the path of a weight file, or None for random weights.
-Weights = str | os.PathLike[str] | None
+# The tag of a weight set, the path of a weight file, a model with the weights, or None for random weights.
+Weights = Union[str, os.PathLike[str], "keras.Model", None]
 
 CLASSIFIER = "classifier"
 # Layers that a network without its top may lack (MobileNetV2 keeps its head_conv, MobileViT does not).
@@ -70,10 +70,11 @@ def resolve(
     """Find and read weights before the model is built.
 
     Args:
-        weights: None; a tag of the catalog; or the path of a ``.weights.h5`` or ``.keras`` file of the same network, an
+        weights: None; a tag of the catalog; the path of a ``.weights.h5`` or ``.keras`` file of the same network, an
             ``.h5``, ``.weights.h5`` or ``.keras`` of keras.applications, or a ``.safetensors`` or file of torch.save
             with the names of one of the sources in ``spellings`` (``checkpoints.read``). Names of wrappers and
-            trainers before them are left out.
+            trainers before them are left out. Or a ``keras.Model``: such a network, or one of keras.applications,
+            keras-cv or KerasHub.
         network: the registry name of the network that the weights are for.
         alpha: its width multiplier; None if it has none.
         convention: padding and BatchNorm epsilon to build with. None: the weight set's; of a file, the usual one of its
@@ -86,12 +87,33 @@ def resolve(
     """
     if weights is None:
         return ResolvedWeights(convention or default)
-    path = Path(weights)
+    path = path_of(weights)
+    if path is None:
+        return _from_saved(*_of_model(weights), network, convention)
     if not path.is_file() and not path.suffix:
         record = catalog.find(network, str(weights), alpha)
-        recognised = _recognise(checkpoints.read(catalog.require(record)))
-        return _from_checkpoint(*recognised, convention or record.convention)
+        return _from_file(catalog.require(record), network, convention or record.convention)
     return _from_file(path, network, convention)
+
+
+def _of_model(model: Any) -> tuple[saved_models.SavedWeights, Path]:
+    """Return the weights of a ``keras.Model``, and what messages call the model in the place of a path."""
+    return saved_models.weights_of(model), Path(f"the model {model.name}")
+
+
+def path_of(weights: Any) -> Path | None:
+    """Return weights that are a tag or the path of a file as a path; None for a model.
+
+    Raises:
+        RequestError: they are neither.
+    """
+    if isinstance(weights, (str, os.PathLike)):
+        return Path(weights)
+    if hasattr(weights, "layers") and hasattr(weights, "predict_on_batch"):
+        return None
+    raise RequestError(
+        f"weights is a {type(weights).__name__}; expected the tag of a weight set, a path, or a keras.Model."
+    )
 
 
 def classes_in(path: Path, network: str) -> int | None:
@@ -113,18 +135,23 @@ def _classes_in(path: Path, network: str, *_changes_with_the_file: int) -> int |
         return _from_file(path, network, None).outputs(CLASSIFIER)
 
 
-def head_classes_in(path: Path) -> int | None:
-    """Return how many classes the detector or segmenter in a weight file tells apart, without a detector's background;
-    None if the file has no such head.
+def head_classes_in(weights: Any) -> int | None:
+    """Return how many classes the detector or segmenter in weights tells apart, without a detector's background; None
+    if they have no such head.
+
+    Args:
+        weights: the path of a weight file or a ``keras.Model``; for a tag, None is returned.
 
     Raises:
         RequestError: the file is damaged.
     """
-    if not saved_models.is_saved(path):
+    path = path_of(weights)
+    if path is not None and not (path.is_file() and saved_models.is_saved(path)):
         return None
+    saved = saved_models.weights_of(weights) if path is None else saved_models.read_weights(path)
     outputs = {
         name[:-2]: value.shape[-1]
-        for name, value in saved_models.read_weights(path).tensors.items()
+        for name, value in saved.tensors.items()
         if is_head(name) and name.endswith(".0") and value.ndim
     }
     for layer in ("aspp_classifier", "lraspp_classifier"):
@@ -140,22 +167,38 @@ def resolve_with_head(weights: Weights, convention: Convention | None = None) ->
     Raises:
         RequestError: the file is damaged, or not of this package.
     """
-    if weights is None or not (path := Path(weights)).is_file() or not saved_models.is_saved(path):
+    if weights is None:
         return None
-    saved = saved_models.read_weights(path)
-    return _from_saved(saved, path, convention) if any(map(is_head, saved.tensors)) else None
+    path = path_of(weights)
+    if path is None:
+        saved, path = _of_model(weights)
+    elif path.is_file() and saved_models.is_saved(path):
+        saved = saved_models.read_weights(path)
+    else:
+        return None
+    return _own(saved, path, convention) if any(map(is_head, saved.tensors)) else None
 
 
 def _from_file(path: Path, network: str, convention: Convention | None) -> ResolvedWeights:
     if not path.is_file():
         raise RequestError(f"No such weight file: {path}")
     if saved_models.is_saved(path):
-        saved = saved_models.read_weights(path)
-        checkpoint = saved.checkpoint(path)
-        if not spellings.recognise(checkpoint.tensors):  # not keras.applications', so ours
-            return _from_saved(saved, path, convention)
-    else:
-        checkpoint = checkpoints.read(path)
+        return _from_saved(saved_models.read_weights(path), path, network, convention)
+    return _from_source(checkpoints.read(path), path, network, convention)
+
+
+def _from_saved(
+    saved: saved_models.SavedWeights, path: Path, network: str, convention: Convention | None
+) -> ResolvedWeights:
+    checkpoint = saved.checkpoint(path)
+    if not spellings.recognise(checkpoint.tensors) and any(name.startswith("stem_") for name in saved.tensors):
+        return _own(saved, path, convention)
+    return _from_source(checkpoint, path, network, convention)
+
+
+def _from_source(
+    checkpoint: checkpoints.Checkpoint, path: Path, network: str, convention: Convention | None
+) -> ResolvedWeights:
     recognised = _recognise(checkpoint)
     checkpoint, spelling = recognised
     published = [record.convention for record in catalog.weight_sets(network) if record.filename == path.name]
@@ -169,7 +212,7 @@ def _from_file(path: Path, network: str, convention: Convention | None) -> Resol
     return _from_checkpoint(*recognised, convention or usual)
 
 
-def _from_saved(saved: saved_models.SavedWeights, path: Path, convention: Convention | None) -> ResolvedWeights:
+def _own(saved: saved_models.SavedWeights, path: Path, convention: Convention | None) -> ResolvedWeights:
     def outputs(layer: str) -> int | None:
         kernel = saved.tensors.get(f"{layer}.0")
         return None if kernel is None else kernel.shape[-1]
@@ -257,7 +300,7 @@ def _assign(
             parameter = f"depthwise_{parameter}"
         return f"{name}.{parameter}"
 
-    axes = _reorder_torch if checkpoint.framework == "torch" else lambda layer, value: value
+    axes = _reorder_torch if checkpoint.framework == "torch" else _reorder_grouped
 
     def reorder(layer, value):
         value = axes(layer, value)
@@ -273,6 +316,12 @@ def _reorder_torch(layer, value: np.ndarray) -> np.ndarray:
         depthwise = type(layer).__name__ == "DepthwiseConv2D"
         return value.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
     return value.T
+
+
+def _reorder_grouped(layer, value: np.ndarray) -> np.ndarray:
+    """Reorder the kernel of a depthwise convolution that Keras has as one with groups: (H, W, 1, C) -> (H, W, C, 1)."""
+    grouped = type(layer).__name__ == "DepthwiseConv2D" and value.ndim == 4 and value.shape[2] == 1
+    return value.transpose(0, 1, 3, 2) if grouped else value
 
 
 def _as_pointwise(value: np.ndarray, variable) -> np.ndarray:

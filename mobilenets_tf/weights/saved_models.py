@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,7 @@ def check_finite(model: keras.Model, label: str | Path) -> None:
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """Weights of a network out of a file of Keras 3.
+    """Weights of a network out of a file of Keras 3, or of a ``keras.Model``.
 
     tensors: "{layer}.{index of the variable in the layer}" -> tensor.
     """
@@ -167,7 +168,7 @@ class SavedWeights:
             normalises = len(tensors) == 4
             names = ("gamma", "beta", "moving_mean", "moving_variance") if normalises else ("kernel", "bias")
             named |= {f"{layer}.{name}": tensor for name, tensor in zip(names, tensors, strict=False)}
-        return Checkpoint(path, files.sha256_of(path), "keras", named)
+        return Checkpoint(path, "keras", named)
 
 
 def is_saved(path: Path) -> bool:
@@ -186,6 +187,59 @@ def is_saved(path: Path) -> bool:
     return path.suffix == ".keras" or path.name.endswith(".weights.h5")
 
 
+def weights_of(model: keras.Model) -> SavedWeights:
+    """Return the weights of a ``keras.Model``, also of the models inside of it, with the names of its layers.
+
+    Raises:
+        RequestError: two layers with weights have the same name, or there are none.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    padded, epsilons = False, []
+    kinds: dict[str, int] = {}  # class of layers with parts -> how many so far
+
+    def walk(layer: Any, name: str) -> None:
+        nonlocal padded
+        padded |= type(layer).__name__ == "ZeroPadding2D"
+        if type(layer).__name__ == "BatchNormalization":
+            epsilons.append(float(layer.epsilon))
+        if hasattr(layer, "layers"):
+            for inner in layer.layers:
+                walk(inner, inner.name)
+            return
+        parts = {key: part for key, part in vars(layer).items() if hasattr(part, "weights") and part.weights}
+        if parts:
+            kind = _snake_case(type(layer).__name__)
+            count = kinds[kind] = kinds.get(kind, -1) + 1
+            for key, part in parts.items():
+                walk(part, _part_name(part.name, f"{kind}_{count}" if count else kind, key))
+            return
+        for place, variable in enumerate(layer.weights):
+            _add(tensors, f"{name}.{place}", np.asarray(variable), f"The model {model.name}")
+
+    walk(model, model.name)
+    if not tensors:
+        raise RequestError(f"The model {model.name} has no layers with weights.")
+    return SavedWeights(tensors, Convention("symmetric" if padded else "same", epsilons[0] if epsilons else 1e-3))
+
+
+def _snake_case(name: str) -> str:
+    """Return the name that Keras gives to the layers of a class: SqueezeAndExcite2D -> squeeze_and_excite2d."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def _part_name(name: str, layer: str, attribute: str) -> str:
+    """Return the name of a layer inside of another layer: its own, or its place in the other layer if Keras made the
+    name up, since that name depends on the models that were built before."""
+    made_up = re.fullmatch(r"(conv2d|depthwise_conv2d|dense|batch_normalization)(_\d+)?", name)
+    return f"{layer}/{attribute}" if made_up else name
+
+
+def _add(tensors: dict[str, np.ndarray], name: str, tensor: np.ndarray, label: str) -> None:
+    if name in tensors:
+        raise RequestError(f"{label} has two layers called {name.rpartition('.')[0][:60]!r}: give one network.")
+    tensors[name] = tensor
+
+
 def read_weights(path: Path) -> SavedWeights:
     """Read the weights of a ``.weights.h5`` or ``.keras`` file without building its model.
 
@@ -200,26 +254,38 @@ def read_weights(path: Path) -> SavedWeights:
         return SavedWeights(_tensors(path, path), PYTORCH if padded else TENSORFLOW)
     config, weights, _ = _keras_parts(path)
     try:
-        layers = config["config"]["layers"]
+        layers = config["config"].get("layers", ())  # a model of another package may have a configuration of its own
         padded = any(layer["class_name"] == "ZeroPadding2D" for layer in layers)
         epsilons = [layer["config"]["epsilon"] for layer in layers if layer["class_name"] == "BatchNormalization"]
         convention = Convention("symmetric" if padded else "same", float(epsilons[0]) if epsilons else 1e-3)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"{path} does not hold a functional model.") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"{path} is damaged: the configuration of its layers cannot be read.") from error
     return SavedWeights(_tensors(io.BytesIO(weights), path), convention)
 
 
 def _tensors(source: Path | BinaryIO, path: Path) -> dict[str, np.ndarray]:
-    """Read the tensors of an HDF5 of Keras 3, which numbers the groups and has the layers' names in attributes."""
+    """Read the tensors of an HDF5 of Keras 3, which numbers the groups and has the layers' names in attributes. Models
+    and layers may be inside of others."""
+    import h5py
+
     tensors: dict[str, np.ndarray] = {}
     budget = Budget(source, path)
     with open_hdf5(source, path) as file:
-        layers = file.get("layers", {})
-        for key in layers:
-            variables = layers[key].get("vars", {})
-            name = variables.attrs.get("name") if len(variables) else None
+        waiting, seen = [("", "", file.get("layers"))], set()  # key of the group around, key, group
+        while waiting:
+            outer, key, group = waiting.pop(0)
+            if not isinstance(group, h5py.Group) or (address := h5py.h5o.get_info(group.id).addr) in seen:
+                continue
+            seen.add(address)
+            name = group.attrs.get("name") if key == "vars" and len(group) else None
             if isinstance(name, str):
-                tensors |= {f"{name}.{place}": array(variables, place, budget) for place in variables}
+                around, _, own = outer.rpartition("/")
+                name = _part_name(name, around, own) if around not in ("", "layers") else name
+                for place in group:
+                    _add(tensors, f"{name}.{place}", array(group, place, budget), str(path))
+            elif key != "vars":
+                inside = f"{outer.rpartition('/')[2]}/{key}".lstrip("/")
+                waiting += [(inside, each, group.get(each)) for each in group]
     if not tensors:
         raise RequestError(f"{path} has no layers with weights; expected a file of Keras 3's save_weights or save.")
     return tensors

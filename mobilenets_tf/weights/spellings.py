@@ -6,6 +6,8 @@ A table maps our layer names to the source's. A layer inside a block is listed w
 
     {s} {b}     number of the stage, and of the block in it, from 0 ({s1}: of the stage, from 1)
     {n} {n1}    number of the block in the network, from 0 and from 1; {last}: number of blocks, plus one
+    {letter}    the number of the block in the stage as a letter: a, b, ...
+    {k}         suffix that Keras gives to the squeeze-and-excite layer among those of the network: "", "_1", "_2", ...
     {b2} {b21}  2 b and 2 b + 1, for sources that count the depthwise and the pointwise half of a block
     {p} {p1}    place of a convolution among those of its block (expand, depthwise, project), from 0 and from 1
     {q}         the same place, with squeeze-and-excite counted as one
@@ -238,7 +240,7 @@ SPELLINGS = {
     **{
         name: Spelling(
             convention=TENSORFLOW,
-            marks=(f"{c}onv",),
+            marks=("conv",) if c == "c" else (f"Conv{bn}",),
             layers={**_pairs(stem=f"{c}onv {c}onv{bn}"), "hidden": f"{c}onv_2"},
             block={
                 **_pairs(
@@ -265,6 +267,63 @@ SPELLINGS = {
             ("keras2_mobilenet_v3", "C", "/", "/BatchNorm"),
         )
     },
+    "keras_cv_mobilenet_v3": Spelling(
+        convention=TENSORFLOW,
+        marks=("Conv_BatchNorm",),
+        layers=_pairs(stem="Conv Conv_BatchNorm"),
+        block={
+            **_pairs(
+                expand="expanded_conv_{n}_expand expanded_conv_{n}_expand_BatchNorm",
+                depthwise="expanded_conv_{n}_depthwise expanded_conv_{n}_depthwise_BatchNorm",
+                project="expanded_conv_{n}_project expanded_conv_{n}_project_BatchNorm",
+                pointwise="Conv_1 Conv_1_BatchNorm",
+            ),
+            "squeeze_conv": "squeeze_and_excite2d{k}/squeeze_conv",
+            "excite_conv": "squeeze_and_excite2d{k}/excite_conv",
+        },
+        separable=_pairs(
+            depthwise="expanded_conv_depthwise expanded_conv_depthwise_BatchNorm",
+            project="expanded_conv_project expanded_conv_project_BatchNorm",
+        ),
+        classifier=("predictions",),
+    ),
+    **{
+        f"{package}_efficientnet_lite": Spelling(
+            convention=convention,
+            marks=(f"block1a_{bn}",),
+            layers=_pairs(stem="stem_conv stem_bn", head="top_conv top_bn"),
+            block=_pairs(
+                expand="block{s1}{letter}_expand_conv block{s1}{letter}_expand_bn",
+                depthwise=f"block{{s1}}{{letter}}_dwconv block{{s1}}{{letter}}_{bn}",
+                project=f"block{{s1}}{{letter}}_{project} block{{s1}}{{letter}}_project_bn",
+            ),
+            classifier=("predictions",),
+        )
+        for package, convention, bn, project in (
+            ("keras_cv", TENSORFLOW, "bn", "project_conv"),
+            ("keras_hub", PYTORCH, "dwconv_bn", "project"),
+        )
+    },
+    "keras_hub_mobilenet_v3": Spelling(
+        convention=PYTORCH,
+        marks=("block_0_0_conv1",),
+        layers={**_pairs(stem="input_conv input_batch_norm"), "hidden": "classifier_conv"},
+        block={
+            **_pairs(
+                expand="block_{s}_{b}_conv{p1} block_{s}_{b}_bn{p1}",
+                depthwise="block_{s}_{b}_conv{p1} block_{s}_{b}_bn{p1}",
+                project="block_{s}_{b}_conv{p1} block_{s}_{b}_bn{p1}",
+                pointwise="block_{s}_{b}_conv block_{s}_{b}_bn",
+            ),
+            "squeeze_conv": "block_{s}_{b}_se_conv_reduce",
+            "excite_conv": "block_{s}_{b}_se_conv_expand",
+        },
+        separable={
+            "squeeze_conv": "block_{s}_{b}_squeeze_excite_conv_reduce",
+            "excite_conv": "block_{s}_{b}_squeeze_excite_conv_expand",
+        },
+        classifier=("predictions",),
+    ),
 }
 
 _IN_BLOCK = re.compile(r"stage(\d+)_block(\d+)_(.+)")
@@ -283,7 +342,11 @@ def names(spelling: Spelling, layers: Iterable[str], keys: Iterable[str]) -> dic
     for layer in layers:
         if match := _IN_BLOCK.fullmatch(layer):
             inside.setdefault((int(match[1]), int(match[2])), []).append(match[3])
-    fields = {position: _fields(n, *position, rests) for n, (position, rests) in enumerate(inside.items())}
+    squeezed = 0
+    fields: dict[tuple[int, int], dict[str, Any]] = {}
+    for n, (position, rests) in enumerate(inside.items()):
+        fields[position] = _fields(n, *position, rests) | {"k": f"_{squeezed}" if squeezed else ""}
+        squeezed += "squeeze_conv" in rests
     result: dict[str, str] = {}
     for layer in layers:
         if layer == "classifier":
@@ -312,7 +375,7 @@ def _fields(n: int, stage: int, block: int, rests: list[str]) -> dict[str, Any]:
     places["excite"] = places.get("squeeze", {})
     return {
         "s": stage - 1, "s1": stage, "b": block - 1, "b2": 2 * block - 2, "b21": 2 * block - 1, "n": n, "n1": n + 1,
-        "depth": sum(rest.endswith("_qkv") for rest in rests), "places": places,
+        "letter": chr(ord("a") + block - 1), "depth": sum(rest.endswith("_qkv") for rest in rests), "places": places,
     }  # fmt: skip
 
 

