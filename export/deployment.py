@@ -191,7 +191,7 @@ def _produce(
     Returns the proven file; and with ``per_tensor``, how the file with a scale for each channel compares, else None.
     """
     progress("building", 0, 1)
-    scheme, model = schemes.get(request.scheme), request.source.build()
+    scheme, model = schemes.get(request.scheme), request.source.open()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     subject.check_annotated(images_to_use.judge)

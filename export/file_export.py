@@ -79,7 +79,7 @@ def check(request: ExportRequest) -> ImageSet | None:
 def _export(request: ExportRequest, calibration_set: ImageSet | None, progress: Progress) -> Exported:
     """Export in the worker process."""
     source = request.source
-    model = source.build()
+    model = source.open()
     facts, calibration, image = {"model": source.facts(), "options": request.options()}, None, None
     if calibration_set is not None or source.says_its_input or request.input != "normalised":
         image = ImageInput(source.preprocessing(model), request.input)

@@ -163,7 +163,7 @@ def _produce(
     Returns each scheme's proven file and timing.
     """
     progress("building", 0, 1)
-    model = request.source.build()
+    model = request.source.open()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     subject.check_annotated(images_to_use.judge)

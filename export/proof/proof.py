@@ -135,7 +135,9 @@ def _in_form(converted: Conversion, form: str, subject: Subject, score_threshold
     content, float_content = (
         forms.apply(each, form, subject, score_threshold) for each in (converted.content, converted.float_content)
     )
-    described = metadata.describe(subject.model.name, subject.image, subject.class_names, subject.task.name)
+    described = metadata.describe(
+        subject.model.name, subject.image, subject.class_names, subject.task.name, origin=subject.model.origin
+    )
     return replace(converted, content=metadata.add(content, described), float_content=float_content)
 
 
