@@ -68,7 +68,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
         ConversionError: the converter refused the model.
     """
     started = time.monotonic()
-    with Worker() as worker:  # starts importing TensorFlow while the request is checked
+    with Worker(preload=request.source.preload) as worker:  # starts importing TensorFlow while the request is checked
         images_to_use = check(request)
         produced, per_channel = worker.call(_produce, request, images_to_use, progress=progress)
     folder, name = Path(request.out), _file_name(request)
@@ -203,7 +203,7 @@ def _produce(
         trial_images = images_to_use.judge.sample(TRIAL_IMAGES, request.seed)
         bound = Bound(request.max_drop, lambda reference: Judge(subject, reference, trial_images, progress))
     recipe = Recipe(per_tensor=True) if request.per_tensor else None
-    with Worker() as worker:
+    with Worker(preload=model.preload) as worker:
         converted = convert_model(
             model,
             scheme,

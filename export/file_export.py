@@ -47,7 +47,7 @@ def export_file(request: ExportRequest, progress: Progress = silent) -> Exported
         ConversionError: the converter refused the model.
     """
     calibration = check(request)
-    with Worker() as worker:
+    with Worker(preload=request.source.preload) as worker:
         return worker.call(_export, request, calibration, progress=progress)
 
 

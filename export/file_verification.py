@@ -114,7 +114,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
             preprocessing = asked_preprocessing(replace(known, model=request.file, content=None), described)
     comparison, cores = None, ()
     on_calibration = source is not None and _calibrated(request, image_set)
-    with Worker(preload="tensorflow" if source else "") as worker:
+    with Worker(preload=source.preload if source else "") as worker:
         if source:
             comparison, preprocessing = worker.call(_verify, request, image_set, progress=progress)
         if emulator:

@@ -87,7 +87,7 @@ def sensitivity(
     check_request(model, scheme, calibration)
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
-    with Worker() as worker:
+    with Worker(preload=model.preload) as worker:
         prepared, names = prepare_model(model, scheme, calibration, recipe or Recipe(), worker, progress)
     drop = drop_of(prepared.original) if drop_of else None
     return measure(prepared, names, drop=drop, progress=progress)
@@ -103,7 +103,7 @@ def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) 
         RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
-    with Worker() as worker:
+    with Worker(preload=request.source.preload) as worker:
         calibration_set, annotated = check(request)
         facts, rows = worker.call(_produce, request, calibration_set, annotated, progress=progress)
     name, chart = _names(request)

@@ -140,7 +140,7 @@ def to_tflite(
     files.check_folder(path.parent)
     files.check_replaceable(path.parent, [path.name, manifest_path.name], overwrite)
     kinds = decided(model.ends, bool(labels), len(labels) or None)
-    with Worker() as worker:
+    with Worker(preload=model.preload) as worker:
         bound = None if max_drop is None else Bound(max_drop)
         converted = convert_model(
             model, scheme, calibration, worker, progress,

@@ -27,6 +27,8 @@ from mobilenets_tf.weights import catalog, load, saved_models
 # In ``ModelSource.weights``: random weights are wanted.
 RANDOM = "random"
 TFLITE = ".tflite"
+# The forms of a detector's and a segmenter's files whose outputs are the network's own.
+OWN_FORMS = ("raw", "stride")
 _OF_NETWORKS = ("weights", "alpha", "resolution", "classes")
 # A model in any form that ``ModelSource.of`` takes: a registry name, a path, a ``keras.Model`` or a ``ModelSource``. A
 # request turns it into a ``ModelSource``.
@@ -124,6 +126,11 @@ class ModelSource:
         return self.content is None and Path(self.model).suffix == TFLITE
 
     @property
+    def preload(self) -> str:
+        """The library that a ``Worker`` needs to work on the model; empty for a TFLite file."""
+        return "" if self.is_tflite else "tensorflow"
+
+    @property
     def task(self) -> str:
         """The task of the network, one of ``registry.TASKS``; "classify" for a file whose manifest names no task."""
         if self.is_file:
@@ -195,6 +202,7 @@ class ModelSource:
         if self.is_file:
             if self.is_tflite:
                 check_taken(self.model, self.resolution, self.signature)
+                self._check_form()
             elif self.content is None:
                 saved_models.check_kind(Path(self.model))
             for option in ("weights", "alpha", "classes") if self.is_tflite else _OF_NETWORKS:
@@ -214,6 +222,15 @@ class ModelSource:
         self.check_labels()
         if not may_be_random:
             self._warn_of_random_weights()
+
+    def _check_form(self) -> None:
+        """Refuse a detector's or segmenter's file whose outputs are no longer the network's own."""
+        form = self._manifest().get("form")
+        if form not in (None, *OWN_FORMS):
+            raise RequestError(
+                f"{self.model} gives its answers in the form {form!r}, to which no other form can be added. Give the "
+                f"file of the form {' or '.join(map(repr, OWN_FORMS))} (deploy --scheme float32 --output ...)."
+            )
 
     def _check_head(self) -> None:
         """Refuse a weight file without a classifier, unless the request says how many classes the classifier has."""
@@ -306,7 +323,8 @@ class ModelSource:
             RequestError: the file cannot be loaded, or is no file to begin from.
         """
         if self.is_tflite:
-            return TFLiteModel(Path(self.model), self.resolution, self.signature)
+            grids = (self._manifest().get("anchors") or {}).get("grids") or ()
+            return TFLiteModel(Path(self.model), self.resolution, self.signature, tuple(map(tuple, grids)))
         return KerasModel(self.build())
 
     def build(self, **options):
@@ -398,7 +416,9 @@ class ModelSource:
         if not self.is_tflite or not Path(self.model).is_file():
             return manifest
         inside = read_metadata(Path(self.model))
-        told = {"task": inside.task, "labels": list(inside.labels)}
+        # What a detector's or a segmenter's outputs are is known from a manifest alone.
+        task = inside.task if inside.task in ("classify", "regress") else None
+        told = {"task": task, "labels": list(inside.labels)}
         return {name: value for name, value in told.items() if value} | manifest
 
     def _manifest_preprocessing(self) -> Preprocessing | None:

@@ -74,7 +74,7 @@ def prove(
         RequestError: outputs are NaN or infinite.
     """
     image_set = images_to_use.judge
-    # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
+    # The float file is first shown to equal the model; it then stands for the model, ten times as fast as Keras.
     parity = judging.parity(subject, converted.float_content, image_set, request.seed)
     tallies: dict[str, Tally] = {}
     if converted.scheme != "float32" or image_set.annotated:
@@ -98,7 +98,8 @@ def conclude(
     """Finish what ``prove`` does after judging: apply the form, and gather manifest and evidence.
 
     Args:
-        parity: of the float file with Keras. tally: of the file with its float file; None where nothing was compared.
+        parity: of the float file with the model. tally: of the file with its float file; None where nothing was
+            compared.
         timed, shown: as in ``evidence.gather``.
     """
     image_set, task = images_to_use.judge, subject.task

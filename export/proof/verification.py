@@ -11,15 +11,12 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.proof.comparison import Comparison, OutputsTally
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.models.float_model import FloatModel
-from mobilenets_tf.modelsource import AnyModel, opened
+from mobilenets_tf.modelsource import OWN_FORMS, AnyModel, opened
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.samples import count_of, samples_of
 from mobilenets_tf.tasks.outputs import OutputKind, decided
 from mobilenets_tf.tflite.runtime import Runner
-
-# The forms of a detector's and a segmenter's files whose outputs are the Keras model's own.
-COMPARABLE = ("raw", "stride")
 
 
 def _as_it_is(sample: np.ndarray) -> np.ndarray:
@@ -82,7 +79,7 @@ def check_form(file: Path) -> None:
         RequestError: the file has another form than its network's; the message says what to do.
     """
     form = manifest_of(file).get("form")
-    if form not in (None, *COMPARABLE):
+    if form not in (None, *OWN_FORMS):
         own = "stride" if form in ("full", "mask") else "raw"
         raise RequestError(
             f"{file} gives its answers in the form {form!r}, and the Keras model gives {own!r} outputs: they cannot be "

@@ -86,7 +86,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
     _check_scales(request, reading)
     annotated = _find(request, reading, progress).sample(request.count, request.seed)
     images.check(annotated)
-    with Worker(preload="" if request.source.is_tflite else "tensorflow") as worker:
+    with Worker(preload=request.source.preload) as worker:
         return worker.call(_evaluate, request, reading, annotated, progress=progress)
 
 

@@ -108,7 +108,7 @@ def ask(source: ModelSource, reading: Reading, photograph: Path, top: int = 5, t
         reading: how to read the model's outputs. top, threshold: as in ``PredictRequest``.
     """
     request = PredictRequest(source, (os.fspath(photograph),), threshold=threshold, top=top)
-    with Worker(preload="" if source.is_tflite else "tensorflow") as worker:
+    with Worker(preload=source.preload) as worker:
         ((prediction, _),) = worker.call(_predict, [(source, reading)], ImageSet((photograph,)), request, None)
     return prediction.answers[0]["found"]
 

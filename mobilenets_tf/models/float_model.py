@@ -41,11 +41,13 @@ class FloatModel(Protocol):
 
     name: of the model. inputs: in their order. ends: the outputs. origin: what its own file says; empty for a Keras
     model. has_layers: whether operators are named by layers; each operator of another model counts as a layer.
+    preload: the library that the ``Worker`` of ``float_file`` needs; may be empty.
     """
 
     name: str
     origin: Origin
     has_layers: bool
+    preload: str
 
     @property
     def inputs(self) -> Sequence[Input]: ...

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class KerasModel:
     """A Keras model, see ``FloatModel``."""
 
-    origin, has_layers = Origin(), True
+    origin, has_layers, preload = Origin(), True, "tensorflow"
 
     def __init__(self, model: "keras.Model"):
         self.model, self.name = model, model.name

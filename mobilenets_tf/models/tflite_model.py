@@ -48,18 +48,25 @@ class TFLiteModel:
     Args:
         path: of the file.
         resolution, signature: as in ``intake.taken_in``.
+        grids: of a detector, as the manifest beside the file has them.
 
     Raises:
         RequestError: the file is not there, is damaged, or is no file to begin from (see ``intake.taken_in``).
     """
 
-    has_layers = False
+    has_layers, preload = False, ""
 
-    def __init__(self, path: Path, resolution: int | None = None, signature: str | None = None):
+    def __init__(
+        self,
+        path: Path,
+        resolution: int | None = None,
+        signature: str | None = None,
+        grids: tuple[tuple[int, int], ...] = (),
+    ):
         if not path.is_file():
             raise RequestError(f"No such TFLite file: {path}")
         self.name, self._path, self._signature = path.stem, path, signature
-        self._given = path.read_bytes()
+        self._given, self._grids = path.read_bytes(), grids
         content = taken_in(self._given, str(path), resolution, signature)
         self._shapes = [tuple(sides) for sides in _input_shapes(content)]
         self._channels_first = len(self._shapes) == 1 and takes_channels_first(self._shapes[0])
@@ -160,8 +167,8 @@ class TFLiteModel:
         return _Given(self._given, str(self._path), self._shapes, self._signature, *names)
 
     def grids(self, task: Task) -> tuple[tuple[int, int], ...]:
-        """Return (): a file does not show its anchors."""
-        return ()
+        """Return those of the manifest: a file does not show its anchors."""
+        return self._grids
 
     def in_training(self) -> "keras.Model":
         """Return a model without layers: a file says nothing about training."""
@@ -213,10 +220,20 @@ class _Given:
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise RequestError(f"{name} cannot be run: {str(error).splitlines()[0]}") from error
-        self._inputs, self._outputs = inputs, outputs
+        self._name, self._inputs, self._outputs = name, inputs, outputs
 
     def __call__(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Return the outputs, in the order of the float file."""
+        """Return the outputs, in the order of the float file.
+
+        Raises:
+            RequestError: LiteRT cannot run the file.
+        """
+        try:
+            return self._run(arrays)
+        except (ValueError, RuntimeError) as error:
+            raise RequestError(f"{self._name} cannot be run: {str(error).splitlines()[0]}") from error
+
+    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         if self._signature is not None:
             details = self._signature.get_input_details()
             found = self._signature(

@@ -266,7 +266,7 @@ def quantize_aware(
         raise RequestError(f"Quantisation-aware training is for int8 and int8_float_io; received {scheme.name!r}.")
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
-    with Worker() as worker:
+    with Worker(preload=model.preload) as worker:
         float_file = model.float_file(worker, unrolled)
     content = image.begin(float_file.content, folded=False) if image else float_file.content
     recipe = recipe or Recipe()
