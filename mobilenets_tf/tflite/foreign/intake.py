@@ -21,10 +21,7 @@ _STATEFUL = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE", "HAS
 _OPEN = {"WHERE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "UNIQUE"}
 _RANDOM = {"RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL"}
 _PLAIN = {"FLOAT32", "INT32", "INT64", "BOOL"}
-_INTEGER_FILE = (
-    "The steps begin from float values: give the float file from which it was made (deploy keeps no float file of an "
-    "int8 one; --scheme float32 writes one)."
-)
+_INTEGER_FILE = "Give the float32 or float16 file of the model; deploy and export write one with --scheme float32."
 
 
 def taken_in(content: bytes, name: str, resolution: int | None = None, signature: str | None = None) -> bytes:

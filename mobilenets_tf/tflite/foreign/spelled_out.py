@@ -6,7 +6,7 @@ islands find it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -227,15 +227,16 @@ def layer_norms(tree: schema.ModelT) -> None:
         (out,) = operator.outputs
         name, shape = graph.tensors[out].name.decode(), graph.shape(out)
         last, steps = x, []
-        for op, other, options in (
+        parts = (
             ("SUB", mean, schema.SubOptionsT), ("MUL", root, schema.MulOptionsT),
             ("MUL", gamma, schema.MulOptionsT), ("ADD", beta, schema.AddOptionsT),
-        ):  # fmt: skip
-            if other is None:
-                continue
-            result = out if other == beta else flatbuffer.add_tensor(tree, f"{name}/{op.lower()}", shape)
-            steps.append(flatbuffer.make_operator(tree, op, [last, other], [result], options()))
-            last = result
+        )  # fmt: skip
+        for op, other, options in parts:
+            if other is not None:
+                result = flatbuffer.add_tensor(tree, f"{name}/{op.lower()}", shape)
+                steps.append(flatbuffer.make_operator(tree, op, [last, other], [result], options()))
+                last = result
+        steps[-1].outputs = [out]
         steps[-1].builtinOptions.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
         place = next(i for i, each in enumerate(graph.operators) if each is operator)
         graph.operators[place : place + 1] = steps
@@ -243,26 +244,49 @@ def layer_norms(tree: schema.ModelT) -> None:
     flatbuffer.drop_unneeded(tree)
 
 
-def _spelled_norm(graph: flatbuffer.Graph, last: schema.OperatorT) -> tuple[int, int, int, int | None, int] | None:
-    """Return x, the mean, the inverse root, gamma (None without one) and beta of a normalisation that ends here."""
+def _spelled_norm(
+    graph: flatbuffer.Graph, last: schema.OperatorT
+) -> tuple[int, int, int, int | None, int | None] | None:
+    """Return x, the mean, the inverse root, gamma and beta (None without one) of a normalisation that ends here."""
     if graph.name(last) != "ADD":
         return None
     for scaled, rest in (last.inputs, last.inputs[::-1]):
-        first, second = graph.writer.get(scaled), graph.writer.get(rest)
-        if first is None or second is None or not _is_product(graph, first) or graph.name(second) != "SUB":
+        product = graph.writer.get(scaled)
+        if product is None or not _is_product(graph, product):
             continue
-        beta, shift = second.inputs
-        product = graph.writer.get(shift)
-        if graph.constant(beta) is None or product is None or not _is_product(graph, product):
-            continue
-        for x, scale in (first.inputs, first.inputs[::-1]):
-            mean = next((a for a, b in (product.inputs, product.inputs[::-1]) if b == scale), -1)
-            writer = graph.writer.get(mean)
-            if writer is None or graph.name(writer) != "MEAN" or writer.inputs[0] != x:
-                continue
-            if root := _root(graph, scale):
+        for mean, scale, beta in _shifts(graph, rest):
+            x = next((a for a, b in (product.inputs, product.inputs[::-1]) if b == scale), -1)
+            writer, root = graph.writer.get(mean), _root(graph, scale)
+            if root and writer is not None and graph.name(writer) == "MEAN" and writer.inputs[0] == x:
                 return x, mean, root[0], root[1], beta
     return None
+
+
+def _shifts(graph: flatbuffer.Graph, index: int) -> Iterator[tuple[int, int, int | None]]:
+    """Yield (mean, scale, beta) of which a tensor may be beta - mean * scale; a beta that is None is zero."""
+    writer = graph.writer.get(index)
+    if writer is None:
+        return
+    yield from ((mean, scale, None) for mean, scale in _negative_products(graph, index))
+    if graph.name(writer) == "SUB" and graph.constant(writer.inputs[0]) is not None:
+        beta, shift = writer.inputs
+        product = graph.writer.get(shift)
+        if product is not None and _is_product(graph, product):
+            yield from ((mean, scale, beta) for mean, scale in (product.inputs, product.inputs[::-1]))
+    if graph.name(writer) == "ADD":
+        for shift, beta in (writer.inputs, writer.inputs[::-1]):
+            if graph.constant(beta) is not None:
+                yield from ((mean, scale, beta) for mean, scale in _negative_products(graph, shift))
+
+
+def _negative_products(graph: flatbuffer.Graph, index: int) -> Iterator[tuple[int, int]]:
+    """Yield (mean, scale) of which a tensor is the negative product, as Keras writes it."""
+    product = graph.writer.get(index)
+    if product is not None and _is_product(graph, product):
+        for negative, scale in (product.inputs, product.inputs[::-1]):
+            writer = graph.writer.get(negative)
+            if writer is not None and graph.name(writer) == "NEG":
+                yield writer.inputs[0], scale
 
 
 def _root(graph: flatbuffer.Graph, index: int) -> tuple[int, int | None] | None:

@@ -139,16 +139,33 @@ def test_another_gate_stays():
     assert "HARD_SWISH" not in rewritten(content, spelled_out.plain_arithmetic, spelled_out.hard_swish)
 
 
-def test_normalisations_get_their_scale_and_shift_last():
+def tensorflow(draft, x, mean, scale, beta):
+    shift = draft.binary("SUB", draft.floats(beta), draft.binary("MUL", mean, scale))
+    return draft.binary("ADD", draft.binary("MUL", x, scale), shift)
+
+
+def keras(draft, x, mean, scale, beta):
+    shift = draft.binary("MUL", draft.op("NEG", [mean], draft.shape(mean)), scale)
+    return draft.binary("ADD", draft.binary("MUL", x, scale), draft.binary("ADD", shift, beta))
+
+
+def keras_without_beta(draft, x, mean, scale, beta):
+    shift = draft.binary("MUL", draft.op("NEG", [mean], draft.shape(mean)), scale)
+    return draft.binary("ADD", draft.binary("MUL", x, scale), shift)
+
+
+@pytest.mark.parametrize("spelled, last", [(tensorflow, "ADD"), (keras, "ADD"), (keras_without_beta, "MUL")])
+def test_normalisations_get_their_scale_and_shift_last(spelled, last):
     draft = Draft((1, 8, 8, 6))
     x = draft.x
     mean = draft.mean(x, (3,), keep=True)
     variance = draft.mean(draft.op("SQUARED_DIFFERENCE", [x, mean], draft.shape(x)), (3,), keep=True)
     root = draft.op("RSQRT", [draft.binary("ADD", variance, 1e-3)], draft.shape(mean))
     scale = draft.binary("MUL", root, np.linspace(0.5, 2, 6))
-    shift = draft.binary("SUB", draft.floats(np.linspace(-1, 1, 6)), draft.binary("MUL", mean, scale))
-    content = draft.finished(draft.binary("ADD", draft.binary("MUL", x, scale), shift))
-    assert rewritten(content, spelled_out.layer_norms)[-4:] == ["SUB", "MUL", "MUL", "ADD"]
+    content = draft.finished(spelled(draft, x, mean, scale, np.linspace(-1, 1, 6)))
+    found = rewritten(content, spelled_out.layer_norms)
+    assert found[found.index("SUB") :] == ["SUB", "MUL", "MUL", "ADD"][: 4 if last == "ADD" else 3]
+    assert "NEG" not in found
 
 
 def test_quotients_by_roots_and_sums_become_what_the_integer_graph_knows():
