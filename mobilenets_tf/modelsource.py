@@ -189,17 +189,20 @@ class ModelSource:
         """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
-    def check(self, may_be_random: bool = False) -> None:
+    def check(self, may_be_random: bool = False, in_keras: bool = False) -> None:
         """Refuse a source that cannot be built, without importing TensorFlow; warn of random weights that nobody has
         asked for.
 
         Args:
             may_be_random: do not warn, since the model is going to be trained or random weights are refused elsewhere.
+            in_keras: a Keras model is needed, so a TFLite file is refused.
 
         Raises:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here.
         """
         if self.is_file:
+            if self.is_tflite and in_keras:
+                raise RequestError(saved_models.not_a_model(Path(self.model)))
             if self.is_tflite:
                 check_taken(self.model, self.resolution, self.signature)
                 self._check_form()
