@@ -10,6 +10,7 @@ from mobilenets_tf.models.tflite_model import TFLiteModel
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
 from tests.support.strangers_files import Draft, classifier, from_torch
@@ -21,6 +22,11 @@ def theirs(tmp_path_factory):
     for name, content in {"stock": classifier(), "torch": from_torch()}.items():
         (folder / f"{name}.tflite").write_bytes(content)
     return folder
+
+
+def pictures():
+    ramp = np.linspace(-1, 1, 16, dtype=np.float32)
+    return np.stack([np.outer(ramp, np.roll(ramp, turn))[..., None] * (1, 0.5, -1) for turn in range(0, 16, 2)])
 
 
 def opened(path, **options):
@@ -114,15 +120,26 @@ def test_a_detector_in_another_form_is_refused(theirs, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Only 8 calibration samples")
+def test_weights_that_are_computed_stay_float(tmp_path):
+    draft = Draft()
+    image = draft.conv(draft.x, 4)
+    kernel = draft.op("RESHAPE", [draft.mean(image, (1, 2)), draft.integers((1, 1, 1, 4))], (1, 1, 1, 4))
+    options = schema.Conv2DOptionsT()
+    options.strideH = options.strideW = options.dilationHFactor = options.dilationWFactor = 1
+    x = draft.op("CONV_2D", [image, kernel, draft.floats(np.zeros(1))], (1, 16, 16, 1), options)
+    (tmp_path / "a.tflite").write_bytes(draft.finished(draft.mean(x, (1, 2))))
+    made = export.to_tflite(str(tmp_path / "a.tflite"), "int8", Calibration(pictures()), tmp_path / "b.tflite")
+    assert made.manifest["float_operators"].get("CONV_2D", 0) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Only 8 calibration samples")
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "int16x8"])
 def test_every_scheme_is_made_of_a_file(theirs, tmp_path, scheme):
-    ramp = np.linspace(-1, 1, 16, dtype=np.float32)
-    pictures = np.stack([np.outer(ramp, np.roll(ramp, turn))[..., None] * (1, 0.5, -1) for turn in range(0, 16, 2)])
-    calibration = Calibration(pictures) if "int" in scheme else None
+    calibration = Calibration(pictures()) if "int" in scheme else None
     out = tmp_path / "out.tflite"
     made = export.to_tflite(str(theirs / "stock.tflite"), scheme, calibration, out)
     assert made.manifest["scheme"] == scheme
-    comparison = export.verify(out, str(theirs / "stock.tflite"), pictures)
+    comparison = export.verify(out, str(theirs / "stock.tflite"), pictures())
     assert comparison.agreement >= 0.75 and comparison.snr_db > 25
     again = export.to_tflite(str(theirs / "stock.tflite"), scheme, calibration, tmp_path / "again.tflite")
     assert again.manifest["sha256"] == made.manifest["sha256"]

@@ -24,6 +24,22 @@ _PLAIN = {"FLOAT32", "INT32", "INT64", "BOOL"}
 _INTEGER_FILE = "Give the float32 or float16 file of the model; deploy and export write one with --scheme float32."
 
 
+# The options of the ops whose options something here reads. A file may leave them out where all have their defaults.
+_OPTIONS = {
+    "ADD": schema.AddOptionsT, "SUB": schema.SubOptionsT, "MUL": schema.MulOptionsT, "DIV": schema.DivOptionsT,
+    "CONV_2D": schema.Conv2DOptionsT, "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptionsT,
+    "TRANSPOSE_CONV": schema.TransposeConvOptionsT, "FULLY_CONNECTED": schema.FullyConnectedOptionsT,
+    "BATCH_MATMUL": schema.BatchMatMulOptionsT, "MAX_POOL_2D": schema.Pool2DOptionsT,
+    "AVERAGE_POOL_2D": schema.Pool2DOptionsT, "CONCATENATION": schema.ConcatenationOptionsT,
+    "MEAN": schema.ReducerOptionsT, "SUM": schema.ReducerOptionsT, "REDUCE_MAX": schema.ReducerOptionsT,
+    "REDUCE_MIN": schema.ReducerOptionsT, "SOFTMAX": schema.SoftmaxOptionsT, "GATHER": schema.GatherOptionsT,
+    "SPLIT": schema.SplitOptionsT, "SPLIT_V": schema.SplitVOptionsT, "PACK": schema.PackOptionsT,
+    "UNPACK": schema.UnpackOptionsT, "RESIZE_BILINEAR": schema.ResizeBilinearOptionsT,
+    "RESIZE_NEAREST_NEIGHBOR": schema.ResizeNearestNeighborOptionsT, "LEAKY_RELU": schema.LeakyReluOptionsT,
+    "STRIDED_SLICE": schema.StridedSliceOptionsT, "GELU": schema.GeluOptionsT,
+}  # fmt: skip
+
+
 def taken_in(content: bytes, name: str, resolution: int | None = None, signature: str | None = None) -> bytes:
     """Bring a float file to the form from which quantisation begins; its outputs stay the same.
 
@@ -82,6 +98,7 @@ def _begun(
     names = _choose_signature(tree, name, signature)
     _refuse_operators(tree, name)
     _refuse_integers(tree, name)
+    _complete(tree, name)
     tree = flatbuffer.read(flatbuffer.write(tree))  # without what the chosen graph does not use
     return tree, names, _pinned_shapes(tree, name, resolution)
 
@@ -188,6 +205,33 @@ def _refuse_integers(tree: schema.ModelT, name: str) -> None:
                 raise RequestError(
                     f"{name} is quantised already: {op} has the {kind} tensor {_name(graph, index)!r}. {_INTEGER_FILE}"
                 )
+
+
+def _complete(tree: schema.ModelT, name: str) -> None:
+    """Give operators the options that a file may leave out, and depthwise convolutions the bias.
+
+    Raises:
+        RequestError: an operator has the options of another op.
+    """
+    graph = tree.subgraphs[0]
+    for operator in graph.operators:
+        op = flatbuffer.operator_name(tree, operator)
+        kind = _OPTIONS.get(op)
+        if kind and operator.builtinOptions is None:
+            operator.builtinOptions = kind()
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind.__name__.removesuffix("T"))
+        elif kind and not isinstance(operator.builtinOptions, kind):
+            raise RequestError(
+                f"{name}: a damaged TFLite file ({op} that computes {_name(graph, operator.outputs[0])!r} has options "
+                f"of another operator, {type(operator.builtinOptions).__name__.removesuffix('T')})."
+            )
+        if op == "DEPTHWISE_CONV_2D" and len(operator.inputs) > 1:  # LiteRT refuses a CONV_2D without
+            data, weights, *bias = operator.inputs
+            shape = graph.tensors[weights].shape if weights >= 0 else []
+            if shape and (not bias or bias[0] < 0):
+                label = f"{_name(graph, operator.outputs[0])}/bias"
+                zeros = flatbuffer.add_constant(tree, label, np.zeros(shape[-1], np.float32))
+                operator.inputs = [data, weights, zeros]
 
 
 def _refuse_types(tree: schema.ModelT, name: str) -> None:

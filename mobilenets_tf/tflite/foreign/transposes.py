@@ -94,7 +94,7 @@ class _Sinking:
     def _moved(self, operator: schema.OperatorT, name: str) -> bool:
         """Let an operator compute on what is before the TRANSPOSE; tell whether it does."""
         graph, (out, *others) = self._graph, operator.outputs
-        if others:
+        if others or not operator.inputs:
             return False
         if name == "TRANSPOSE":
             return self._transposed(operator)

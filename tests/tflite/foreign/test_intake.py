@@ -166,6 +166,27 @@ def test_what_cannot_be_taken_is_refused_by_op_and_tensor(make, words):
     refused(make(), *words)
 
 
+def test_options_and_biases_that_a_file_leaves_out_are_there():
+    draft = Draft()
+    x = draft.binary("ADD", draft.x, 1.0)
+    draft.graph.operators[0].builtinOptions, draft.graph.operators[0].builtinOptionsType = None, 0
+    options = schema.DepthwiseConv2DOptionsT()
+    options.strideH = options.strideW = options.dilationHFactor = options.dilationWFactor = options.depthMultiplier = 1
+    weights = draft.floats(np.random.default_rng(0).normal(size=(1, 3, 3, 3)))
+    x = draft.op("DEPTHWISE_CONV_2D", [x, weights], draft.shape(x), options)
+    content = draft.finished(draft.mean(x, (1, 2)))
+    tree = flatbuffer.read(taken_in(content, "a"))
+    add, convolution, _ = tree.subgraphs[0].operators
+    assert add.builtinOptions.fusedActivationFunction == 0 and len(convolution.inputs) == 3
+    np.testing.assert_array_equal(answer(content)[0], answer(taken_in(content, "a"))[0])
+
+
+def test_options_of_another_op_are_damage():
+    draft = Draft()
+    x = draft.op("ADD", [draft.x, draft.x], draft.shape(draft.x), schema.Conv2DOptionsT())
+    refused(draft.finished(x), "damaged", "ADD", "'output_0'", "Conv2DOptions")
+
+
 def test_damaged_files_are_refused(tmp_path):
     content = classifier()
     for damaged in (b"", content[:100], b"\0" * 64, content[: len(content) // 2], b"PK" + content):
