@@ -208,10 +208,10 @@ def _refuse_integers(tree: schema.ModelT, name: str) -> None:
 
 
 def _complete(tree: schema.ModelT, name: str) -> None:
-    """Give operators the options that a file may leave out, and depthwise convolutions the bias.
+    """Give operators the options that a file may leave out.
 
     Raises:
-        RequestError: an operator has the options of another op.
+        RequestError: an operator has the options of another op, or lacks an input without which LiteRT crashes.
     """
     graph = tree.subgraphs[0]
     for operator in graph.operators:
@@ -225,13 +225,11 @@ def _complete(tree: schema.ModelT, name: str) -> None:
                 f"{name}: a damaged TFLite file ({op} that computes {_name(graph, operator.outputs[0])!r} has options "
                 f"of another operator, {type(operator.builtinOptions).__name__.removesuffix('T')})."
             )
-        if op == "DEPTHWISE_CONV_2D" and len(operator.inputs) > 1:  # LiteRT refuses a CONV_2D without
-            data, weights, *bias = operator.inputs
-            shape = graph.tensors[weights].shape if weights >= 0 else []
-            if shape and (not bias or bias[0] < 0):
-                label = f"{_name(graph, operator.outputs[0])}/bias"
-                zeros = flatbuffer.add_constant(tree, label, np.zeros(shape[-1], np.float32))
-                operator.inputs = [data, weights, zeros]
+        if op == "DEPTHWISE_CONV_2D" and len(operator.inputs) < 3:  # LiteRT 2.3 crashes when it runs such a file
+            raise RequestError(
+                f"{name}: DEPTHWISE_CONV_2D that computes {_name(graph, operator.outputs[0])!r} has no bias, which "
+                "LiteRT demands. Convert the model again with a bias of zeros."
+            )
 
 
 def _refuse_types(tree: schema.ModelT, name: str) -> None:
