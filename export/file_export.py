@@ -65,6 +65,8 @@ def check(request: ExportRequest) -> ImageSet | None:
     request.source.check()
     image_input.check(request.input)
     out = Path(request.out)
+    if request.source.is_tflite and out.resolve() == Path(request.source.model).resolve():
+        raise RequestError(f"out={out} is the file that is exported; give another name.")
     if out.suffix != ".tflite":
         raise RequestError(f"out={out}: expected a file that ends in .tflite.")
     files.check_folder(out.parent)
