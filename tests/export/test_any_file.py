@@ -125,8 +125,9 @@ def test_what_cannot_be_taken_is_refused_before_any_work(folder, tmp_path, capsy
     ).path  # fmt: skip
     with pytest.raises(RequestError, match="q.tflite is quantised already: .*--scheme float32"):
         export.deploy(export.DeployRequest(str(quantised), str(tmp_path / "out"), calibration="demo"))
+    given = str(folder / "told.tflite")
     with pytest.raises(RequestError, match="is the file that is exported"):
-        export.export_file(export.ExportRequest(str(quantised), str(quantised), scheme="float16", overwrite=True))
+        export.export_file(export.ExportRequest(given, given, scheme="float16", overwrite=True))
     (tmp_path / "cut.tflite").write_bytes((folder / "told.tflite").read_bytes()[:900])
     for verb in ("deploy", "export", "report", "sensitivity"):
         out = tmp_path / ("x.tflite" if verb == "export" else "x")
