@@ -5,7 +5,7 @@
     python benchmarks/latency.py --no-peers --check                    do ours keep the promises made for int8?
 
 The peers: keras.applications and kimm through the stock TFLiteConverter, timm through litert-torch with
-ai-edge-quantizer for int8. What is not installed is left out (`pip install -e '.[peers]'` has it all); keras-cv is not
+litert-quantizer for int8. What is not installed is left out (`pip install -e '.[peers]'` has it all); keras-cv is not
 here because it fetches even a network without weights from Kaggle. No tool has MobileViTv3, so the MobileViT that
 each was made from stands beside it.
 
@@ -120,7 +120,7 @@ def build_timm(name: str, resolution: int, schemes: list[str]) -> dict[str, byte
     import litert_torch
     import timm
     import torch
-    from ai_edge_quantizer import quantizer, recipe
+    from litert_quantizer import quantizer, recipe
     from timm.utils.model import reparameterize_model
 
     model = timm.create_model(name).eval()
@@ -188,7 +188,7 @@ KIMM = {  # its MobileNetV3 cannot be built without downloading weights
 }
 PEERS = {
     "keras": Peer(build_keras, ("keras", "tensorflow"), KERAS),
-    "litert-torch": Peer(build_timm, ("litert-torch", "timm", "ai-edge-quantizer"), TIMM),
+    "litert-torch": Peer(build_timm, ("litert-torch", "timm", "litert-quantizer"), TIMM),
     "kimm": Peer(build_kimm, ("kimm", "keras", "tensorflow"), KIMM),
 }
 

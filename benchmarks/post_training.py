@@ -4,7 +4,7 @@
     python benchmarks/post_training.py --images ... --seeds 0 1 2 --models mobilenet_v2              means of three
     python benchmarks/post_training.py --images ... --seeds 0 1 2 --ablation    what each step of the recipe brings
 
-The peers: TensorFlow's converter (the same Keras model, its default optimisations) and ai-edge-quantizer's recipe
+The peers: TensorFlow's converter (the same Keras model, its default optimisations) and litert-quantizer's recipe
 static_wi8_ai8 (our float32 file; left out if it is not installed: `pip install -e '.[peers]'`). 128 images, chosen with
 each seed, calibrate all of them; the rest judge.
 
@@ -135,8 +135,8 @@ def converter(subject: Subject, samples: list[np.ndarray]) -> tuple[bytes, np.nd
     return content, asked[0]
 
 
-def ai_edge_quantizer(subject: Subject, samples: list[np.ndarray]) -> tuple[bytes, np.ndarray]:
-    from ai_edge_quantizer import quantizer, recipe
+def litert_quantizer(subject: Subject, samples: list[np.ndarray]) -> tuple[bytes, np.ndarray]:
+    from litert_quantizer import quantizer, recipe
 
     (details,) = Runner(subject.content).inputs
     started = now()
@@ -234,10 +234,10 @@ def main():
     else:
         tools, models = {"ours": ours, CONVERTER: converter}, chosen.models or list(GATES)
         reported, base = "ours", CONVERTER
-        if importlib.util.find_spec("ai_edge_quantizer"):
-            tools[f"ai-edge-quantizer {importlib.metadata.version('ai-edge-quantizer')}"] = ai_edge_quantizer
+        if importlib.util.find_spec("litert_quantizer"):
+            tools[f"litert-quantizer {importlib.metadata.version('litert-quantizer')}"] = litert_quantizer
         else:
-            print("Not installed, so left out: ai-edge-quantizer. To have it: pip install -e '.[peers]'")
+            print("Not installed, so left out: litert-quantizer. To have it: pip install -e '.[peers]'")
     problems = []
     for name in models:
         subject = build_subject(name, chosen.images)

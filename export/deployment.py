@@ -68,7 +68,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
         ConversionError: the converter refused the model.
     """
     started = time.monotonic()
-    with Worker() as worker:  # starts importing TensorFlow while the request is checked
+    with Worker(preload=request.source.preload) as worker:  # starts importing TensorFlow while the request is checked
         images_to_use = check(request, progress)
         produced, per_channel = worker.call(_produce, request, images_to_use, progress=progress)
     folder, name = Path(request.out), _file_name(request)
@@ -191,7 +191,7 @@ def _produce(
     Returns the proven file; and with ``per_tensor``, how the file with a scale for each channel compares, else None.
     """
     progress("building", 0, 1)
-    scheme, model = schemes.get(request.scheme), request.source.build()
+    scheme, model = schemes.get(request.scheme), request.source.open()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     subject.check_annotated(images_to_use.judge)
@@ -203,7 +203,7 @@ def _produce(
         trial_images = images_to_use.judge.sample(TRIAL_IMAGES, request.seed)
         bound = Bound(request.max_drop, lambda reference: Judge(subject, reference, trial_images, progress))
     recipe = Recipe(per_tensor=True) if request.per_tensor else None
-    with Worker() as worker:
+    with Worker(preload=model.preload) as worker:
         converted = convert_model(
             model,
             scheme,

@@ -47,7 +47,7 @@ def export_file(request: ExportRequest, progress: Progress = silent) -> Exported
         ConversionError: the converter refused the model.
     """
     calibration = check(request, progress)
-    with Worker() as worker:
+    with Worker(preload=request.source.preload) as worker:
         return worker.call(_export, request, calibration, progress=progress)
 
 
@@ -65,6 +65,8 @@ def check(request: ExportRequest, progress: Progress = silent) -> ImageSet | Non
     request.source.check(progress=progress)
     image_input.check(request.input)
     out = Path(request.out)
+    if request.source.is_tflite and out.resolve() == Path(request.source.model).resolve():
+        raise RequestError(f"out={out} is the file that is exported; give another name.")
     if out.suffix != ".tflite":
         raise RequestError(f"out={out}: expected a file that ends in .tflite.")
     files.check_folder(out.parent)
@@ -79,7 +81,7 @@ def check(request: ExportRequest, progress: Progress = silent) -> ImageSet | Non
 def _export(request: ExportRequest, calibration_set: ImageSet | None, progress: Progress) -> Exported:
     """Export in the worker process."""
     source = request.source
-    model = source.build()
+    model = source.open()
     facts, calibration, image = {"model": source.facts(), "options": request.options()}, None, None
     if calibration_set is not None or source.says_its_input or request.input != "normalised":
         image = ImageInput(source.preprocessing(model), request.input)

@@ -22,7 +22,6 @@ from mobilenets_tf.modelsource import AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
-from mobilenets_tf.tasks.outputs import ends_of_model
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
@@ -115,7 +114,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
             preprocessing = asked_preprocessing(replace(known, model=request.file, content=None), described)
     comparison, cores = None, ()
     on_calibration = source is not None and _calibrated(request, image_set)
-    with Worker(preload="tensorflow" if source else "") as worker:
+    with Worker(preload=source.preload if source else "") as worker:
         if source:
             comparison, preprocessing = worker.call(_verify, request, image_set, progress=progress)
         if emulator:
@@ -228,7 +227,7 @@ def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
     """
     runner = Runner(request.file, request.threads)  # a file that cannot be run is refused before the model is built
     source = request.source
-    model = source.build()
+    model = source.open()
     image = ImageInput(source.preprocessing(model))
     given = Reading.of(Path(request.file)).preprocessing or image.wanted
     dtype = runner.inputs[0]["dtype"]
@@ -246,14 +245,14 @@ def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
     def in_file(pixels):
         return [[output[0] for output in runner(given.for_input(each, dtype))] for each in pixels]
 
-    tallies = compared(subject, subject.in_keras(), {"file": in_file}, image_set, progress)
+    tallies = compared(subject, subject.in_model(), {"file": in_file}, image_set, progress)
     return tallies["file"].result(), given
 
 
 def _are_classes(image_set: ImageSet, model) -> bool:
     """Tell whether the labels of images can be the classes of a model: sub-folders of photographs need not be."""
     labels = image_set.labels
-    return labels is not None and max(labels) + 1 in {max(2, end.elements) for end in ends_of_model(model)}
+    return labels is not None and max(labels) + 1 in {max(2, end.elements) for end in model.ends}
 
 
 def _run_on_host(request: VerifyRequest, image_set: ImageSet | None, preprocessing, progress: Progress):

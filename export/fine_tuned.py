@@ -213,7 +213,7 @@ def _produce(
     threads = allocation.use_threads(request.threads)
     keras.utils.set_random_seed(request.seed)
     progress("building", 0, 1)
-    model = request.source.build()
+    model = request.source.open()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=True)
     if len(subject.ends) > 1 and not subject.task.forms:
@@ -223,7 +223,7 @@ def _produce(
         )
     subject.check_annotated(training, validation)
     objective = objective_of(
-        subject.task.name, model, recipe=request.recipe(), interpolation=image.given.interpolation,
+        subject.task.name, model.in_training(), recipe=request.recipe(), interpolation=image.given.interpolation,
         classes=subject.classes, class_names=subject.class_names, void=subject.void, images=(training, validation),
     )  # fmt: skip
     progress("building", 1, 1)

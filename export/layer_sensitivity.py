@@ -16,7 +16,7 @@ from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.request import Request
 from mobilenets_tf.export.tflite import check_request, prepare_model
 from mobilenets_tf.manifest import versions
-from mobilenets_tf.modelsource import built
+from mobilenets_tf.modelsource import opened
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -67,10 +67,10 @@ def sensitivity(
     drop_of: DropOf | None = None,
     progress: Progress = silent,
 ) -> list[Sensitivity]:
-    """Measure the loss when a single layer of a Keras 3 model is quantised, for each layer; the most sensitive first.
+    """Measure the loss when a single layer of a model is quantised, for each layer; the most sensitive first.
 
     Args:
-        model: a functional or sequential ``keras.Model``.
+        model: as in ``to_tflite``.
         calibration: as in ``to_tflite``.
         scheme: a calibrated scheme.
         recipe: the steps of quantisation; None for the default.
@@ -82,12 +82,12 @@ def sensitivity(
         RequestError: an argument or the calibration data cannot be used.
         ConversionError: the converter refused the model.
     """
-    scheme, model = schemes.get(scheme), built(model)
+    scheme, model = schemes.get(scheme), opened(model)
     _check_scheme(scheme)
     check_request(model, scheme, calibration)
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
-    with Worker() as worker:
+    with Worker(preload=model.preload) as worker:
         prepared, names = prepare_model(model, scheme, calibration, recipe or Recipe(), worker, progress)
     drop = drop_of(prepared.original) if drop_of else None
     return measure(prepared, names, drop=drop, progress=progress)
@@ -103,7 +103,7 @@ def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) 
         RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
-    with Worker() as worker:
+    with Worker(preload=request.source.preload) as worker:
         calibration_set, annotated = check(request, progress)
         facts, rows = worker.call(_produce, request, calibration_set, annotated, progress=progress)
     name, chart = _names(request)
@@ -161,7 +161,7 @@ def _produce(
 ) -> tuple[dict, list[Sensitivity]]:
     """Do everything that needs TensorFlow, in the worker, without writing files."""
     progress("building", 0, 1)
-    model = request.source.build()
+    model = request.source.open()
     preprocessing = request.source.preprocessing(model)
     progress("building", 1, 1)
     drop_of = None

@@ -10,7 +10,7 @@ tables, whose field numbers are the schema's.
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import flatbuffers
@@ -27,6 +27,7 @@ from mobilenets_tf.tflite.file_metadata import (
     RECORD,
     SEGMENTER,
     VALUE_LABELS,
+    Origin,
 )
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.image_input import ImageInput
@@ -91,6 +92,7 @@ class Metadata:
     labels: the class names in the order of the outputs; may be empty.
     task: "classify", "detect", "segment" or "regress". kinds: of the outputs, of a file without forms.
     preprocessing: of the input; None if not known.
+    origin: what the file of which this file was made says.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Metadata:
     task: str = "classify"
     kinds: tuple[outputs.OutputKind, ...] = ()
     preprocessing: Preprocessing | None = None
+    origin: Origin = field(default=Origin(), repr=False)
 
 
 def describe(
@@ -114,34 +117,58 @@ def describe(
     labels: Sequence[str] = (),
     task: str | None = None,
     kinds: Sequence[outputs.OutputKind] = (outputs.CLASSES,),
+    origin: Origin = Origin(),  # noqa: B008 (frozen)
 ) -> Metadata:
     """Make the metadata of a network from the description of its input image.
 
     Args:
         task: of a file whose outputs are those of a form. kinds: of the outputs of any other file.
+        origin: what the file of which this file is made says; its texts are kept.
     """
     given = image.given
     if task is None:
         task = "classify" if any(kind.classes or kind is outputs.MULTI_LABEL for kind in kinds) else "regress"
     mean, std = (0.0, 1.0) if image.form == "uint8" else (given.mean[0], given.std[0])
     text = f"{_TITLES[task]}; made by mobilenets-tf {__version__}."
+    own = (name, text, "", "", "")
+    name, text, version, author, license = (old or new for old, new in zip(origin.texts or own, own, strict=True))
     return Metadata(
-        name, text, given.size, given.size, mean, std,
-        labels=tuple(labels), task=task, kinds=tuple(kinds), preprocessing=given,
+        name, text, given.size, given.size, mean, std, version, author, license,
+        labels=tuple(labels), task=task, kinds=tuple(kinds), preprocessing=given, origin=origin,
     )  # fmt: skip
 
 
 def add(content: bytes, metadata: Metadata) -> bytes:
-    """Add metadata to a TFLite file's content. Earlier metadata and files behind the model are replaced."""
+    """Add metadata to a TFLite file's content. Earlier metadata and files behind the model are replaced.
+
+    The published metadata of the origin stay as they are where they still hold; of its associated files all are kept.
+    """
     tree = flatbuffer.read(content)
     tree.metadata = tree.metadata or []
-    _put(tree, NAME, _pack(tree, metadata))
+    holds = _still_holds(metadata)
+    _put(tree, NAME, metadata.origin.published if holds else _pack(tree, metadata))
     if metadata.preprocessing:
         kinds = [kind.name for kind in metadata.kinds] if metadata.task not in _OUTPUTS else []
         record = {"task": metadata.task, "preprocessing": asdict(metadata.preprocessing), "kinds": kinds}
         _put(tree, RECORD, json.dumps(record).encode())
     model = flatbuffer.write(tree)
-    return _with_file(model, LABELS_FILE, "\n".join(metadata.labels) + "\n") if metadata.labels else model
+    files = dict(metadata.origin.files)
+    if metadata.labels and not holds:
+        files[LABELS_FILE] = ("\n".join(metadata.labels) + "\n").encode()
+    return _with_files(model, files)
+
+
+def keep(content: bytes, origin: Origin) -> bytes:
+    """Put the associated files of the origin behind a file whose graph has the origin's own metadata still."""
+    return _with_files(content, origin.files)
+
+
+def _still_holds(metadata: Metadata) -> bool:
+    """Tell whether the published metadata of the origin say of the new file what is right."""
+    origin, told = metadata.origin, metadata.origin.preprocessing
+    if origin.published is None or told is None or metadata.task in _OUTPUTS or metadata.labels != origin.labels:
+        return False
+    return (told.mean, told.std) == ((metadata.mean,) * 3, (metadata.std,) * 3)
 
 
 def _put(tree, name: bytes, data: bytes) -> None:
@@ -155,10 +182,13 @@ def _put(tree, name: bytes, data: bytes) -> None:
     tree.buffers[entry.buffer].data = np.frombuffer(data, np.uint8)
 
 
-def _with_file(model: bytes, name: str, text: str) -> bytes:
+def _with_files(model: bytes, files: Mapping[str, bytes]) -> bytes:
+    if not files:
+        return model
     stream = io.BytesIO(model)
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:  # stored, so that Android can map it into memory
-        archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
     return stream.getvalue()
 
 

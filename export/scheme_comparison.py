@@ -89,7 +89,7 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
         RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
-    with Worker() as worker:
+    with Worker(preload=request.source.preload) as worker:
         requests, images_to_use = check(request, progress)
         produced, timings = worker.call(_produce, request, requests, images_to_use, progress=progress)
     folder, contents = Path(request.out), {}
@@ -163,13 +163,13 @@ def _produce(
     Returns each scheme's proven file and timing.
     """
     progress("building", 0, 1)
-    model = request.source.build()
+    model = request.source.open()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
     subject.check_annotated(images_to_use.judge)
     progress("building", 1, 1)
     converted = {}
-    with Worker() as worker:
+    with Worker(preload=model.preload) as worker:
         for name in requests:
             scheme = schemes.get(name)
             calibration = deployment.calibration_of(request, scheme, images_to_use, image)

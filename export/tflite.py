@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf import files
-from mobilenets_tf.conversion.convert import check_exportable, convert, float_file
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.export import metadata
 from mobilenets_tf.manifest import versions
-from mobilenets_tf.modelsource import AnyModel, built
+from mobilenets_tf.models.float_model import FloatFile, FloatModel
+from mobilenets_tf.modelsource import AnyModel, opened
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, mixed_precision, schemes
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.drop import AnswerDrop, DropOf
 from mobilenets_tf.quantize.mixed_precision import MixedPrecision
 from mobilenets_tf.quantize.post_training import PreparedModel, Recipe, prepare
-from mobilenets_tf.tasks.outputs import OutputKind, decided, ends_of_model
+from mobilenets_tf.tasks.outputs import OutputKind, decided
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import refused_without_delegates
@@ -99,10 +99,12 @@ def to_tflite(
     facts: dict | None = None,
     progress: Progress = silent,
 ) -> Exported:
-    """Convert any functional or sequential Keras 3 model to a TFLite file of builtin ops, batch 1, static shapes.
+    """Convert any functional or sequential Keras 3 model, or anyone's float TFLite file, to a TFLite file of builtin
+    ops, batch 1, static shapes.
 
     Args:
-        model: the ``keras.Model``; nested models are fine. Or a registry name, a path or a ``ModelSource``.
+        model: the ``keras.Model``; nested models are fine. Or a registry name, a path or a ``ModelSource``; the path
+            may be that of a float32 ``.tflite`` file.
         scheme: one of ``quantize.SCHEMES``: float32, float16, dynamic, int8, int8_float_io, int16x8.
         calibration: a ``quantize.Calibration``, or samples in any form that it takes (arrays, ``tf.data``, a
             generator, the converter's ``representative_dataset``, ...; also of several inputs), preprocessed as the
@@ -130,15 +132,15 @@ def to_tflite(
         RequestError: an argument, the calibration data or the path cannot be used.
         ConversionError: the converter refused the model.
     """
-    scheme, model = schemes.get(scheme), built(model)
+    scheme, model = schemes.get(scheme), opened(model)
     path = Path(path or f"{model.name}_{scheme.name}.tflite")
     manifest_path = path.with_name(path.name + ".json")
     check_request(model, scheme, calibration)
     check_quantisation(scheme, max_drop, recipe=recipe)
     files.check_folder(path.parent)
     files.check_replaceable(path.parent, [path.name, manifest_path.name], overwrite)
-    kinds = decided(ends_of_model(model), bool(labels), len(labels) or None)
-    with Worker() as worker:
+    kinds = decided(model.ends, bool(labels), len(labels) or None)
+    with Worker(preload=model.preload) as worker:
         bound = None if max_drop is None else Bound(max_drop)
         converted = convert_model(
             model, scheme, calibration, worker, progress,
@@ -150,13 +152,13 @@ def to_tflite(
     return Exported(path, manifest)
 
 
-def check_request(model, scheme, calibration) -> None:
+def check_request(model: FloatModel, scheme, calibration) -> None:
     """Refuse, before any work, a model that cannot be converted and a calibrated scheme without calibration.
 
     Raises:
-        RequestError: the model cannot become a file (see ``check_exportable``), or there is no calibration.
+        RequestError: the model cannot become a file (see ``FloatModel.check``), or there is no calibration.
     """
-    check_exportable(model)
+    model.check()
     if scheme.calibrated and calibration is None:
         raise RequestError(
             f"The scheme {scheme.name!r} needs calibration images; schemes without: "
@@ -181,7 +183,7 @@ def check_quantisation(scheme, max_drop: float | None, **options) -> None:
 
 
 def convert_model(
-    model,
+    model: AnyModel,
     scheme,
     calibration,
     worker: Worker,
@@ -206,6 +208,7 @@ def convert_model(
         RequestError: the calibration data cannot be used, or the bound cannot be kept.
         ConversionError: the converter refused the model, or LiteRT the result.
     """
+    model = opened(model)
     if scheme.calibrated:
         if not isinstance(calibration, Calibration):
             calibration = Calibration(calibration)
@@ -222,17 +225,17 @@ def convert_model(
             prepared.uncorrected, prepared.samples,
         )  # fmt: skip
     progress("converting", 0, 1)
-    graph, float_content = _float_file(model, worker, image)
+    float_file, float_content = _float_file(model, worker, image)
     content = float_content
     if scheme.name != "float32":
-        content = convert(graph, worker, scheme.weights)
+        content = float_file.stored(scheme.weights)
         content = image.begin(content) if image else content
     progress("converting", 1, 1)
     return Conversion(scheme.name, finished(content, model, image, labels, kinds), float_content, None)
 
 
 def prepare_model(
-    model,
+    model: FloatModel,
     scheme,
     calibration: Calibration,
     recipe: Recipe,
@@ -245,32 +248,36 @@ def prepare_model(
     Returns the prepared model, and for each of its operators the name of its layer.
     """
     progress("converting", 0, 1)
-    graph, float_content = _float_file(model, worker, image, folded=False)
+    float_file, float_content = _float_file(model, worker, image, folded=False)
     progress("converting", 1, 1)
     prepared = prepare(float_content, scheme, calibration, recipe, progress)
-    return prepared, layers.of_operators(prepared.model, graph.layers)
+    return prepared, layers.of_operators(prepared.model, float_file.layers)
 
 
-def _float_file(model, worker: Worker, image: ImageInput | None, folded: bool = True):
-    graph, content = float_file(model, worker)
-    return graph, image.begin(content, folded) if image else content
+def _float_file(
+    model: FloatModel, worker: Worker, image: ImageInput | None, folded: bool = True
+) -> tuple[FloatFile, bytes]:
+    """Return the model's float file, and the content of one that takes ``image.given``."""
+    float_file = model.float_file(worker)
+    return float_file, image.begin(float_file.content, folded) if image else float_file.content
 
 
 def finished(
-    content: bytes, model, image: ImageInput | None, labels: Sequence[str], kinds: Sequence[OutputKind]
+    content: bytes, model: FloatModel, image: ImageInput | None, labels: Sequence[str], kinds: Sequence[OutputKind]
 ) -> bytes:
     """Finish a file: add the input form that was asked for, and, where the kinds of the outputs are given, metadata.
+    What the model's own file says for people, and its associated files, are kept.
 
     Raises:
         ConversionError: the file has ops that are not TFLite builtins.
     """
     _refuse_foreign_ops(content)
     if image is None:
-        return content
+        return metadata.keep(content, model.origin)
     content = image.finish(content)
     if not kinds:
         return content
-    return metadata.add(content, metadata.describe(model.name, image, labels, kinds=kinds))
+    return metadata.add(content, metadata.describe(model.name, image, labels, kinds=kinds, origin=model.origin))
 
 
 def _refuse_foreign_ops(content: bytes) -> None:

@@ -15,13 +15,22 @@ from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
+from mobilenets_tf.models.float_model import FloatModel
+from mobilenets_tf.models.keras_model import KerasModel
+from mobilenets_tf.models.tflite_model import TFLiteModel
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tflite.file_metadata import read_metadata
+from mobilenets_tf.tflite.foreign.intake import check_taken
 from mobilenets_tf.weights import catalog, fetching, load, saved_models
 
 # In ``ModelSource.weights``: random weights are wanted.
 RANDOM = "random"
+TFLITE = ".tflite"
+# The forms of a detector's and a segmenter's files whose outputs are the network's own.
+OWN_FORMS = ("raw", "stride")
+_OF_NETWORKS = ("weights", "alpha", "resolution", "classes", "fetch")
 # What to do where nothing says how the pixels become a model's input.
 NORMALISATION = (
     "Pass --mean and --std in pixel values (in Python: ModelSource(..., mean=, std=)): --mean 127.5 --std 127.5 for "
@@ -33,13 +42,16 @@ NORMALISATION = (
 class ModelSource:
     """The model that a command works on; plain data, so that a child process can receive it.
 
-    model: a registry name, the path of a ``.keras`` or full-model ``.h5`` or ``.hdf5`` file, or a ``keras.Model``.
+    model: a registry name, the path of a ``.keras`` or full-model ``.h5`` or ``.hdf5`` file or of a float ``.tflite``
+        file, or a ``keras.Model``.
     weights, alpha, resolution, classes: for a registered network, as in ``create_model``; the number of classes is that
-        of a weight file where it is left out. weights may also be "random".
+        of a weight file where it is left out. weights may also be "random". resolution also fixes the open sides of a
+        ``.tflite`` file's image.
         None gives random weights too, but is taken for an oversight: verbs that need trained weights warn of it.
     mean, std: of the input, in pixel values 0-255, one number or three; for a file without a manifest. A ``.keras``
         file that was trained here has a manifest beside it, with mean and std.
     labels: a text file with one class name a line; for a file without a manifest.
+    signature: of a ``.tflite`` file with several signatures, the key of the one to take.
     crop, resize, interpolation: how a photograph becomes the square input, as in ``Preprocessing``; None: as the
         manifest or the published weight set says, else the whole photograph, as Keras' own loaders do.
     fetch: fetch published weights that are not on this machine; False downloads nothing.
@@ -58,6 +70,7 @@ class ModelSource:
     resize: int | None = None
     interpolation: str | None = None
     fetch: bool = False
+    signature: str | None = None
     content: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -106,11 +119,21 @@ class ModelSource:
     @property
     def is_file(self) -> bool:
         """Whether the model is a file, or an object, rather than a registered network."""
-        if self.content is not None or Path(self.model).suffix in saved_models.SUFFIXES:
+        if self.content is not None or Path(self.model).suffix in (*saved_models.SUFFIXES, TFLITE):
             return True
         # Whatever else is a path is no name, and whoever opens it says what it is.
         is_path = os.sep in self.model or os.path.exists(self.model)
         return is_path and self.model not in registry.list_models()
+
+    @property
+    def is_tflite(self) -> bool:
+        """Whether the model is a TFLite file, which needs no TensorFlow."""
+        return self.content is None and Path(self.model).suffix == TFLITE
+
+    @property
+    def preload(self) -> str:
+        """The library that a ``Worker`` needs to work on the model; empty for a TFLite file."""
+        return "" if self.is_tflite else "tensorflow"
 
     @property
     def task(self) -> str:
@@ -171,21 +194,27 @@ class ModelSource:
         """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
-    def check(self, may_be_random: bool = False, progress: Progress = silent) -> None:
+    def check(self, may_be_random: bool = False, in_keras: bool = False, progress: Progress = silent) -> None:
         """Refuse a source that cannot be built, without importing TensorFlow; warn of random weights that nobody has
         asked for. Weights that are to be fetched are fetched here, after all other checks.
 
         Args:
             may_be_random: do not warn, since the model is going to be trained or random weights are refused elsewhere.
+            in_keras: a Keras model is needed, so a TFLite file is refused.
 
         Raises:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here or cannot be
                 fetched.
         """
         if self.is_file:
-            if self.content is None:
+            if self.is_tflite and in_keras:
+                raise RequestError(saved_models.not_a_model(Path(self.model)))
+            if self.is_tflite:
+                check_taken(self.model, self.resolution, self.signature)
+                self._check_form()
+            elif self.content is None:
                 saved_models.check_kind(Path(self.model))
-            for option in ("weights", "alpha", "resolution", "classes", "fetch"):
+            for option in ("weights", "alpha", "classes", "fetch") if self.is_tflite else _OF_NETWORKS:
                 if getattr(self, option) not in (None, False):
                     raise RequestError(f"--{option} ({option}=) is for registered networks; {self.model} has its own.")
         else:
@@ -196,6 +225,8 @@ class ModelSource:
                 _published(self)
             if not may_be_random and self.classes is None and self.random_part == "head" and self._weight_file:
                 self._check_head()
+        if self.signature is not None and not self.is_tflite:
+            raise RequestError(f"--signature (signature=) is for .tflite files; {self.model} is none.")
         self.check_input()
         self.check_labels()
         if self.fetch:
@@ -208,6 +239,15 @@ class ModelSource:
     @property
     def _is_published(self) -> bool:
         return not self.is_file and not self._is_random and self._weight_file is None
+
+    def _check_form(self) -> None:
+        """Refuse a detector's or segmenter's file whose outputs are no longer the network's own."""
+        form = self._manifest().get("form")
+        if form not in (None, *OWN_FORMS):
+            raise RequestError(
+                f"{self.model} gives its answers in the form {form!r}, to which no other form can be added. Give the "
+                f"file of the form {' or '.join(map(repr, OWN_FORMS))} (deploy --scheme float32 --output ...)."
+            )
 
     def _check_head(self) -> None:
         """Refuse a weight file without a classifier, unless the request says how many classes the classifier has."""
@@ -293,6 +333,17 @@ class ModelSource:
         alpha = self.alpha or (1.0 if registry.get(self.model).alphas else None)
         return catalog.find(self.model, self.weights, alpha)
 
+    def open(self) -> FloatModel:
+        """Build or load the model, as the verbs that make files of it use it.
+
+        Raises:
+            RequestError: the file cannot be loaded, or is no file to begin from.
+        """
+        if self.is_tflite:
+            grids = (self._manifest().get("anchors") or {}).get("grids") or ()
+            return TFLiteModel(Path(self.model), self.resolution, self.signature, tuple(map(tuple, grids)))
+        return KerasModel(self.build())
+
     def build(self, **options):
         """Build or load the ``keras.Model``. ``options``: further arguments for the builder of a registered network."""
         if self.is_file:
@@ -374,12 +425,25 @@ class ModelSource:
         return record.labels if (self.classes or in_file or record.classes) == record.classes else []
 
     def _manifest(self) -> dict:
-        """Read the manifest beside the model's file."""
-        return manifest_of(Path(self.model)) if self.content is None else {}
+        """Read the manifest beside the model's file; of a TFLite file, what the metadata inside say where the manifest
+        does not."""
+        if self.content is not None:
+            return {}
+        manifest = manifest_of(Path(self.model))
+        if not self.is_tflite or not Path(self.model).is_file():
+            return manifest
+        inside = read_metadata(Path(self.model))
+        # What a detector's or a segmenter's outputs are is known from a manifest alone.
+        task = inside.task if inside.task in ("classify", "regress") else None
+        told = {"task": task, "labels": list(inside.labels)}
+        return {name: value for name, value in told.items() if value} | manifest
 
     def _manifest_preprocessing(self) -> Preprocessing | None:
         if self.content is not None:
             return None
+        if self.is_tflite:
+            told = Preprocessing.of(manifest_of(Path(self.model)), f"{self.model}.json")
+            return told or read_metadata(Path(self.model)).preprocessing
         file = self.model if self.is_file else self.weights
         return Preprocessing.of(manifest_of(Path(file)), f"{file}.json") if file else None
 
@@ -436,17 +500,19 @@ def _is_keras(model: Any) -> bool:
     return hasattr(model, "get_config") and hasattr(model, "predict_on_batch")
 
 
-def built(model: AnyModel) -> Any:
-    """Return the ``keras.Model`` of a model that is given in any form; a ``keras.Model`` as it is.
+def opened(model: AnyModel) -> FloatModel:
+    """Return a model that is given in any form as the verbs use it; a ``FloatModel`` as it is.
 
     Raises:
         RequestError: the name is unknown, or the file is not there or cannot be loaded.
     """
-    if _is_keras(model):
+    if isinstance(model, (KerasModel, TFLiteModel)):
         return model
+    if _is_keras(model):
+        return KerasModel(model)
     source = ModelSource.of(model)
     source.check()
-    return source.build()
+    return source.open()
 
 
 def weight_preprocessing(

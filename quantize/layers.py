@@ -16,7 +16,7 @@ from mobilenets_tf.tflite import flatbuffer
 _WITH_WEIGHTS = re.compile(r"(convolution|depthwise|separable_conv2d|conv2d_transpose|conv_transpose|MatMul|Einsum)\w*")
 
 
-def of_operators(model: bytes, known: Collection[str]) -> list[str]:
+def of_operators(model: bytes, known: Collection[str] | None) -> list[str]:
     """Give the name of the layer of each operator of a float model, in the operators' order.
 
     An operator into which several layers were fused belongs to the layer whose weights it has; without weights, to the
@@ -25,9 +25,12 @@ def of_operators(model: bytes, known: Collection[str]) -> list[str]:
 
     Args:
         model: the file's content.
-        known: the names of the Keras model's layers, nested ones too.
+        known: the names of the Keras model's layers, nested ones too. None for a model without layers: each operator
+            is named by its result.
     """
     graph = flatbuffer.Graph(flatbuffer.read(model))
+    if known is None:
+        return [graph.tensors[operator.outputs[0]].name.decode().split(";")[0] for operator in graph.operators]
     return [_layer(graph, operator, set(known)) for operator in graph.operators]
 
 

@@ -22,6 +22,7 @@ FLOORS = (
     ("quantize.schemes", "quantize.samples", "conversion"),
     ("networks",),
     ("tasks", "factory"),
+    ("models",),
     ("modelsource",),
     ("answers", "training"),
     ("quantize.calibration", "quantize.integers"),

@@ -13,7 +13,7 @@ from mobilenets_tf.export.request import MIN_AGREEMENT, Limits
 from mobilenets_tf.modelsource import RANDOM, ModelSource
 from mobilenets_tf.tasks.task import percent
 
-# Largest difference allowed between Keras and a float32 file, relative to the largest output.
+# Largest difference allowed between the model and a float32 file, relative to the largest output.
 FLOAT_TOLERANCE = 1e-4
 # Half precision keeps 11 bits of each weight.
 HALF_TOLERANCE = 2e-2
@@ -104,8 +104,8 @@ def decide(
 
     Args:
         source: the model that the file was made of.
-        comparison: of the file with its reference, the float file or the Keras model; None if nothing was compared.
-        parity: of the float file with the Keras model; None if ``comparison`` is with the Keras model.
+        comparison: of the file with its reference, the float file or the model itself; None if nothing was compared.
+        parity: of the float file with the model; None if ``comparison`` is with the model.
         on_calibration: the images of the comparison are those of the calibration, or some of them are.
         failures: the checks that failed elsewhere.
     """
@@ -121,7 +121,7 @@ def decide(
         weights = {"network": "the weights are", "head": "the head's weights are"}[source.random_part]
         return Badge("grey", f"Converted, not judged: {weights} random, so the answers mean nothing.")
     if comparison is None:
-        equal = f"The file computes what the Keras model computes on {parity.images} images."
+        equal = f"The file computes what the model computes on {parity.images} images."
         return Badge("grey", "Converted, not judged: no annotated images were given.", (equal,))
     if comparison.score is not None:
         return _by_score(scheme, comparison, on_calibration)
@@ -187,7 +187,7 @@ def _unequal(scheme: str, parity, comparison) -> Iterator[str]:
     """Yield a sentence for each pair of files that should be equal and are not."""
     if parity is not None and not parity.relative_difference <= FLOAT_TOLERANCE:
         yield (
-            f"The float32 file differs from Keras by {parity.relative_difference:.2g} of the largest output; "
+            f"The float32 file differs from the model by {parity.relative_difference:.2g} of the largest output; "
             f"allowed is {FLOAT_TOLERANCE:.0e}."
         )
     # Where the answers are compared, they judge: probabilities may differ by more and the answers be the same.

@@ -175,7 +175,7 @@ class LayerFidelity:
 
 
 def layer_fidelity(
-    float_content: bytes, quantised_content: bytes, samples: Iterable[Sequence[np.ndarray]]
+    float_content: bytes, quantised_content: bytes, samples: Iterable[Sequence[np.ndarray]], has_layers: bool = True
 ) -> list[LayerFidelity]:
     """Measure how much of each layer's signal a quantised file keeps. The noise of earlier layers is part of a layer's
     noise.
@@ -188,11 +188,12 @@ def layer_fidelity(
             before equalisation does not fit, since equalisation changes the scales of channels.
         quantised_content: the quantised file.
         samples: a few calibration samples, arrays in the order of the files' inputs.
+        has_layers: the model has layers by which tensors are named; otherwise each operator counts as a layer.
 
     Returns:
         The layers, the least faithful first. Tensors that only one file has are left out.
     """
-    files = [_Observed(float_content), _Observed(quantised_content)]
+    files = [_Observed(content, has_layers) for content in (float_content, quantised_content)]
     shared = [name for name in files[0].tensors if name in files[1].tensors]
     ends = {files[0].layers[name]: name for name in shared}  # the last tensor of each layer
     powers = {name: np.zeros(3) for name in ends.values()}  # of the signal, the noise, and the noise that is cut off
@@ -219,12 +220,12 @@ class _Observed:
     tensors: name -> index, in the order of the operators. layers: name of a tensor -> its layer.
     """
 
-    def __init__(self, content: bytes):
+    def __init__(self, content: bytes, has_layers: bool):
         tree = flatbuffer.read(content)
         graph = tree.subgraphs[0]
         produced = [index for operator in graph.operators for index in operator.outputs]
         names = {index: graph.tensors[index].name.decode() for index in produced}
-        of_operators = layers.of_operators(content, _scopes(names.values()))
+        of_operators = layers.of_operators(content, _scopes(names.values()) if has_layers else None)
         self.tensors = {name: index for index, name in names.items()}
         self.layers = {
             names[index]: layer
@@ -342,7 +343,7 @@ def gather(
     """
     exhibits = _EXHIBITS[subject.task.name](subject, converted, image_set, tally, own_files, seed, shown)
     return Evidence(
-        layers=fidelity(converted, own_files[converted.scheme]),
+        layers=fidelity(converted, own_files[converted.scheme], subject.model.has_layers),
         plan=Runner(converted.content).execution_plan(),
         delegates=backends.verdicts(flatbuffer.read(converted.content)),
         latency=latencies(converted) if timed else None,
@@ -350,14 +351,14 @@ def gather(
     )
 
 
-def fidelity(converted: Conversion, content: bytes) -> list[LayerFidelity]:
+def fidelity(converted: Conversion, content: bytes, has_layers: bool = True) -> list[LayerFidelity]:
     """Measure the fidelity of each layer of a calibrated file; return [] for a file without calibration.
 
-    content: the file with the network's own outputs.
+    content: the file with the network's own outputs. has_layers: as in ``layer_fidelity``.
     """
     if converted.equalised is None:
         return []
-    return layer_fidelity(converted.equalised, content, converted.samples[:_FIDELITY_SAMPLES])
+    return layer_fidelity(converted.equalised, content, converted.samples[:_FIDELITY_SAMPLES], has_layers)
 
 
 def latencies(converted: Conversion) -> dict[str, tuple[float, float]]:

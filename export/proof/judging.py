@@ -31,14 +31,14 @@ _PARITY: dict[str, tuple[int, int]] = {
 
 
 def parity(subject: Subject, float_content: bytes, image_set: ImageSet, seed: int) -> AnyComparison:
-    """Compare a float file, which takes ``image.given``, with the Keras model, on a few of the images.
+    """Compare a float file, which takes ``image.given``, with the model itself, on a few of the images.
 
     Raises:
         RequestError: the outputs differ in shape, or are NaN or infinite.
     """
     count, batch = _PARITY[subject.task.name]
     few = ImageSet(image_set.sample(count, seed).paths)  # without truths, since no scores are needed
-    tallies = compared(subject, subject.in_keras(), {"file": subject.in_tflite(float_content)}, few, batch=batch)
+    tallies = compared(subject, subject.in_model(), {"file": subject.in_tflite(float_content)}, few, batch=batch)
     return tallies["file"].result()
 
 

@@ -74,7 +74,7 @@ def prove(
         RequestError: outputs are NaN or infinite.
     """
     image_set = images_to_use.judge
-    # The float file is first shown to equal Keras; it then stands for Keras, ten times as fast.
+    # The float file is first shown to equal the model; it then stands for the model, ten times as fast as Keras.
     parity = judging.parity(subject, converted.float_content, image_set, request.seed)
     tallies: dict[str, Tally] = {}
     if converted.scheme != "float32" or image_set.annotated:
@@ -98,7 +98,8 @@ def conclude(
     """Finish what ``prove`` does after judging: apply the form, and gather manifest and evidence.
 
     Args:
-        parity: of the float file with Keras. tally: of the file with its float file; None where nothing was compared.
+        parity: of the float file with the model. tally: of the file with its float file; None where nothing was
+            compared.
         timed, shown: as in ``evidence.gather``.
     """
     image_set, task = images_to_use.judge, subject.task
@@ -135,7 +136,9 @@ def _in_form(converted: Conversion, form: str, subject: Subject, score_threshold
     content, float_content = (
         forms.apply(each, form, subject, score_threshold) for each in (converted.content, converted.float_content)
     )
-    described = metadata.describe(subject.model.name, subject.image, subject.class_names, subject.task.name)
+    described = metadata.describe(
+        subject.model.name, subject.image, subject.class_names, subject.task.name, origin=subject.model.origin
+    )
     return replace(converted, content=metadata.add(content, described), float_content=float_content)
 
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
-from mobilenets_tf.modelsource import ModelSource
+from mobilenets_tf.models.float_model import FloatModel
+from mobilenets_tf.modelsource import AnyModel, ModelSource, opened
 from mobilenets_tf.tasks import task_of
-from mobilenets_tf.tasks.outputs import End, OutputKind, ends_of_model
+from mobilenets_tf.tasks.outputs import End, OutputKind
 from mobilenets_tf.tasks.task import Decoder, Meter, Task, class_name
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
@@ -24,12 +25,12 @@ Answering = Callable[[np.ndarray], list[Outputs]]
 class Subject:
     """A model whose file is to be proved.
 
-    model: the ``keras.Model``. image: how the file takes its image. labels: names of the classes; may be empty.
+    model: in float. image: how the file takes its image. labels: names of the classes; may be empty.
     void: of masks, the value of pixels of no class. grids: of a detector, see ``task.Task.grids``.
     ends, kinds: the model's outputs, and what each says, see ``tasks.outputs``. decoder: of these outputs.
     """
 
-    model: object
+    model: FloatModel
     task: Task
     image: ImageInput
     labels: tuple[str, ...]
@@ -41,7 +42,7 @@ class Subject:
 
     @staticmethod
     def of(
-        source: ModelSource, model, image: ImageInput, void: int | None = None, *, annotated: bool = False
+        source: ModelSource, model: AnyModel, image: ImageInput, void: int | None = None, *, annotated: bool = False
     ) -> "Subject":
         """Make the subject of a model that was built from a source.
 
@@ -53,10 +54,11 @@ class Subject:
         Raises:
             RequestError: the labels do not fit the model, or the outputs are not those of the task.
         """
-        task, ends, names = task_of(source.task), ends_of_model(model), source.label_names()
+        model = opened(model)
+        task, ends, names = task_of(source.task), model.ends, source.label_names()
         kinds = task.kinds(ends, source.says_its_task or bool(names) or annotated, len(names) or None)
         task = task.settled(ends, kinds)
-        grids = task.grids(model)
+        grids = model.grids(task)
         decoder = task.decoder(model.name, ends, kinds, None, grids)
         if annotated:
             task.check_annotated(source.model)
@@ -105,13 +107,12 @@ class Subject:
         """Return a meter of the task for the model's classes."""
         return self.task.meter(self.class_names, self.void)
 
-    def in_keras(self) -> Answering:
-        """Return the function that runs the Keras model on a batch of images."""
-        import keras
+    def in_model(self) -> Answering:
+        """Return the function that runs the model itself on a batch of images."""
 
         def answer(pixels: np.ndarray) -> list[Outputs]:
-            outputs = keras.tree.flatten(self.model.predict_on_batch(self.image.wanted.normalise(pixels)))
-            return [[np.asarray(output)[i] for output in outputs] for i in range(len(pixels))]
+            outputs = self.model.answers([self.image.wanted.normalise(pixels)])
+            return [[output[i] for output in outputs] for i in range(len(pixels))]
 
         return answer
 

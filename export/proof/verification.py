@@ -10,15 +10,13 @@ import numpy as np
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.proof.comparison import Comparison, OutputsTally
 from mobilenets_tf.manifest import manifest_of
-from mobilenets_tf.modelsource import built
+from mobilenets_tf.models.float_model import FloatModel
+from mobilenets_tf.modelsource import OWN_FORMS, AnyModel, opened
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.samples import count_of, samples_of
-from mobilenets_tf.tasks.outputs import OutputKind, decided, ends_of_model
+from mobilenets_tf.tasks.outputs import OutputKind, decided
 from mobilenets_tf.tflite.runtime import Runner
-
-# The forms of a detector's and a segmenter's files whose outputs are the Keras model's own.
-COMPARABLE = ("raw", "stride")
 
 
 def _as_it_is(sample: np.ndarray) -> np.ndarray:
@@ -27,7 +25,7 @@ def _as_it_is(sample: np.ndarray) -> np.ndarray:
 
 def verify(
     file,
-    model,
+    model: AnyModel,
     images: Any,
     labels=None,
     *,
@@ -56,12 +54,12 @@ def verify(
         RequestError: the file cannot be run, there are no images, the shapes do not fit, or the file's outputs are not
             those of its network (see ``check_form``).
     """
-    model = built(model)
+    model = opened(model)
     if not isinstance(file, bytes):
         check_form(Path(file))
     runner = Runner(file, threads)
     check_outputs(runner, model)
-    ends = ends_of_model(model)
+    ends = model.ends
     tally = OutputsTally(ends, kinds or decided(ends, labels is not None))
     images = images.samples if isinstance(images, Calibration) else images
     samples = samples_of(images, {tensor.name: tensor.shape for tensor in model.inputs})
@@ -81,7 +79,7 @@ def check_form(file: Path) -> None:
         RequestError: the file has another form than its network's; the message says what to do.
     """
     form = manifest_of(file).get("form")
-    if form not in (None, *COMPARABLE):
+    if form not in (None, *OWN_FORMS):
         own = "stride" if form in ("full", "mask") else "raw"
         raise RequestError(
             f"{file} gives its answers in the form {form!r}, and the Keras model gives {own!r} outputs: they cannot be "
@@ -91,13 +89,13 @@ def check_form(file: Path) -> None:
         )
 
 
-def check_outputs(runner: Runner, model) -> None:
+def check_outputs(runner: Runner, model: FloatModel) -> None:
     """Refuse a file whose outputs are not the model's.
 
     Raises:
         RequestError: number or shapes of the outputs differ, or the file's boxes are decoded.
     """
-    model_shapes = [tuple(output.shape[1:]) for output in model.outputs]
+    model_shapes = [end.shape for end in model.ends]
     file_shapes = runner.output_shapes
     decoded = runner.outputs[0]["name"] == "decoded_boxes"  # decoded boxes have the shape of encoded boxes
     if decoded or len(model_shapes) != len(file_shapes) or not all(map(_fits, model_shapes, file_shapes)):
@@ -115,9 +113,9 @@ def _fits(model_shape: tuple[int | None, ...], file_shape: tuple[int, ...]) -> b
     return all(expected in (None, side) for expected, side in zip(model_shape, file_shape, strict=True))
 
 
-def _by_image(model, batch: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+def _by_image(model: FloatModel, batch: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
     """Return, for each image of a batch (an array for each input), the list of the model's outputs."""
-    return map(list, zip(*_keras_outputs(model, batch), strict=True))
+    return map(list, zip(*model.answers(batch), strict=True))
 
 
 def in_batches(samples: Iterable[list[np.ndarray]], size: int = 16) -> Iterator[list[np.ndarray]]:
@@ -131,11 +129,3 @@ def in_batches(samples: Iterable[list[np.ndarray]], size: int = 16) -> Iterator[
             batch = []
     if batch:
         yield list(map(np.stack, zip(*batch, strict=True)))
-
-
-def _keras_outputs(model, batch: list[np.ndarray]) -> list[np.ndarray]:
-    import keras
-
-    inputs = {tensor.name: array for tensor, array in zip(model.inputs, batch, strict=True)}
-    given = batch[0] if len(batch) == 1 else inputs
-    return [np.asarray(output) for output in keras.tree.flatten(model.predict_on_batch(given))]

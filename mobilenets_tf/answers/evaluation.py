@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenets_tf.answers.predictor import opened, scaled
-from mobilenets_tf.answers.reading import Reading, is_tflite, reading_of
+from mobilenets_tf.answers.reading import Reading, reading_of
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
@@ -86,7 +86,7 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
     _check_scales(request, reading)
     annotated = _find(request, reading, progress).sample(request.count, request.seed)
     images.check(annotated)
-    with Worker(preload="" if is_tflite(request.source) else "tensorflow") as worker:
+    with Worker(preload=request.source.preload) as worker:
         return worker.call(_evaluate, request, reading, annotated, progress=progress)
 
 
@@ -99,7 +99,7 @@ def _check_scales(request: EvaluateRequest, reading: Reading) -> None:
     source, scales = request.source, request.scales
     if scales == (1.0,) and not request.flip:
         return
-    if not _scales(reading) or is_tflite(source):
+    if not _scales(reading) or source.is_tflite:
         raise RequestError(f"--scales and --flip (scales=, flip=) are for segmenters in Keras; {source.model} is none.")
     if scales != (1.0,) and source.is_file:
         raise RequestError(

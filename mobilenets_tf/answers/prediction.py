@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mobilenets_tf import files
 from mobilenets_tf.answers.predictor import Predictor, opened
-from mobilenets_tf.answers.reading import Reading, check_file, is_tflite, reading_of
+from mobilenets_tf.answers.reading import Reading, check_file, reading_of
 from mobilenets_tf.data import images
 from mobilenets_tf.data.annotated import photographs_of
 from mobilenets_tf.data.images import ImageSet
@@ -92,7 +92,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
     folder, names = _places(request, named)
     images.check(photographs)
     suffix = Path(names[0]).suffix.lower() if names else None
-    in_keras = any(not is_tflite(source) for source, _ in models)
+    in_keras = any(not source.is_tflite for source, _ in models)
     with Worker(preload="tensorflow" if in_keras else "") as worker:
         pairs = worker.call(_predict, models, photographs, request, suffix, progress=progress)
     if not names:
@@ -108,7 +108,7 @@ def ask(source: ModelSource, reading: Reading, photograph: Path, top: int = 5, t
         reading: how to read the model's outputs. top, threshold: as in ``PredictRequest``.
     """
     request = PredictRequest(source, (os.fspath(photograph),), threshold=threshold, top=top)
-    with Worker(preload="" if is_tflite(source) else "tensorflow") as worker:
+    with Worker(preload=source.preload) as worker:
         ((prediction, _),) = worker.call(_predict, [(source, reading)], ImageSet((photograph,)), request, None)
     return prediction.answers[0]["found"]
 

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mobilenets_tf.answers.reading import TFLITE, Reading, check_file, is_tflite
+from mobilenets_tf.answers.reading import Reading, check_file
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.modelsource import NORMALISATION, ModelSource
+from mobilenets_tf.modelsource import NORMALISATION, TFLITE, ModelSource
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import VALUES, OutputKind, ends_of_file, ends_of_model, kind_of
 from mobilenets_tf.tasks.task import Task
@@ -204,7 +204,7 @@ def opened(source: ModelSource, reading: Reading) -> Predictor:
     Raises:
         RequestError: the model cannot be built or loaded, or ``Predictor`` refuses it.
     """
-    if source.content is None and (source.is_file or is_tflite(source)):
+    if source.content is None and source.is_file:
         return predictor(source.model, reading)
     model = source.build()
     reading = replace(reading, preprocessing=source.preprocessing(model))

@@ -7,14 +7,12 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.text_files import read_lines
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
-from mobilenets_tf.modelsource import NORMALISATION, ModelSource
+from mobilenets_tf.modelsource import NORMALISATION, TFLITE, ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import KINDS
 from mobilenets_tf.tflite.file_metadata import FileMetadata, read_metadata
 from mobilenets_tf.weights.saved_models import check_kind
-
-TFLITE = ".tflite"
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,12 @@ def reading_of(source: ModelSource, task: str | None = None, progress: Progress 
     Raises:
         RequestError: there is no such file or network, the network has another task, or nothing describes the input.
     """
-    if not is_tflite(source):
+    if not source.is_tflite:
         source.check(progress=progress)
     if source.content is not None:
         labels = tuple(source.label_names())
         return Reading(task or source.task, asked_preprocessing(source, None), labels, resize=source.resize)
-    if not source.is_file and not is_tflite(source):
+    if not source.is_file:
         if task not in (None, source.task):
             raise RequestError(
                 f"{source.model} is for the task {source.task!r}, not {task!r}; leave --task (task=) out."
@@ -99,11 +97,6 @@ def reading_of(source: ModelSource, task: str | None = None, progress: Progress 
     labels = tuple(source.label_names()) if source.labels else known.labels
     preprocessing = asked_preprocessing(source, known.preprocessing)
     return replace(known, task=task or known.task, preprocessing=preprocessing, labels=labels, resize=source.resize)
-
-
-def is_tflite(source: ModelSource) -> bool:
-    """Tell whether the model is a TFLite file, which needs no TensorFlow."""
-    return source.content is None and Path(source.model).suffix == TFLITE
 
 
 def check_file(file: str | Path) -> Path:

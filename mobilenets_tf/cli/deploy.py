@@ -137,7 +137,7 @@ def _print(deployed, request):
         emit(image_line(known.described()))
     parity = deployed.parity
     differs = f"differs by {parity.relative_difference:.1g} of the largest output"
-    emit(f"  float32 against Keras, {parity.images} images: {differs}")
+    emit(f"  float32 against the model, {parity.images} images: {differs}")
     if deployed.comparison:
         judged = "the calibration images" if manifest["judged_on_calibration_images"] else "the images of --evaluate"
         emit(f"  {manifest['scheme']} against float32, on {judged}:")

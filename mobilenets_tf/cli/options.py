@@ -10,7 +10,7 @@ from mobilenets_tf.progress import Display, printable, silent
 
 def add_model(parser, flag: str | None = None) -> None:
     """The options of a ``ModelSource``; the model itself as the first argument, or as ``flag``, which may lack."""
-    text = "a registered name (see: mobilenets-tf list), or a .keras or full-model .h5 file"
+    text = "a registered name (see: mobilenets-tf list), a .keras or full-model .h5 file, or a float .tflite file"
     if flag:
         parser.add_argument(flag, dest="model", help=text)
     else:
@@ -25,6 +25,7 @@ def add_model(parser, flag: str | None = None) -> None:
     )
     add_size(parser)
     parser.add_argument("--classes", type=int, help="number of classes (default: the network's; train: of --data)")
+    parser.add_argument("--signature", metavar="KEY", help="of a .tflite file with several signatures: the one to take")
     add_input(parser)
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line, for a model that does not say")
 

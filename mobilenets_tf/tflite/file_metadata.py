@@ -30,6 +30,7 @@ SEGMENTER = "SEGMENTER_METADATA"
 _TASKS = ("classify", "detect", "segment", "regress")
 _LOCATION, _DETECTION = "location", "detection_result"
 _MOST_BYTES = 2**22  # of metadata
+_MOST_KEPT = 2**26  # of all associated files together
 _MOST_ENTRIES = 64  # of a vector that is followed
 # What a reader does with damaged metadata was tried with MediaPipe 1.2's ImageClassifier.
 REMEDY = (
@@ -108,6 +109,51 @@ def metadata_of(content: bytes) -> FileMetadata:
     if preprocessing is None and _takes_pixels(model):
         preprocessing = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)
     return FileMetadata(ours.task or published.task, preprocessing, labels, ours.kinds, files, tuple(damage))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file says for people, to be kept in the files that are made of it; empty for a Keras model.
+
+    texts: name, description, version, author and license of the published metadata; may be empty.
+    files: name -> content of the associated files.
+    published: the published metadata as they are; None without any. preprocessing, labels: what they say of the input
+    and of the classes.
+    """
+
+    texts: tuple[str, ...] = ()
+    files: dict[str, bytes] = field(default_factory=dict)
+    published: bytes | None = None
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] = ()
+
+
+def origin_of(content: bytes) -> Origin:
+    """Read what is to be kept of a file that others are made of.
+
+    What is damaged counts as missing; ``read_metadata`` warns of that.
+    """
+    model, texts, published, files = flatbuffer.read(content), tuple[str, ...](), None, dict[str, bytes]()
+    preprocessing, labels = None, tuple[str, ...]()
+    for entry in model.metadata or []:
+        data = model.buffers[entry.buffer].data
+        if bytes(entry.name or b"") == NAME and data is not None and len(data) <= _MOST_BYTES:
+            published = np.asarray(data, np.uint8).tobytes()
+    try:
+        if published is not None:
+            preprocessing = _published(published).preprocessing
+            root = _Table.root(published)
+            texts = tuple(root.text(field) for field in (0, 1, 2, 4, 5))
+    except (DamagedError, struct.error, UnicodeDecodeError):
+        texts, published = (), None
+    try:
+        archive = Archive(content)
+        if sum(archive.sizes.values()) <= _MOST_KEPT:
+            files = {name: archive.read(name) for name in archive.sizes}
+        labels = _labels(archive, _published(published).labels_file if published else None)
+    except (DamagedError, UnicodeDecodeError):
+        files = {}
+    return Origin(texts, files, published, preprocessing, labels)
 
 
 def _takes_pixels(model) -> bool:

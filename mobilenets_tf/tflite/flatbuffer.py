@@ -447,6 +447,19 @@ class Graph:
         return index in self.outputs
 
 
+def drop_unneeded(model: schema.ModelT) -> None:
+    """Remove the operators of the first graph on which no output depends."""
+    graph = model.subgraphs[0]
+    writer = {index: operator for operator in graph.operators for index in operator.outputs}
+    needed, waiting = set(), list(graph.outputs)
+    while waiting:
+        operator = writer.get(waiting.pop())
+        if operator is not None and id(operator) not in needed:
+            needed.add(id(operator))
+            waiting += operator.inputs
+    graph.operators = [operator for operator in graph.operators if id(operator) in needed]
+
+
 def set_signature(model: schema.ModelT, inputs: list[str], outputs: list[str]) -> None:
     """Name the inputs and outputs, both the tensors and their entries in the only signature, "serving_default"."""
     graph = model.subgraphs[0]

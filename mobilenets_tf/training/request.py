@@ -168,7 +168,7 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     cluster.workers()
     request = replace(request, task=_task(request))
     source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
-    source.check(may_be_random=True, progress=progress)
+    source.check(may_be_random=True, in_keras=True, progress=progress)
     request = replace(request, teacher=_teacher(request, progress))
     recipe = _recipe(request)
     files.check_folder(Path(request.out))
@@ -270,7 +270,7 @@ def _teacher(request: TrainRequest, progress: Progress) -> ModelSource | None:
             f"The weights {teacher.weights!r} of {teacher.model} are its backbone's alone; its fresh head would teach "
             "nothing. Give the .keras file of a trained network as the teacher."
         )
-    teacher.check(may_be_random=True, progress=progress)
+    teacher.check(may_be_random=True, in_keras=True, progress=progress)
     return teacher
 
 

@@ -332,7 +332,7 @@ def check_kind(path: Path) -> None:
 def not_a_model(path: Path) -> str:
     """Say what a path is that is not a model file, and what to do."""
     expected = "expected a .keras, .h5 or .hdf5 file with a whole model"
-    others = "(predict, evaluate, benchmark and inspect take .tflite files too.)"
+    others = "(The verbs that make or judge files take .tflite files too, and qat trains one.)"
     if (path / "saved_model.pb").is_file():
         return (
             f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Save the model as a .keras file "

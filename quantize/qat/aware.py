@@ -17,11 +17,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from mobilenets_tf.conversion.convert import float_file
-from mobilenets_tf.conversion.reparameterization import fold
 from mobilenets_tf.conversion.rewriting import rebuild
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.modelsource import AnyModel, built
+from mobilenets_tf.modelsource import AnyModel, opened
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import layers, schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -165,9 +163,14 @@ class Aware:
         """Make the Keras 3 model (MobileOne: its inference form) with the trained weights.
 
         Raises:
-            RequestError: weights that cannot be traced back to a layer, or an ``image`` whose normalisation is part of
-                the weights.
+            RequestError: weights that cannot be traced back to a layer, an ``image`` whose normalisation is part of the
+                weights, or a model that was made of a TFLite file.
         """
+        if not self._source.layers[1:]:
+            raise RequestError(
+                "The model was made of a .tflite file, which has no Keras layers to bring weights back to. to_tflite() "
+                "writes the trained file."
+            )
         if self._image and self._image.given != self._image.wanted:
             raise RequestError(
                 "The first layer has the normalisation of the image in its weights, which the Keras model has not; "
@@ -239,7 +242,7 @@ def quantize_aware(
     image: ImageInput | None = None,
     progress: Progress = silent,
 ) -> Aware:
-    """Prepare a Keras 3 model for quantisation-aware fine-tuning.
+    """Prepare a Keras 3 model, or anyone's float TFLite file, for quantisation-aware fine-tuning.
 
     Args:
         model: any functional or sequential Keras 3 model that ``to_tflite`` converts, or a registry name or a path.
@@ -258,21 +261,21 @@ def quantize_aware(
             know an op; the message names the layer.
         ConversionError: the converter refused the model.
     """
-    scheme, model = schemes.get(scheme), built(model)
+    scheme, model = schemes.get(scheme), opened(model)
     if scheme.activations != "int8":
         raise RequestError(f"Quantisation-aware training is for int8 and int8_float_io; received {scheme.name!r}.")
     if not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
-    with Worker() as worker:
-        graph, content = float_file(unrolled(model), worker)
-    content = image.begin(content, folded=False) if image else content
+    with Worker(preload=model.preload) as worker:
+        float_file = model.float_file(worker, unrolled)
+    content = image.begin(float_file.content, folded=False) if image else float_file.content
     recipe = recipe or Recipe()
     post_training = prepare(content, scheme, calibration, recipe, progress, exact_border=True)
     # Training rounds weights to the nearest and learns biases, so it begins without learned rounding and correction.
     uncorrected = post_training.uncorrected
     prepared = replace(post_training, model=uncorrected, rounded=rounding.nearest(uncorrected, recipe.per_tensor))
-    names = layers.of_operators(prepared.model, graph.layers)
-    return Aware(fold(model, share=True), prepared, post_training.write(), names, recipe.per_tensor, image)
+    names = layers.of_operators(prepared.model, float_file.layers)
+    return Aware(model.in_training(), prepared, post_training.write(), names, recipe.per_tensor, image)
 
 
 def _without_bias(model: bytes, found: dict[int, Trait]) -> set[int]:

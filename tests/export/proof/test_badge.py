@@ -114,10 +114,10 @@ def test_grey_is_converted_and_not_judged(comparison, source, said):
         (replace(UNLABELLED, ties=1.0, constant=(0,)), {}, "The output of the file is the same for all 372 images."),
         (replace(DETECTOR, constant=(1,)), {"limits": Limits(0)}, "Output 1 of the file is the same for all 40"),
         (None, {"parity": replace(PARITY, constant=(0,))}, "The output of the file is the same for all 16 images."),
-        (UNLABELLED, {"parity": replace(PARITY, relative_difference=2e-3)}, "differs from Keras by 0.002"),
-        (UNLABELLED, {"parity": replace(PARITY, relative_difference=np.nan)}, "differs from Keras by nan"),
+        (UNLABELLED, {"parity": replace(PARITY, relative_difference=2e-3)}, "differs from the model by 0.002"),
+        (UNLABELLED, {"parity": replace(PARITY, relative_difference=np.nan)}, "differs from the model by nan"),
         (replace(UNSURE, relative_difference=0.1), {"scheme": "float16"}, "differs from the float32 file by 0.1"),
-        (replace(UNLABELLED, relative_difference=0.1), {"scheme": "float32", "parity": None}, "differs from Keras"),
+        (replace(UNLABELLED, relative_difference=0.1), {"scheme": "float32", "parity": None}, "differs from the model"),
         (LABELLED, {"failures": ("LiteRT's own kernels refuse the file.",)}, "LiteRT's own kernels refuse the file."),
     ],
 )
