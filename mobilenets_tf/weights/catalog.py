@@ -398,7 +398,7 @@ def remembered() -> dict[str, str]:
     path = lock_file()
     try:
         content = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be read: {error}") from error

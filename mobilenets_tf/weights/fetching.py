@@ -111,10 +111,13 @@ def fetch_weights(record: WeightSet, progress: Progress = silent) -> Path:
     Raises:
         RequestError: as ``fetch``.
     """
-    if (path := _intact(record)) is None and record.restrictions:
+    if path := _intact(record):
+        with contextlib.suppress(OSError, RequestError), only_user(cache_folder(), "fetch", wait=True):
+            _remember(record, path)  # in a folder that cannot be written, the file is there all the same
+        return path
+    if record.restrictions:
         warnings.warn(f"{record.licence}, of {record.label}: {record.restrictions}", stacklevel=2)
-    if path is None:
-        _check_installed()
+    _check_installed()
     with _explained(record):
         cache_folder().mkdir(parents=True, exist_ok=True)
         with only_user(cache_folder(), "fetch", wait=True):

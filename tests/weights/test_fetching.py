@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import pytest
 
-from mobilenets_tf import FetchRequest, ModelSource, RequestError, fetch
+from mobilenets_tf import FetchRequest, ModelSource, RequestError, create_model, fetch
 from mobilenets_tf.cli import main
 from mobilenets_tf.weights import archives, catalog, fetching
 from tests.support.publisher import Publisher
@@ -201,6 +201,10 @@ def test_a_folder_that_cannot_be_written(publisher, monkeypatch, tmp_path):
     monkeypatch.setenv("MOBILENETS_TF_HOME", str(tmp_path / "file/cache"))
     with pytest.raises(RequestError, match="Cannot write .*: Not a directory. .* name another folder .MOBILENETS_TF_H"):
         one(PLAIN)
+    keras_file = tmp_path / "home/.keras/models/mobilenet_1_0_224_tf.h5"
+    keras_file.parent.mkdir(parents=True)
+    keras_file.write_bytes(WEIGHTS)
+    assert one(PLAIN).path == keras_file
 
 
 def test_a_damaged_file_of_the_hub_is_replaced(publisher, tmp_path):
@@ -272,6 +276,16 @@ def test_names_are_checked_before_anything_is_fetched(publisher, request_, told)
     with pytest.raises(RequestError, match=told):
         fetch(FetchRequest((PLAIN, *request_)))
     assert publisher.requests == []
+
+
+def test_create_model_fetches(publisher):
+    with pytest.raises(
+        RequestError, match="mobilenet_1_0_224_tf.h5 is damaged or not a .h5 weight file"
+    ):  # it is noise
+        create_model(PLAIN, weights="imagenet", fetch=True)
+    assert catalog.locate(catalog.CATALOG[0]).read_bytes() == WEIGHTS
+    with pytest.raises(RequestError, match="name them: --weights imagenet"):
+        create_model(PLAIN, fetch=True)
 
 
 def test_fetch_needs_a_tag():
