@@ -81,6 +81,9 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
     """
     if not source.is_tflite:
         source.check()
+    for option in ("weights", "alpha", "resolution", "classes", "signature"):
+        if source.is_tflite and getattr(source, option) is not None:
+            raise RequestError(f"--{option} ({option}=) changes nothing of {source.model}, which runs as it is.")
     if source.content is not None:
         labels = tuple(source.label_names())
         return Reading(task or source.task, asked_preprocessing(source, None), labels, resize=source.resize)
