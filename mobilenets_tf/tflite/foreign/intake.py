@@ -151,7 +151,8 @@ def _choose_signature(tree: schema.ModelT, name: str, key: str | None) -> tuple[
             told.setdefault(each.tensorIndex, (each.name or b"").decode())
         given = {each.tensorIndex for each in outputs}
         fits = sorted(each.tensorIndex for each in inputs) == sorted(graph.inputs) and given <= set(graph.outputs)
-        if not fits or not given or any(len({each.name for each in ends}) < len(ends) for ends in (inputs, outputs)):
+        named = all(len({each.name for each in ends if each.name}) == len(ends) for ends in (inputs, outputs))
+        if not (fits and given and named):
             raise RequestError(
                 f"{name}: a damaged TFLite file (the signature {(entry.signatureKey or b'').decode()!r} has not the "
                 "inputs and outputs of its graph)."
