@@ -11,9 +11,10 @@ from mobilenets_tf.answers.reading import Reading, check_file
 from mobilenets_tf.data import images
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.models.keras_model import KerasModel
 from mobilenets_tf.modelsource import NORMALISATION, TFLITE, ModelSource
 from mobilenets_tf.tasks import task_of
-from mobilenets_tf.tasks.outputs import VALUES, OutputKind, ends_of_file, ends_of_model, kind_of
+from mobilenets_tf.tasks.outputs import VALUES, OutputKind, ends_of_file, kind_of
 from mobilenets_tf.tasks.task import Task
 from mobilenets_tf.tflite.runtime import Runner
 
@@ -133,17 +134,15 @@ class KerasNetwork:
     batch, dtype = _BATCH, np.float32
 
     def __init__(self, model, name: str | None = None):
-        self.name, self._model = name or model.name, model
-        self.inputs, self.ends = [tuple(tensor.shape[1:]) for tensor in model.inputs], ends_of_model(model)
+        self.name, self._model = name or model.name, KerasModel(model)
+        self.inputs, self.ends = [each.shape[1:] for each in self._model.inputs], self._model.ends
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        import keras
-
-        return [np.asarray(output) for output in keras.tree.flatten(self._model.predict_on_batch(batch))]
+        return self._model.answers([batch])
 
     def grids(self, task: Task) -> tuple[tuple[int, int], ...]:
         """Return the grids of an SSD of this package; else ()."""
-        return task.grids(self._model)
+        return self._model.grids(task)
 
 
 class ScaledNetworks:

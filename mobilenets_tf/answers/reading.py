@@ -82,6 +82,9 @@ def reading_of(source: ModelSource, task: str | None = None, progress: Progress 
     """
     if not source.is_tflite:
         source.check(progress=progress)
+    for option in ("weights", "alpha", "resolution", "classes", "signature", "fetch"):
+        if source.is_tflite and getattr(source, option) not in (None, False):
+            raise RequestError(f"--{option} ({option}=) changes nothing of {source.model}, which runs as it is.")
     if source.content is not None:
         labels = tuple(source.label_names())
         return Reading(task or source.task, asked_preprocessing(source, None), labels, resize=source.resize)

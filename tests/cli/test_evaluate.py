@@ -96,6 +96,8 @@ RANDOM = ["--weights", "random"]
     [
         (["bare.tflite", "--data", "voc", "--mean", "0", "--std", "1"], "say so with --task"),
         (["boxes.tflite", "--data", "camvid"], "annotations"),
+        (["boxes.tflite", "--data", "voc", "--resolution", "64"], "--resolution (resolution=) changes nothing"),
+        (["boxes.tflite", "--data", "voc", "--signature", "a"], "--signature (signature=) changes nothing"),
         (["boxes.tflite", "--data", "absent"], "No such folder or COCO .json"),
         (["boxes.tflite", "--data", "voc", "--labels", "names.txt"], "Unknown class 'red'"),
         (

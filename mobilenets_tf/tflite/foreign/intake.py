@@ -145,11 +145,19 @@ def _choose_signature(tree: schema.ModelT, name: str, key: str | None) -> tuple[
     number = entry.subgraphIndex if entry is not None else 0
     graph = tree.subgraphs[number]
     told: dict[int, str] = {}
-    if entry is not None and entry.outputs:
-        for each in [*(entry.inputs or ()), *entry.outputs]:
+    if entry is not None:
+        inputs, outputs = entry.inputs or [], entry.outputs or []
+        for each in [*inputs, *outputs]:
             told.setdefault(each.tensorIndex, (each.name or b"").decode())
-        given = {each.tensorIndex for each in entry.outputs}
-        graph.outputs = [index for index in graph.outputs if index in given] or graph.outputs
+        given = {each.tensorIndex for each in outputs}
+        fits = sorted(each.tensorIndex for each in inputs) == sorted(graph.inputs) and given <= set(graph.outputs)
+        named = all(len({each.name for each in ends if each.name}) == len(ends) for ends in (inputs, outputs))
+        if not (fits and given and named):
+            raise RequestError(
+                f"{name}: a damaged TFLite file (the signature {(entry.signatureKey or b'').decode()!r} has not the "
+                "inputs and outputs of its graph)."
+            )
+        graph.outputs = [index for index in graph.outputs if index in given]
     tree.subgraphs, tree.signatureDefs = [graph], []
     flatbuffer.drop_unneeded(tree)
     return (

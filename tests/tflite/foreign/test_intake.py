@@ -106,6 +106,12 @@ def test_of_several_signatures_one_has_to_be_named():
     refused(classifier(signature=False), "no signatures", signature="embed")
 
 
+def test_a_signature_that_does_not_fit_its_graph_is_damage():
+    tree = flatbuffer.read(classifier())
+    tree.signatureDefs[0].inputs[0].tensorIndex = tree.subgraphs[0].outputs[0]
+    refused(flatbuffer.write(tree), "damaged", "'serving_default'", "inputs and outputs")
+
+
 def custom():
     draft = Draft()
     x = draft.conv(draft.x, 4)
