@@ -8,6 +8,7 @@ from keras import layers
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import to_tflite
 from mobilenets_tf.export.tflite import Bound, convert_model, prepare_model
+from mobilenets_tf.models.keras_model import KerasModel
 from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
 from mobilenets_tf.quantize.drop import AnswerDrop
 from mobilenets_tf.quantize.mixed_precision import promising, search
@@ -51,7 +52,7 @@ def outlying(samples=SAMPLES):
 
 @pytest.fixture(scope="module")
 def prepared(worker):
-    return prepare_model(outlying(), SCHEMES["int8_float_io"], Calibration(SAMPLES), Recipe(), worker)
+    return prepare_model(KerasModel(outlying()), SCHEMES["int8_float_io"], Calibration(SAMPLES), Recipe(), worker)
 
 
 @pytest.fixture(scope="module")

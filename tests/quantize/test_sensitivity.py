@@ -12,6 +12,7 @@ from mobilenets_tf.export import sensitivity
 from mobilenets_tf.export.page import sensitivity_chart
 from mobilenets_tf.export.tflite import prepare_model
 from mobilenets_tf.files import to_json
+from mobilenets_tf.models.keras_model import KerasModel
 from mobilenets_tf.quantize import SCHEMES, Calibration, Recipe
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.quantize.sensitivity import Sensitivity, measure
@@ -36,7 +37,7 @@ def branching():
 
 @pytest.fixture(scope="module")
 def prepared(worker):
-    return prepare_model(branching(), SCHEMES["int8"], Calibration(photographs(100, 16)), Recipe(), worker)
+    return prepare_model(KerasModel(branching()), SCHEMES["int8"], Calibration(photographs(100, 16)), Recipe(), worker)
 
 
 @pytest.fixture(scope="module")
