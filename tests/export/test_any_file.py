@@ -110,7 +110,7 @@ def test_qat_trains_a_file(folder, tmp_path):
     source = ModelSource(str(folder / "torch.tflite"), mean=127.5, std=127.5)
     tuned = export.qat(
         export.QatRequest(
-            source, str(folder / "photos"), str(tmp_path), evaluate=str(folder / "judge"), epochs=5, patience=5,
+            source, str(folder / "photos"), str(tmp_path), evaluate=str(folder / "judge"), epochs=3, patience=3,
             learning_rate=1e-2, batch_size=4,
         )
     )  # fmt: skip

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mobilenets_tf import export
+from mobilenets_tf.cli import main
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.models import tflite_model
 from mobilenets_tf.models.tflite_model import TFLiteModel
@@ -143,3 +144,9 @@ def test_every_scheme_is_made_of_a_file(theirs, tmp_path, scheme):
     assert comparison.agreement >= 0.75 and comparison.snr_db > 25
     again = export.to_tflite(str(theirs / "stock.tflite"), scheme, calibration, tmp_path / "again.tflite")
     assert again.manifest["sha256"] == made.manifest["sha256"]
+
+
+def test_train_refuses_a_file(theirs, tmp_path, capsys):
+    options = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["train", str(theirs / "stock.tflite"), *options]) == 2
+    assert "qat trains one" in capsys.readouterr().err

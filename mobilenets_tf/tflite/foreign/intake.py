@@ -151,7 +151,8 @@ def _choose_signature(tree: schema.ModelT, name: str, key: str | None) -> tuple[
             told.setdefault(each.tensorIndex, (each.name or b"").decode())
         given = {each.tensorIndex for each in outputs}
         fits = sorted(each.tensorIndex for each in inputs) == sorted(graph.inputs) and given <= set(graph.outputs)
-        named = all(len({each.name for each in ends if each.name}) == len(ends) for ends in (inputs, outputs))
+        names = [[each.name for each in ends if each.name and b"\0" not in each.name] for ends in (inputs, outputs)]
+        named = [len(set(part)) for part in names] == [len(inputs), len(outputs)]
         if not (fits and given and named):
             raise RequestError(
                 f"{name}: a damaged TFLite file (the signature {(entry.signatureKey or b'').decode()!r} has not the "

@@ -106,9 +106,22 @@ def test_of_several_signatures_one_has_to_be_named():
     refused(classifier(signature=False), "no signatures", signature="embed")
 
 
-def test_a_signature_that_does_not_fit_its_graph_is_damage():
+def stray_input(signature, graph):
+    signature.inputs[0].tensorIndex = graph.outputs[0]
+
+
+def no_name(signature, graph):
+    signature.inputs[0].name = None
+
+
+def cut_name(signature, graph):  # LiteRT reads names to the first zero
+    signature.outputs[0].name = b"a\0b"
+
+
+@pytest.mark.parametrize("change", [stray_input, no_name, cut_name])
+def test_a_signature_that_does_not_fit_its_graph_is_damage(change):
     tree = flatbuffer.read(classifier())
-    tree.signatureDefs[0].inputs[0].tensorIndex = tree.subgraphs[0].outputs[0]
+    change(tree.signatureDefs[0], tree.subgraphs[0])
     refused(flatbuffer.write(tree), "damaged", "'serving_default'", "inputs and outputs")
 
 
