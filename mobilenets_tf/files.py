@@ -292,6 +292,10 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     return []
 
 
+# What a file system without locks answers; NFS says EBADF of a folder, which cannot be opened for writing.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+
+
 @contextmanager
 def only_user(folder: Path, what: str, wait: bool = False):
     """Make a folder, and keep other processes from using it too, until this process ends or leaves the context.
@@ -306,14 +310,15 @@ def only_user(folder: Path, what: str, wait: bool = False):
     lock = None
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = _locked(os.fspath(folder), wait)
-    except BlockingIOError:
-        raise RequestError(
-            f"{folder} is used by another {what}. Wait until it ends, or choose another place."
-        ) from None
-    except OSError:  # a file system without locks
-        pass
+        try:
+            lock = _locked(os.fspath(folder.resolve()), wait)  # the folder may be a link to one
+        except BlockingIOError:
+            raise RequestError(
+                f"{folder} is used by another {what}. Wait until it ends, or choose another place."
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
     try:
         yield
     finally:

@@ -155,3 +155,23 @@ def test_a_folder_has_one_user(tmp_path):
         files.only_user(folder, "training").__enter__()
     with files.only_user(folder, "training"):
         pass
+
+
+def test_a_link_to_a_folder_has_one_user_too(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "folder").mkdir()
+    with files.only_user(tmp_path / "folder", "training"), pytest.raises(RequestError, match="link is used by another"):
+        files.only_user(tmp_path / "link", "training").__enter__()
+
+
+def test_a_folder_that_cannot_be_locked_is_told_unless_the_file_system_has_no_locks(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "_locked", fail)
+    number = errno.ENOLCK
+    with files.only_user(tmp_path, "training"):
+        pass
+    number = errno.EMFILE
+    with pytest.raises(RequestError, match="Cannot write .*: Too many open files"):
+        files.only_user(tmp_path, "training").__enter__()
