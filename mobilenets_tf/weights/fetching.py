@@ -105,15 +105,13 @@ def fetch_tag(model: str, weights: Any, alpha: float | None, progress: Progress 
 def fetch_weights(record: WeightSet, progress: Progress = silent) -> Path:
     """Fetch a weight set, unless its file is on this machine and intact; return the file's path.
 
-    What the licence forbids is said before the file is fetched. The sha256 of a file for which nobody publishes a
-    digest is remembered in the lock file.
+    What the licence forbids is said before the file is fetched. The sha256 of a fetched file for which nobody publishes
+    a digest is remembered in the lock file; that of a file which another library has fetched is not.
 
     Raises:
         RequestError: as ``fetch``.
     """
     if path := _intact(record):
-        with contextlib.suppress(OSError, RequestError), only_user(cache_folder(), "fetch", wait=True):
-            _remember(record, path)  # in a folder that cannot be written, the file is there all the same
         return path
     if record.restrictions:
         warnings.warn(f"{record.licence}, of {record.label}: {record.restrictions}", stacklevel=2)
@@ -124,7 +122,7 @@ def fetch_weights(record: WeightSet, progress: Progress = silent) -> Path:
             path = _intact(record)  # another process may have fetched the file meanwhile
             if path is None:
                 path = (_from_hub if catalog.hub_file(record) else _from_elsewhere)(record, progress)
-            _remember(record, path)
+                _remember(record, path)
     return path
 
 
@@ -187,6 +185,28 @@ def _publish(unfinished: Path, path: Path) -> None:
     os.replace(unfinished, path)
 
 
+_STARTS = {
+    ".h5": (b"\x89HDF\r\n\x1a\n",),
+    ".pth": (b"PK\x03\x04", b"\x80"),  # a ZIP archive or, of PyTorch before 1.6, a pickle
+    ".pt": (b"PK\x03\x04", b"\x80"),
+}
+
+
+def _check_form(record: WeightSet, path: Path) -> None:
+    """Delete and refuse a file that has just arrived and does not begin as its kind of file does, such as the page with
+    which a network asks for a password. Nothing else would tell where nobody publishes a digest. (Those of the Hugging
+    Face hub, for .safetensors, are published.)"""
+    with open(path, "rb") as stream:
+        begin = stream.read(8)
+    if begin.startswith(_STARTS.get(path.suffix, (b"",))):
+        return
+    path.unlink()
+    raise _Unavailable(
+        f"What came from {record.url} is no {path.suffix} file: it begins with {begin!r}. It was thrown away. Open the "
+        "address in a browser: the network may ask you to sign in first."
+    )
+
+
 def _check_digest(record: WeightSet, path: Path, remove: bool = False) -> None:
     """Refuse a file that has just arrived and is another one than expected.
 
@@ -220,6 +240,7 @@ def _from_elsewhere(record: WeightSet, progress: Progress) -> Path:
         _from_archives(record, unfinished, progress)
     else:
         _download(record.url, path, progress)
+    _check_form(record, path)
     _check_digest(record, path, remove=True)
     _publish(path, cache_folder() / record.filename)
     with contextlib.suppress(OSError):  # it has what other commands have begun
@@ -243,6 +264,7 @@ def _from_archives(record: WeightSet, folder: Path, progress: Progress) -> None:
         for other in others:
             if other.member in found and other != record:
                 path = cache_folder() / other.filename
+                _check_form(other, wanted[other.member])
                 _publish(wanted[other.member], path)
                 _remember(other, path)
         if record.member in found:

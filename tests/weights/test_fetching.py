@@ -23,7 +23,8 @@ from tests.support.publisher import Publisher
 gdown = pytest.importorskip("gdown")
 hub_constants = pytest.importorskip("huggingface_hub.constants")
 
-WEIGHTS = os.urandom(3_000_000)
+HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
+WEIGHTS = HDF5 + os.urandom(3_000_000 - len(HDF5))
 SHA256 = f"sha256:{hashlib.sha256(WEIGHTS).hexdigest()}"
 PLAIN, HASHED, PACKED = "mobilenet_v1", "mobilenet_v3_small", "efficientnet_lite0"
 RELEASED, ON_HUB = ("mobilevit_v3_xxs", "mobilevit_v3_xs"), "mobileone_s0"
@@ -53,10 +54,13 @@ def publisher(monkeypatch, tmp_path):
         rows = {
             PLAIN: {"url": f"{server.address}/plain.h5"},
             HASHED: {"url": f"{server.address}/hashed.h5", "digest": SHA256},
-            PACKED: {"url": f"{server.address}/p.whl", "member": "models/lite.pth", "digest": SHA256, "package": ""},
+            PACKED: {
+                "url": f"{server.address}/p.whl", "member": "models/w.h5", "filename": "w.h5", "digest": SHA256,
+                "package": "",
+            },
             **{name: {"url": f"{server.address}/repos/m/releases/tags/v1"} for name in RELEASED},
             ON_HUB: {},
-        }
+        }  # fmt: skip
         sets = [
             replace(record, **rows[record.network])
             for record in catalog.CATALOG
@@ -66,7 +70,7 @@ def publisher(monkeypatch, tmp_path):
         server.files = {
             "/plain.h5": WEIGHTS,
             "/hashed.h5": WEIGHTS,
-            "/p.whl": zipped(p__other=b"", p__models__lite=b"no", **{"p__models__lite.pth": WEIGHTS}),
+            "/p.whl": zipped(p__other=b"", p__models__w=b"no", **{"p__models__w.h5": WEIGHTS}),
             "/timm/mobileone_s0.apple_in1k/resolve/main/model.safetensors": WEIGHTS,
         }
         yield server
@@ -152,13 +156,22 @@ def test_the_first_file_is_remembered_and_another_one_refused(publisher, tmp_pat
         ModelSource(PLAIN, weights="imagenet").check()
     assert one(PLAIN).is_new and first.read_bytes() == WEIGHTS  # a damaged file is replaced
     first.unlink()
-    publisher.files["/plain.h5"] = b"another"
+    publisher.files["/plain.h5"] = HDF5 + b"another"
     with pytest.raises(RequestError, match=r"weights.lock.json remembers .* delete the line with mobilenet_1_0_224_tf"):
         one(PLAIN)
     assert not first.exists()
     (tmp_path / "cache/weights.lock.json").write_text("{")
     with pytest.raises(RequestError, match=r"weights.lock.json is not JSON"):
         one(PLAIN)
+
+
+def test_a_page_instead_of_the_file_is_neither_kept_nor_remembered(publisher, tmp_path):
+    publisher.files["/plain.h5"] = b"<!DOCTYPE html><title>Sign in</title>"
+    with pytest.raises(RequestError, match=r"is no \.h5 file: it begins with b'<!DOCTYP'. It was thrown away.*sign in"):
+        one(PLAIN)
+    assert parts(tmp_path) == [] and not catalog.lock_file().exists()
+    publisher.files["/plain.h5"] = WEIGHTS
+    assert one(PLAIN).path.read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -279,9 +292,7 @@ def test_names_are_checked_before_anything_is_fetched(publisher, request_, told)
 
 
 def test_create_model_fetches(publisher):
-    with pytest.raises(
-        RequestError, match="mobilenet_1_0_224_tf.h5 is damaged or not a .h5 weight file"
-    ):  # it is noise
+    with pytest.raises(RequestError, match="mobilenet_1_0_224_tf.h5 is damaged or not an HDF5 file"):  # it is noise
         create_model(PLAIN, weights="imagenet", fetch=True)
     assert catalog.locate(catalog.CATALOG[0]).read_bytes() == WEIGHTS
     with pytest.raises(RequestError, match="name them: --weights imagenet"):
@@ -323,10 +334,10 @@ def test_a_release_gives_the_files_of_all_its_networks(publisher, tmp_path):
             }
         ).encode(),
         "/a.tar.gz": tarred(("x/readme", b"?"), (f"x/{xxs}", "/etc/passwd")),
-        "/b.tar.gz": tarred((f"../../{xxs}", WEIGHTS), (f"v1/{xs}", b"xs"), ("/etc/other", b"")),
+        "/b.tar.gz": tarred((f"../../{xxs}", ZIP + WEIGHTS), (f"v1/{xs}", ZIP), ("/etc/other", b"")),
     }
     with pytest.warns(UserWarning, match="Micron licence.*non-commercial use only"):
-        assert one(RELEASED[0]).path.read_bytes() == WEIGHTS
+        assert one(RELEASED[0]).path.read_bytes() == ZIP + WEIGHTS
     assert not one(RELEASED[1]).is_new
     cache = tmp_path / "cache"
     assert sorted(path.name for path in cache.iterdir()) == [
@@ -373,6 +384,7 @@ def test_files_of_other_libraries_are_found(publisher, tmp_path, monkeypatch, ca
         assert main(["list", model]) == 0 and f"(here: {place})" in capsys.readouterr().out
     fetch(FetchRequest(tuple(places.values())))
     assert publisher.requests == []
+    assert not catalog.lock_file().exists()  # nobody knows whether they are the publishers' files
     assert main(["doctor"]) in (0, 1)
     told = capsys.readouterr().out
     assert all(str(place) in told for place in places) and "2 of 6 weight sets are here" in told
