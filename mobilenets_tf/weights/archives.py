@@ -1,10 +1,12 @@
 """Take single files out of an archive of unknown origin.
 
 No name in the archive becomes a path: a file that is wanted is found by the end of its name, and its bytes are written
-to a path of the caller's. Links and special files are no files. How much is written is bounded.
+to a path of the caller's. Links and special files are no files. How much is read and written is bounded. An archive is
+read to its end, where a compressed stream has its checksum.
 """
 
 import functools
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -16,7 +18,11 @@ from mobilenets_tf.errors import RequestError
 
 SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _MOST_BYTES = 1 << 30  # the largest weight file of the catalogue has 60 MB, a checkpoint of a training a few times that
-_DAMAGE = (EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+_MOST_BYTES_IN_ALL = 1 << 34  # a compressed stream of a few MB may claim any length
+_DAMAGE = (
+    EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    tarfile.TarError,
+)  # fmt: skip
 
 
 def extract(archive: Path, wanted: Mapping[str, Path]) -> set[str]:
@@ -29,7 +35,8 @@ def extract(archive: Path, wanted: Mapping[str, Path]) -> set[str]:
         which of the names are in the archive.
 
     Raises:
-        RequestError: the archive is damaged, or a file is too large.
+        RequestError: the archive is damaged, or a file or the whole is too large. What has been written is not to be
+            trusted then.
         OSError: a file cannot be written.
     """
     found: set[str] = set()
@@ -49,12 +56,13 @@ def extract(archive: Path, wanted: Mapping[str, Path]) -> set[str]:
             if left:
                 raise RequestError(f"{archive.name} is damaged: {member} is cut short.")
             found.add(member)
-            if len(found) == len(wanted):
-                break
     except RequestError:
         raise
-    except _DAMAGE as error:
-        raise RequestError(f"{archive.name} is damaged or not an archive ({error}).") from error
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of gzip or bz2
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+        raise RequestError(f"{archive.name} is damaged or not an archive ({reason}).") from error
     return found
 
 
@@ -67,5 +75,14 @@ def _files(archive: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes] | N
         return
     with tarfile.open(archive) as tarred:
         for info in tarred:
+            _check_length(archive, info.offset_data + info.size)
             if info.isreg():
                 yield info.name, info.size, functools.partial(tarred.extractfile, info)
+        assert tarred.fileobj is not None
+        while tarred.fileobj.read(1 << 20):
+            _check_length(archive, tarred.fileobj.tell())
+
+
+def _check_length(archive: Path, length: int) -> None:
+    if length > _MOST_BYTES_IN_ALL:
+        raise RequestError(f"{archive.name} unpacks to more than {_MOST_BYTES_IN_ALL / 1e9:.0f} GB; refused.")

@@ -257,9 +257,10 @@ def _from_archives(record: WeightSet, folder: Path, progress: Progress) -> None:
         archive = _download(url, folder / name, progress)
         try:
             found = archives.extract(archive, wanted)
-        except RequestError:
-            archive.unlink()  # it is damaged
-            raise
+        except RequestError as error:
+            for path in (archive, *wanted.values()):
+                path.unlink(missing_ok=True)
+            raise _Unavailable(f"{error} It was thrown away; run the same command again.") from error
         archive.unlink()
         for other in others:
             if other.member in found and other != record:
@@ -277,13 +278,17 @@ def _archives(record: WeightSet, folder: Path, progress: Progress) -> Iterator[t
     if "/releases/tags/" not in record.url:
         yield record.url, record.url.rpartition("/")[2]
         return
-    listing = _download(record.url, folder / "release.json", progress)
-    release = parse_json(listing.read_bytes(), record.url)
-    listing.unlink()
+    file = _download(record.url, folder / "release.json", progress)
+    listing = file.read_bytes()
+    file.unlink()  # else a bad answer would be taken for what has arrived
     try:
+        release = parse_json(listing, record.url)
         assets = {str(asset["name"]): str(asset["browser_download_url"]) for asset in release["assets"]}
-    except (KeyError, TypeError):
-        raise _Unavailable(f"{record.url} does not list the files of a release.") from None
+    except (RequestError, KeyError, TypeError) as error:
+        raise _Unavailable(
+            f"{record.url} does not list the files of a release, but answers {listing[:40]!r}. Run the same command "
+            "again later, and open the address in a browser: the network may ask you to sign in first."
+        ) from error
     wanted = Path(record.member).parts[0]
     for name in sorted(assets, key=lambda name: (not name.startswith(wanted), name)):
         if name.endswith(archives.SUFFIXES) and name == os.path.basename(name):

@@ -307,9 +307,9 @@ def test_fetch_needs_a_tag():
 
 
 # ------------------------------------------------------------------------------------------------------- archives
-def tarred(*entries):
+def tarred(*entries, packed="gz"):
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+    with tarfile.open(fileobj=content, mode=f"w:{packed}") as archive:
         for name, data in entries:
             info = tarfile.TarInfo(name)
             if isinstance(data, bytes):
@@ -344,6 +344,63 @@ def test_a_release_gives_the_files_of_all_its_networks(publisher, tmp_path):
         "mobilevitv3_XS_e300_7671.pt", "mobilevitv3_XXS_e300_7098.pt", "weights.lock.json",
     ]  # fmt: skip
     assert parts(tmp_path) == []
+
+
+def released(publisher, **archives):
+    """Publish a release with these archives."""
+    names = {f"{name}.tar.gz": content for name, content in archives.items()}
+    assets = [{"name": name, "browser_download_url": f"{publisher.address}/{name}"} for name in names]
+    publisher.files["/repos/m/releases/tags/v1"] = json.dumps({"assets": assets}).encode()
+    publisher.files |= {f"/{name}": content for name, content in names.items()}
+
+
+def changed(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_a_damaged_archive_is_thrown_away(publisher, tmp_path):
+    xxs = catalog.find(RELEASED[0], "imagenet").member
+    good = tarred((xxs, ZIP + WEIGHTS[:100_000]), ("other", b"behind the wanted file"))
+    released(publisher, a=changed(good, len(good) // 2))
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(RequestError, match=r"^a.tar.gz is damaged.*run the same command") as e,
+    ):
+        one(RELEASED[0])
+    assert len(str(e.value).splitlines()) == 1 and parts(tmp_path) == []
+    released(publisher, a=good)
+    with pytest.warns(UserWarning):
+        assert one(RELEASED[0]).path.stat().st_size == 100_004
+
+
+@pytest.mark.parametrize("answer", [b"<html>Sign in</html>", b'{"message": "Server Error"}', b"[]"])
+def test_a_bad_list_of_files_does_not_stay(publisher, tmp_path, answer):
+    publisher.files["/repos/m/releases/tags/v1"] = answer
+    with pytest.warns(UserWarning), pytest.raises(RequestError, match=r"does not list the files .* again later"):
+        one(RELEASED[0])
+    assert parts(tmp_path) == []
+    released(publisher, a=tarred((catalog.find(RELEASED[0], "imagenet").member, ZIP)))
+    with pytest.warns(UserWarning):
+        assert one(RELEASED[0]).is_new
+
+
+@pytest.mark.parametrize("packed", ["gz", "bz2", "xz"])
+def test_one_wrong_byte_of_an_archive_is_damage(tmp_path, packed):
+    noise = WEIGHTS[:20_000]
+    content = tarred(("m/w", noise), packed=packed)
+    for place in (len(content) // 2, len(content) - 6):
+        (tmp_path / "a").write_bytes(changed(content, place))
+        with pytest.raises(RequestError, match="^a is damaged or not an archive") as error:
+            archives.extract(tmp_path / "a", {"w": tmp_path / "w"})
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_MOST_BYTES_IN_ALL", 1000)
+    for entries in ((("m/other", bytes(2000)),), ()):
+        (tmp_path / "a").write_bytes(tarred(*entries))
+        with pytest.raises(RequestError, match="unpacks to more than"):
+            archives.extract(tmp_path / "a", {"w": tmp_path / "w"})
 
 
 @pytest.mark.parametrize(
