@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -297,12 +297,13 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 
 @contextmanager
-def only_user(folder: Path, what: str, wait: bool = False):
+def only_user(folder: Path, what: str, waiting: Callable[[], None] | None = None):
     """Make a folder, and keep other processes from using it too, until this process ends or leaves the context.
 
     Args:
         what: for the message, what the process does with the folder.
-        wait: until no other process uses the folder.
+        waiting: called where another process uses the folder; the wait for the end of that process follows. None to
+            refuse such a folder.
 
     Raises:
         RequestError: another process uses the folder, or the folder cannot be made.
@@ -310,12 +311,17 @@ def only_user(folder: Path, what: str, wait: bool = False):
     lock = None
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        place = os.fspath(folder.resolve())  # the folder may be a link to one
         try:
-            lock = _locked(os.fspath(folder.resolve()), wait)  # the folder may be a link to one
-        except BlockingIOError:
-            raise RequestError(
-                f"{folder} is used by another {what}. Wait until it ends, or choose another place."
-            ) from None
+            try:
+                lock = _locked(place, wait=False)
+            except BlockingIOError:
+                if waiting is None:
+                    raise RequestError(
+                        f"{folder} is used by another {what}. Wait until it ends, or choose another place."
+                    ) from None
+                waiting()
+                lock = _locked(place, wait=True)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise

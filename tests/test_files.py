@@ -165,7 +165,7 @@ def test_a_link_to_a_folder_has_one_user_too(tmp_path):
 
 
 def test_a_folder_that_cannot_be_locked_is_told_unless_the_file_system_has_no_locks(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, wait):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(files, "_locked", fail)

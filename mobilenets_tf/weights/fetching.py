@@ -117,8 +117,9 @@ def fetch_weights(record: WeightSet, progress: Progress = silent) -> Path:
         warnings.warn(f"{record.licence}, of {record.label}: {record.restrictions}", stacklevel=2)
     _check_installed()
     with _explained(record):
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        with only_user(cache_folder(), "fetch", wait=True):
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_user(folder, "fetch", waiting=lambda: progress(f"Waiting for another fetch ({folder})", 0, None)):
             path = _intact(record)  # another process may have fetched the file meanwhile
             if path is None:
                 path = (_from_hub if catalog.hub_file(record) else _from_elsewhere)(record, progress)

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import pytest
 
-from mobilenets_tf import FetchRequest, ModelSource, RequestError, create_model, fetch
+from mobilenets_tf import FetchRequest, ModelSource, RequestError, create_model, fetch, files
 from mobilenets_tf.cli import main
 from mobilenets_tf.weights import archives, catalog, fetching
 from tests.support.publisher import Publisher
@@ -241,18 +241,32 @@ def test_ctrl_c_keeps_what_has_arrived(publisher, monkeypatch, capsys, tmp_path)
     assert publisher.requests[-1][2].startswith("bytes=1")
 
 
-def test_two_at_once_fetch_once(publisher):
-    started, results = threading.Event(), []
+def test_two_at_once_fetch_once_and_the_second_says_that_it_waits(publisher, tmp_path):
+    started, waits, results = threading.Event(), threading.Event(), []
 
     def slowly(*_):
         started.set()
+        waits.wait(5)
 
     first = threading.Thread(target=lambda: results.append(fetch(FetchRequest((PLAIN,)), slowly)))
     first.start()
     started.wait(5)
-    results.append(fetch(FetchRequest((PLAIN,))))
+    steps = []
+
+    def waiting(*step):
+        steps.append(step)
+        waits.set()
+
+    results.append(fetch(FetchRequest((PLAIN,)), waiting))
     first.join()
     assert {each.path.read_bytes() for (each,) in results} == {WEIGHTS} and len(publisher.requests) == 1
+    assert steps == [(f"Waiting for another fetch ({tmp_path / 'cache'})", 0, None)]
+
+
+def test_nobody_waits_for_what_is_here(publisher, tmp_path):
+    one(PLAIN)
+    with files.only_user(tmp_path / "cache", "fetch"):
+        assert not one(PLAIN).is_new
 
 
 def test_no_network(publisher, monkeypatch):
