@@ -4,8 +4,10 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
+from pathlib import Path
 
 from mobilenets_tf.cli.options import emit
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.version import __version__
 from mobilenets_tf.weights import catalog
 
@@ -46,18 +48,27 @@ def run(arguments):
     for record in catalog.CATALOG:
         if path := catalog.locate(record):
             here += 1
-            intact = catalog.is_intact(record, path)
-            damaged += [] if intact else [record]
-            told = "" if intact else f"  DAMAGED or replaced ({record.fetch_command})"
+            told = _damage(record, path)
+            damaged += [record.filename] if told else []
             emit(f"  weights {record.network} {record.tag}{_width(record)}: {path}{told}")
     emit(f"  {here} of {len(catalog.CATALOG)} weight sets are here. mobilenets-tf list shows how to fetch the others.")
     for owner, folder in catalog.searched_folders().items():
         emit(f"  weight files of {owner:<13} {folder}{'' if folder.is_dir() else ' (not there)'}")
-    broken += [record.filename for record in damaged]
     if broken:
-        emit(f"Broken: {', '.join(broken)}. Install what is missing or damaged again.")
+        emit(f"Missing: {', '.join(broken)}. Install them:  pip install {' '.join(broken)}")
+    if damaged:
+        emit(f"Damaged: {', '.join(damaged)}. Follow what is said of each one above.")
+    if broken or damaged:
         return 1
     emit("All good.")
+
+
+def _damage(record: catalog.WeightSet, path: Path) -> str:
+    """Return what is wrong with a weight file and the remedy, "" for an intact one."""
+    try:
+        return "" if catalog.is_intact(record, path) else f"  DAMAGED or replaced ({record.fetch_command})"
+    except RequestError as error:
+        return f"  UNREADABLE ({error})"
 
 
 def _width(record: catalog.WeightSet) -> str:

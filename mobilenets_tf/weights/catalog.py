@@ -339,7 +339,7 @@ def locate(record: WeightSet) -> Path | None:
     put what they fetched: the caches of Keras, of PyTorch and of the Hugging Face hub.
     """
     for path in (cache_folder() / record.filename, _in_package(record), *_fetched_by_others(record)):
-        if path is not None and path.is_file():
+        if path is not None and os.path.isfile(path):  # Path.is_file raises where a folder may not be read
             return path
     return None
 
@@ -379,7 +379,7 @@ def _fetched_by_others(record: WeightSet) -> Iterator[Path]:
     yield folders["PyTorch"] / record.filename
     if file := hub_file(record):
         repository = folders["Hugging Face"] / f"models--{file[0].replace('/', '--')}"
-        with contextlib.suppress(OSError):  # nothing of this repository is there
+        with contextlib.suppress(OSError, ValueError):  # nothing of this repository is there, or no text
             commit = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
             yield repository / "snapshots" / commit / file[1]
 
@@ -403,7 +403,9 @@ def remembered() -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be read: {error}") from error
     digests = parse_json(content, path)
-    if not isinstance(digests, dict) or not all(isinstance(value, str) for value in digests.values()):
+    if not isinstance(digests, dict) or not all(
+        isinstance(value, str) and re.fullmatch("(sha256|md5):[0-9a-f]+", value) for value in digests.values()
+    ):
         raise RequestError(f"{path} is damaged: expected digests by the names of files. Delete it.")
     return digests
 
@@ -427,17 +429,23 @@ def is_intact(record: WeightSet, path: Path) -> bool:
     """Tell whether a file has the digest that the weight set's file must have, or no digest is known.
 
     Raises:
-        RequestError: the lock file is damaged.
+        RequestError: the lock file is damaged, or the file cannot be read.
     """
     expected = expected_digest(record, path)
-    return not expected or digest_of(path, expected.partition(":")[0]) == expected
+    try:
+        return not expected or digest_of(path, expected.partition(":")[0]) == expected
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be read: {error.strerror or error}. Allow it, or delete the file."
+        ) from error
 
 
 def require(record: WeightSet) -> Path:
     """Return the path of a weight set's file, after a check of its digest where one is known.
 
     Raises:
-        RequestError: the file is not on this machine (the message gives the command to fetch it), or is another file.
+        RequestError: the file is not on this machine (the message gives the command to fetch it), is another file, or
+            cannot be read.
     """
     path = locate(record)
     if path is None:

@@ -49,9 +49,11 @@ class FetchRequest:
     alpha: float | None = None
 
     def __post_init__(self):
-        names = (self.models,) if isinstance(self.models, str) else tuple(self.models)
-        object.__setattr__(self, "models", names)
+        if isinstance(self.models, str):
+            object.__setattr__(self, "models", (self.models,))
         check_fields(self)
+        if not self.models:
+            raise RequestError("FetchRequest: models is empty; name at least one network.")
 
 
 @dataclass(frozen=True)

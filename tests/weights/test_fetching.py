@@ -461,3 +461,48 @@ def test_files_of_other_libraries_are_found(publisher, tmp_path, monkeypatch, ca
     assert all(str(place) in told for place in places) and "2 of 6 weight sets are here" in told
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "other"))
     assert catalog.locate(catalog.CATALOG[0]) is None
+
+
+def test_a_cache_that_may_not_be_read_is_passed_over(publisher, tmp_path, monkeypatch):
+    stat = os.stat
+
+    def guarded(path, *arguments, **options):
+        if str(path).startswith(str(tmp_path / "secret")):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "secret"))
+    monkeypatch.setattr(os, "stat", guarded)
+    assert catalog.locate(catalog.CATALOG[0]) is None
+
+
+def test_a_weight_file_that_cannot_be_read_is_a_row_of_doctor(publisher, monkeypatch, capsys):
+    path = one(PLAIN).path
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(catalog, "digest_of", refuse)
+    assert main(["doctor"]) == 1
+    told = capsys.readouterr().out
+    assert f"UNREADABLE ({path} cannot be read: Permission denied." in told
+    assert "Damaged: mobilenet_1_0_224_tf.h5." in told and "Missing" not in told
+    with pytest.raises(RequestError, match="cannot be read: Permission denied"):
+        ModelSource(PLAIN, weights="imagenet").check()
+
+
+@pytest.mark.parametrize("content", ['{"x": "abc"}', '{"x": 1}', "[]", '{"x": "sha256:"}'])
+def test_a_damaged_lock_file(publisher, content):
+    catalog.lock_file().parent.mkdir()
+    catalog.lock_file().write_text(content)
+    with pytest.raises(RequestError, match=r"weights.lock.json is damaged.*Delete it"):
+        one(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [(None, "FetchRequest: models"), (5, "FetchRequest: models"), ((5,), "models"), ((), "is empty"), ([], "is empty")],
+)
+def test_a_request_for_no_names(models, told):
+    with pytest.raises(RequestError, match=told):
+        FetchRequest(models)
