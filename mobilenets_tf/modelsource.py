@@ -330,8 +330,7 @@ class ModelSource:
         path = Path(self.weights)
         if path.suffix or path.is_file():
             return next((r for r in catalog.weight_sets(self.model) if r.filename == path.name), None)
-        alpha = self.alpha or (1.0 if registry.get(self.model).alphas else None)
-        return catalog.find(self.model, self.weights, alpha)
+        return catalog.find(self.model, self.weights, self.alpha)
 
     def open(self) -> FloatModel:
         """Build or load the model, as the verbs that make files of it use it.

@@ -310,10 +310,11 @@ def weight_sets(network: str) -> list[WeightSet]:
 
 
 def find(network: str, tag: str, alpha: float | None = None) -> WeightSet:
-    """Return the weight set of a network with a tag.
+    """Return the weight set of a network with a tag. Without ``alpha``, that of width 1.0.
 
     Raises:
-        RequestError: the network has no such tag, or not at this ``alpha``; the message lists the available ones.
+        RequestError: the network has no such tag, no width multiplier, or not this one; the message lists the available
+            ones.
     """
     records = weight_sets(network)
     tagged = [record for record in records if record.tag == tag]
@@ -325,6 +326,11 @@ def find(network: str, tag: str, alpha: float | None = None) -> WeightSet:
     if not tagged:
         error = unknown("weights", tag, sorted({record.tag for record in records}))
         raise RequestError(f"{error} A path to a weight file works too; no file {tag!r} was found.")
+    has_widths = registry.get(network).alphas
+    if alpha is not None and not has_widths:
+        raise RequestError(f"alpha={alpha}: {network} has no width multiplier. Leave --alpha (alpha=) out.")
+    if alpha is None and has_widths:
+        alpha = 1.0
     for record in tagged:
         if record.alpha == alpha:
             return record

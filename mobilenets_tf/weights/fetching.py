@@ -6,6 +6,7 @@ extra ``fetch``, and are imported when something has to be fetched.
 """
 
 import contextlib
+import fnmatch
 import importlib.util
 import json
 import os
@@ -101,7 +102,7 @@ def fetch_tag(model: str, weights: Any, alpha: float | None, progress: Progress 
         )
     if not isinstance(weights, str) or Path(weights).suffix or Path(weights).is_file():
         return
-    fetch_weights(catalog.find(model, weights, alpha or (1.0 if registry.get(model).alphas else None)), progress)
+    fetch_weights(catalog.find(model, weights, alpha), progress)
 
 
 def fetch_weights(record: WeightSet, progress: Progress = silent) -> Path:
@@ -135,12 +136,11 @@ def _records(request: FetchRequest) -> list[WeightSet]:
     records: dict[WeightSet, None] = {}
     for model in request.models:
         has_wildcards = any(sign in model for sign in "*?[")
-        names = registry.list_models(model) if has_wildcards else [registry.get(model).name]
+        names = fnmatch.filter(registry.list_models(), model) if has_wildcards else [registry.get(model).name]
         found = []
         for name in names:
             try:
-                alpha = request.alpha or (1.0 if registry.get(name).alphas else None)
-                found.append(catalog.find(name, request.tag, alpha))
+                found.append(catalog.find(name, request.tag, request.alpha))
             except RequestError:
                 if not has_wildcards:
                     raise

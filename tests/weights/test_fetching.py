@@ -297,12 +297,27 @@ def test_without_the_extra_one_line_names_it(publisher, monkeypatch):
         (("nothing*",), "Unknown model 'nothing.'"),
         (("mobileone_mu0",), "Nobody publishes weights for mobileone_mu0"),
         (("mobileone_mu*",), "No network of 'mobileone_mu.' has 'imagenet' weights"),
+        (("v?",), "Unknown model 'v.'"),  # is in mobilenet_v1, and is not the whole name
     ],
 )
 def test_names_are_checked_before_anything_is_fetched(publisher, request_, told):
     with pytest.raises(RequestError, match=told):
         fetch(FetchRequest((PLAIN, *request_)))
     assert publisher.requests == []
+
+
+@pytest.mark.parametrize(
+    ("model", "alpha", "told"),
+    [
+        (PLAIN, 0.0, "No 'imagenet' weights for mobilenet_v1 at alpha=0.0; there are for alpha 1.0"),
+        (PACKED, 0.5, "efficientnet_lite0 has no width multiplier. Leave --alpha .alpha=. out"),
+    ],
+)
+def test_a_width_that_there_is_not(publisher, model, alpha, told):
+    with pytest.raises(RequestError, match=told):
+        fetch(FetchRequest((model,), alpha=alpha))
+    with pytest.raises(RequestError, match=told):
+        fetching.fetch_tag(model, "imagenet", alpha)
 
 
 def test_create_model_fetches(publisher):
