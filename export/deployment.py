@@ -69,7 +69,8 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     """
     started = time.monotonic()
     with Worker(preload=request.source.preload) as worker:  # starts importing TensorFlow while the request is checked
-        images_to_use = check(request, progress)
+        images_to_use = check(request)
+        request.source.fetch_weights(progress)
         produced, per_channel = worker.call(_produce, request, images_to_use, progress=progress)
     folder, name = Path(request.out), _file_name(request)
     labels = request.source.label_names()
@@ -109,7 +110,7 @@ def check_options(request: DeployRequest, network: ModelSource) -> schemes.Schem
     return scheme
 
 
-def check(request: DeployRequest, progress: Progress = silent) -> ImagesToUse:
+def check(request: DeployRequest) -> ImagesToUse:
     """Check everything that can be known to be wrong without TensorFlow; return the images that will be used.
 
     Raises:
@@ -117,7 +118,7 @@ def check(request: DeployRequest, progress: Progress = silent) -> ImagesToUse:
             a share is not from 0 to 1, model or images are not there, the folder cannot be written, or there are no
             images to verify with.
     """
-    request.source.check(progress=progress)
+    request.source.check()
     scheme = check_options(request, request.source)
     if scheme.calibrated and request.calibration is None:
         raise RequestError(

@@ -46,12 +46,13 @@ def export_file(request: ExportRequest, progress: Progress = silent) -> Exported
         RequestError: the request is wrong; raised before any work is done, where that can be known.
         ConversionError: the converter refused the model.
     """
-    calibration = check(request, progress)
+    calibration = check(request)
+    request.source.fetch_weights(progress)
     with Worker(preload=request.source.preload) as worker:
         return worker.call(_export, request, calibration, progress=progress)
 
 
-def check(request: ExportRequest, progress: Progress = silent) -> ImageSet | None:
+def check(request: ExportRequest) -> ImageSet | None:
     """Check everything that can be known to be wrong without TensorFlow; return the images to calibrate with.
 
     Raises:
@@ -62,7 +63,7 @@ def check(request: ExportRequest, progress: Progress = silent) -> ImageSet | Non
         raise RequestError(
             f"--per-tensor (per_tensor=) is for the calibrated schemes; {scheme.name!r} is none of them."
         )
-    request.source.check(progress=progress)
+    request.source.check()
     image_input.check(request.input)
     out = Path(request.out)
     if request.source.is_tflite and out.resolve() == Path(request.source.model).resolve():

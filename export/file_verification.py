@@ -100,7 +100,7 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
     request = replace(request, source=_model_of(request))
-    emulator = _check(request, progress)
+    emulator = _check(request)
     source = request.source
     image_set = emulated_set = preprocessing = None
     if request.images:
@@ -112,6 +112,9 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
             known = request.input_of or ModelSource(request.file)
             described = Reading.of(Path(request.file)).preprocessing
             preprocessing = asked_preprocessing(replace(known, model=request.file, content=None), described)
+    if source:
+        source.fetch_weights(progress)
+        _warn_if_changed(request.file, source)
     comparison, cores = None, ()
     on_calibration = source is not None and _calibrated(request, image_set)
     with Worker(preload=source.preload if source else "") as worker:
@@ -166,7 +169,7 @@ def _warn_if_changed(file: str, source: ModelSource) -> None:
         warnings.warn(f"{origin} has changed since {file} was made of it.", stacklevel=3)
 
 
-def _check(request: VerifyRequest, progress: Progress):
+def _check(request: VerifyRequest):
     """Refuse options that do not go together; return the emulator, if one is asked for.
 
     Raises:
@@ -198,13 +201,12 @@ def _check(request: VerifyRequest, progress: Progress):
     if emulator:
         setup.check_cpus(emulator, request.cpu)
     if source:
-        source.check(may_be_random=True, progress=progress)
+        source.check(may_be_random=True)
         if source.random_part == "network":
             raise RequestError(
                 f"{source.model} without weights gets new random weights each time, so {request.file} cannot be "
                 "compared with it. Pass the --weights, or the .keras file, that the file was made of."
             )
-        _warn_if_changed(request.file, source)
     if request.count is not None and request.count < 1:
         raise RequestError(f"count={request.count}: expected at least 1.")
     return emulator

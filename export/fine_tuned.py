@@ -154,7 +154,7 @@ def check(request: QatRequest, progress: Progress = silent) -> tuple[ImageSet, I
             be written, or the checkpoint is damaged, of another training or in use.
     """
     source = request.source
-    source.check(progress=progress)
+    source.check()
     image_input.check(request.input)
     forms.check_output(source, request.output, request.score_threshold)
     if not 0 <= request.distill <= 1:
@@ -182,6 +182,7 @@ def check(request: QatRequest, progress: Progress = silent) -> tuple[ImageSet, I
         raise RequestError(f"No image of {request.data} is left to train with beside those to judge with.")
     images.check(training)
     images.check(validation)
+    source.fetch_weights(progress)  # the checkpoint has their digest
     if checkpoint := _checkpoint(request, training, validation):
         with files.only_user(checkpoint.path.parent, "fine-tuning"):  # as while it trains
             checkpoint.read()

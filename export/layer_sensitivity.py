@@ -104,7 +104,8 @@ def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) 
         ConversionError: the converter refused the model.
     """
     with Worker(preload=request.source.preload) as worker:
-        calibration_set, annotated = check(request, progress)
+        calibration_set, annotated = check(request)
+        request.source.fetch_weights(progress)
         facts, rows = worker.call(_produce, request, calibration_set, annotated, progress=progress)
     name, chart = _names(request)
     contents = {chart: sensitivity_chart.draw(rows, f"{request.source.name}, {request.scheme}")}
@@ -120,7 +121,7 @@ def _names(request: SensitivityRequest) -> tuple[str, str]:
     return f"{name}.json", f"{name}.svg"
 
 
-def check(request: SensitivityRequest, progress: Progress = silent) -> tuple[ImageSet, ImageSet | None]:
+def check(request: SensitivityRequest) -> tuple[ImageSet, ImageSet | None]:
     """Check everything that can be known to be wrong without TensorFlow; return the images to calibrate with, and the
     annotated ones.
 
@@ -129,7 +130,7 @@ def check(request: SensitivityRequest, progress: Progress = silent) -> tuple[Ima
             written.
     """
     _check_scheme(schemes.get(request.scheme))
-    request.source.check(progress=progress)
+    request.source.check()
     folder = Path(request.out)
     files.check_folder(folder)
     files.check_replaceable(folder, _names(request), request.overwrite, request.described())

@@ -90,7 +90,8 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
         ConversionError: the converter refused the model.
     """
     with Worker(preload=request.source.preload) as worker:
-        requests, images_to_use = check(request, progress)
+        requests, images_to_use = check(request)
+        request.source.fetch_weights(progress)
         produced, timings = worker.call(_produce, request, requests, images_to_use, progress=progress)
     folder, contents = Path(request.out), {}
     names = {scheme: _file_name(request, scheme) for scheme in requests}
@@ -123,7 +124,7 @@ def _page_name(request: ReportRequest) -> str:
     return f"{request.source.name}_schemes.html"
 
 
-def check(request: ReportRequest, progress: Progress = silent) -> tuple[dict[str, DeployRequest], ImagesToUse]:
+def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse]:
     """Check everything that can be known to be wrong without TensorFlow; return a ``DeployRequest`` for each scheme,
     and the images.
 
@@ -144,7 +145,7 @@ def check(request: ReportRequest, progress: Progress = silent) -> tuple[dict[str
     requests = {name: DeployRequest(scheme=name, **shared) for name in names}
     calibrated = next((name for name in names if schemes.get(name).calibrated), names[-1])
     # The names of the files first, since this check takes no time.
-    request.source.check(progress=progress)
+    request.source.check()
     folder, class_names = Path(request.out), request.source.label_names()
     files.check_folder(folder)
     files.check_replaceable(folder, [_page_name(request)], request.overwrite)

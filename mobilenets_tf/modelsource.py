@@ -194,17 +194,17 @@ class ModelSource:
         """Whether the normalisation of the input is known."""
         return self.mean is not None or self.weight_set() is not None or self._manifest_preprocessing() is not None
 
-    def check(self, may_be_random: bool = False, in_keras: bool = False, progress: Progress = silent) -> None:
+    def check(self, may_be_random: bool = False, in_keras: bool = False) -> None:
         """Refuse a source that cannot be built, without importing TensorFlow; warn of random weights that nobody has
-        asked for. Weights that are to be fetched are fetched here, after all other checks.
+        asked for. Nothing is fetched: see ``fetch_weights``.
 
         Args:
             may_be_random: do not warn, since the model is going to be trained or random weights are refused elsewhere.
             in_keras: a Keras model is needed, so a TFLite file is refused.
 
         Raises:
-            RequestError: the name is unknown, a value is out of range, or a file or weight set is not here or cannot be
-                fetched.
+            RequestError: the name is unknown, a value is out of range, or a file or weight set is not here and is not
+                to be fetched.
         """
         if self.is_file:
             if self.is_tflite and in_keras:
@@ -230,11 +230,21 @@ class ModelSource:
         self.check_input()
         self.check_labels()
         if self.fetch:
-            fetching.fetch_tag(self.model, self.weights, self.alpha, progress)
-        if self._is_published:
+            fetching.check_is_tag(self.weights)
+        elif self._is_published:
             catalog.require(_published(self))
         if not may_be_random:
             self._warn_of_random_weights()
+
+    def fetch_weights(self, progress: Progress = silent) -> None:
+        """Fetch the published weights, if that was asked for and they are not on this machine. To be called when
+        everything else of a request has been checked.
+
+        Raises:
+            RequestError: the weights cannot be fetched.
+        """
+        if self.fetch:
+            fetching.fetch_tag(self.model, self.weights, self.alpha, progress)
 
     @property
     def _is_published(self) -> bool:
@@ -511,6 +521,7 @@ def opened(model: AnyModel) -> FloatModel:
         return KerasModel(model)
     source = ModelSource.of(model)
     source.check()
+    source.fetch_weights()
     return source.open()
 
 

@@ -82,10 +82,11 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
     Raises:
         RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
-    reading = reading_of(request.source, request.task, progress)
+    reading = reading_of(request.source, request.task)
     _check_scales(request, reading)
     annotated = _find(request, reading, progress).sample(request.count, request.seed)
     images.check(annotated)
+    request.source.fetch_weights(progress)
     with Worker(preload=request.source.preload) as worker:
         return worker.call(_evaluate, request, reading, annotated, progress=progress)
 

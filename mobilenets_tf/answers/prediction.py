@@ -86,7 +86,7 @@ def predict(request: PredictRequest, progress: Progress = silent) -> list[Predic
         raise RequestError(f"top={request.top}: expected at least 1.")
     if not request.images:
         raise RequestError("There are no images to ask about: give at least one photograph.")
-    models = [_model(request, source, progress) for source in (request.source, *map(ModelSource.of, request.beside))]
+    models = [_model(request, source) for source in (request.source, *map(ModelSource.of, request.beside))]
     named = _photographs(request.images)
     photographs = ImageSet(tuple(path for path, _ in named))
     folder, names = _places(request, named)
@@ -113,18 +113,18 @@ def ask(source: ModelSource, reading: Reading, photograph: Path, top: int = 5, t
     return prediction.answers[0]["found"]
 
 
-def _model(request: PredictRequest, source: ModelSource, progress: Progress) -> tuple[ModelSource, Reading]:
+def _model(request: PredictRequest, source: ModelSource) -> tuple[ModelSource, Reading]:
     """Return the source and the reading of one model. What the request says of the input, the labels and the task
     holds for its first file, and for each further file that does not say it."""
     first = request.source
     if source.content is not None:
-        return source, reading_of(source, request.task, progress)
+        return source, reading_of(source, request.task)
     file, known = source.model, Reading.of(check_file(source.model))
     if file == first.model:
         known = Reading()
     input_of = ModelSource(file) if known.preprocessing else replace(first, model=file, content=None)
     source = replace(input_of, labels=None if known.labels else first.labels)
-    return source, reading_of(source, known.task or request.task, progress)
+    return source, reading_of(source, known.task or request.task)
 
 
 def _photographs(paths: Sequence[str]) -> list[tuple[Path, str]]:

@@ -8,7 +8,6 @@ from mobilenets_tf.data.text_files import read_lines
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import NORMALISATION, TFLITE, ModelSource
-from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import KINDS
 from mobilenets_tf.tflite.file_metadata import FileMetadata, read_metadata
@@ -70,7 +69,7 @@ class Reading:
         return Reading(task, preprocessing, tuple(map(str, labels)), manifest.get("form"), grids, kinds)
 
 
-def reading_of(source: ModelSource, task: str | None = None, progress: Progress = silent) -> Reading:
+def reading_of(source: ModelSource, task: str | None = None) -> Reading:
     """Tell how to read a model's outputs: as the request says, else as the manifest beside a file does. The
     preprocessing of a registered network is known when the network is built.
 
@@ -81,7 +80,7 @@ def reading_of(source: ModelSource, task: str | None = None, progress: Progress 
         RequestError: there is no such file or network, the network has another task, or nothing describes the input.
     """
     if not source.is_tflite:
-        source.check(progress=progress)
+        source.check()
     for option in ("weights", "alpha", "resolution", "classes", "signature", "fetch"):
         if source.is_tflite and getattr(source, option) not in (None, False):
             raise RequestError(f"--{option} ({option}=) changes nothing of {source.model}, which runs as it is.")

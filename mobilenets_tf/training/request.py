@@ -168,8 +168,8 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     cluster.workers()
     request = replace(request, task=_task(request))
     source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
-    source.check(may_be_random=True, in_keras=True, progress=progress)
-    request = replace(request, teacher=_teacher(request, progress))
+    source.check(may_be_random=True, in_keras=True)
+    request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
     files.check_folder(Path(request.out))
     training, validation = _find_images(request, tuple(source.label_names()) if _is_labelled(source) else (), progress)
@@ -181,6 +181,9 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
         source = replace(source, classes=classes)
     request = replace(request, source=source)
     _check_replaceable(request, class_names)
+    for model in (source, request.teacher):
+        if model is not None:
+            model.fetch_weights(progress)  # the checkpoint has their digest
     job = Job(request, recipe, training, validation, classes, class_names)
     if request.restart or job.checkpoint.read() is None:
         _check_images([training] + ([validation] if validation else []), request.broken, progress)
@@ -244,7 +247,7 @@ def _with_crop(source: ModelSource, recipe: str) -> ModelSource:
     return replace(source, crop=published.crop, resize=source.resize or published.resize)
 
 
-def _teacher(request: TrainRequest, progress: Progress) -> ModelSource | None:
+def _teacher(request: TrainRequest) -> ModelSource | None:
     """Return the teacher with its weights.
 
     Raises:
@@ -270,7 +273,7 @@ def _teacher(request: TrainRequest, progress: Progress) -> ModelSource | None:
             f"The weights {teacher.weights!r} of {teacher.model} are its backbone's alone; its fresh head would teach "
             "nothing. Give the .keras file of a trained network as the teacher."
         )
-    teacher.check(may_be_random=True, in_keras=True, progress=progress)
+    teacher.check(may_be_random=True, in_keras=True)
     return teacher
 
 

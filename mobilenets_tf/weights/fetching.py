@@ -96,13 +96,22 @@ def fetch_tag(model: str, weights: Any, alpha: float | None, progress: Progress 
     Raises:
         RequestError: there is no tag, or as ``fetch``.
     """
+    check_is_tag(weights)
+    if not isinstance(weights, str) or Path(weights).suffix or Path(weights).is_file():
+        return
+    fetch_weights(catalog.find(model, weights, alpha), progress)
+
+
+def check_is_tag(weights: Any) -> None:
+    """Refuse to fetch the weights of a network that is to have none.
+
+    Raises:
+        RequestError: so it is.
+    """
     if weights is None or weights == "random":
         raise RequestError(
             "Nothing to fetch: --fetch (fetch=True) is for published weights; name them: --weights imagenet."
         )
-    if not isinstance(weights, str) or Path(weights).suffix or Path(weights).is_file():
-        return
-    fetch_weights(catalog.find(model, weights, alpha), progress)
 
 
 def fetch_weights(record: WeightSet, progress: Progress = silent) -> Path:

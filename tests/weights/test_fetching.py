@@ -16,7 +16,12 @@ from dataclasses import replace
 import pytest
 
 from mobilenets_tf import FetchRequest, ModelSource, RequestError, create_model, fetch, files
+from mobilenets_tf.answers.evaluation import EvaluateRequest, evaluate
 from mobilenets_tf.cli import main
+from mobilenets_tf.export import deployment, layer_sensitivity
+from mobilenets_tf.export.deployment import DeployRequest
+from mobilenets_tf.export.file_export import ExportRequest, export_file
+from mobilenets_tf.export.layer_sensitivity import SensitivityRequest
 from mobilenets_tf.weights import archives, catalog, fetching
 from tests.support.publisher import Publisher
 
@@ -102,7 +107,10 @@ def test_every_kind_of_source_gives_the_file(publisher, model):
     steps = []
     said = pytest.warns(UserWarning, match="MobileOne licence") if model == ON_HUB else contextlib.nullcontext()
     with said:
-        ModelSource(model, weights="imagenet", fetch=True).check(progress=lambda *step: steps.append(step))
+        source = ModelSource(model, weights="imagenet", fetch=True)
+        source.check()
+        assert publisher.requests == []
+        source.fetch_weights(lambda *step: steps.append(step))
     record = catalog.find(model, "imagenet", 1.0 if model in (PLAIN, HASHED) else None)
     assert catalog.require(record).read_bytes() == WEIGHTS
     assert steps[-1][1:] == (3000, 3000)
@@ -333,6 +341,22 @@ def test_fetch_needs_a_tag():
         ModelSource(PLAIN, fetch=True).check()
     assert "fetch" not in ModelSource(PLAIN, weights="imagenet", fetch=True).plain()
     assert "--fetch" not in ModelSource(PLAIN, weights="imagenet", fetch=True).options()
+
+
+@pytest.mark.parametrize(
+    ("verb", "request_", "told"),
+    [
+        (export_file, lambda source, out: ExportRequest(source, out=f"{out}/a.tflite"), "needs --calibration"),
+        (export_file, lambda source, out: ExportRequest(source, out=f"{out}/a.bin", scheme="float32"), "ends in .tfl"),
+        (evaluate, lambda source, out: EvaluateRequest(source, data=f"{out}/none"), "none"),
+        (deployment.check, lambda source, out: DeployRequest(source, out=str(out), scheme="int8"), "needs --calib"),
+        (layer_sensitivity.check, lambda source, out: SensitivityRequest(source, out=str(out)), "Nothing to measure"),
+    ],
+)
+def test_everything_else_is_checked_before_weights_are_fetched(publisher, tmp_path, verb, request_, told):
+    with pytest.raises(RequestError, match=told):
+        verb(request_(ModelSource(PLAIN, weights="imagenet", fetch=True), tmp_path))
+    assert publisher.requests == []
 
 
 # ------------------------------------------------------------------------------------------------------- archives
