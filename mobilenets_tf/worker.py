@@ -126,7 +126,8 @@ class Worker:
         lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
         # A native stack trace follows the sentence that matters, so look for that first.
         telling = [line for line in lines if "LLVM ERROR" in line or "Check failed" in line or "Error" in line]
-        return f"The child process ended with {cause}. Its last words: " + " | ".join((telling or lines)[-5:])
+        words = " | ".join((telling or lines)[-5:])
+        return f"The child process ended with {cause}." + (f" Its last words: {words}" if words else "")
 
 
 def _start(preload: str, errors, environment: dict[str, str], lock: int | None) -> subprocess.Popen:

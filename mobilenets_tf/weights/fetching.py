@@ -30,6 +30,7 @@ _SECONDS = 10, 60  # to wait for a connection, and for the next bytes
 # The names of errors of gdown, requests, httpx and huggingface_hub where there is no connection any more.
 _CONNECTION = {
     "ConnectionError", "Timeout", "ChunkedEncodingError", "DownloadError", "TransportError", "LocalEntryNotFoundError",
+    "InvalidURL", "InvalidSchema",  # of a proxy; the addresses of weights are valid
 }  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def _check_digest(record: WeightSet, path: Path, remove: bool = False) -> None:
     else:
         remedy = (
             f"{catalog.lock_file()} remembers the file that was fetched first. If the publisher has replaced the file "
-            f"and you trust the new one, delete the line with {record.filename} there."
+            f"and you trust the new one, delete the entry {record.filename} there, or the whole file."
         )
     raise _Unavailable(
         f"What came from {record.url} is another file than {record.label}: its digest is {digest}, expected "
@@ -403,6 +404,8 @@ def _explanation(record: WeightSet, error: Exception) -> RequestError:
     kinds = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
     if status == 404:
         return _Unavailable(f"{record.url} is not there any more (404), so {record.label} cannot be fetched.")
+    if status in (403, 429) and host == "api.github.com":
+        return _Unavailable(f"{host} refused ({status}): it answers 60 times an hour. Try again in an hour.")
     if status in (401, 403):
         token = ", or asks for a token: hf auth login" if on_hub else ""
         return _Unavailable(f"{host} refused {record.url} ({status}): the file is not public any more{token}.")
@@ -416,7 +419,7 @@ def _explanation(record: WeightSet, error: Exception) -> RequestError:
             f"No connection to {host}, or it broke ({_reason(error)}). Check the network and HTTPS_PROXY{mirror}. "
             f"{again}"
         )
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and "RequestException" not in kinds:  # the errors of requests are OSErrors
         return RequestError(
             f"Cannot write {record.label}: {error.strerror or _reason(error)}. Free some space, or name another "
             f"folder (MOBILENETS_TF_HOME, now {cache_folder()}). {again}"

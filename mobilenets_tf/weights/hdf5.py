@@ -38,9 +38,9 @@ def open_hdf5(source: str | Path | BinaryIO, label: str | Path) -> Iterator[h5py
     source: a path or a binary stream. label: what to call the source in an error message.
 
     Raises:
-        RequestError: the source is not HDF5, or is damaged; it has a soft or external link or values stored in another
-            file, because reading these would read other files of the user; or its arrays claim more values than the
-            file can hold.
+        RequestError: the source is not HDF5, is damaged, or cannot be read in time; it has a soft or external link or
+            values stored in another file, because reading these would read other files of the user; or its arrays claim
+            more values than the file can hold.
     """
     import h5py
 
@@ -71,11 +71,15 @@ def _check_apart(source: str | bytes, label: str) -> None:
         RequestError: as ``open_hdf5``.
     """
     size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
+    seconds = _SECONDS + size / _LEAST_SPEED
     try:
         with Worker("h5py", always=True) as child:
-            child.call(_read_all, source, label, seconds=_SECONDS + size / _LEAST_SPEED)
+            child.call(_read_all, source, label, seconds=seconds)
     except WorkerError as error:
-        raise RequestError(_DAMAGED.format(label, "which makes the HDF5 library crash or hang")) from error
+        raise RequestError(
+            f"{label} could not be read to its end within {seconds:.0f} s. It is damaged, which makes the HDF5 library "
+            f"crash or hang, or this machine has too little memory or a slow disk. {error}"
+        ) from error
 
 
 def _read_all(source: str | bytes, label: str) -> None:

@@ -26,6 +26,7 @@ from mobilenets_tf.weights import archives, catalog, fetching
 from tests.support.publisher import Publisher
 
 gdown = pytest.importorskip("gdown")
+requests = pytest.importorskip("requests")
 hub_constants = pytest.importorskip("huggingface_hub.constants")
 
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
@@ -165,7 +166,7 @@ def test_the_first_file_is_remembered_and_another_one_refused(publisher, tmp_pat
     assert one(PLAIN).is_new and first.read_bytes() == WEIGHTS  # a damaged file is replaced
     first.unlink()
     publisher.files["/plain.h5"] = HDF5 + b"another"
-    with pytest.raises(RequestError, match=r"weights.lock.json remembers .* delete the line with mobilenet_1_0_224_tf"):
+    with pytest.raises(RequestError, match=r"weights.lock.json remembers .* delete the entry mobilenet_1_0_224_tf"):
         one(PLAIN)
     assert not first.exists()
     (tmp_path / "cache/weights.lock.json").write_text("{")
@@ -192,6 +193,19 @@ def test_a_file_that_is_not_there_does_not_keep_the_others(publisher, capsys, st
     error = capsys.readouterr().err
     assert told in error and len(error.splitlines()) == 1
     assert (catalog.locate(catalog.find(HASHED, "imagenet", 1.0)) is None) == (status == 500)
+
+
+def test_the_limit_of_github(publisher):
+    refusal = requests.HTTPError(response=type("Response", (), {"status_code": 403})())
+    record = replace(catalog.CATALOG[0], url="https://api.github.com/repos/m/releases/tags/v1")
+    assert "api.github.com refused (403): it answers 60 times an hour" in str(fetching._explanation(record, refusal))
+
+
+def test_a_wrong_proxy_is_no_full_disk(publisher, monkeypatch):
+    monkeypatch.setenv("http_proxy", "ftp://nowhere:1:2")
+    with pytest.raises(RequestError, match="No connection to .*HTTPS_PROXY") as error:
+        one(PLAIN)
+    assert "space" not in str(error.value)
 
 
 def test_a_file_of_the_hub_that_is_not_there(publisher):

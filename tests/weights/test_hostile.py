@@ -46,6 +46,14 @@ def test_files_that_the_hdf5_library_does_not_survive_are_refused(tmp_path, monk
     assert "RequestError" in outcome.told and "damaged" in outcome.told and "crash or hang" in outcome.told
 
 
+def test_a_file_that_is_read_too_slowly_is_not_called_damaged_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5, "_SECONDS", 0.0)
+    (tmp_path / "a.h5").write_bytes(dict(hostile_files.good())["weights-k2.h5"])
+    told = r"a\.h5 could not be read to its end within 0 s.* slow disk. The child process ended with signal SIGKILL\.$"
+    with pytest.raises(RequestError, match=told), hdf5.open_hdf5(tmp_path / "a.h5", tmp_path / "a.h5"):
+        pass
+
+
 def test_what_the_hdf5_library_raises_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / "a.h5").write_bytes(dict(hostile_files.good())["weights-k2.h5"])
     refused = pytest.raises(RequestError, match=r"a\.h5 is damaged.*precision is zero")
