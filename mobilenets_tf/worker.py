@@ -24,7 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 
-from mobilenets_tf.files import KERAS_FOLDER, TemporaryFolder, keras_folder
+from mobilenets_tf.files import KERAS_FOLDER, TemporaryFolder, home_folder, keras_folder
 from mobilenets_tf.progress import Progress, silent
 
 _inside = False
@@ -60,6 +60,7 @@ class Worker:
                 "KERAS_BACKEND": "tensorflow",
                 "KERAS_HOME": self._folder.name,
                 KERAS_FOLDER: str(keras_folder()),  # where the user's Keras has put weights that it fetched
+                "HOME": str(home_folder()),  # for a user without one: this process' temporary directory, as it is here
                 # Temporary files of the child go where this process removes them, however the child ends.
                 "TMPDIR": self._folder.name,
                 # glibc would keep large freed blocks, and a conversion makes and frees several copies of the model:

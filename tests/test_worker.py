@@ -107,3 +107,10 @@ def test_a_child_has_keras_defaults_whatever_surrounds_it(tmp_path, monkeypatch)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with Worker() as worker:
         assert worker.call(keras_settings) == ("tensorflow", "channels_last", "float32")
+
+
+def test_a_user_without_a_home_has_the_same_cache_folder_in_the_child(monkeypatch):
+    monkeypatch.delenv("MOBILENETS_TF_HOME", raising=False)
+    monkeypatch.setattr(files.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with Worker(preload="") as worker:
+        assert worker.call(files.cache_folder) == files.cache_folder()

@@ -355,11 +355,12 @@ def searched_folders() -> dict[str, Path]:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache")
     hugging_face = Path(os.environ.get("HF_HOME") or caches / "huggingface")
     hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or hugging_face / "hub"
+    torch = Path(os.environ.get("TORCH_HOME") or caches / "torch")
     return {
         "mobilenets-tf": cache_folder(),
         "Keras": keras_folder() / "models",
-        "PyTorch": Path(os.environ.get("TORCH_HOME") or caches / "torch") / "hub" / "checkpoints",
-        "Hugging Face": Path(hub),
+        "PyTorch": Path(os.path.expanduser(torch)) / "hub" / "checkpoints",
+        "Hugging Face": Path(os.path.expandvars(os.path.expanduser(hub))),  # as huggingface_hub does
     }
 
 

@@ -559,3 +559,16 @@ def test_a_damaged_lock_file(publisher, content):
 def test_a_request_for_no_names(models, told):
     with pytest.raises(RequestError, match=told):
         FetchRequest(models)
+
+
+def test_folders_of_other_libraries_are_spelled_as_the_libraries_read_them(publisher, tmp_path, monkeypatch):
+    monkeypatch.setenv("STORE", "store")
+    monkeypatch.setenv("HF_HOME", "~/$STORE")
+    assert catalog.searched_folders()["Hugging Face"] == tmp_path / "home/store/hub"
+    monkeypatch.setenv("HF_HUB_CACHE", "~/${STORE}/own")
+    assert catalog.searched_folders()["Hugging Face"] == tmp_path / "home/store/own"
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.delenv("HF_HUB_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/$STORE")
+    assert catalog.searched_folders()["Hugging Face"] == tmp_path / "home/store/huggingface/hub"
+    assert catalog.searched_folders()["PyTorch"] == tmp_path / "home/$STORE/torch/hub/checkpoints"
