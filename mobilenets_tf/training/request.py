@@ -228,7 +228,7 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
         return source
     if all(record.tag != "imagenet" for record in catalog.weight_sets(registry.get(source.model).name)):
         raise RequestError(
-            f"There is no package with ImageNet weights of {source.model}. Give --weights FILE (weights=), or train "
+            f"Nobody publishes ImageNet weights of {source.model}. Give --weights FILE (weights=), or train "
             "from the start: --recipe scratch (recipe=) for a few thousand images, for a classifier --recipe paper for "
             "ImageNet."
         )

@@ -240,7 +240,7 @@ def request(folder, tmp_path, **changes):
         ({"source": ModelSource("mobilenet_v9")}, "Unknown model 'mobilenet_v9'"),
         (
             {"source": ModelSource("mobileone_mu0"), "recipe": "finetune"},
-            "no package with ImageNet weights of mobileone_mu0",
+            "Nobody publishes ImageNet weights of mobileone_mu0",
         ),
         ({"teacher": ModelSource("nothing.keras")}, "No such model file: nothing.keras"),
         ({"teacher": ModelSource("mobilenet_v2"), "distill": 2.0}, "distill=2.0 must be 0 to 1"),
