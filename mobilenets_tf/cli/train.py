@@ -59,7 +59,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--teacher", metavar="MODEL",
         help="a network of the same task and classes to learn from too: a .keras file, or a registered classifier with "
-        "its ImageNet weights",
+        "its ImageNet weights (--fetch is for these too)",
     )  # fmt: skip
     parser.add_argument(
         "--distill",

@@ -13,7 +13,7 @@ from mobilenets_tf.data.sources import Source
 from mobilenets_tf.data.tfrecords import Records
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.manifest import manifest_of
-from mobilenets_tf.modelsource import AnyModel, ModelSource
+from mobilenets_tf.modelsource import RANDOM, AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
@@ -168,6 +168,8 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     cluster.workers()
     request = replace(request, task=_task(request))
     source = _with_crop(_with_weights(request.source, request.recipe), request.recipe)
+    if source.weights in (None, RANDOM) and request.teacher and not request.teacher.is_file:
+        source = replace(source, fetch=False)  # the teacher's weights alone are to be fetched
     source.check(may_be_random=True, in_keras=True)
     request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
@@ -261,7 +263,7 @@ def _teacher(request: TrainRequest) -> ModelSource | None:
             f"distill={request.distill} must be 0 to 1 and temperature={request.temperature} more than 0."
         )
     if not teacher.is_file and teacher.weights is None:
-        teacher = replace(teacher, weights="imagenet")
+        teacher = replace(teacher, weights="imagenet", fetch=teacher.fetch or request.source.fetch)
     says_task = not teacher.is_file or "task" in manifest_of(Path(teacher.model))
     if says_task and teacher.task != request.task:
         raise RequestError(

@@ -14,6 +14,7 @@ import zipfile
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from mobilenets_tf import FetchRequest, ModelSource, RequestError, create_model, fetch, files
 from mobilenets_tf.answers.evaluation import EvaluateRequest, evaluate
@@ -22,6 +23,8 @@ from mobilenets_tf.export import deployment, layer_sensitivity
 from mobilenets_tf.export.deployment import DeployRequest
 from mobilenets_tf.export.file_export import ExportRequest, export_file
 from mobilenets_tf.export.layer_sensitivity import SensitivityRequest
+from mobilenets_tf.training import request as training
+from mobilenets_tf.training.request import TrainRequest
 from mobilenets_tf.weights import archives, catalog, fetching
 from tests.support.publisher import Publisher
 
@@ -371,6 +374,32 @@ def test_everything_else_is_checked_before_weights_are_fetched(publisher, tmp_pa
     with pytest.raises(RequestError, match=told):
         verb(request_(ModelSource(PLAIN, weights="imagenet", fetch=True), tmp_path))
     assert publisher.requests == []
+
+
+@pytest.fixture
+def two_classes(tmp_path):
+    """A folder with a photograph of each of two classes."""
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "data" / name / "1.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fetched"),
+    [("finetune", ["/plain.h5", "/hashed.h5"]), ("scratch", ["/hashed.h5"])],
+)
+def test_train_fetches_the_weights_of_its_teacher_too(publisher, two_classes, tmp_path, monkeypatch, recipe, fetched):
+    job = TrainRequest(
+        ModelSource(PLAIN, fetch=True), data=two_classes, out=tmp_path / "out", evaluate=two_classes, teacher=HASHED,
+        recipe=recipe,
+    )  # fmt: skip
+    with pytest.raises(RequestError, match="has 1000 classes, and .* has 2"):
+        training.check(job)
+    assert publisher.requests == []
+    monkeypatch.setattr(ModelSource, "label_names", lambda self: [])
+    training.check(job)
+    assert [path for _, path, _ in publisher.requests] == fetched
 
 
 # ------------------------------------------------------------------------------------------------------- archives
