@@ -184,14 +184,21 @@ def _input_shapes(content: bytes) -> list[list[int]]:
 
 
 def _difference(runner: Runner, samples: list[list[np.ndarray]], expected: list[list[np.ndarray]]) -> float:
-    """Return the greatest difference of an output from the expected one, relative to the output's largest value."""
-    largest = [max(np.abs(outputs[place]).max(initial=0) for outputs in expected) for place in range(len(expected[0]))]
+    """Return the greatest difference of an output from the expected one, relative to the output's largest finite
+    value; infinity where one is finite and the other is not."""
+    largest = [
+        max(np.abs(outputs[place]).max(initial=0, where=np.isfinite(outputs[place])) for outputs in expected)
+        for place in range(len(expected[0]))
+    ]
     worst = 0.0
     for sample, outputs in zip(samples, expected, strict=True):
         for place, (found, wanted) in enumerate(zip(runner(*sample), outputs, strict=True)):
-            same_places = np.array_equal(np.isfinite(found), np.isfinite(wanted))
-            error = np.abs(np.nan_to_num(found) - np.nan_to_num(wanted)).max(initial=0) / (largest[place] or 1)
-            worst = max(worst, float(error) if same_places else np.inf)
+            finite = np.isfinite(wanted)
+            same = np.isfinite(found[finite]).all() and np.array_equal(found[~finite], wanted[~finite], equal_nan=True)
+            if not same:
+                return np.inf
+            error = np.abs(found[finite].astype(np.float64) - wanted[finite]).max(initial=0) / (largest[place] or 1)
+            worst = max(worst, float(error))
     return worst
 
 
