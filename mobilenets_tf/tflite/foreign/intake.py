@@ -220,7 +220,7 @@ def _complete(tree: schema.ModelT, name: str) -> None:
     """Give operators the options that a file may leave out.
 
     Raises:
-        RequestError: an operator has the options of another op, or lacks an input without which LiteRT crashes.
+        RequestError: an operator has the options of another op, or lacks an input that LiteRT demands.
     """
     graph = tree.subgraphs[0]
     for operator in graph.operators:
@@ -234,9 +234,10 @@ def _complete(tree: schema.ModelT, name: str) -> None:
                 f"{name}: a damaged TFLite file ({op} that computes {_name(graph, operator.outputs[0])!r} has options "
                 f"of another operator, {type(operator.builtinOptions).__name__.removesuffix('T')})."
             )
-        if op == "DEPTHWISE_CONV_2D" and len(operator.inputs) < 3:  # LiteRT 2.3 crashes when it runs such a file
+        # LiteRT 2.3 refuses a CONV_2D without bias, and crashes when it runs such a DEPTHWISE_CONV_2D.
+        if op in ("CONV_2D", "DEPTHWISE_CONV_2D") and len(operator.inputs) < 3:
             raise RequestError(
-                f"{name}: DEPTHWISE_CONV_2D that computes {_name(graph, operator.outputs[0])!r} has no bias, which "
+                f"{name}: {op} that computes {_name(graph, operator.outputs[0])!r} has no bias, which "
                 "LiteRT demands. Convert the model again with a bias of zeros."
             )
 

@@ -178,6 +178,13 @@ def without_bias():
     return draft.finished(draft.op("DEPTHWISE_CONV_2D", [draft.x, weights], draft.shape(draft.x), options))
 
 
+def convolution_without_bias():
+    draft = Draft()
+    x = draft.conv(draft.x, 4)
+    del draft.graph.operators[-1].inputs[2]
+    return draft.finished(x)
+
+
 @pytest.mark.parametrize(
     "make, words",
     [
@@ -186,6 +193,7 @@ def without_bias():
         (integers, ("quantised already", "CONV_2D", "int8 tensor", "--scheme float32")),
         (random_values, ("RANDOM_UNIFORM", "'noise'", "random values")),
         (without_bias, ("DEPTHWISE_CONV_2D", "'output_0'", "no bias")),
+        (convolution_without_bias, ("CONV_2D", "'output_0'", "no bias")),
         (without_batch, ("output", "(768,)", "batch")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
