@@ -16,7 +16,7 @@ from mobilenets_tf.tflite import flatbuffer, lean
 from mobilenets_tf.tflite.file_metadata import origin_of
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.foreign import spelled_out
-from mobilenets_tf.tflite.foreign.intake import taken_in
+from mobilenets_tf.tflite.foreign.intake import given_names, taken_in
 from mobilenets_tf.tflite.foreign.transposes import cancel_transposes, image_channels_last, takes_channels_first
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
@@ -163,7 +163,7 @@ class TFLiteModel:
 
     @cached_property
     def _runner(self) -> "_Given":
-        names = [each.name for each in self.inputs], [end.name for end in self.ends]
+        names = given_names(self._given, str(self._path), self._signature)
         return _Given(self._given, str(self._path), self._shapes, self._signature, *names)
 
     def grids(self, task: Task) -> tuple[tuple[int, int], ...]:
@@ -237,7 +237,7 @@ class _Given:
         """
         try:
             return self._run(arrays)
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, KeyError) as error:
             raise RequestError(f"{self._name} cannot be run: {str(error).splitlines()[0]}") from error
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:

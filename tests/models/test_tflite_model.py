@@ -99,6 +99,19 @@ def test_what_half_precision_cannot_hold_stays_float32():
         np.testing.assert_allclose(found, wanted, rtol=0.05)
 
 
+@pytest.mark.parametrize("names", [["image"], ["image", "q"], ["p", "q"], ["q", "p"]])
+def test_the_reference_has_the_names_of_its_signature(tmp_path, names):
+    draft = Draft()
+    scores = draft.mean(draft.conv(draft.x, 4), (1, 2))
+    draft.graph.outputs = [scores] * len(names)
+    flatbuffer.set_signature(draft.tree, ["image"], names)
+    (tmp_path / "a.tflite").write_bytes(flatbuffer.write(draft.tree))
+    model = TFLiteModel(tmp_path / "a.tflite")
+    made = Runner(model.float_file(None).content)(pictures()[0])
+    for found, wanted in zip(made, model.answers([pictures()[:1].astype(np.float32)]), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 def test_constants_that_are_no_numbers_are_refused(tmp_path):
     draft = Draft()
     x = draft.binary("MUL", draft.conv(draft.x, 4), np.full(4, np.nan))

@@ -6,7 +6,8 @@ does not depend on the input becomes a constant. Everything else is refused by o
 from a stranger: the checked reader opens it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,15 @@ def taken_in(content: bytes, name: str, resolution: int | None = None, signature
                 f"{name}: the {kind} {_name(graph, index)!r} has the shape {tuple(shape)}; expected a batch of 1 "
                 "before its values. Convert the model again with a batch axis."
             )
-    flatbuffer.set_signature(tree, *names)
+    flatbuffer.set_signature(tree, *map(_unique, names))
     return flatbuffer.write(tree)
+
+
+def given_names(content: bytes, name: str, signature: str | None) -> tuple[list[str], list[str]]:
+    """Return the names that the given file's signature has for the inputs and for the outputs of ``taken_in``'s file,
+    in their order; there, names may have a number behind them. The arguments are those of ``taken_in``.
+    """
+    return _choose_signature(flatbuffer.read(content), name, signature)
 
 
 def check_taken(file: str, resolution: int | None = None, signature: str | None = None) -> None:
@@ -128,7 +136,8 @@ def _load_buffers(tree: schema.ModelT, content: bytes, name: str) -> None:
 
 
 def _choose_signature(tree: schema.ModelT, name: str, key: str | None) -> tuple[list[str], list[str]]:
-    """Leave only the graph of one signature; return the names of its inputs and of its outputs, in the graph's order.
+    """Leave only the graph of one signature; return the signature's names of its inputs and of its outputs, in the
+    graph's order.
 
     Outputs that the signature does not have are left out, with the operators that only they need.
     """
@@ -144,11 +153,10 @@ def _choose_signature(tree: schema.ModelT, name: str, key: str | None) -> tuple[
     entry = signatures[key] if key is not None else next(iter(signatures.values()), None)
     number = entry.subgraphIndex if entry is not None else 0
     graph = tree.subgraphs[number]
-    told: dict[int, str] = {}
+    inputs: Sequence[schema.TensorMapT] = []
+    outputs: Sequence[schema.TensorMapT] = []
     if entry is not None:
         inputs, outputs = entry.inputs or [], entry.outputs or []
-        for each in [*inputs, *outputs]:
-            told.setdefault(each.tensorIndex, (each.name or b"").decode())
         given = {each.tensorIndex for each in outputs}
         fits = sorted(each.tensorIndex for each in inputs) == sorted(graph.inputs) and given <= set(graph.outputs)
         names = [[each.name for each in ends if each.name and b"\0" not in each.name] for ends in (inputs, outputs)]
@@ -162,9 +170,19 @@ def _choose_signature(tree: schema.ModelT, name: str, key: str | None) -> tuple[
     tree.subgraphs, tree.signatureDefs = [graph], []
     flatbuffer.drop_unneeded(tree)
     return (
-        _unique([told.get(index) or _name(graph, index) or "input" for index in graph.inputs]),
-        _unique([told.get(index) or _name(graph, index) or "output" for index in graph.outputs]),
+        [told or _name(graph, index) or "input" for index, told in _told(graph.inputs, inputs)],
+        [told or _name(graph, index) or "output" for index, told in _told(graph.outputs, outputs)],
     )
+
+
+def _told(places: Sequence[int], entries: Sequence[schema.TensorMapT]) -> Iterator[tuple[int, str]]:
+    """Give each place's tensor and its name in a signature, "" without one; a tensor may have several names."""
+    names: defaultdict[int, list[str]] = defaultdict(list)
+    for entry in entries:
+        names[entry.tensorIndex].append(entry.name.decode())
+    for index in places:
+        of_tensor = names[index]
+        yield index, of_tensor.pop(0) if len(of_tensor) > 1 else "".join(of_tensor)
 
 
 def _unique(names: Sequence[str]) -> list[str]:
