@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.models.float_model import FloatFile, Input
 from mobilenets_tf.tasks.outputs import End, ends_of_file
 from mobilenets_tf.tasks.task import Task
@@ -226,7 +226,7 @@ class _Given:
                         self._interpreter.resize_tensor_input(details["index"], shape)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise RequestError(f"{name} cannot be run: {str(error).splitlines()[0]}") from error
+            raise RequestError(f"{name} cannot be run: {first_line(error)}") from error
         self._name, self._inputs, self._outputs = name, inputs, outputs
 
     def __call__(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -238,7 +238,7 @@ class _Given:
         try:
             return self._run(arrays)
         except (ValueError, RuntimeError, KeyError) as error:
-            raise RequestError(f"{self._name} cannot be run: {str(error).splitlines()[0]}") from error
+            raise RequestError(f"{self._name} cannot be run: {first_line(error)}") from error
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         if self._signature is not None:

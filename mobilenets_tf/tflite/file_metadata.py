@@ -286,8 +286,12 @@ def _published(content: bytes) -> _Published:
         task = "detect"
     elif labels and len(outputs) == 1:
         task = "classify"
-    names = tuple(dict.fromkeys(file.text(0) for file in [*files, *others]))
-    return _Published(task, _normalisation(inputs[0]) if len(inputs) == 1 else None, labels, names)
+    names: dict[str, None] = {}
+    for file in [*files, *others]:
+        names[file.text(0)] = None
+        if sum(map(len, names)) > len(content):
+            raise DamagedError("the names of files overlap")
+    return _Published(task, _normalisation(inputs[0]) if len(inputs) == 1 else None, labels, tuple(names))
 
 
 def _normalisation(image: _Table) -> Preprocessing | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import struct
 import zipfile
 from dataclasses import replace
@@ -107,6 +108,15 @@ def test_damaged_metadata_count_as_missing(read, classifier):
     assert replace(found, damage=()) == FileMetadata()
     (damage,) = metadata_of(with_metadata(classifier, b"")).damage
     assert "their identifier is b''" in damage
+
+
+def test_names_of_files_that_overlap_are_damage(classifier, monkeypatch):
+    sound = published(described(classifier))
+    assert file_metadata._published(sound).files == ("labels.txt",)
+    numbers = itertools.count()
+    monkeypatch.setattr(file_metadata._Table, "text", lambda table, field: str(next(numbers)) * (len(sound) + 1))
+    with pytest.raises(DamagedError, match="overlap"):
+        file_metadata._published(sound)
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,27 @@ does not depend on the input becomes a constant. Everything else is refused by o
 from a stranger: the checked reader opens it.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.errors import RequestError, first_line, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.flatbuffer_check import TYPES, called_graphs
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
 
 # Ops that keep values from one run to the next, draw them at random, or give results of a size that the input decides.
 _STATEFUL = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT"}
 _OPEN = {"WHERE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "UNIQUE"}
 _RANDOM = {"RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL"}
+_MOST_BYTES = 2**31 - 1  # of an input, and of all values that are computed once; the file that holds them ends there
 _PLAIN = {"FLOAT32", "INT32", "INT64", "BOOL"}
 _INTEGER_FILE = "Give the float32 or float16 file of the model; deploy and export write one with --scheme float32."
 
@@ -312,6 +318,11 @@ def _pinned_shapes(tree: schema.ModelT, name: str, resolution: int | None) -> di
                 f"{name}: the input {_name(graph, index)!r} has the shape {tuple(shape)}, and a phone needs every side "
                 f"fixed. {remedy}"
             )
+        if 4 * math.prod(pinned) > _MOST_BYTES:
+            raise RequestError(
+                f"{name}: the input {_name(graph, index)!r} has the shape {tuple(pinned)}, more than {_MOST_BYTES} "
+                "bytes. Make it smaller, and convert the model again."
+            )
         if pinned != list(tensor.shape):
             changed[index] = pinned
     if resolution is not None and not images:
@@ -360,7 +371,7 @@ def _is_constant(tree: schema.ModelT, tensor: schema.TensorT) -> bool:
 
 
 def _run(
-    tree: schema.ModelT, name: str, shapes: dict[int, list[int]], wanted: Iterable[int]
+    tree: schema.ModelT, name: str, shapes: dict[int, list[int]], wanted: set[int]
 ) -> tuple[dict[int, np.ndarray], list[list[int]]]:
     """Run a file once on zeros; return the values of some tensors, and the shapes of all."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -375,14 +386,29 @@ def _run(
         for index, shape in shapes.items():
             interpreter.resize_tensor_input(index, shape)
         interpreter.allocate_tensors()
+        _refuse_large(interpreter, wanted, name)  # what LiteRT knows before the run
         for details in interpreter.get_input_details():
             interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
         interpreter.invoke()
+        _refuse_large(interpreter, wanted, name)
         sizes = {details["index"]: details["shape"].tolist() for details in interpreter.get_tensor_details()}
         values = {index: interpreter.get_tensor(index) for index in wanted}
+    except RequestError:
+        raise
     except (ValueError, RuntimeError) as error:
         pinned = ", ".join(f"{_name(tree.subgraphs[0], index)!r} as {tuple(shape)}" for index, shape in shapes.items())
-        raise RequestError(
-            f"{name} cannot be run{f' with {pinned}' if pinned else ''}: {str(error).splitlines()[0]}"
-        ) from error
+        raise RequestError(f"{name} cannot be run{f' with {pinned}' if pinned else ''}: {first_line(error)}") from error
     return values, [sizes.get(index, list(tensor.shape)) for index, tensor in enumerate(tree.subgraphs[0].tensors)]
+
+
+def _refuse_large(interpreter: "Interpreter", wanted: set[int], name: str) -> None:
+    """Refuse values that are to become constants and are too large for a file."""
+    total = 0
+    for details in interpreter.get_tensor_details():
+        if details["index"] in wanted:
+            total += math.prod(details["shape"].tolist()) * np.dtype(details["dtype"]).itemsize
+            if total > _MOST_BYTES:
+                raise RequestError(
+                    f"{name}: the values that do not depend on the input, up to {details['name']!r}, take {total} "
+                    f"bytes; at most {_MOST_BYTES} can become constants. Cut them out, and convert the model again."
+                )

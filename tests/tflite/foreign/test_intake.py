@@ -8,6 +8,7 @@ import pytest
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
+from mobilenets_tf.tflite.foreign import intake
 from mobilenets_tf.tflite.foreign.intake import check_taken, taken_in
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
@@ -210,6 +211,22 @@ def test_options_that_a_file_leaves_out_are_there():
     add, _ = flatbuffer.read(taken_in(content, "a")).subgraphs[0].operators
     assert add.builtinOptions.fusedActivationFunction == 0
     np.testing.assert_array_equal(answer(content)[0], answer(taken_in(content, "a"))[0])
+
+
+def test_constants_that_a_small_file_would_make_large_are_refused(monkeypatch):
+    monkeypatch.setattr(intake, "_MOST_BYTES", 10_000)
+    draft = Draft()
+    value = draft.floats(1.0)
+    draft.graph.tensors[value].shape = []
+    filled = draft.op("FILL", [draft.integers((1, 64, 64, 3)), value], (1, 1, 1, 3), schema.FillOptionsT())
+    content = draft.finished(draft.mean(draft.binary("ADD", draft.x, draft.mean(filled, (1, 2), keep=True)), (1, 2)))
+    refused(content, "'fill0'", "can become constants")
+
+
+def test_an_input_beyond_all_memory_is_refused():
+    draft = Draft((1, 1, 1, 3))
+    draft.graph.tensors[draft.x].shapeSignature = np.array([1, 2**15, 2**15, 3], np.int32)
+    refused(draft.finished(draft.mean(draft.x, (1, 2))), "'image'", "(1, 32768, 32768, 3)", "smaller")
 
 
 def test_options_of_another_op_are_damage():
