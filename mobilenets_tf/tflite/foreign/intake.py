@@ -18,12 +18,13 @@ from mobilenets_tf.errors import RequestError, first_line, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.flatbuffer_check import TYPES, called_graphs
+from mobilenets_tf.tflite.foreign.transposes import takes_channels_first
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
 # Ops that keep values from one run to the next, draw them at random, or give results of a size that the input decides.
-_STATEFUL = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT"}
+_STATEFUL = {"VAR_HANDLE", "HASHTABLE"}
 _OPEN = {"WHERE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "UNIQUE"}
 _RANDOM = {"RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL"}
 _MOST_BYTES = 2**31 - 1  # of an input, and of all values that are computed once; the file that holds them ends there
@@ -206,7 +207,7 @@ def _refuse_operators(tree: schema.ModelT, name: str) -> None:
             why, remedy = "is a custom op", "Cut the model before it, and let the app compute what comes after"
         elif called_graphs(operator.builtinOptions, operator.builtinOptions2):
             why, remedy = "calls another graph of the file", "Unroll it or write it out, and convert the model again"
-        elif op in _STATEFUL or op == "CALL_ONCE":
+        elif op in _STATEFUL or any(graph.tensors[index].isVariable for index in operator.inputs if index >= 0):
             why, remedy = "keeps values from one run to the next", "Make them inputs and outputs, and convert it again"
         elif op in _OPEN:
             why, remedy = "gives as many values as the input decides", "Cut the model before it"
@@ -287,17 +288,24 @@ def _refuse_types(tree: schema.ModelT, name: str) -> None:
 
 
 def _pinned_shapes(tree: schema.ModelT, name: str, resolution: int | None) -> dict[int, list[int]]:
-    """Return the shape of each input that has to change: batch 1, and open sides as ``resolution`` says.
+    """Return the shape of each input that has to change: an open batch is 1, other open sides are as ``resolution``
+    says.
 
     Raises:
-        RequestError: a side is open and nothing says how long it is, or none is open and ``resolution`` differs.
+        RequestError: ``resolution`` is no number of pixels; a side is open and nothing says how long it is; or no side
+            is open and ``resolution`` differs.
     """
+    if resolution is not None and resolution < 1:
+        raise RequestError(
+            f"{name}: received --resolution {resolution} (resolution=); expected the height and width of the image in "
+            "pixels, at least 1."
+        )
     graph, changed, images = tree.subgraphs[0], {}, 0
     for index in graph.inputs:
         tensor = graph.tensors[index]
         signature = tensor.shapeSignature
         shape = list(tensor.shape) if signature is None or not len(signature) else signature.tolist()
-        pinned = [1, *shape[1:]] if len(shape) > 1 else list(shape)
+        pinned = [1, *shape[1:]] if len(shape) > 1 and shape[0] < 0 else list(shape)
         sides = _sides(pinned)
         images += bool(sides)
         for place in sides:
@@ -334,7 +342,7 @@ def _sides(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the places of height and width in the shape of an image; () for other inputs."""
     if len(shape) != 4:
         return ()
-    return (2, 3) if shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4) else (1, 2)
+    return (2, 3) if takes_channels_first(shape) else (1, 2)
 
 
 def _with_values(tree: schema.ModelT, name: str, shapes: dict[int, list[int]]) -> schema.ModelT:

@@ -10,6 +10,7 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.foreign import intake
 from mobilenets_tf.tflite.foreign.intake import check_taken, taken_in
+from mobilenets_tf.tflite.foreign.transposes import takes_channels_first
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
 from tests.support.strangers_files import Draft, classifier
@@ -89,6 +90,30 @@ def test_a_fixed_size_cannot_be_changed():
     assert taken_in(classifier(16), "a", resolution=16) == taken_in(classifier(16), "a")
 
 
+@pytest.mark.parametrize("resolution", [0, -5])
+def test_a_resolution_is_a_number_of_pixels(resolution):
+    refused(classifier(16), f"--resolution {resolution}", "at least 1", resolution=resolution)
+
+
+def test_a_fixed_first_side_is_no_batch():
+    draft = Draft()
+    table = draft.input("table", (100, 8))
+    row = draft.mean(table, (0,), keep=True)
+    refused(draft.finished(draft.mean(draft.x, (1, 2)), row), "'table'", "(100, 8)", "a batch of 1")
+
+
+@pytest.mark.parametrize(
+    "shape, first",
+    [
+        ((1, 3, 16, 16), True), ((1, 4, -1, -1), True), ((1, 1, 224, 224), True), ((-1, 3, 224, 224), True),
+        ((1, 16, 16, 3), False), ((1, 3, 16, 3), False), ((1, 1, 1, 512), False), ((1, 3, 3, 64), False),
+        ((1, -1, -1, 3), False), ((3, 224, 224), False),
+    ],
+)  # fmt: skip
+def test_channels_come_first_only_in_images(shape, first):
+    assert takes_channels_first(shape) is first
+
+
 def test_of_several_signatures_one_has_to_be_named():
     draft = Draft()
     features = draft.mean(draft.conv(draft.x, 8), (1, 2))
@@ -165,6 +190,16 @@ def random_values():
     return draft.finished(draft.binary("ADD", draft.x, drawn))
 
 
+def states():
+    draft = Draft((1, 16))
+    options = schema.SVDFOptionsT()
+    options.rank = 1
+    state = flatbuffer.add_tensor(draft.tree, "state", (1, 8))
+    draft.graph.tensors[state].isVariable = True
+    weights = [draft.floats(np.ones((4, 16))), draft.floats(np.ones((4, 2)))]
+    return draft.finished(draft.op("SVDF", [draft.x, *weights, -1, state], (1, 4), options))
+
+
 def without_batch():
     draft = Draft()
     options = schema.ReshapeOptionsT()
@@ -193,6 +228,7 @@ def convolution_without_bias():
         (loop, ("WHILE", "'output_0'", "calls another graph", "Unroll")),
         (integers, ("quantised already", "CONV_2D", "int8 tensor", "--scheme float32")),
         (random_values, ("RANDOM_UNIFORM", "'noise'", "random values")),
+        (states, ("SVDF", "'output_0'", "from one run to the next")),
         (without_bias, ("DEPTHWISE_CONV_2D", "'output_0'", "no bias")),
         (convolution_without_bias, ("CONV_2D", "'output_0'", "no bias")),
         (without_batch, ("output", "(768,)", "batch")),
