@@ -189,7 +189,7 @@ def _told(places: Sequence[int], entries: Sequence[schema.TensorMapT]) -> Iterat
         names[entry.tensorIndex].append(entry.name.decode())
     for index in places:
         of_tensor = names[index]
-        yield index, of_tensor.pop(0) if len(of_tensor) > 1 else "".join(of_tensor)
+        yield index, of_tensor.pop(0) if len(of_tensor) > 1 else (of_tensor or [""])[0]
 
 
 def _unique(names: Sequence[str]) -> list[str]:
