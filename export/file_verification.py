@@ -1,4 +1,4 @@
-"""The verb ``verify``: compare a TFLite file with its Keras model, and emulated arm64 cores with this machine."""
+"""The verb ``verify``: compare a TFLite file with its model, and emulated arm64 cores with this machine."""
 
 import warnings
 from dataclasses import asdict, dataclass, replace
@@ -35,14 +35,14 @@ _OF_THE_MODEL = ("weights", "alpha", "resolution", "classes")
 class VerifyRequest:
     """Everything that decides the result; plain data.
 
-    file: the ``.tflite`` file. source: the Keras model that the file was made from: a registry name, a path, a
+    file: the ``.tflite`` file. source: the model that the file was made from: a registry name, a path, a
         ``keras.Model`` or a ``ModelSource``. What it leaves out (weights, width, size, normalisation) is taken from the
         manifest beside the file. None: the model that the manifest names; with ``arm64``, compare emulated cores alone.
     images: a folder or CSV of images, annotated or not; of a detector or segmenter also its annotated data, of which
         the images alone are taken. None, without ``source``: random inputs.
     count, seed: use ``count`` of the images, chosen with ``seed``; None: all, and 8 for the emulated cores.
     threads: for LiteRT.
-    min_agreement: the agreement with the Keras model from which the file passes, see ``DeployRequest``.
+    min_agreement: the agreement with the model from which the file passes, see ``DeployRequest``.
     arm64: compare what the file computes on emulated arm64 cores with what it computes here.
     cpu: the cores, as QEMU calls them; empty: one for each kind of int8 kernel. folder: of the emulated runtime; None:
         the usual place.
@@ -71,7 +71,7 @@ class VerifyRequest:
 class Verified:
     """The result of ``verify``: how a file compares with its model and on emulated cores.
 
-    comparison: with its Keras model; None without a model. model: the name or path of that model.
+    comparison: with its model; None without a model. model: the name or path of that model.
     badge: the verdict on the comparison.
     cores: one comparison for each emulated core, with ``passed``; empty without ``arm64``. versions: of the parts of
     the emulated runtime.
@@ -90,7 +90,7 @@ class Verified:
 
 
 def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified:
-    """Compare a TFLite file with its Keras model, with emulated arm64 cores, or with both. The model and the file run
+    """Compare a TFLite file with its model, with emulated arm64 cores, or with both. The model and the file run
     in child processes.
 
     Args:
@@ -146,7 +146,7 @@ def _calibrated(request: VerifyRequest, image_set: ImageSet) -> bool:
 
 
 def _model_of(request: VerifyRequest) -> ModelSource | None:
-    """Return the Keras model to compare with; what the request leaves out, as the manifest beside the file says it."""
+    """Return the model to compare with; what the request leaves out, as the manifest beside the file says it."""
     facts, source = manifest_of(Path(request.file)).get("model"), request.source
     told = ModelSource.of_facts(facts) if isinstance(facts, dict) else None
     if source is None:
@@ -182,7 +182,7 @@ def _check(request: VerifyRequest):
     if not source and not request.arm64:
         raise RequestError(
             "Nothing to compare with, and no manifest beside the file says of which model it was made: pass --model "
-            "(source=, the Keras model that the file was made from), or --arm64 (arm64=, this file on emulated phone "
+            "(source=, the model that the file was made from), or --arm64 (arm64=, this file on emulated phone "
             "cores), or both."
         )
     if source and not request.images:
@@ -192,9 +192,7 @@ def _check(request: VerifyRequest):
     known = request.input_of
     stray = [f"--{name}" for name in _OF_THE_MODEL if known and getattr(known, name) is not None]
     if stray and not source:
-        raise RequestError(
-            f"{', '.join(stray)} describes the Keras model; pass --model (source=) too, or leave it out."
-        )
+        raise RequestError(f"{', '.join(stray)} describes the model; pass --model (source=) too, or leave it out.")
     if stray := [f"--{name}" for name in ("cpu", "folder") if getattr(request, name) and not request.arm64]:
         raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 (arm64=) too, or leave it out.")
     emulator = setup.find(request.folder) if request.arm64 else None

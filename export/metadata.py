@@ -159,7 +159,13 @@ def add(content: bytes, metadata: Metadata) -> bytes:
 
 
 def keep(content: bytes, origin: Origin) -> bytes:
-    """Put the associated files of the origin behind a file whose graph has the origin's own metadata still."""
+    """Put the associated files of the origin behind a file that has the origin's own metadata still. Published metadata
+    that do not hold for these files, since a file that they name is not kept, are taken out.
+    """
+    tree = flatbuffer.read(content)
+    if origin.published is None and any(entry.name == NAME for entry in tree.metadata or ()):
+        tree.metadata = [entry for entry in tree.metadata if entry.name != NAME]
+        content = flatbuffer.write(tree)
     return _with_files(content, origin.files)
 
 

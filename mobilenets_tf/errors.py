@@ -32,5 +32,11 @@ def nearest(received, known) -> list[str]:
     return [by_small[name] for name in difflib.get_close_matches(str(received).lower(), by_small, n=3, cutoff=0.4)]
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message; the name of its type if the message is empty, as LiteRT's are where
+    memory is short."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class ConversionError(RuntimeError):
     """The converter could not make a file of the model. The message carries its reason and the layers concerned."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mobilenets_tf.errors import ConversionError, RequestError, unknown
+from mobilenets_tf.errors import ConversionError, RequestError, first_line, unknown
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import integers, schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -109,9 +109,7 @@ class PreparedModel:
         try:
             Runner(content).invoke(*self.samples[0])
         except (RequestError, RuntimeError) as error:
-            raise ConversionError(
-                f"This model cannot run as {self.scheme.name}: {str(error).splitlines()[0]}"
-            ) from error
+            raise ConversionError(f"This model cannot run as {self.scheme.name}: {first_line(error)}") from error
         return content
 
     def _restore_biases(self, tree: flatbuffer.schema.ModelT, plan: integers.IntegerPlan) -> None:

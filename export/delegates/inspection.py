@@ -441,7 +441,9 @@ def _lines(file: Inspection) -> Iterator[str]:
         yield from _verdict_lines(verdict, file.trial.plan if verdict.path == "xnnpack" else None)
     if file.not_integer is not None:
         yield ON_INTEGERS
-    yield "Operators that are left run in LiteRT's own kernels on the CPU. MediaPipe in a browser refuses the file."
+    left = "Operators that are left run in LiteRT's own kernels on the CPU."
+    refuses = any(verdict.path == "web_gpu" and verdict.fallbacks for verdict in file.verdicts)
+    yield f"{left} MediaPipe in a browser refuses the file." if refuses else left
     yield f"The rules are those of google-ai-edge/LiteRT at {COMMIT[:9]}, in the files named in brackets."
     yield f"Those of MediaPipe in browsers were tried with {web_gpu.SOURCE.repository} {web_gpu.SOURCE.commit}."
 

@@ -111,7 +111,7 @@ class Backend:
             else:
                 refused = self._refused(operators) | self._integer_inputs(operators)
             if self.whole and refused:
-                rest = (f"whole files are taken, and {len(refused)} operators of this file are refused", self.whole)
+                rest = ("it takes a file only if it takes every operator", self.whole)
                 refused = {call.place: rest for call in operators} | refused
             epochs = _epochs(operators, refused)
             if self.single and number not in bodies:

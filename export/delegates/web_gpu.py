@@ -39,7 +39,7 @@ def _products(call: Call) -> str | None:
 def _broadcast(call: Call) -> str | None:
     """Refuse an operand of one dimension, which it reads as a batch ("Unrecognized Read selector"), and to widen one
     computed channel: it reads the channels that are not there as zeros."""
-    channels, rank = call.outputs[0].shape[-1], len(call.outputs[0].shape)
+    channels, rank = (1, *call.outputs[0].shape)[-1], len(call.outputs[0].shape)
     computed = [tensor for tensor in call.inputs if not tensor.known]
     if any(len(tensor.shape) == 1 < rank for tensor in computed):
         return f"an operand is computed and has 1 dimension, the result has {rank}"

@@ -153,7 +153,7 @@ def _by_score(scheme: str, comparison, on_calibration: bool) -> Badge:
             ("Do the images' classes fit the model's, and is its input prepared as in its training?",),
         )  # fmt: skip
     if scheme == "float32":
-        return Badge("green", f"Verified on {images} images: {measure} {percent(comparison.score)}, as in Keras.")
+        return Badge("green", f"Verified on {images} images: {measure} {percent(comparison.score)}, as the model.")
     change, bound = change_in_points(comparison), f"{100 * MOST_LOST:g} points"
     if comparison.score_drop > MOST_LOST:
         return Badge("amber", f"Loses more than {bound} of {measure}: {change}, on {images} images.")

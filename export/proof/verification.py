@@ -1,4 +1,4 @@
-"""Compare a TFLite file with its Keras model on real images."""
+"""Compare a TFLite file with its model on real images."""
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ def verify(
     threads: int = 2,
     progress: Progress = silent,
 ) -> Comparison:
-    """Compare a TFLite file with the Keras model that it was made from.
+    """Compare a TFLite file with the model that it was made from.
 
     Args:
         file: path or content of the ``.tflite`` file.
@@ -82,7 +82,7 @@ def check_form(file: Path) -> None:
     if form not in (None, *OWN_FORMS):
         own = "stride" if form in ("full", "mask") else "raw"
         raise RequestError(
-            f"{file} gives its answers in the form {form!r}, and the Keras model gives {own!r} outputs: they cannot be "
+            f"{file} gives its answers in the form {form!r}, and the model gives {own!r} outputs: they cannot be "
             "compared. deploy did compare this file before it took that form, and its answers after (see its report). "
             f"Judge it with:  mobilenets-tf evaluate {shlex.quote(str(file))} --data DATA  Or deploy with --output "
             f"{own}, and verify that file."

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.export.speed import op_profile, timing
 from mobilenets_tf.export.speed.op_profile import Profile
 from mobilenets_tf.export.speed.timing import Ratio, Timing
@@ -209,7 +209,7 @@ def _check(label: str, file: Path, threads: int) -> int | None:
     try:
         timing.load(file, threads, label).invoke()
     except RuntimeError as error:
-        raise RequestError(f"{label} cannot be run: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"{label} cannot be run: {first_line(error)}") from error
     try:
         return arena_bytes(file.read_bytes())
     except RequestError:  # it has ops that only XNNPACK has

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import execution_plan
@@ -198,7 +198,7 @@ def load(file: bytes | Path, threads: int = 1, label: str | None = None) -> "Int
     except OSError as error:
         raise RequestError(f"{label} cannot be read: {error.strerror or error}.") from error
     except (RequestError, ValueError, RuntimeError) as error:
-        raise RequestError(f"{label} cannot be run: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"{label} cannot be run: {first_line(error)}") from error
     return interpreter
 
 

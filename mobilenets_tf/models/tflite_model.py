@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.models.float_model import FloatFile, Input
 from mobilenets_tf.tasks.outputs import End, ends_of_file
 from mobilenets_tf.tasks.task import Task
@@ -16,7 +16,7 @@ from mobilenets_tf.tflite import flatbuffer, lean
 from mobilenets_tf.tflite.file_metadata import origin_of
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.foreign import spelled_out
-from mobilenets_tf.tflite.foreign.intake import taken_in
+from mobilenets_tf.tflite.foreign.intake import given_names, taken_in
 from mobilenets_tf.tflite.foreign.transposes import cancel_transposes, image_channels_last, takes_channels_first
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
@@ -163,7 +163,7 @@ class TFLiteModel:
 
     @cached_property
     def _runner(self) -> "_Given":
-        names = [each.name for each in self.inputs], [end.name for end in self.ends]
+        names = given_names(self._given, str(self._path), self._signature)
         return _Given(self._given, str(self._path), self._shapes, self._signature, *names)
 
     def grids(self, task: Task) -> tuple[tuple[int, int], ...]:
@@ -184,14 +184,21 @@ def _input_shapes(content: bytes) -> list[list[int]]:
 
 
 def _difference(runner: Runner, samples: list[list[np.ndarray]], expected: list[list[np.ndarray]]) -> float:
-    """Return the greatest difference of an output from the expected one, relative to the output's largest value."""
-    largest = [max(np.abs(outputs[place]).max(initial=0) for outputs in expected) for place in range(len(expected[0]))]
+    """Return the greatest difference of an output from the expected one, relative to the output's largest finite
+    value; infinity where one is finite and the other is not."""
+    largest = [
+        max(np.abs(outputs[place]).max(initial=0, where=np.isfinite(outputs[place])) for outputs in expected)
+        for place in range(len(expected[0]))
+    ]
     worst = 0.0
     for sample, outputs in zip(samples, expected, strict=True):
         for place, (found, wanted) in enumerate(zip(runner(*sample), outputs, strict=True)):
-            same_places = np.array_equal(np.isfinite(found), np.isfinite(wanted))
-            error = np.abs(np.nan_to_num(found) - np.nan_to_num(wanted)).max(initial=0) / (largest[place] or 1)
-            worst = max(worst, float(error) if same_places else np.inf)
+            finite = np.isfinite(wanted)
+            same = np.isfinite(found[finite]).all() and np.array_equal(found[~finite], wanted[~finite], equal_nan=True)
+            if not same:
+                return np.inf
+            error = np.abs(found[finite].astype(np.float64) - wanted[finite]).max(initial=0) / (largest[place] or 1)
+            worst = max(worst, float(error))
     return worst
 
 
@@ -219,7 +226,7 @@ class _Given:
                         self._interpreter.resize_tensor_input(details["index"], shape)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise RequestError(f"{name} cannot be run: {str(error).splitlines()[0]}") from error
+            raise RequestError(f"{name} cannot be run: {first_line(error)}") from error
         self._name, self._inputs, self._outputs = name, inputs, outputs
 
     def __call__(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -230,8 +237,8 @@ class _Given:
         """
         try:
             return self._run(arrays)
-        except (ValueError, RuntimeError) as error:
-            raise RequestError(f"{self._name} cannot be run: {str(error).splitlines()[0]}") from error
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise RequestError(f"{self._name} cannot be run: {first_line(error)}") from error
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         if self._signature is not None:

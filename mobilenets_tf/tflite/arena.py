@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.tflite import flatbuffer
 
 _ARENA_ALIGNMENT = 64  # bytes; kDefaultTensorAlignment in LiteRT
@@ -38,7 +38,7 @@ def arena_bytes(content: bytes) -> int:
         )
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise RequestError(f"The model cannot be run: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"The model cannot be run: {first_line(error)}") from error
     buffers = {number for number, buffer in enumerate(tree.buffers) if buffer.data is not None and len(buffer.data)}
     constants = {index for index, tensor in enumerate(tree.subgraphs[0].tensors) if tensor.buffer in buffers}
     places = {}

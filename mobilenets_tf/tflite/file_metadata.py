@@ -10,6 +10,7 @@ import json
 import struct
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,8 +118,8 @@ class Origin:
 
     texts: name, description, version, author and license of the published metadata; may be empty.
     files: name -> content of the associated files.
-    published: the published metadata as they are; None without any. preprocessing, labels: what they say of the input
-    and of the classes.
+    published: the published metadata as they are; None where there are none, or they name files that are not kept.
+    preprocessing, labels: what they say of the input and of the classes.
     """
 
     texts: tuple[str, ...] = ()
@@ -131,29 +132,43 @@ class Origin:
 def origin_of(content: bytes) -> Origin:
     """Read what is to be kept of a file that others are made of.
 
-    What is damaged counts as missing; ``read_metadata`` warns of that.
+    What is damaged counts as missing; ``read_metadata`` warns of that. An associated file that cannot be kept is left
+    out with a warning, and published metadata that name a file that is not kept are left out too.
     """
     model, texts, published, files = flatbuffer.read(content), tuple[str, ...](), None, dict[str, bytes]()
-    preprocessing, labels = None, tuple[str, ...]()
+    told, labels = _Published(), tuple[str, ...]()
     for entry in model.metadata or []:
         data = model.buffers[entry.buffer].data
         if bytes(entry.name or b"") == NAME and data is not None and len(data) <= _MOST_BYTES:
             published = np.asarray(data, np.uint8).tobytes()
     try:
         if published is not None:
-            preprocessing = _published(published).preprocessing
+            told = _published(published)
             root = _Table.root(published)
             texts = tuple(root.text(field) for field in (0, 1, 2, 4, 5))
     except (DamagedError, struct.error, UnicodeDecodeError):
-        texts, published = (), None
-    try:
+        told, texts, published = _Published(), (), None
+    with suppress(DamagedError, UnicodeDecodeError):
         archive = Archive(content)
-        if sum(archive.sizes.values()) <= _MOST_KEPT:
-            files = {name: archive.read(name) for name in archive.sizes}
-        labels = _labels(archive, _published(published).labels_file if published else None)
-    except (DamagedError, UnicodeDecodeError):
-        files = {}
-    return Origin(texts, files, published, preprocessing, labels)
+        files = _kept_files(archive)
+        labels = _labels(archive, told.labels_file)
+    if not files.keys() >= set(told.files):
+        published = None
+    return Origin(texts, files, published, told.preprocessing, labels)
+
+
+def _kept_files(archive: Archive) -> dict[str, bytes]:
+    """Unpack the associated files; name those that cannot be kept in a warning."""
+    files, total = dict[str, bytes](), 0
+    for name, size in archive.sizes.items():
+        total += min(size, _MOST_BYTES)
+        try:
+            if total > _MOST_KEPT:
+                raise DamagedError(f"all files together are larger than {_MOST_KEPT} bytes")
+            files[name] = archive.read(name)
+        except DamagedError as error:
+            warnings.warn(f"The associated file {name[:80]!r} is left out of what is made: {error}.", stacklevel=2)
+    return files
 
 
 def _takes_pixels(model) -> bool:
@@ -286,8 +301,12 @@ def _published(content: bytes) -> _Published:
         task = "detect"
     elif labels and len(outputs) == 1:
         task = "classify"
-    names = tuple(dict.fromkeys(file.text(0) for file in [*files, *others]))
-    return _Published(task, _normalisation(inputs[0]) if len(inputs) == 1 else None, labels, names)
+    names: dict[str, None] = {}
+    for file in [*files, *others]:
+        names[file.text(0)] = None
+        if sum(map(len, names)) > len(content):
+            raise DamagedError("the names of files overlap")
+    return _Published(task, _normalisation(inputs[0]) if len(inputs) == 1 else None, labels, tuple(names))
 
 
 def _normalisation(image: _Table) -> Preprocessing | None:

@@ -249,6 +249,8 @@ def check_model(model: schema.ModelT, size: int) -> None:
     for buffer in model.buffers:
         if buffer.offset > 1 and buffer.offset + buffer.size > size:
             raise _damaged("a buffer leads outside the file")
+    if sum(buffer.size for buffer in model.buffers if buffer.offset > 1) > 2 * size:  # as of values in the tree
+        raise _damaged("the same values are used by too many of its parts")
     for entry in model.metadata or ():
         _in_range(entry.buffer, model.buffers, "metadata: buffer")
     external, calls = {entry.id for entry in model.externalBuffers or ()}, {}

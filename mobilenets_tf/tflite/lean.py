@@ -80,6 +80,14 @@ def channel_affine(graph: flatbuffer.Graph, operator: schema.OperatorT) -> Chann
     return None
 
 
+class _Changed(NamedTuple):
+    """A tensor that becomes ``tensor * scale + shift``; both of shape (channels)."""
+
+    tensor: int
+    scale: np.ndarray
+    shift: np.ndarray
+
+
 class _Push:
     """Follows a scale and a shift forward to the weights that can take them.
 
@@ -99,16 +107,28 @@ class _Push:
     def through(self, index: int, scale: np.ndarray, shift: np.ndarray) -> bool:
         """Tell whether all readers of a tensor can take ``tensor * scale + shift`` instead, with other weights."""
         graph = self._graph
-        if graph.is_output(index) or not graph.readers[index]:
-            return False
-        self._scaled.add(index)
-        return all(self._into(reader, index, scale, shift) for reader in graph.readers[index])
+        waiting: list[tuple[schema.OperatorT, _Changed]] = []
+        changed: _Changed | None = _Changed(index, scale, shift)
+        while changed is not None or waiting:
+            if changed is not None:
+                if graph.is_output(changed.tensor) or not graph.readers[changed.tensor]:
+                    return False
+                self._scaled.add(changed.tensor)
+                waiting += [(reader, changed) for reader in reversed(graph.readers[changed.tensor])]
+            reader, before = waiting.pop()
+            takes, changed = self._into(reader, *before)
+            if not takes:
+                return False
+        return True
 
-    def _into(self, reader: schema.OperatorT, index: int, scale: np.ndarray, shift: np.ndarray) -> bool:
+    def _into(
+        self, reader: schema.OperatorT, index: int, scale: np.ndarray, shift: np.ndarray
+    ) -> "tuple[bool, _Changed | None]":
+        """Tell whether a reader can take a changed tensor, and how its result changes then; None if it stays."""
         graph, name = self._graph, self._graph.name(reader)
         inputs, channels = reader.inputs, len(scale)
         if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-            return inputs[0] == index and self._into_weights(reader, name, scale, shift)
+            return inputs[0] == index and self._into_weights(reader, name, scale, shift), None
         out = reader.outputs[0]
         if name in _PASSES:
             last, axes = len(graph.shape(index)) - 1, graph.integers(inputs[1]) if len(inputs) > 1 else None
@@ -116,24 +136,26 @@ class _Push:
             if name in ("TRANSPOSE", "MEAN"):
                 moved = axes is None or (axes[-1] != last if name == "TRANSPOSE" else {last, -1} & set(axes.tolist()))
                 keeps = keeps and not moved
-            return inputs[0] == index and keeps and self.through(out, scale, shift)
+            return inputs[0] == index and keeps, _Changed(out, scale, shift)
         if name == "ADD" and not reader.builtinOptions.fusedActivationFunction:
-            return self._into_other_term(reader, index, scale) and self.through(out, scale, shift)
+            return self._into_other_term(reader, index, scale), _Changed(out, scale, shift)
         if name == "CONCATENATION" and inputs.count(index) == 1:
             axis = reader.builtinOptions.axis % len(graph.shape(out))
             if axis != len(graph.shape(out)) - 1 or reader.builtinOptions.fusedActivationFunction:
-                return False
+                return False, None
             parts = [
                 (scale, shift)
                 if other == index
                 else (np.ones(graph.shape(other)[-1]), np.zeros(graph.shape(other)[-1]))
                 for other in inputs
             ]
-            return self.through(out, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+            return True, _Changed(out, *(np.concatenate(part) for part in zip(*parts, strict=True)))
         if name == "MUL" and not shift.any() and not reader.builtinOptions.fusedActivationFunction:
             self._products.append(reader)
-            return graph.shape(out)[-1] == channels and self.through(out, scale, shift)
-        return False
+            # Two changed factors are not linear; to stop here keeps chains of squares from taking exponential time.
+            linear = sum(each in self._scaled for each in inputs) == 1
+            return linear and graph.shape(out)[-1:] == (channels,), _Changed(out, scale, shift)
+        return False, None
 
     def _into_other_term(self, add: schema.OperatorT, index: int, scale: np.ndarray) -> bool:
         """Tell whether the other term of a sum can be divided by the scale: x s + y = s (x + y / s).

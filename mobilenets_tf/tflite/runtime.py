@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilenets_tf.errors import RequestError
+from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.tflite import flatbuffer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Runner:
             self._interpreter = Interpreter(model_content=model, num_threads=threads)
             self._interpreter.allocate_tensors()
         except (RequestError, ValueError, RuntimeError) as error:
-            raise RequestError(f"{label} cannot be run: {str(error).splitlines()[0]}") from error
+            raise RequestError(f"{label} cannot be run: {first_line(error)}") from error
         self._inputs = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
 
@@ -131,7 +131,7 @@ def refused_without_delegates(content: bytes) -> str | None:
             interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
         interpreter.invoke()
     except (ValueError, RuntimeError) as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None
 
 

@@ -14,6 +14,10 @@ _LEAST_VALUES = 1024  # of weights that are stored in eight bits; fewer save not
 # the least version of the op with a scale for each output.
 _HYBRID = {"CONV_2D": (0, 5), "DEPTHWISE_CONV_2D": (3, 6), "FULLY_CONNECTED": (0, 12)}
 
+# Ops with weights, which half precision may round to zero as the converter does. Other constants have to stay what they
+# are: the small term before a root keeps a quotient finite.
+_LAYERS = {*_HYBRID, "TRANSPOSE_CONV"}
+
 
 def with_weights(content: bytes, weights: str) -> bytes:
     """Store the weights of a float file in another type.
@@ -35,19 +39,27 @@ def with_weights(content: bytes, weights: str) -> bytes:
 
 
 def _halve(tree: schema.ModelT) -> None:
-    """Store every float32 constant in half precision, with a DEQUANTIZE that XNNPACK folds when the file is loaded."""
+    """Store float32 constants in half precision, with a DEQUANTIZE that XNNPACK folds when the file is loaded.
+
+    What half precision would make infinite stays, and of what no layer has as its weights also what it would make zero.
+    """
     graph = flatbuffer.Graph(tree)
     halves: dict[int, int] = {}
     first = []
     for operator in graph.operators:
-        inputs = list(operator.inputs)
+        inputs, has_weights = list(operator.inputs), graph.name(operator) in _LAYERS
         for place, index in enumerate(inputs):
             values = graph.constant(index) if index >= 0 else None
-            if values is None or not np.isfinite(values.astype(np.float16)).all():
+            if values is None:
+                continue
+            with np.errstate(over="ignore"):
+                half_values = values.astype(np.float16)
+            lost = not has_weights and (half_values[values != 0] == 0).any()
+            if lost or not np.isfinite(half_values).all():
                 continue
             if index not in halves:
                 name = graph.tensors[index].name.decode()
-                half = flatbuffer.add_constant(tree, name, values.astype(np.float16))
+                half = flatbuffer.add_constant(tree, name, half_values)
                 halves[index] = flatbuffer.add_tensor(tree, f"{name}/float32", values.shape)
                 first.append(flatbuffer.make_operator(tree, "DEQUANTIZE", [half], [halves[index]], version=3))
             inputs[place] = halves[index]

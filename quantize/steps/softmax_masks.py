@@ -75,37 +75,77 @@ def limit_masks(model: bytes, samples: list[list[np.ndarray]]) -> bytes:
     tree = flatbuffer.read(model)
     graph = flatbuffer.Graph(tree)
     softmaxes = [o for o in graph.operators if graph.name(o) == "SOFTMAX" and o.builtinOptions.beta == 1]
-    masks = [mask for softmax in softmaxes for mask in _masks(graph, softmax.inputs[0], softmax.inputs[0])]
+    only_scores = _only_scores(graph)
+    masks = [mask for softmax in softmaxes for mask in _masks(graph, softmax.inputs[0], only_scores)]
     if not masks:
         return model
     seen = _observe(graph, masks, samples)
-    probabilities = [softmax.outputs[0] for softmax in softmaxes]
-    before = Runner(flatbuffer.with_outputs(tree, probabilities), trusted=True)
+    compared = list(dict.fromkeys([*(softmax.outputs[0] for softmax in softmaxes), *graph.outputs]))
+    before = Runner(flatbuffer.with_outputs(tree, compared), trusted=True)
     if not _limit(graph, masks, seen):
         return model
-    after = Runner(flatbuffer.with_outputs(tree, probabilities), trusted=True)
+    after = Runner(flatbuffer.with_outputs(tree, compared), trusted=True)
     for arrays in samples:
-        pairs = zip(before(*arrays), after(*arrays), strict=True)
-        if max(float(np.abs(found - wanted).max()) for wanted, found in pairs) > _UNCHANGED:
+        if not all(_is_unchanged(*pair) for pair in zip(before(*arrays), after(*arrays), strict=True)):
             return model
     return flatbuffer.write(tree)
 
 
-def _masks(
-    graph: flatbuffer.Graph, index: int, scores: int, sign: int = 1, beside: tuple[tuple[int, int], ...] = ()
-) -> Iterator[_Mask]:
-    """Find the constants far from zero that become a part of scores; ``index``: the tensor to begin at."""
-    operator = graph.writer.get(index)
-    if operator is None or getattr(operator.builtinOptions, "fusedActivationFunction", 0):
-        return
-    for position, own_sign, others in _parts(graph, operator, sign):
+def _is_unchanged(wanted: np.ndarray, found: np.ndarray) -> bool:
+    largest = np.abs(wanted).max(initial=1.0, where=np.isfinite(wanted))
+    return np.allclose(found, wanted, rtol=0, atol=_UNCHANGED * largest, equal_nan=True)
+
+
+def _only_scores(graph: flatbuffer.Graph) -> set[int]:
+    """List the tensors that nothing but softmaxes reads, directly or behind what moves scores and adds to them."""
+    only: set[int] = set()
+
+    def leads_to_softmax(reader: schema.OperatorT, index: int) -> bool:
+        name, options = graph.name(reader), reader.builtinOptions
+        if name == "SOFTMAX":
+            return options.beta == 1
+        if name == "MUL" or getattr(options, "fusedActivationFunction", 0) or reader.outputs[0] not in only:
+            return False
+        parts = {position for position, *_ in _parts(graph, reader, 1)}
+        return all(place in parts for place, each in enumerate(reader.inputs) if each == index)
+
+    for operator in reversed(graph.operators):
+        for out in operator.outputs:
+            readers = graph.readers[out]
+            if readers and not graph.is_output(out) and all(leads_to_softmax(reader, out) for reader in readers):
+                only.add(out)
+    return only
+
+
+def _masks(graph: flatbuffer.Graph, scores: int, only_scores: set[int]) -> Iterator[_Mask]:
+    """Find the constants far from zero that become a part of scores, and of nothing else.
+
+    scores: the tensor that the softmax reads. only_scores: see ``_only_scores``.
+    """
+    visited, waiting = {scores}, _inner_parts(graph, scores, 1, (), only_scores)
+    while waiting:
+        operator, position, sign, beside = waiting.pop()
         part = operator.inputs[position]
         values = graph.constant(part)
         if values is None:
-            if graph.name(operator) != "MUL":
-                yield from _masks(graph, part, scores, own_sign, (*beside, *others))
+            if graph.name(operator) != "MUL" and part not in visited:
+                visited.add(part)
+                waiting += _inner_parts(graph, part, sign, beside, only_scores)
         elif np.abs(values).max(initial=0.0) > _MASKING * _DEPTH:
-            yield _Mask(operator, position, scores, own_sign, (*beside, *others))
+            yield _Mask(operator, position, scores, sign, beside)
+
+
+def _inner_parts(
+    graph: flatbuffer.Graph, index: int, sign: int, beside: tuple[tuple[int, int], ...], only_scores: set[int]
+) -> list[tuple[schema.OperatorT, int, int, tuple[tuple[int, int], ...]]]:
+    """List what becomes a part of a tensor, the last first: operator, position, sign, and what is added beside."""
+    operator = graph.writer.get(index)
+    if index not in only_scores or operator is None or getattr(operator.builtinOptions, "fusedActivationFunction", 0):
+        return []
+    return [
+        (operator, position, own_sign, (*beside, *others))
+        for position, own_sign, others in reversed(_parts(graph, operator, sign))
+    ]
 
 
 def _parts(graph: flatbuffer.Graph, operator: schema.OperatorT, sign: int) -> list[tuple]:

@@ -67,6 +67,15 @@ def test_a_rewrite_that_changes_the_outputs_is_left_out(theirs, monkeypatch):
         assert model.float_file(None).content == TFLiteModel(theirs / "stock.tflite")._content
 
 
+@pytest.mark.parametrize("beside", [np.inf, np.nan, 0.0])
+@pytest.mark.parametrize("wrong", [2.0, np.inf, np.nan])
+def test_a_rewrite_is_judged_by_the_finite_values(beside, wrong):
+    wanted = np.float32([[1, beside]])
+    for found, unchanged in (([[1, beside]], True), ([[wrong, beside]], False)):
+        difference = tflite_model._difference(lambda found=found: [np.float32(found)], [[]], [[wanted]])
+        assert (difference <= tflite_model.REWRITE_TOLERANCE) is unchanged
+
+
 @pytest.mark.parametrize("weights, least", [("float16", 50), ("int8", 25)])
 def test_weights_are_stored_in_fewer_bits(weights, least):
     draft = Draft(seed=3)
@@ -76,6 +85,31 @@ def test_weights_are_stored_in_fewer_bits(weights, least):
     sample = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
     expected, found = Runner(content)(sample)[0], Runner(stored)(sample)[0]
     assert 0 < np.sum((expected - found) ** 2) < np.sum(expected**2) / 10 ** (least / 10)
+
+
+def test_what_half_precision_cannot_hold_stays_float32():
+    draft = Draft()
+    x = draft.mean(draft.conv(draft.x, 4), (1, 2))
+    root = draft.op("RSQRT", [draft.binary("ADD", draft.binary("MUL", x, x), 1e-8)], draft.shape(x))
+    x = draft.binary("MUL", draft.binary("MUL", x, root), 1e5)
+    content = draft.finished(x)
+    zeros = np.zeros((1, 16, 16, 3), np.float32)
+    for sample in (zeros - 9, zeros):
+        wanted, found = (Runner(each)(sample)[0] for each in (content, with_weights(content, "float16")))
+        np.testing.assert_allclose(found, wanted, rtol=0.05)
+
+
+@pytest.mark.parametrize("names", [["image"], ["image", "q"], ["p", "q"], ["q", "p"]])
+def test_the_reference_has_the_names_of_its_signature(tmp_path, names):
+    draft = Draft()
+    scores = draft.mean(draft.conv(draft.x, 4), (1, 2))
+    draft.graph.outputs = [scores] * len(names)
+    flatbuffer.set_signature(draft.tree, ["image"], names)
+    (tmp_path / "a.tflite").write_bytes(flatbuffer.write(draft.tree))
+    model = TFLiteModel(tmp_path / "a.tflite")
+    made = Runner(model.float_file(None).content)(pictures()[0])
+    for found, wanted in zip(made, model.answers([pictures()[:1].astype(np.float32)]), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_constants_that_are_no_numbers_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import struct
 import zipfile
 from dataclasses import replace
@@ -13,7 +14,7 @@ from mobilenets_tf import Preprocessing, RequestError
 from mobilenets_tf.export import metadata
 from mobilenets_tf.tflite import file_metadata, flatbuffer
 from mobilenets_tf.tflite.archive import Archive, DamagedError
-from mobilenets_tf.tflite.file_metadata import FileMetadata, metadata_of, read_metadata
+from mobilenets_tf.tflite.file_metadata import FileMetadata, metadata_of, origin_of, read_metadata
 from mobilenets_tf.tflite.image_input import ImageInput
 from tests.support import colour_files
 
@@ -109,6 +110,15 @@ def test_damaged_metadata_count_as_missing(read, classifier):
     assert "their identifier is b''" in damage
 
 
+def test_names_of_files_that_overlap_are_damage(classifier, monkeypatch):
+    sound = published(described(classifier))
+    assert file_metadata._published(sound).files == ("labels.txt",)
+    numbers = itertools.count()
+    monkeypatch.setattr(file_metadata._Table, "text", lambda table, field: str(next(numbers)) * (len(sound) + 1))
+    with pytest.raises(DamagedError, match="overlap"):
+        file_metadata._published(sound)
+
+
 @pytest.mark.parametrize(
     "record", [b"{", b"[]", b"{}", b'{"task": "fly"}', b'{"task": "classify", "preprocessing": 7}']
 )
@@ -153,6 +163,23 @@ def test_an_archive_that_lacks_a_named_file_is_damaged(read, classifier):
     content = described(classifier)
     with pytest.warns(UserWarning, match="metadata name the file labels.txt, which is not behind the model.*Write the"):
         assert read(content[: -len(behind(content))]).labels == ()
+
+
+def test_one_file_that_cannot_be_kept_takes_no_other_along(classifier):
+    """Metadata that name a file that is not kept are not kept either."""
+    packed = io.BytesIO(described(classifier))
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("large.txt", b"x" * (2**22 + 1))
+    with pytest.warns(UserWarning, match="'large.txt' is left out.*larger than"):
+        origin = origin_of(packed.getvalue())
+    assert set(origin.files) == {"labels.txt"} and origin.published and origin.labels == tuple(colour_files.LABELS)
+    sound = described(classifier)
+    labels = behind(sound)
+    damaged = sound[: -len(labels)] + labels.replace(b"red", b"rad", 1)
+    with pytest.warns(UserWarning, match="'labels.txt' is left out.*CRC"):
+        origin = origin_of(damaged)
+    assert origin.files == {} and origin.published is None and origin.texts
+    assert metadata_of(metadata.keep(damaged, origin)).damage == ()
 
 
 def test_values_that_look_like_an_archive_are_none(classifier):

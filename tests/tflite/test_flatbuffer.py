@@ -94,6 +94,14 @@ def _set(path, value):
 TENSOR, OPERATOR = "subgraphs.0.tensors", "subgraphs.0.operators"
 
 
+def _repeated(tree):
+    """Three buffers whose values are almost the whole file, each."""
+    for _ in range(3):
+        buffer = flatbuffer.schema.BufferT()
+        buffer.offset, buffer.size = 2, len(packed(tree)) - 2
+        tree.buffers.append(buffer)
+
+
 def _endless(tree):
     options = schema.IfOptionsT()
     options.thenSubgraphIndex = options.elseSubgraphIndex = 0
@@ -144,6 +152,7 @@ def _sparse(tree):
         (_set("signatureDefs.0.inputs.0.tensorIndex", 300), "tensor 300"),
         (_set("metadata.0.buffer", 40), "buffer 40"),
         (_set("buffers.1.offset", 1 << 40), "outside the file"),
+        (_repeated, "used by too many"),
         (_endless, "calls itself"),
         (_twice, "has its values already"),
         (_backwards, "nothing has written before"),

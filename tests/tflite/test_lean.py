@@ -10,9 +10,11 @@ from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.quantize.steps.float_islands import float_islands
 from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.lean import lean
 from mobilenets_tf.tflite.runtime import Runner
 from tests.support.make_goldens import generated
+from tests.support.strangers_files import Draft
 
 
 def weighted(inputs, outputs):
@@ -104,6 +106,21 @@ def test_channels_of_very_different_size_stay_apart(worker):
     x = ops.relu(inputs) * np.array([1, 1, 1e-3, 1, 1, 1], np.float32)
     before = float_file(weighted(inputs, layers.Conv2D(4, 1)(x + layers.Conv2D(6, 1)(inputs))), worker)
     assert counts(lean(before)) == counts(before)
+
+
+def test_chains_of_squares_and_of_reshapes_take_no_time():
+    draft = Draft()
+    x = draft.conv(draft.binary("MUL", draft.x, 2.0), 4, kernel=1)
+    squares = x = draft.binary("MUL", x, 0.1)
+    for _ in range(40):
+        squares = draft.binary("MUL", squares, squares)
+    flat = draft.binary("MUL", draft.mean(x, (1, 2)), 3.0)
+    for _ in range(400):
+        flat = draft.op("RESHAPE", [flat, draft.integers((1, 4))], (1, 4), schema.ReshapeOptionsT())
+    before = draft.finished(draft.dense(flat, 2), draft.mean(squares, (1, 2)))
+    after = lean(before)
+    same(before, after)
+    assert (counts(before)["MUL"], counts(after)["MUL"]) == (43, 41)
 
 
 def test_a_grouped_convolution_is_not_split(worker):

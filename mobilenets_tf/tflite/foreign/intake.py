@@ -6,20 +6,28 @@ does not depend on the input becomes a constant. Everything else is refused by o
 from a stranger: the checked reader opens it.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilenets_tf.errors import RequestError, unknown
+from mobilenets_tf.errors import RequestError, first_line, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.flatbuffer_check import TYPES, called_graphs
+from mobilenets_tf.tflite.foreign.transposes import takes_channels_first
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
 
 # Ops that keep values from one run to the next, draw them at random, or give results of a size that the input decides.
-_STATEFUL = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT"}
+_STATEFUL = {"VAR_HANDLE", "HASHTABLE"}
 _OPEN = {"WHERE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "UNIQUE"}
 _RANDOM = {"RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL"}
+_MOST_BYTES = 2**31 - 1  # of an input, and of all values that are computed once; the file that holds them ends there
 _PLAIN = {"FLOAT32", "INT32", "INT64", "BOOL"}
 _INTEGER_FILE = "Give the float32 or float16 file of the model; deploy and export write one with --scheme float32."
 
@@ -70,8 +78,15 @@ def taken_in(content: bytes, name: str, resolution: int | None = None, signature
                 f"{name}: the {kind} {_name(graph, index)!r} has the shape {tuple(shape)}; expected a batch of 1 "
                 "before its values. Convert the model again with a batch axis."
             )
-    flatbuffer.set_signature(tree, *names)
+    flatbuffer.set_signature(tree, *map(_unique, names))
     return flatbuffer.write(tree)
+
+
+def given_names(content: bytes, name: str, signature: str | None) -> tuple[list[str], list[str]]:
+    """Return the names that the given file's signature has for the inputs and for the outputs of ``taken_in``'s file,
+    in their order; there, names may have a number behind them. The arguments are those of ``taken_in``.
+    """
+    return _choose_signature(flatbuffer.read(content), name, signature)
 
 
 def check_taken(file: str, resolution: int | None = None, signature: str | None = None) -> None:
@@ -128,7 +143,8 @@ def _load_buffers(tree: schema.ModelT, content: bytes, name: str) -> None:
 
 
 def _choose_signature(tree: schema.ModelT, name: str, key: str | None) -> tuple[list[str], list[str]]:
-    """Leave only the graph of one signature; return the names of its inputs and of its outputs, in the graph's order.
+    """Leave only the graph of one signature; return the signature's names of its inputs and of its outputs, in the
+    graph's order.
 
     Outputs that the signature does not have are left out, with the operators that only they need.
     """
@@ -144,11 +160,10 @@ def _choose_signature(tree: schema.ModelT, name: str, key: str | None) -> tuple[
     entry = signatures[key] if key is not None else next(iter(signatures.values()), None)
     number = entry.subgraphIndex if entry is not None else 0
     graph = tree.subgraphs[number]
-    told: dict[int, str] = {}
+    inputs: Sequence[schema.TensorMapT] = []
+    outputs: Sequence[schema.TensorMapT] = []
     if entry is not None:
         inputs, outputs = entry.inputs or [], entry.outputs or []
-        for each in [*inputs, *outputs]:
-            told.setdefault(each.tensorIndex, (each.name or b"").decode())
         given = {each.tensorIndex for each in outputs}
         fits = sorted(each.tensorIndex for each in inputs) == sorted(graph.inputs) and given <= set(graph.outputs)
         names = [[each.name for each in ends if each.name and b"\0" not in each.name] for ends in (inputs, outputs)]
@@ -162,9 +177,19 @@ def _choose_signature(tree: schema.ModelT, name: str, key: str | None) -> tuple[
     tree.subgraphs, tree.signatureDefs = [graph], []
     flatbuffer.drop_unneeded(tree)
     return (
-        _unique([told.get(index) or _name(graph, index) or "input" for index in graph.inputs]),
-        _unique([told.get(index) or _name(graph, index) or "output" for index in graph.outputs]),
+        [told or _name(graph, index) or "input" for index, told in _told(graph.inputs, inputs)],
+        [told or _name(graph, index) or "output" for index, told in _told(graph.outputs, outputs)],
     )
+
+
+def _told(places: Sequence[int], entries: Sequence[schema.TensorMapT]) -> Iterator[tuple[int, str]]:
+    """Give each place's tensor and its name in a signature, "" without one; a tensor may have several names."""
+    names: defaultdict[int, list[str]] = defaultdict(list)
+    for entry in entries:
+        names[entry.tensorIndex].append(entry.name.decode())
+    for index in places:
+        of_tensor = names[index]
+        yield index, of_tensor.pop(0) if len(of_tensor) > 1 else (of_tensor or [""])[0]
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -182,7 +207,7 @@ def _refuse_operators(tree: schema.ModelT, name: str) -> None:
             why, remedy = "is a custom op", "Cut the model before it, and let the app compute what comes after"
         elif called_graphs(operator.builtinOptions, operator.builtinOptions2):
             why, remedy = "calls another graph of the file", "Unroll it or write it out, and convert the model again"
-        elif op in _STATEFUL or op == "CALL_ONCE":
+        elif op in _STATEFUL or any(graph.tensors[index].isVariable for index in operator.inputs if index >= 0):
             why, remedy = "keeps values from one run to the next", "Make them inputs and outputs, and convert it again"
         elif op in _OPEN:
             why, remedy = "gives as many values as the input decides", "Cut the model before it"
@@ -220,7 +245,7 @@ def _complete(tree: schema.ModelT, name: str) -> None:
     """Give operators the options that a file may leave out.
 
     Raises:
-        RequestError: an operator has the options of another op, or lacks an input without which LiteRT crashes.
+        RequestError: an operator has the options of another op, or lacks an input that LiteRT demands.
     """
     graph = tree.subgraphs[0]
     for operator in graph.operators:
@@ -234,9 +259,10 @@ def _complete(tree: schema.ModelT, name: str) -> None:
                 f"{name}: a damaged TFLite file ({op} that computes {_name(graph, operator.outputs[0])!r} has options "
                 f"of another operator, {type(operator.builtinOptions).__name__.removesuffix('T')})."
             )
-        if op == "DEPTHWISE_CONV_2D" and len(operator.inputs) < 3:  # LiteRT 2.3 crashes when it runs such a file
+        # LiteRT 2.3 refuses a CONV_2D without bias, and crashes when it runs such a DEPTHWISE_CONV_2D.
+        if op in ("CONV_2D", "DEPTHWISE_CONV_2D") and len(operator.inputs) < 3:
             raise RequestError(
-                f"{name}: DEPTHWISE_CONV_2D that computes {_name(graph, operator.outputs[0])!r} has no bias, which "
+                f"{name}: {op} that computes {_name(graph, operator.outputs[0])!r} has no bias, which "
                 "LiteRT demands. Convert the model again with a bias of zeros."
             )
 
@@ -262,17 +288,24 @@ def _refuse_types(tree: schema.ModelT, name: str) -> None:
 
 
 def _pinned_shapes(tree: schema.ModelT, name: str, resolution: int | None) -> dict[int, list[int]]:
-    """Return the shape of each input that has to change: batch 1, and open sides as ``resolution`` says.
+    """Return the shape of each input that has to change: an open batch is 1, other open sides are as ``resolution``
+    says.
 
     Raises:
-        RequestError: a side is open and nothing says how long it is, or none is open and ``resolution`` differs.
+        RequestError: ``resolution`` is no number of pixels; a side is open and nothing says how long it is; or no side
+            is open and ``resolution`` differs.
     """
+    if resolution is not None and resolution < 1:
+        raise RequestError(
+            f"{name}: received --resolution {resolution} (resolution=); expected the height and width of the image in "
+            "pixels, at least 1."
+        )
     graph, changed, images = tree.subgraphs[0], {}, 0
     for index in graph.inputs:
         tensor = graph.tensors[index]
         signature = tensor.shapeSignature
         shape = list(tensor.shape) if signature is None or not len(signature) else signature.tolist()
-        pinned = [1, *shape[1:]] if len(shape) > 1 else list(shape)
+        pinned = [1, *shape[1:]] if len(shape) > 1 and shape[0] < 0 else list(shape)
         sides = _sides(pinned)
         images += bool(sides)
         for place in sides:
@@ -293,6 +326,11 @@ def _pinned_shapes(tree: schema.ModelT, name: str, resolution: int | None) -> di
                 f"{name}: the input {_name(graph, index)!r} has the shape {tuple(shape)}, and a phone needs every side "
                 f"fixed. {remedy}"
             )
+        if 4 * math.prod(pinned) > _MOST_BYTES:
+            raise RequestError(
+                f"{name}: the input {_name(graph, index)!r} has the shape {tuple(pinned)}, more than {_MOST_BYTES} "
+                "bytes. Make it smaller, and convert the model again."
+            )
         if pinned != list(tensor.shape):
             changed[index] = pinned
     if resolution is not None and not images:
@@ -304,7 +342,7 @@ def _sides(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the places of height and width in the shape of an image; () for other inputs."""
     if len(shape) != 4:
         return ()
-    return (2, 3) if shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4) else (1, 2)
+    return (2, 3) if takes_channels_first(shape) else (1, 2)
 
 
 def _with_values(tree: schema.ModelT, name: str, shapes: dict[int, list[int]]) -> schema.ModelT:
@@ -341,7 +379,7 @@ def _is_constant(tree: schema.ModelT, tensor: schema.TensorT) -> bool:
 
 
 def _run(
-    tree: schema.ModelT, name: str, shapes: dict[int, list[int]], wanted: Iterable[int]
+    tree: schema.ModelT, name: str, shapes: dict[int, list[int]], wanted: set[int]
 ) -> tuple[dict[int, np.ndarray], list[list[int]]]:
     """Run a file once on zeros; return the values of some tensors, and the shapes of all."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -356,14 +394,29 @@ def _run(
         for index, shape in shapes.items():
             interpreter.resize_tensor_input(index, shape)
         interpreter.allocate_tensors()
+        _refuse_large(interpreter, wanted, name)  # what LiteRT knows before the run
         for details in interpreter.get_input_details():
             interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
         interpreter.invoke()
+        _refuse_large(interpreter, wanted, name)
         sizes = {details["index"]: details["shape"].tolist() for details in interpreter.get_tensor_details()}
         values = {index: interpreter.get_tensor(index) for index in wanted}
+    except RequestError:
+        raise
     except (ValueError, RuntimeError) as error:
         pinned = ", ".join(f"{_name(tree.subgraphs[0], index)!r} as {tuple(shape)}" for index, shape in shapes.items())
-        raise RequestError(
-            f"{name} cannot be run{f' with {pinned}' if pinned else ''}: {str(error).splitlines()[0]}"
-        ) from error
+        raise RequestError(f"{name} cannot be run{f' with {pinned}' if pinned else ''}: {first_line(error)}") from error
     return values, [sizes.get(index, list(tensor.shape)) for index, tensor in enumerate(tree.subgraphs[0].tensors)]
+
+
+def _refuse_large(interpreter: "Interpreter", wanted: set[int], name: str) -> None:
+    """Refuse values that are to become constants and are too large for a file."""
+    total = 0
+    for details in interpreter.get_tensor_details():
+        if details["index"] in wanted:
+            total += math.prod(details["shape"].tolist()) * np.dtype(details["dtype"]).itemsize
+            if total > _MOST_BYTES:
+                raise RequestError(
+                    f"{name}: the values that do not depend on the input, up to {details['name']!r}, take {total} "
+                    f"bytes; at most {_MOST_BYTES} can become constants. Cut them out, and convert the model again."
+                )

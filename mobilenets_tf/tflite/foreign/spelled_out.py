@@ -25,7 +25,7 @@ def join_padding(tree: schema.ModelT) -> None:
     it becomes a large finite number.
     """
     graph = flatbuffer.Graph(tree)
-    for operator in graph.operators:
+    for operator in list(graph.operators):
         op, pad = graph.name(operator), graph.writer.get(operator.inputs[0]) if operator.inputs else None
         if op not in ("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D") or pad is None:
             continue
@@ -47,6 +47,7 @@ def join_padding(tree: schema.ModelT) -> None:
                 graph.operators[place] = flatbuffer.make_operator(
                     tree, "PAD", list(pad.inputs[:2]), [out], schema.PadOptionsT()
                 )
+                graph = flatbuffer.Graph(tree)
         elif pools:
             flatbuffer.replace_constant(tree, pad, 2, np.full_like(graph.constant(pad.inputs[2]), _LOWEST))
     flatbuffer.drop_unneeded(tree)

@@ -20,6 +20,7 @@ _VALUE_BY_VALUE = {
 }  # fmt: skip
 _REDUCE = {"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"}
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
+_LEAST_SIDE = 16  # of an image; features with fewer places are no images
 
 
 class _Behind(NamedTuple):
@@ -30,8 +31,11 @@ class _Behind(NamedTuple):
 
 
 def takes_channels_first(shape: Sequence[int]) -> bool:
-    """Tell whether an input of this shape is one image, its channels before height and width."""
-    return len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3)
+    """Tell whether an input of this shape is an image, its channels before height and width; open sides are -1."""
+    channels = (1, 3, 4)
+    if len(shape) != 4 or shape[1] not in channels or shape[3] in channels:
+        return False
+    return all(side < 0 or side >= _LEAST_SIDE for side in shape[2:])
 
 
 def image_channels_last(tree: schema.ModelT) -> bool:

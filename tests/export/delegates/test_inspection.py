@@ -12,7 +12,7 @@ from mobilenets_tf import export
 from mobilenets_tf.cli import main
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.delegates import gpu
-from mobilenets_tf.export.delegates.inspection import _trial, inspect, predicted_plan
+from mobilenets_tf.export.delegates.inspection import _lines, _trial, inspect, predicted_plan
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.files import to_json
 from mobilenets_tf.networks.costs.complexity import multiply_adds
@@ -198,6 +198,12 @@ def test_the_command(small_files, tmp_path, capsys):
     assert main(["inspect", str(path)]) == 2
     assert "a damaged TFLite file" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "none.tflite")]) == 2
+
+
+@pytest.mark.parametrize("op, refuses", [("ABS", False), ("SIGN", True)])
+def test_a_browser_refuses_only_files_with_operators_that_it_lacks(op, refuses):
+    found = inspect(one_operator(op, [tensor(IMAGE)], [tensor(IMAGE)]))
+    assert ("MediaPipe in a browser refuses the file." in "\n".join(_lines(found))) == refuses
 
 
 def test_it_needs_no_tensorflow(small_files, tmp_path):

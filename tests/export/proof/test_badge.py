@@ -32,7 +32,7 @@ def test_green_has_the_images_the_change_and_its_interval():
     assert found.colour == "green" and found.passed and not found.remarks
     assert found.headline == "Verified on 372 images: top-1 -0.3 points, 95 % interval -1.1 to +0.5."
     same = badge(replace(LABELLED, top1=0.879), scheme="float32")
-    assert (same.colour, same.headline) == ("green", "Verified on 372 images: top-1 87.9%, as in Keras.")
+    assert (same.colour, same.headline) == ("green", "Verified on 372 images: top-1 87.9%, as the model.")
 
 
 def test_amber_is_not_called_verified():

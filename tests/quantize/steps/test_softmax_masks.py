@@ -9,7 +9,9 @@ from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.quantize.steps.softmax_masks import limit_masks
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
+from tests.support.strangers_files import Draft
 
 SEQUENCES = np.random.default_rng(0).normal(0, 0.3, (60, 8, 12)).cumsum(axis=1).astype(np.float32)
 SEQUENCES[:, :, 0] = np.sign(SEQUENCES[:, :, 0])  # what a mask is computed of, the same in integers
@@ -70,3 +72,30 @@ def test_encodings_of_positions_are_no_masks(float_file):
     scores = ops.matmul(sequence, ops.transpose(sequence, (0, 2, 1))) + positions
     content = float_file(keras.Model(sequence, ops.softmax(scores)))
     assert limit_masks(content, [[sequence[None]] for sequence in SEQUENCES[:4]]) is content
+
+
+@pytest.mark.parametrize("other_reader", ["output", "LOGISTIC", "is an output"])
+def test_a_constant_that_something_else_reads_stays(other_reader):
+    draft = Draft((1, 12))
+    scores = draft.dense(draft.x, 8)
+    draft.graph.operators[-1].inputs[2] = draft.floats([0, 0, -700, 0, -500, -800, 0, 0])
+    halves = [
+        draft.op("SLICE", [scores, draft.integers((0, at)), draft.integers((1, 4))], (1, 4), schema.SliceOptionsT())
+        for at in (0, 4)
+    ]
+    if other_reader == "LOGISTIC":
+        halves[1] = draft.op("LOGISTIC", [halves[1]], (1, 4))
+    outputs = [draft.softmax(halves[0]), scores if other_reader == "is an output" else halves[1]]
+    content = draft.finished(*outputs)
+    assert limit_masks(content, [[row[None]] for row in SEQUENCES[:4, 0]]) is content
+
+
+def test_long_and_branching_ways_to_a_softmax_take_no_time():
+    draft = Draft((1, 12))
+    x = draft.binary("ADD", draft.x, np.float32([0] * 11 + [-1e9]))
+    for _ in range(500):
+        x = draft.op("RESHAPE", [x, draft.integers((1, 12))], (1, 12), schema.ReshapeOptionsT())
+    for _ in range(40):
+        x = draft.binary("ADD", x, x)
+    content = draft.finished(draft.softmax(x))
+    assert limit_masks(content, [[row[None] * 0] for row in SEQUENCES[:2, 0]])

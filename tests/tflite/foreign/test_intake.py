@@ -8,7 +8,9 @@ import pytest
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
+from mobilenets_tf.tflite.foreign import intake
 from mobilenets_tf.tflite.foreign.intake import check_taken, taken_in
+from mobilenets_tf.tflite.foreign.transposes import takes_channels_first
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
 from tests.support.strangers_files import Draft, classifier
@@ -88,6 +90,30 @@ def test_a_fixed_size_cannot_be_changed():
     assert taken_in(classifier(16), "a", resolution=16) == taken_in(classifier(16), "a")
 
 
+@pytest.mark.parametrize("resolution", [0, -5])
+def test_a_resolution_is_a_number_of_pixels(resolution):
+    refused(classifier(16), f"--resolution {resolution}", "at least 1", resolution=resolution)
+
+
+def test_a_fixed_first_side_is_no_batch():
+    draft = Draft()
+    table = draft.input("table", (100, 8))
+    row = draft.mean(table, (0,), keep=True)
+    refused(draft.finished(draft.mean(draft.x, (1, 2)), row), "'table'", "(100, 8)", "a batch of 1")
+
+
+@pytest.mark.parametrize(
+    "shape, first",
+    [
+        ((1, 3, 16, 16), True), ((1, 4, -1, -1), True), ((1, 1, 224, 224), True), ((-1, 3, 224, 224), True),
+        ((1, 16, 16, 3), False), ((1, 3, 16, 3), False), ((1, 1, 1, 512), False), ((1, 3, 3, 64), False),
+        ((1, -1, -1, 3), False), ((3, 224, 224), False),
+    ],
+)  # fmt: skip
+def test_channels_come_first_only_in_images(shape, first):
+    assert takes_channels_first(shape) is first
+
+
 def test_of_several_signatures_one_has_to_be_named():
     draft = Draft()
     features = draft.mean(draft.conv(draft.x, 8), (1, 2))
@@ -164,6 +190,16 @@ def random_values():
     return draft.finished(draft.binary("ADD", draft.x, drawn))
 
 
+def states():
+    draft = Draft((1, 16))
+    options = schema.SVDFOptionsT()
+    options.rank = 1
+    state = flatbuffer.add_tensor(draft.tree, "state", (1, 8))
+    draft.graph.tensors[state].isVariable = True
+    weights = [draft.floats(np.ones((4, 16))), draft.floats(np.ones((4, 2)))]
+    return draft.finished(draft.op("SVDF", [draft.x, *weights, -1, state], (1, 4), options))
+
+
 def without_batch():
     draft = Draft()
     options = schema.ReshapeOptionsT()
@@ -178,6 +214,13 @@ def without_bias():
     return draft.finished(draft.op("DEPTHWISE_CONV_2D", [draft.x, weights], draft.shape(draft.x), options))
 
 
+def convolution_without_bias():
+    draft = Draft()
+    x = draft.conv(draft.x, 4)
+    del draft.graph.operators[-1].inputs[2]
+    return draft.finished(x)
+
+
 @pytest.mark.parametrize(
     "make, words",
     [
@@ -185,7 +228,9 @@ def without_bias():
         (loop, ("WHILE", "'output_0'", "calls another graph", "Unroll")),
         (integers, ("quantised already", "CONV_2D", "int8 tensor", "--scheme float32")),
         (random_values, ("RANDOM_UNIFORM", "'noise'", "random values")),
+        (states, ("SVDF", "'output_0'", "from one run to the next")),
         (without_bias, ("DEPTHWISE_CONV_2D", "'output_0'", "no bias")),
+        (convolution_without_bias, ("CONV_2D", "'output_0'", "no bias")),
         (without_batch, ("output", "(768,)", "batch")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -202,6 +247,22 @@ def test_options_that_a_file_leaves_out_are_there():
     add, _ = flatbuffer.read(taken_in(content, "a")).subgraphs[0].operators
     assert add.builtinOptions.fusedActivationFunction == 0
     np.testing.assert_array_equal(answer(content)[0], answer(taken_in(content, "a"))[0])
+
+
+def test_constants_that_a_small_file_would_make_large_are_refused(monkeypatch):
+    monkeypatch.setattr(intake, "_MOST_BYTES", 10_000)
+    draft = Draft()
+    value = draft.floats(1.0)
+    draft.graph.tensors[value].shape = []
+    filled = draft.op("FILL", [draft.integers((1, 64, 64, 3)), value], (1, 1, 1, 3), schema.FillOptionsT())
+    content = draft.finished(draft.mean(draft.binary("ADD", draft.x, draft.mean(filled, (1, 2), keep=True)), (1, 2)))
+    refused(content, "'fill0'", "can become constants")
+
+
+def test_an_input_beyond_all_memory_is_refused():
+    draft = Draft((1, 1, 1, 3))
+    draft.graph.tensors[draft.x].shapeSignature = np.array([1, 2**15, 2**15, 3], np.int32)
+    refused(draft.finished(draft.mean(draft.x, (1, 2))), "'image'", "(1, 32768, 32768, 3)", "smaller")
 
 
 def test_options_of_another_op_are_damage():

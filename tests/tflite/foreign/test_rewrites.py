@@ -111,6 +111,17 @@ def test_a_border_of_minus_infinity_becomes_finite(fused, left):
     assert all(np.isfinite(values).all() for i, values in enumerate(constants) if values is not None and i in used)
 
 
+@pytest.mark.parametrize("fused, left", [(RELU, "PAD"), (0, "PADV2")])
+def test_two_poolings_read_one_border(fused, left):
+    draft = Draft()
+    x = draft.pad(draft.conv(draft.x, 4, fused=fused), value=-np.inf)
+    options = flatbuffer.schema.Pool2DOptionsT()
+    options.padding, options.strideH, options.strideW, options.filterHeight, options.filterWidth = VALID, 2, 2, 3, 3
+    outputs = [draft.op("MAX_POOL_2D", [x], (1, 8, 8, 4), options) for _ in range(2)]
+    names = rewritten(draft.finished(*outputs), spelled_out.join_padding)
+    assert names == ["CONV_2D", left, "MAX_POOL_2D", "MAX_POOL_2D"]
+
+
 def gate(draft, x, alone):
     if alone:
         added = draft.binary("ADD", x, 3.0)
