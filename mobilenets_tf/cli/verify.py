@@ -15,7 +15,7 @@ from mobilenets_tf.cli.options import (
 from mobilenets_tf.files import to_json
 from mobilenets_tf.modelsource import ModelSource
 
-HELP = "Compare a .tflite file with its Keras model, on images; or emulated arm64 cores with this machine (--arm64)."
+HELP = "Compare a .tflite file with the model it was made from, on images; or emulated arm64 cores with this machine (--arm64)."
 EXAMPLE = "mobilenets-tf verify net_int8.tflite --model efficientnet_lite0 --weights imagenet --images photos/"
 
 
@@ -33,7 +33,7 @@ def add_arguments(parser):
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images (default 0)")
     parser.add_argument("--threads", type=int, default=2, help="threads of LiteRT (default 2)")
-    add_min_agreement(parser, "the Keras model")
+    add_min_agreement(parser, "the model")
     parser.add_argument(
         "--arm64", action="store_true",
         help="compare what the file computes on emulated arm64 cores with what it computes here: integer files have to "
