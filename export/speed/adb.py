@@ -126,9 +126,9 @@ def run_adb(adb: str, *arguments: str, seconds: float = SECONDS) -> str:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
+    started = time.monotonic()
     timer = threading.Timer(seconds, stop)
     timer.start()
-    started = time.monotonic()
     with process:
         try:
             text = process.stdout.read(_MOST_OUTPUT + 1)

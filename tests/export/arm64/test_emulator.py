@@ -369,7 +369,7 @@ def file(tmp_path):
         ([], "pass --model"),
         (["--arm64"], "Set it up:  mobilenets-tf arm64"),
         (["--model", "mobilenet_v1"], "To compare with mobilenet_v1, give --images"),
-        (["--arm64", "--weights", "imagenet", "--alpha", 1], "--weights, --alpha describes the Keras model"),
+        (["--arm64", "--weights", "imagenet", "--alpha", 1], "--weights, --alpha describes the model"),
         (["--model", "mobilenet_v1", "--images", ".", "--cpu", "cortex-a53"], "--cpu is for emulated cores"),
     ],
 )
