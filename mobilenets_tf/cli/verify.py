@@ -15,7 +15,7 @@ from mobilenets_tf.cli.options import (
 from mobilenets_tf.files import to_json
 from mobilenets_tf.modelsource import ModelSource
 
-HELP = "Compare a .tflite file with the model it was made from, on images; or emulated arm64 cores with this machine (--arm64)."
+HELP = "Compare a .tflite file with its model, on images; or emulated arm64 cores with this machine (--arm64)."
 EXAMPLE = "mobilenets-tf verify net_int8.tflite --model efficientnet_lite0 --weights imagenet --images photos/"
 
 
