@@ -96,13 +96,18 @@ def test_a_border_that_same_padding_would_add_goes(stride, border, joined):
     assert ("PAD" not in rewritten(draft.finished(x), spelled_out.join_padding)) == joined
 
 
-@pytest.mark.parametrize("fused, left", [(RELU, "PAD"), (0, "PADV2")])
-def test_a_border_of_minus_infinity_becomes_finite(fused, left):
+def poolings(fused, count):
+    """Max pools that read one border of minus infinity around a convolution."""
     draft = Draft()
     x = draft.pad(draft.conv(draft.x, 4, fused=fused), value=-np.inf)
     options = flatbuffer.schema.Pool2DOptionsT()
     options.padding, options.strideH, options.strideW, options.filterHeight, options.filterWidth = VALID, 2, 2, 3, 3
-    content = draft.finished(draft.op("MAX_POOL_2D", [x], (1, 8, 8, 4), options))
+    return draft.finished(*(draft.op("MAX_POOL_2D", [x], (1, 8, 8, 4), options) for _ in range(count)))
+
+
+@pytest.mark.parametrize("fused, left", [(RELU, "PAD"), (0, "PADV2")])
+def test_a_border_of_minus_infinity_becomes_finite(fused, left):
+    content = poolings(fused, 1)
     assert left in rewritten(content, spelled_out.join_padding)
     tree = flatbuffer.read(content)
     spelled_out.join_padding(tree)
@@ -113,12 +118,7 @@ def test_a_border_of_minus_infinity_becomes_finite(fused, left):
 
 @pytest.mark.parametrize("fused, left", [(RELU, "PAD"), (0, "PADV2")])
 def test_two_poolings_read_one_border(fused, left):
-    draft = Draft()
-    x = draft.pad(draft.conv(draft.x, 4, fused=fused), value=-np.inf)
-    options = flatbuffer.schema.Pool2DOptionsT()
-    options.padding, options.strideH, options.strideW, options.filterHeight, options.filterWidth = VALID, 2, 2, 3, 3
-    outputs = [draft.op("MAX_POOL_2D", [x], (1, 8, 8, 4), options) for _ in range(2)]
-    names = rewritten(draft.finished(*outputs), spelled_out.join_padding)
+    names = rewritten(poolings(fused, 2), spelled_out.join_padding)
     assert names == ["CONV_2D", left, "MAX_POOL_2D", "MAX_POOL_2D"]
 
 
