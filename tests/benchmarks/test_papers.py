@@ -171,19 +171,13 @@ def test_an_unknown_comparison_is_refused(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_build_writes_a_file_and_its_counts(tmp_path):
+def test_what_is_not_there_is_built_a_file_and_its_counts(tmp_path, capfd):
     job = papers.Job(Row("", THIRTY_LAYERS, (), options={"squeeze": True}, scheme="int8"), 32)
-    papers.build([job], tmp_path)
+    papers.build_missing([job, job], tmp_path)
+    assert capfd.readouterr().out == f"building {job.name}\n"
+    papers.build_missing([job], tmp_path)
+    assert not capfd.readouterr().out
     (timing,) = papers.measure([job], tmp_path, 1, 1)
     assert timing.delegated_partitions == 1 and dict(timing.outside) == {"SOFTMAX": 1}
     found = json.loads((tmp_path / f"{job.name}.json").read_text())
     assert found == counts(papers.thirty_layers(squeeze=True, resolution=32))
-
-
-@pytest.mark.slow
-def test_a_quick_run_builds_what_is_not_there(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["papers.py", "v3_against_v2_int8", "--quick", "--keep", str(tmp_path)])
-    papers.main()
-    printed = capfd.readouterr().out
-    assert "building mobilenet_v2-64-int8" in printed and "MobileNetV3 small" in printed
-    assert len(list(tmp_path.glob("*.tflite"))) == papers.QUICK_ROWS

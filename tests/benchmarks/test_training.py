@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -42,10 +43,19 @@ def test_an_unknown_part_is_refused(monkeypatch, capsys):
     assert stopped.value.code == 2 and "throughput" in capsys.readouterr().err
 
 
+def two_layers(name, input_shape, classes, **options):
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Conv2D(16, 3, 2, use_bias=False, name="stem_conv")(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="stem_bn")(x))
+    x = keras.layers.Dense(classes, name="classifier")(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, keras.layers.Softmax()(x))
+
+
 @pytest.mark.slow
 def test_a_quick_run_compares_the_modes(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["training.py", "modes", "--quick"])
-    # That float16 and XLA train alike, tests/training/test_step.py shows, with a network that compiles sooner.
+    monkeypatch.setattr(benchmark, "create_model", two_layers)  # the benchmark's network takes half a minute to compile
+    # That float16 and XLA train alike, tests/training/test_step.py shows.
     monkeypatch.setattr(benchmark, "MODES", {mode: benchmark.MODES[mode] for mode in ("float32", "bfloat16")})
     benchmark.main()
     printed = capsys.readouterr().out
