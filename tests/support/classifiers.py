@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from mobilenets_tf.conventions import PYTORCH
+from mobilenets_tf.networks.mobilevit import SIZES, mobilevit_block
 from tests.conftest import photographs
 from tests.support.make_goldens import generated
 
@@ -31,6 +33,15 @@ def small():
     last.kernel.assign(last.kernel * 0.7 / np.std(pooled @ last.kernel, axis=0).mean())
     last.bias.assign(-np.mean(pooled @ last.kernel, axis=0))
     return model
+
+
+def attentive():
+    """A block of MobileViTv3 with two transformer layers between convolutions: 64 x 64 pixels, ten classes."""
+    inputs = keras.Input((64, 64, 3), name="image")
+    x = _convolution(_convolution(inputs, 16, 3, "stem", strides=2), 32, 3, "down", strides=2)
+    x = mobilevit_block(x, 24, 2, SIZES["mobilevit_v3_xxs"], "block", PYTORCH)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return filled(keras.Model(inputs, layers.Dense(10, activation="softmax", name="predictions")(x), name="attentive"))
 
 
 def _convolution(x, filters, kernel, name, strides=1):

@@ -97,6 +97,15 @@ def test_a_finished_model_has_its_layers_as_they_were_given(frozen):
         assert mine.get_config() | {"name": ""} == other.get_config() | {"name": ""}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobileone_mu0", "efficientnet_lite0"])
+def test_the_papers_recipes_lower_the_loss(name):
+    """With a small model: their networks take a minute to compile. Whole runs of two others: test_job.py."""
+    recipe = recipes.replace(recipes.paper(name), batch_size=8, rate=Rate("constant", 0.02))
+    found = losses(training_of(recipe), data(1) * 12)
+    assert np.isfinite(found).all() and found[-1] < found[0]
+
+
 def test_moving_averages_cover_batchnorm_statistics():
     training = training_of(recipes.replace(RECIPE, ema=0.8))
     expected = [variable.numpy() for variable in training.model.weights]

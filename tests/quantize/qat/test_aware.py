@@ -12,7 +12,7 @@ from mobilenets_tf.quantize import Calibration, quantize_aware
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
 from tests.support.aware_models import graph_answers
-from tests.support.classifiers import filled
+from tests.support.classifiers import attentive
 
 # Of attention: its normalisations, and its dropout.
 pytestmark = [
@@ -21,18 +21,15 @@ pytestmark = [
 ]
 
 
-# Convolutions, and attention. Backbones with inverted residuals and gates: test_annotated_fine_tuning.py.
-@pytest.fixture(scope="module", params=["small", pytest.param("mobilevit_v3_xxs", marks=pytest.mark.slow)])
+# Convolutions, and attention. A backbone with gates: test_annotated_fine_tuning.py.
+@pytest.fixture(scope="module", params=["small", pytest.param("attentive", marks=pytest.mark.slow)])
 def trained(request, made_once):
     """A network's name; answers of the network, and of its float and aware models, its file, its trained float graph
     and the Keras model of that, after weights were moved as training would.
     """
 
     def make():
-        if request.param == "small":
-            model = request.getfixturevalue("small")
-        else:
-            model = filled(create_model(request.param, resolution=64, classes=10))
+        model = request.getfixturevalue("small") if request.param == "small" else attentive()
         aware = quantize_aware(model, photographs(20, 64))
         pictures = photographs(30, 64, seed=2)
         before = np.asarray(aware.float_model(pictures))
@@ -64,7 +61,7 @@ def test_the_float_model_is_the_keras_model(trained):
 
 def test_the_file_answers_as_the_aware_model(trained):
     name, answers = trained
-    if name.startswith("mobilevit"):  # attention is in float, and floats are summed in another order
+    if name == "attentive":  # attention is in float, and floats are summed in another order
         np.testing.assert_allclose(answers["file"], answers["aware"], atol=2 / 256)
     else:
         np.testing.assert_array_equal(answers["file"], answers["aware"])
