@@ -1,17 +1,18 @@
 """Quantisation-aware models beside their own int8 files and the float models, on small trained networks.
 
     python benchmarks/aware.py --data ../shared/cifar10-samples --networks /tmp/cifar [--check]
-    python benchmarks/aware.py --data ... --networks /tmp/cifar --names mobilenet_v3_small --epochs 2 --check
+    python benchmarks/aware.py --data ... --networks trained --check              networks of `mobilenets-tf train`
     python benchmarks/aware.py --data ... --networks /tmp/cifar --tune 3          then fine-tunes each
     python benchmarks/aware.py --data ... --networks /tmp/cifar --names mobilenet_v3_small --damage 8 --tune 16 \\
         --learning-rate 5e-4 --distill 0.5                                       then spoils it first
 
-The networks are those that ``benchmarks/cifar10.py --keep`` trains; a network of ``--names`` that is not in the folder
-is trained first, in the same way. Printed for each, before any fine-tuning: top-1 of
-float, aware model and file on the 1000 test pictures; the share on which aware model and file give the same answer,
-and that on which all their outputs are equal to the last bit; what a training step costs beside the float model's own.
-Times are the machine's and have no gate (2.5 is what we want to stay under). ``--check`` fails if a network's answers
-agree on fewer than 99 %, or if fine-tuning leaves a network more than half a point under float.
+The networks are the ``.keras`` files in the folder: those that ``benchmarks/cifar10.py --keep`` trains, or others whose
+input is within -1 and 1; a network of ``--names`` that is not there is trained first, as cifar10.py does. Printed for
+each, before any fine-tuning: top-1 of float, aware model and file on the 1000 test pictures; the share on which aware
+model and file give the same answer, and that on which all their outputs are equal to the last bit; what a training step
+costs beside the float model's own. Times are the machine's and have no gate (2.5 is what we want to stay under).
+``--check`` fails if a network's answers agree on fewer than 99 %, or if fine-tuning leaves a network more than half a
+point under float.
 
 ``--tune`` fine-tunes on the training pictures. The epoch is chosen on one half of the test pictures; the table float /
 post-training / fine-tuned is of the other half. ``--damage`` spoils the quantisation first: channels between a ReLU
@@ -110,7 +111,6 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--networks", required=True, help="a folder of .keras files, as cifar10.py --keep leaves it")
     parser.add_argument("--names", nargs="+", choices=list(PLANS), help="left out, the networks in the folder")
-    parser.add_argument("--epochs", type=int, help="of a network that has to be trained first")
     parser.add_argument("--damage", type=float, metavar="FACTOR")
     parser.add_argument("--tune", type=int, metavar="EPOCHS")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
@@ -118,14 +118,14 @@ def main():
     parser.add_argument("--check", action="store_true", help="exit 1 if a bound is broken")
     chosen = parser.parse_args()
     keras.utils.set_random_seed(0)
-    training, pictures_and_labels = load(chosen.data, "train"), load(chosen.data, "test")
-    pictures, labels = pictures_and_labels
-    calibration = training[0][np.random.default_rng(0).permutation(len(training[0]))[:128]]
     broken = []
     folder = Path(chosen.networks)
     folder.mkdir(parents=True, exist_ok=True)
     for network in chosen.names or sorted(path.stem for path in folder.glob("*.keras")):
-        trained = trained_network(network, chosen.data, folder, chosen.epochs)
+        trained = trained_network(network, chosen.data, folder)
+        side = trained.input_shape[1]
+        training, (pictures, labels) = load(chosen.data, "train", side), load(chosen.data, "test", side)
+        calibration = training[0][np.random.default_rng(0).permutation(len(training[0]))[:128]]
         models = {network: damage(trained, chosen.damage) if chosen.damage else trained}
         if network.startswith("mobileone"):
             models[f"{network}, folded before"] = reparameterize(trained)

@@ -136,7 +136,7 @@ def _start_near_identity(model) -> None:
                     layer.gamma.assign(0.3 * layer.gamma)
 
 
-def trained(name: str, data, folder: Path, epochs: int | None = None):
+def trained(name: str, data, folder: Path):
     """The network of ``folder``, trained first if it is not there."""
     path = folder / f"{name}.keras"
     if not path.exists():
@@ -145,9 +145,9 @@ def trained(name: str, data, folder: Path, epochs: int | None = None):
         model = create_model(name, resolution=RESOLUTION, classes=10, **plan.options)
         _start_near_identity(model)
         started = time.monotonic()
-        train(model, *load(data, "train"), epochs or plan.epochs, plan.rate)
+        train(model, *load(data, "train"), plan.epochs, plan.rate)
         model.save(path)
-        print(f"{name}: {epochs or plan.epochs} epochs in {time.monotonic() - started:.0f} s", flush=True)
+        print(f"{name}: {plan.epochs} epochs in {time.monotonic() - started:.0f} s", flush=True)
     return load_model(path)
 
 
