@@ -21,6 +21,9 @@ _POSITIONS = 64  # patches of a layer's input that are taken from each sample
 _DAMPING = 0.01  # this share of the mean power is added to every input's power: moments of few samples are uncertain
 _BLOCK = 64  # inputs whose errors are passed on together
 _HELD = 24 << 20  # bytes of patches that are kept until they are multiplied
+# The most inputs among which errors cancel; the channels of a layer with more are parted. The moments take memory with
+# the square of the inputs and time with their cube, and the patches are no more than 64 for each sample.
+_MOST_INPUTS = 2304
 _LEARNED = ("CONV_2D", "DEPTHWISE_CONV_2D")  # a fully connected layer has one patch a sample, which is too few
 
 
@@ -60,13 +63,22 @@ def learned(
     graph = flatbuffer.Graph(tree)
     rounded = nearest(model, per_tensor)
     layers = [
-        _Layer(place, operator, name, weights, graph)
+        _Layer(place, operator, name, weights, graph, channels)
         for place, operator, name, weights in _layers(graph)
         if name in _LEARNED and _reads_all_channels(graph, operator, weights)
+        for channels in _parts(name, weights)
     ]
     for layer, moments in _second_moments(model, layers, samples, progress):
-        rounded[layer.place] = layer.round(moments, rounded[layer.place].scale)
+        found = rounded[layer.place]
+        found.integers[..., layer.channels] = layer.round(moments, found.scale)
     return rounded
+
+
+def _parts(name: str, weights: np.ndarray) -> list[slice]:
+    """Part the input channels of a convolution, so that no part has more than ``_MOST_INPUTS`` inputs."""
+    channels, taps = weights.shape[-1], weights.shape[1] * weights.shape[2]
+    count = 1 if name == "DEPTHWISE_CONV_2D" else min(-(-channels * taps // _MOST_INPUTS), channels)
+    return [slice(channels * part // count, channels * (part + 1) // count) for part in range(count)]
 
 
 def _layers(graph: flatbuffer.Graph) -> Iterator[tuple[int, schema.OperatorT, str, np.ndarray]]:
@@ -86,13 +98,20 @@ def _reads_all_channels(graph: flatbuffer.Graph, operator: schema.OperatorT, wei
 
 @dataclass
 class _Layer:
-    """A convolution, and how its weights correspond to the patches of its input."""
+    """A convolution, or some of its input channels, and how its weights correspond to the patches of its input.
+
+    channels: these input channels.
+    """
 
     place: int
     operator: schema.OperatorT
     name: str
     weights: np.ndarray
     graph: flatbuffer.Graph
+    channels: slice
+
+    def __post_init__(self):
+        self.weights = self.weights[..., self.channels]
 
     @property
     def source(self) -> int:
@@ -109,6 +128,7 @@ class _Layer:
         """
         options = self.operator.builtinOptions
         kernel, sides = self.weights.shape[1:3], values.shape[1:3]
+        values = values[..., self.channels]
         strides, dilations = (
             (options.strideH, options.strideW),
             (options.dilationHFactor, options.dilationWFactor),
@@ -134,8 +154,8 @@ class _Layer:
                 found.append(tap)
         return found
 
-    def round(self, moments: np.ndarray, scale: np.ndarray) -> RoundedWeights:
-        """Round the weights under the second moments of the layer's inputs.
+    def round(self, moments: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Round the weights to integers under the second moments of the layer's inputs.
 
         moments: E[x y], shape (inputs, inputs), or (channels, taps, taps) for a depthwise convolution.
         scale: of each output channel, or one for all.
@@ -147,7 +167,7 @@ class _Layer:
         else:
             rows = self.weights.reshape(1, len(self.weights), -1)
             integers = _round_in_turn(rows, moments[None], np.broadcast_to(scale, len(self.weights))[None])[0]
-        return RoundedWeights(integers.reshape(self.weights.shape).astype(np.int8), scale)
+        return integers.reshape(self.weights.shape).astype(np.int8)
 
 
 def _along(places: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,38 +184,39 @@ def _second_moments(
     computed = sorted({layer.source for layer in layers} - set(inputs))
     runner = Runner(flatbuffer.with_outputs(tree, computed), trusted=True) if computed else None
     random = np.random.default_rng(0)
-    products, counts = {}, dict.fromkeys((layer.place for layer in layers), 0)
+    products: dict[int, np.ndarray] = {}  # the number of a layer -> the sum of the products of its inputs
+    counts = [0] * len(layers)
     # One product for many samples takes a fraction of the time of a product for each.
-    waiting: dict[int, list[np.ndarray]] = {layer.place: [] for layer in layers if not layer.depthwise}
+    waiting: dict[int, list[np.ndarray]] = {i: [] for i, layer in enumerate(layers) if not layer.depthwise}
     held = 0
 
     def multiply():
-        for place, patches in waiting.items():
+        for number, patches in waiting.items():
             rows = np.concatenate(patches)
-            products[place] = products.get(place, 0) + rows.T @ rows
+            products[number] = products.get(number, 0) + rows.T @ rows
             patches.clear()
 
     for arrays in track(samples, "looking at inputs", progress):
         if runner:
             runner.invoke(*arrays)
-        for layer in layers:
+        for number, layer in enumerate(layers):
             is_input = layer.source in inputs
             values = arrays[inputs.index(layer.source)] if is_input else runner.raw(layer.source)
             taps = layer.patches(values, random)
             del values  # a view, which must not outlive the next call
-            counts[layer.place] += len(taps[0])
+            counts[number] += len(taps[0])
             if layer.depthwise:
-                products[layer.place] = products.get(layer.place, 0) + _moments_by_channel(taps)
+                products[number] = products.get(number, 0) + _moments_by_channel(taps)
             else:
-                waiting[layer.place].append(np.concatenate(taps, axis=-1))
-                held += waiting[layer.place][-1].nbytes
+                waiting[number].append(np.concatenate(taps, axis=-1))
+                held += waiting[number][-1].nbytes
         if held > _HELD:
             multiply()
             held = 0
     if held:
         multiply()
-    for layer in layers:
-        yield layer, products.pop(layer.place).astype(np.float64) / counts[layer.place]
+    for number, layer in enumerate(layers):
+        yield layer, products.pop(number).astype(np.float64) / counts[number]
 
 
 def _moments_by_channel(taps: list[np.ndarray]) -> np.ndarray:

@@ -42,7 +42,7 @@ def test_patches_are_what_the_convolutions_see(convolutions):
         index, options = operator.outputs[0], operator.builtinOptions
         if index not in outputs or operator.inputs[0] not in graph.inputs:
             continue
-        layer = rounding._Layer(place, operator, name, weights, graph)
+        layer = rounding._Layer(place, operator, name, weights, graph, slice(None))
         taps = layer.patches(sample, InOrder())
         rows = weights.reshape(len(taps), -1) if layer.depthwise else weights.reshape(5, len(taps), -1).swapaxes(0, 1)
         results = sum(tap * row if layer.depthwise else tap @ row.T for tap, row in zip(taps, rows, strict=True))
@@ -134,7 +134,11 @@ def test_second_moments_are_those_of_all_patches(convolutions, samples, monkeypa
     monkeypatch.setattr(rounding, "_POSITIONS", 10**6)  # every position, so none is chosen
     monkeypatch.setattr(rounding, "_HELD", 2 * 13 * 10 * 54 * 4)
     graph, inputs = flatbuffer.Graph(flatbuffer.read(convolutions)), correlated(samples)
-    layers = [rounding._Layer(*layer, graph) for layer in rounding._layers(graph) if layer[1].inputs[0] in graph.inputs]
+    layers = [
+        rounding._Layer(*layer, graph, slice(None))
+        for layer in rounding._layers(graph)
+        if layer[1].inputs[0] in graph.inputs
+    ]
     for layer, moments in rounding._second_moments(convolutions, layers, inputs, lambda *_: None):
         taps = [layer.patches(*sample, np.random.default_rng(0)) for sample in inputs]
         if layer.depthwise:
@@ -144,6 +148,22 @@ def test_second_moments_are_those_of_all_patches(convolutions, samples, monkeypa
             rows = np.concatenate([np.concatenate(each, axis=-1) for each in taps]).astype(np.float64)
             expected = rows.T @ rows / len(rows)
         np.testing.assert_allclose(moments, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_of_many_inputs_is_rounded_in_parts(convolutions, monkeypatch):
+    """The errors cancel within each part: not as well as in the whole layer, better than not at all."""
+    samples, unseen = correlated(32), correlated(8, seed=1)
+    near = rounding.nearest(convolutions)
+    whole = rounding.learned(convolutions, samples)
+    monkeypatch.setattr(rounding, "_MOST_INPUTS", 20)  # of 6 channels and 9 taps: three parts
+    assert rounding._parts("CONV_2D", np.zeros((5, 3, 3, 6))) == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    parted = rounding.learned(convolutions, samples)
+    errors = [
+        squared_errors(convolutions, with_weights(convolutions, weights), unseen) for weights in (near, parted, whole)
+    ]
+    assert (errors[1] < 0.8 * errors[0]).all(), errors
+    differ = [place for place in whole if not np.array_equal(whole[place].integers, parted[place].integers)]
+    assert differ and all(whole[place].integers.size > 5 * 20 for place in differ)
 
 
 def test_errors_are_passed_on_past_the_end_of_a_block(convolutions, monkeypatch):
