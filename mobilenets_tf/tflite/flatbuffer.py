@@ -184,9 +184,11 @@ def _pack(model: schema.ModelT) -> bytes:
         operatorCodes=[model.operatorCodes[index] for index in codes],
         subgraphs=graphs,
     )
-    builder = flatbuffers.Builder(1 << 20)
+    # A builder that is too small doubles itself and copies what is there.
+    size = sum(len(buffer.data) for buffer in lean.buffers if buffer.data is not None)
+    builder = flatbuffers.Builder(size + (1 << 20))
     builder.Finish(lean.Pack(builder), IDENTIFIER)
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
 
 def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs: list[int]) -> bytes:

@@ -153,7 +153,7 @@ def _quantise(array: np.ndarray, details: dict) -> np.ndarray:
     scale, zero_point = details["quantization"]
     dtype = np.dtype(details["dtype"])
     if not scale or array.dtype == dtype:
-        return array.astype(dtype)
+        return array.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
     return np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
 

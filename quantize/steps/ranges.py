@@ -177,22 +177,25 @@ def _output_error(cut: Cut, span: Range, samples: int | None = None, limit: floa
 def _try_ranges(cut: Cut, present: Range, extremes: Range) -> Range:
     low, high = extremes
     best, least = present, _output_error(cut, present) * _CONVINCING
+    errors: dict[Range, float] = {}  # of the ranges that were tried; infinite for those given up
 
-    def attempt(*candidate) -> bool:
-        """Take a candidate if it is better; tell whether it is at most 1.5 times as bad as the best."""
+    def attempt(candidate: Range, limit: float) -> bool:
+        """Take a candidate if it is better; tell whether its error is at most ``limit``."""
         nonlocal best, least
-        error = _output_error(cut, candidate, limit=1.5 * least)
-        if error < least:
-            best, least = candidate, error
-        return error < np.inf
+        if candidate not in errors:
+            errors[candidate] = _output_error(cut, candidate, limit=limit)
+        if errors[candidate] < least:
+            best, least = candidate, errors[candidate]
+        return errors[candidate] < np.inf
 
     for fraction in (1.0, 0.7, 0.5, 0.35):
-        if not attempt(low * fraction, high * fraction) and fraction < 1:
+        # A range at most 1.5 times as bad as the best may have a better one beside it.
+        if not attempt((low * fraction, high * fraction), 1.5 * least) and fraction < 1:
             break  # narrower ranges are worse still
     for fraction in (1.2, 0.8):
-        attempt(best[0], min(best[1] * fraction, high))
+        attempt((best[0], min(best[1] * fraction, high)), least)
         if low < 0:
-            attempt(max(best[0] * fraction, low), best[1])
+            attempt((max(best[0] * fraction, low), best[1]), least)
     return best
 
 

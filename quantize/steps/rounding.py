@@ -20,6 +20,10 @@ from mobilenets_tf.tflite.runtime import Runner
 _POSITIONS = 64  # patches of a layer's input that are taken from each sample
 _DAMPING = 0.01  # this share of the mean power is added to every input's power: moments of few samples are uncertain
 _BLOCK = 64  # inputs whose errors are passed on together
+_HELD = 24 << 20  # bytes of patches that are kept until they are multiplied
+# The most inputs among which errors cancel; the channels of a layer with more are parted. The moments take memory with
+# the square of the inputs and time with their cube, and the patches are no more than 64 for each sample.
+_MOST_INPUTS = 2304
 _LEARNED = ("CONV_2D", "DEPTHWISE_CONV_2D")  # a fully connected layer has one patch a sample, which is too few
 
 
@@ -59,13 +63,22 @@ def learned(
     graph = flatbuffer.Graph(tree)
     rounded = nearest(model, per_tensor)
     layers = [
-        _Layer(place, operator, name, weights, graph)
+        _Layer(place, operator, name, weights, graph, channels)
         for place, operator, name, weights in _layers(graph)
         if name in _LEARNED and _reads_all_channels(graph, operator, weights)
+        for channels in _parts(name, weights)
     ]
     for layer, moments in _second_moments(model, layers, samples, progress):
-        rounded[layer.place] = layer.round(moments, rounded[layer.place].scale)
+        found = rounded[layer.place]
+        found.integers[..., layer.channels] = layer.round(moments, found.scale)
     return rounded
+
+
+def _parts(name: str, weights: np.ndarray) -> list[slice]:
+    """Part the input channels of a convolution, so that no part has more than ``_MOST_INPUTS`` inputs."""
+    channels, taps = weights.shape[-1], weights.shape[1] * weights.shape[2]
+    count = 1 if name == "DEPTHWISE_CONV_2D" else min(-(-channels * taps // _MOST_INPUTS), channels)
+    return [slice(channels * part // count, channels * (part + 1) // count) for part in range(count)]
 
 
 def _layers(graph: flatbuffer.Graph) -> Iterator[tuple[int, schema.OperatorT, str, np.ndarray]]:
@@ -85,13 +98,20 @@ def _reads_all_channels(graph: flatbuffer.Graph, operator: schema.OperatorT, wei
 
 @dataclass
 class _Layer:
-    """A convolution, and how its weights correspond to the patches of its input."""
+    """A convolution, or some of its input channels, and how its weights correspond to the patches of its input.
+
+    channels: these input channels.
+    """
 
     place: int
     operator: schema.OperatorT
     name: str
     weights: np.ndarray
     graph: flatbuffer.Graph
+    channels: slice
+
+    def __post_init__(self):
+        self.weights = self.weights[..., self.channels]
 
     @property
     def source(self) -> int:
@@ -101,40 +121,41 @@ class _Layer:
     def depthwise(self) -> bool:
         return self.name == "DEPTHWISE_CONV_2D"
 
-    def patches(self, values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    def patches(self, values: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
         """Take patches of the layer's input at random positions.
 
-        Returns shape (patches, inputs of one output), or, for a depthwise convolution, (channels, patches, taps).
+        Returns for each tap of the kernel, row by row, the channels under that tap, shape (patches, channels).
         """
         options = self.operator.builtinOptions
-        height, width = self.weights.shape[1:3]
+        kernel, sides = self.weights.shape[1:3], values.shape[1:3]
+        values = values[..., self.channels]
         strides, dilations = (
             (options.strideH, options.strideW),
             (options.dilationHFactor, options.dilationWFactor),
         )
         rows, columns = self.graph.shape(self.operator.outputs[0])[1:3]
+        positions = random.choice(rows * columns, min(_POSITIONS, rows * columns), replace=False)
+        before = (0, 0)
         if options.padding == schema.Padding.SAME:
-            reach = [
-                max((out - 1) * stride + dilation * (kernel - 1) + 1 - side, 0)
-                for out, stride, dilation, kernel, side in zip(
-                    (rows, columns), strides, dilations, (height, width), values.shape[1:3], strict=True
+            before = [
+                max((out - 1) * stride + dilation * (taps - 1) + 1 - side, 0) // 2
+                for out, stride, dilation, taps, side in zip(
+                    (rows, columns), strides, dilations, kernel, sides, strict=True
                 )
             ]
-            values = np.pad(values, [(0, 0), *((r // 2, r - r // 2) for r in reach), (0, 0)])
-        count = min(_POSITIONS, rows * columns)
-        positions = random.choice(rows * columns, count, replace=False)
-        top, left = positions // columns * strides[0], positions % columns * strides[1]
-        taps = [
-            values[0, top + dilations[0] * row, left + dilations[1] * column]
-            for row in range(height)
-            for column in range(width)
-        ]
-        if self.depthwise:
-            return np.stack(taps, axis=-1).transpose(1, 0, 2)
-        return np.concatenate(taps, axis=-1)
+        tops, lefts = positions // columns * strides[0] - before[0], positions % columns * strides[1] - before[1]
+        across = [_along(lefts + dilations[1] * column, sides[1]) for column in range(kernel[1])]
+        found = []
+        for row in range(kernel[0]):
+            place, inside = _along(tops + dilations[0] * row, sides[0])
+            for other, also_inside in across:
+                tap = values[0, place, other]
+                tap[~(inside & also_inside)] = 0  # padding
+                found.append(tap)
+        return found
 
-    def round(self, moments: np.ndarray, scale: np.ndarray) -> RoundedWeights:
-        """Round the weights under the second moments of the layer's inputs.
+    def round(self, moments: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Round the weights to integers under the second moments of the layer's inputs.
 
         moments: E[x y], shape (inputs, inputs), or (channels, taps, taps) for a depthwise convolution.
         scale: of each output channel, or one for all.
@@ -146,7 +167,12 @@ class _Layer:
         else:
             rows = self.weights.reshape(1, len(self.weights), -1)
             integers = _round_in_turn(rows, moments[None], np.broadcast_to(scale, len(self.weights))[None])[0]
-        return RoundedWeights(integers.reshape(self.weights.shape).astype(np.int8), scale)
+        return integers.reshape(self.weights.shape).astype(np.int8)
+
+
+def _along(places: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return places along a side of an image, those outside moved to its end, and whether each was inside."""
+    return np.clip(places, 0, side - 1), (places >= 0) & (places < side)
 
 
 def _second_moments(
@@ -158,28 +184,62 @@ def _second_moments(
     computed = sorted({layer.source for layer in layers} - set(inputs))
     runner = Runner(flatbuffer.with_outputs(tree, computed), trusted=True) if computed else None
     random = np.random.default_rng(0)
-    products, counts = {}, {}
+    products: dict[int, np.ndarray] = {}  # the number of a layer -> the sum of the products of its inputs
+    counts = [0] * len(layers)
+    # One product for many samples takes a fraction of the time of a product for each.
+    waiting: dict[int, list[np.ndarray]] = {i: [] for i, layer in enumerate(layers) if not layer.depthwise}
+    held = 0
+
+    def multiply():
+        for number, patches in waiting.items():
+            rows = np.concatenate(patches)
+            products[number] = products.get(number, 0) + rows.T @ rows
+            patches.clear()
+
     for arrays in track(samples, "looking at inputs", progress):
         if runner:
             runner.invoke(*arrays)
-        for layer in layers:
+        for number, layer in enumerate(layers):
             is_input = layer.source in inputs
             values = arrays[inputs.index(layer.source)] if is_input else runner.raw(layer.source)
-            patches = layer.patches(values, random)
+            taps = layer.patches(values, random)
             del values  # a view, which must not outlive the next call
-            turned = np.swapaxes(patches, -1, -2)
-            products[layer.place] = products.get(layer.place, 0) + turned @ patches
-            counts[layer.place] = counts.get(layer.place, 0) + patches.shape[-2]
-    for layer in layers:
-        yield layer, products[layer.place].astype(np.float64) / counts[layer.place]
+            counts[number] += len(taps[0])
+            if layer.depthwise:
+                products[number] = products.get(number, 0) + _moments_by_channel(taps)
+            else:
+                waiting[number].append(np.concatenate(taps, axis=-1))
+                held += waiting[number][-1].nbytes
+        if held > _HELD:
+            multiply()
+            held = 0
+    if held:
+        multiply()
+    for number, layer in enumerate(layers):
+        yield layer, products.pop(number).astype(np.float64) / counts[number]
+
+
+def _moments_by_channel(taps: list[np.ndarray]) -> np.ndarray:
+    """Multiply each two taps, channel by channel, and add up over the patches.
+
+    taps: of each tap the values, shape (patches, channels). Returns shape (channels, taps, taps).
+    """
+    count = len(taps)
+    products = np.empty((count, count, taps[0].shape[-1]), np.float32)
+    for i in range(count):
+        for j in range(i, count):
+            products[i, j] = products[j, i] = np.einsum("pc,pc->c", taps[i], taps[j])
+    return products.transpose(2, 0, 1)
 
 
 def _round_in_turn(weights: np.ndarray, moments: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Round weights one input after the other, and adjust the later weights for each error.
 
     The inputs come in the order of falling power, so that many weights are left to undo the large errors. With U the
-    upper Cholesky factor of the inverse of the moments, the error e of input i (in units of U[i, i]) is undone by
-    subtracting e U[i, j] from every later weight j.
+    upper factor of the moments (moments = U U^T), errors d of the weights change the output by the power |U^T d|^2. Its
+    term of input i is U[i, i] d[i] + the sum of U[j, i] d[j] over all earlier inputs j, and is least if that sum, in
+    units of U[i, i], is added to the weight before it is rounded. (So no inverse of the moments is needed; the result
+    is that of the papers.)
 
     Args:
         weights: shape (problems, outputs, inputs); problems are independent of each other.
@@ -193,18 +253,19 @@ def _round_in_turn(weights: np.ndarray, moments: np.ndarray, scale: np.ndarray) 
     power = np.diagonal(moments, axis1=-2, axis2=-1)
     order = np.argsort(-power, axis=-1, kind="stable")
     damped = moments + np.eye(count) * (_DAMPING * power.mean(axis=-1) + 1e-12)[:, None, None]
-    damped = np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), order[:, None, :], 2)
-    upper = np.swapaxes(np.linalg.cholesky(np.linalg.inv(damped)), -1, -2)
-    left = np.take_along_axis(weights.astype(np.float64), order[:, None, :], 2)
-    integers = np.zeros(left.shape)
+    backwards = order[:, ::-1]
+    damped = np.take_along_axis(np.take_along_axis(damped, backwards[:, :, None], 1), backwards[:, None, :], 2)
+    upper = np.linalg.cholesky(damped)[:, ::-1, ::-1]
+    upper = np.ascontiguousarray(upper / np.diagonal(upper, axis1=-2, axis2=-1)[:, None, :])
+    # Inputs come first, so that all outputs of an input lie side by side.
+    given = np.take_along_axis(np.swapaxes(weights, 1, 2).astype(np.float64), order[:, :, None], 1)
+    wanted, errors, integers = given.copy(), np.zeros(given.shape), np.zeros(given.shape)
     for start in range(0, count, _BLOCK):
         end = min(start + _BLOCK, count)
-        errors = np.zeros((*left.shape[:2], end - start))
+        wanted[:, start:end] += np.swapaxes(upper[:, :start, start:end], 1, 2) @ errors[:, :start]
         for i in range(start, end):
-            integers[..., i] = np.clip(np.round(left[..., i] / scale), -LARGEST_WEIGHT, LARGEST_WEIGHT)
-            error = (left[..., i] - integers[..., i] * scale) / upper[:, i, i, None]
-            left[..., i + 1 : end] -= error[..., None] * upper[:, None, i, i + 1 : end]
-            errors[..., i - start] = error
-        left[..., end:] -= errors @ upper[:, start:end, end:]
+            integers[:, i] = np.clip(np.round(wanted[:, i] / scale), -LARGEST_WEIGHT, LARGEST_WEIGHT)
+            errors[:, i] = given[:, i] - integers[:, i] * scale
+            wanted[:, i + 1 : end] += upper[:, i, i + 1 : end, None] * errors[:, None, i]
     back = np.argsort(order, axis=-1)
-    return np.take_along_axis(integers, back[:, None, :], 2)
+    return np.swapaxes(np.take_along_axis(integers, back[:, :, None], 1), 1, 2)

@@ -42,11 +42,10 @@ def test_patches_are_what_the_convolutions_see(convolutions):
         index, options = operator.outputs[0], operator.builtinOptions
         if index not in outputs or operator.inputs[0] not in graph.inputs:
             continue
-        layer = rounding._Layer(place, operator, name, weights, graph)
-        patches = layer.patches(sample, InOrder())
-        rows = weights.reshape(-1, weights.shape[-1]).T[..., None] if layer.depthwise else weights.reshape(5, -1).T
-        results = patches @ rows
-        results = results[..., 0].T if layer.depthwise else results
+        layer = rounding._Layer(place, operator, name, weights, graph, slice(None))
+        taps = layer.patches(sample, InOrder())
+        rows = weights.reshape(len(taps), -1) if layer.depthwise else weights.reshape(5, len(taps), -1).swapaxes(0, 1)
+        results = sum(tap * row if layer.depthwise else tap @ row.T for tap, row in zip(taps, rows, strict=True))
         expected = outputs[index].reshape(-1, outputs[index].shape[-1])[: len(results)]
         assert len(results) == min(rounding._POSITIONS, np.prod(graph.shape(index)[1:3]))
         np.testing.assert_allclose(results + graph.constant(operator.inputs[2]), expected, atol=1e-5)
@@ -109,6 +108,62 @@ def test_inputs_that_are_always_zero_or_equal_do_no_harm(convolutions):
         sample = [[np.full((1, 13, 10, 6), value, np.float32)]]
         near = squared_errors(convolutions, with_weights(convolutions, rounding.nearest(convolutions)), sample)
         assert (squared_errors(convolutions, with_weights(convolutions, learned), sample) <= near + 1e-9).all()
+
+
+def test_weights_are_rounded_as_the_papers_round_them():
+    """Written out as in the papers, with the inverse of the moments: the same integers."""
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(200, 40)) @ random.normal(size=(40, 40))
+    weights, scale, moments = random.normal(size=(6, 40)), random.uniform(0.02, 0.05, 6), inputs.T @ inputs / 200
+    found = rounding._round_in_turn(weights[None], moments[None], scale[None])[0]
+    order = np.argsort(-np.diagonal(moments), kind="stable")
+    damped = moments + np.eye(40) * rounding._DAMPING * np.diagonal(moments).mean()
+    upper = np.linalg.cholesky(np.linalg.inv(damped[order][:, order])).T
+    left, expected = weights[:, order], np.zeros((6, 40))
+    for i in range(40):
+        expected[:, order[i]] = np.clip(np.round(left[:, i] / scale), -127, 127)
+        error = (left[:, i] - expected[:, order[i]] * scale) / upper[i, i]
+        left[:, i:] -= error[:, None] * upper[i, i:]
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found - np.round(weights / scale[:, None])).max() > 0
+
+
+@pytest.mark.parametrize("samples", [3, 8])
+def test_second_moments_are_those_of_all_patches(convolutions, samples, monkeypatch):
+    """However many samples are multiplied together."""
+    monkeypatch.setattr(rounding, "_POSITIONS", 10**6)  # every position, so none is chosen
+    monkeypatch.setattr(rounding, "_HELD", 2 * 13 * 10 * 54 * 4)
+    graph, inputs = flatbuffer.Graph(flatbuffer.read(convolutions)), correlated(samples)
+    layers = [
+        rounding._Layer(*layer, graph, slice(None))
+        for layer in rounding._layers(graph)
+        if layer[1].inputs[0] in graph.inputs
+    ]
+    for layer, moments in rounding._second_moments(convolutions, layers, inputs, lambda *_: None):
+        taps = [layer.patches(*sample, np.random.default_rng(0)) for sample in inputs]
+        if layer.depthwise:
+            rows = np.concatenate([np.stack(each, axis=-1) for each in taps]).astype(np.float64)  # (n, channels, taps)
+            expected = np.einsum("nci,ncj->cij", rows, rows) / len(rows)
+        else:
+            rows = np.concatenate([np.concatenate(each, axis=-1) for each in taps]).astype(np.float64)
+            expected = rows.T @ rows / len(rows)
+        np.testing.assert_allclose(moments, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_of_many_inputs_is_rounded_in_parts(convolutions, monkeypatch):
+    """The errors cancel within each part: not as well as in the whole layer, better than not at all."""
+    samples, unseen = correlated(32), correlated(8, seed=1)
+    near = rounding.nearest(convolutions)
+    whole = rounding.learned(convolutions, samples)
+    monkeypatch.setattr(rounding, "_MOST_INPUTS", 20)  # of 6 channels and 9 taps: three parts
+    assert rounding._parts("CONV_2D", np.zeros((5, 3, 3, 6))) == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    parted = rounding.learned(convolutions, samples)
+    errors = [
+        squared_errors(convolutions, with_weights(convolutions, weights), unseen) for weights in (near, parted, whole)
+    ]
+    assert (errors[1] < 0.8 * errors[0]).all(), errors
+    differ = [place for place in whole if not np.array_equal(whole[place].integers, parted[place].integers)]
+    assert differ and all(whole[place].integers.size > 5 * 20 for place in differ)
 
 
 def test_errors_are_passed_on_past_the_end_of_a_block(convolutions, monkeypatch):
