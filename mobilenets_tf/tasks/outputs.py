@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilenets_tf.conversion.convert import output_names
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph
 from mobilenets_tf.errors import unknown
 from mobilenets_tf.tflite import flatbuffer
 
@@ -36,6 +37,11 @@ _TFLITE = {
     "SOFTMAX": "softmax", "LOG_SOFTMAX": "softmax", "LOGISTIC": "sigmoid", "L2_NORMALIZATION": "unit",
     "MEAN": "pool", "AVERAGE_POOL_2D": "pool", "RELU": "bounded", "RELU6": "bounded", "TANH": "bounded",
     "EXP": "bounded",
+}  # fmt: skip
+_PASSES_IN_GRAPHS = {"Identity", "Reshape", "Squeeze", "ExpandDims", "ResizeBilinear", "ResizeNearestNeighbor"}
+_GRAPHS = {
+    "Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid", "Mean": "pool", "AvgPool": "pool",
+    "Relu": "bounded", "Relu6": "bounded", "Tanh": "bounded", "Softplus": "bounded", "Exp": "bounded",
 }  # fmt: skip
 
 
@@ -199,6 +205,19 @@ def ends_of_file(content: bytes) -> tuple[End, ...]:
         End(graph.tensors[index].name.decode(), graph.shape(index)[1:], _activation_in_file(graph, index))
         for index in graph.outputs
     )
+
+
+def ends_of_graph(graph: FrozenGraph) -> tuple[End, ...]:
+    """Describe the outputs of a frozen graph, whose shapes are known."""
+    nodes = {node.name: node for node in graph.graph_def.node}
+    ends = []
+    for port in graph.outputs:
+        node = nodes[port.node]
+        while node.op in _PASSES_IN_GRAPHS:
+            node = nodes[node.input[0].partition(":")[0]]
+        shape = tuple(side or 0 for side in port.shape[1:])
+        ends.append(End(port.name, shape, _GRAPHS.get(node.op, "linear")))
+    return tuple(ends)
 
 
 def _activation_in_keras(tensor) -> str:
