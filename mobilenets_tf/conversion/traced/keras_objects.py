@@ -7,7 +7,7 @@ The model is traced in the process that has it, since another process need not h
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mobilenets_tf.conversion.convert import check_backend, output_names
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, unique
@@ -15,7 +15,6 @@ from mobilenets_tf.conversion.traced.sides import Resolution, fixed_shapes
 from mobilenets_tf.errors import RequestError
 
 KERAS3, KERAS2 = "Keras 3 model", "Keras 2 model"
-_UNBUILT = "Call it once on a batch of samples, model(samples), so that it has an input shape."
 
 
 def is_keras2(model: Any) -> bool:
@@ -24,20 +23,68 @@ def is_keras2(model: Any) -> bool:
     return keras2 is not None and isinstance(model, keras2.Model)
 
 
-def frozen_keras(model: Any, resolution: Resolution = None) -> FrozenGraph:
+class _Calling(NamedTuple):
+    """How a model is called for inference.
+
+    specs, names: of the tensors that it takes. packed: tensors -> the positional and the named arguments.
+    flatten: outputs -> their tensors. outputs: returns the names of the outputs, or nothing if they have none.
+    kind: of the model. autograph: whether Python's control flow in the model becomes TensorFlow's.
+    """
+
+    specs: Sequence[Any]
+    names: Sequence[str]
+    packed: Callable[[Sequence[Any]], tuple[Sequence[Any], dict[str, Any]]]
+    flatten: Callable[[Any], list]
+    outputs: Callable[[], Sequence[str]]
+    kind: str
+    autograph: bool = False
+
+
+def frozen_keras(model: Any, resolution: Resolution = None, label: str | None = None) -> FrozenGraph:
     """Trace a Keras 3 or Keras 2 model for inference on one sample, and freeze it.
 
     Args:
         model: built, or called once on samples, which tells the shapes of its inputs.
         resolution: height and width of the image, where the model leaves them open.
+        label: the model's name in messages; None: its own.
 
     Raises:
         RequestError: the model has no input shape, an open side, or cannot be traced.
     """
-    return _of_keras2(model, resolution) if is_keras2(model) else _of_keras3(model, resolution)
+    import tensorflow as tf
+
+    label = label or model.name
+    calling = _in_keras2(model) if is_keras2(model) else _in_keras3(model)
+    if calling is None:
+        raise RequestError(
+            f"{label} is a {type(model).__name__} without an input shape. Call it once on a batch of samples, "
+            "model(samples), so that it has one."
+        )
+    names = unique([name or f"input_{place}" for place, name in enumerate(calling.names)])
+    specs = dict(zip(names, calling.specs, strict=True))
+    open_shapes = {name: None if spec.shape is None else list(spec.shape) for name, spec in specs.items()}
+    shapes = fixed_shapes(open_shapes, label, resolution)
+    for_inference = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
+    found: list[str] = []
+
+    def call(*tensors):
+        arguments, options = calling.packed(tensors)
+        outputs = model(*arguments, **options | for_inference)
+        found[:] = _names_of_outputs(outputs, calling.flatten)
+        return calling.flatten(outputs)
+
+    return freeze_function(
+        call,
+        [tf.TensorSpec(shapes[name], spec.dtype or "float32", name) for name, spec in specs.items()],
+        lambda: unique(list(calling.outputs()) or found),
+        [layer.name for layer in model._flatten_layers(include_self=False)],
+        kind=f"{calling.kind} ({type(model).__name__})",
+        autograph=calling.autograph,
+    )
 
 
-def _of_keras3(model: Any, resolution: Resolution) -> FrozenGraph:
+def _in_keras3(model: Any) -> _Calling | None:
+    """Return how a Keras 3 model is called; None if it has no input shape."""
     import keras
     from keras.src.export.export_utils import get_input_signature
 
@@ -45,78 +92,41 @@ def _of_keras3(model: Any, resolution: Resolution) -> FrozenGraph:
     try:
         signature = get_input_signature(model)
     except ValueError:
-        raise RequestError(f"{model.name} is a {type(model).__name__} without an input shape. {_UNBUILT}") from None
+        return None
+    tree = keras.tree
     functional = isinstance(model, keras.src.models.Functional)
-    specs = keras.tree.flatten(signature)
-    names = [spec.name for spec in specs]
-    if not functional:
-        names = _names(signature, list(inspect.signature(model.call).parameters), keras.tree.flatten)
-    is_graph = functional or isinstance(model, keras.Sequential)
-    return _frozen(
-        model, specs, names, lambda tensors: keras.tree.pack_sequence_as(signature, tensors), {}, keras.tree.flatten,
-        resolution, given_names=lambda: output_names(model) if is_graph else (), kind=f"{KERAS3} ({_class(model)})",
-    )  # fmt: skip
+    specs = tree.flatten(signature)
+    names = _names(signature, list(inspect.signature(model.call).parameters), tree.flatten)
+    return _Calling(
+        specs,
+        [spec.name for spec in specs] if functional else names,
+        lambda tensors: (tree.pack_sequence_as(signature, tensors), {}),
+        tree.flatten,
+        lambda: output_names(model) if functional or isinstance(model, keras.Sequential) else (),
+        KERAS3,
+    )
 
 
-def _of_keras2(model: Any, resolution: Resolution) -> FrozenGraph:
+def _in_keras2(model: Any) -> _Calling | None:
+    """Return how a model of Keras 2 is called; None if it has no input shape."""
     import tensorflow as tf
 
     told = model.save_spec(dynamic_batch=True)
     if told is None:
-        raise RequestError(f"{model.name} is a {type(model).__name__} without an input shape. {_UNBUILT}")
-    arguments, options = told
-    specs = tf.nest.flatten((arguments, options))
-    functional = hasattr(model, "_nested_outputs") and model.outputs
-    if functional:
-        names = list(model.input_names)
-    else:
-        names = _names(list(arguments), list(inspect.signature(model.call).parameters), tf.nest.flatten)
-        names += list(options)
-    given = () if not functional or isinstance(model._nested_outputs, dict) else model.output_names
-    return _frozen(
-        model, specs, names, lambda tensors: tf.nest.pack_sequence_as((arguments, options), tensors)[0], options,
-        tf.nest.flatten, resolution, given_names=lambda: given, kind=f"{KERAS2} ({_class(model)})", autograph=True,
-    )  # fmt: skip
-
-
-def _frozen(
-    model: Any,
-    specs: Sequence[Any],
-    names: Sequence[str],
-    arguments_of: Callable[[Sequence], Sequence],
-    options: dict,
-    flatten: Callable[[Any], list],
-    resolution: Resolution,
-    *,
-    given_names: Callable[[], Sequence[str]],
-    kind: str,
-    autograph: bool = False,
-) -> FrozenGraph:
-    import tensorflow as tf
-
-    names = unique([name or f"input_{place}" for place, name in enumerate(names)])
-    shapes = {name: None if spec.shape is None else list(spec.shape) for name, spec in zip(names, specs, strict=True)}
-    fixed = fixed_shapes(shapes, model.name, resolution)
-    for_inference = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
-    found: list[str] = []
-
-    def call(*tensors):
-        outputs = model(*arguments_of(tensors), **for_inference)
-        found[:] = _names_of_outputs(outputs, flatten)
-        return flatten(outputs)
-
-    return freeze_function(
-        call,
-        [tf.TensorSpec(fixed[name], spec.dtype or "float32", name) for name, spec in zip(names, specs, strict=True)],
-        lambda: unique(list(given_names()) or found),
-        [layer.name for layer in model._flatten_layers(include_self=False)],
-        kind=kind,
-        autograph=autograph,
+        return None
+    nest, (arguments, options) = tf.nest, told
+    functional = bool(model.outputs) and hasattr(model, "_nested_outputs")
+    names = _names(arguments, list(inspect.signature(model.call).parameters), nest.flatten) + sorted(options)
+    has_names = functional and not isinstance(model._nested_outputs, dict)
+    return _Calling(
+        nest.flatten(told),
+        list(model.input_names) if functional else names,
+        lambda tensors: nest.pack_sequence_as(told, tensors),
+        nest.flatten,
+        lambda: model.output_names if has_names else (),
+        KERAS2,
+        autograph=True,  # as Keras 2 itself saves models
     )
-
-
-def _class(model: Any) -> str:
-    return type(model).__name__
 
 
 def _names(signature: Sequence[Any], parameters: Sequence[str], flatten: Callable[[Any], list]) -> list[str]:

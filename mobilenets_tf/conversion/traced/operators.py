@@ -103,12 +103,14 @@ def check_operators(nodes: Iterable, label: str) -> None:
     Raises:
         RequestError: names the operator and its node.
     """
-    for node in nodes:
-        if node.op in _MAY_RUN:
-            continue
-        why, remedy = "is not one that computes numbers from numbers alone, so it is not run", _DENSE
-        if node.op in _REASONS:
-            why, remedy = _REASONS[node.op]
-        elif node.op.startswith(_RANDOM) or node.op.endswith("Dropout"):
-            why, remedy = "draws random values", "Save the model for inference (training=False)."
-        raise RequestError(f"{label}: the operator {node.op} ({node.name!r:.80}) {why}. {remedy}")
+    refused = {node.op: node for node in nodes if node.op not in _MAY_RUN}
+    if not refused:
+        return
+    op, *others = sorted(refused, key=lambda op: (op not in _REASONS, op))
+    why, remedy = "is not one that computes numbers from numbers alone, so it is not run", _DENSE
+    if op in _REASONS:
+        why, remedy = _REASONS[op]
+    elif op.startswith(_RANDOM) or op.endswith("Dropout"):
+        why, remedy = "draws random values", "Save the model for inference (training=False)."
+    also = f" Refused too: {', '.join(others[:5])}." if others else ""
+    raise RequestError(f"{label}: the operator {op} ({refused[op].name!r:.80}) {why}. {remedy}{also}")
