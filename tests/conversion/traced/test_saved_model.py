@@ -167,14 +167,14 @@ def is_random(image):
     [
         (
             reads,
-            r"ReadFile \('.*'\) is not one that computes numbers from numbers alone, so it is not run.*too: StringToNumber",
+            r"ReadFile \('.*'\) is not one that computes numbers from numbers alone.*Refused too: StringToNumber",
         ),
         (writes, "WriteFile"),
         (calls_python, "EagerPyFunc .* calls Python of the program"),
         (numpy_function, "PyFuncStateless .* calls Python"),
         (prints, "PrintV2"),
         (loops, ".*While .* runs a loop, as LSTM"),
-        (looks_up, "LookupTableFindV2 .* looks values up in a table"),
+        (looks_up, "HashTableV2 .* looks values up in a table"),
         (is_random, "RandomUniform .* draws random values"),
     ],
 )
@@ -225,29 +225,29 @@ def changed(path, change):
 
 
 def call_itself(meta):
-    function = meta.graph_def.library.function[0]
-    node = function.node_def.add()
-    node.name, node.op = "again", "PartitionedCall"
-    node.attr["f"].func.name = function.signature.name
+    for function in meta.graph_def.library.function:
+        node = function.node_def.add()
+        node.name, node.op = "again", "PartitionedCall"
+        node.attr["f"].func.name = function.signature.name
 
 
 def call_each_other(meta):
     """30 functions, each of which calls the next one twice: 2^30 calls."""
     functions = meta.graph_def.library.function
-    first = len(functions)
+    given = list(functions)
     for number in range(30):
         function = functions.add()
         function.signature.name = f"f{number}"
         for twice in "ab":
             node = function.node_def.add()
             node.name, node.op = twice, "PartitionedCall"
-            node.attr["f"].func.name = f"f{number + 1}" if number < 29 else functions[0].signature.name
-    for function in functions[:first]:
+            node.attr["f"].func.name = f"f{number + 1}"
+    functions.add().signature.name = "f30"
+    functions[-1].node_def.add().op = "NoOp"
+    for function in given:
         node = function.node_def.add()
         node.name, node.op = "many", "PartitionedCall"
         node.attr["f"].func.name = "f0"
-    functions[0].node_def[-1].op = "NoOp"
-    functions[0].node_def[-1].attr.clear()
 
 
 def lose_a_node(meta):
@@ -275,7 +275,7 @@ def lie_about_places(meta):
     "change, said",
     [
         (call_itself, "calls itself"),
-        (call_each_other, "call each other so often|calls itself"),
+        (call_each_other, "call each other so often"),
         (lose_a_node, "damaged SavedModel folder: the node 'kernel.*' is missing"),
         (lose_the_objects, "no values of the variable 'kernel"),
         (lie_about_a_shape, "the variable 'kernel.*' is float32"),
