@@ -216,11 +216,12 @@ def _predict(models, photographs: ImageSet, request: PredictRequest, suffix: str
 def _of_photograph(
     path: Path, names: Sequence[str], predictors: Sequence[Predictor], request: PredictRequest, suffix: str | None
 ) -> tuple[Prediction, bytes | None]:
-    photograph = images.decode(path)
+    decoded = images.decode(path, alpha=any(each.preprocessing.alpha for each in predictors))
+    photograph = decoded.convert("RGB")
     answers, drawings = [], []
     for name, predictor in zip(names, predictors, strict=True):
         task, labels = predictor.task, predictor.labels
-        (answer,) = predictor([photograph])
+        (answer,) = predictor([decoded])
         answer = task.shown(answer, request.threshold)
         described = task.described(answer, labels, photograph.height, photograph.width, request.top)
         prepared = predictor.preprocessing.described()

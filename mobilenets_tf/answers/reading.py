@@ -86,7 +86,7 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
             raise RequestError(f"--{option} ({option}=) changes nothing of {source.model}, which runs as it is.")
     if source.content is not None:
         labels = tuple(source.label_names())
-        return Reading(task or source.task, asked_preprocessing(source, None), labels, resize=source.resize)
+        return Reading(task or source.task, source.asked(None), labels, resize=source.resize)
     if not source.is_file:
         if task not in (None, source.task):
             raise RequestError(
@@ -97,7 +97,10 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
     known = Reading.of(file)
     source.check_labels()
     labels = tuple(source.label_names()) if source.labels else known.labels
-    preprocessing = asked_preprocessing(source, known.preprocessing)
+    if source.is_tflite:
+        preprocessing: Preprocessing | None = asked_preprocessing(source, known.preprocessing)
+    else:  # a Keras model may itself normalise
+        preprocessing = source.asked(known.preprocessing)
     return replace(known, task=task or known.task, preprocessing=preprocessing, labels=labels, resize=source.resize)
 
 

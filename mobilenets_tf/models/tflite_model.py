@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.models.float_model import FloatFile, Input
 from mobilenets_tf.tasks.outputs import End, ends_of_file
@@ -54,12 +55,12 @@ class TFLiteModel:
         RequestError: the file is not there, is damaged, or is no file to begin from (see ``intake.taken_in``).
     """
 
-    has_layers, preload = False, ""
+    has_layers, preload, own_normalisation = False, "", None
 
     def __init__(
         self,
         path: Path,
-        resolution: int | None = None,
+        resolution: Size | None = None,
         signature: str | None = None,
         grids: tuple[tuple[int, int], ...] = (),
     ):
