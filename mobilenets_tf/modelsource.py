@@ -15,7 +15,7 @@ from mobilenets_tf.conversion.frozen_graph import FrozenGraph
 from mobilenets_tf.conversion.traced import saved_model
 from mobilenets_tf.conversion.traced.keras2_file import frozen_keras2_file
 from mobilenets_tf.conversion.traced.keras_objects import frozen_keras
-from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.preprocessing import Preprocessing, Size, image_shape, shown_size, sides
 from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import digest_of_files, sha256_of
@@ -37,7 +37,7 @@ RANDOM = "random"
 TFLITE = ".tflite"
 # The forms of a detector's and a segmenter's files whose outputs are the network's own.
 OWN_FORMS = ("raw", "stride")
-_OF_NETWORKS = ("weights", "alpha", "resolution", "classes", "fetch")
+_OF_NETWORKS = ("weights", "alpha", "classes", "fetch")
 # What to do where nothing says how the pixels become a model's input.
 NORMALISATION = (
     "Pass --mean and --std in pixel values (in Python: ModelSource(..., mean=, std=)): --mean 127.5 --std 127.5 for "
@@ -52,15 +52,17 @@ class ModelSource:
     model: a registry name; the path of a ``.keras`` or full-model ``.h5`` or ``.hdf5`` file, of a float ``.tflite``
         file or of a SavedModel folder; or a model of Keras 3 or of Keras 2 (tf_keras), of any class that TensorFlow
         can trace.
-    weights, alpha, resolution, classes: for a registered network, as in ``create_model``; the number of classes is that
-        of a weight file where it is left out. weights may also be "random". resolution also fixes the open sides of the
-        image of a ``.tflite`` file, a SavedModel folder or a traced model.
-        None gives random weights too, but is taken for an oversight: verbs that need trained weights warn of it.
-    mean, std: of the input, in pixel values 0-255, one number or three; for a file without a manifest. A ``.keras``
-        file that was trained here has a manifest beside it, with mean and std.
+    weights, alpha, classes: for a registered network, as in ``create_model``; the number of classes is that of a weight
+        file where it is left out. weights may also be "random". None gives random weights too, but is taken for an
+        oversight: verbs that need trained weights warn of it.
+    resolution: height and width of the input in pixels: one number, or (height, width). Of a registered network by
+        default the published one; of a file or an object it fixes the sides that the model leaves open.
+    mean, std: of the input, in pixel values 0-255, one number, or one for each channel; for a file without a manifest.
+        A ``.keras`` file that was trained here has a manifest beside it, with mean and std. A Keras model that
+        normalises by itself is noticed.
     labels: a text file with one class name a line; for a file without a manifest.
     signature: of a ``.tflite`` file or a SavedModel folder with several signatures, the key of the one to take.
-    crop, resize, interpolation: how a photograph becomes the square input, as in ``Preprocessing``; None: as the
+    crop, resize, interpolation: how a photograph becomes the input, as in ``Preprocessing``; None: as the
         manifest or the published weight set says, else the whole photograph, as Keras' own loaders do.
     fetch: fetch published weights that are not on this machine; False downloads nothing.
     content: of a model object: its ``.keras`` file, or its frozen graph where no other process could load that file;
@@ -70,7 +72,7 @@ class ModelSource:
     model: str
     weights: str | None = None
     alpha: float | None = None
-    resolution: int | None = None
+    resolution: Size | None = None
     classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -85,7 +87,6 @@ class ModelSource:
     def __post_init__(self):
         given: Any = self.model
         if _is_keras(given):
-            object.__setattr__(self, "content", _portable(given, self.resolution))
             object.__setattr__(self, "model", given.name)
         elif not isinstance(given, (str, os.PathLike)):
             raise RequestError(
@@ -104,6 +105,10 @@ class ModelSource:
             elif value is not None:
                 object.__setattr__(self, name, tuple(value))
         check_fields(self)
+        if isinstance(self.resolution, tuple) and self.resolution[0] == self.resolution[1]:
+            object.__setattr__(self, "resolution", self.resolution[0])
+        if _is_keras(given):
+            object.__setattr__(self, "content", _portable(given, self.resolution))
 
     @staticmethod
     def of_facts(facts: dict) -> "ModelSource | None":
@@ -233,11 +238,12 @@ class ModelSource:
                 self._check_form()
             elif self.content is None and not self.is_saved_model:
                 saved_models.check_kind(Path(self.model))
-            for option in ("weights", "alpha", "classes", "fetch") if self._is_graph else _OF_NETWORKS:
+            for option in _OF_NETWORKS:
                 if getattr(self, option) not in (None, False):
                     raise RequestError(f"--{option} ({option}=) is for registered networks; {self.model} has its own.")
         else:
-            registry.check_size(registry.get(self.model), self.alpha, self.resolution)
+            for side in (None,) if self.resolution is None else sides(self.resolution):
+                registry.check_size(registry.get(self.model), self.alpha, side)
             if self.weights not in (None, RANDOM) and not Path(self.weights).is_file():
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
@@ -334,7 +340,9 @@ class ModelSource:
             return None
         known, changes = known or Preprocessing(), dict[str, Any]()
         if self.mean is not None and self.std is not None:
-            changes |= {"mean": triple(self.mean), "std": triple(self.std)}
+            count = max(len(self.mean), len(self.std))
+            count = known.channels if count == 1 else count
+            changes |= {"mean": channel_values(self.mean, count), "std": channel_values(self.std, count)}
         if self.interpolation is not None:
             changes["interpolation"] = self.interpolation
         if self.crop is not None:
@@ -386,7 +394,7 @@ class ModelSource:
         if self.is_saved_model:
             return self._traced(saved_model.frozen_saved_model, Path(self.model), self.signature, self.resolution)
         try:
-            return KerasModel(self.build())
+            return KerasModel(self.build(), self.resolution if self.is_file else None)
         except keras2.NotInKeras3Error as reason:
             return self._traced(frozen_keras2_file, Path(self.model), str(reason), self.resolution)
 
@@ -412,7 +420,11 @@ class ModelSource:
         from mobilenets_tf.factory import create_model
 
         weights = None if self.weights == RANDOM else self.weights
-        options = {"alpha": self.alpha, "resolution": self.resolution, "weights": weights} | options
+        if isinstance(self.resolution, tuple) and "resolution" not in options:
+            options["input_shape"] = (*self.resolution, 3)
+        elif self.resolution is not None:
+            options = {"resolution": self.resolution} | options
+        options = {"alpha": self.alpha, "weights": weights} | options
         if self.classes is not None:
             options["classes"] = self.classes
         return create_model(self.model, **options)
@@ -420,16 +432,30 @@ class ModelSource:
     def preprocessing(self, model) -> Preprocessing:
         """Return the preprocessing of the model's input, at the model's size.
 
+        A model that normalises by itself is noticed, and said in a warning: without a word of the request or of a
+        manifest it gets what its own normalisation needs.
+
         Raises:
-            RequestError: neither file nor request gives mean and std, or the input is not one square RGB image.
+            RequestError: neither file, request nor model say how the input is normalised, or the input is not one image
+                of fixed size with 1, 3 or 4 channels.
         """
-        shape = model.inputs[0].shape
-        if len(model.inputs) != 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or shape[1] is None:
+        shape = image_shape([tuple(each.shape[1:]) for each in model.inputs])
+        if shape is None:
             raise RequestError(
-                f"{self.name} takes {[tuple(tensor.shape) for tensor in model.inputs]}; this command feeds one square "
-                "RGB image of a fixed size. Use mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
+                f"{self.name} takes {[tuple(each.shape) for each in model.inputs]}; this command feeds one image of a "
+                "fixed size: (1, height, width, channels) with 1, 3 or 4 channels. Use "
+                "mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
             )
-        told = self.asked(self._known_preprocessing())
+        known, own = self._known_preprocessing(), None if _is_keras(model) else model.own_normalisation
+        if own and known is None:
+            known = Preprocessing(mean=(own.mean,) * shape[2], std=(own.std,) * shape[2])
+            if self.mean is None:
+                warnings.warn(
+                    f"{self.name}: {own.described()}. So its file takes (pixel - {own.mean:g}) / {own.std:g}, "
+                    f"as with --mean {own.mean:g} --std {own.std:g}.",
+                    stacklevel=2,
+                )
+        told = self.asked(known)
         if told is None:
             raise RequestError(
                 f"{self.weights or self.model} does not say how its input is normalised. {NORMALISATION}"
@@ -439,7 +465,14 @@ class ModelSource:
             raise RequestError(
                 f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop (crop=) out."
             )
-        return framed.at(shape[1], self.resize)
+        framed = framed.of_image(shape, self.resize)
+        if own and self.mean is not None and (set(framed.mean), set(framed.std)) != ({own.mean}, {own.std}):
+            warnings.warn(
+                f"NORMALISED TWICE: {self.name}: {own.described()}, and --mean and --std (mean=, std=) normalise its "
+                "input once more. Leave both out, unless the model was trained on images that were normalised twice.",
+                stacklevel=2,
+            )
+        return framed
 
     def _known_preprocessing(self) -> Preprocessing | None:
         """Return what the manifest or the published weight set says; of random weights, the normalisation with which
@@ -522,7 +555,9 @@ class ModelSource:
         """Write the command-line options that name this model, with the model itself after ``flag``."""
         words = [flag, self.model] if flag else [self.model]
         for name, value in asdict(self).items():
-            if name not in ("model", "content", "fetch") and value is not None:
+            if name == "resolution" and isinstance(value, tuple):
+                words += ["--resolution", shown_size(value)]
+            elif name not in ("model", "content", "fetch") and value is not None:
                 words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
         return shlex.join(words)
 
@@ -567,7 +602,7 @@ def _is_keras(model: Any) -> bool:
     return hasattr(model, "get_config") and hasattr(model, "predict_on_batch")
 
 
-def _portable(model: Any, resolution: int | None) -> bytes | FrozenGraph:
+def _portable(model: Any, resolution: Size | None) -> bytes | FrozenGraph:
     """Return a model object as another process can have it: the ``.keras`` file of a model of stock layers, which keeps
     the layers; of any other the frozen graph.
 
@@ -630,14 +665,15 @@ def _published(source: ModelSource) -> catalog.WeightSet:
     return record
 
 
-def triple(values: tuple[float, ...]) -> tuple[float, float, float]:
-    """Return three numbers (R, G, B), of one number for all channels or three.
+def channel_values(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return a number for each channel, of one number for all channels or one for each.
 
     Raises:
-        RequestError: there are neither one nor three numbers.
+        RequestError: there are neither one number nor as many as channels.
     """
     values = tuple(float(value) for value in values)
-    if len(values) not in (1, 3):
-        raise RequestError(f"Expected one number or three (R, G, B); received {values}.")
-    red, green, blue = values * 3 if len(values) == 1 else values
-    return red, green, blue
+    if len(values) not in (1, channels) or channels not in (1, 3, 4):
+        raise RequestError(
+            f"Expected one number, or one for each channel (R, G, B; of an RGBA image four); received {values}."
+        )
+    return values * channels if len(values) == 1 else values

@@ -46,7 +46,7 @@ class ForeignModel(ABC):
         given: the inputs as the model takes them.
     """
 
-    has_layers = False
+    has_layers, own_normalisation = False, None
 
     def __init__(self, name: str, label: str, given: Sequence[Input]):
         self.name, self._label, self._given_inputs = name, label, list(given)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.models.float_model import FloatFile, Input
 from mobilenets_tf.models.foreign_model import ForeignModel
@@ -35,7 +36,7 @@ class TFLiteModel(ForeignModel):
     def __init__(
         self,
         path: Path,
-        resolution: int | None = None,
+        resolution: Size | None = None,
         signature: str | None = None,
         grids: tuple[tuple[int, int], ...] = (),
     ):

@@ -13,7 +13,7 @@ from typing import Any
 
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph
 from mobilenets_tf.conversion.traced.keras_objects import frozen_keras
-from mobilenets_tf.conversion.traced.sides import Resolution
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.weights import saved_models
 
@@ -38,13 +38,13 @@ _REMEDY = "Load the model in your own Python, where you trust its code, and call
 _SLACK = 2**16  # bytes of variables beyond the weights, such as the states of random generators
 
 
-def frozen_keras2_file(path: Path, reason: str, resolution: Resolution = None) -> FrozenGraph:
+def frozen_keras2_file(path: Path, reason: str, resolution: Size | None = None) -> FrozenGraph:
     """Load a ``.keras``, ``.h5`` or ``.hdf5`` file of Keras 2 with tf_keras, without running code from the file, and
     freeze its graph.
 
     Args:
         reason: why Keras 3 cannot load the model.
-        resolution: height and width of the image, where the model leaves them open.
+        resolution: of the image, one number or (height, width), where the model leaves them open.
 
     Raises:
         RequestError: tf_keras is not installed; or the file is damaged, names something that may do more than compute,

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from mobilenets_tf.conversion.convert import check_backend, output_names
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, unique
-from mobilenets_tf.conversion.traced.sides import Resolution, fixed_shapes
+from mobilenets_tf.conversion.traced.sides import fixed_shapes
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError
 
 KERAS3, KERAS2 = "Keras 3 model", "Keras 2 model"
@@ -40,12 +41,12 @@ class _Calling(NamedTuple):
     autograph: bool = False
 
 
-def frozen_keras(model: Any, resolution: Resolution = None, label: str | None = None) -> FrozenGraph:
+def frozen_keras(model: Any, resolution: Size | None = None, label: str | None = None) -> FrozenGraph:
     """Trace a Keras 3 or Keras 2 model for inference on one sample, and freeze it.
 
     Args:
         model: built, or called once on samples, which tells the shapes of its inputs.
-        resolution: height and width of the image, where the model leaves them open.
+        resolution: of the image, one number or (height, width), where the model leaves them open.
         label: the model's name in messages; None: its own.
 
     Raises:

@@ -18,7 +18,8 @@ import numpy as np
 
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function
 from mobilenets_tf.conversion.traced.operators import check_operators
-from mobilenets_tf.conversion.traced.sides import Resolution, fixed_shapes
+from mobilenets_tf.conversion.traced.sides import fixed_shapes
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError, first_line, unknown
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ def files_of(path: Path) -> list[Path]:
     return [path / FILE, *sorted(each for each in path.glob("variables/variables.*") if each.is_file())]
 
 
-def frozen_saved_model(path: Path, signature: str | None = None, resolution: Resolution = None) -> FrozenGraph:
+def frozen_saved_model(path: Path, signature: str | None = None, resolution: Size | None = None) -> FrozenGraph:
     """Read a signature of a SavedModel folder, and freeze its graph without running anything of the folder.
 
     Args:
         signature: the key of the signature; None: "serving_default", or the only one there is.
-        resolution: height and width of the image, where the signature leaves them open.
+        resolution: of the image, one number or (height, width), where the signature leaves them open.
 
     Raises:
         RequestError: the folder is damaged, has no such signature, or several of which none is named; an operator does
@@ -64,7 +65,7 @@ def frozen_saved_model(path: Path, signature: str | None = None, resolution: Res
         ) from error
 
 
-def _frozen(path: Path, signature: str | None, resolution: Resolution) -> FrozenGraph:
+def _frozen(path: Path, signature: str | None, resolution: Size | None) -> FrozenGraph:
     import tensorflow as tf
 
     meta = _meta_graph(path)
