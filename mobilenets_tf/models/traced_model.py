@@ -7,6 +7,7 @@ import numpy as np
 
 from mobilenets_tf.conversion.convert import convert
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, run_frozen
+from mobilenets_tf.conversion.traced.half_precision import in_float32
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.models.float_model import FloatFile, Input
 from mobilenets_tf.models.foreign_model import ForeignModel
@@ -20,7 +21,8 @@ from mobilenets_tf.worker import Worker
 
 class TracedModel(ForeignModel):
     """A frozen graph, see ``FloatModel``. The graph as TensorFlow runs it is the reference; the float file is what the
-    converter makes of the graph, with as few operators as keep the outputs.
+    converter makes of the graph, with as few operators as keep the outputs. What the graph computes in half precision
+    is computed in float32.
 
     Args:
         graph: see ``conversion.traced``. name: of the model. label: its path or its name, for messages.
@@ -34,6 +36,7 @@ class TracedModel(ForeignModel):
     def __init__(self, graph: FrozenGraph, name: str, label: str):
         if not graph.inputs:
             raise RequestError(f"{label} takes no input, so its outputs are always the same.")
+        graph = in_float32(graph, label)
         _refuse_outputs(graph, label)
         super().__init__(name, label, [Input(port.name, port.shape) for port in graph.inputs])
         self._graph = graph
