@@ -12,9 +12,10 @@ from typing import Any
 
 from mobilenets_tf import registry
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph
+from mobilenets_tf.conversion.rewriting import is_graph
 from mobilenets_tf.conversion.traced import saved_model
 from mobilenets_tf.conversion.traced.keras2_file import frozen_keras2_file
-from mobilenets_tf.conversion.traced.keras_objects import frozen_keras
+from mobilenets_tf.conversion.traced.keras_objects import frozen_keras, is_stock
 from mobilenets_tf.data.preprocessing import Preprocessing, Size, image_shape, shown_size, sides
 from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
@@ -609,7 +610,7 @@ def _portable(model: Any, resolution: Size | None) -> bytes | FrozenGraph:
     Raises:
         RequestError: the model cannot be traced.
     """
-    return saved_models.to_bytes(model) if saved_models.is_stock(model) else frozen_keras(model, resolution)
+    return saved_models.to_bytes(model) if is_stock(model) else frozen_keras(model, resolution)
 
 
 def opened(model: AnyModel) -> FloatModel:
@@ -620,7 +621,7 @@ def opened(model: AnyModel) -> FloatModel:
     """
     if isinstance(model, (KerasModel, TFLiteModel, TracedModel)):
         return model
-    if _is_keras(model) and saved_models.is_functional(model):
+    if _is_keras(model) and is_graph(model):
         return KerasModel(model)
     source = ModelSource.of(model)
     source.check()

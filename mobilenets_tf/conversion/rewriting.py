@@ -136,7 +136,9 @@ def copy_weights(layer: "keras.Layer", twin: "keras.Layer") -> None:
 
 
 def is_graph(layer: object) -> bool:
-    """Tell whether a layer is a functional or sequential model."""
+    """Tell whether a layer is a functional or sequential model that computes as its layers say: a class of the user's
+    may have a ``call`` of its own."""
     import keras
 
-    return isinstance(layer, (keras.Sequential, keras.src.models.Functional))
+    kinds = keras.Sequential, keras.src.models.Functional
+    return isinstance(layer, kinds) and type(layer).call in [kind.call for kind in kinds]

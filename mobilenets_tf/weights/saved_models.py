@@ -105,30 +105,6 @@ def to_bytes(model: keras.Model) -> bytes:
     return result.getvalue()
 
 
-def is_functional(model: Any) -> bool:
-    """Tell whether an object is a functional or sequential Keras 3 model that computes as its graph of layers says."""
-    import keras
-
-    kinds = keras.src.models.Functional, keras.Sequential
-    return isinstance(model, kinds) and type(model).call in [kind.call for kind in kinds]
-
-
-def is_stock(model: Any) -> bool:
-    """Tell whether another process can load the model from ``to_bytes``: it is functional, and its layers are stock
-    layers of Keras that only compute."""
-    import keras
-
-    if not is_functional(model):
-        return False
-    try:
-        config = keras.saving.serialize_keras_object(model)
-        config.pop("compile_config", None)  # is not loaded
-        keras_config.check(config, Path(model.name))
-    except Exception:  # layers of the user's may raise anything here
-        return False
-    return True
-
-
 def _numbered(node: Any, numbers: dict[int, int]) -> Any:
     """Return a configuration whose shared objects have the numbers 0, 1, ... in the order in which they occur.
 

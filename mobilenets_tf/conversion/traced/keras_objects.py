@@ -7,13 +7,16 @@ The model is traced in the process that has it, since another process need not h
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mobilenets_tf.conversion.convert import check_backend, output_names
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, unique
+from mobilenets_tf.conversion.rewriting import is_graph
 from mobilenets_tf.conversion.traced.sides import fixed_shapes
 from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.weights import keras_config
 
 KERAS3, KERAS2 = "Keras 3 model", "Keras 2 model"
 
@@ -22,6 +25,22 @@ def is_keras2(model: Any) -> bool:
     """Tell whether an object is a model of Keras 2."""
     keras2 = sys.modules.get("tf_keras")
     return keras2 is not None and isinstance(model, keras2.Model)
+
+
+def is_stock(model: Any) -> bool:
+    """Tell whether another process can load the model from its ``.keras`` file: it is a functional Keras 3 model, and
+    its layers are stock layers of Keras that only compute."""
+    import keras
+
+    if not is_graph(model):
+        return False
+    try:
+        config = keras.saving.serialize_keras_object(model)
+        config.pop("compile_config", None)  # is not loaded
+        keras_config.check(config, Path(model.name))
+    except Exception:  # layers of the user's may raise anything here
+        return False
+    return True
 
 
 class _Calling(NamedTuple):

@@ -7,7 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 from mobilenets_tf.conversion.frozen_graph import run_frozen
-from mobilenets_tf.conversion.traced.keras_objects import frozen_keras
+from mobilenets_tf.conversion.lean_norms import with_lean_norms
+from mobilenets_tf.conversion.traced.keras_objects import frozen_keras, is_stock
 from mobilenets_tf.errors import RequestError
 
 
@@ -83,13 +84,20 @@ def test_a_functional_model_with_layers_of_ones_own():
     assert [port.name for port in graph.inputs] == ["image"] and [port.name for port in graph.outputs] == ["a", "b"]
 
 
-def test_a_functional_model_whose_call_is_another():
-    class Scaled(keras.Model):
-        def call(self, inputs):
-            return 2 * super().call(inputs)
+class Scaled(keras.Model):
+    """A functional model that does more than its layers say."""
 
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+def test_a_functional_model_whose_call_is_another():
     inputs = keras.Input((4,))
-    checked(Scaled(inputs, layers.Dense(2)(inputs)), image(1, 4))
+    model = Scaled(inputs, layers.LayerNormalization()(inputs))
+    assert not is_stock(model)
+    checked(model, image(1, 4))
+    outer = keras.Model(inputs, model(inputs))
+    np.testing.assert_allclose(with_lean_norms(outer)(image(1, 4)), outer(image(1, 4)), atol=1e-5)
 
 
 @pytest.mark.parametrize(
