@@ -44,6 +44,7 @@ def freeze(model: "keras.Model") -> FrozenGraph:
         [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, tensor.name) for tensor in functional.inputs],
         lambda: output_names(model),
         [layer.name for layer in model._flatten_layers(include_self=False)],
+        label=model.name,
     )
 
 

@@ -56,6 +56,7 @@ def freeze_function(
     output_names: Callable[[], Sequence[str]],
     layers: Sequence[str] = (),
     *,
+    label: str,
     kind: str = "Keras 3 model",
     autograph: bool = False,
 ) -> FrozenGraph:
@@ -66,6 +67,7 @@ def freeze_function(
         specs: static shapes with a batch of 1, types, and the names of the inputs in the file's signature.
         output_names: called after ``call`` has been traced.
         layers, kind: see ``FrozenGraph``.
+        label: the model's name, for messages.
         autograph: whether Python's control flow in ``call`` becomes TensorFlow's.
 
     Raises:
@@ -86,7 +88,8 @@ def freeze_function(
     except Exception as error:  # whatever the model's own code raises
         shapes = ", ".join(f"{spec.name} {tuple(spec.shape)} {spec.dtype.name}" for spec in specs)
         raise RequestError(
-            f"The {kind} cannot be traced with the input {shapes}: {type(error).__name__}: {first_line(error)}"
+            f"{label} ({kind}) cannot be traced with the input {shapes}: {type(error).__name__}: "
+            f"{first_line(error):.300}"
         ) from error
     names = list(output_names())
     graph = FrozenGraph(

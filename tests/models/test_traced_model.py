@@ -18,7 +18,7 @@ WEIGHTS = np.random.default_rng(0).normal(0, 0.3, (3, 3, 3, 8)).astype("float32"
 
 def traced(call, *shapes, names=("image", "other"), outputs=("scores",), dtype=tf.float32):
     specs = [tf.TensorSpec(shape, dtype, name) for shape, name in zip(shapes, names, strict=False)]
-    return TracedModel(freeze_function(call, specs, lambda: outputs), "net", "net")
+    return TracedModel(freeze_function(call, specs, lambda: outputs, label="net"), "net", "net")
 
 
 def spelled_out(image):

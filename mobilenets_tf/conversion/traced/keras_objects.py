@@ -98,6 +98,7 @@ def frozen_keras(model: Any, resolution: Size | None = None, label: str | None =
         [tf.TensorSpec(shapes[name], spec.dtype or "float32", name) for name, spec in specs.items()],
         lambda: unique(list(calling.outputs()) or found),
         [layer.name for layer in model._flatten_layers(include_self=False)],
+        label=label,
         kind=f"{calling.kind} ({type(model).__name__})",
         autograph=calling.autograph,
     )

@@ -95,7 +95,7 @@ def _frozen(path: Path, signature: str | None, resolution: Size | None) -> Froze
         wanted = [entry.outputs[name].name for name in outputs]
         return tf.compat.v1.import_graph_def(content, input_map=mapped, return_elements=wanted, name="")
 
-    return freeze_function(call, specs, lambda: outputs, kind=KIND)
+    return freeze_function(call, specs, lambda: outputs, label=str(path), kind=KIND)
 
 
 def _meta_graph(path: Path) -> Any:
