@@ -214,10 +214,26 @@ def ends_of_graph(graph: FrozenGraph) -> tuple[End, ...]:
     for port in graph.outputs:
         node = nodes[port.node]
         while node.op in _PASSES_IN_GRAPHS:
-            node = nodes[node.input[0].partition(":")[0]]
-        shape = tuple(side or 0 for side in port.shape[1:])
-        ends.append(End(port.name, shape, _GRAPHS.get(node.op, "linear")))
+            node = _inputs_of(node, nodes)[0]
+        activation = "unit" if _is_normalised(node, nodes) else _GRAPHS.get(node.op, "linear")
+        ends.append(End(port.name, tuple(side or 0 for side in port.shape[1:]), activation))
     return tuple(ends)
+
+
+def _inputs_of(node, nodes: dict) -> list:
+    return [nodes[name.partition(":")[0]] for name in node.input if not name.startswith("^")]
+
+
+def _is_normalised(node, nodes: dict) -> bool:
+    """Tell whether a node gives vectors of length 1, as ``tf.math.l2_normalize`` and Keras' UnitNormalization do."""
+    for factor in _inputs_of(node, nodes) if node.op == "Mul" else ():
+        found = []
+        while factor.op in ("Rsqrt", "Maximum", "Sum", "Square"):
+            found.append(factor.op)
+            factor = _inputs_of(factor, nodes)[0]
+        if found == ["Rsqrt", "Maximum", "Sum", "Square"]:
+            return True
+    return False
 
 
 def _activation_in_keras(tensor) -> str:

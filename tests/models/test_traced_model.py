@@ -68,6 +68,15 @@ def test_several_inputs_and_outputs_keep_their_names(worker):
         np.testing.assert_allclose(found, wanted)
 
 
+def test_the_last_operator_tells_what_an_output_says():
+    outputs = {
+        "softmax": tf.nn.softmax, "sigmoid": tf.sigmoid, "unit": lambda x: tf.math.l2_normalize(x, -1),
+        "pool": lambda x: tf.reduce_mean(x[..., None], -1), "bounded": tf.nn.relu, "linear": lambda x: x * 2 + 1,
+    }  # fmt: skip
+    model = traced(lambda x: [tf.reshape(call(x), (1, 4)) for call in outputs.values()], (1, 4), outputs=list(outputs))
+    assert {end.name: end.activation for end in model.ends} == {name: name for name in outputs}
+
+
 def test_half_precision_is_computed_in_float32(worker):
     def call(image):
         x = tf.nn.conv2d(tf.cast(image, tf.float16), tf.cast(WEIGHTS, tf.float16), 1, "SAME")
