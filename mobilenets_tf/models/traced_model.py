@@ -19,6 +19,9 @@ from mobilenets_tf.tflite.weight_types import with_weights
 from mobilenets_tf.worker import Worker
 
 
+_INPUT_TYPES = ("float32", "int32", "int64", "bool")
+
+
 class TracedModel(ForeignModel):
     """A frozen graph, see ``FloatModel``. The graph as TensorFlow runs it is the reference; the float file is what the
     converter makes of the graph, with as few operators as keep the outputs. What the graph computes in half precision
@@ -28,7 +31,8 @@ class TracedModel(ForeignModel):
         graph: see ``conversion.traced``. name: of the model. label: its path or its name, for messages.
 
     Raises:
-        RequestError: the graph takes no input, or an output is no float32 values of a fixed shape for one sample.
+        RequestError: the graph takes no input, an input is of another type than files
+            have, or an output is no float32 values of a fixed shape for one sample.
     """
 
     origin, preload = Origin(), "tensorflow"
@@ -37,7 +41,7 @@ class TracedModel(ForeignModel):
         if not graph.inputs:
             raise RequestError(f"{label} takes no input, so its outputs are always the same.")
         graph = in_float32(graph, label)
-        _refuse_outputs(graph, label)
+        _refuse_ports(graph, label)
         super().__init__(name, label, [Input(port.name, port.shape) for port in graph.inputs])
         self._graph = graph
         self._leaned: bytes | None = None
@@ -81,7 +85,13 @@ class TracedModel(ForeignModel):
         return run_frozen(self._graph)
 
 
-def _refuse_outputs(graph: FrozenGraph, label: str) -> None:
+def _refuse_ports(graph: FrozenGraph, label: str) -> None:
+    for port in graph.inputs:
+        if port.dtype not in _INPUT_TYPES:
+            raise RequestError(
+                f"{label}: the input {port.name!r} is {port.dtype}; expected float32, or integers of 32 bits and more. "
+                "Give a model or a --signature that takes float32; deploy --input uint8 makes a file that takes pixels."
+            )
     for port in graph.outputs:
         if port.dtype != "float32":
             raise RequestError(

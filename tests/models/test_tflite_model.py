@@ -183,4 +183,4 @@ def test_every_scheme_is_made_of_a_file(theirs, tmp_path, scheme):
 def test_train_refuses_a_file(theirs, tmp_path, capsys):
     options = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(["train", str(theirs / "stock.tflite"), *options]) == 2
-    assert "qat trains one" in capsys.readouterr().err
+    assert "qat trains them" in capsys.readouterr().err

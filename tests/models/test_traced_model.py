@@ -108,6 +108,11 @@ def test_what_no_file_can_hold_is_refused(call, said):
         traced(call, (1, 4), outputs=("scores", "x")).check()
 
 
+def test_an_input_of_another_type_is_refused():
+    with pytest.raises(RequestError, match="net: the input 'image' is uint8; expected float32.*--input uint8"):
+        traced(lambda x: [tf.cast(x, tf.float32)], (1, 4), dtype=tf.uint8)
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__(name="mine")
