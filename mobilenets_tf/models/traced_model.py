@@ -18,7 +18,6 @@ from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
 from mobilenets_tf.worker import Worker
 
-
 _INPUT_TYPES = ("float32", "int32", "int64", "bool")
 
 
@@ -31,8 +30,8 @@ class TracedModel(ForeignModel):
         graph: see ``conversion.traced``. name: of the model. label: its path or its name, for messages.
 
     Raises:
-        RequestError: the graph takes no input, an input is of another type than files
-            have, or an output is no float32 values of a fixed shape for one sample.
+        RequestError: the graph takes no input, an input is of another type than files have, or an output is no float32
+            values of a fixed shape for one sample.
     """
 
     origin, preload = Origin(), "tensorflow"
