@@ -1,10 +1,11 @@
 """A TensorFlow graph for inference whose variables are constants: plain data, from which a float file is made."""
 
 import gc
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mobilenets_tf.errors import RequestError, first_line
 
@@ -93,7 +94,7 @@ def freeze_function(
         ) from error
     names = list(output_names())
     graph = FrozenGraph(
-        content=frozen.graph.as_graph_def().SerializeToString(deterministic=True),
+        content=with_own_functions(frozen.graph.as_graph_def()).SerializeToString(deterministic=True),
         inputs=tuple(map(_port, frozen.inputs, [spec.name for spec in specs])),
         outputs=tuple(map(_port, frozen.outputs, names)),
         layers=tuple(layers),
@@ -103,6 +104,29 @@ def freeze_function(
     del infer, frozen
     gc.collect()
     return graph
+
+
+def nodes_of(graph_def: "tf.compat.v1.GraphDef") -> Iterator[Any]:
+    """Yield the nodes of a graph and of its functions."""
+    yield from graph_def.node
+    for function in graph_def.library.function:
+        yield from function.node_def
+
+
+def with_own_functions(graph_def: "tf.compat.v1.GraphDef") -> "tf.compat.v1.GraphDef":
+    """Give the functions of a graph names that no other graph has, and return the graph: the functions of all graphs
+    of a process are in one namespace, and programs number theirs alike."""
+    if not graph_def.library.function:
+        return graph_def
+    digest = hashlib.sha256(graph_def.SerializeToString(deterministic=True)).hexdigest()[:16]
+    for function in graph_def.library.function:
+        function.signature.name += f"_{digest}"
+    for node in nodes_of(graph_def):
+        for value in node.attr.values():
+            for called in (value.func, *value.list.func) if value.HasField("func") else value.list.func:
+                called.name += f"_{digest}"
+    del graph_def.library.gradient[:]
+    return graph_def
 
 
 def _port(tensor: "tf.Tensor", name: str) -> Port:

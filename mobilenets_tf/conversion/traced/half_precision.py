@@ -1,13 +1,11 @@
 """Let a graph compute in float32 where it computes in half precision: a phone's files do, from the same weights."""
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from mobilenets_tf.conversion.frozen_graph import FrozenGraph, Port
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph, Port, nodes_of
 
 _HALF = ("float16", "bfloat16")
 
@@ -22,14 +20,14 @@ def in_float32(graph: FrozenGraph, label: str) -> FrozenGraph:
 
     half = {getattr(tf, name).as_datatype_enum: name for name in _HALF}
     content = graph.graph_def
-    attributes = [value for node in _nodes(content) for value in node.attr.values()]
+    attributes = [value for node in nodes_of(content) for value in node.attr.values()]
     computed = {half[kind] for value in attributes for kind in (value.type, *value.list.type) if kind in half}
     if not computed:
         return graph
     changed = tf.compat.v1.GraphDef()
     changed.CopyFrom(content)
     plain = tf.float32.as_datatype_enum
-    for node in _nodes(changed):
+    for node in nodes_of(changed):
         for value in node.attr.values():
             if value.type in half:
                 value.type = plain
@@ -53,12 +51,6 @@ def in_float32(graph: FrozenGraph, label: str) -> FrozenGraph:
         inputs=tuple(map(_plain, graph.inputs)),
         outputs=tuple(map(_plain, graph.outputs)),
     )
-
-
-def _nodes(content: Any) -> Iterable[Any]:
-    yield from content.node
-    for function in content.library.function:
-        yield from function.node_def
 
 
 def _plain(port: Port) -> Port:

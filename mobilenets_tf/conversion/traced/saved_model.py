@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, with_own_functions
 from mobilenets_tf.conversion.traced.operators import check_operators
 from mobilenets_tf.conversion.traced.sides import fixed_shapes
 from mobilenets_tf.data.preprocessing import Size
@@ -348,4 +348,4 @@ def _without_variables(graph: _Needed, values: dict[str, np.ndarray]) -> "tf.com
         function.CopyFrom(graph.functions[name])
         for inner in function.node_def:
             inner.device = ""
-    return content
+    return with_own_functions(content)

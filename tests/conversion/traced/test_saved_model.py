@@ -98,6 +98,23 @@ def test_tf1(tmp_path):
     np.testing.assert_allclose(found["scores"], wanted["scores"], atol=1e-5)
 
 
+def test_folders_whose_functions_have_the_same_names(tmp_path):
+    """The functions of all graphs of a process are in one namespace."""
+
+    def checked(limit):
+        def build(image):
+            with tf.control_dependencies([tf.debugging.assert_greater(image, limit)]):
+                return {"scores": tf.reduce_mean(image, (1, 2)) - limit}
+
+        return build
+
+    for limit in (-2.0, -3.0):
+        folder = tf1_folder(tmp_path / str(limit), checked(limit))
+        for _ in range(2):
+            image, found = answers(frozen_saved_model(folder))
+            np.testing.assert_allclose(found["scores"], image.mean((1, 2)) - limit, atol=1e-6)
+
+
 def test_values_are_those_that_the_saver_restores(tmp_path):
     """Not those that have the variable's own name: here each variable was saved under the other's name."""
 
