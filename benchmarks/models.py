@@ -13,8 +13,8 @@ are not there yet.
 
 Columns: whether the model becomes a float file; the float file's greatest difference from Keras, relative to the
 largest value; and for int8 the ratio of signal to noise of the outputs in dB, with XNNPACK's partitions and the other
-operators that run (1+0: one partition, nothing else): ours, TensorFlow's converter (``TFLiteConverter``, int8 inputs and
-outputs), and the best of litert-quantizer's recipes (min-max, MSE, OCTAV), of our float file. What cannot be had is
+operators that run (1+0: one partition, nothing else): ours, TensorFlow's converter (``TFLiteConverter``, int8 inputs
+and outputs), and the best of litert-quantizer's recipes (min-max, MSE, OCTAV), of our float file. What cannot be had is
 "refused: reason". Behind is a row whose ratio is more than 0.5 dB below the plain converter's, or which has more
 partitions.
 """
@@ -64,12 +64,14 @@ def _application(name: str) -> Callable:
 # The least sizes that the networks allow, up to 96: below, the last feature maps have a single pixel.
 _SIZES = {"InceptionV3": 96, "InceptionResNetV2": 96, "Xception": 96, "VGG16": 64, "VGG19": 64}
 _NAMES = (
-    "MobileNet MobileNetV2 MobileNetV3Small MobileNetV3Large EfficientNetB0 EfficientNetV2B0 DenseNet121 NASNetMobile "
-    "ResNet50 ResNet50V2 ConvNeXtTiny Xception InceptionV3 InceptionResNetV2 VGG16 EfficientNetB1 EfficientNetV2B1 "
-    "DenseNet169 DenseNet201 ResNet101 ResNet101V2 ResNet152 ResNet152V2 ConvNeXtSmall ConvNeXtBase ConvNeXtLarge "
-    "ConvNeXtXLarge VGG19 EfficientNetB2 EfficientNetB3 EfficientNetB4 EfficientNetB5 EfficientNetB6 EfficientNetB7 "
-    "EfficientNetV2B2 EfficientNetV2B3 EfficientNetV2S EfficientNetV2M EfficientNetV2L NASNetLarge"
-).split()
+    "MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "EfficientNetV2B0",
+    "DenseNet121", "NASNetMobile", "ResNet50", "ResNet50V2", "ConvNeXtTiny", "Xception", "InceptionV3",
+    "InceptionResNetV2", "VGG16", "EfficientNetB1", "EfficientNetV2B1", "DenseNet169", "DenseNet201", "ResNet101",
+    "ResNet101V2", "ResNet152", "ResNet152V2", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge",
+    "VGG19", "EfficientNetB2", "EfficientNetB3", "EfficientNetB4", "EfficientNetB5", "EfficientNetB6",
+    "EfficientNetB7", "EfficientNetV2B2", "EfficientNetV2B3", "EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L",
+    "NASNetLarge",
+)  # fmt: skip
 ROWS = {name: Row("keras.applications", _SIZES.get(name, 64), _application(name)) for name in _NAMES}
 
 
