@@ -1,15 +1,14 @@
 """Everybody's models: does each load, is its float file equal, and how good is int8 beside other tools?
 
-    python benchmarks/models.py --results /tmp/models                     all rows, one after the other
-    python benchmarks/models.py --results /tmp/models 'ResNet*' MobileNet only these
-    python benchmarks/models.py --results /tmp/models --table             the table of what is there, as Markdown
-    python benchmarks/models.py --results /tmp/models --check             exit 1 where ours is behind
+    python benchmarks/models.py --results DIR --images ../shared/imagenet-samples/labels.csv        all rows, in turn
+    python benchmarks/models.py --results DIR --images ... 'ResNet*' MobileNet                      only these
+    python benchmarks/models.py --results DIR --table                    the table of what is there, as Markdown
+    python benchmarks/models.py --results DIR --images ... --check       exit 1 where ours is behind
 
 A row is a model with random weights, at a small size, without its softmax. The statistics of its BatchNormalization are
-those of the images, and LayerScale begins with 0.1, since with Keras' first values most of a network would count for
-nothing. Every tool gets the same 64 parts of the demo photographs to calibrate with (scikit-image), and is judged on 32
-others. Each row runs in a process of its own and is kept as a file in ``--results``; a run goes on with the rows that
-are not there yet.
+those of 192 photographs, and LayerScale begins with 0.1, since with Keras' first values most of a network would count
+for nothing. Every tool gets the same 128 other photographs to calibrate with, and is judged on 64 more. Each row runs
+in a process of its own and is kept as a file in ``--results``; a run goes on with the rows that are not there yet.
 
 Columns: whether the model becomes a float file; the float file's greatest difference from Keras, relative to the
 largest value; and for int8 the ratio of signal to noise of the outputs in dB, with XNNPACK's partitions and the other
@@ -27,7 +26,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from any_file import ALGORITHMS, MOST_BEHIND, litert_quantizer
 
-CALIBRATION, JUDGED = 64, 32
+CALIBRATION, JUDGED, SETTLED = 128, 64, 192
 COLUMNS = ("model", "source", "size", "loads", "float parity", "int8: ours", "plain converter", "litert-quantizer")
 
 
@@ -75,17 +74,16 @@ _NAMES = (
 ROWS = {name: Row("keras.applications", _SIZES.get(name, 64), _application(name)) for name in _NAMES}
 
 
-def parts(size: int, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield parts of the demo photographs, each at random position and scale, uint8 (size, size, 3)."""
+def pictures(spec: str, size: int) -> np.ndarray:
+    """Return photographs of a folder or CSV in random order, uint8 (n, size, size, 3): as many as a row needs."""
     from mobilenets_tf.data import images
+    from mobilenets_tf.data.preprocessing import Preprocessing
 
-    random = np.random.default_rng(seed)
-    photographs = [images.decode(path) for path in images.demo_photos().paths]
-    for number in range(count):
-        photograph = photographs[number % len(photographs)]
-        side = int(min(photograph.size) * random.uniform(0.3, 1.0))
-        left, top = (int(random.integers(length - side + 1)) for length in photograph.size)
-        yield np.asarray(photograph.resize((size, size), box=(left, top, left + side, top + side)))
+    count, geometry = CALIBRATION + JUDGED + SETTLED, Preprocessing(size).geometry
+    paths = np.array(images.find_photographs(spec).paths)
+    if len(paths) < count:
+        sys.exit(f"{spec} has {len(paths)} photographs; a row needs {count}.")
+    return np.stack([geometry(images.decode(path)) for path in np.random.default_rng(0).permutation(paths)[:count]])
 
 
 def settle(model, samples: np.ndarray) -> None:
@@ -142,8 +140,8 @@ def _tried(make: Callable[[], dict]) -> dict:
     return found | {"seconds": round(time.perf_counter() - started, 1)}
 
 
-def measure(name: str) -> dict:
-    """Return the results of one row."""
+def measure(name: str, spec: str) -> dict:
+    """Return the results of one row, on the photographs of a folder or CSV."""
     import keras
 
     from mobilenets_tf.export.tflite import convert_model
@@ -161,10 +159,9 @@ def measure(name: str) -> dict:
     opened = KerasModel(model)
     own = opened.own_normalisation
     mean, std = (own.mean, own.std) if own else (127.5, 127.5)
-    drawn = np.stack(list(parts(row.size, CALIBRATION + JUDGED, seed=0)))
-    samples = (drawn.astype(np.float32) - np.float32(mean)) / np.float32(std)
-    calibration, rest = samples[:CALIBRATION], samples[CALIBRATION:]
-    settle(model, calibration)
+    samples = (pictures(spec, row.size).astype(np.float32) - np.float32(mean)) / np.float32(std)
+    calibration, rest = samples[:CALIBRATION], samples[CALIBRATION : CALIBRATION + JUDGED]
+    settle(model, samples[CALIBRATION + JUDGED :])
     expected = np.concatenate([opened.answers([sample[None]])[0] for sample in rest])
     files = {}
 
@@ -232,6 +229,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", default=["*"], help="of the names of rows (default: all)")
     parser.add_argument("--results", required=True, type=Path, help="the folder of the rows that have been made")
+    parser.add_argument("--images", help="a folder or CSV of at least 384 photographs")
     parser.add_argument("--table", action="store_true", help="make nothing; print the table of the rows that are there")
     parser.add_argument("--check", action="store_true", help="exit 1 where ours is behind the plain converter")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)  # one row, in this process
@@ -239,13 +237,15 @@ def main() -> int:
     names = [name for name in ROWS if any(fnmatch.fnmatch(name, each) for each in arguments.patterns)]
     if not names:
         sys.exit(f"No row is called {' or '.join(arguments.patterns)}. There are: {', '.join(ROWS)}")
+    if not arguments.images and not arguments.table:
+        parser.error("--images: a row needs photographs")
     arguments.results.mkdir(parents=True, exist_ok=True)
     folder = arguments.results.resolve()
     if arguments.row:
         os.chdir(folder)
         (name,) = names
         partial = folder / f"{name}.partial"
-        partial.write_text(json.dumps(measure(name), indent=1))
+        partial.write_text(json.dumps(measure(name, arguments.images), indent=1))
         partial.replace(folder / f"{name}.json")
         return 0
     results = []
@@ -253,7 +253,8 @@ def main() -> int:
         path = folder / f"{name}.json"
         if not path.is_file() and not arguments.table:
             with open(folder / f"{name}.log", "w") as log:
-                command = [sys.executable, __file__, "--row", "--results", str(folder), name]
+                command = [sys.executable, __file__, "--row", "--results", str(folder)]
+                command += ["--images", os.path.abspath(arguments.images), name]
                 subprocess.run(command, stdout=log, stderr=log, check=False)
             if not path.is_file():
                 print(f"{name} failed: {folder / f'{name}.log'}", flush=True)
