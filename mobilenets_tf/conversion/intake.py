@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mobilenets_tf.conversion.own_normalisation import image_layers
 from mobilenets_tf.conversion.rewriting import copied, copy_weights, default_layers, is_graph
-from mobilenets_tf.data.preprocessing import Size, shown_size, sides
+from mobilenets_tf.data.preprocessing import CHANNELS, Size, shown_size, sides
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.tflite.foreign.transposes import takes_channels_first
 
 if TYPE_CHECKING:
     import keras
@@ -116,7 +115,8 @@ def _size(model: "keras.Model", resolution: Size | None, turns: bool) -> tuple[i
 
 
 def _is_first(tensor: Any) -> bool:
-    return takes_channels_first([-1 if side is None else side for side in tensor.shape])
+    """Tell whether an input of a model whose layers have their channels first is an image, channels first too."""
+    return len(tensor.shape) == 4 and tensor.shape[1] in CHANNELS and tensor.shape[3] not in CHANNELS
 
 
 class _Rebuilding:

@@ -19,6 +19,8 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "keras_bilinear")
 CROPS = ("crop_then_resize", "resize_then_crop", "stretch")
 # Pillow's mode of an image with so many channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# The numbers of channels that an image can have.
+CHANNELS = tuple(_MODES)
 # And what people call it.
 COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}
 # Height and width in pixels: one number for a square, or both.
