@@ -84,7 +84,7 @@ def _export(request: ExportRequest, calibration_set: ImageSet | None, progress: 
     source = request.source
     model = source.open()
     facts, calibration, image = {"model": source.facts(), "options": request.options()}, None, None
-    if calibration_set is not None or source.says_its_input or request.input != "normalised":
+    if calibration_set is not None or source.says_its_input or model.own_normalisation or request.input != "normalised":
         image = ImageInput(source.preprocessing(model), request.input)
         facts["preprocessing"], facts["model_preprocessing"] = asdict(image.given), asdict(image.wanted)
         if calibration_set:

@@ -233,7 +233,7 @@ def _verify(request: VerifyRequest, image_set: ImageSet, progress: Progress):
     dtype = runner.inputs[0]["dtype"]
     subject = Subject.of(source, model, image, annotated=_are_classes(image_set, model))
     if not subject.task.forms:
-        pixels = (image.wanted.geometry(images.decode(path)) for path in image_set.paths)
+        pixels = (image.wanted.geometry(images.decode(path, alpha=image.wanted.alpha)) for path in image_set.paths)
         comparison = verify(
             request.file, model, pixels, image_set.labels,
             for_model=image.wanted.normalise, for_file=lambda batch: given.for_input(batch, dtype),

@@ -216,6 +216,11 @@ def _produce(
     progress("building", 0, 1)
     model = request.source.open()
     image = ImageInput(request.source.preprocessing(model), request.input)
+    if image.given.channels != 3 or image.given.height != image.given.width:
+        raise RequestError(
+            f"{request.source.model} takes {tuple(model.inputs[0].shape[1:])}, and qat trains on square RGB images. "
+            "From Python, quantize.quantize_aware and quantize.fine_tune train on arrays of any shape."
+        )
     subject = Subject.of(request.source, model, image, request.void, annotated=True)
     if len(subject.ends) > 1 and not subject.task.forms:
         raise RequestError(

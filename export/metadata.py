@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 import flatbuffers
 import numpy as np
 
-from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.preprocessing import COLOURS, Preprocessing
 from mobilenets_tf.tasks import outputs
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.file_metadata import (
@@ -34,7 +34,8 @@ from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.version import __version__
 
 LABELS_FILE = "labels.txt"
-_RGB = 1
+# The schema's ColorSpaceType, by the number of channels; it has none for RGB with alpha.
+_COLOR_SPACES = {1: 2, 3: 1, 4: 0}
 _IMAGE_PROPERTIES, _BOX_PROPERTIES = 2, 3  # of the union ContentProperties
 _BOUNDARIES = 1  # boxes are two corners
 # A flatbuffer of its own (image_segmenter_metadata_schema.fbs), and its one field.
@@ -86,8 +87,8 @@ class Metadata:
     """The metadata of a file that takes an image.
 
     name, description, version, author, license: texts for people.
-    height, width: of the input image, in pixels.
-    mean, std: the input is (pixel - mean) / std on 0-255 RGB; one value each, since MediaPipe takes no more. For a file
+    height, width: of the input image, in pixels. channels: 1 for grey, 3 for RGB, 4 for RGB and alpha.
+    mean, std: the input is (pixel - mean) / std on 0-255; one value each, since MediaPipe takes no more. For a file
         that takes uint8 they are 0 and 1: its pixels are fed as they are.
     labels: the class names in the order of the outputs; may be empty.
     task: "classify", "detect", "segment" or "regress". kinds: of the outputs, of a file without forms.
@@ -101,6 +102,7 @@ class Metadata:
     width: int
     mean: float
     std: float
+    channels: int = 3
     version: str = ""
     author: str = ""
     license: str = ""
@@ -133,7 +135,7 @@ def describe(
     own = (name, text, "", "", "")
     name, text, version, author, license = (old or new for old, new in zip(origin.texts or own, own, strict=True))
     return Metadata(
-        name, text, given.size, given.size, mean, std, version, author, license,
+        name, text, given.height, given.width, mean, std, given.channels, version, author, license,
         labels=tuple(labels), task=task, kinds=tuple(kinds), preprocessing=given, origin=origin,
     )  # fmt: skip
 
@@ -174,7 +176,7 @@ def _still_holds(metadata: Metadata) -> bool:
     origin, told = metadata.origin, metadata.origin.preprocessing
     if origin.published is None or told is None or metadata.task in _OUTPUTS or metadata.labels != origin.labels:
         return False
-    return (told.mean, told.std) == ((metadata.mean,) * 3, (metadata.std,) * 3)
+    return set(told.mean) == {metadata.mean} and set(told.std) == {metadata.std}
 
 
 def _put(tree, name: bytes, data: bytes) -> None:
@@ -236,12 +238,15 @@ def _outputs_of(metadata: Metadata, names: Sequence[str]) -> list[_Output]:
 
 
 def _input(writer: "_Writer", name: str, metadata: Metadata) -> "_Offset":
-    image = writer.table({0: writer.byte(_RGB), 1: writer.table({0: metadata.width, 1: metadata.height})})
+    image = writer.table(
+        {0: writer.byte(_COLOR_SPACES[metadata.channels]), 1: writer.table({0: metadata.width, 1: metadata.height})}
+    )
     content = writer.table({0: writer.byte(_IMAGE_PROPERTIES), 1: image})
     normalization = writer.table({0: writer.floats([metadata.mean]), 1: writer.floats([metadata.std])})
     unit = writer.table({0: writer.byte(NORMALIZATION_OPTIONS), 1: normalization})
     low, high = ((end - metadata.mean) / metadata.std for end in (0, 255))
-    text = f"RGB image, {metadata.height}x{metadata.width}, values from {low:.5g} to {high:.5g}"
+    colours = COLOURS[metadata.channels]
+    text = f"{colours} image, {metadata.height}x{metadata.width}, values from {low:.5g} to {high:.5g}"
     if metadata.preprocessing:
         text += f"; from a photograph: {metadata.preprocessing.described()}"
     return writer.table(

@@ -99,12 +99,13 @@ def to_tflite(
     facts: dict | None = None,
     progress: Progress = silent,
 ) -> Exported:
-    """Convert any functional or sequential Keras 3 model, or anyone's float TFLite file, to a TFLite file of builtin
-    ops, batch 1, static shapes.
+    """Convert a model to a TFLite file of builtin ops, batch 1, static shapes: any Keras 3 or Keras 2 model that
+    TensorFlow can trace, a SavedModel folder, or anyone's float TFLite file.
 
     Args:
-        model: the ``keras.Model``; nested models are fine. Or a registry name, a path or a ``ModelSource``; the path
-            may be that of a float32 ``.tflite`` file.
+        model: the ``keras.Model``, of Keras 3 or Keras 2 (tf_keras); nested and subclassed models are fine. Or a
+            registry name, a path or a ``ModelSource``; the path may be that of a SavedModel folder or of a float32
+            ``.tflite`` file.
         scheme: one of ``quantize.SCHEMES``: float32, float16, dynamic, int8, int8_float_io, int16x8.
         calibration: a ``quantize.Calibration``, or samples in any form that it takes (arrays, ``tf.data``, a
             generator, the converter's ``representative_dataset``, ...; also of several inputs), preprocessed as the

@@ -413,6 +413,12 @@ def sha256_of(path: Path) -> str:
     return digest_of(path, "sha256").partition(":")[2]
 
 
+def digest_of_files(paths: Sequence[Path]) -> str:
+    """Compute one sha256 of several files, of their names and contents, as hexadecimal digits."""
+    lines = [f"{sha256_of(path)}  {path.name}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def digest_of(path: Path, algorithm: str) -> str:
     """Compute a digest of a file: "sha256:" or "md5:", and the hexadecimal digits."""
     digest = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")  # hashlib.file_digest needs Python 3.11

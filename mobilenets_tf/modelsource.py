@@ -5,32 +5,40 @@ import os
 import re
 import shlex
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mobilenets_tf import registry
-from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph
+from mobilenets_tf.conversion.rewriting import is_graph
+from mobilenets_tf.conversion.traced import saved_model
+from mobilenets_tf.conversion.traced.keras2_file import frozen_keras2_file
+from mobilenets_tf.conversion.traced.keras_objects import frozen_keras, is_stock
+from mobilenets_tf.data.preprocessing import Preprocessing, Size, image_shape, shown_size, sides
 from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.files import sha256_of
+from mobilenets_tf.files import digest_of_files, sha256_of
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.models.float_model import FloatModel
 from mobilenets_tf.models.keras_model import KerasModel
 from mobilenets_tf.models.tflite_model import TFLiteModel
+from mobilenets_tf.models.traced_model import TracedModel
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tflite.file_metadata import read_metadata
 from mobilenets_tf.tflite.foreign.intake import check_taken
-from mobilenets_tf.weights import catalog, fetching, load, saved_models
+from mobilenets_tf.weights import catalog, fetching, keras2, load, saved_models
+from mobilenets_tf.worker import Worker, WorkerError
 
 # In ``ModelSource.weights``: random weights are wanted.
 RANDOM = "random"
 TFLITE = ".tflite"
 # The forms of a detector's and a segmenter's files whose outputs are the network's own.
 OWN_FORMS = ("raw", "stride")
-_OF_NETWORKS = ("weights", "alpha", "resolution", "classes", "fetch")
+_OF_NETWORKS = ("weights", "alpha", "classes", "fetch")
 # What to do where nothing says how the pixels become a model's input.
 NORMALISATION = (
     "Pass --mean and --std in pixel values (in Python: ModelSource(..., mean=, std=)): --mean 127.5 --std 127.5 for "
@@ -42,26 +50,30 @@ NORMALISATION = (
 class ModelSource:
     """The model that a command works on; plain data, so that a child process can receive it.
 
-    model: a registry name, the path of a ``.keras`` or full-model ``.h5`` or ``.hdf5`` file or of a float ``.tflite``
-        file, or a ``keras.Model``.
-    weights, alpha, resolution, classes: for a registered network, as in ``create_model``; the number of classes is that
-        of a weight file where it is left out. weights may also be "random". resolution also fixes the open sides of a
-        ``.tflite`` file's image.
-        None gives random weights too, but is taken for an oversight: verbs that need trained weights warn of it.
-    mean, std: of the input, in pixel values 0-255, one number or three; for a file without a manifest. A ``.keras``
-        file that was trained here has a manifest beside it, with mean and std.
+    model: a registry name; the path of a ``.keras`` or full-model ``.h5`` or ``.hdf5`` file, of a float ``.tflite``
+        file or of a SavedModel folder; or a model of Keras 3 or of Keras 2 (tf_keras), of any class that TensorFlow
+        can trace.
+    weights, alpha, classes: for a registered network, as in ``create_model``; the number of classes is that of a weight
+        file where it is left out. weights may also be "random". None gives random weights too, but is taken for an
+        oversight: verbs that need trained weights warn of it.
+    resolution: height and width of the input in pixels: one number, or (height, width). Of a registered network by
+        default the published one; of a file or an object it fixes the sides that the model leaves open.
+    mean, std: of the input, in pixel values 0-255, one number, or one for each channel; for a file without a manifest.
+        A ``.keras`` file that was trained here has a manifest beside it, with mean and std. A Keras model that
+        normalises by itself is noticed.
     labels: a text file with one class name a line; for a file without a manifest.
-    signature: of a ``.tflite`` file with several signatures, the key of the one to take.
-    crop, resize, interpolation: how a photograph becomes the square input, as in ``Preprocessing``; None: as the
+    signature: of a ``.tflite`` file or a SavedModel folder with several signatures, the key of the one to take.
+    crop, resize, interpolation: how a photograph becomes the input, as in ``Preprocessing``; None: as the
         manifest or the published weight set says, else the whole photograph, as Keras' own loaders do.
     fetch: fetch published weights that are not on this machine; False downloads nothing.
-    content: the ``.keras`` file of a ``keras.Model`` object; ``model`` is then the object's name. See ``of``.
+    content: of a model object: its ``.keras`` file, or its frozen graph where no other process could load that file;
+        ``model`` is then the object's name. See ``of``.
     """
 
     model: str
     weights: str | None = None
     alpha: float | None = None
-    resolution: int | None = None
+    resolution: Size | None = None
     classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -71,17 +83,16 @@ class ModelSource:
     interpolation: str | None = None
     fetch: bool = False
     signature: str | None = None
-    content: bytes | None = field(default=None, repr=False)
+    content: bytes | FrozenGraph | None = field(default=None, repr=False)
 
     def __post_init__(self):
         given: Any = self.model
         if _is_keras(given):
-            object.__setattr__(self, "content", saved_models.to_bytes(given))
             object.__setattr__(self, "model", given.name)
         elif not isinstance(given, (str, os.PathLike)):
             raise RequestError(
                 f"Received {type(given).__name__} for a model; expected a registry name, the path of a model "
-                "file, a keras.Model or a ModelSource."
+                "file or a SavedModel folder, a keras.Model or a ModelSource."
             )
         if _is_keras(self.weights):
             raise RequestError(
@@ -95,6 +106,10 @@ class ModelSource:
             elif value is not None:
                 object.__setattr__(self, name, tuple(value))
         check_fields(self)
+        if isinstance(self.resolution, tuple) and self.resolution[0] == self.resolution[1]:
+            object.__setattr__(self, "resolution", self.resolution[0])
+        if _is_keras(given):
+            object.__setattr__(self, "content", _portable(given, self.resolution))
 
     @staticmethod
     def of_facts(facts: dict) -> "ModelSource | None":
@@ -129,6 +144,16 @@ class ModelSource:
     def is_tflite(self) -> bool:
         """Whether the model is a TFLite file, which needs no TensorFlow."""
         return self.content is None and Path(self.model).suffix == TFLITE
+
+    @property
+    def is_saved_model(self) -> bool:
+        """Whether the model is a SavedModel folder."""
+        return self.content is None and saved_model.is_saved_model(Path(self.model))
+
+    @property
+    def _is_graph(self) -> bool:
+        """Whether the model is a graph, without layers."""
+        return self.is_tflite or self.is_saved_model or isinstance(self.content, FrozenGraph)
 
     @property
     def preload(self) -> str:
@@ -200,33 +225,36 @@ class ModelSource:
 
         Args:
             may_be_random: do not warn, since the model is going to be trained or random weights are refused elsewhere.
-            in_keras: a Keras model is needed, so a TFLite file is refused.
+            in_keras: a Keras model with layers is needed, so a graph is refused.
 
         Raises:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here and is not
                 to be fetched.
         """
         if self.is_file:
-            if self.is_tflite and in_keras:
-                raise RequestError(saved_models.not_a_model(Path(self.model)))
+            if self._is_graph and in_keras:
+                raise self._is_graph_error()
             if self.is_tflite:
                 check_taken(self.model, self.resolution, self.signature)
                 self._check_form()
-            elif self.content is None:
+            elif self.content is None and not self.is_saved_model:
                 saved_models.check_kind(Path(self.model))
-            for option in ("weights", "alpha", "classes", "fetch") if self.is_tflite else _OF_NETWORKS:
+            for option in _OF_NETWORKS:
                 if getattr(self, option) not in (None, False):
                     raise RequestError(f"--{option} ({option}=) is for registered networks; {self.model} has its own.")
         else:
-            registry.check_size(registry.get(self.model), self.alpha, self.resolution)
+            for side in (None,) if self.resolution is None else sides(self.resolution):
+                registry.check_size(registry.get(self.model), self.alpha, side)
             if self.weights not in (None, RANDOM) and not Path(self.weights).is_file():
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
                 _published(self)
             if not may_be_random and self.classes is None and self.random_part == "head" and self._weight_file:
                 self._check_head()
-        if self.signature is not None and not self.is_tflite:
-            raise RequestError(f"--signature (signature=) is for .tflite files; {self.model} is none.")
+        if self.signature is not None and not (self.is_tflite or self.is_saved_model):
+            raise RequestError(
+                f"--signature (signature=) is for .tflite files and SavedModel folders; {self.model} is neither."
+            )
         self.check_input()
         self.check_labels()
         if self.fetch:
@@ -258,6 +286,15 @@ class ModelSource:
                 f"{self.model} gives its answers in the form {form!r}, to which no other form can be added. Give the "
                 f"file of the form {' or '.join(map(repr, OWN_FORMS))} (deploy --scheme float32 --output ...)."
             )
+
+    def _is_graph_error(self) -> RequestError:
+        if self.content is None:
+            return RequestError(saved_models.not_a_model(Path(self.model)))
+        return RequestError(
+            f"{self.model} is a model whose layers only its own process knows, and training needs layers: expected a "
+            "functional or sequential Keras 3 model of stock layers. (The verbs that make or judge files take it, and "
+            "qat trains it.)"
+        )
 
     def _check_head(self) -> None:
         """Refuse a weight file without a classifier, unless the request says how many classes the classifier has."""
@@ -304,7 +341,9 @@ class ModelSource:
             return None
         known, changes = known or Preprocessing(), dict[str, Any]()
         if self.mean is not None and self.std is not None:
-            changes |= {"mean": triple(self.mean), "std": triple(self.std)}
+            count = max(len(self.mean), len(self.std))
+            count = known.channels if count == 1 else count
+            changes |= {"mean": channel_values(self.mean, count), "std": channel_values(self.std, count)}
         if self.interpolation is not None:
             changes["interpolation"] = self.interpolation
         if self.crop is not None:
@@ -351,18 +390,42 @@ class ModelSource:
         if self.is_tflite:
             grids = (self._manifest().get("anchors") or {}).get("grids") or ()
             return TFLiteModel(Path(self.model), self.resolution, self.signature, tuple(map(tuple, grids)))
-        return KerasModel(self.build())
+        if isinstance(self.content, FrozenGraph):
+            return TracedModel(self.content, self.model, self.model)
+        if self.is_saved_model:
+            return self._traced(saved_model.frozen_saved_model, Path(self.model), self.signature, self.resolution)
+        try:
+            return KerasModel(self.build(), self.resolution if self.is_file else None)
+        except keras2.NotInKeras3Error as reason:
+            return self._traced(frozen_keras2_file, Path(self.model), str(reason), self.resolution)
+
+    def _traced(self, frozen: Callable[..., FrozenGraph], *arguments) -> TracedModel:
+        """Return the model of a file or folder that a child process freezes to a graph."""
+        with Worker() as worker:
+            try:
+                graph = worker.call(frozen, *arguments)
+            except WorkerError as error:
+                raise RequestError(f"{self.model} ended the process that read it. {error}") from error
+        return TracedModel(graph, Path(self.model).stem, self.model)
 
     def build(self, **options):
-        """Build or load the ``keras.Model``. ``options``: further arguments for the builder of a registered network."""
-        if self.is_file:
-            from mobilenets_tf.weights import saved_models
+        """Build or load the ``keras.Model``. ``options``: further arguments for the builder of a registered network.
 
+        Raises:
+            RequestError: the model is a graph, or cannot be built or loaded.
+        """
+        if self.is_tflite or self.is_saved_model or isinstance(self.content, FrozenGraph):
+            raise self._is_graph_error()
+        if self.is_file:
             return saved_models.load_model(self.model) if self.content is None else saved_models.of_bytes(self.content)
         from mobilenets_tf.factory import create_model
 
         weights = None if self.weights == RANDOM else self.weights
-        options = {"alpha": self.alpha, "resolution": self.resolution, "weights": weights} | options
+        if isinstance(self.resolution, tuple) and "resolution" not in options:
+            options["input_shape"] = (*self.resolution, 3)
+        elif self.resolution is not None:
+            options = {"resolution": self.resolution} | options
+        options = {"alpha": self.alpha, "weights": weights} | options
         if self.classes is not None:
             options["classes"] = self.classes
         return create_model(self.model, **options)
@@ -370,16 +433,30 @@ class ModelSource:
     def preprocessing(self, model) -> Preprocessing:
         """Return the preprocessing of the model's input, at the model's size.
 
+        A model that normalises by itself is noticed, and said in a warning: without a word of the request or of a
+        manifest it gets what its own normalisation needs.
+
         Raises:
-            RequestError: neither file nor request gives mean and std, or the input is not one square RGB image.
+            RequestError: neither file, request nor model say how the input is normalised, or the input is not one image
+                of fixed size with 1, 3 or 4 channels.
         """
-        shape = model.inputs[0].shape
-        if len(model.inputs) != 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or shape[1] is None:
+        shape = image_shape([tuple(each.shape[1:]) for each in model.inputs])
+        if shape is None:
             raise RequestError(
-                f"{self.name} takes {[tuple(tensor.shape) for tensor in model.inputs]}; this command feeds one square "
-                "RGB image of a fixed size. Use mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
+                f"{self.name} takes {[tuple(each.shape) for each in model.inputs]}; this command feeds one image of a "
+                "fixed size: (1, height, width, channels) with 1, 3 or 4 channels. Use "
+                "mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
             )
-        told = self.asked(self._known_preprocessing())
+        known, own = self._known_preprocessing(), None if _is_keras(model) else model.own_normalisation
+        if own and known is None:
+            known = Preprocessing(mean=(own.mean,) * shape[2], std=(own.std,) * shape[2])
+            if self.mean is None:
+                warnings.warn(
+                    f"{self.name}: {own.described()}. So its file takes (pixel - {own.mean:g}) / {own.std:g}, "
+                    f"as with --mean {own.mean:g} --std {own.std:g}.",
+                    stacklevel=2,
+                )
+        told = self.asked(known)
         if told is None:
             raise RequestError(
                 f"{self.weights or self.model} does not say how its input is normalised. {NORMALISATION}"
@@ -389,7 +466,14 @@ class ModelSource:
             raise RequestError(
                 f"crop={self.crop!r}: to {self.task}, a network gets the whole photograph. Leave --crop (crop=) out."
             )
-        return framed.at(shape[1], self.resize)
+        framed = framed.of_image(shape, self.resize)
+        if own and self.mean is not None and (set(framed.mean), set(framed.std)) != ({own.mean}, {own.std}):
+            warnings.warn(
+                f"NORMALISED TWICE: {self.name}: {own.described()}, and --mean and --std (mean=, std=) normalise its "
+                "input once more. Leave both out, unless the model was trained on images that were normalised twice.",
+                stacklevel=2,
+            )
+        return framed
 
     def _known_preprocessing(self) -> Preprocessing | None:
         """Return what the manifest or the published weight set says; of random weights, the normalisation with which
@@ -460,7 +544,8 @@ class ModelSource:
         """Return the fields as plain data for manifests; for a ``keras.Model`` object the content's sha256."""
         values = {name: value for name, value in asdict(self).items() if name not in ("content", "fetch")}
         if self.content is not None:
-            values["sha256"] = hashlib.sha256(self.content).hexdigest()
+            content = self.content.content if isinstance(self.content, FrozenGraph) else self.content
+            values["sha256"] = hashlib.sha256(content).hexdigest()
         return values
 
     def described(self) -> dict:
@@ -471,7 +556,9 @@ class ModelSource:
         """Write the command-line options that name this model, with the model itself after ``flag``."""
         words = [flag, self.model] if flag else [self.model]
         for name, value in asdict(self).items():
-            if name not in ("model", "content", "fetch") and value is not None:
+            if name == "resolution" and isinstance(value, tuple):
+                words += ["--resolution", shown_size(value)]
+            elif name not in ("model", "content", "fetch") and value is not None:
                 words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
         return shlex.join(words)
 
@@ -492,8 +579,15 @@ class ModelSource:
         facts = {key: value for key, value in self.plain().items() if value is not None}
         if self.content is not None:
             facts["weights_sha256"] = facts.pop("sha256")
-        if path:
+        if self.is_saved_model:
+            facts |= {
+                "kind": saved_model.KIND,
+                "weights_sha256": digest_of_files(saved_model.files_of(Path(self.model))),
+            }
+        elif path:
             facts["weights_sha256"] = sha256_of(Path(path))
+        if isinstance(self.content, FrozenGraph):
+            facts["kind"] = self.content.kind
         if record:
             facts |= {"weights_source": record.source, "weights_licence": record.licence}
             facts |= {"weights_restrictions": record.restrictions} if record.restrictions else {}
@@ -509,15 +603,25 @@ def _is_keras(model: Any) -> bool:
     return hasattr(model, "get_config") and hasattr(model, "predict_on_batch")
 
 
+def _portable(model: Any, resolution: Size | None) -> bytes | FrozenGraph:
+    """Return a model object as another process can have it: the ``.keras`` file of a model of stock layers, which keeps
+    the layers; of any other the frozen graph.
+
+    Raises:
+        RequestError: the model cannot be traced.
+    """
+    return saved_models.to_bytes(model) if is_stock(model) else frozen_keras(model, resolution)
+
+
 def opened(model: AnyModel) -> FloatModel:
     """Return a model that is given in any form as the verbs use it; a ``FloatModel`` as it is.
 
     Raises:
         RequestError: the name is unknown, or the file is not there or cannot be loaded.
     """
-    if isinstance(model, (KerasModel, TFLiteModel)):
+    if isinstance(model, (KerasModel, TFLiteModel, TracedModel)):
         return model
-    if _is_keras(model):
+    if _is_keras(model) and is_graph(model):
         return KerasModel(model)
     source = ModelSource.of(model)
     source.check()
@@ -562,14 +666,15 @@ def _published(source: ModelSource) -> catalog.WeightSet:
     return record
 
 
-def triple(values: tuple[float, ...]) -> tuple[float, float, float]:
-    """Return three numbers (R, G, B), of one number for all channels or three.
+def channel_values(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return a number for each channel, of one number for all channels or one for each.
 
     Raises:
-        RequestError: there are neither one nor three numbers.
+        RequestError: there are neither one number nor as many as channels.
     """
     values = tuple(float(value) for value in values)
-    if len(values) not in (1, 3):
-        raise RequestError(f"Expected one number or three (R, G, B); received {values}.")
-    red, green, blue = values * 3 if len(values) == 1 else values
-    return red, green, blue
+    if len(values) not in (1, channels) or channels not in (1, 3, 4):
+        raise RequestError(
+            f"Expected one number, or one for each channel (R, G, B; of an RGBA image four); received {values}."
+        )
+    return values * channels if len(values) == 1 else values

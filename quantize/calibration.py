@@ -95,7 +95,9 @@ class Calibration:
         """
         if not isinstance(images, image_files.ImageSet):
             images = photographs_of(images)
-        stream = _Stream(lambda: (preprocessing(image_files.decode(path)) for path in images.paths))
+        stream = _Stream(
+            lambda: (preprocessing(image_files.decode(path, alpha=preprocessing.alpha)) for path in images.paths)
+        )
         return cls(stream, preprocessing.value_range, len(images), images.paths, trusted)
 
     def batches(self, input_shapes: dict[str, tuple], progress: Progress = silent) -> Iterator[list[np.ndarray]]:

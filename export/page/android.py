@@ -6,7 +6,7 @@ The versions below were the newest in November 2026.
 import functools
 import json
 
-from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.preprocessing import COLOURS, Preprocessing, shown_size
 from mobilenets_tf.export.delegates import gpu
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.progress import printable
@@ -37,12 +37,13 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         failed = _environment().get_template("android_failed.md")
         return failed.render(file=file_name, badge=badge, failures=manifest["failures"])
     (input_,), outputs = manifest["inputs"], manifest["outputs"]
-    task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), manifest["preprocessing"]
+    task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), Preprocessing.of(manifest)
+    height, width = preprocessing.height, preprocessing.width
     kinds = [kind_of(output["kind"]) for output in outputs if "kind" in output]
     page = f"android_{task}.md"
     if form is None and kinds and not (len(kinds) == 1 and kinds[0].classes):
         page = "android_outputs.md"
-    anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing["crop"]
+    anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing.crop
     # Of a segmenter with one channel, the foreground.
     single = task == "segment" and len(kinds) == 1 and kinds[0].cut is not None
     types = {end["dtype"] for end in (input_, *outputs)}
@@ -54,12 +55,16 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         input=input_,
         outputs=outputs,
         form=form,
-        size=preprocessing["size"],
-        crop_share=None if crop == "stretch" else preprocessing["size"] / preprocessing["resize"],
-        geometry=Preprocessing(**preprocessing).described(),
-        filtered="false" if preprocessing["interpolation"] == "nearest" else "true",
-        mean=preprocessing["mean"][0],
-        std=preprocessing["std"][0],
+        height=height,
+        width=width,
+        size=shown_size(preprocessing.size) + ("" if height == width else " (height x width)"),
+        channels=preprocessing.channels,
+        colours=COLOURS[preprocessing.channels],
+        crop_share=None if crop == "stretch" else preprocessing.share,
+        geometry=preprocessing.described(),
+        filtered="false" if preprocessing.interpolation == "nearest" else "true",
+        mean=preprocessing.mean[0],
+        std=preprocessing.std[0],
         classes=max(2, _classes(manifest)),
         cut=kinds[0].cut if len(kinds) == 1 else None,
         kinds=kinds,

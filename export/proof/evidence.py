@@ -388,8 +388,8 @@ def _pictures(subject: Subject, converted: Conversion, image_set: ImageSet, tall
     answering = {name: subject.in_tflite(content) for name, content in own_files.items()}
     drawings = []
     for path in image_set.sample(_PICTURES, seed).paths:
-        photograph = images.decode(path)
-        pixels = subject.image.given.geometry(photograph)[None]
+        decoded = images.decode(path, alpha=subject.image.given.alpha)
+        photograph, pixels = decoded.convert("RGB"), subject.image.given.geometry(decoded)[None]
         sides = []
         for name, answers in answering.items():
             answer = subject.answer(answers(pixels)[0], photograph.height, photograph.width)

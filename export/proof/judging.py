@@ -78,9 +78,10 @@ def compared_files(
 
 
 def _decoded(image_set: ImageSet, subject: Subject) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Yield height and width of each photograph, and its pixels at the model's input size, uint8 (size, size, 3)."""
+    """Yield height and width of each photograph, and its pixels as the model's input has them, uint8
+    (height, width, channels)."""
     for path in image_set.paths:
-        photograph = images.decode(path)
+        photograph = images.decode(path, alpha=subject.image.given.alpha)
         yield (photograph.height, photograph.width), subject.image.given.geometry(photograph)
 
 

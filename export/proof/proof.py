@@ -181,7 +181,7 @@ def _differing(
     """
     different = []
     for path in image_set.paths:
-        photograph = images.decode(path)
+        photograph = images.decode(path, alpha=subject.image.given.alpha)
         (outputs,) = own(subject.image.given.geometry(photograph)[None])
         (answer,) = predictor([photograph])
         expected = subject.answer(outputs, photograph.height, photograph.width)

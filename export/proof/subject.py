@@ -7,6 +7,7 @@ import numpy as np
 
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.models.float_model import FloatModel
 from mobilenets_tf.modelsource import AnyModel, ModelSource, opened
 from mobilenets_tf.tasks import task_of
@@ -16,7 +17,7 @@ from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 
 # The outputs of one image, without the batch axis; and a function that returns the outputs of several images, uint8
-# (n, size, size, 3).
+# (n, height, width, channels).
 Outputs = list[np.ndarray]
 Answering = Callable[[np.ndarray], list[Outputs]]
 
@@ -85,8 +86,8 @@ class Subject:
         return () if self.task.forms else self.kinds
 
     @property
-    def size(self) -> int:
-        """Height and width of the input in pixels."""
+    def size(self) -> Size:
+        """Height and width of the input in pixels, one number if they are equal."""
         return self.image.given.size
 
     @property

@@ -145,7 +145,8 @@ def _evaluate(request: EvaluateRequest, reading: Reading, annotated, progress: P
     meter = task.meter(names or (), getattr(annotated, "void", 255))
     # ImageNet has 1000 classes; TensorFlow's older networks have the background before them.
     shifted = task.meter(()) if _may_begin_with_background(annotated, predictor.classes) else None
-    photographs = (images.decode(path) for path in track(annotated.paths, "evaluating", progress))
+    alpha = predictor.preprocessing.alpha
+    photographs = (images.decode(path, alpha=alpha) for path in track(annotated.paths, "evaluating", progress))
     for index, answer in enumerate(predictor(photographs)):
         meter.add(answer, annotated.truth(index))
         if shifted:

@@ -123,7 +123,8 @@ def _model(request: PredictRequest, source: ModelSource) -> tuple[ModelSource, R
     if file == first.model:
         known = Reading()
     input_of = ModelSource(file) if known.preprocessing else replace(first, model=file, content=None)
-    source = replace(input_of, labels=None if known.labels else first.labels)
+    labels = None if known.labels else first.labels
+    source = replace(input_of, labels=labels, signature=source.signature, resolution=source.resolution)
     return source, reading_of(source, known.task or request.task)
 
 
@@ -216,11 +217,12 @@ def _predict(models, photographs: ImageSet, request: PredictRequest, suffix: str
 def _of_photograph(
     path: Path, names: Sequence[str], predictors: Sequence[Predictor], request: PredictRequest, suffix: str | None
 ) -> tuple[Prediction, bytes | None]:
-    photograph = images.decode(path)
+    decoded = images.decode(path, alpha=any(each.preprocessing.alpha for each in predictors))
+    photograph = decoded.convert("RGB")
     answers, drawings = [], []
     for name, predictor in zip(names, predictors, strict=True):
         task, labels = predictor.task, predictor.labels
-        (answer,) = predictor([photograph])
+        (answer,) = predictor([decoded])
         answer = task.shown(answer, request.threshold)
         described = task.described(answer, labels, photograph.height, photograph.width, request.top)
         prepared = predictor.preprocessing.described()

@@ -9,10 +9,10 @@ import numpy as np
 
 from mobilenets_tf.answers.reading import Reading, check_file
 from mobilenets_tf.data import images
-from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.preprocessing import Preprocessing, image_shape
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.models.keras_model import KerasModel
 from mobilenets_tf.modelsource import NORMALISATION, TFLITE, ModelSource
+from mobilenets_tf.modelsource import opened as open_model
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import VALUES, OutputKind, ends_of_file, kind_of
 from mobilenets_tf.tasks.task import Task
@@ -52,7 +52,7 @@ class Predictor:
     preprocessing: of the input, at its size.
 
     Raises:
-        RequestError: the input is not one square RGB image, the outputs are not those of the task, or the normalisation
+        RequestError: the input is not one image, the outputs are not those of the task, or the normalisation
             of the input is not known; when called: the outputs are NaN or infinite.
     """
 
@@ -60,12 +60,12 @@ class Predictor:
         self._network, self.labels = network, reading.labels
         self.task = _task(network, reading.task)
         kinds = self._kinds(reading)
-        size = input_size(network.name, network.inputs)
+        shape = input_shape(network.name, network.inputs)
         if reading.preprocessing is None:
             raise RequestError(
                 f"Nothing in {network.name} or beside it says how its input is normalised. {NORMALISATION}"
             )
-        self.preprocessing = self.task.framed(reading.preprocessing).at(size, reading.resize)
+        self.preprocessing = self.task.framed(reading.preprocessing).of_image(shape, reading.resize)
         grids = reading.grids or network.grids(self.task)
         self._decoder = self.task.decoder(network.name, network.ends, kinds, reading.form, grids)
         self.classes = self._decoder.classes
@@ -86,7 +86,8 @@ class Predictor:
         return self.task.kinds(ends, True, len(self.labels) or None)
 
     def __call__(self, photographs: Iterable) -> Iterator[Any]:
-        """Yield the answer about each ``PIL.Image``; the images have to be in RGB and upright."""
+        """Yield the answer about each ``PIL.Image``; the images have to be upright, in RGB, or in RGBA for a
+        network with an alpha channel."""
         pixels, sizes = [], []
         for photograph in photographs:
             pixels.append(self.preprocessing.geometry(photograph))
@@ -129,12 +130,12 @@ class LiteRTNetwork:
 
 
 class KerasNetwork:
-    """A ``keras.Model`` as ``Predictor`` uses it. Shapes are without the batch axis."""
+    """A ``FloatModel``, or a model object, as ``Predictor`` uses it. Shapes are without the batch axis."""
 
     batch, dtype = _BATCH, np.float32
 
     def __init__(self, model, name: str | None = None):
-        self.name, self._model = name or model.name, KerasModel(model)
+        self.name, self._model = name or model.name, open_model(model)
         self.inputs, self.ends = [each.shape[1:] for each in self._model.inputs], self._model.ends
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
@@ -179,8 +180,8 @@ class ScaledNetworks:
 
 
 def predictor(file: str | Path, reading: Reading | None = None) -> Predictor:
-    """Open a ``.tflite``, ``.keras`` or full-model ``.h5`` file, ready to answer. Open a file from a stranger in a
-    ``Worker``.
+    """Open a ``.tflite``, ``.keras`` or full-model ``.h5`` file or a SavedModel folder, ready to answer. Open a file
+    from a stranger in a ``Worker``.
 
     Args:
         reading: how to read the outputs; None: as the manifest beside the file says.
@@ -192,9 +193,7 @@ def predictor(file: str | Path, reading: Reading | None = None) -> Predictor:
     reading = reading or Reading.of(file)
     if file.suffix == TFLITE:
         return Predictor(LiteRTNetwork(file), reading)
-    from mobilenets_tf.weights.saved_models import load_model
-
-    return Predictor(KerasNetwork(load_model(file), str(file)), reading)
+    return Predictor(KerasNetwork(ModelSource(str(file)).open(), str(file)), reading)
 
 
 def opened(source: ModelSource, reading: Reading) -> Predictor:
@@ -203,9 +202,9 @@ def opened(source: ModelSource, reading: Reading) -> Predictor:
     Raises:
         RequestError: the model cannot be built or loaded, or ``Predictor`` refuses it.
     """
-    if source.content is None and source.is_file:
+    if source.is_tflite:
         return predictor(source.model, reading)
-    model = source.build()
+    model = source.open()
     reading = replace(reading, preprocessing=source.preprocessing(model))
     return Predictor(KerasNetwork(model, source.model), reading)
 
@@ -227,18 +226,20 @@ def scaled(source: ModelSource, reading: Reading, scales: Sequence[float], mirro
     return Predictor(ScaledNetworks(models, mirrored, source.model), reading)
 
 
-def input_size(name: str, shapes: Sequence[tuple[int, ...]]) -> int:
-    """Return height and width of the one image that a network takes; ``shapes`` of its inputs without the batch axis.
+def input_shape(name: str, shapes: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
+    """Return height, width and channels of the one image that a network takes; ``shapes`` of its inputs without the
+    batch axis.
 
     Raises:
-        RequestError: the network does not take one square RGB image of a fixed size.
+        RequestError: the network does not take one image of a fixed size.
     """
-    if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] is None or shapes[0] != (shapes[0][0],) * 2 + (3,):
+    shape = image_shape(shapes)
+    if shape is None:
         raise RequestError(
             f"{name} takes inputs of shape {[(1, *shape) for shape in shapes]}; images are for files that take "
-            "(1, size, size, 3)."
+            "(1, height, width, channels) with 1, 3 or 4 channels."
         )
-    return shapes[0][0]
+    return shape
 
 
 def file_inputs(
@@ -250,11 +251,11 @@ def file_inputs(
         preprocessing: at any size. resize: as in ``Preprocessing.at``.
 
     Raises:
-        RequestError: the file does not take one square RGB image.
+        RequestError: the file does not take one image.
     """
-    prepare = preprocessing.at(input_size(name, runner.input_shapes), resize)
+    prepare = preprocessing.of_image(input_shape(name, runner.input_shapes), resize)
     for path in paths:
-        yield prepare.for_input(prepare.geometry(images.decode(path)), runner.inputs[0]["dtype"])
+        yield prepare.for_input(prepare.geometry(images.decode(path, alpha=prepare.alpha)), runner.inputs[0]["dtype"])
 
 
 def _task(network: OpenedNetwork, name: str | None) -> Task:

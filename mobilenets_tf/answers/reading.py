@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mobilenets_tf.conversion.traced.saved_model import is_saved_model
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.data.text_files import read_lines
 from mobilenets_tf.errors import RequestError, unknown
@@ -86,7 +87,7 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
             raise RequestError(f"--{option} ({option}=) changes nothing of {source.model}, which runs as it is.")
     if source.content is not None:
         labels = tuple(source.label_names())
-        return Reading(task or source.task, asked_preprocessing(source, None), labels, resize=source.resize)
+        return Reading(task or source.task, source.asked(None), labels, resize=source.resize)
     if not source.is_file:
         if task not in (None, source.task):
             raise RequestError(
@@ -97,18 +98,21 @@ def reading_of(source: ModelSource, task: str | None = None) -> Reading:
     known = Reading.of(file)
     source.check_labels()
     labels = tuple(source.label_names()) if source.labels else known.labels
-    preprocessing = asked_preprocessing(source, known.preprocessing)
+    if source.is_tflite:
+        preprocessing: Preprocessing | None = asked_preprocessing(source, known.preprocessing)
+    else:  # a Keras model may itself normalise
+        preprocessing = source.asked(known.preprocessing)
     return replace(known, task=task or known.task, preprocessing=preprocessing, labels=labels, resize=source.resize)
 
 
 def check_file(file: str | Path) -> Path:
-    """Return the path of a model file that answers about images, without opening the file.
+    """Return the path of a model file, or a SavedModel folder, that answers about images, without opening it.
 
     Raises:
         RequestError: there is no such file, or the file is of another kind.
     """
     file = Path(file)
-    if file.suffix != TFLITE or not file.is_file():
+    if not (file.suffix == TFLITE and file.is_file()) and not is_saved_model(file):
         check_kind(file)
     return file
 

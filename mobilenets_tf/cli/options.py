@@ -1,16 +1,21 @@
 """Options that several verbs share, and what they share in printing."""
 
 import sys
+from argparse import ArgumentTypeError
 from contextlib import nullcontext
 from dataclasses import fields
 
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Display, printable, silent
 
 
 def add_model(parser, flag: str | None = None) -> None:
     """The options of a ``ModelSource``; the model itself as the first argument, or as ``flag``, which may lack."""
-    text = "a registered name (see: mobilenets-tf list), a .keras or full-model .h5 file, or a float .tflite file"
+    text = (
+        "a registered name (see: mobilenets-tf list), a .keras or full-model .h5 file, a SavedModel folder, or a float "
+        ".tflite file"
+    )
     if flag:
         parser.add_argument(flag, dest="model", help=text)
     else:
@@ -25,18 +30,20 @@ def add_model(parser, flag: str | None = None) -> None:
     )
     add_size(parser)
     parser.add_argument("--classes", type=int, help="number of classes (default: the network's; train: of --data)")
-    parser.add_argument("--signature", metavar="KEY", help="of a .tflite file with several signatures: the one to take")
+    add_signature(parser)
     add_input(parser)
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line, for a model that does not say")
 
 
 def add_input(parser) -> None:
     """How pixels become the input, where neither the model nor a manifest says."""
-    parser.add_argument("--mean", type=float, nargs="+", help="mean of the pixel values (0 to 255), one or three")
+    parser.add_argument(
+        "--mean", type=float, nargs="+", help="mean of the pixel values (0 to 255): one, or one for each channel"
+    )
     parser.add_argument("--std", type=float, nargs="+", help="and their deviation; the input is (pixel - mean) / std")
     parser.add_argument(
         "--crop", metavar="HOW",
-        help="stretch (the whole photograph, squeezed into the square), crop_then_resize or resize_then_crop (default: "
+        help="stretch (the whole photograph, squeezed into the input), crop_then_resize or resize_then_crop (default: "
         "as the manifest or the published weights say, else stretch, as Keras' loaders do)",
     )  # fmt: skip
     parser.add_argument(
@@ -58,7 +65,33 @@ def image_line(described: str) -> str:
 def add_size(parser) -> None:
     """Width multiplier and input size."""
     parser.add_argument("--alpha", type=float, help="width multiplier, for networks that have one")
-    parser.add_argument("--resolution", type=int, help="height and width of the input in pixels")
+    add_resolution(parser)
+
+
+def add_signature(parser) -> None:
+    """Of a graph with several signatures, the one to take."""
+    parser.add_argument(
+        "--signature", metavar="KEY",
+        help="of a .tflite file or SavedModel folder with several signatures: the one to take (of a folder the default "
+        "is serving_default)",
+    )  # fmt: skip
+
+
+def add_resolution(parser) -> None:
+    """Size of the input."""
+    parser.add_argument(
+        "--resolution", type=_size, metavar="PIXELS",
+        help="height and width of the input in pixels: 224, or 192x256 for 192 rows of 256; of a model file, "
+        "of the sides that the file leaves open",
+    )  # fmt: skip
+
+
+def _size(text: str) -> Size:
+    """One number of pixels, or height x width."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise ArgumentTypeError(f"{text!r}: expected a number of pixels, or height x width as in 192x256")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
 def model_source(arguments) -> ModelSource:

@@ -9,6 +9,8 @@ from mobilenets_tf.cli.options import (
     add_json,
     add_overwrite,
     add_quiet,
+    add_resolution,
+    add_signature,
     display,
     emit,
     image_line,
@@ -20,7 +22,9 @@ EXAMPLE = "mobilenets-tf predict net_int8.tflite photo.jpg --beside net.keras --
 
 
 def add_arguments(parser):
-    parser.add_argument("model", metavar="FILE", help="a .tflite, .keras or full-model .h5 file")
+    parser.add_argument(
+        "model", metavar="FILE", help="a .tflite, .keras or full-model .h5 file, or a SavedModel folder"
+    )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE_OR_DIR", help="photographs; of a folder or a CSV all that it has"
     )
@@ -31,6 +35,8 @@ def add_arguments(parser):
     parser.add_argument("--threshold", type=float, default=0.5, metavar="SCORE", help="of objects (default 0.5)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes of a classifier (default 5)")
     add_task(parser)
+    add_resolution(parser)
+    add_signature(parser)
     add_input(parser)
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line, for a file that does not say")
     add_overwrite(parser)

@@ -1,14 +1,12 @@
 """Convert a Keras model to a float TFLite file: freeze its graph in this process, convert it in a child process."""
 
-import gc
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, unique
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.conversion.reparameterization import fold
 from mobilenets_tf.conversion.rewriting import default_layers
@@ -25,24 +23,6 @@ if TYPE_CHECKING:
 WEIGHT_TYPES = ("float32", "float16", "int8")
 
 
-@dataclass(frozen=True)
-class FrozenGraph:
-    """A frozen inference graph: every variable is a constant, every shape static, the batch 1.
-
-    content: a serialised GraphDef.
-    inputs, outputs: the names of their nodes, in the model's order.
-    input_names, output_names: their names in the file's signature.
-    layers: the names of the model's layers, nested ones too, for error messages.
-    """
-
-    content: bytes
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-    layers: tuple[str, ...]
-
-
 def freeze(model: "keras.Model") -> FrozenGraph:
     """Trace a functional or sequential Keras 3 model for inference on one sample, and freeze it.
 
@@ -51,36 +31,41 @@ def freeze(model: "keras.Model") -> FrozenGraph:
     """
     import keras
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     check_exportable(model)
     functional = model._functional if isinstance(model, keras.Sequential) else model
-    specs = [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, tensor.name) for tensor in functional.inputs]
 
-    @tf.function(input_signature=specs, autograph=False)
-    def infer(*tensors):
+    def call(*tensors):
         outputs = model(keras.tree.pack_sequence_as(functional._inputs_struct, tensors), training=False)
-        # Without the identity, a model that only reshapes its input would freeze to a graph without nodes.
-        return [tf.identity(tensor) for tensor in keras.tree.flatten(outputs)]
+        return keras.tree.flatten(outputs)
 
-    frozen = convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=False)
-    graph = FrozenGraph(
-        content=frozen.graph.as_graph_def().SerializeToString(),
-        inputs=tuple(tensor.op.name for tensor in frozen.inputs),
-        outputs=tuple(tensor.op.name for tensor in frozen.outputs),
-        input_names=tuple(tensor.name for tensor in functional.inputs),
-        output_names=output_names(model),
-        layers=tuple(layer.name for layer in model._flatten_layers(include_self=False)),
+    return freeze_function(
+        call,
+        [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, tensor.name) for tensor in functional.inputs],
+        lambda: output_names(model),
+        [layer.name for layer in model._flatten_layers(include_self=False)],
+        label=model.name,
     )
-    # Tracing leaves objects that take several times the model's size and refer to each other: collect them now.
-    del infer, frozen
-    gc.collect()
-    return graph
 
 
 # The names that a scope of TensorFlow's graphs may have: _VALID_SCOPE_NAME_REGEX and _VALID_OP_NAME_REGEX in
 # tensorflow/python/framework/ops.py.
 _NAME, _ROOT_NAME = re.compile(r"[A-Za-z0-9_.\\/>-]*"), re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+
+
+def check_backend() -> None:
+    """Refuse to work where Keras computes with another library than TensorFlow.
+
+    Raises:
+        RequestError: so it does.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise RequestError(
+            f"Keras computes with {keras.backend.backend()} in this process, and a file is made from a graph of "
+            "TensorFlow. Set KERAS_BACKEND=tensorflow in the environment, or save the model and use the .keras file."
+        )
 
 
 def check_exportable(model: "keras.Model") -> None:
@@ -92,17 +77,11 @@ def check_exportable(model: "keras.Model") -> None:
     """
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        raise RequestError(
-            f"Keras computes with {keras.backend.backend()} in this process, and a file is made from a graph of "
-            "TensorFlow. Set KERAS_BACKEND=tensorflow in the environment, or save the model and use the .keras file."
-        )
+    check_backend()
     if not isinstance(model, (keras.Sequential, keras.src.models.Functional)):
-        module = type(model).__module__
-        if module.startswith(("tf_keras", "keras.src.engine")):
-            raise RequestError(saved_models.OF_KERAS2)
         raise RequestError(
-            f"Expected a functional or sequential keras.Model; received {module}.{type(model).__name__}."
+            f"Expected a functional or sequential keras.Model; received {type(model).__module__}."
+            f"{type(model).__name__}."
         )
     if not model.built:
         raise RequestError(f"{model.name} has no input shape yet: give it a keras.Input or call it once.")
@@ -139,13 +118,7 @@ def output_names(model: "keras.Model") -> tuple[str, ...]:
     if isinstance(struct, dict):
         # A dict is flattened in the order of its keys; what stands inside of a key's value has the key before its name.
         names = [key for key in sorted(struct) for _ in keras.tree.flatten(struct[key])]
-    return _unique(names)
-
-
-def _unique(names: Iterable[str]) -> tuple[str, ...]:
-    """Number names that occur twice: two outputs of one layer have one name, and the signature needs two."""
-    names = list(names)
-    return tuple(n if names.count(n) == 1 else f"{n}_{names[:i].count(n)}" for i, n in enumerate(names))
+    return tuple(unique(names))
 
 
 def convert(graph: FrozenGraph, worker: Worker, weights: str = "float32") -> bytes:
@@ -168,7 +141,7 @@ def convert(graph: FrozenGraph, worker: Worker, weights: str = "float32") -> byt
     except WorkerError as error:
         raise ConversionError(f"The converter died on this model. {error}") from error
     tree = flatbuffer.read(content)
-    flatbuffer.set_signature(tree, list(graph.input_names), list(graph.output_names))
+    flatbuffer.set_signature(tree, [port.name for port in graph.inputs], [port.name for port in graph.outputs])
     return flatbuffer.write(tree)
 
 
@@ -199,7 +172,9 @@ def _convert_graph(graph: FrozenGraph, weights: str) -> bytes:
         file.write(graph.content)
     try:
         # A frozen graph takes a fifth of the time of a SavedModel, which the converter loads and freezes anew.
-        converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(file.name, graph.inputs, graph.outputs)
+        converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(
+            file.name, [port.node for port in graph.inputs], [port.node for port in graph.outputs]
+        )
         if weights != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16] if weights == "float16" else []
@@ -222,9 +197,7 @@ def _reason(text: str, graph: FrozenGraph) -> str:
     if not missing:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return "The converter refused this model: " + " | ".join(lines[:3])[:600]
-    import tensorflow as tf
-
-    nodes = tf.compat.v1.GraphDef.FromString(graph.content).node
+    nodes = graph.graph_def.node
     places = []
     for name in dict.fromkeys(missing):
         op = name.removeprefix("Flex")

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mobilenets_tf.errors import RequestError
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def default_layers(*, policy: bool = True) -> Iterator[None]:
 def reachable_layers(model: "keras.Model") -> Iterator["keras.Layer"]:
     """Yield the layers that ``rebuild`` can replace: the layers of the model and of functional and sequential models
     in it."""
-    for layer in model.layers if _is_graph(model) else ():
+    for layer in model.layers if is_graph(model) else ():
         yield layer
         yield from reachable_layers(layer)
 
@@ -60,7 +62,7 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
     """
     import keras
 
-    if not _is_graph(model):
+    if not is_graph(model):
         raise RequestError(
             f"{model.name!r} is a {type(model).__name__}; only functional and sequential models can be rebuilt."
         )
@@ -73,20 +75,11 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
     def copy(layer):
         if id(layer) in replacements:
             return layer
-        if _is_graph(layer):
+        if is_graph(layer):
             return rebuild(layer, replacements_of, share=share)
         if share or not isinstance(layer, keras.Layer):  # a bare operation has no state
             return layer
-        try:
-            # The layer is in this process already, so the code that a Lambda has is trusted.
-            with keras.src.saving.serialization_lib.SafeModeScope(False):
-                copies.append((layer, type(layer).from_config(layer.get_config())))
-            if isinstance(layer, keras.layers.Lambda):  # the configuration loses what the function's names mean
-                copies[-1][1].function = layer.function
-        except Exception as error:  # the layer's own code may raise anything
-            raise RequestError(
-                f"The layer {layer.name!r} ({type(layer).__name__}) cannot be copied: {str(error).splitlines()[0]}"
-            ) from error
+        copies.append((layer, copied(layer)))
         return copies[-1][1]
 
     def call(layer, *args, **kwargs):
@@ -96,22 +89,56 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
 
     rebuilt = keras.models.clone_model(model, clone_function=copy, call_function=call)
     for layer, twin in copies:  # the copies have been called, and so have been built
-        twin.set_weights(layer.get_weights())
-        _copy_flags(layer, twin)
+        copy_weights(layer, twin)
     # Not the setter, which would also change the layers inside: they have their own flags, or are the model's own.
     rebuilt._trainable = trainable
     return rebuilt
 
 
-def _copy_flags(layer: "keras.Layer", twin: "keras.Layer") -> None:
-    """Give a copy of a layer the layer's flags ``trainable``: those of its variables and of layers inside it too."""
+def copied(layer: "keras.Layer", changed: Callable[[dict], dict] = lambda config: config) -> "keras.Layer":
+    """Return a layer of the same configuration, without its weights; see ``copy_weights``.
+
+    Args:
+        changed: a function of the configuration that returns the one to use.
+
+    Raises:
+        RequestError: the layer cannot be copied.
+    """
+    import keras
+
+    try:
+        # The layer is in this process already, so the code that a Lambda has is trusted.
+        with keras.src.saving.serialization_lib.SafeModeScope(False):
+            twin = type(layer).from_config(changed(layer.get_config()))
+    except Exception as error:  # the layer's own code may raise anything
+        raise RequestError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be copied: {str(error).splitlines()[0]}"
+        ) from error
+    if isinstance(layer, keras.layers.Lambda):  # the configuration loses what the function's names mean
+        twin.function = layer.function
+    return twin
+
+
+def copy_weights(layer: "keras.Layer", twin: "keras.Layer") -> None:
+    """Give a copy of a layer, once it is built, the layer's weights and its flags ``trainable``: those of its variables
+    and of layers inside it too."""
+    # NumPy has no bfloat16 of its own, and Keras no way from it.
+    twin.set_weights(
+        [np.asarray(values, np.float32) if values.dtype.itemsize == 2 else values for values in layer.get_weights()]
+    )
+    for inner in twin._flatten_layers():
+        if hasattr(inner, "finalize_state"):  # Normalization computes with numbers that it makes of its weights
+            inner.finalize_state()
     for one, other in zip(layer.weights, twin.weights, strict=True):
         other.trainable = one.trainable
     for one, other in zip(layer._flatten_layers(), twin._flatten_layers(), strict=True):
         other._trainable = one.trainable
 
 
-def _is_graph(layer: object) -> bool:
+def is_graph(layer: object) -> bool:
+    """Tell whether a layer is a functional or sequential model that computes as its layers say: a class of the user's
+    may have a ``call`` of its own."""
     import keras
 
-    return isinstance(layer, (keras.Sequential, keras.src.models.Functional))
+    kinds = keras.Sequential, keras.src.models.Functional
+    return isinstance(layer, kinds) and type(layer).call in [kind.call for kind in kinds]

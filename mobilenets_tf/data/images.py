@@ -243,17 +243,18 @@ def _from_csv(table: Path, classes: int) -> ImageSet:
     return ImageSet(tuple(paths), tuple(labels))
 
 
-def decode(file: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> Image.Image:
+def decode(file: str | os.PathLike[str] | BinaryIO, name: str | None = None, *, alpha: bool = False) -> Image.Image:
     """Decode an image to a ``PIL.Image`` in RGB, turned upright as its Exif orientation says.
 
     Args:
         file: a path or a binary stream.
         name: what to call a stream in an error message.
+        alpha: decode to RGBA: an image without transparency is opaque.
 
     Raises:
         RequestError: the file does not exist, is not an image, or is damaged.
     """
-    return _open(file, None, name)
+    return _open(file, None, name, "RGBA" if alpha else "RGB")
 
 
 def check(images: ImageSet) -> None:
@@ -288,7 +289,10 @@ def first_few(problems: Sequence[str]) -> str:
 
 
 def _open(
-    path: str | os.PathLike[str] | BinaryIO, draft: tuple[int, int] | None, name: str | None = None
+    path: str | os.PathLike[str] | BinaryIO,
+    draft: tuple[int, int] | None,
+    name: str | None = None,
+    mode: str = "RGB",
 ) -> Image.Image:
     from PIL import Image, ImageOps
 
@@ -297,7 +301,7 @@ def _open(
         with Image.open(path) as image:
             if draft:
                 image.draft("RGB", draft)  # a JPEG is then decoded at an eighth of its size, but still to its end
-            return _as_rgb(ImageOps.exif_transpose(image))
+            return _converted(ImageOps.exif_transpose(image), mode)
     except FileNotFoundError as error:
         raise RequestError(f"No such image: {path}") from error
     except Exception as error:  # Pillow's decoders raise many kinds
@@ -305,8 +309,8 @@ def _open(
         raise RequestError(f"{name or path} is not a readable image ({error}).{remedy}") from error
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """Convert to 8 bits per channel. Pillow clips values of 16 bits, so they are scaled here.
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """Convert to a mode of 8 bits per channel. Pillow clips values of 16 bits, so they are scaled here.
 
     Raises:
         ValueError: the image has 32 bits per pixel, and nothing says which value is white.
@@ -314,10 +318,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
     if image.mode in ("I", "F"):
         raise ValueError("it has 32 bits a pixel: convert it to 8 or 16")
-    return image.convert("RGB")
+    return image.convert(mode)
 
 
 # The photographs among the sample images of scikit-image's wheel; the rest are textures, drawings, microscope slides.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,34 +17,66 @@ if TYPE_CHECKING:
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "keras_bilinear")
 CROPS = ("crop_then_resize", "resize_then_crop", "stretch")
+# Pillow's mode of an image with so many channels.
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# The numbers of channels that an image can have.
+CHANNELS = tuple(_MODES)
+# And what people call it.
+COLOURS = {1: "grey", 3: "RGB", 4: "RGBA"}
+# Height and width in pixels: one number for a square, or both.
+Size = int | tuple[int, int]
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Return height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def shown_size(size: Size) -> str:
+    """Write a size as height x width."""
+    return "{}x{}".format(*sides(size))
+
+
+def image_shape(shapes: Sequence[tuple[int | None, ...]]) -> tuple[int, int, int] | None:
+    """Return height, width and channels of the one image of fixed size that a model takes; None: it takes something
+    else.
+
+    shapes: of the model's inputs, without the batch axis.
+    """
+    if len(shapes) != 1 or len(shapes[0]) != 3:
+        return None
+    height, width, channels = shapes[0]
+    return (height, width, channels) if height and width and channels in _MODES else None
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize a photograph to a square, whole or cropped, then ``(pixel - mean) / std`` on RGB values 0-255.
+    """Resize a photograph, whole or cropped, to one size, then ``(pixel - mean) / std`` on values 0-255.
 
     The defaults are those of ``keras.utils.image_dataset_from_directory``: the whole photograph, bilinear. A published
     weight set has its own crop and interpolation (``weight_preprocessing``).
 
-    size: height and width of the result in pixels.
-    resize: of a crop, ``size / resize`` is the share of the shorter side that the crop keeps; None becomes ``size``.
+    size: of the result in pixels: one number for a square, or (height, width).
+    resize: of a crop, the shorter side of ``size`` divided by ``resize`` is the share that the crop keeps of the
+        largest part of the photograph with the result's aspect ratio; None becomes the shorter side.
     interpolation: "nearest", "bilinear", "bicubic" or "lanczos" (Pillow's, antialiased); or "keras_bilinear": between
         the four nearest pixels, without antialiasing, as Keras' loaders (``tf.image.resize``), OpenCV, MediaPipe and
         Android's ``Bitmap.createScaledBitmap`` do.
-    mean, std: per RGB channel, in pixel values 0-255.
-    crop: "stretch" scales both sides of the whole photograph to ``size``; "crop_then_resize" crops the photograph to a
-        square and scales that, as in the evaluation of TensorFlow's networks; "resize_then_crop" scales the shorter
-        side to ``resize`` first, as in torchvision's.
+    mean, std: a value for each channel, in pixel values 0-255. Their number is that of the channels: one for grey,
+        three for RGB, four for RGB and alpha.
+    crop: "stretch" scales both sides of the whole photograph to ``size``; "crop_then_resize" crops the photograph to
+        the result's aspect ratio and scales that, as in the evaluation of TensorFlow's networks; "resize_then_crop"
+        scales first, of a square the shorter side to ``resize``, as in torchvision's.
 
     Raises:
         RequestError: a name is unknown or a number is out of range.
     """
 
-    size: int = 224
+    size: Size = 224
     resize: int | None = None
     interpolation: str = "keras_bilinear"
-    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
-    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    mean: tuple[float, ...] = (127.5, 127.5, 127.5)
+    std: tuple[float, ...] = (127.5, 127.5, 127.5)
     crop: str = "stretch"
 
     def __post_init__(self):
@@ -52,21 +84,58 @@ class Preprocessing:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
         if self.crop not in CROPS:
             raise unknown("crop", self.crop, CROPS)
+        if isinstance(self.size, Sequence):
+            size = tuple(self.size)
+            if len(size) != 2 or not all(isinstance(side, (int, np.integer)) for side in size):
+                raise RequestError(f"size={self.size}: expected one number of pixels, or (height, width).")
+            object.__setattr__(self, "size", int(size[0]) if size[0] == size[1] else tuple(map(int, size)))
         if self.resize is None:
-            object.__setattr__(self, "resize", self.size)
-        if not 0 < self.size <= self._resize:
+            object.__setattr__(self, "resize", self._shorter)
+        if not 0 < self._shorter <= self._resize:
             raise RequestError(f"size={self.size} must be positive and at most resize={self.resize}.")
-        if self.crop == "stretch" and self.resize != self.size:
+        if self.crop == "stretch" and self.resize != self._shorter:
             raise RequestError(
                 f"resize={self.resize} is for a crop, and the whole photograph is taken. Leave resize out, or say how "
                 'to crop: "crop_then_resize" or "resize_then_crop".'
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise RequestError(f"mean={self.mean} and std={self.std} need three values each, std above zero.")
+        if len(self.mean) not in _MODES or len(self.std) != len(self.mean) or min(self.std) <= 0:
+            raise RequestError(
+                f"mean={self.mean} and std={self.std}: expected a value for each channel (one for grey, three for RGB, "
+                "four for RGB and alpha), std above zero."
+            )
+
+    @property
+    def height(self) -> int:
+        """Rows of the result."""
+        return sides(self.size)[0]
+
+    @property
+    def width(self) -> int:
+        """Columns of the result."""
+        return sides(self.size)[1]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result: 1, 3 or 4."""
+        return len(self.mean)
+
+    @property
+    def alpha(self) -> bool:
+        """Whether the fourth channel of an image is needed, see ``images.decode``."""
+        return self.channels == 4
+
+    @property
+    def share(self) -> float:
+        """The share that a crop keeps of the largest part of a photograph with the result's aspect ratio."""
+        return self._shorter / self._resize
+
+    @property
+    def _shorter(self) -> int:
+        return min(self.height, self.width)
 
     @property
     def _resize(self) -> int:
-        return self.size if self.resize is None else self.resize
+        return self._shorter if self.resize is None else self.resize
 
     @staticmethod
     def of(manifest: Mapping[str, Any], label: str | Path = "The manifest") -> Preprocessing | None:
@@ -82,14 +151,15 @@ class Preprocessing:
         if given is None:
             return None
         try:
-            return Preprocessing(**given | {key: tuple(map(float, given[key])) for key in ("mean", "std")})
+            values = {key: tuple(map(float, given[key])) for key in ("mean", "std")}
+            return Preprocessing(**given | values)
         except (KeyError, TypeError, ValueError) as error:
             raise RequestError(
                 f"{label}: preprocessing is {str(given)[:200]} ({type(error).__name__}: {error}). Write the file and "
                 "its manifest again, or remove the manifest."
             ) from error
 
-    def at(self, size: int, resize: int | None = None) -> Preprocessing:
+    def at(self, size: Size, resize: int | None = None) -> Preprocessing:
         """Return the same preprocessing for another ``size``.
 
         resize: the new ``resize``; None: a crop keeps its share of the photograph.
@@ -97,7 +167,26 @@ class Preprocessing:
         Raises:
             RequestError: ``resize`` is below ``size``, or given where nothing is cropped.
         """
-        return replace(self, size=size, resize=resize or round(self._resize * size / self.size))
+        return replace(self, size=size, resize=resize or round(self._resize * min(sides(size)) / self._shorter))
+
+    def of_image(self, shape: tuple[int, int, int], resize: int | None = None) -> Preprocessing:
+        """Return the same preprocessing for an image of ``shape`` (height, width, channels).
+
+        resize: as in ``at``.
+
+        Raises:
+            RequestError: there is another value for each channel, and another number of channels; or as in ``at``.
+        """
+        *size, channels = shape
+        known = self
+        if channels != self.channels:
+            if len(set(self.mean)) > 1 or len(set(self.std)) > 1:
+                raise RequestError(
+                    f"mean={self.mean} and std={self.std} are for {self.channels} channels, and the input has "
+                    f"{channels}. Pass one value for all channels, or one for each (--mean, --std; mean=, std=)."
+                )
+            known = replace(self, mean=self.mean[:1] * channels, std=self.std[:1] * channels)
+        return known.at((size[0], size[1]), resize)
 
     def whole(self) -> Preprocessing:
         """The same for the whole photograph, nothing cut off."""
@@ -105,39 +194,58 @@ class Preprocessing:
 
     def described(self) -> str:
         """Say in words what part of a photograph the network gets, and how it is resized."""
-        size, how = f"{self.size}x{self.size}", self.interpolation.replace("keras_bilinear", "bilinear as in Keras")
+        size, how = shown_size(self.size), self.interpolation.replace("keras_bilinear", "bilinear as in Keras")
+        square = self.height == self.width
+        size = size if square else f"{size} (height x width)"
+        colour = {1: "turn it grey, ", 3: "", 4: "with its alpha channel, "}[self.channels]
         if self.crop == "stretch":
-            return f"resize the whole photograph to {size}, without keeping its aspect ratio ({how})"
+            return f"{colour}resize the whole photograph to {size}, without keeping its aspect ratio ({how})"
+        if self.crop == "resize_then_crop" and square:
+            return f"{colour}resize the shorter side to {self.resize} ({how}), then crop {size} from the centre"
         if self.crop == "resize_then_crop":
-            return f"resize the shorter side to {self.resize} ({how}), then crop {size} from the centre"
-        share = self.size / self._resize
-        return f"crop a square of {share:.3f} times the shorter side from the centre, then resize it to {size} ({how})"
+            covered = shown_size(self._covered)
+            return f"{colour}resize to cover {covered} (height x width, {how}), then crop {size} from the centre"
+        part = "a square" if square else "the result's aspect ratio"
+        of = "the shorter side" if square else "the largest such part"
+        share = f"{part} of {self.share:.3f} times {of}"
+        return f"{colour}crop {share} from the centre, then resize it to {size} ({how})"
+
+    @property
+    def _covered(self) -> tuple[int, int]:
+        """Height and width that a photograph has to cover at least before "resize_then_crop" crops it."""
+        return round(self._resize * self.height / self._shorter), round(self._resize * self.width / self._shorter)
 
     def geometry(self, image: Image.Image) -> np.ndarray:
-        """Crop and resize a ``PIL.Image`` of any size and mode to a uint8 array of shape (size, size, 3)."""
-        image = image.convert("RGB")
-        square = (self.size, self.size)
+        """Crop and resize a ``PIL.Image`` of any size and mode to a uint8 array of shape (height, width, channels)."""
+        pixels = np.asarray(self._framed(image.convert(_MODES[self.channels])))
+        return pixels if pixels.ndim == 3 else pixels[..., None]
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        height, width = self.height, self.width
         if self.crop == "stretch":
-            return np.asarray(resized(image, square, self.interpolation))
+            return resized(image, (width, height), self.interpolation)
         if self.crop == "crop_then_resize":
             # Equal to the reference code of EfficientNet in every pixel.
-            side = max(1, int(self.size / self._resize * min(image.size)))
-            left, top = ((length - side + 1) // 2 for length in image.size)
-            return np.asarray(resized(image, square, self.interpolation, (left, top, left + side, top + side)))
+            unit = min(image.width * self._shorter / width, image.height * self._shorter / height)
+            side = max(1, int(self.share * unit))
+            box = [max(1, round(side * length / self._shorter)) for length in (width, height)]
+            left, top = ((length - kept + 1) // 2 for length, kept in zip(image.size, box, strict=True))
+            return resized(image, (width, height), self.interpolation, (left, top, left + box[0], top + box[1]))
         # Equal to torchvision in every pixel: the longer side is rounded down, the crop's offset to the nearest.
-        scale = self._resize / min(image.size)
-        width, height = (max(self._resize, int(length * scale)) for length in image.size)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        small = resized(image, (width, height), self.interpolation)
-        return np.asarray(small.crop((left, top, left + self.size, top + self.size)))
+        rows, columns = self._covered
+        scale = max(columns / image.width, rows / image.height)
+        wide, high = max(columns, int(image.width * scale)), max(rows, int(image.height * scale))
+        left, top = round((wide - width) / 2), round((high - height) / 2)
+        small = resized(image, (wide, high), self.interpolation)
+        return small.crop((left, top, left + width, top + height))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """Normalise uint8 RGB of shape (..., 3) to float32 of the same shape."""
+        """Normalise uint8 pixels of shape (..., channels) to float32 of the same shape."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return ((pixels.astype(np.float32) - mean) / std).astype(np.float32)
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """Turn a ``PIL.Image`` into a float32 array of shape (size, size, 3)."""
+        """Turn a ``PIL.Image`` into a float32 array of shape (height, width, channels)."""
         return self.normalise(self.geometry(image))
 
     def for_input(self, pixels: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
@@ -162,8 +270,9 @@ def resized(
     box: tuple[int, int, int, int] | None = None,
     reducing_gap: float | None = None,
 ) -> Image.Image:
-    """Resize a ``PIL.Image`` in RGB, or its part in ``box`` (left, top, right, bottom), to ``size`` (width, height).
+    """Resize a ``PIL.Image`` in grey, RGB or RGBA, or a part of it.
 
+    size: width and height. box: left, top, right and bottom of the part; None: all of it.
     interpolation: one of ``INTERPOLATIONS``. reducing_gap: Pillow's, for its own interpolations.
     """
     from PIL import Image
@@ -172,9 +281,11 @@ def resized(
         resampling = Image.Resampling[interpolation.upper()]
         return image.resize(size, resampling, box=box, reducing_gap=reducing_gap)
     pixels = np.asarray(image.crop(box) if box else image)
+    planes = pixels if pixels.ndim == 3 else pixels[..., None]
     (top, bottom, down), (left, right, across) = map(_neighbours, pixels.shape[:2], size[::-1])
-    rows = _between(pixels[top], pixels[bottom], down[:, None, None])
-    return Image.fromarray(np.rint(_between(rows[:, left], rows[:, right], across[:, None])).astype(np.uint8))
+    rows = _between(planes[top], planes[bottom], down[:, None, None])
+    result = np.rint(_between(rows[:, left], rows[:, right], across[:, None])).astype(np.uint8)
+    return Image.fromarray(result.reshape(*result.shape[:2], *pixels.shape[2:]))
 
 
 def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

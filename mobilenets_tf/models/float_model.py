@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from mobilenets_tf.conversion.own_normalisation import OwnNormalisation
 from mobilenets_tf.tasks.outputs import End
 from mobilenets_tf.tasks.task import Task
 from mobilenets_tf.tflite.file_metadata import Origin
@@ -41,7 +42,8 @@ class FloatModel(Protocol):
 
     name: of the model. inputs: in their order. ends: the outputs. origin: what its own file says; empty for a Keras
     model. has_layers: whether operators are named by layers; each operator of another model counts as a layer.
-    preload: the library that the ``Worker`` of ``float_file`` needs; may be empty.
+    preload: the library that the ``Worker`` of ``float_file`` needs; may be empty. own_normalisation: what the model's
+    first layers do to an image; None if nothing is known of that.
     """
 
     name: str
@@ -51,6 +53,9 @@ class FloatModel(Protocol):
 
     @property
     def inputs(self) -> Sequence[Input]: ...
+
+    @property
+    def own_normalisation(self) -> OwnNormalisation | None: ...
 
     @property
     def ends(self) -> tuple[End, ...]: ...

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilenets_tf.conversion.convert import check_exportable, convert, float_file
+from mobilenets_tf.conversion.intake import taken_in
+from mobilenets_tf.conversion.own_normalisation import OwnNormalisation, own_normalisation
 from mobilenets_tf.conversion.reparameterization import fold
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.models.float_model import FloatFile, Input
 from mobilenets_tf.tasks.outputs import End, ends_of_model
 from mobilenets_tf.tasks.task import Task
@@ -19,12 +22,19 @@ if TYPE_CHECKING:
 
 
 class KerasModel:
-    """A Keras model, see ``FloatModel``."""
+    """A Keras model, see ``FloatModel``.
+
+    Args:
+        model: of anyone's; what ``intake.taken_in`` makes of it is used. resolution: as there.
+
+    Raises:
+        RequestError: as ``intake.taken_in``.
+    """
 
     origin, has_layers, preload = Origin(), True, "tensorflow"
 
-    def __init__(self, model: "keras.Model"):
-        self.model, self.name = model, model.name
+    def __init__(self, model: "keras.Model", resolution: Size | None = None):
+        self.model, self.name = taken_in(model, resolution), model.name
 
     @property
     def inputs(self) -> Sequence[Input]:
@@ -35,6 +45,11 @@ class KerasModel:
     def ends(self) -> tuple[End, ...]:
         """The outputs."""
         return ends_of_model(self.model)
+
+    @cached_property
+    def own_normalisation(self) -> OwnNormalisation | None:
+        """The normalisation in the model's first layers."""
+        return own_normalisation(self.model)
 
     def check(self) -> None:
         """Refuse a model that cannot become a file, see ``check_exportable``."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilenets_tf.conversion.convert import output_names
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph
 from mobilenets_tf.errors import unknown
 from mobilenets_tf.tflite import flatbuffer
 
@@ -36,6 +37,11 @@ _TFLITE = {
     "SOFTMAX": "softmax", "LOG_SOFTMAX": "softmax", "LOGISTIC": "sigmoid", "L2_NORMALIZATION": "unit",
     "MEAN": "pool", "AVERAGE_POOL_2D": "pool", "RELU": "bounded", "RELU6": "bounded", "TANH": "bounded",
     "EXP": "bounded",
+}  # fmt: skip
+_PASSES_IN_GRAPHS = {"Identity", "Reshape", "Squeeze", "ExpandDims", "ResizeBilinear", "ResizeNearestNeighbor"}
+_GRAPHS = {
+    "Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid", "Mean": "pool", "AvgPool": "pool",
+    "Relu": "bounded", "Relu6": "bounded", "Tanh": "bounded", "Softplus": "bounded", "Exp": "bounded",
 }  # fmt: skip
 
 
@@ -199,6 +205,35 @@ def ends_of_file(content: bytes) -> tuple[End, ...]:
         End(graph.tensors[index].name.decode(), graph.shape(index)[1:], _activation_in_file(graph, index))
         for index in graph.outputs
     )
+
+
+def ends_of_graph(graph: FrozenGraph) -> tuple[End, ...]:
+    """Describe the outputs of a frozen graph, whose shapes are known."""
+    nodes = {node.name: node for node in graph.graph_def.node}
+    ends = []
+    for port in graph.outputs:
+        node = nodes[port.node]
+        while node.op in _PASSES_IN_GRAPHS:
+            node = _inputs_of(node, nodes)[0]
+        activation = "unit" if _is_normalised(node, nodes) else _GRAPHS.get(node.op, "linear")
+        ends.append(End(port.name, tuple(side or 0 for side in port.shape[1:]), activation))
+    return tuple(ends)
+
+
+def _inputs_of(node, nodes: dict) -> list:
+    return [nodes[name.partition(":")[0]] for name in node.input if not name.startswith("^")]
+
+
+def _is_normalised(node, nodes: dict) -> bool:
+    """Tell whether a node gives vectors of length 1, as ``tf.math.l2_normalize`` and Keras' UnitNormalization do."""
+    for factor in _inputs_of(node, nodes) if node.op == "Mul" else ():
+        found = []
+        while factor.op in ("Rsqrt", "Maximum", "Sum", "Square"):
+            found.append(factor.op)
+            factor = _inputs_of(factor, nodes)[0]
+        if found == ["Rsqrt", "Maximum", "Sum", "Square"]:
+            return True
+    return False
 
 
 def _activation_in_keras(tensor) -> str:

@@ -310,13 +310,13 @@ def _published(content: bytes) -> _Published:
 
 
 def _normalisation(image: _Table) -> Preprocessing | None:
-    """Read how an input is normalised, in pixel values 0 to 255: one number for all channels or three."""
+    """Read how an input is normalised, in pixel values 0 to 255: one number for all channels, or one for each."""
     for unit in image.tables(4):
         options = unit.table(1)
         if unit.byte(0) == NORMALIZATION_OPTIONS and options:
             mean, std = options.floats(0), options.floats(1)
             mean, std = (values * 3 if len(values) == 1 else values for values in (mean, std))
-            if len(mean) == len(std) == 3 and np.isfinite([*mean, *std]).all() and min(std) > 0:
+            if len(mean) == len(std) and len(std) in (3, 4) and np.isfinite([*mean, *std]).all() and min(std) > 0:
                 return Preprocessing(mean=mean, std=std)
     return None
 

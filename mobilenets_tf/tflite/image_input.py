@@ -47,9 +47,12 @@ class ImageInput:
         wanted = self.wanted
         if self.form == "uint8":
             zero_point = float(np.clip(np.round(np.mean(wanted.mean)), 0, 255))
-            return replace(wanted, mean=(zero_point,) * 3, std=(float(np.mean(wanted.std)),) * 3)
+            std = float(np.mean(wanted.std))
+            return replace(wanted, mean=(zero_point,) * wanted.channels, std=(std,) * wanted.channels)
         alike = len(set(wanted.mean)) == len(set(wanted.std)) == 1
-        return wanted if alike else replace(wanted, mean=(128.0,) * 3, std=(128.0,) * 3)
+        if alike:
+            return wanted
+        return replace(wanted, mean=(128.0,) * wanted.channels, std=(128.0,) * wanted.channels)
 
     def begin(self, content: bytes, folded: bool = True) -> bytes:
         """Let a float file take images normalised as in ``given`` instead of ``wanted``.

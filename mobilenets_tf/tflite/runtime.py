@@ -1,7 +1,7 @@
 """Run a TFLite file as the phone would, with LiteRT."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +90,8 @@ class Runner:
             arrays: as for a call.
 
         Raises:
-            RequestError: an array has another shape.
+            RequestError: an array has another shape or, for an input of whole numbers, fractions; or LiteRT cannot
+                compute the outputs.
         """
         for details, array in zip(self._inputs, arrays, strict=True):
             shape = tuple(details["shape"].tolist())
@@ -98,7 +99,12 @@ class Runner:
             if array.shape != shape and (1, *array.shape) != shape:
                 raise RequestError(f"Input {details['name']!r} takes {shape}; received {array.shape}.")
             self._interpreter.set_tensor(details["index"], _quantise(array.reshape(shape), details))
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:  # what an operator cannot compute, such as a number that has no row in a table
+            raise RequestError(
+                f"LiteRT cannot compute the model's outputs of these inputs: {first_line(error)}{_limits(arrays, self)}"
+            ) from error
 
     def raw(self, index: int) -> np.ndarray:
         """Give a view of a tensor's memory, which is valid only until the next call."""
@@ -149,11 +155,28 @@ def execution_plan(interpreter: "Interpreter") -> dict[str, int]:
     return dict(Counter(running.values()))
 
 
+def _limits(arrays: Sequence[np.ndarray], runner: Runner) -> str:
+    """Describe the values of the inputs that are whole numbers, in a sentence."""
+    told = [
+        f" {details['name']!r} has {np.min(array):g} to {np.max(array):g}."
+        for details, array in zip(runner.inputs, arrays, strict=True)
+        if np.dtype(details["dtype"]).kind in "iu" and not details["quantization"][0]
+    ]
+    return "." + "".join(told)
+
+
 def _quantise(array: np.ndarray, details: dict) -> np.ndarray:
     scale, zero_point = details["quantization"]
     dtype = np.dtype(details["dtype"])
-    if not scale or array.dtype == dtype:
-        return array.astype(dtype, copy=False)
+    if array.dtype == dtype:
+        return array
+    if not scale:
+        whole = array.astype(dtype)
+        if dtype.kind in "iu" and not np.array_equal(whole, array):
+            raise RequestError(
+                f"Input {details['name']!r} takes whole numbers ({dtype}); received {array[whole != array].flat[0]:g}."
+            )
+        return whole
     limits = np.iinfo(dtype)
     return np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from mobilenets_tf import files, registry
 from mobilenets_tf.data import images
+from mobilenets_tf.data.preprocessing import shown_size
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.data.tfrecords import Records
 from mobilenets_tf.errors import RequestError, unknown
@@ -171,6 +172,11 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     if source.weights in (None, RANDOM) and request.teacher and not request.teacher.is_file:
         source = replace(source, fetch=False)  # the teacher's weights alone are to be fetched
     source.check(may_be_random=True, in_keras=True)
+    if isinstance(source.resolution, tuple):
+        raise RequestError(
+            f"--resolution {shown_size(source.resolution)} (resolution=): networks are trained on square images; give "
+            "one number."
+        )
     request = replace(request, teacher=_teacher(request))
     recipe = _recipe(request)
     files.check_folder(Path(request.out))

@@ -30,7 +30,16 @@ _ARITHMETIC = {
     "math.add": lambda y: (1.0, y),
     "__operators__.add": lambda y: (1.0, y),
 }
+# Classes of Keras 2 that Keras 3 lacks.
+_LACKING = {
+    "ThresholdedReLU", "LocallyConnected1D", "LocallyConnected2D", "SlicingOpLambda", "RandomHeight", "RandomWidth",
+    "SyncBatchNormalization", "CuDNNLSTM", "CuDNNGRU", "DenseFeatures", "SequenceFeatures",
+}  # fmt: skip
 _MODELS = {"Functional": "keras.src.models.functional", "Model": "keras.src.models.functional", "Sequential": "keras"}
+
+
+class NotInKeras3Error(RequestError):
+    """A model of Keras 2 computes what no layer of Keras 3 does. Keras 2 itself can load the model (``tf_keras``)."""
 
 
 def is_of_keras2(version: Any) -> bool:
@@ -51,7 +60,7 @@ def upgraded(config: Any, path: Path) -> Any:
     path: for error messages.
 
     Raises:
-        RequestError: the model has an argument or an activation that Keras 3 does not have.
+        NotInKeras3Error: the model has a class, an argument or an activation that Keras 3 does not have.
     """
     if isinstance(config, list):
         return [upgraded(item, path) for item in config]
@@ -72,6 +81,10 @@ def upgraded(config: Any, path: Path) -> Any:
             if isinstance(tensors := inner.get(key), list) and len(tensors) == 1 and isinstance(tensors[0], list):
                 inner[key] = tensors[0]
         return {**node, "class_name": plain, "module": _MODELS[name], "registered_name": None}
+    if name in _LACKING:
+        raise NotInKeras3Error(
+            f"{path} is of Keras 2: its layer {inner.get('name')!r:.60} is a {name}, which Keras 3 does not have."
+        )
     import keras
 
     layer = getattr(keras.layers, name, None)
@@ -84,7 +97,7 @@ def upgraded(config: Any, path: Path) -> Any:
     for key in [key for key in inner if key in _GONE and key not in known]:
         neutral, value = _GONE[key], inner.pop(key)
         if neutral is not None and value not in neutral:
-            raise RequestError(
+            raise NotInKeras3Error(
                 f"{path} is of Keras 2: its {name} {inner.get('name')!r:.60} has {key}={value!r:.40}, which Keras 3 "
                 "does not have."
             )
@@ -103,7 +116,7 @@ def _check_activations(config: dict[str, Any], path: Path) -> None:
         value = config.get(key)
         value = value.get("config", value.get("class_name")) if isinstance(value, dict) else value
         if isinstance(value, str) and value in _OTHER_FORMULAS:
-            raise RequestError(
+            raise NotInKeras3Error(
                 f"{path} is of Keras 2: the {value} of its layer {config.get('name')!r:.60} is "
                 f"{_OTHER_FORMULAS[value]}. Write the model with a ReLU that says the formula, for example "
                 "layers.ReLU(max_value=1)(layers.Rescaling(0.2, 0.5)(x)), and load its weights."
@@ -118,7 +131,7 @@ def _arithmetic(node: dict[str, Any], path: Path) -> dict[str, Any]:
         ((tensor, place, index, arguments),) = node["inbound_nodes"]
         scale, offset = _ARITHMETIC[function](float(arguments["y"]))
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise RequestError(
+        raise NotInKeras3Error(
             f"{path} is of Keras 2 and calls the TensorFlow function {function!r:.60} on a tensor, which Keras 3 "
             "cannot load. Write the model with a layer instead, and load its weights."
         ) from None

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import keras
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
-OF_KERAS2 = "This is a model of Keras 2 (tf_keras). Save it, model.save('model.h5'), and give the path of the file."
 _ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
 _WEIGHTS = "model.weights.h5"
 
@@ -88,14 +87,9 @@ def to_bytes(model: keras.Model) -> bytes:
 
     Keras writes two things that change from run to run, and both are replaced: the time, and addresses in memory that
     tell shared objects apart (``shared_object_id``).
-
-    Raises:
-        RequestError: the model is of Keras 2.
     """
     import keras
 
-    if not isinstance(model, keras.Model):
-        raise RequestError(OF_KERAS2)
     with TemporaryFolder("mobilenets-tf-") as folder:
         path = Path(folder, "model.keras")
         keras.saving.save_model(model, path)
@@ -297,6 +291,29 @@ def _opened(path: Path, foreign: bool) -> tuple[Any, int]:
     Raises:
         RequestError: the file is not there, damaged or refused, or no model.
     """
+    config, held, old = _parts(path, foreign)
+    if isinstance(config, dict):
+        config.pop("compile_config", None)  # is not loaded, and may name the user's own losses
+    config = keras2.upgraded(config, path) if old else keras2.with_module(config)
+    keras_config.check(config, path)
+    return config, held
+
+
+def keras2_parts(path: Path) -> tuple[Any, int]:
+    """Return the configuration of a model file of Keras 2 as it is, unchecked, and how many bytes of weights it has.
+
+    Raises:
+        RequestError: the file is not there, damaged, or no model.
+    """
+    config, held, _ = _parts(path, foreign=True)
+    if isinstance(config, dict):
+        config.pop("compile_config", None)
+    return config, held
+
+
+def _parts(path: Path, foreign: bool) -> tuple[Any, int, bool]:
+    """Return the configuration of a model file, how many bytes of weights a foreign file has, and whether it is of
+    Keras 2."""
     check_kind(path)
     with open(path, "rb") as stream:
         start = stream.read(8)
@@ -310,11 +327,7 @@ def _opened(path: Path, foreign: bool) -> tuple[Any, int]:
         config, held, old = _h5_parts(path)
     else:
         raise RequestError(not_a_model(path))
-    if isinstance(config, dict):
-        config.pop("compile_config", None)  # is not loaded, and may name the user's own losses
-    config = keras2.upgraded(config, path) if old else keras2.with_module(config)
-    keras_config.check(config, path)
-    return config, held
+    return config, held, old
 
 
 def check_kind(path: Path) -> None:
@@ -332,12 +345,11 @@ def check_kind(path: Path) -> None:
 def not_a_model(path: Path) -> str:
     """Say what a path is that is not a model file, and what to do."""
     expected = "expected a .keras, .h5 or .hdf5 file with a whole model"
-    others = "(The verbs that make or judge files take .tflite files too, and qat trains one.)"
+    others = "(The verbs that make or judge files take .tflite files and SavedModel folders too, and qat trains them.)"
     if (path / "saved_model.pb").is_file():
         return (
-            f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Save the model as a .keras file "
-            "with the Keras that made it; for one of Keras 2: pip install tf_keras, then in Python "
-            f"tf_keras.models.load_model({str(path)!r}).save('model.keras')."
+            f"{path} is a SavedModel folder, a graph without layers; {expected}. Save the model as a .keras file with "
+            f"the Keras that made it. {others}"
         )
     if path.is_dir():
         return f"{path} is a folder; {expected}."

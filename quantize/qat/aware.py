@@ -164,12 +164,12 @@ class Aware:
 
         Raises:
             RequestError: weights that cannot be traced back to a layer, an ``image`` whose normalisation is part of the
-                weights, or a model that was made of a TFLite file.
+                weights, or a model that was made of a graph.
         """
         if not self._source.layers[1:]:
             raise RequestError(
-                "The model was made of a .tflite file, which has no Keras layers to bring weights back to. to_tflite() "
-                "writes the trained file."
+                "The model was made of a .tflite file or of a graph (a SavedModel, a traced model), which has no Keras "
+                "layers to bring weights back to. to_tflite() writes the trained file."
             )
         if self._image and self._image.given != self._image.wanted:
             raise RequestError(
@@ -242,10 +242,10 @@ def quantize_aware(
     image: ImageInput | None = None,
     progress: Progress = silent,
 ) -> Aware:
-    """Prepare a Keras 3 model, or anyone's float TFLite file, for quantisation-aware fine-tuning.
+    """Prepare a model of Keras, or a graph of anyone's, for quantisation-aware fine-tuning.
 
     Args:
-        model: any functional or sequential Keras 3 model that ``to_tflite`` converts, or a registry name or a path.
+        model: any model that ``to_tflite`` converts, or a registry name or a path.
             Nested models are fine; the training form of MobileOne is folded first.
         calibration: as in ``export.to_tflite``. The ranges with which training begins come from them.
         scheme: "int8" or "int8_float_io".

@@ -61,3 +61,39 @@ def test_keras_interpolation_works_with_every_crop(crop):
 def test_unknown_crops_are_refused():
     with pytest.raises(RequestError, match="Unknown crop 'strech'. Did you mean 'stretch'"):
         Preprocessing(crop="strech")
+
+
+@pytest.mark.parametrize("crop", ["stretch", "crop_then_resize", "resize_then_crop"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_an_image_need_be_neither_square_nor_rgb(crop, channels):
+    """A gradient from left to right, and one from top to bottom: a crop cuts as much off as it should, of the right
+    side, and keeps the aspect ratio."""
+    rows, columns = np.mgrid[:120, :240]
+    planes = np.stack([columns, 2 * rows, 0 * rows, 255 - columns], -1).astype(np.uint8)
+    image = Image.fromarray(planes, "RGBA")
+    resize = None if crop == "stretch" else 50
+    preprocessing = Preprocessing((40, 60), resize, mean=(0,) * channels, std=(1,) * channels, crop=crop)
+    pixels = preprocessing.geometry(image)
+    assert pixels.shape == (40, 60, channels) and preprocessing.channels == channels
+    # Of 240 columns the largest part of 60:40 has 180, of which 40/50 are 144; of 120 rows 96.
+    left, right, top, bottom = (0, 239, 0, 238) if crop == "stretch" else (48, 191, 24, 214)
+    if channels == 1:
+        expected = np.asarray(image.convert("RGB").convert("L")).mean()
+        assert abs(pixels.mean() - expected) < 1
+        return
+    edges = pixels[20, 0, 0], pixels[20, -1, 0], pixels[0, 30, 1], pixels[-1, 30, 1]
+    assert np.abs(np.subtract(edges, (left, right, top, bottom), dtype=int)).max() <= 4
+    assert channels == 3 or np.abs(pixels[..., 3].astype(int) + pixels[..., 0] - 255).max() <= 2
+
+
+def test_a_preprocessing_of_an_image_has_its_sides_and_channels():
+    base = Preprocessing(224, 256, mean=(127.5,) * 3, std=(127.5,) * 3, crop="resize_then_crop")
+    grey = base.of_image((56, 112, 1))
+    assert (grey.size, grey.resize, grey.mean) == ((56, 112), 64, (127.5,))
+    assert Preprocessing.of({"preprocessing": asdict(grey)}) == grey
+    assert Preprocessing.of({"preprocessing": {**asdict(grey), "size": [56, 112]}}) == grey
+    assert Preprocessing((96, 96)) == Preprocessing(96)
+    with pytest.raises(RequestError, match="for 3 channels, and the input has 4"):
+        Preprocessing(mean=(1, 2, 3)).of_image((8, 8, 4))
+    with pytest.raises(RequestError, match=r"one number of pixels, or \(height, width\)"):
+        Preprocessing((1, 2, 3))

@@ -13,6 +13,7 @@ from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.archive import Archive
+from mobilenets_tf.tflite.file_metadata import metadata_of
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
@@ -96,6 +97,20 @@ def test_size_normalisation_and_labels(files, scheme, form, wanted, mean, std):
     Runner(content)  # what stands behind the model does no harm
 
 
+@pytest.mark.parametrize("channels, colour, name", [(1, 2, "grey"), (3, 1, "RGB"), (4, 0, "RGBA")])
+def test_an_image_that_is_not_square_and_not_rgb(files, channels, colour, name):
+    content, _ = files("float32", "normalised", PLAIN)
+    image = ImageInput(Preprocessing((24, 40), mean=(0.0,) * channels, std=(255.0,) * channels))
+    root = read(metadata.add(content, metadata.describe("net", image)))
+    assert byte(follow(root, *INPUT, 3, 1), 0) == colour
+    size = follow(root, *INPUT, 3, 1, 1)
+    whole = flatbuffers.number_types.Uint32Flags
+    assert [size.Get(whole, size.Offset(slot) + size.Pos) for slot in (4, 6)] == [40, 24]  # width and height
+    assert text(follow(root, *INPUT), 1).startswith(f"{name} image, 24x40, values from 0 to 1")
+    told = metadata_of(metadata.add(content, metadata.describe("net", image))).preprocessing
+    assert told == image.given
+
+
 def test_written_again_they_replace_the_first(files):
     content, image = files("float32", "normalised", PLAIN)
     again = metadata.add(content, metadata.describe("another", image, ["x"]))
@@ -110,7 +125,8 @@ def text(table, slot):
 
 
 def byte(table, slot):
-    return table.Get(flatbuffers.number_types.Uint8Flags, table.Offset(4 + 2 * slot) + table.Pos)
+    offset = table.Offset(4 + 2 * slot)
+    return table.Get(flatbuffers.number_types.Uint8Flags, offset + table.Pos) if offset else 0
 
 
 def length(table, slot):

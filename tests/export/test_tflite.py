@@ -148,11 +148,22 @@ def test_int16x8_with_attention_and_normalisation_agrees_with_float(worker):
     assert {"SOFTMAX", "BATCH_MATMUL", "RSQRT"} <= set(flatbuffer.float_operator_counts(tree))
 
 
-def test_half_precision_models_are_refused_with_the_remedy():
+def test_models_in_double_precision_are_refused_with_the_remedy():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, layers.Conv2D(8, 1, dtype="float64", name="double")(inputs))
+    with pytest.raises(RequestError, match="'double' computes in float64. .*set_dtype_policy"):
+        to_tflite(model, "float32")
+
+
+def test_half_precision_models_are_computed_in_float32(tmp_path):
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, layers.Conv2D(8, 1, dtype="mixed_float16", name="half")(inputs))
-    with pytest.raises(RequestError, match="'half' computes in float16. .*set_dtype_policy"):
-        to_tflite(model, "float32")
+    with pytest.warns(UserWarning, match="computes in mixed_float16.*float32"):
+        exported = to_tflite(model, "float32", path=tmp_path / "half.tflite")
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 8, 8, 3)).astype(np.float32)
+    (found,) = Runner(exported.path)(image)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, image @ np.asarray(model.layers[1].kernel)[0, 0], atol=1e-6)
 
 
 def nested_model():

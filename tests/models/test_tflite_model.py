@@ -6,7 +6,7 @@ import pytest
 from mobilenets_tf import export
 from mobilenets_tf.cli import main
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.models import tflite_model
+from mobilenets_tf.models import foreign_model
 from mobilenets_tf.models.tflite_model import TFLiteModel
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.quantize import Calibration
@@ -61,7 +61,7 @@ def test_a_rewrite_that_changes_the_outputs_is_left_out(theirs, monkeypatch):
         convolution = next(operator for operator in graph.operators if graph.name(operator) == "CONV_2D")
         flatbuffer.replace_constant(tree, convolution, 1, 1.01 * graph.constant(convolution.inputs[1]))
 
-    monkeypatch.setattr(tflite_model, "_REWRITES", {"wrong": wrong})
+    monkeypatch.setattr(foreign_model, "_REWRITES", {"wrong": wrong})
     model = TFLiteModel(theirs / "stock.tflite")
     with pytest.warns(UserWarning, match="wrong stay as they are: .* would differ by"):
         assert model.float_file(None).content == TFLiteModel(theirs / "stock.tflite")._content
@@ -72,8 +72,8 @@ def test_a_rewrite_that_changes_the_outputs_is_left_out(theirs, monkeypatch):
 def test_a_rewrite_is_judged_by_the_finite_values(beside, wrong):
     wanted = np.float32([[1, beside]])
     for found, unchanged in (([[1, beside]], True), ([[wrong, beside]], False)):
-        difference = tflite_model._difference(lambda found=found: [np.float32(found)], [[]], [[wanted]])
-        assert (difference <= tflite_model.REWRITE_TOLERANCE) is unchanged
+        difference = foreign_model._difference(lambda found=found: [np.float32(found)], [[]], [[wanted]])
+        assert (difference <= foreign_model.REWRITE_TOLERANCE) is unchanged
 
 
 @pytest.mark.parametrize("weights, least", [("float16", 50), ("int8", 25)])
@@ -183,4 +183,4 @@ def test_every_scheme_is_made_of_a_file(theirs, tmp_path, scheme):
 def test_train_refuses_a_file(theirs, tmp_path, capsys):
     options = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(["train", str(theirs / "stock.tflite"), *options]) == 2
-    assert "qat trains one" in capsys.readouterr().err
+    assert "qat trains them" in capsys.readouterr().err

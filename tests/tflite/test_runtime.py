@@ -1,11 +1,14 @@
 """Files that LiteRT's own kernels run and refuse."""
 
+import keras
 import numpy as np
 import pytest
 
+from mobilenets_tf.conversion.convert import float_file
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
-from mobilenets_tf.tflite.runtime import refused_without_delegates
+from mobilenets_tf.tflite.runtime import Runner, refused_without_delegates
 
 
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "int16x8"])
@@ -20,3 +23,21 @@ def test_a_scale_that_only_xnnpack_takes_is_told(small_files):
     convolution.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU6
     graph.tensors[convolution.outputs[0]].quantization.scale = np.array([1e-12], np.float32)
     assert "overflow" in refused_without_delegates(flatbuffer.write(tree))
+
+
+@pytest.fixture(scope="module")
+def table(worker):
+    """A float file that looks whole numbers up in a table of five rows."""
+    model = keras.Sequential([keras.Input((3,), dtype="int32", name="ids"), keras.layers.Embedding(5, 2)])
+    return Runner(float_file(model, worker)[1])
+
+
+def test_inputs_of_whole_numbers_are_not_rounded_in_silence(table):
+    assert np.array_equal(table(np.array([0, 4, 2])), table(np.float32([0, 4, 2])))
+    with pytest.raises(RequestError, match=r"Input 'ids' takes whole numbers \(int32\); received 2.5"):
+        table(np.float32([0, 4, 2.5]))
+
+
+def test_what_litert_cannot_compute_is_told_with_the_values(table):
+    with pytest.raises(RequestError, match=r"LiteRT cannot compute .*out of bounds.* 'ids' has -1 to 7\."):
+        table(np.array([0, 7, -1]))

@@ -51,8 +51,10 @@ def test_an_activation_of_another_formula_is_refused(tmp_path):
         load_model(tmp_path / "m.h5")
 
 
-def test_a_saved_model_folder_says_what_to_do(tmp_path):
+def test_a_saved_model_folder_has_no_layers_to_load(tmp_path):
     os.makedirs(tmp_path / "saved")
     (tmp_path / "saved" / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(RequestError, match="a SavedModel folder.*tf_keras.models.load_model"):
+    with pytest.raises(
+        RequestError, match="a SavedModel folder, a graph without layers; expected a .keras.*make or judge files take"
+    ):
         load_model(tmp_path / "saved")

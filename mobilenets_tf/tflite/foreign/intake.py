@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mobilenets_tf.data.preprocessing import Size, shown_size, sides
 from mobilenets_tf.errors import RequestError, first_line, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
@@ -48,13 +49,13 @@ _OPTIONS = {
 }  # fmt: skip
 
 
-def taken_in(content: bytes, name: str, resolution: int | None = None, signature: str | None = None) -> bytes:
+def taken_in(content: bytes, name: str, resolution: Size | None = None, signature: str | None = None) -> bytes:
     """Bring a float file to the form from which quantisation begins; its outputs stay the same.
 
     Args:
         content: of the file.
         name: of the file, for messages.
-        resolution: height and width of the image, where the file leaves them open.
+        resolution: of the image, where the file leaves its sides open: one number, or (height, width).
         signature: the key of the signature to take, where there are several.
 
     Returns:
@@ -89,7 +90,7 @@ def given_names(content: bytes, name: str, signature: str | None) -> tuple[list[
     return _choose_signature(flatbuffer.read(content), name, signature)
 
 
-def check_taken(file: str, resolution: int | None = None, signature: str | None = None) -> None:
+def check_taken(file: str, resolution: Size | None = None, signature: str | None = None) -> None:
     """Refuse a file that ``taken_in`` refuses, as far as that is known without running the file.
 
     Raises:
@@ -101,7 +102,7 @@ def check_taken(file: str, resolution: int | None = None, signature: str | None 
 
 
 def _begun(
-    content: bytes, name: str, resolution: int | None, signature: str | None
+    content: bytes, name: str, resolution: Size | None, signature: str | None
 ) -> tuple[schema.ModelT, tuple[list[str], list[str]], dict[int, list[int]]]:
     """Read a file and choose its graph; return the tree, the names of inputs and outputs, and the shapes to give to
     the inputs."""
@@ -287,7 +288,7 @@ def _refuse_types(tree: schema.ModelT, name: str) -> None:
             )
 
 
-def _pinned_shapes(tree: schema.ModelT, name: str, resolution: int | None) -> dict[int, list[int]]:
+def _pinned_shapes(tree: schema.ModelT, name: str, resolution: Size | None) -> dict[int, list[int]]:
     """Return the shape of each input that has to change: an open batch is 1, other open sides are as ``resolution``
     says.
 
@@ -295,10 +296,10 @@ def _pinned_shapes(tree: schema.ModelT, name: str, resolution: int | None) -> di
         RequestError: ``resolution`` is no number of pixels; a side is open and nothing says how long it is; or no side
             is open and ``resolution`` differs.
     """
-    if resolution is not None and resolution < 1:
+    asked = "" if resolution is None else f"--resolution {shown_size(resolution)} (resolution=)"
+    if resolution is not None and min(sides(resolution)) < 1:
         raise RequestError(
-            f"{name}: received --resolution {resolution} (resolution=); expected the height and width of the image in "
-            "pixels, at least 1."
+            f"{name}: received {asked}; expected the height and width of the image in pixels, at least 1."
         )
     graph, changed, images = tree.subgraphs[0], {}, 0
     for index in graph.inputs:
@@ -306,20 +307,20 @@ def _pinned_shapes(tree: schema.ModelT, name: str, resolution: int | None) -> di
         signature = tensor.shapeSignature
         shape = list(tensor.shape) if signature is None or not len(signature) else signature.tolist()
         pinned = [1, *shape[1:]] if len(shape) > 1 and shape[0] < 0 else list(shape)
-        sides = _sides(pinned)
-        images += bool(sides)
-        for place in sides:
-            if pinned[place] < 0 and resolution is not None:
-                pinned[place] = resolution
-            elif resolution is not None and pinned[place] != resolution:
+        places = _sides(pinned)
+        images += bool(places)
+        for place, side in zip(places, sides(resolution) if resolution is not None else (None, None), strict=False):
+            if pinned[place] < 0 and side is not None:
+                pinned[place] = side
+            elif side is not None and pinned[place] != side:
                 raise RequestError(
-                    f"--resolution {resolution} (resolution=): the input {_name(graph, index)!r} of {name} has the "
+                    f"{asked}: the input {_name(graph, index)!r} of {name} has the "
                     f"fixed shape {tuple(shape)}. Leave the option out, or convert the model again."
                 )
         if any(side < 0 for side in pinned):
             remedy = (
                 "Pass --resolution (resolution=), the height and width in pixels."
-                if sides and all(pinned[place] < 0 for place in sides) and resolution is None
+                if places and all(pinned[place] < 0 for place in places) and resolution is None
                 else "Convert the model again with every side fixed."
             )
             raise RequestError(
@@ -334,7 +335,7 @@ def _pinned_shapes(tree: schema.ModelT, name: str, resolution: int | None) -> di
         if pinned != list(tensor.shape):
             changed[index] = pinned
     if resolution is not None and not images:
-        raise RequestError(f"--resolution {resolution} (resolution=): {name} takes no image. Leave the option out.")
+        raise RequestError(f"{asked}: {name} takes no image. Leave the option out.")
     return changed
 
 

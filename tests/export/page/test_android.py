@@ -208,7 +208,8 @@ def package(case) -> str:
 
 
 def own_pages() -> dict[str, str]:
-    """The pages of models of one's own: a value for two classes, values, several outputs."""
+    """The pages of models of one's own: a value for two classes, values, several outputs; images that are grey or have
+    an alpha channel, and are not square."""
 
     def output(name, shape, kind, dtype="int8"):
         scale, zero_point = (0.0, 0) if dtype == "float32" else (0.1, -3)
@@ -221,15 +222,23 @@ def own_pages() -> dict[str, str]:
         "own_logit": ("classify", [output("p", [1, 1], "binary_logit", "float32")]),
         "own_values": ("regress", [output('a"$b', [1, 4], "undecided"), output("e", [1, 9], "embedding", "float32")]),
         "own_heads": ("classify", [output("n", [1, 1], "values"), output("s", [1, 3], "classes", "uint8")]),
+        "own_grey": ("classify", [output("s", [1, 3], "classes")]),
+        "own_alpha": ("classify", [output("s", [1, 3], "classes")]),
+    }
+    inputs = {
+        "own_grey": Preprocessing((24, 40), 28, mean=(0.0,), std=(255.0,), crop="crop_then_resize"),
+        "own_alpha": Preprocessing((40, 24), mean=(0.0,) * 4, std=(255.0,) * 4),
     }
     shared = {
         "scheme": "int8", "inputs": [output("image", [1, 8, 8, 3], None)], "passed": True, "failures": [],
-        "preprocessing": vars(Preprocessing(8, 8)), "badge": {"colour": "amber", "headline": "", "remarks": []},
+        "badge": {"colour": "amber", "headline": "", "remarks": []},
     }  # fmt: skip
-    return {
-        name: android.render("net.tflite", {"task": task, "outputs": outputs, **shared}, labels=name == "own_heads")
-        for name, (task, outputs) in models.items()
-    }
+    pages = {}
+    for name, (task, outputs) in models.items():
+        preprocessing = vars(inputs.get(name, Preprocessing(8, 8)))
+        manifest = {"task": task, "outputs": outputs, "preprocessing": preprocessing, **shared}
+        pages[name] = android.render("net.tflite", manifest, labels=name == "own_heads")
+    return pages
 
 
 def test_the_page_of_ones_own_outputs_names_each():
@@ -240,6 +249,17 @@ def test_the_page_of_ones_own_outputs_names_each():
     assert "private val labels" not in pages["own_values"] and "labels.txt" in pages["own_heads"]
 
 
+def test_the_page_of_an_image_that_is_not_square_and_not_rgb():
+    grey, alpha = own_pages()["own_grey"], own_pages()["own_alpha"]
+    assert "Input: one grey image of 24x40 (height x width) pixels" in grey and "ByteArray(1 * pixels.size)" in grey
+    assert "bitmap.getPixels(pixels, 0, 40, 0, 0, 40, 24)" in grey and "createScaledBitmap(crop, 40, 24, true)" in grey
+    assert "19595 * red + 38470 * green + 7471 * blue" in grey
+    assert "minOf(photo.width / 40f, photo.height / 24f)" in grey  # the largest part with the input's aspect ratio
+    assert "bitmap.getPixels(pixels, 0, 24, 0, 0, 24, 40)" in alpha and "intArrayOf(16, 8, 0, 24)[index % 4]" in alpha
+    for page in (grey, alpha):
+        assert "MediaPipe Tasks take images of three channels" in page and "createFromOptions" not in page
+
+
 @pytest.mark.slow
 @KOTLIN
 def test_the_kotlin_of_ones_own_outputs_compiles(jar):
@@ -247,6 +267,7 @@ def test_the_kotlin_of_ones_own_outputs_compiles(jar):
 
     names = zipfile.ZipFile(jar).namelist()
     assert {"own_binary/Classifier.class", "own_values/Network.class", "own_heads/Network.class"} <= {*names}
+    assert {"own_grey/Classifier.class", "own_alpha/Classifier.class"} <= {*names}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,275 @@
+"""Everybody's models: does each load, is its float file equal, and how good is int8 beside other tools?
+
+    python benchmarks/models.py --results DIR --images ../shared/imagenet-samples/labels.csv        all rows, in turn
+    python benchmarks/models.py --results DIR --images ... 'ResNet*' MobileNet                      only these
+    python benchmarks/models.py --results DIR --table                    the table of what is there, as Markdown
+    python benchmarks/models.py --results DIR --images ... --check       exit 1 where ours is behind
+
+A row is a model with random weights, at a small size, without its softmax. The statistics of its BatchNormalization are
+those of 192 photographs, and LayerScale begins with 0.1, since with Keras' first values most of a network would count
+for nothing. Every tool gets the same 128 other photographs to calibrate with, and is judged on 64 more. Each row runs
+in a process of its own and is kept as a file in ``--results``; a run goes on with the rows that are not there yet.
+
+Columns: whether the model becomes a float file; the float file's greatest difference from Keras, relative to the
+largest value; and for int8 the ratio of signal to noise of the outputs in dB, with XNNPACK's partitions and the other
+operators that run (1+0: one partition, nothing else): ours, TensorFlow's converter (``TFLiteConverter``, int8 inputs
+and outputs), and the best of litert-quantizer's recipes (min-max, MSE, OCTAV), of our float file. What cannot be had is
+"refused: reason". Behind is a row whose ratio is more than 0.5 dB below the plain converter's, or which has more
+partitions.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+from any_file import ALGORITHMS, MOST_BEHIND, litert_quantizer
+
+CALIBRATION, JUDGED, SETTLED = 128, 64, 192
+COLUMNS = ("model", "source", "size", "loads", "float parity", "int8: ours", "plain converter", "litert-quantizer")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model: where it comes from, the size of its input in pixels, and the function of the size that builds it."""
+
+    source: str
+    size: int
+    build: Callable
+
+
+def _application(name: str) -> Callable:
+    def build(size: int):
+        import keras
+
+        # MobileNetV3 and EfficientNet rescale by themselves; MobileNetV3 warns of sizes for which it has no weights.
+        options = {"weights": None, "input_shape": (size, size, 3), "classifier_activation": None}
+        return getattr(keras.applications, name)(**options)
+
+    return build
+
+
+# The least sizes that the networks allow, up to 96: below, the last feature maps have a single pixel.
+_SIZES = {"InceptionV3": 96, "InceptionResNetV2": 96, "Xception": 96, "VGG16": 64, "VGG19": 64}
+_NAMES = (
+    "MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "EfficientNetV2B0",
+    "DenseNet121", "NASNetMobile", "ResNet50", "ResNet50V2", "ConvNeXtTiny", "Xception", "InceptionV3",
+    "InceptionResNetV2", "VGG16", "EfficientNetB1", "EfficientNetV2B1", "DenseNet169", "DenseNet201", "ResNet101",
+    "ResNet101V2", "ResNet152", "ResNet152V2", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge",
+    "VGG19", "EfficientNetB2", "EfficientNetB3", "EfficientNetB4", "EfficientNetB5", "EfficientNetB6",
+    "EfficientNetB7", "EfficientNetV2B2", "EfficientNetV2B3", "EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L",
+    "NASNetLarge",
+)  # fmt: skip
+ROWS = {name: Row("keras.applications", _SIZES.get(name, 64), _application(name)) for name in _NAMES}
+
+
+def pictures(spec: str, size: int) -> np.ndarray:
+    """Return photographs of a folder or CSV in random order, uint8 (n, size, size, 3): as many as a row needs."""
+    from mobilenets_tf.data import images
+    from mobilenets_tf.data.preprocessing import Preprocessing
+
+    count, geometry = CALIBRATION + JUDGED + SETTLED, Preprocessing(size).geometry
+    paths = np.array(images.find_photographs(spec).paths)
+    if len(paths) < count:
+        sys.exit(f"{spec} has {len(paths)} photographs; a row needs {count}.")
+    return np.stack([geometry(images.decode(path)) for path in np.random.default_rng(0).permutation(paths)[:count]])
+
+
+def settle(model, samples: np.ndarray) -> None:
+    """Give a model with random weights the statistics of its inputs, see the module's docstring."""
+    import keras
+
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    if norms:
+        model(samples, training=True)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    for layer in model._flatten_layers():
+        if type(layer).__name__ == "LayerScale":
+            layer.gamma.assign(np.full(layer.gamma.shape, 0.1, np.float32))
+
+
+def plain_converter(model, samples: np.ndarray) -> bytes:
+    """Quantise as the converter's guide says."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([sample[None]] for sample in samples)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    return converter.convert()
+
+
+def judged(content: bytes, samples: np.ndarray, expected: np.ndarray) -> dict:
+    """Return the signal to noise of a file's first output, its partitions and its other operators."""
+    from mobilenets_tf.decibels import signal_to_noise
+    from mobilenets_tf.tflite.runtime import Runner
+
+    runner = Runner(content)
+    outputs = np.concatenate([runner(sample)[0] for sample in samples])
+    plan = runner.execution_plan()
+    partitions = plan.pop("DELEGATE", 0)
+    noise = float(((outputs - expected) ** 2).sum())
+    snr = signal_to_noise(float((expected**2).sum()), noise)
+    return {"snr_db": snr, "partitions": partitions, "others": sum(plan.values()), "bytes": len(content)}
+
+
+def _tried(make: Callable[[], dict]) -> dict:
+    """Return what a tool makes, or why it refuses; with the seconds."""
+    started = time.perf_counter()
+    try:
+        found = make()
+    except Exception as error:  # anyone's
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        found = {"refused": lines[0][:160]}
+    return found | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def measure(name: str, spec: str) -> dict:
+    """Return the results of one row, on the photographs of a folder or CSV."""
+    import keras
+
+    from mobilenets_tf.export.tflite import convert_model
+    from mobilenets_tf.models.keras_model import KerasModel
+    from mobilenets_tf.quantize import schemes
+    from mobilenets_tf.quantize.calibration import Calibration
+    from mobilenets_tf.tflite.runtime import Runner
+    from mobilenets_tf.worker import Worker
+
+    warnings.simplefilter("ignore")
+    row = ROWS[name]
+    keras.utils.set_random_seed(0)
+    result = {"model": name, "source": row.source, "size": row.size}
+    model = row.build(row.size)
+    opened = KerasModel(model)
+    own = opened.own_normalisation
+    mean, std = (own.mean, own.std) if own else (127.5, 127.5)
+    samples = (pictures(spec, row.size).astype(np.float32) - np.float32(mean)) / np.float32(std)
+    calibration, rest = samples[:CALIBRATION], samples[CALIBRATION : CALIBRATION + JUDGED]
+    settle(model, samples[CALIBRATION + JUDGED :])
+    expected = np.concatenate([opened.answers([sample[None]])[0] for sample in rest])
+    files = {}
+
+    def ours() -> dict:
+        with Worker() as worker:
+            found = convert_model(opened, schemes.get("int8"), Calibration(calibration), worker)
+        files["float"] = found.float_content
+        return judged(found.content, rest, expected)
+
+    result["ours"] = _tried(ours)
+    if "float" in files:
+        runner = Runner(files["float"])
+        outputs = np.concatenate([runner(sample)[0] for sample in rest])
+        result["parity"] = float(np.abs(outputs - expected).max() / np.abs(expected).max())
+    result["plain"] = _tried(lambda: judged(plain_converter(model, calibration), rest, expected))
+    if "float" in files:
+        path = Path(f"{name}.float.tflite")
+        path.write_bytes(files["float"])
+        for label, key in ALGORITHMS.items():
+            tool = litert_quantizer(key)
+            result[f"litert-quantizer {label}"] = _tried(
+                lambda tool=tool: judged(tool(path, list(calibration)), rest, expected)
+            )
+        path.unlink()
+    return result
+
+
+def behind(result: dict) -> str | None:
+    """Say in what a row is behind the plain converter; None if in nothing."""
+    ours, plain = result["ours"], result["plain"]
+    if "refused" in ours:
+        return f"refused: {ours['refused']}"
+    if "refused" in plain:
+        return None
+    if ours["snr_db"] < plain["snr_db"] - MOST_BEHIND:
+        return f"{ours['snr_db']:.1f} dB, and the plain converter has {plain['snr_db']:.1f} dB"
+    if ours["partitions"] > plain["partitions"]:
+        return f"{ours['partitions']} partitions, and the plain converter has {plain['partitions']}"
+    return None
+
+
+def _cell(found: dict | None) -> str:
+    if not found:
+        return ""
+    if "refused" in found:
+        return f"refused: {found['refused'].replace('|', '/')}"
+    return f"{found['snr_db']:.1f} dB, {found['partitions']}+{found['others']}"
+
+
+def table(results: list[dict]) -> str:
+    """Write the rows as a table in Markdown."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for result in results:
+        others = [found for key, found in result.items() if key.startswith("litert-quantizer")]
+        made = [found for found in others if "snr_db" in found]
+        best = max(made, key=lambda found: found["snr_db"]) if made else (others or [None])[0]
+        loads = "refused" if "parity" not in result else "yes"
+        parity = f"{result['parity']:.0e}" if "parity" in result else ""
+        cells = (result["model"], result["source"], str(result["size"]), loads, parity, _cell(result["ours"]))
+        lines.append("| " + " | ".join((*cells, _cell(result["plain"]), _cell(best))) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("patterns", nargs="*", default=["*"], help="of the names of rows (default: all)")
+    parser.add_argument("--results", required=True, type=Path, help="the folder of the rows that have been made")
+    parser.add_argument("--images", help="a folder or CSV of at least 384 photographs")
+    parser.add_argument("--table", action="store_true", help="make nothing; print the table of the rows that are there")
+    parser.add_argument("--check", action="store_true", help="exit 1 where ours is behind the plain converter")
+    parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)  # one row, in this process
+    arguments = parser.parse_args()
+    names = [name for name in ROWS if any(fnmatch.fnmatch(name, each) for each in arguments.patterns)]
+    if not names:
+        sys.exit(f"No row is called {' or '.join(arguments.patterns)}. There are: {', '.join(ROWS)}")
+    if not arguments.images and not arguments.table:
+        parser.error("--images: a row needs photographs")
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    folder = arguments.results.resolve()
+    if arguments.row:
+        os.chdir(folder)
+        (name,) = names
+        partial = folder / f"{name}.partial"
+        partial.write_text(json.dumps(measure(name, arguments.images), indent=1))
+        partial.replace(folder / f"{name}.json")
+        return 0
+    results = []
+    for name in names:
+        path = folder / f"{name}.json"
+        if not path.is_file() and not arguments.table:
+            with open(folder / f"{name}.log", "w") as log:
+                command = [sys.executable, __file__, "--row", "--results", str(folder)]
+                command += ["--images", os.path.abspath(arguments.images), name]
+                subprocess.run(command, stdout=log, stderr=log, check=False)
+            if not path.is_file():
+                print(f"{name} failed: {folder / f'{name}.log'}", flush=True)
+                continue
+        if path.is_file():
+            results.append(json.loads(path.read_text()))
+            if not arguments.table:
+                print(table(results[-1:]).splitlines()[-1], flush=True)
+    if arguments.table:
+        print(table(results))
+    lags = {result["model"]: text for result in results if (text := behind(result))}
+    for name, text in lags.items():
+        print(f"behind: {name}: {text}", file=sys.stderr)
+    return 1 if arguments.check and (lags or len(results) < len(names)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""A TensorFlow graph for inference whose variables are constants: plain data, from which a float file is made."""
+
+import gc
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mobilenets_tf.errors import RequestError, first_line
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a graph.
+
+    node: the name of its node. name: in the file's signature. shape: with the batch axis; a side that is not known is
+    None. dtype: as TensorFlow calls it, for example "float32".
+    """
+
+    node: str
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class FrozenGraph:
+    """A frozen inference graph: every variable is a constant, the shapes of the inputs are static, the batch is 1.
+
+    content: a serialised GraphDef.
+    inputs, outputs: in the model's order.
+    layers: the names of the model's layers, nested ones too, for error messages; may be empty.
+    kind: of the model, for manifests.
+    """
+
+    content: bytes
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    layers: tuple[str, ...] = ()
+    kind: str = "Keras 3 model"
+
+    @cached_property
+    def graph_def(self) -> "tf.compat.v1.GraphDef":
+        """The graph as TensorFlow's object."""
+        import tensorflow as tf
+
+        return tf.compat.v1.GraphDef.FromString(self.content)
+
+
+def freeze_function(
+    call: Callable,
+    specs: Sequence["tf.TensorSpec"],
+    output_names: Callable[[], Sequence[str]],
+    layers: Sequence[str] = (),
+    *,
+    label: str,
+    kind: str = "Keras 3 model",
+    autograph: bool = False,
+) -> FrozenGraph:
+    """Trace a function for one sample, and freeze it.
+
+    Args:
+        call: takes a tensor for each spec, and returns a list of tensors.
+        specs: static shapes with a batch of 1, types, and the names of the inputs in the file's signature.
+        output_names: called after ``call`` has been traced.
+        layers, kind: see ``FrozenGraph``.
+        label: the model's name, for messages.
+        autograph: whether Python's control flow in ``call`` becomes TensorFlow's.
+
+    Raises:
+        RequestError: the function cannot be traced with these shapes.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    @tf.function(input_signature=list(specs), autograph=autograph)
+    def infer(*tensors):
+        # Without the identity, a model that only reshapes its input would freeze to a graph without nodes.
+        return [tf.identity(tensor) for tensor in call(*tensors)]
+
+    try:
+        frozen = convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=False)
+    except RequestError:
+        raise
+    except Exception as error:  # whatever the model's own code raises
+        shapes = ", ".join(f"{spec.name} {tuple(spec.shape)} {spec.dtype.name}" for spec in specs)
+        raise RequestError(
+            f"{label} ({kind}) cannot be traced with the input {shapes}: {type(error).__name__}: "
+            f"{first_line(error):.300}"
+        ) from error
+    names = list(output_names())
+    graph = FrozenGraph(
+        content=with_own_functions(frozen.graph.as_graph_def()).SerializeToString(deterministic=True),
+        inputs=tuple(map(_port, frozen.inputs, [spec.name for spec in specs])),
+        outputs=tuple(map(_port, frozen.outputs, names)),
+        layers=tuple(layers),
+        kind=kind,
+    )
+    # Tracing leaves objects that take several times the model's size and refer to each other: collect them now.
+    del infer, frozen
+    gc.collect()
+    return graph
+
+
+def nodes_of(graph_def: "tf.compat.v1.GraphDef") -> Iterator[Any]:
+    """Yield the nodes of a graph and of its functions."""
+    yield from graph_def.node
+    for function in graph_def.library.function:
+        yield from function.node_def
+
+
+def with_own_functions(graph_def: "tf.compat.v1.GraphDef") -> "tf.compat.v1.GraphDef":
+    """Give the functions of a graph names that no other graph has, and return the graph: the functions of all graphs
+    of a process are in one namespace, and programs number theirs alike."""
+    if not graph_def.library.function:
+        return graph_def
+    digest = hashlib.sha256(graph_def.SerializeToString(deterministic=True)).hexdigest()[:16]
+    for function in graph_def.library.function:
+        function.signature.name += f"_{digest}"
+    for node in nodes_of(graph_def):
+        for value in node.attr.values():
+            for called in (value.func, *value.list.func) if value.HasField("func") else value.list.func:
+                called.name += f"_{digest}"
+    del graph_def.library.gradient[:]
+    return graph_def
+
+
+def _port(tensor: "tf.Tensor", name: str) -> Port:
+    sides = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
+    return Port(tensor.op.name, name, tuple(sides), tensor.dtype.name)
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Number names that occur twice: the signature of a file needs two."""
+    return [name if names.count(name) == 1 else f"{name}_{names[:at].count(name)}" for at, name in enumerate(names)]
+
+
+def run_frozen(graph: FrozenGraph) -> Callable:
+    """Return the function that runs a graph: takes an array for each input, returns the outputs as a list of arrays."""
+    import tensorflow as tf
+
+    imported = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(graph.graph_def, name=""), [])
+    element = imported.graph.as_graph_element
+    pruned = imported.prune(
+        [element(f"{port.node}:0") for port in graph.inputs], [element(f"{port.node}:0") for port in graph.outputs]
+    )
+
+    def run(arrays):
+        given = [tf.constant(array, port.dtype) for array, port in zip(arrays, graph.inputs, strict=True)]
+        return [output.numpy() for output in pruned(*given)]
+
+    return run
