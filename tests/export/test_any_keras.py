@@ -13,7 +13,9 @@ from mobilenets_tf.answers.predictor import KerasNetwork, Predictor
 from mobilenets_tf.answers.reading import Reading
 from mobilenets_tf.cli import main
 from mobilenets_tf.data import images
+from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.modelsource import ModelSource, opened
+from mobilenets_tf.quantize import Calibration, Recipe, schemes
 from mobilenets_tf.tflite.runtime import Runner
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* calibration samples", "ignore:.*normalises pixel values")
@@ -93,3 +95,26 @@ def test_several_inputs_and_outputs_go_by_their_names(tmp_path):
     assert {details["name"]: details["dtype"] for details in Runner(path).inputs} == {"ids": np.int32, "image": np.int8}
     compared = export.verify(path, model, data)
     assert [output.name for output in compared.outputs] == ["label", "score"] and compared.relative_difference < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, options", [("MobileNet", {"alpha": 0.25}), ("MobileNetV3Small", {"minimalistic": True})]
+)
+def test_networks_of_keras_applications(name, options, worker):
+    """benchmarks/models.py has the others."""
+    keras.utils.set_random_seed(0)
+    options |= {"weights": None, "input_shape": (32, 32, 3), "classes": 10, "classifier_activation": None}
+    model = opened(getattr(keras.applications, name)(**options))
+    own = model.own_normalisation
+    assert (own and (own.mean, own.std)) == ((0, 1) if name == "MobileNetV3Small" else None)
+    random, (rows, columns) = np.random.default_rng(0), np.mgrid[:32, :32]
+    waves = [np.sin(rows / 5 + random.uniform(0, 6)) * np.cos(columns / 7 + random.uniform(0, 6)) for _ in range(8)]
+    samples = np.stack(waves)[..., None].astype(np.float32) * np.float32([0.9, 0.6, 0.3])
+    samples = 127.5 * (samples + 1) if own else samples
+    recipe = Recipe(ranges="min_max", rounding="nearest")
+    converted = convert_model(model, schemes.get("int8"), Calibration(samples), worker, recipe=recipe)
+    expected = np.concatenate(model.answers([samples]))
+    found = np.concatenate([Runner(converted.float_content)(sample)[0] for sample in samples])
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert Runner(converted.content).execution_plan() == {"DELEGATE": 1}
