@@ -8,7 +8,7 @@ from keras import layers
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.quantize.steps import effects
-from mobilenets_tf.quantize.steps.effects import DECISIVE, Effects, output_error
+from mobilenets_tf.quantize.steps.effects import DECISIVE, Effects, output_errors
 from mobilenets_tf.tflite import flatbuffer
 from tests.conftest import photographs
 
@@ -126,5 +126,6 @@ def test_the_error_of_a_file_is_that_of_scores_and_maps(content, scheme):
     recipe = Recipe(ranges="min_max", rounding="nearest")
     file = prepare(content, scheme, Calibration(photographs(100, 8)), recipe).write()
     samples = [[picture[None]] for picture in photographs(10, 8, seed=1)]
-    assert output_error(content, content, samples) == 0
-    assert 1e-6 < output_error(content, file, samples) < 0.1
+    same, quantised = output_errors(content, [content, file], samples)
+    assert same == 0
+    assert 1e-6 < quantised < 0.1
