@@ -17,7 +17,7 @@ from mobilenets_tf.tflite.runtime import Runner
 DECISIVE = 20
 # Early activations cost more than late ones, and are measured on fewer samples: one disturbance on all samples may take
 # as long as _RUNS runs of the model, and the values at a cut may take _MEMORY bytes.
-_RUNS = 16
+_RUNS = 8
 _MEMORY = 24 << 20
 # The work of an op is its multiply-adds, and this much for each value that it writes; comparing a value is this much.
 _WRITTEN = 10
