@@ -1,14 +1,17 @@
-"""Wall time and peak memory of `mobilenets-tf deploy` beside a plain TFLiteConverter script: whole processes.
+"""Time and peak memory of `mobilenets-tf deploy` beside a plain TFLiteConverter script: whole processes.
 
     python benchmarks/deploy_cost.py --images ../shared/imagenet-samples/labels.csv
+    python benchmarks/deploy_cost.py --images ... mobilenet_v2 mobilenet_v3_large --rounds 1
 
-Both start from nothing, build EfficientNet-Lite0 with its ImageNet weights, calibrate on the same images and write an
-int8 file; deploy also verifies it and writes its manifest and report. They run in turn, so that the machine's mood
-meets both; printed is the median of each and their ratio. Peak memory is the sum over the process tree of each
-process's proportional share (PSS), read twenty times a second. Linux only.
+Both start from nothing, build the network (with its ImageNet weights where the machine has them), calibrate on the same
+images and write an int8 file; deploy also verifies it and writes its manifest and report. They run in turn, so that the
+machine's mood meets both; printed is the median of each and their ratio: of the wall time, of the processor time of all
+processes, which other load on the machine changes less, and of the peak memory. That is the sum over the process tree
+of each process's proportional share (PSS), read twenty times a second. Linux only.
 """
 
 import argparse
+import resource
 import shutil
 import statistics
 import subprocess
@@ -16,6 +19,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.modelsource import RANDOM, ModelSource
+
+NETWORKS = ("efficientnet_lite0", "mobilenet_v2", "mobilenet_v3_large", "mobileone_s1")
 
 # What the converter's documentation tells a user to write.
 PLAIN = """
@@ -25,11 +33,11 @@ import numpy as np
 import tensorflow as tf
 import mobilenets_tf
 from mobilenets_tf.data.images import decode, find_images
-from mobilenets_tf.weights import catalog
+from mobilenets_tf.modelsource import ModelSource
 
-source, count, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-preprocessing = catalog.find("efficientnet_lite0", "imagenet").preprocessing
-model = mobilenets_tf.create_model("efficientnet_lite0", weights="imagenet")
+name, weights, source, count, out = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]
+model = mobilenets_tf.create_model(name, weights=weights if weights == "imagenet" else None)
+preprocessing = ModelSource(name, weights=weights).preprocessing(model)
 images = find_images(source).sample(count)
 converter = tf.lite.TFLiteConverter.from_keras_model(model)
 converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -54,54 +62,72 @@ def proportional_memory(pid: int) -> int:
     return total
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """(seconds, peak megabytes) of a command and all it starts.
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """(seconds, processor seconds, peak megabytes) of a command and all it starts.
 
     Raises:
         SystemExit: the command failed; its last words are shown.
     """
     with tempfile.TemporaryFile() as log:
-        started = time.monotonic()
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         process = subprocess.Popen(command, stdout=log, stderr=log)
         peak = 0
         while process.poll() is None:
             peak = max(peak, proportional_memory(process.pid))
             time.sleep(0.05)
-        seconds = time.monotonic() - started
+        seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         if process.returncode:
             log.seek(0)
             sys.exit(f"{command} failed:\n{log.read().decode(errors='replace')[-2000:]}")
-    return seconds, peak / 1e6
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, processor, peak / 1e6
+
+
+def has_weights(name: str) -> bool:
+    """Whether the network's ImageNet weights are on this machine."""
+    try:
+        ModelSource(name, weights="imagenet").check()
+    except RequestError:
+        return False
+    return True
+
+
+def compare(name: str, images: str, count: int, rounds: int) -> list[float]:
+    """Print the medians of both, and return the ratios of wall time, processor time and memory."""
+    deploy = shutil.which("mobilenets-tf", path=str(Path(sys.executable).parent))
+    weights = "imagenet" if has_weights(name) else RANDOM
+    script, ours = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        plain = [sys.executable, "-c", PLAIN, name, weights, images, str(count), f"{folder}/plain.tflite"]
+        command = [deploy, "deploy", name, "--weights", weights, "--calibration", images]
+        command += ["--calibration-count", str(count), "--out", f"{folder}/deploy", "--quiet", "--overwrite"]
+        for _ in range(rounds):
+            script.append(measure(plain))
+            ours.append(measure(command))
+    medians = [[statistics.median(column) for column in zip(*runs, strict=True)] for runs in (script, ours)]
+    for label, figures in zip(("plain converter script", "mobilenets-tf deploy"), medians, strict=True):
+        seconds, processor, megabytes = figures
+        print(f"{label:<24} {seconds:6.1f} s  {processor:6.1f} s of processors  {megabytes:6.0f} MB peak")
+    ratios = [a / b for a, b in zip(medians[1], medians[0], strict=True)]
+    title = f"{name} ({weights})"
+    print(f"{title:<24} {ratios[0]:6.2f}    {ratios[1]:6.2f}                  {ratios[2]:6.2f}", flush=True)
+    return ratios
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=NETWORKS, help="networks")
     parser.add_argument("--images", required=True, help="a folder or CSV of images")
-    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--check", action="store_true", help="exit 1 if deploy takes more time or memory than the script"
     )
     chosen = parser.parse_args()
-    deploy = shutil.which("mobilenets-tf", path=str(Path(sys.executable).parent))
-    results = {"plain converter script": [], "mobilenets-tf deploy": []}
-    with tempfile.TemporaryDirectory() as folder:
-        plain = [sys.executable, "-c", PLAIN, chosen.images, str(chosen.count), f"{folder}/plain.tflite"]
-        ours = [deploy, "deploy", "efficientnet_lite0", "--weights", "imagenet", "--calibration", chosen.images]
-        ours += ["--calibration-count", str(chosen.count), "--out", f"{folder}/deploy", "--quiet"]
-        for _ in range(chosen.rounds):
-            results["plain converter script"].append(measure(plain))
-            results["mobilenets-tf deploy"].append(measure(ours))
-    medians = {
-        name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in results.items()
-    }
-    for name, (seconds, megabytes) in medians.items():
-        print(f"{name:<24} {seconds:6.1f} s  {megabytes:6.0f} MB peak")
-    plain, ours = medians["plain converter script"], medians["mobilenets-tf deploy"]
-    ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-    print(f"{'deploy / script':<24} {ratios[0]:6.2f}    {ratios[1]:6.2f}")
-    if chosen.check and max(ratios) > 1:
-        sys.exit("deploy costs more than the plain script")
+    ratios = {name: compare(name, chosen.images, chosen.count, chosen.rounds) for name in chosen.names}
+    dear = [name for name, (seconds, _, memory) in ratios.items() if max(seconds, memory) > 1]
+    if chosen.check and dear:
+        sys.exit(f"deploy costs more than the plain script: {', '.join(dear)}")
 
 
 if __name__ == "__main__":

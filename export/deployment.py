@@ -71,6 +71,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     with Worker(preload=request.source.preload) as worker:  # starts importing TensorFlow while the request is checked
         images_to_use = check(request)
         request.source.fetch_weights(progress)
+        result_folder.prepare()
         produced, per_channel = worker.call(_produce, request, images_to_use, progress=progress)
     folder, name = Path(request.out), _file_name(request)
     labels = request.source.label_names()

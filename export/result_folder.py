@@ -1,5 +1,6 @@
 """The folder that an Android developer gets: the file, its labels, manifest and report, and the lines to paste."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,11 @@ def check(request, file_name: str) -> None:
     files.check_replaceable(
         folder, names, request.overwrite, request.described(), request.source.label_names()
     )  # fmt: skip
+
+
+def prepare() -> None:
+    """Begin, in a thread, with the part of ``write`` that needs no result, while another process works."""
+    threading.Thread(target=page.prepare, daemon=True).start()
 
 
 def write(folder: Path, file_name: str, produced: Produced, labels: Sequence[str]) -> tuple[dict, Path]:

@@ -18,7 +18,7 @@ from mobilenets_tf.quantize.calibration import Calibration
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.quantize.steps import equalize, model_ranges, ranges, rounding
 from mobilenets_tf.quantize.steps.bias_correction import correct_biases
-from mobilenets_tf.quantize.steps.effects import output_error
+from mobilenets_tf.quantize.steps.effects import output_errors
 from mobilenets_tf.quantize.steps.float_islands import float_islands
 from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.quantize.steps.ranges import Range
@@ -189,5 +189,6 @@ def _better(searched: PreparedModel, other: PreparedModel) -> PreparedModel:
     held_out = searched.samples[model_ranges.TRIED_ON :][:_HELD_OUT]
     if not held_out:
         return searched
-    errors = [output_error(searched.uncorrected, model.write(), held_out) for model in (searched, other)]
-    return searched if errors[0] <= errors[1] else other
+    contents = [model.write() for model in (searched, other)]
+    before, after = output_errors(searched.uncorrected, contents, held_out)
+    return searched if before <= after else other

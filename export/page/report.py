@@ -64,6 +64,14 @@ def render_schemes(
     return template.render(title=title, badge=badge, reports=reports, rows=rows, latency=latency)
 
 
+def prepare() -> None:
+    """Import what draws a page, and compile the templates: two seconds that need not wait for the page's content."""
+    from matplotlib.backends import backend_svg  # noqa: F401
+    from matplotlib.figure import Figure  # noqa: F401
+
+    _environment().get_template("report.html")
+
+
 @functools.cache
 def _environment():
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

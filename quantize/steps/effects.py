@@ -5,7 +5,7 @@ runs once for each disturbance. So trying ten ranges for an activation near the 
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -17,13 +17,13 @@ from mobilenets_tf.tflite.runtime import Runner
 DECISIVE = 20
 # Early activations cost more than late ones, and are measured on fewer samples: one disturbance on all samples may take
 # as long as _RUNS runs of the model, and the values at a cut may take _MEMORY bytes.
-_RUNS = 16
+_RUNS = 8
 _MEMORY = 24 << 20
 # The work of an op is its multiply-adds, and this much for each value that it writes; comparing a value is this much.
 _WRITTEN = 10
 _COMPARED = 50
 # How many bytes the values at all cuts that are made in one run may take together.
-_TOGETHER = 96 << 20
+_TOGETHER = 48 << 20
 
 
 class Effects:
@@ -210,22 +210,26 @@ def _power(values: np.ndarray) -> float:
     return float(np.square(values, dtype=np.float64).sum())
 
 
-def output_error(reference: bytes, content: bytes, samples: list[list[np.ndarray]]) -> float:
-    """Measure the error of a file's outputs over the outputs' own power, as ``Cut.error`` does.
+def output_errors(reference: bytes, contents: Sequence[bytes], samples: list[list[np.ndarray]]) -> list[float]:
+    """Measure the error of files' outputs over the outputs' own power, as ``Cut.error`` does.
 
     Args:
         reference: the content of the float file.
-        content: of another file of the same model, such as the integer file.
+        contents: of other files of the same model, such as integer files.
         samples: each a list of arrays in the order of the files' inputs.
     """
-    (before, targets), (after, _) = (_with_targets(flatbuffer.read(file)) for file in (reference, content))
-    noise, signal = np.zeros(len(targets)), np.zeros(len(targets))
+    before, targets = _with_targets(flatbuffer.read(reference))
+    others = [_with_targets(flatbuffer.read(content))[0] for content in contents]
+    noise, signal = np.zeros((len(others), len(targets))), np.zeros(len(targets))
     for arrays in samples:
-        for place, (target, wanted, found) in enumerate(zip(targets, before(*arrays), after(*arrays), strict=True)):
-            take = target.decisive(wanted)
-            noise[place] += _power(take(found) - take(wanted))
-            signal[place] += _power(take(wanted))
-    return float((noise / np.maximum(signal, 1e-30)).sum())
+        outputs = before(*arrays)
+        taking = [target.decisive(wanted) for target, wanted in zip(targets, outputs, strict=True)]
+        expected = [take(wanted) for take, wanted in zip(taking, outputs, strict=True)]
+        signal += [_power(part) for part in expected]
+        for row, other in zip(noise, others, strict=True):
+            found = zip(taking, other(*arrays), expected, strict=True)
+            row += [_power(take(values) - part) for take, values, part in found]
+    return (noise / np.maximum(signal, 1e-30)).sum(axis=1).tolist()
 
 
 def _with_targets(tree: flatbuffer.schema.ModelT) -> tuple[Runner, list[ErrorTarget]]:

@@ -18,7 +18,7 @@ from mobilenets_tf.tflite.flatbuffer import schema
 # The upper bounds of activations, as operators and inside of other operators.
 _BOUNDS = {"RELU6": 6.0, "RELU_N1_TO_1": 1.0, "RELU_0_TO_1": 1.0}
 _FUSED_BOUNDS = {schema.ActivationFunctionType.RELU6: 6.0, schema.ActivationFunctionType.RELU_N1_TO_1: 1.0}
-TRIED_ON = 32  # how many samples serve to compare ranges
+TRIED_ON = 32  # how many samples serve to choose ranges
 
 
 def choose(

@@ -118,7 +118,8 @@ _OUTLYING = 14
 _WORTH_WHILE = 6e-5
 # Another range is taken only if its error is less than this share of the present range's error: less may be chance.
 _CONVINCING = 0.8
-_SURVEY = 8  # samples on which it is measured which activations matter
+_SURVEY = 4  # samples on which it is measured which activations matter
+_TRIED_ON = 16  # the most samples on which ranges are tried
 _TRIALS = 100  # about how often what is behind an activation runs while its ranges are tried
 _BUDGET = 1000  # how much work all trials may be, in runs of the whole model
 
@@ -164,7 +165,7 @@ def least_output_error(
             chosen.append(index)
     return {
         cut.index: _try_ranges(cut, ranges[cut.index], min_max(statistics[cut.index]))
-        for cut in track(effects.cuts(chosen), "trying ranges", progress, len(chosen))
+        for cut in track(effects.cuts(chosen, _TRIED_ON), "trying ranges", progress, len(chosen))
     }
 
 
