@@ -13,7 +13,7 @@ CROP = Preprocessing(64, 72, "bicubic", (1.0,) * 3, (2.0,) * 3, "crop_then_resiz
 
 def taking(size):
     """What ``preprocessing`` looks at of a ``keras.Model``."""
-    return SimpleNamespace(inputs=[SimpleNamespace(shape=(None, size, size, 3))])
+    return SimpleNamespace(inputs=[SimpleNamespace(shape=(None, size, size, 3))], own_normalisation=None)
 
 
 @pytest.fixture
