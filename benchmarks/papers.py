@@ -161,14 +161,16 @@ def reversed_pairs(theirs: Sequence[float], ours: Sequence[float]) -> Iterator[t
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation: Pearson's of the ranks, equal values sharing the mean of theirs."""
+    """Spearman's rank correlation: Pearson's of the ranks, equal values sharing the mean of theirs. NaN where one side
+    has a single value, as times of tiny files can."""
 
     def ranks(values):
         values = np.asarray(values)
         smaller, equal = values[None] < values[:, None], values[None] == values[:, None]
         return smaller.sum(1) + (equal.sum(1) + 1) / 2
 
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+    both = np.stack([ranks(a), ranks(b)])
+    return float(np.corrcoef(both)[0, 1]) if np.ptp(both, axis=1).all() else float("nan")
 
 
 def machine() -> str:

@@ -270,7 +270,11 @@ def test_files_of_the_users_are_not_replaced(bad_files):
 @pytest.mark.parametrize("moment", ["importlib.import_module", "mobilenets_tf.cli._parser"])
 def test_ctrl_c_while_the_command_starts(monkeypatch, capsys, moment):
     monkeypatch.setattr(moment, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    assert cli.main(["list"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert cli.main(["list"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "mobilenets-tf: interrupted; no file was left half-written.\n"
 
 
@@ -296,7 +300,9 @@ def test_a_signal_leaves_nothing_behind(bad_files, moment, name, status):
         text=True,
         env=os.environ | {"TMPDIR": str(temporary)},
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=lambda: [
+            signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)
+        ],  # nohup ignores both
     )
     for line in process.stderr:
         if line.startswith(moment):
