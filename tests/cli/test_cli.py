@@ -302,7 +302,7 @@ def test_a_signal_leaves_nothing_behind(bad_files, moment, name, status):
         start_new_session=True,
         preexec_fn=lambda: [
             signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)
-        ],  # nohup ignores both
+        ],  # nohup
     )
     for line in process.stderr:
         if line.startswith(moment):
