@@ -300,9 +300,7 @@ def test_a_signal_leaves_nothing_behind(bad_files, moment, name, status):
         text=True,
         env=os.environ | {"TMPDIR": str(temporary)},
         start_new_session=True,
-        preexec_fn=lambda: [
-            signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)
-        ],  # nohup
+        preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)],  # nohup
     )
     for line in process.stderr:
         if line.startswith(moment):
