@@ -283,7 +283,7 @@ def test_ctrl_c_while_the_command_starts(monkeypatch, capsys, moment):
     ("moment", "name", "status"),
     [
         ("building", "SIGTERM", 143),
-        ("converting", "SIGINT", 130),
+        pytest.param("converting", "SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("building", "SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("calibrating", "SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("calibrating", "SIGHUP", 129, marks=pytest.mark.slow),

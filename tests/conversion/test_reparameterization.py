@@ -22,9 +22,8 @@ def assert_folded(model, size=64):
     return folded
 
 
-@pytest.mark.parametrize(
-    "name", ["mobileone_mu1", *(pytest.param(f"mobileone_{size}", marks=pytest.mark.slow) for size in ("s0", "s4"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobileone_mu1", "mobileone_s4"])
 def test_folded_is_the_same_function_and_the_inference_form(name):
     model = filled(create_model(name, resolution=64, classes=10, classifier_activation=None))
     folded = assert_folded(model)

@@ -32,6 +32,7 @@ def prepared(folder, task):
     return path, write(folder / "data", 8, task)
 
 
+@pytest.mark.slow
 def test_a_detectors_file_gives_nothing_under_its_score_threshold(tmp_path):
     path, data = prepared(tmp_path, "detect")
     words = ["--scheme", "float32", "--evaluate", str(data), "--quiet"]

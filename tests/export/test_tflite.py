@@ -93,6 +93,7 @@ def test_every_step_of_the_recipe_pays(small_files, small, pictures):
     assert decibels(correct_biases=False) > plain + 2
 
 
+@pytest.mark.slow
 def test_same_inputs_same_bytes(small_files, small, pictures, own_workers):
     with Worker() as other:
         assert converted(small, "int8", other, pictures).content == small_files["int8"].content

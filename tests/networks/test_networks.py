@@ -115,17 +115,11 @@ def test_exports_lean_and_in_one_piece(name, worker):
     assert export.verify(converted.content, model, pictures[:4]).snr_db > 8
 
 
-# One in the plain run; in CI each kind of head. The backbones are those of the contract above; their features that
+# In CI each kind of head. The backbones are those of the contract above; their features that
 # heads read: test_ssd.py and test_segmentation.py. SSDLite of MobileNetV2 and LR-ASPP also run in benchmarks/arm64.py.
 DENSE = [
-    "ssdlite_mobilenet_v1",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in (
-            "ssdlite_mobilenet_v3_small_reduced", "ssd_mobilenet_v2", "deeplabv3_mobilenet_v2",
-            "raspp_mobilenet_v3_small", "lraspp_mobilenet_v2",
-        )
-    ),
+    "ssdlite_mobilenet_v1", "ssdlite_mobilenet_v3_small_reduced", "ssd_mobilenet_v2", "deeplabv3_mobilenet_v2",
+    "raspp_mobilenet_v3_small", "lraspp_mobilenet_v2",
 ]  # fmt: skip
 HEADS = {
     "CONV_2D",
@@ -140,6 +134,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENSE)
 def test_contract_of_detectors_and_segmenters(name, tmp_path, worker):
     network = registry.get(name)

@@ -74,8 +74,12 @@ def timm_spelling(name):
     return "timm_mobileone" if name.startswith("mobileone") else "timm"
 
 
-# The sizes of MobileOne differ in widths and in squeeze-and-excite, which S4 alone has: those are CI's.
-SIZES = {f"mobileone_s{size}" for size in range(1, 5)}
+# The sizes of a family differ in widths and depths (and MobileOne's S4 in squeeze-and-excite): most are CI's.
+SIZES = {
+    *(f"mobileone_s{size}" for size in range(5)), *(f"efficientnet_lite{size}" for size in range(1, 5)),
+    "mobilevit_xs", "mobilevit_s", "mobilevit_v2_075", "mobilevit_v2_100",
+    "mobilevit_v3_xs", "mobilevit_v3_s", "mobilevit_v3_075", "mobilevit_v3_100",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,9 @@ def test_timm(goldens, name, alpha):
         assert_close(logits(reparameterize(model)), goldens[f"{key}/logits"])
 
 
-@pytest.mark.parametrize("name", MOBILEVIT_V3)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SIZES else []) for name in MOBILEVIT_V3]
+)
 def test_mobilevit_v3(goldens, name):
     spelling = "cvnets_mobilevit" if MOBILEVIT_V3[name] else "cvnets_mobilevit_v2"
     key = f"cvnets/{name}"

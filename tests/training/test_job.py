@@ -130,6 +130,7 @@ def wait_for(condition, process, seconds=300):
     raise AssertionError("it did not happen")
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_it_goes_on_to_the_same_bytes(trained, network, folder, tmp_path):
     whole, _ = trained
     words = arguments(network, folder, tmp_path, "--save-every", 1)
@@ -169,6 +170,7 @@ def test_a_damaged_checkpoint_is_named(network, folder, tmp_path):
     assert "mine.checkpoint.npz is damaged" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no RLIMIT_FSIZE, which stands in for a full disk")
 def test_a_full_disk_at_a_checkpoint(network, folder, tmp_path):
     script = (

@@ -149,6 +149,7 @@ def apple_checkpoint(folded):
     return {name: generated(name, shape) for name, shape in shapes.items()}
 
 
+@pytest.mark.slow
 def test_apples_mobileone_in_both_forms(tmp_path):
     from safetensors.numpy import save_file
 
@@ -195,6 +196,7 @@ def test_without_the_top_mobilenet_v3s_hidden_layer_is_not_left_over(tmp_path):
         create_model("mobilenet_v3_large", **options)
 
 
+@pytest.mark.slow
 def test_mobilevit_without_its_top_takes_files_that_have_one(tmp_path):
     from safetensors.numpy import save_file
 

@@ -55,7 +55,7 @@ class Case:
         return [np.concatenate(output) for output in zip(*map(runner, images), strict=True)]
 
 
-@pytest.fixture(scope="module", params=["detect", "segment"])
+@pytest.fixture(scope="module", params=[pytest.param("detect", marks=pytest.mark.slow), "segment"])
 def made(request):
     return Case(request.param)
 

@@ -127,9 +127,8 @@ def answers(names, aware, pictures):
 
 
 @pytest.mark.filterwarnings("ignore:Training keeps these weights")
-@pytest.mark.parametrize(
-    "per_tensor", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["per channel", "per tensor"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("per_tensor", [False, True], ids=["per channel", "per tensor"])
 def test_each_op_gives_the_runtimes_integers_and_its_weights_come_back(per_tensor):
     """One test of all: with a test an op, each worker would make the model of all ops."""
     model, names, aware, pictures = made(per_tensor)

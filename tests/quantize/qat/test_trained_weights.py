@@ -108,6 +108,7 @@ def test_the_file_has_the_integers_of_the_model(case):
         np.testing.assert_array_equal(given, wanted)
 
 
+@pytest.mark.slow
 def test_recurrent_layers_are_unrolled_share_their_kernels_and_come_back():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((2, 6))
