@@ -215,7 +215,8 @@ class _Rebuilding:
         if turned and len(ranks) == 1 and _is_elementwise(layer, args, kwargs):
             args, kwargs = self._mapped(self._to_last, (args, kwargs))
             return self._marked(self._copy(layer)(*args, **kwargs))
-        if turned and len(ranks) == 1 and kind in _WITH_AXIS:
+        # A bare operation, such as keras.ops.softmax, has no configuration that could be changed.
+        if turned and len(ranks) == 1 and kind in _WITH_AXIS and isinstance(layer, keras.Layer):
             axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0] if len(layer.axis) == 1 else None
             if axis is not None:
                 args, kwargs = self._mapped(self._to_last, (args, kwargs))
@@ -290,7 +291,8 @@ def _is_elementwise(layer: Any, args: Sequence, kwargs: dict) -> bool:
     import keras
     import numpy as np
 
-    if type(layer).__name__ not in _ELEMENTWISE:
+    # The operation keras.ops.average has an axis, and the layer Average has not.
+    if type(layer).__name__ not in _ELEMENTWISE or hasattr(layer, "axis"):
         return False
     own = [getattr(layer, name, 0) for name in ("scale", "offset", "noise_shape")]
     others = [each for each in keras.tree.flatten((args, kwargs)) if not isinstance(each, keras.KerasTensor)]

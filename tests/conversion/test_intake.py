@@ -56,6 +56,33 @@ def test_channels_first_becomes_channels_last():
     assert first.input_shape == (None, 3, HEIGHT, WIDTH)
 
 
+def of_channels_first(rest):
+    """A model of an image of 4 channels, channels first, which the input itself does not show; ``rest`` reads that
+    image."""
+    image = keras.Input((HEIGHT, WIDTH, 4))
+    first = layers.Identity()(layers.Permute((3, 1, 2))(image))
+    # Keeps the values, and brings the layout in.
+    first = layers.UpSampling2D(1, data_format="channels_first")(first)
+    return keras.Model(image, layers.Permute((2, 3, 1))(rest(first)))
+
+
+@pytest.mark.parametrize(
+    "rest, expected",
+    [
+        (lambda x: keras.ops.softmax(x, axis=1), lambda x: keras.ops.softmax(x, axis=-1)),
+        (lambda x: keras.ops.concatenate([x, x], axis=1), lambda x: keras.ops.concatenate([x, x], axis=-1)),
+        (
+            lambda x: keras.ops.expand_dims(keras.ops.average(x, axis=1), 1),
+            lambda x: keras.ops.mean(x, axis=-1, keepdims=True),
+        ),
+    ],
+    ids=["softmax", "concatenate", "average"],
+)
+def test_the_axis_of_an_operation_stays_that_of_the_channels(rest, expected):
+    pixels = images(4) / 255
+    np.testing.assert_allclose(taken_in(of_channels_first(rest))(pixels), expected(pixels), rtol=1e-5)
+
+
 def test_a_layout_is_only_restored_where_a_layer_needs_it():
     """Keras' Reshape gives what follows the order of its input, so the image is turned back before it."""
     image = keras.Input((HEIGHT, WIDTH, 3))
