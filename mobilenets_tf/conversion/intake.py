@@ -242,10 +242,13 @@ class _Rebuilding:
 
     def _call_channels_first(self, layer: Any, args: Sequence, kwargs: dict) -> Any:
         """Call a layer of channels first as one of channels last."""
-        along = getattr(getattr(layer, "activation", None), "__name__", "")
+        function = getattr(layer, "activation", None)
         config = getattr(layer, "get_config", dict)()
-        if "data_format" not in config or "ConvLSTM" in type(layer).__name__ or along in _ALONG_THE_LAST_AXIS:
-            raise RequestError(_not_turned(layer, f" and the activation {along}, along its last axis" if along else ""))
+        if not _is_elementwise_function(function):
+            name = getattr(function, "__name__", type(function).__name__)
+            raise RequestError(_not_turned(layer, f" and the activation {name}, which may depend on the layout"))
+        if "data_format" not in config or "ConvLSTM" in type(layer).__name__:
+            raise RequestError(_not_turned(layer, ""))
         args, kwargs = self._mapped(self._to_last, (args, kwargs))
         return self._marked(self._copy(layer, {"data_format": "channels_last"})(*args, **kwargs))
 
@@ -276,7 +279,7 @@ class _Rebuilding:
         import keras
 
         if type(layer).__name__ == "Cast" and layer.dtype in _HALF:  # a bare operation
-            return lambda tensor: tensor
+            return lambda tensor: tensor if tensor.dtype == "float32" else keras.ops.cast(tensor, "float32")
         if not isinstance(layer, keras.Layer) or not (changes or self._is_changed(layer)):
             return layer
         key = id(layer), *(changes or {}).items()
@@ -298,7 +301,19 @@ def _is_elementwise(layer: Any, args: Sequence, kwargs: dict) -> bool:
     others = [each for each in keras.tree.flatten((args, kwargs)) if not isinstance(each, keras.KerasTensor)]
     if any(np.ndim(each) for each in (*own, *others)):
         return False
-    return getattr(getattr(layer, "activation", None), "__name__", "") not in _ALONG_THE_LAST_AXIS
+    return _is_elementwise_function(getattr(layer, "activation", None))
+
+
+def _is_elementwise_function(function: Any) -> bool:
+    """Tell whether an activation is none, or one of Keras or TensorFlow that computes each value by itself. What a
+    function of the user's computes is not known."""
+    import keras
+
+    if function is None:
+        return True
+    name, module = getattr(function, "__name__", ""), str(getattr(function, "__module__", ""))
+    is_known = hasattr(keras.activations, name) and module.split(".")[0] in ("keras", "tensorflow")
+    return is_known and name not in _ALONG_THE_LAST_AXIS
 
 
 def _moved(axis: int, rank: int) -> int:
