@@ -213,7 +213,8 @@ def scaled(source: ModelSource, reading: Reading, scales: Sequence[float], mirro
     """Open a segmenter at several sizes, see ``ScaledNetworks``.
 
     Args:
-        scales: of the height and width of the input, each rounded to a multiple of 32 pixels. mirrored: and mirrored photographs.
+        scales: of the height and width of the input, which are rounded to multiples of 32 pixels. mirrored: and
+            mirrored photographs.
 
     Raises:
         RequestError: the model cannot be built or loaded, or ``Predictor`` refuses it.
