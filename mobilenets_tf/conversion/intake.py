@@ -84,10 +84,11 @@ def _size(model: "keras.Model", resolution: Size | None, turns: bool) -> tuple[i
     images = [tensor for tensor in model.inputs if len(tensor.shape) == 4]
     if resolution is not None and not images:
         raise RequestError(f"{text}: {model.name} takes no image. Leave the option out.")
-    is_open = False
-    for tensor in images:
-        own = tensor.shape[2:] if turns and _is_first(tensor) else tensor.shape[1:3]
-        is_open |= None in own
+    own_sides = [(tensor, tensor.shape[2:] if turns and _is_first(tensor) else tensor.shape[1:3]) for tensor in images]
+    is_open = any(None in own for _, own in own_sides)
+    for tensor, own in own_sides:
+        if is_open and None not in own:
+            continue  # the resolution is that of the images whose sides are open
         for side, wanted in zip(own, sides(resolution) if resolution is not None else own, strict=True):
             if side not in (None, wanted):
                 raise RequestError(
@@ -159,7 +160,7 @@ class _Rebuilding:
         if turned:
             shape = [shape[0], *shape[2:], shape[1]]
         if size and is_image:
-            shape[1:3] = size
+            shape[1:3] = [side or wanted for side, wanted in zip(shape[1:3], size, strict=True)]
         dtype = "float32" if tensor.dtype in _HALF else tensor.dtype
         new = keras.Input(batch_shape=shape, dtype=dtype, name=tensor.name)
         return self._mark(new) if turned else new

@@ -186,6 +186,13 @@ def test_open_sides_are_refused_unless_the_model_resizes():
         taken_in(open_model(), (0, 8))
 
 
+def test_the_resolution_is_that_of_the_images_whose_sides_are_open():
+    open_image, fixed_image = keras.Input((None, None, 3), name="open"), keras.Input((8, 8, 3), name="fixed")
+    means = [layers.GlobalAveragePooling2D()(image) for image in (open_image, fixed_image)]
+    fixed = taken_in(keras.Model([open_image, fixed_image], layers.Add()(means)), (12, 16))
+    assert [tensor.shape for tensor in fixed.inputs] == [(None, 12, 16, 3), (None, 8, 8, 3)]
+
+
 def test_a_model_that_is_as_phones_need_it_is_taken_as_it_is():
     model = keras.Sequential([keras.Input((12, 16, 3)), layers.Conv2D(2, 3)])
     assert taken_in(model) is model and taken_in(model, (12, 16)) is model
