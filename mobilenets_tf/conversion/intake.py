@@ -4,6 +4,7 @@ A phone computes so, and TensorFlow convolves on a CPU with the channels last on
 built anew from their configuration, and get the weights of the layers of the model; all others are shared with it.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _HALF = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 _FIRST = "channels_first"
+_MOST_BYTES = 2**31 - 1  # of an input, as in traced/sides.py
 # Layers and operations that compute each value by itself, if all their operands have one layout.
 _ELEMENTWISE = {
     "Activation", "ReLU", "LeakyReLU", "ELU", "Dropout", "GaussianDropout", "GaussianNoise", "AlphaDropout", "Identity",
@@ -45,8 +47,8 @@ def taken_in(model: "keras.Model", resolution: Size | None = None) -> "keras.Mod
         resolution: of the image, where the model leaves its sides open: one number, or (height, width).
 
     Raises:
-        RequestError: a side is open and nothing says how long it is, or ``resolution`` differs from a fixed side; a
-            layer cannot be copied, or not be turned to channels last.
+        RequestError: a side is open and nothing says how long it is, or ``resolution`` differs from a fixed side or is
+            too large for a file; a layer cannot be copied, or not be turned to channels last.
     """
     if not is_graph(model) or not model.built:
         return model
@@ -98,6 +100,11 @@ def _size(model: "keras.Model", resolution: Size | None, turns: bool) -> tuple[i
     if not is_open:
         return None
     if resolution is not None:
+        if 4 * math.prod(sides(resolution)) * max(CHANNELS) > _MOST_BYTES:
+            raise RequestError(
+                f"{text}: an image of that size has more than {_MOST_BYTES} bytes, the most that a file can hold. Give "
+                "a smaller one."
+            )
         return sides(resolution)
     for layer in image_layers(model):
         if type(layer).__name__ == "Resizing":

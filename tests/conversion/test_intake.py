@@ -184,6 +184,8 @@ def test_open_sides_are_refused_unless_the_model_resizes():
         taken_in(keras.Sequential([keras.Input((12,)), layers.Dense(2)]), 8)
     with pytest.raises(RequestError, match="--resolution 0x8 .*at least 1"):
         taken_in(open_model(), (0, 8))
+    with pytest.raises(RequestError, match="--resolution 100000x100000 .*more than 2147483647 bytes"):
+        taken_in(open_model(), 100_000)
 
 
 def test_the_resolution_is_that_of_the_images_whose_sides_are_open():
