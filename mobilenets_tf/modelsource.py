@@ -225,7 +225,8 @@ class ModelSource:
 
         Args:
             may_be_random: do not warn, since the model is going to be trained or random weights are refused elsewhere.
-            in_keras: a Keras model with layers is needed, so a graph is refused.
+            in_keras: a Keras model with layers is needed, at the model's own size: a graph is refused, and for a file
+                ``resolution``.
 
         Raises:
             RequestError: the name is unknown, a value is out of range, or a file or weight set is not here and is not
@@ -234,6 +235,12 @@ class ModelSource:
         if self.is_file:
             if self._is_graph and in_keras:
                 raise self._is_graph_error()
+            if in_keras and self.resolution is not None:
+                raise RequestError(
+                    f"--resolution {shown_size(self.resolution)} (resolution=): training takes {self.model} at its "
+                    "own size. Leave the option out; for another size build the model again, with "
+                    "keras.Input((height, width, 3))."
+                )
             if self.is_tflite:
                 check_taken(self.model, self.resolution, self.signature)
                 self._check_form()

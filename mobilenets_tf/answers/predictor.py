@@ -150,7 +150,7 @@ class ScaledNetworks:
     """One segmenter at several sizes, as ``Predictor`` uses it. The result is the mean of the softmax outputs, not of
     the logits (the "MF" of arXiv 1801.04381, table 7).
 
-    models: ``keras.Model``s with the same weights, each of its own square size. mirrored: also average the answers
+    models: ``keras.Model``s with the same weights, each of its own size. mirrored: also average the answers
         about the mirrored image.
     """
 
@@ -158,7 +158,7 @@ class ScaledNetworks:
 
     def __init__(self, models: Sequence, mirrored: bool, name: str):
         self.name, self._mirrored = name, mirrored
-        self._models = sorted(models, key=lambda model: model.inputs[0].shape[1])
+        self._models = sorted(models, key=lambda model: model.inputs[0].shape[1:3])
         largest = KerasNetwork(self._models[-1])
         # The answers are averaged after the softmax.
         self.inputs, self.ends = largest.inputs, [replace(end, activation="softmax") for end in largest.ends]
@@ -213,15 +213,19 @@ def scaled(source: ModelSource, reading: Reading, scales: Sequence[float], mirro
     """Open a segmenter at several sizes, see ``ScaledNetworks``.
 
     Args:
-        scales: of the size of the input, each rounded to a multiple of 32 pixels. mirrored: and mirrored photographs.
+        scales: of the height and width of the input, which are rounded to multiples of 32 pixels. mirrored: and
+            mirrored photographs.
 
     Raises:
         RequestError: the model cannot be built or loaded, or ``Predictor`` refuses it.
     """
     first = source.build()
-    size = first.inputs[0].shape[1]
+    height, width = first.inputs[0].shape[1:3]
     models = [first] if 1.0 in scales else []
-    models += [source.build(resolution=max(32, round(size * scale / 32) * 32)) for scale in scales if scale != 1.0]
+    for scale in scales:
+        if scale != 1.0:
+            size = max(32, round(height * scale / 32) * 32), max(32, round(width * scale / 32) * 32)
+            models.append(replace(source, resolution=size).build())
     reading = replace(reading, preprocessing=source.preprocessing(first))
     return Predictor(ScaledNetworks(models, mirrored, source.model), reading)
 

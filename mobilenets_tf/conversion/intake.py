@@ -4,6 +4,7 @@ A phone computes so, and TensorFlow convolves on a CPU with the channels last on
 built anew from their configuration, and get the weights of the layers of the model; all others are shared with it.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _HALF = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 _FIRST = "channels_first"
+_MOST_BYTES = 2**31 - 1  # of an input, as in traced/sides.py
 # Layers and operations that compute each value by itself, if all their operands have one layout.
 _ELEMENTWISE = {
     "Activation", "ReLU", "LeakyReLU", "ELU", "Dropout", "GaussianDropout", "GaussianNoise", "AlphaDropout", "Identity",
@@ -45,8 +47,8 @@ def taken_in(model: "keras.Model", resolution: Size | None = None) -> "keras.Mod
         resolution: of the image, where the model leaves its sides open: one number, or (height, width).
 
     Raises:
-        RequestError: a side is open and nothing says how long it is, or ``resolution`` differs from a fixed side; a
-            layer cannot be copied, or not be turned to channels last.
+        RequestError: a side is open and nothing says how long it is, or ``resolution`` differs from a fixed side or is
+            too large for a file; a layer cannot be copied, or not be turned to channels last.
     """
     if not is_graph(model) or not model.built:
         return model
@@ -84,10 +86,11 @@ def _size(model: "keras.Model", resolution: Size | None, turns: bool) -> tuple[i
     images = [tensor for tensor in model.inputs if len(tensor.shape) == 4]
     if resolution is not None and not images:
         raise RequestError(f"{text}: {model.name} takes no image. Leave the option out.")
-    is_open = False
-    for tensor in images:
-        own = tensor.shape[2:] if turns and _is_first(tensor) else tensor.shape[1:3]
-        is_open |= None in own
+    own_sides = [(tensor, tensor.shape[2:] if turns and _is_first(tensor) else tensor.shape[1:3]) for tensor in images]
+    is_open = any(None in own for _, own in own_sides)
+    for tensor, own in own_sides:
+        if is_open and None not in own:
+            continue  # the resolution is that of the images whose sides are open
         for side, wanted in zip(own, sides(resolution) if resolution is not None else own, strict=True):
             if side not in (None, wanted):
                 raise RequestError(
@@ -97,6 +100,11 @@ def _size(model: "keras.Model", resolution: Size | None, turns: bool) -> tuple[i
     if not is_open:
         return None
     if resolution is not None:
+        if 4 * math.prod(sides(resolution)) * max(CHANNELS) > _MOST_BYTES:
+            raise RequestError(
+                f"{text}: an image of that size has more than {_MOST_BYTES} bytes, the most that a file can hold. Give "
+                "a smaller one."
+            )
         return sides(resolution)
     for layer in image_layers(model):
         if type(layer).__name__ == "Resizing":
@@ -159,7 +167,7 @@ class _Rebuilding:
         if turned:
             shape = [shape[0], *shape[2:], shape[1]]
         if size and is_image:
-            shape[1:3] = size
+            shape[1:3] = [side or wanted for side, wanted in zip(shape[1:3], size, strict=True)]
         dtype = "float32" if tensor.dtype in _HALF else tensor.dtype
         new = keras.Input(batch_shape=shape, dtype=dtype, name=tensor.name)
         return self._mark(new) if turned else new
@@ -215,7 +223,8 @@ class _Rebuilding:
         if turned and len(ranks) == 1 and _is_elementwise(layer, args, kwargs):
             args, kwargs = self._mapped(self._to_last, (args, kwargs))
             return self._marked(self._copy(layer)(*args, **kwargs))
-        if turned and len(ranks) == 1 and kind in _WITH_AXIS:
+        # A bare operation, such as keras.ops.softmax, has no configuration that could be changed.
+        if turned and len(ranks) == 1 and kind in _WITH_AXIS and isinstance(layer, keras.Layer):
             axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0] if len(layer.axis) == 1 else None
             if axis is not None:
                 args, kwargs = self._mapped(self._to_last, (args, kwargs))
@@ -241,10 +250,13 @@ class _Rebuilding:
 
     def _call_channels_first(self, layer: Any, args: Sequence, kwargs: dict) -> Any:
         """Call a layer of channels first as one of channels last."""
-        along = getattr(getattr(layer, "activation", None), "__name__", "")
+        function = getattr(layer, "activation", None)
         config = getattr(layer, "get_config", dict)()
-        if "data_format" not in config or "ConvLSTM" in type(layer).__name__ or along in _ALONG_THE_LAST_AXIS:
-            raise RequestError(_not_turned(layer, f" and the activation {along}, along its last axis" if along else ""))
+        if not _is_elementwise_function(function):
+            name = getattr(function, "__name__", type(function).__name__)
+            raise RequestError(_not_turned(layer, f" and the activation {name}, which may depend on the layout"))
+        if "data_format" not in config or "ConvLSTM" in type(layer).__name__:
+            raise RequestError(_not_turned(layer, ""))
         args, kwargs = self._mapped(self._to_last, (args, kwargs))
         return self._marked(self._copy(layer, {"data_format": "channels_last"})(*args, **kwargs))
 
@@ -275,7 +287,7 @@ class _Rebuilding:
         import keras
 
         if type(layer).__name__ == "Cast" and layer.dtype in _HALF:  # a bare operation
-            return lambda tensor: tensor
+            return lambda tensor: tensor if tensor.dtype == "float32" else keras.ops.cast(tensor, "float32")
         if not isinstance(layer, keras.Layer) or not (changes or self._is_changed(layer)):
             return layer
         key = id(layer), *(changes or {}).items()
@@ -290,13 +302,26 @@ def _is_elementwise(layer: Any, args: Sequence, kwargs: dict) -> bool:
     import keras
     import numpy as np
 
-    if type(layer).__name__ not in _ELEMENTWISE:
+    # The operation keras.ops.average has an axis, and the layer Average has not.
+    if type(layer).__name__ not in _ELEMENTWISE or hasattr(layer, "axis"):
         return False
     own = [getattr(layer, name, 0) for name in ("scale", "offset", "noise_shape")]
     others = [each for each in keras.tree.flatten((args, kwargs)) if not isinstance(each, keras.KerasTensor)]
     if any(np.ndim(each) for each in (*own, *others)):
         return False
-    return getattr(getattr(layer, "activation", None), "__name__", "") not in _ALONG_THE_LAST_AXIS
+    return _is_elementwise_function(getattr(layer, "activation", None))
+
+
+def _is_elementwise_function(function: Any) -> bool:
+    """Tell whether an activation is none, or one of Keras or TensorFlow that computes each value by itself. What a
+    function of the user's computes is not known."""
+    import keras
+
+    if function is None:
+        return True
+    name, module = getattr(function, "__name__", ""), str(getattr(function, "__module__", ""))
+    is_known = hasattr(keras.activations, name) and module.split(".")[0] in ("keras", "tensorflow")
+    return is_known and name not in _ALONG_THE_LAST_AXIS
 
 
 def _moved(axis: int, rank: int) -> int:

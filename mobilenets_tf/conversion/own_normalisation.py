@@ -112,5 +112,7 @@ def _probed(model: "keras.Model", images: np.ndarray) -> Iterator[tuple[Any, np.
     values: Any = images
     for node in _chain(model):
         args, kwargs = node.arguments.fill_in({id(node.input_tensors[0]): values})
+        if getattr(node.operation, "_call_has_training_arg", False):  # RandomBrightness trains by default
+            kwargs = kwargs | {"training": False}
         values = node.operation(*args, **kwargs)
         yield node.operation, np.asarray(values)

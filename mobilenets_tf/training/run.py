@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from mobilenets_tf import files
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.manifest import versions
 from mobilenets_tf.progress import Progress, silent
@@ -60,6 +61,7 @@ class Run:
         self._model = source.build(**({} if source.is_file else self._recipe.options))
         # A file from elsewhere does not say its task, and so neither how much of a photograph it has to see.
         self._preprocessing = task_of(self._request.task).framed(source.preprocessing(self._model))
+        _check_image(source.model, self._preprocessing)
         self._objective = objective_of(
             self._request.task,
             self._model,
@@ -169,12 +171,25 @@ class Run:
         }
 
 
+def _check_image(name: str, preprocessing: Preprocessing) -> None:
+    """Refuse a network that takes no square RGB image.
+
+    Raises:
+        RequestError: the image is grey, has an alpha channel, or is not square.
+    """
+    if preprocessing.channels != 3 or preprocessing.height != preprocessing.width:
+        shape = preprocessing.height, preprocessing.width, preprocessing.channels
+        raise RequestError(f"{name} takes images of shape {shape}, and networks are trained on square RGB images.")
+
+
 def _teacher(job: Job, objective: Objective) -> Teacher | None:
     source = job.request.teacher
     if source is None:
         return None
     model = source.build()
+    preprocessing = source.preprocessing(model)
+    _check_image(source.model, preprocessing)
     try:
-        return Teacher.of(objective, model, source.preprocessing(model), job.request.distill, job.request.temperature)
+        return Teacher.of(objective, model, preprocessing, job.request.distill, job.request.temperature)
     except RequestError as error:
         raise RequestError(f"{source.model} cannot be the teacher: {error}") from error

@@ -5,12 +5,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from mobilenets_tf.answers.predictor import KerasNetwork, Predictor, ScaledNetworks, predictor
+from mobilenets_tf.answers.predictor import KerasNetwork, Predictor, ScaledNetworks, predictor, scaled
 from mobilenets_tf.answers.reading import Reading
-from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.data.preprocessing import Preprocessing, sides
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import metadata
 from mobilenets_tf.export.forms import detector as detector_forms
+from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.tasks.detection import Detection
 from mobilenets_tf.tasks.postprocess import Postprocess
@@ -203,3 +204,19 @@ def test_several_sizes_and_mirrored_are_the_mean_of_what_each_says():
     np.testing.assert_allclose(found, np.mean(wanted, 0), atol=1e-5)
     (alone,) = ScaledNetworks(models[:1], False, "one")(batch)
     np.testing.assert_allclose(alone, wanted[0], atol=1e-5)
+
+
+def test_both_sides_are_scaled(monkeypatch):
+    import keras
+
+    built = []
+
+    def build(source, **options):
+        built.append(options.get("resolution", source.resolution))
+        image = keras.Input((*sides(built[-1]), 3))
+        return keras.Model(image, keras.layers.Conv2D(2, 1)(image))
+
+    monkeypatch.setattr(ModelSource, "build", build)
+    source = ModelSource("lraspp_mobilenet_v2", resolution=(64, 128), weights="random")
+    found = scaled(source, Reading("segment"), (0.5, 1.0, 1.5), mirrored=False)
+    assert built == [(64, 128), (32, 64), (96, 192)] and found.preprocessing.size == (96, 192)

@@ -56,6 +56,41 @@ def test_channels_first_becomes_channels_last():
     assert first.input_shape == (None, 3, HEIGHT, WIDTH)
 
 
+def of_the_channels(x):
+    return keras.ops.softmax(x, axis=1)
+
+
+def of_channels_first(rest):
+    """A model of an image of 4 channels, channels first, which the input itself does not show; ``rest`` reads that
+    image."""
+    image = keras.Input((HEIGHT, WIDTH, 4))
+    first = layers.Identity()(layers.Permute((3, 1, 2))(image))
+    # Keeps the values, and brings the layout in.
+    first = layers.UpSampling2D(1, data_format="channels_first")(first)
+    return keras.Model(image, layers.Permute((2, 3, 1))(rest(first)))
+
+
+@pytest.mark.parametrize(
+    "rest, expected",
+    [
+        (lambda x: keras.ops.softmax(x, axis=1), lambda x: keras.ops.softmax(x, axis=-1)),
+        (lambda x: keras.ops.concatenate([x, x], axis=1), lambda x: keras.ops.concatenate([x, x], axis=-1)),
+        (
+            layers.Activation(of_the_channels),
+            lambda x: keras.ops.softmax(x, axis=-1),
+        ),
+        (
+            lambda x: keras.ops.expand_dims(keras.ops.average(x, axis=1), 1),
+            lambda x: keras.ops.mean(x, axis=-1, keepdims=True),
+        ),
+    ],
+    ids=["softmax", "concatenate", "function", "average"],
+)
+def test_the_axis_of_an_operation_or_function_stays_that_of_the_channels(rest, expected):
+    pixels = images(4) / 255
+    np.testing.assert_allclose(taken_in(of_channels_first(rest))(pixels), expected(pixels), rtol=1e-5)
+
+
 def test_a_layout_is_only_restored_where_a_layer_needs_it():
     """Keras' Reshape gives what follows the order of its input, so the image is turned back before it."""
     image = keras.Input((HEIGHT, WIDTH, 3))
@@ -72,6 +107,7 @@ def test_a_layout_is_only_restored_where_a_layer_needs_it():
     "layer",
     [
         layers.Conv2D(4, 3, activation="softmax", data_format="channels_first", name="theirs"),
+        layers.Conv2D(4, 3, activation=of_the_channels, data_format="channels_first", name="theirs"),
         layers.TimeDistributed(layers.Conv1D(4, 3, data_format="channels_first"), name="theirs"),
     ],
 )
@@ -101,6 +137,16 @@ def test_half_precision_becomes_float32_with_the_same_weights(policy):
         assert other.dtype == "float32" and np.array_equal(np.asarray(one, np.float32), other)
     answers = np.asarray(single(images() / 255))
     assert answers.dtype == np.float32 and np.abs(answers - np.asarray(model(images() / 255))).max() < 0.02
+
+
+def test_whole_numbers_that_were_cast_to_half_precision_become_float32():
+    """As whole numbers, uint8 would wrap below zero."""
+    image = keras.Input((HEIGHT, WIDTH, 3), dtype="uint8")
+    x = keras.ops.subtract(keras.ops.cast(image, "float16"), 128)
+    model = keras.Model(image, layers.Rescaling(1 / 128, dtype="mixed_float16")(x))
+    pixels = images().astype(np.uint8)
+    with pytest.warns(UserWarning, match="float32"):
+        np.testing.assert_allclose(taken_in(model)(pixels), pixels / 128.0 - 1, atol=1e-6)
 
 
 def test_normalization_that_was_adapted_is_copied_with_its_statistics():
@@ -138,6 +184,15 @@ def test_open_sides_are_refused_unless_the_model_resizes():
         taken_in(keras.Sequential([keras.Input((12,)), layers.Dense(2)]), 8)
     with pytest.raises(RequestError, match="--resolution 0x8 .*at least 1"):
         taken_in(open_model(), (0, 8))
+    with pytest.raises(RequestError, match="--resolution 100000x100000 .*more than 2147483647 bytes"):
+        taken_in(open_model(), 100_000)
+
+
+def test_the_resolution_is_that_of_the_images_whose_sides_are_open():
+    open_image, fixed_image = keras.Input((None, None, 3), name="open"), keras.Input((8, 8, 3), name="fixed")
+    means = [layers.GlobalAveragePooling2D()(image) for image in (open_image, fixed_image)]
+    fixed = taken_in(keras.Model([open_image, fixed_image], layers.Add()(means)), (12, 16))
+    assert [tensor.shape for tensor in fixed.inputs] == [(None, 12, 16, 3), (None, 8, 8, 3)]
 
 
 def test_a_model_that_is_as_phones_need_it_is_taken_as_it_is():

@@ -34,6 +34,7 @@ def adapted(scale):
         (lambda: [adapted(1)], ["normalization"], SHARES),
         (lambda: [layers.Rescaling(2.0, -1, name="a")], ["a"], SHARES),
         (lambda: [keras.Sequential([layers.RandomFlip(), layers.Rescaling(1 / 255, name="a")])], ["a"], PIXELS),
+        (lambda: [layers.RandomBrightness(0.3, seed=0), layers.Rescaling(1 / 255, name="a")], ["a"], PIXELS),
         # Caffe's: the channels in another order, and only a mean.
         (lambda: [layers.Lambda(lambda x: x[..., ::-1] - np.float32([104, 117, 124]), name="a")], ["a"], PIXELS),
         (lambda: [layers.ZeroPadding2D(1), layers.MaxPooling2D(2)], None, None),

@@ -18,6 +18,7 @@ from mobilenets_tf.files import digests, sha256_of, to_json, write_together
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.training import checkpoints
 from mobilenets_tf.training.request import TrainRequest, check
+from mobilenets_tf.training.run import Run
 from tests.cli.test_cli import COMMAND
 from tests.conftest import photographs
 from tests.support.forked import command as run
@@ -253,6 +254,25 @@ def test_wrong_requests(folder, tmp_path, changes, words):
         check(request(folder, tmp_path, **changes))
     assert words in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_resolution_of_a_file_is_refused(folder, tmp_path, network):
+    with pytest.raises(RequestError, match="--resolution 96x96 .*at its own size. Leave the option out"):
+        check(request(folder, tmp_path, source=ModelSource(str(network), resolution=96)))
+    with pytest.raises(RequestError, match="--resolution 96x96 .*mine.keras"):
+        check(request(folder, tmp_path, teacher=ModelSource(str(network), resolution=96)))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (8, 16, 3)])
+def test_images_that_no_training_takes_are_refused(folder, tmp_path, shape):
+    layers, inputs = keras.layers, keras.Input(shape)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(inputs)), name="theirs")
+    job = check(request(folder, tmp_path, source=ModelSource(model, mean=127.5, std=127.5)))
+    run = object.__new__(Run)  # without what Run sets for the whole process
+    run._job, run._request, run._recipe = job, job.request, job.recipe
+    with pytest.raises(RequestError) as error:
+        run._build()
+    assert str(error.value) == f"theirs takes images of shape {shape}, and networks are trained on square RGB images."
 
 
 @pytest.mark.parametrize(
