@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mobilenets_tf.conversion.convert import check_backend, output_names
+from mobilenets_tf.conversion.convert import check_backend, flat_keys, output_names
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, unique
 from mobilenets_tf.conversion.rewriting import is_graph
 from mobilenets_tf.conversion.traced.sides import fixed_shapes
@@ -156,15 +156,15 @@ def _names(signature: Sequence[Any], parameters: Sequence[str], flatten: Callabl
     for part, parameter in zip(signature, parameters, strict=False):
         inner = flatten(part)
         if isinstance(part, dict) and len(part) == len(inner):
-            names += sorted(part)
+            names += flat_keys(part, flatten)
         else:
             names += [parameter] if len(inner) == 1 else [f"{parameter}_{place}" for place in range(len(inner))]
     return names
 
 
 def _names_of_outputs(outputs: Any, flatten: Callable[[Any], list]) -> list[str]:
-    """Name outputs: by the keys of a dict, which is flattened in their order, else "output", numbered if several."""
+    """Name outputs: by the keys of a dict, else "output", numbered if several."""
     flat = flatten(outputs)
     if isinstance(outputs, dict):
-        return [key for key in sorted(outputs) for _ in flatten(outputs[key])]
+        return [key for key in flat_keys(outputs, flatten) for _ in flatten(outputs[key])]
     return ["output"] if len(flat) == 1 else [f"output_{place}" for place in range(len(flat))]

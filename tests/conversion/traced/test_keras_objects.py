@@ -1,11 +1,14 @@
 """Models in memory without a functional Keras 3 graph of stock layers are traced, with their names and values."""
 
+from collections import OrderedDict
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
 
+from mobilenets_tf.conversion.convert import freeze
 from mobilenets_tf.conversion.frozen_graph import run_frozen
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.conversion.traced.keras_objects import frozen_keras, is_stock
@@ -82,6 +85,23 @@ def test_a_functional_model_with_layers_of_ones_own():
     model = keras.Model(inputs, {"b": layers.GlobalMaxPooling2D()(x), "a": x})
     graph = checked(model, image(1, 8, 6, 3), resolution=(8, 6))
     assert [port.name for port in graph.inputs] == ["image"] and [port.name for port in graph.outputs] == ["a", "b"]
+
+
+class InItsOwnOrder(keras.Model):
+    """Keras leaves the keys of an OrderedDict in their order, and sorts those of a dict."""
+
+    def call(self, x):
+        return OrderedDict([("z", 2 * x), ("a", x + 7)])
+
+
+def test_outputs_of_an_ordered_dict_have_the_names_of_their_keys():
+    inputs = keras.Input((4,))
+    subclassed, functional = InItsOwnOrder(), keras.Model(inputs, InItsOwnOrder()(inputs))
+    subclassed(image(1, 4))
+    for graph in (checked(subclassed, image(1, 4)), freeze(functional)):
+        found = dict(zip([port.name for port in graph.outputs], run_frozen(graph)([image(1, 4)]), strict=True))
+        np.testing.assert_allclose(found["z"], 2 * image(1, 4), atol=1e-6)
+        np.testing.assert_allclose(found["a"], image(1, 4) + 7, atol=1e-6)
 
 
 class Scaled(keras.Model):
