@@ -102,14 +102,23 @@ def _meta_graph(path: Path) -> Any:
     """Return the graph for inference, with its signatures."""
     from tensorflow.core.protobuf import saved_model_pb2
 
+    size = (path / FILE).stat().st_size
+    if size > _MOST_BYTES:
+        raise RequestError(f"{path}: {FILE} takes {size} bytes; a graph takes at most {_MOST_BYTES}.")
     content = (path / FILE).read_bytes()
     if not content:
         raise RequestError(f"{path} is a damaged SavedModel folder: {FILE} is empty.")
     metas = saved_model_pb2.SavedModel.FromString(content).meta_graphs
-    serving = [meta for meta in metas if "serve" in meta.meta_info_def.tags] or list(metas[:1])
+    serving = [meta for meta in metas if "serve" in meta.meta_info_def.tags]
     plain = [meta for meta in serving if list(meta.meta_info_def.tags) == ["serve"]]
-    if not serving:
+    if not metas:
         raise RequestError(f"{path} is a damaged SavedModel folder: {FILE} has no graph.")
+    if not serving:
+        tags = sorted({tag for meta in metas for tag in meta.meta_info_def.tags})
+        raise RequestError(
+            f"{path} has no graph for inference, which is tagged 'serve': the tags are {tags}. Save the model with the "
+            "tag 'serve'."
+        )
     return (plain or serving)[0]
 
 
@@ -299,13 +308,21 @@ def _keys_of_objects(meta: Any, graph: _Needed, reader: Any) -> dict[str, str]:
 def _keys_of_saver(meta: Any) -> dict[str, str]:
     """Return the checkpoint's key of each variable of TF1, as the graph's own restoring assigns them: node -> key.
 
-    A variable of which the checkpoint has parts is left out.
+    A variable of which the checkpoint has parts is left out. A graph may have the restoring of several savers: what
+    counts is the one that the folder names.
     """
     import tensorflow as tf
 
     nodes = {node.name: node for node in meta.graph_def.node}
     keys = {}
-    for node in meta.graph_def.node:
+    reached, waiting = set[str](), [meta.saver_def.restore_op_name]
+    while waiting:
+        at = waiting.pop().lstrip("^").partition(":")[0]
+        if at in reached or at not in nodes:
+            continue
+        reached.add(at)
+        node = nodes[at]
+        waiting += node.input
         if node.op not in ("Assign", "AssignVariableOp"):
             continue
         target, source = node.input[0].partition(":")[0], node.input[1]

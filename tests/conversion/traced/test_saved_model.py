@@ -121,8 +121,10 @@ def test_values_are_those_that_the_saver_restores(tmp_path):
     def build(image):
         one, two = (v1.get_variable(name, (3,), initializer=v1.random_normal_initializer()) for name in "ab")
         swapped.append(v1.train.Saver({"a": two, "b": one}))
+        v1.train.Saver()
         return {"sum": tf.reduce_mean(image * one + tf.nn.relu(image) * two, (1, 2))}
 
+    # The graph has a second saver, after the one that the folder names.
     swapped = []
     with tf.Graph().as_default(), v1.Session() as session:
         image = v1.placeholder(tf.float32, (None, 8, 8, 3))
@@ -135,6 +137,21 @@ def test_values_are_those_that_the_saver_restores(tmp_path):
     image, found = answers(frozen_saved_model(tmp_path / "swapped"))
     wanted = tf.saved_model.load(tmp_path / "swapped").signatures["serving_default"](image=tf.constant(image))
     np.testing.assert_allclose(found["sum"], wanted["sum"], atol=1e-6)
+
+
+def test_a_graph_that_is_not_for_inference_is_refused(folder, tmp_path):
+    saved = saved_model_pb2.SavedModel.FromString((folder / FILE).read_bytes())
+    saved.meta_graphs[0].meta_info_def.tags[:] = ["train"]
+    (tmp_path / FILE).write_bytes(saved.SerializeToString())
+    with pytest.raises(RequestError, match=r"no graph for inference, .* the tags are \['train'\]"):
+        frozen_saved_model(tmp_path)
+
+
+def test_a_file_larger_than_a_graph_is_not_read(tmp_path):
+    with open(tmp_path / FILE, "wb") as file:
+        file.truncate(9 * 10**9)  # takes no space: it has no content
+    with pytest.raises(RequestError, match="saved_model.pb takes 9000000000 bytes; a graph takes at most 2147483647"):
+        frozen_saved_model(tmp_path)
 
 
 def reads(image):
