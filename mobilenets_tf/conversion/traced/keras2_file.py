@@ -103,8 +103,8 @@ def _check(config: Any, path: Path) -> None:
             for call in calls if isinstance(calls, list) else ():
                 if _CONSTANT in json.dumps(call) and not _has_tensor(call):
                     raise RequestError(
-                        f"{path} calls the layer {node.get('name')!r:.60} with constants only, which Keras would compute "
-                        f"while the file is loaded, whatever memory that takes: refused. {_REMEDY}"
+                        f"{path} calls the layer {node.get('name')!r:.60} with constants only, which Keras would "
+                        f"compute while the file is loaded, whatever memory that takes: refused. {_REMEDY}"
                     )
             waiting += node.values()
 
