@@ -185,7 +185,8 @@ class _Needed:
                     "the model with a signature that has every input."
                 )
             self.nodes[node_name] = node
-            waiting += [each for each in node.input if _tensor(each) not in given]
+            # What is given was computed before: a control edge from it ("^input") waits for nothing.
+            waiting += [each for each in node.input if _tensor(each.lstrip("^")) not in given]
         self._counts: dict[str, int | None] = {}
         self.called = set[str]()
         if sum(map(self._count, self.nodes.values())) > _MOST_NODES:
@@ -356,6 +357,8 @@ def _without_variables(graph: _Needed, values: dict[str, np.ndarray]) -> "tf.com
         new.CopyFrom(node)
         new.device = ""
         new.attr.pop("_output_shapes", None)  # of another batch
+        new.attr.pop("_class", None)  # on whose device it would be: perhaps that of a node that is not needed
+        new.input[:] = [each for each in node.input if not each.startswith("^") or each[1:] in graph.nodes]
         if new.op == "PlaceholderWithDefault":  # that nobody gives
             new.op, kind = "Identity", node.attr["dtype"].type
             new.ClearField("attr")

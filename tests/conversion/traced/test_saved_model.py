@@ -98,6 +98,21 @@ def test_tf1(tmp_path):
     np.testing.assert_allclose(found["scores"], wanted["scores"], atol=1e-5)
 
 
+def test_tf1_with_edges_to_the_input_that_carry_no_values(tmp_path):
+    """A control edge from the input; and a condition, whose switches stand on the device of the input."""
+
+    def build(image):
+        with tf.control_dependencies([image]):
+            term = tf.constant([1.0, 2.0, 3.0]) * 2
+        v1.disable_control_flow_v2()
+        x = v1.cond(v1.placeholder_with_default(False, (), "training"), lambda: image * 0, lambda: image + term)
+        v1.enable_control_flow_v2()
+        return {"scores": tf.reduce_mean(x, (1, 2))}
+
+    image, found = answers(frozen_saved_model(tf1_folder(tmp_path / "tf1", build)))
+    np.testing.assert_allclose(found["scores"], image.mean((1, 2)) + [2, 4, 6], atol=1e-5)
+
+
 def test_folders_whose_functions_have_the_same_names(tmp_path):
     """The functions of all graphs of a process are in one namespace."""
 
