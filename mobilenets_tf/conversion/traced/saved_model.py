@@ -84,6 +84,7 @@ def _frozen(path: Path, signature: str | None, resolution: Size | None) -> Froze
     values = _values(meta, graph, path)
     variables = {name: tf.Variable(value) for name, value in values.items() if graph.nodes[name].op == "VarHandleOp"}
     content = _without_variables(graph, values)
+    wanted = [entry.outputs[name].name for name in outputs]
 
     def call(*tensors):
         around, mapped = tf.compat.v1.get_default_graph(), {}
@@ -92,8 +93,13 @@ def _frozen(path: Path, signature: str | None, resolution: Size | None) -> Froze
         for name, variable in variables.items():
             variable.read_value()  # so that the traced function knows the variable
             mapped[f"{name}:0"] = around.capture(variable.handle)
-        wanted = [entry.outputs[name].name for name in outputs]
-        return tf.compat.v1.import_graph_def(content, input_map=mapped, return_elements=wanted, name="")
+        # An input that no node reads cannot be mapped, and an output that is an input stands in no graph.
+        read = {_tensor(each) for node in content.node for each in node.input}
+        computed = [name for name in wanted if name not in mapped]
+        used = {name: tensor for name, tensor in mapped.items() if name in read}
+        found = tf.compat.v1.import_graph_def(content, input_map=used, return_elements=computed, name="")
+        known = mapped | dict(zip(computed, found, strict=True))
+        return [known[name] for name in wanted]
 
     return freeze_function(call, specs, lambda: outputs, label=str(path), kind=KIND)
 

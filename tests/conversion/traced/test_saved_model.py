@@ -110,7 +110,20 @@ def test_tf1_with_edges_to_the_input_that_carry_no_values(tmp_path):
         return {"scores": tf.reduce_mean(x, (1, 2))}
 
     image, found = answers(frozen_saved_model(tf1_folder(tmp_path / "tf1", build)))
-    np.testing.assert_allclose(found["scores"], image.mean((1, 2)) + [2, 4, 6], atol=1e-5)
+    np.testing.assert_allclose(found["scores"], image.mean((1, 2)) + np.float32([2, 4, 6]), atol=1e-5)
+
+
+def test_tf1_with_an_input_that_nothing_reads_and_one_that_is_an_output(tmp_path):
+    with tf.Graph().as_default(), v1.Session() as session:
+        image, unread = (v1.placeholder(tf.float32, (None, 8, 8, 3), name) for name in ("input", "unread"))
+        outputs = {"double": image * 2, "same": image}
+        v1.saved_model.simple_save(session, str(tmp_path / "tf1"), {"image": image, "unread": unread}, outputs)
+    graph = frozen_saved_model(tmp_path / "tf1")
+    assert [port.name for port in graph.inputs + graph.outputs] == ["image", "unread", "double", "same"]
+    sample = np.random.default_rng(1).uniform(-1, 1, (1, 8, 8, 3)).astype("float32")
+    double, same = run_frozen(graph)([sample, sample + 1])
+    np.testing.assert_array_equal(double, 2 * sample)
+    np.testing.assert_array_equal(same, sample)
 
 
 def test_folders_whose_functions_have_the_same_names(tmp_path):
