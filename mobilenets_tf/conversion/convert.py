@@ -4,7 +4,9 @@ import os
 import re
 import tempfile
 import warnings
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, unique
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
@@ -116,9 +118,16 @@ def output_names(model: "keras.Model") -> tuple[str, ...]:
     struct = functional._outputs_struct
     names = functional.output_names
     if isinstance(struct, dict):
-        # A dict is flattened in the order of its keys; what stands inside of a key's value has the key before its name.
-        names = [key for key in sorted(struct) for _ in keras.tree.flatten(struct[key])]
+        # What stands inside of a key's value has the key before its name.
+        names = [key for key in flat_keys(struct, keras.tree.flatten) for _ in keras.tree.flatten(struct[key])]
     return tuple(unique(names))
+
+
+def flat_keys(struct: dict, flatten: Callable[[Any], list]) -> list:
+    """Return the keys of a dict in the order in which ``flatten`` takes the values: Keras 3 sorts the keys of a dict,
+    and leaves those of an ``OrderedDict`` in their order."""
+    kind = OrderedDict if isinstance(struct, OrderedDict) else dict
+    return flatten(kind((key, key) for key in struct))
 
 
 def convert(graph: FrozenGraph, worker: Worker, weights: str = "float32") -> bytes:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mobilenets_tf.errors import RequestError, first_line
 
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ class FrozenGraph:
         import tensorflow as tf
 
         return tf.compat.v1.GraphDef.FromString(self.content)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: ``content`` says what ``graph_def`` says."""
+        return {name: value for name, value in self.__dict__.items() if name != "graph_def"}
 
 
 def freeze_function(
@@ -140,7 +146,11 @@ def unique(names: Sequence[str]) -> list[str]:
 
 
 def run_frozen(graph: FrozenGraph) -> Callable:
-    """Return the function that runs a graph: takes an array for each input, returns the outputs as a list of arrays."""
+    """Return the function that runs a graph: takes an array for each input, returns the outputs as a list of arrays.
+
+    The function raises a RequestError for fractions where an input takes whole numbers, and where TensorFlow cannot
+    compute an operator.
+    """
     import tensorflow as tf
 
     imported = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(graph.graph_def, name=""), [])
@@ -150,7 +160,36 @@ def run_frozen(graph: FrozenGraph) -> Callable:
     )
 
     def run(arrays):
-        given = [tf.constant(array, port.dtype) for array, port in zip(arrays, graph.inputs, strict=True)]
-        return [output.numpy() for output in pruned(*given)]
+        given = [tf.constant(_typed(array, port)) for array, port in zip(arrays, graph.inputs, strict=True)]
+        try:
+            return [output.numpy() for output in pruned(*given)]
+        except tf.errors.OpError as error:
+            # TensorFlow says first where the operator stands, then the reason, then the operator's name in brackets.
+            reason = str(error).partition("\n\t [[")[0].rpartition("\n")[2]
+            raise RequestError(
+                f"TensorFlow cannot compute this {graph.kind} on this computer: {reason.rstrip('.'):.300}"
+                + (_CHANNELS_FIRST if "NHWC" in str(error) else "")
+            ) from error
 
     return run
+
+
+_CHANNELS_FIRST = (
+    ". The model computes with its channels first, which TensorFlow's kernels for CPUs do not; build the model with "
+    'data_format="channels_last".'
+)
+
+
+def _typed(array: Any, port: Port) -> np.ndarray:
+    """Return an array in the type of an input.
+
+    Raises:
+        RequestError: the input takes whole numbers, and the array has fractions.
+    """
+    array, dtype = np.asarray(array), np.dtype(port.dtype)
+    typed = array.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(typed, array):
+        raise RequestError(
+            f"Input {port.name!r} takes whole numbers ({dtype}); received {array[typed != array].flat[0]:g}."
+        )
+    return typed

@@ -1,11 +1,13 @@
 """A frozen graph as a model: TensorFlow's answers are the reference, the float file has the fewest ops."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mobilenets_tf.conversion.frozen_graph import freeze_function
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.models.traced_model import TracedModel
 from mobilenets_tf.modelsource import ModelSource, opened
@@ -91,6 +93,27 @@ def test_half_precision_is_computed_in_float32(worker):
     np.testing.assert_allclose(
         Runner(model.float_file(worker).content)(sample)[0], model.answers([sample])[0], atol=1e-5
     )
+
+
+def test_fractions_for_whole_numbers_are_refused():
+    model = traced(lambda x: [tf.cast(x, tf.float32) * 2], (1, 2), dtype=tf.int32)
+    assert model.answers([np.float32([[3, 4]])])[0].tolist() == [[6, 8]]
+    with pytest.raises(RequestError, match=r"Input 'image' takes whole numbers \(int32\); received 0.5"):
+        model.answers([np.float32([[3, 0.5]])])
+
+
+@pytest.mark.filterwarnings("ignore:net takes its image channels first")
+def test_what_tensorflow_cannot_compute_is_said_in_a_line():
+    model = traced(lambda x: [tf.nn.conv2d(x, WEIGHTS, 1, "SAME", data_format="NCHW")], (1, 3, 8, 8))
+    with pytest.raises(RequestError, match='only supports the NHWC .*channels first.*data_format="channels_last"'):
+        model.answers([photographs(1, 8)])
+
+
+def test_a_graph_is_sent_to_another_process_once():
+    graph = traced(spelled_out, (1, 32, 32, 3))._graph
+    before = len(pickle.dumps(FrozenGraph(graph.content, graph.inputs, graph.outputs)))
+    assert graph.graph_def.node and len(pickle.dumps(graph)) < before + 100
+    assert pickle.loads(pickle.dumps(graph)) == graph
 
 
 @pytest.mark.parametrize(

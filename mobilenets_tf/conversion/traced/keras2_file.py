@@ -34,6 +34,7 @@ _FUNCTIONS = {
     "rank", "repeat", "reshape", "reverse", "roll", "shape", "size", "slice", "space_to_batch", "split", "squeeze",
     "stack", "stop_gradient", "strided_slice", "tensordot", "tile", "transpose", "unstack", "where", "zeros_like",
 }  # fmt: skip
+_CONSTANT = "_CONSTANT_VALUE"  # stands in a configuration before an argument that no layer computes
 _REMEDY = "Load the model in your own Python, where you trust its code, and call mobilenets_tf.export.to_tflite(model)."
 _SLACK = 2**16  # bytes of variables beyond the weights, such as the states of random generators
 
@@ -98,7 +99,27 @@ def _check(config: Any, path: Path) -> None:
         if isinstance(node, dict):
             if "class_name" in node:
                 _check_class(node, path)
+            calls = node.get("inbound_nodes")
+            for call in calls if isinstance(calls, list) else ():
+                if _CONSTANT in json.dumps(call) and not _has_tensor(call):
+                    raise RequestError(
+                        f"{path} calls the layer {node.get('name')!r:.60} with constants only, which Keras would "
+                        f"compute while the file is loaded, whatever memory that takes: refused. {_REMEDY}"
+                    )
             waiting += node.values()
+
+
+def _has_tensor(call: Any) -> bool:
+    """Tell whether a call of a layer has the result of a layer, [layer, node, output, ...], among its arguments. A
+    constant is [_CONSTANT, -1, value, arguments by name]."""
+    if isinstance(call, dict):
+        return any(map(_has_tensor, call.values()))
+    if not isinstance(call, list):
+        return False
+    if call[:1] == [_CONSTANT]:
+        return any(map(_has_tensor, call[3:]))
+    kinds = [type(part) for part in call[:3]]
+    return (len(call) in (3, 4) and kinds == [str, int, int]) or any(map(_has_tensor, call))
 
 
 def _check_class(node: dict[str, Any], path: Path) -> None:

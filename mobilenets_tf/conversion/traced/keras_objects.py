@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mobilenets_tf.conversion.convert import check_backend, output_names
+from mobilenets_tf.conversion.convert import check_backend, flat_keys, output_names
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, unique
 from mobilenets_tf.conversion.rewriting import is_graph
 from mobilenets_tf.conversion.traced.sides import fixed_shapes
@@ -105,7 +105,11 @@ def frozen_keras(model: Any, resolution: Size | None = None, label: str | None =
 
 
 def _in_keras3(model: Any) -> _Calling | None:
-    """Return how a Keras 3 model is called; None if it has no input shape."""
+    """Return how a Keras 3 model is called; None if it has no input shape.
+
+    Raises:
+        RequestError: Keras keeps the shape of the first argument only, and the model may take more tensors.
+    """
     import keras
     from keras.src.export.export_utils import get_input_signature
 
@@ -116,16 +120,48 @@ def _in_keras3(model: Any) -> _Calling | None:
         return None
     tree = keras.tree
     functional = isinstance(model, keras.src.models.Functional)
+    of_layers = functional or isinstance(model, keras.Sequential)
     specs = tree.flatten(signature)
-    names = _names(signature, list(inspect.signature(model.call).parameters), tree.flatten)
+    parameters = list(inspect.signature(model.call).parameters)
+    by_name = [] if of_layers else _tensor_arguments(model)
+
+    def packed(tensors):
+        arguments = tree.pack_sequence_as(signature, tensors)
+        return ((), dict(zip(by_name, arguments, strict=True))) if by_name else (arguments, {})
+
     return _Calling(
         specs,
-        [spec.name for spec in specs] if functional else names,
-        lambda tensors: (tree.pack_sequence_as(signature, tensors), {}),
+        [spec.name for spec in specs] if functional else _names(signature, by_name or parameters, tree.flatten),
+        packed,
         tree.flatten,
-        lambda: output_names(model) if functional or isinstance(model, keras.Sequential) else (),
+        lambda: output_names(model) if of_layers else (),
         KERAS3,
     )
+
+
+def _tensor_arguments(model: Any) -> list[str]:
+    """Return the names of the arguments that a subclassed Keras 3 model was called with, as the model's own ``build``
+    tells them (``x_shape`` is the shape of ``x``); nothing if that is the first argument only.
+
+    Raises:
+        RequestError: ``build`` takes one shape, and ``call`` has another argument that may be a tensor.
+    """
+    parameters = inspect.signature(model.call).parameters
+    catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    shapes = [each for each in inspect.signature(model.build).parameters.values() if each.kind not in catch_all]
+    given = [key.removesuffix("_shape") for key in model._build_shapes_dict]
+    if len(shapes) > 1 and set(given) <= set(parameters):
+        return given
+    for name, parameter in list(parameters.items())[1:]:
+        catches_all = parameter.kind in catch_all
+        if name not in ("training", "mask") and not catches_all and parameter.default in (None, parameter.empty):
+            raise RequestError(
+                f"{model.name} is a {type(model).__name__} whose call takes {name!r} too; Keras keeps the shape of the "
+                f"first argument only. Write the class so that its call takes one dict of tensors, or give it a method "
+                f"build(self, {next(iter(parameters))}_shape, {name}_shape=None), which tells what the model is called "
+                "with."
+            )
+    return []
 
 
 def _in_keras2(model: Any) -> _Calling | None:
@@ -156,15 +192,15 @@ def _names(signature: Sequence[Any], parameters: Sequence[str], flatten: Callabl
     for part, parameter in zip(signature, parameters, strict=False):
         inner = flatten(part)
         if isinstance(part, dict) and len(part) == len(inner):
-            names += sorted(part)
+            names += flat_keys(part, flatten)
         else:
             names += [parameter] if len(inner) == 1 else [f"{parameter}_{place}" for place in range(len(inner))]
     return names
 
 
 def _names_of_outputs(outputs: Any, flatten: Callable[[Any], list]) -> list[str]:
-    """Name outputs: by the keys of a dict, which is flattened in their order, else "output", numbered if several."""
+    """Name outputs: by the keys of a dict, else "output", numbered if several."""
     flat = flatten(outputs)
     if isinstance(outputs, dict):
-        return [key for key in sorted(outputs) for _ in flatten(outputs[key])]
+        return [key for key in flat_keys(outputs, flatten) for _ in flatten(outputs[key])]
     return ["output"] if len(flat) == 1 else [f"output_{place}" for place in range(len(flat))]

@@ -84,6 +84,7 @@ def _frozen(path: Path, signature: str | None, resolution: Size | None) -> Froze
     values = _values(meta, graph, path)
     variables = {name: tf.Variable(value) for name, value in values.items() if graph.nodes[name].op == "VarHandleOp"}
     content = _without_variables(graph, values)
+    wanted = [entry.outputs[name].name for name in outputs]
 
     def call(*tensors):
         around, mapped = tf.compat.v1.get_default_graph(), {}
@@ -92,8 +93,13 @@ def _frozen(path: Path, signature: str | None, resolution: Size | None) -> Froze
         for name, variable in variables.items():
             variable.read_value()  # so that the traced function knows the variable
             mapped[f"{name}:0"] = around.capture(variable.handle)
-        wanted = [entry.outputs[name].name for name in outputs]
-        return tf.compat.v1.import_graph_def(content, input_map=mapped, return_elements=wanted, name="")
+        # An input that no node reads cannot be mapped, and an output that is an input stands in no graph.
+        read = {_tensor(each) for node in content.node for each in node.input}
+        computed = [name for name in wanted if name not in mapped]
+        used = {name: tensor for name, tensor in mapped.items() if name in read}
+        found = tf.compat.v1.import_graph_def(content, input_map=used, return_elements=computed, name="")
+        known = mapped | dict(zip(computed, found, strict=True))
+        return [known[name] for name in wanted]
 
     return freeze_function(call, specs, lambda: outputs, label=str(path), kind=KIND)
 
@@ -102,14 +108,23 @@ def _meta_graph(path: Path) -> Any:
     """Return the graph for inference, with its signatures."""
     from tensorflow.core.protobuf import saved_model_pb2
 
+    size = (path / FILE).stat().st_size
+    if size > _MOST_BYTES:
+        raise RequestError(f"{path}: {FILE} takes {size} bytes; a graph takes at most {_MOST_BYTES}.")
     content = (path / FILE).read_bytes()
     if not content:
         raise RequestError(f"{path} is a damaged SavedModel folder: {FILE} is empty.")
     metas = saved_model_pb2.SavedModel.FromString(content).meta_graphs
-    serving = [meta for meta in metas if "serve" in meta.meta_info_def.tags] or list(metas[:1])
+    serving = [meta for meta in metas if "serve" in meta.meta_info_def.tags]
     plain = [meta for meta in serving if list(meta.meta_info_def.tags) == ["serve"]]
-    if not serving:
+    if not metas:
         raise RequestError(f"{path} is a damaged SavedModel folder: {FILE} has no graph.")
+    if not serving:
+        tags = sorted({tag for meta in metas for tag in meta.meta_info_def.tags})
+        raise RequestError(
+            f"{path} has no graph for inference, which is tagged 'serve': the tags are {tags}. Save the model with the "
+            "tag 'serve'."
+        )
     return (plain or serving)[0]
 
 
@@ -176,7 +191,8 @@ class _Needed:
                     "the model with a signature that has every input."
                 )
             self.nodes[node_name] = node
-            waiting += [each for each in node.input if _tensor(each) not in given]
+            # What is given was computed before: a control edge from it ("^input") waits for nothing.
+            waiting += [each for each in node.input if _tensor(each.lstrip("^")) not in given]
         self._counts: dict[str, int | None] = {}
         self.called = set[str]()
         if sum(map(self._count, self.nodes.values())) > _MOST_NODES:
@@ -299,13 +315,21 @@ def _keys_of_objects(meta: Any, graph: _Needed, reader: Any) -> dict[str, str]:
 def _keys_of_saver(meta: Any) -> dict[str, str]:
     """Return the checkpoint's key of each variable of TF1, as the graph's own restoring assigns them: node -> key.
 
-    A variable of which the checkpoint has parts is left out.
+    A variable of which the checkpoint has parts is left out. A graph may have the restoring of several savers: what
+    counts is the one that the folder names.
     """
     import tensorflow as tf
 
     nodes = {node.name: node for node in meta.graph_def.node}
     keys = {}
-    for node in meta.graph_def.node:
+    reached, waiting = set[str](), [meta.saver_def.restore_op_name]
+    while waiting:
+        at = waiting.pop().lstrip("^").partition(":")[0]
+        if at in reached or at not in nodes:
+            continue
+        reached.add(at)
+        node = nodes[at]
+        waiting += node.input
         if node.op not in ("Assign", "AssignVariableOp"):
             continue
         target, source = node.input[0].partition(":")[0], node.input[1]
@@ -339,6 +363,8 @@ def _without_variables(graph: _Needed, values: dict[str, np.ndarray]) -> "tf.com
         new.CopyFrom(node)
         new.device = ""
         new.attr.pop("_output_shapes", None)  # of another batch
+        new.attr.pop("_class", None)  # on whose device it would be: perhaps that of a node that is not needed
+        new.input[:] = [each for each in node.input if not each.startswith("^") or each[1:] in graph.nodes]
         if new.op == "PlaceholderWithDefault":  # that nobody gives
             new.op, kind = "Identity", node.attr["dtype"].type
             new.ClearField("attr")

@@ -101,6 +101,31 @@ def test_hostile_configurations_are_refused(folder, tmp_path, name, old, new, sa
         frozen_keras2_file(path, "why")
 
 
+@pytest.mark.parametrize("hidden", ["{}", '{"name": "x"}', '{"name": ["_CONSTANT_VALUE", -1, ["image", 0, 0], {}]}'])
+def test_a_call_with_constants_only_is_refused(folder, tmp_path, hidden):
+    """Keras would compute it while the file is loaded; linalg.eye of 40000 takes 6.4 GB."""
+    text = h5py.File(folder / "m.h5").attrs["model_config"]
+    config = json.loads(text)
+    call = next(each for each in config["config"]["layers"] if each["config"].get("function") == "nn.relu6")
+    call["config"]["function"] = "linalg.eye"
+    call["inbound_nodes"] = [["_CONSTANT_VALUE", -1, 40000, json.loads(hidden)]]
+    path = changed(folder, tmp_path, "m.h5", "", "")
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(RequestError, match="calls the layer 'tf.nn.relu6' with constants only"):
+        frozen_keras2_file(path, "why")
+
+
+def test_constants_beside_tensors(tmp_path):
+    image = tf_keras.Input((4, 4, 3))
+    mean = tf.reduce_mean(1 - image, (1, 2))
+    tf_keras.Model(image, tf.stack([tf.ones((1, 3)), mean], axis=1)).save(tmp_path / "m.h5")
+    assert h5py.File(tmp_path / "m.h5").attrs["model_config"].count("_CONSTANT_VALUE") == 2
+    sample = np.arange(48, dtype="float32").reshape(1, 4, 4, 3)
+    (found,) = run_frozen(frozen_keras2_file(tmp_path / "m.h5", "why"))([sample])
+    np.testing.assert_allclose(found[:, 1], 1 - sample.mean((1, 2)))
+
+
 def test_without_keras2_the_remedy_is_to_install_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf_keras", None)
     with pytest.raises(RequestError, match="The reason. Or install Keras 2, .*: pip install tf_keras"):

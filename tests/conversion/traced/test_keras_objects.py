@@ -1,11 +1,14 @@
 """Models in memory without a functional Keras 3 graph of stock layers are traced, with their names and values."""
 
+from collections import OrderedDict
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
 
+from mobilenets_tf.conversion.convert import freeze
 from mobilenets_tf.conversion.frozen_graph import run_frozen
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.conversion.traced.keras_objects import frozen_keras, is_stock
@@ -82,6 +85,58 @@ def test_a_functional_model_with_layers_of_ones_own():
     model = keras.Model(inputs, {"b": layers.GlobalMaxPooling2D()(x), "a": x})
     graph = checked(model, image(1, 8, 6, 3), resolution=(8, 6))
     assert [port.name for port in graph.inputs] == ["image"] and [port.name for port in graph.outputs] == ["a", "b"]
+
+
+class Hinted(keras.Model):
+    def call(self, x, hint=None, factor=2.0, training=None):
+        return factor * x if hint is None else factor * x + hint
+
+
+class HintedWithShapes(Hinted):
+    """Between its tensors stands an argument that is no tensor."""
+
+    def build(self, x_shape, hint_shape=None):
+        pass
+
+    def call(self, x, factor=2.0, hint=None):
+        return super().call(x, hint, factor)
+
+
+def test_a_second_argument_that_keras_does_not_keep_is_refused():
+    model = Hinted(name="mine")
+    model(image(1, 4), hint=image(1, 4))
+    said = "mine is a Hinted whose call takes 'hint' too; .* one dict of tensors, or .* build.self, x_shape, hint_shape"
+    with pytest.raises(RequestError, match=said):
+        frozen_keras(model)
+
+
+def test_arguments_are_given_by_the_names_that_build_tells():
+    both, alone = HintedWithShapes(), HintedWithShapes()
+    both(image(1, 4), hint=image(1, 4))
+    alone(image(1, 4))
+    graph = frozen_keras(both)
+    assert [port.name for port in graph.inputs] == ["x", "hint"]
+    np.testing.assert_allclose(run_frozen(graph)([image(1, 4), 0 * image(1, 4) + 5])[0], 2 * image(1, 4) + 5, atol=1e-6)
+    graph = frozen_keras(alone)
+    assert [port.name for port in graph.inputs] == ["x"]
+    np.testing.assert_allclose(run_frozen(graph)([image(1, 4)])[0], 2 * image(1, 4), atol=1e-6)
+
+
+class InItsOwnOrder(keras.Model):
+    """Keras leaves the keys of an OrderedDict in their order, and sorts those of a dict."""
+
+    def call(self, x):
+        return OrderedDict([("z", 2 * x), ("a", x + 7)])
+
+
+def test_outputs_of_an_ordered_dict_have_the_names_of_their_keys():
+    inputs = keras.Input((4,))
+    subclassed, functional = InItsOwnOrder(), keras.Model(inputs, InItsOwnOrder()(inputs))
+    subclassed(image(1, 4))
+    for graph in (checked(subclassed, image(1, 4)), freeze(functional)):
+        found = dict(zip([port.name for port in graph.outputs], run_frozen(graph)([image(1, 4)]), strict=True))
+        np.testing.assert_allclose(found["z"], 2 * image(1, 4), atol=1e-6)
+        np.testing.assert_allclose(found["a"], image(1, 4) + 7, atol=1e-6)
 
 
 class Scaled(keras.Model):

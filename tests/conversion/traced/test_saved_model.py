@@ -98,6 +98,34 @@ def test_tf1(tmp_path):
     np.testing.assert_allclose(found["scores"], wanted["scores"], atol=1e-5)
 
 
+def test_tf1_with_edges_to_the_input_that_carry_no_values(tmp_path):
+    """A control edge from the input; and a condition, whose switches stand on the device of the input."""
+
+    def build(image):
+        with tf.control_dependencies([image]):
+            term = tf.constant([1.0, 2.0, 3.0]) * 2
+        v1.disable_control_flow_v2()
+        x = v1.cond(v1.placeholder_with_default(False, (), "training"), lambda: image * 0, lambda: image + term)
+        v1.enable_control_flow_v2()
+        return {"scores": tf.reduce_mean(x, (1, 2))}
+
+    image, found = answers(frozen_saved_model(tf1_folder(tmp_path / "tf1", build)))
+    np.testing.assert_allclose(found["scores"], image.mean((1, 2)) + np.float32([2, 4, 6]), atol=1e-5)
+
+
+def test_tf1_with_an_input_that_nothing_reads_and_one_that_is_an_output(tmp_path):
+    with tf.Graph().as_default(), v1.Session() as session:
+        image, unread = (v1.placeholder(tf.float32, (None, 8, 8, 3), name) for name in ("input", "unread"))
+        outputs = {"double": image * 2, "same": image}
+        v1.saved_model.simple_save(session, str(tmp_path / "tf1"), {"image": image, "unread": unread}, outputs)
+    graph = frozen_saved_model(tmp_path / "tf1")
+    assert [port.name for port in graph.inputs + graph.outputs] == ["image", "unread", "double", "same"]
+    sample = np.random.default_rng(1).uniform(-1, 1, (1, 8, 8, 3)).astype("float32")
+    double, same = run_frozen(graph)([sample, sample + 1])
+    np.testing.assert_array_equal(double, 2 * sample)
+    np.testing.assert_array_equal(same, sample)
+
+
 def test_folders_whose_functions_have_the_same_names(tmp_path):
     """The functions of all graphs of a process are in one namespace."""
 
@@ -121,8 +149,10 @@ def test_values_are_those_that_the_saver_restores(tmp_path):
     def build(image):
         one, two = (v1.get_variable(name, (3,), initializer=v1.random_normal_initializer()) for name in "ab")
         swapped.append(v1.train.Saver({"a": two, "b": one}))
+        v1.train.Saver()
         return {"sum": tf.reduce_mean(image * one + tf.nn.relu(image) * two, (1, 2))}
 
+    # The graph has a second saver, after the one that the folder names.
     swapped = []
     with tf.Graph().as_default(), v1.Session() as session:
         image = v1.placeholder(tf.float32, (None, 8, 8, 3))
@@ -135,6 +165,21 @@ def test_values_are_those_that_the_saver_restores(tmp_path):
     image, found = answers(frozen_saved_model(tmp_path / "swapped"))
     wanted = tf.saved_model.load(tmp_path / "swapped").signatures["serving_default"](image=tf.constant(image))
     np.testing.assert_allclose(found["sum"], wanted["sum"], atol=1e-6)
+
+
+def test_a_graph_that_is_not_for_inference_is_refused(folder, tmp_path):
+    saved = saved_model_pb2.SavedModel.FromString((folder / FILE).read_bytes())
+    saved.meta_graphs[0].meta_info_def.tags[:] = ["train"]
+    (tmp_path / FILE).write_bytes(saved.SerializeToString())
+    with pytest.raises(RequestError, match=r"no graph for inference, .* the tags are \['train'\]"):
+        frozen_saved_model(tmp_path)
+
+
+def test_a_file_larger_than_a_graph_is_not_read(tmp_path):
+    with open(tmp_path / FILE, "wb") as file:
+        file.truncate(9 * 10**9)  # takes no space: it has no content
+    with pytest.raises(RequestError, match="saved_model.pb takes 9000000000 bytes; a graph takes at most 2147483647"):
+        frozen_saved_model(tmp_path)
 
 
 def reads(image):
