@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, unique
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.conversion.reparameterization import fold
 from mobilenets_tf.conversion.rewriting import default_layers
@@ -120,7 +120,7 @@ def output_names(model: "keras.Model") -> tuple[str, ...]:
     if isinstance(struct, dict):
         # What stands inside of a key's value has the key before its name.
         names = [key for key in flat_keys(struct, keras.tree.flatten) for _ in keras.tree.flatten(struct[key])]
-    return tuple(unique(names))
+    return tuple(flatbuffer.unique(names))
 
 
 def flat_keys(struct: dict, flatten: Callable[[Any], list]) -> list:

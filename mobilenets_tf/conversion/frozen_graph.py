@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobilenets_tf.errors import RequestError, first_line
+from mobilenets_tf.tflite.runtime import in_type
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -140,11 +141,6 @@ def _port(tensor: "tf.Tensor", name: str) -> Port:
     return Port(tensor.op.name, name, tuple(sides), tensor.dtype.name)
 
 
-def unique(names: Sequence[str]) -> list[str]:
-    """Number names that occur twice: the signature of a file needs two."""
-    return [name if names.count(name) == 1 else f"{name}_{names[:at].count(name)}" for at, name in enumerate(names)]
-
-
 def run_frozen(graph: FrozenGraph) -> Callable:
     """Return the function that runs a graph: takes an array for each input, returns the outputs as a list of arrays.
 
@@ -160,7 +156,10 @@ def run_frozen(graph: FrozenGraph) -> Callable:
     )
 
     def run(arrays):
-        given = [tf.constant(_typed(array, port)) for array, port in zip(arrays, graph.inputs, strict=True)]
+        given = [
+            tf.constant(in_type(np.asarray(array), port.dtype, port.name))
+            for array, port in zip(arrays, graph.inputs, strict=True)
+        ]
         try:
             return [output.numpy() for output in pruned(*given)]
         except tf.errors.OpError as error:
@@ -178,18 +177,3 @@ _CHANNELS_FIRST = (
     ". The model computes with its channels first, which TensorFlow's kernels for CPUs do not; build the model with "
     'data_format="channels_last".'
 )
-
-
-def _typed(array: Any, port: Port) -> np.ndarray:
-    """Return an array in the type of an input.
-
-    Raises:
-        RequestError: the input takes whole numbers, and the array has fractions.
-    """
-    array, dtype = np.asarray(array), np.dtype(port.dtype)
-    typed = array.astype(dtype)
-    if dtype.kind in "iu" and not np.array_equal(typed, array):
-        raise RequestError(
-            f"Input {port.name!r} takes whole numbers ({dtype}); received {array[typed != array].flat[0]:g}."
-        )
-    return typed

@@ -4,13 +4,13 @@ A phone computes so, and TensorFlow convolves on a CPU with the channels last on
 built anew from their configuration, and get the weights of the layers of the model; all others are shared with it.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mobilenets_tf.conversion.own_normalisation import image_layers
 from mobilenets_tf.conversion.rewriting import copied, copy_weights, default_layers, is_graph
+from mobilenets_tf.data.input_shapes import fixed_shapes
 from mobilenets_tf.data.preprocessing import CHANNELS, Size, shown_size, sides
 from mobilenets_tf.errors import RequestError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _HALF = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 _FIRST = "channels_first"
-_MOST_BYTES = 2**31 - 1  # of an input, as in traced/sides.py
 # Layers and operations that compute each value by itself, if all their operands have one layout.
 _ELEMENTWISE = {
     "Activation", "ReLU", "LeakyReLU", "ELU", "Dropout", "GaussianDropout", "GaussianNoise", "AlphaDropout", "Identity",
@@ -80,51 +79,34 @@ def _size(model: "keras.Model", resolution: Size | None, turns: bool) -> tuple[i
     Raises:
         RequestError: as ``taken_in``.
     """
-    text = None if resolution is None else f"--resolution {shown_size(resolution)} (resolution=)"
-    if resolution is not None and min(sides(resolution)) < 1:
-        raise RequestError(f"{text}: expected the height and width of the image in pixels, at least 1.")
     images = [tensor for tensor in model.inputs if len(tensor.shape) == 4]
-    if resolution is not None and not images:
-        raise RequestError(f"{text}: {model.name} takes no image. Leave the option out.")
-    own_sides = [(tensor, tensor.shape[2:] if turns and _is_first(tensor) else tensor.shape[1:3]) for tensor in images]
-    is_open = any(None in own for _, own in own_sides)
-    for tensor, own in own_sides:
-        if is_open and None not in own:
-            continue  # the resolution is that of the images whose sides are open
-        for side, wanted in zip(own, sides(resolution) if resolution is not None else own, strict=True):
-            if side not in (None, wanted):
-                raise RequestError(
-                    f"{text}: the input {tensor.name!r} of {model.name} has the fixed shape {tuple(tensor.shape[1:])}. "
-                    "Leave the option out, or build the model again."
-                )
-    if not is_open:
-        return None
-    if resolution is not None:
-        if 4 * math.prod(sides(resolution)) * max(CHANNELS) > _MOST_BYTES:
-            raise RequestError(
-                f"{text}: an image of that size has more than {_MOST_BYTES} bytes, the most that a file can hold. Give "
-                "a smaller one."
-            )
-        return sides(resolution)
+    is_open = any(None in tensor.shape[1:] for tensor in images)
+    if resolution is None:
+        if not is_open:
+            return None
+        resolution = _own_size(model)
+    given = {tensor.name: (tensor.name, (1, *tensor.shape[1:])) for tensor in images}
+    fixed_shapes(given, model.name, resolution, "Build the model again", lambda shape: turns and _is_first(shape))
+    return sides(resolution) if is_open and resolution is not None else None
+
+
+def _own_size(model: "keras.Model") -> tuple[int, int] | None:
+    """Return the size to which a model resizes every image before any layer with weights; None if it does not."""
     for layer in image_layers(model):
         if type(layer).__name__ == "Resizing":
             size = layer.height, layer.width
             warnings.warn(
                 f"The sides of {model.name}'s image are open, and its layer {layer.name!r} resizes every image to "
                 f"{shown_size(size)}: what is made of it takes that size. Another size: --resolution (resolution=).",
-                stacklevel=5,
+                stacklevel=6,
             )
             return size
-    raise RequestError(
-        f"{model.name} takes {', '.join(str(tuple(tensor.shape[1:])) for tensor in images)}, and a phone needs every "
-        "side fixed. Pass --resolution HEIGHTxWIDTH, or one number for a square (in Python: ModelSource(..., "
-        "resolution=(height, width)))."
-    )
+    return None
 
 
-def _is_first(tensor: Any) -> bool:
-    """Tell whether an input of a model whose layers have their channels first is an image, channels first too."""
-    return len(tensor.shape) == 4 and tensor.shape[1] in CHANNELS and tensor.shape[3] not in CHANNELS
+def _is_first(shape: Sequence[int | None]) -> bool:
+    """Tell whether an input of this shape is an image, channels first as the layers that the model has."""
+    return len(shape) == 4 and shape[1] in CHANNELS and shape[3] not in CHANNELS
 
 
 class _Rebuilding:
@@ -163,7 +145,7 @@ class _Rebuilding:
         import keras
 
         shape, is_image = list(tensor.shape), len(tensor.shape) == 4
-        turned = self.turns and is_image and (nested or _is_first(tensor))
+        turned = self.turns and is_image and (nested or _is_first(tensor.shape))
         if turned:
             shape = [shape[0], *shape[2:], shape[1]]
         if size and is_image:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mobilenets_tf.data.input_shapes import takes_channels_first
 from mobilenets_tf.models.float_model import Input
 from mobilenets_tf.tasks.task import Task
 from mobilenets_tf.tflite import flatbuffer, lean
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.foreign import spelled_out
-from mobilenets_tf.tflite.foreign.transposes import cancel_transposes, image_channels_last, takes_channels_first
+from mobilenets_tf.tflite.foreign.transposes import cancel_transposes, image_channels_last
 from mobilenets_tf.tflite.runtime import Runner
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class ForeignModel(ABC):
     def __init__(self, name: str, label: str, given: Sequence[Input]):
         self.name, self._label, self._given_inputs = name, label, list(given)
         shape = given[0].shape
-        self._channels_first = len(given) == 1 and takes_channels_first([side or -1 for side in shape])
+        self._channels_first = len(given) == 1 and takes_channels_first(shape)
         if self._channels_first:
             warnings.warn(
                 f"{label} takes its image channels first, {shape}; the files that are made of it take the image "

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import pickle
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -460,6 +460,11 @@ def drop_unneeded(model: schema.ModelT) -> None:
             needed.add(id(operator))
             waiting += operator.inputs
     graph.operators = [operator for operator in graph.operators if id(operator) in needed]
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Number names that occur twice: the signature of a file needs two."""
+    return [name if names.count(name) == 1 else f"{name}_{names[:at].count(name)}" for at, name in enumerate(names)]
 
 
 def set_signature(model: schema.ModelT, inputs: list[str], outputs: list[str]) -> None:

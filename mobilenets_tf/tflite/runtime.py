@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.tflite import flatbuffer
@@ -165,18 +166,24 @@ def _limits(arrays: Sequence[np.ndarray], runner: Runner) -> str:
     return "." + "".join(told)
 
 
+def in_type(array: np.ndarray, dtype: npt.DTypeLike, name: str) -> np.ndarray:
+    """Return an array in the type of an input.
+
+    Raises:
+        RequestError: the input ``name`` takes whole numbers, and the array has fractions.
+    """
+    typed = array.astype(dtype, copy=False)
+    if typed.dtype.kind in "iu" and not np.array_equal(typed, array):
+        fraction = array[typed != array].flat[0]
+        raise RequestError(f"Input {name!r} takes whole numbers ({typed.dtype}); received {fraction:g}.")
+    return typed
+
+
 def _quantise(array: np.ndarray, details: dict) -> np.ndarray:
     scale, zero_point = details["quantization"]
     dtype = np.dtype(details["dtype"])
-    if array.dtype == dtype:
-        return array
-    if not scale:
-        whole = array.astype(dtype)
-        if dtype.kind in "iu" and not np.array_equal(whole, array):
-            raise RequestError(
-                f"Input {details['name']!r} takes whole numbers ({dtype}); received {array[whole != array].flat[0]:g}."
-            )
-        return whole
+    if array.dtype == dtype or not scale:
+        return in_type(array, dtype, details["name"])
     limits = np.iinfo(dtype)
     return np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
 

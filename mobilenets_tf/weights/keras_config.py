@@ -6,6 +6,7 @@ several security holes. So the configuration is read first, and a class that is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ _REFUSED = {
     "StringLookup", "IntegerLookup", "TextVectorization", "HashedCrossing", "FeatureSpace",
     "Switch", "Cond", "Map", "Scan", "AssociativeScan", "WhileLoop", "ForiLoop", "VectorizedMap", "CustomGradient",
 }  # fmt: skip
-_REMEDY = "Load the model in your own Python, where you trust its code, and call mobilenets_tf.export.to_tflite(model)."
+# For a model that the file's configuration alone does not make safe.
+REMEDY = "Load the model in your own Python, where you trust its code, and call mobilenets_tf.export.to_tflite(model)."
 
 
 def check(config: Any, path: Path) -> None:
@@ -30,14 +32,20 @@ def check(config: Any, path: Path) -> None:
     Raises:
         RequestError: names the class.
     """
+    for node in nodes(config):
+        if "class_name" in node:
+            _check_class(node, path)
+
+
+def nodes(config: Any) -> Iterator[dict[str, Any]]:
+    """Yield every dict in a configuration, however deep."""
     waiting = [config]
     while waiting:
         node = waiting.pop()
         if isinstance(node, list):
             waiting += node
         if isinstance(node, dict):
-            if "class_name" in node:
-                _check_class(node, path)
+            yield node
             waiting += node.values()
 
 
@@ -47,7 +55,7 @@ def _check_class(node: dict[str, Any], path: Path) -> None:
         raise RequestError(f"{path} is damaged: a class is called {name!r:.40} of {module!r:.40}.")
     if name in _REFUSED:
         raise RequestError(
-            f"{path} has a {name} layer, which can run code or read files that the file names: refused. {_REMEDY}"
+            f"{path} has a {name} layer, which can run code or read files that the file names: refused. {REMEDY}"
         )
     if name == "function":
         import keras
@@ -70,9 +78,9 @@ def _check_class(node: dict[str, Any], path: Path) -> None:
         "DTypePolicyMap",
     )
     if not name.isidentifier() or not (module is None or plain or top or _is_keras(module, _PACKAGES)):
-        raise RequestError(f"{path} needs {module}.{name}, which is not one of Keras' own layers. {_REMEDY}")
+        raise RequestError(f"{path} needs {module}.{name}, which is not one of Keras' own layers. {REMEDY}")
     if module is None and node.get("registered_name") not in (None, name):
-        raise RequestError(f"{path} needs the custom class {node['registered_name']!r}. {_REMEDY}")
+        raise RequestError(f"{path} needs the custom class {node['registered_name']!r}. {REMEDY}")
 
 
 def _is_keras(module: str, packages: tuple[str, ...]) -> bool:

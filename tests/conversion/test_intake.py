@@ -174,11 +174,11 @@ def test_open_sides_become_the_resolution():
 
 
 def test_open_sides_are_refused_unless_the_model_resizes():
-    with pytest.raises(RequestError, match=r"open takes \(None, None, 3\).*--resolution HEIGHTxWIDTH"):
+    with pytest.raises(RequestError, match=r"has the shape \(1, None, None, 3\).*Pass --resolution"):
         taken_in(open_model())
     with pytest.warns(UserWarning, match="layer 'theirs' resizes every image to 12x16"):
         assert taken_in(open_model(height=12, width=16)).input_shape == (None, 12, 16, 3)
-    with pytest.raises(RequestError, match=r"--resolution 9x8 .*has the fixed shape \(12, 16, 3\)"):
+    with pytest.raises(RequestError, match=r"--resolution 9x8 .*has the fixed shape \(1, 12, 16, 3\)"):
         taken_in(keras.Sequential([keras.Input((12, 16, 3)), layers.Conv2D(2, 3)]), (9, 8))
     with pytest.raises(RequestError, match="takes no image"):
         taken_in(keras.Sequential([keras.Input((12,)), layers.Dense(2)]), 8)

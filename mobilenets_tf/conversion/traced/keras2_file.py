@@ -16,6 +16,7 @@ from mobilenets_tf.conversion.traced.keras_objects import frozen_keras
 from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.weights import saved_models
+from mobilenets_tf.weights.keras_config import REMEDY, nodes
 
 # Layers that run code or operators, or read files, that the configuration names.
 _REFUSED = {
@@ -35,7 +36,6 @@ _FUNCTIONS = {
     "stack", "stop_gradient", "strided_slice", "tensordot", "tile", "transpose", "unstack", "where", "zeros_like",
 }  # fmt: skip
 _CONSTANT = "_CONSTANT_VALUE"  # stands in a configuration before an argument that no layer computes
-_REMEDY = "Load the model in your own Python, where you trust its code, and call mobilenets_tf.export.to_tflite(model)."
 _SLACK = 2**16  # bytes of variables beyond the weights, such as the states of random generators
 
 
@@ -91,22 +91,16 @@ def _check(config: Any, path: Path) -> None:
     Raises:
         RequestError: names the class or the function.
     """
-    waiting = [config]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, list):
-            waiting += node
-        if isinstance(node, dict):
-            if "class_name" in node:
-                _check_class(node, path)
-            calls = node.get("inbound_nodes")
-            for call in calls if isinstance(calls, list) else ():
-                if _CONSTANT in json.dumps(call) and not _has_tensor(call):
-                    raise RequestError(
-                        f"{path} calls the layer {node.get('name')!r:.60} with constants only, which Keras would "
-                        f"compute while the file is loaded, whatever memory that takes: refused. {_REMEDY}"
-                    )
-            waiting += node.values()
+    for node in nodes(config):
+        if "class_name" in node:
+            _check_class(node, path)
+        calls = node.get("inbound_nodes")
+        for call in calls if isinstance(calls, list) else ():
+            if _CONSTANT in json.dumps(call) and not _has_tensor(call):
+                raise RequestError(
+                    f"{path} calls the layer {node.get('name')!r:.60} with constants only, which Keras would compute "
+                    f"while the file is loaded, whatever memory that takes: refused. {REMEDY}"
+                )
 
 
 def _has_tensor(call: Any) -> bool:
@@ -129,10 +123,10 @@ def _check_class(node: dict[str, Any], path: Path) -> None:
     inner = node.get("config")
     of_keras = module in (None, "builtins") or str(module).split(".")[0] in ("keras", "tf_keras")
     if not isinstance(name, str) or not of_keras or registered not in (None, name):
-        raise RequestError(f"{path} needs {module}.{name!r:.60}, which is not one of Keras' own. {_REMEDY}")
+        raise RequestError(f"{path} needs {module}.{name!r:.60}, which is not one of Keras' own. {REMEDY}")
     if name in _REFUSED:
         raise RequestError(
-            f"{path} has a {name} layer, which can run code or read files that the file names: refused. {_REMEDY}"
+            f"{path} has a {name} layer, which can run code or read files that the file names: refused. {REMEDY}"
         )
     if name in _CALLING:
         function = inner.get("function") if isinstance(inner, dict) else None
@@ -140,7 +134,7 @@ def _check_class(node: dict[str, Any], path: Path) -> None:
         if not isinstance(function, str) or not (plain.startswith(_MODULES) or plain in _FUNCTIONS):
             raise RequestError(
                 f"{path} calls the TensorFlow function {function!r:.60}, which may do more than compute: refused. "
-                f"{_REMEDY}"
+                f"{REMEDY}"
             )
         return
     if name == "function":
@@ -151,4 +145,4 @@ def _check_class(node: dict[str, Any], path: Path) -> None:
     is_layer = inspect.isclass(layer) and issubclass(layer, tf_keras.layers.Layer)
     is_part = any(inspect.isclass(getattr(getattr(tf_keras, package), name, None)) for package in _PACKAGES)
     if not (name in _PLAIN or is_layer or is_part):
-        raise RequestError(f"{path} needs {module}.{name!r:.60}, which is not one of Keras' own layers. {_REMEDY}")
+        raise RequestError(f"{path} needs {module}.{name!r:.60}, which is not one of Keras' own layers. {REMEDY}")

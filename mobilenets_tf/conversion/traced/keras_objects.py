@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mobilenets_tf.conversion.convert import check_backend, flat_keys, output_names
-from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, unique
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function
 from mobilenets_tf.conversion.rewriting import is_graph
-from mobilenets_tf.conversion.traced.sides import fixed_shapes
+from mobilenets_tf.conversion.traced.sides import one_sample
 from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.weights import keras_config
 
 KERAS3, KERAS2 = "Keras 3 model", "Keras 2 model"
@@ -80,10 +81,10 @@ def frozen_keras(model: Any, resolution: Size | None = None, label: str | None =
             f"{label} is a {type(model).__name__} without an input shape. Call it once on a batch of samples, "
             "model(samples), so that it has one."
         )
-    names = unique([name or f"input_{place}" for place, name in enumerate(calling.names)])
+    names = flatbuffer.unique([name or f"input_{place}" for place, name in enumerate(calling.names)])
     specs = dict(zip(names, calling.specs, strict=True))
     open_shapes = {name: None if spec.shape is None else list(spec.shape) for name, spec in specs.items()}
-    shapes = fixed_shapes(open_shapes, label, resolution)
+    shapes = one_sample(open_shapes, label, resolution)
     for_inference = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
     found: list[str] = []
 
@@ -96,7 +97,7 @@ def frozen_keras(model: Any, resolution: Size | None = None, label: str | None =
     return freeze_function(
         call,
         [tf.TensorSpec(shapes[name], spec.dtype or "float32", name) for name, spec in specs.items()],
-        lambda: unique(list(calling.outputs()) or found),
+        lambda: flatbuffer.unique(list(calling.outputs()) or found),
         [layer.name for layer in model._flatten_layers(include_self=False)],
         label=label,
         kind=f"{calling.kind} ({type(model).__name__})",

@@ -18,7 +18,7 @@ import numpy as np
 
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function, with_own_functions
 from mobilenets_tf.conversion.traced.operators import check_operators
-from mobilenets_tf.conversion.traced.sides import fixed_shapes
+from mobilenets_tf.conversion.traced.sides import one_sample
 from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError, first_line, unknown
 
@@ -79,7 +79,7 @@ def _frozen(path: Path, signature: str | None, resolution: Size | None) -> Froze
     given = {entry.inputs[name].name: name for name in inputs}
     graph = _Needed(meta.graph_def, [entry.outputs[name].name for name in outputs], set(given), path)
     check_operators(graph.every_node(), str(path))
-    shapes = fixed_shapes({name: _sides(entry.inputs[name].tensor_shape) for name in inputs}, str(path), resolution)
+    shapes = one_sample({name: _sides(entry.inputs[name].tensor_shape) for name in inputs}, str(path), resolution)
     specs = [tf.TensorSpec(shapes[name], tf.dtypes.as_dtype(entry.inputs[name].dtype), name) for name in inputs]
     values = _values(meta, graph, path)
     variables = {name: tf.Variable(value) for name, value in values.items() if graph.nodes[name].op == "VarHandleOp"}

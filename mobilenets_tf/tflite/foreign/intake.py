@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilenets_tf.data.preprocessing import Size, shown_size, sides
+from mobilenets_tf.data.input_shapes import fixed_shapes
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError, first_line, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.flatbuffer_check import TYPES, called_graphs
-from mobilenets_tf.tflite.foreign.transposes import takes_channels_first
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _STATEFUL = {"VAR_HANDLE", "HASHTABLE"}
 _OPEN = {"WHERE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "UNIQUE"}
 _RANDOM = {"RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL"}
-_MOST_BYTES = 2**31 - 1  # of an input, and of all values that are computed once; the file that holds them ends there
+_MOST_BYTES = 2**31 - 1  # of all values that are computed once; the file that holds them ends there
 _PLAIN = {"FLOAT32", "INT32", "INT64", "BOOL"}
 _INTEGER_FILE = "Give the float32 or float16 file of the model; deploy and export write one with --scheme float32."
 
@@ -79,7 +79,7 @@ def taken_in(content: bytes, name: str, resolution: Size | None = None, signatur
                 f"{name}: the {kind} {_name(graph, index)!r} has the shape {tuple(shape)}; expected a batch of 1 "
                 "before its values. Convert the model again with a batch axis."
             )
-    flatbuffer.set_signature(tree, *map(_unique, names))
+    flatbuffer.set_signature(tree, *map(flatbuffer.unique, names))
     return flatbuffer.write(tree)
 
 
@@ -193,12 +193,6 @@ def _told(places: Sequence[int], entries: Sequence[schema.TensorMapT]) -> Iterat
         yield index, of_tensor.pop(0) if len(of_tensor) > 1 else (of_tensor or [""])[0]
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    return [
-        each if names.count(each) == 1 else f"{each}_{names[:place].count(each)}" for place, each in enumerate(names)
-    ]
-
-
 def _refuse_operators(tree: schema.ModelT, name: str) -> None:
     graph = tree.subgraphs[0]
     for operator in graph.operators:
@@ -293,57 +287,18 @@ def _pinned_shapes(tree: schema.ModelT, name: str, resolution: Size | None) -> d
     says.
 
     Raises:
-        RequestError: ``resolution`` is no number of pixels; a side is open and nothing says how long it is; or no side
-            is open and ``resolution`` differs.
+        RequestError: as ``fixed_shapes``.
     """
-    asked = "" if resolution is None else f"--resolution {shown_size(resolution)} (resolution=)"
-    if resolution is not None and min(sides(resolution)) < 1:
-        raise RequestError(
-            f"{name}: received {asked}; expected the height and width of the image in pixels, at least 1."
-        )
-    graph, changed, images = tree.subgraphs[0], {}, 0
+    graph, given = tree.subgraphs[0], {}
     for index in graph.inputs:
         tensor = graph.tensors[index]
         signature = tensor.shapeSignature
         shape = list(tensor.shape) if signature is None or not len(signature) else signature.tolist()
-        pinned = [1, *shape[1:]] if len(shape) > 1 and shape[0] < 0 else list(shape)
-        places = _sides(pinned)
-        images += bool(places)
-        for place, side in zip(places, sides(resolution) if resolution is not None else (None, None), strict=False):
-            if pinned[place] < 0 and side is not None:
-                pinned[place] = side
-            elif side is not None and pinned[place] != side:
-                raise RequestError(
-                    f"{asked}: the input {_name(graph, index)!r} of {name} has the "
-                    f"fixed shape {tuple(shape)}. Leave the option out, or convert the model again."
-                )
-        if any(side < 0 for side in pinned):
-            remedy = (
-                "Pass --resolution (resolution=), the height and width in pixels."
-                if places and all(pinned[place] < 0 for place in places) and resolution is None
-                else "Convert the model again with every side fixed."
-            )
-            raise RequestError(
-                f"{name}: the input {_name(graph, index)!r} has the shape {tuple(shape)}, and a phone needs every side "
-                f"fixed. {remedy}"
-            )
-        if 4 * math.prod(pinned) > _MOST_BYTES:
-            raise RequestError(
-                f"{name}: the input {_name(graph, index)!r} has the shape {tuple(pinned)}, more than {_MOST_BYTES} "
-                "bytes. Make it smaller, and convert the model again."
-            )
-        if pinned != list(tensor.shape):
-            changed[index] = pinned
-    if resolution is not None and not images:
-        raise RequestError(f"{asked}: {name} takes no image. Leave the option out.")
-    return changed
-
-
-def _sides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the places of height and width in the shape of an image; () for other inputs."""
-    if len(shape) != 4:
-        return ()
-    return (2, 3) if takes_channels_first(shape) else (1, 2)
+        if len(shape) > 1 and shape[0] < 0:
+            shape[0] = 1
+        given[index] = _name(graph, index), [None if side < 0 else side for side in shape]
+    fixed = fixed_shapes(given, name, resolution, "Convert the model again")
+    return {index: list(shape) for index, shape in fixed.items() if list(shape) != list(graph.tensors[index].shape)}
 
 
 def _with_values(tree: schema.ModelT, name: str, shapes: dict[int, list[int]]) -> schema.ModelT:

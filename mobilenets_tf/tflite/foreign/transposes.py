@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mobilenets_tf.data.input_shapes import takes_channels_first
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
@@ -20,7 +21,6 @@ _VALUE_BY_VALUE = {
 }  # fmt: skip
 _REDUCE = {"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"}
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
-_LEAST_SIDE = 16  # of an image; features with fewer places are no images
 
 
 class _Behind(NamedTuple):
@@ -28,14 +28,6 @@ class _Behind(NamedTuple):
 
     source: int
     order: tuple[int, ...]
-
-
-def takes_channels_first(shape: Sequence[int]) -> bool:
-    """Tell whether an input of this shape is an image, its channels before height and width; open sides are -1."""
-    channels = (1, 3, 4)
-    if len(shape) != 4 or shape[1] not in channels or shape[3] in channels:
-        return False
-    return all(side < 0 or side >= _LEAST_SIDE for side in shape[2:])
 
 
 def image_channels_last(tree: schema.ModelT) -> bool:

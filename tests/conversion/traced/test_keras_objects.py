@@ -159,7 +159,7 @@ def test_a_functional_model_whose_call_is_another():
     "shape, size, said",
     [
         (None, None, "mine is a Subclassed without an input shape. Call it once"),
-        ((12, 12, 3), 16, r"--resolution 16x16 .* 'image' of mine has the fixed shape \(None, 12, 12, 3\)"),
+        ((12, 12, 3), 16, r"--resolution 16x16 .* 'image' of mine has the fixed shape \(1, 12, 12, 3\)"),
     ],
 )
 def test_what_a_model_lacks_is_said(shape, size, said):

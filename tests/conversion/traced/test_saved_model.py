@@ -382,7 +382,7 @@ def test_damaged_files_are_refused_in_one_line(folder, tmp_path, name, damage):
     [
         (None, None, "has the signatures 'features', 'scores': name one with --signature"),
         ("score", None, "Unknown signature 'score'. Did you mean 'scores'"),
-        ("features", None, r"'image' has the shape \(None, None, None, 3\).*Pass --resolution"),
+        ("features", None, r"'image' has the shape \(1, None, None, 3\).*Pass --resolution"),
         ("features", 0, "--resolution 0x0 .*at least 1"),
         ("scores", 16, r"--resolution 16x16 .* has the fixed shape \(1, 8, 8, 3\)"),
     ],

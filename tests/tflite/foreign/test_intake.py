@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 
+from mobilenets_tf.data.input_shapes import takes_channels_first
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.foreign import intake
 from mobilenets_tf.tflite.foreign.intake import check_taken, taken_in
-from mobilenets_tf.tflite.foreign.transposes import takes_channels_first
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
 from tests.support.strangers_files import Draft, classifier
@@ -78,7 +78,7 @@ def test_open_sides_are_fixed_and_shapes_that_were_computed_become_constants(ope
         )
     content = flatbuffer.write(tree)
     if 1 in open_sides:
-        refused(content, "'image'", "-1", "--resolution")
+        refused(content, "'image'", "None", "--resolution")
     size = 16 if 1 in open_sides else 8
     taken = taken_in(content, "a", resolution=size)
     assert Runner(taken).inputs[0]["shape"].tolist() == [1, size, size, 3]
@@ -105,9 +105,9 @@ def test_a_fixed_first_side_is_no_batch():
 @pytest.mark.parametrize(
     "shape, first",
     [
-        ((1, 3, 16, 16), True), ((1, 4, -1, -1), True), ((1, 1, 224, 224), True), ((-1, 3, 224, 224), True),
+        ((1, 3, 16, 16), True), ((1, 4, None, None), True), ((1, 1, 224, 224), True), ((None, 3, 224, 224), True),
         ((1, 16, 16, 3), False), ((1, 3, 16, 3), False), ((1, 1, 1, 512), False), ((1, 3, 3, 64), False),
-        ((1, -1, -1, 3), False), ((3, 224, 224), False),
+        ((1, None, None, 3), False), ((3, 224, 224), False),
     ],
 )  # fmt: skip
 def test_channels_come_first_only_in_images(shape, first):
