@@ -12,11 +12,11 @@ from typing import Any
 
 from mobilenets_tf import registry
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph
-from mobilenets_tf.conversion.rewriting import is_graph
+from mobilenets_tf.conversion.rewriting import is_functional
 from mobilenets_tf.conversion.traced import saved_model
 from mobilenets_tf.conversion.traced.keras2_file import frozen_keras2_file
 from mobilenets_tf.conversion.traced.keras_objects import frozen_keras, is_stock
-from mobilenets_tf.data.preprocessing import Preprocessing, Size, image_shape, shown_size, sides
+from mobilenets_tf.data.preprocessing import CHANNELS, Preprocessing, Size, image_shape, shown_size, sides
 from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import digest_of_files, sha256_of
@@ -421,7 +421,7 @@ class ModelSource:
         Raises:
             RequestError: the model is a graph, or cannot be built or loaded.
         """
-        if self.is_tflite or self.is_saved_model or isinstance(self.content, FrozenGraph):
+        if self._is_graph or isinstance(self.content, FrozenGraph):  # the latter for the type checker
             raise self._is_graph_error()
         if self.is_file:
             return saved_models.load_model(self.model) if self.content is None else saved_models.of_bytes(self.content)
@@ -533,8 +533,8 @@ class ModelSource:
         if not self.is_tflite or not Path(self.model).is_file():
             return manifest
         inside = read_metadata(Path(self.model))
-        # What a detector's or a segmenter's outputs are is known from a manifest alone.
-        task = inside.task if inside.task in ("classify", "regress") else None
+        # Where a file can have several forms, a manifest alone says which one.
+        task = inside.task if inside.task and not task_of(inside.task).forms else None
         told = {"task": task, "labels": list(inside.labels)}
         return {name: value for name, value in told.items() if value} | manifest
 
@@ -628,7 +628,7 @@ def opened(model: AnyModel) -> FloatModel:
     """
     if isinstance(model, (KerasModel, TFLiteModel, TracedModel)):
         return model
-    if _is_keras(model) and is_graph(model):
+    if _is_keras(model) and is_functional(model):
         return KerasModel(model)
     source = ModelSource.of(model)
     source.check()
@@ -680,7 +680,7 @@ def channel_values(values: tuple[float, ...], channels: int) -> tuple[float, ...
         RequestError: there are neither one number nor as many as channels.
     """
     values = tuple(float(value) for value in values)
-    if len(values) not in (1, channels) or channels not in (1, 3, 4):
+    if len(values) not in (1, channels) or channels not in CHANNELS:
         raise RequestError(
             f"Expected one number, or one for each channel (R, G, B; of an RGBA image four); received {values}."
         )

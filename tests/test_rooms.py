@@ -37,6 +37,7 @@ FLOORS = (
     ("cli",),
     ("",),  # the package itself: it names what is public
 )
+TASK_NAMES = {"classify", "detect", "segment", "regress"}
 MOST_MODULES = 13  # side by side in one folder, but for the command line, which has one file a verb
 
 
@@ -118,6 +119,26 @@ def test_no_circles():
 )
 def test_an_import_that_runs_up_is_seen_wherever_it_stands(text):
     assert list(upward("data.images", text))
+
+
+def tasks_by_name(text):
+    """Yield the lines in which something is compared with the name of a task."""
+    for node in ast.walk(ast.parse(text)):
+        for side in (node.left, *node.comparators) if isinstance(node, ast.Compare) else ():
+            values = side.elts if isinstance(side, (ast.Tuple, ast.List, ast.Set)) else [side]
+            if any(isinstance(value, ast.Constant) and value.value in TASK_NAMES for value in values):
+                yield node.lineno
+
+
+def test_a_task_is_an_object():
+    """What tasks do differently is in their room, or in a table with a row for each."""
+    found = {name: list(tasks_by_name(path.read_text())) for name, path in MODULES.items() if room_of(name) != "tasks"}
+    assert not any(found.values()), {name: lines for name, lines in found.items() if lines}
+
+
+@pytest.mark.parametrize("text", ['task == "detect"', 'self.task.name in ("classify", "regress")', '"segment" != task'])
+def test_a_comparison_with_a_task_is_seen(text):
+    assert list(tasks_by_name(text)) == [1]
 
 
 def test_no_folder_is_a_heap():

@@ -45,7 +45,7 @@ def render(file_name: str, manifest: dict, labels: bool) -> str:
         page = "android_outputs.md"
     anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing.crop
     # Of a segmenter with one channel, the foreground.
-    single = task == "segment" and len(kinds) == 1 and kinds[0].cut is not None
+    single = len(kinds) == 1 and kinds[0].cut is not None
     types = {end["dtype"] for end in (input_, *outputs)}
     template = _environment().get_template(page)
     return template.render(

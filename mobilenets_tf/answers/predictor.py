@@ -70,7 +70,7 @@ class Predictor:
         self._decoder = self.task.decoder(network.name, network.ends, kinds, reading.form, grids)
         self.classes = self._decoder.classes
         if self.labels and self.classes not in (None, len(self.labels)):
-            one_more = self.task.name == "classify" and self.classes == len(self.labels) + 1
+            one_more = not self.task.forms and self.classes == len(self.labels) + 1
             background = " Is its first output the background? Then that is the first line of its labels."
             raise RequestError(
                 f"{network.name} tells {self.classes} classes apart, and there are {len(self.labels)} labels "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mobilenets_tf.conversion.own_normalisation import image_layers
-from mobilenets_tf.conversion.rewriting import copied, copy_weights, default_layers, is_graph
+from mobilenets_tf.conversion.rewriting import copied, copy_weights, default_layers, is_functional
 from mobilenets_tf.data.input_shapes import fixed_shapes
 from mobilenets_tf.data.preprocessing import CHANNELS, Size, shown_size, sides
 from mobilenets_tf.errors import RequestError
@@ -49,7 +49,7 @@ def taken_in(model: "keras.Model", resolution: Size | None = None) -> "keras.Mod
         RequestError: a side is open and nothing says how long it is, or ``resolution`` differs from a fixed side or is
             too large for a file; a layer cannot be copied, or not be turned to channels last.
     """
-    if not is_graph(model) or not model.built:
+    if not is_functional(model) or not model.built:
         return model
     given, rebuilding = model, _Rebuilding(model)
     size = _size(model, resolution, rebuilding.turns)
@@ -190,7 +190,7 @@ class _Rebuilding:
 
         tensors = [each for each in keras.tree.flatten((args, kwargs)) if isinstance(each, keras.KerasTensor)]
         kind, turned = type(layer).__name__, any(map(self._is_turned, tensors))
-        if is_graph(layer):
+        if is_functional(layer):
             return self._call_model(layer, args, kwargs)
         if not self.turns:
             return self._copy(layer)(*args, **kwargs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobilenets_tf.conversion.rewriting import is_graph
+from mobilenets_tf.conversion.rewriting import is_functional
 
 if TYPE_CHECKING:
     import keras
@@ -60,7 +60,7 @@ def _chain(model: Any) -> Iterator[Any]:
     ends = {id(output) for output in functional.outputs}
     while id(tensor) not in ends and len(nodes := readers.get(id(tensor), [])) == 1:
         (node,) = nodes
-        if is_graph(node.operation):
+        if is_functional(node.operation):
             yield from _chain(node.operation)
         if len(node.input_tensors) != 1 or len(node.outputs) != 1 or not _passes(node.operation):
             return
@@ -68,21 +68,21 @@ def _chain(model: Any) -> Iterator[Any]:
         if len(shape) != 4 or shape[-1] != old[-1]:
             return
         (tensor,) = node.outputs
-        if not is_graph(node.operation):
+        if not is_functional(node.operation):
             yield node
 
 
 def _passes(operation: Any) -> bool:
     """Tell whether an operation has no weights, apart from those of Normalization."""
     layers = operation._flatten_layers() if hasattr(operation, "_flatten_layers") else ()
-    return all(is_graph(layer) or type(layer).__name__ == "Normalization" or not layer.weights for layer in layers)
+    return all(is_functional(layer) or type(layer).__name__ == "Normalization" or not layer.weights for layer in layers)
 
 
 def own_normalisation(model: "keras.Model") -> OwnNormalisation | None:
     """Return what normalisation a functional or sequential model with one image of fixed size does by itself; None if
     it does none, or such as fits neither pixel values nor values from 0 to 1.
     """
-    if not is_graph(model) or not model.built or len(model.inputs) != 1:
+    if not is_functional(model) or not model.built or len(model.inputs) != 1:
         return None
     shape = model.inputs[0].shape
     if len(shape) != 4 or None in shape[1:]:

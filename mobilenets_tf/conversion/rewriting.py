@@ -38,7 +38,7 @@ def default_layers(*, policy: bool = True) -> Iterator[None]:
 def reachable_layers(model: "keras.Model") -> Iterator["keras.Layer"]:
     """Yield the layers that ``rebuild`` can replace: the layers of the model and of functional and sequential models
     in it."""
-    for layer in model.layers if is_graph(model) else ():
+    for layer in model.layers if is_functional(model) else ():
         yield layer
         yield from reachable_layers(layer)
 
@@ -62,7 +62,7 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
     """
     import keras
 
-    if not is_graph(model):
+    if not is_functional(model):
         raise RequestError(
             f"{model.name!r} is a {type(model).__name__}; only functional and sequential models can be rebuilt."
         )
@@ -75,7 +75,7 @@ def rebuild(model: "keras.Model", replacements_of: Replacements, *, share: bool 
     def copy(layer):
         if id(layer) in replacements:
             return layer
-        if is_graph(layer):
+        if is_functional(layer):
             return rebuild(layer, replacements_of, share=share)
         if share or not isinstance(layer, keras.Layer):  # a bare operation has no state
             return layer
@@ -135,7 +135,7 @@ def copy_weights(layer: "keras.Layer", twin: "keras.Layer") -> None:
         other._trainable = one.trainable
 
 
-def is_graph(layer: object) -> bool:
+def is_functional(layer: object) -> bool:
     """Tell whether a layer is a functional or sequential model that computes as its layers say: a class of the user's
     may have a ``call`` of its own."""
     import keras

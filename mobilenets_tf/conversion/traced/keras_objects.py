@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mobilenets_tf.conversion.convert import check_backend, flat_keys, output_names
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function
-from mobilenets_tf.conversion.rewriting import is_graph
+from mobilenets_tf.conversion.rewriting import is_functional
 from mobilenets_tf.conversion.traced.sides import one_sample
 from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.errors import RequestError
@@ -33,7 +33,7 @@ def is_stock(model: Any) -> bool:
     its layers are stock layers of Keras that only compute."""
     import keras
 
-    if not is_graph(model):
+    if not is_functional(model):
         return False
     try:
         config = keras.saving.serialize_keras_object(model)
