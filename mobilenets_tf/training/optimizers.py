@@ -176,16 +176,28 @@ class _Course(LearningRateSchedule):
 
 
 class _Own:
-    """Clips the sum of all replicas' gradients, as one process with the whole batch would, and has a learning rate of
-    its own for some variables.
+    """Clips the sum of all replicas' gradients, as one process with the whole batch would, has a learning rate of its
+    own for some variables, and computes the schedule once a step.
 
-    Keras clips each replica's before they are summed: on two replicas, up to twice the limit.
+    Keras clips each replica's before they are summed: on two replicas, up to twice the limit. Its weight decay computes
+    the schedule again for each variable, which makes a graph that takes TensorFlow seconds to trace and to optimise.
 
     head, head_rate: variables (by ``id``) and what their learning rate is multiplied by.
     """
 
     head: frozenset = frozenset()
     head_rate = 1.0
+    _rate = None  # of the step that is being taken
+
+    def apply(self, grads, trainable_variables=None):
+        self._rate = self._get_current_learning_rate()
+        try:
+            super().apply(grads, trainable_variables)
+        finally:
+            self._rate = None
+
+    def _get_current_learning_rate(self):
+        return super()._get_current_learning_rate() if self._rate is None else self._rate
 
     def update_step(self, gradient, variable, learning_rate):
         if id(self._trainable_variables[self._get_variable_index(variable)]) in self.head:
@@ -244,7 +256,26 @@ class SGD(_Coupled, _SGD):
 
 
 class AdamW(_Own, keras.optimizers.AdamW):
-    """Keras', on the sum of all replicas' gradients."""
+    """Keras', on the sum of all replicas' gradients. What is the same for all variables is computed once a step."""
+
+    _corrections = None  # of the means and of their squares, which begin at zero
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        step = ops.cast(self.iterations + 1, "float32")
+        powers = [ops.power(ops.cast(beta, "float32"), step) for beta in (self.beta_1, self.beta_2)]
+        self._corrections = 1 - powers[0], ops.sqrt(1 - powers[1])
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        if id(self._trainable_variables[index]) in self.head:
+            learning_rate = learning_rate * self.head_rate
+        mean, square = self._momentums[index], self._velocities[index]
+        first, second = self._corrections
+        alpha = ops.cast(learning_rate, variable.dtype) * second / first
+        self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
+        self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
+        self.assign_sub(variable, mean * alpha / (ops.sqrt(square) + self.epsilon))
 
 
 class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):

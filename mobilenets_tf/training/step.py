@@ -134,9 +134,9 @@ class Training:
             # As TensorFlow's ExponentialMovingAverage with num_updates: the first values are forgotten at once, above
             # all BatchNorm's variances, which begin a hundred times too large.
             done = keras.ops.cast(self.optimizer.iterations, "float32")
-            momentum = keras.ops.minimum(self._recipe.ema, (1 + done) / (10 + done))
+            share = 1 - keras.ops.minimum(self._recipe.ema, (1 + done) / (10 + done))
             for average, variable in zip(self._averages, self._averaged, strict=True):
-                average.assign(average + (1 - momentum) * (variable.value - average))
+                average.assign_add(share * (variable.value - average))
         return tuple(strategy.reduce("SUM", value, axis=None) for value in sums)
 
     def _replica(self, pixels, targets):
