@@ -138,6 +138,7 @@ def kept(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_quick_run_prints_tables_and_draws_pictures(kept, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["papers.py", "all", "--quick", "--keep", str(kept), "--out", str(tmp_path)])
     papers.main()

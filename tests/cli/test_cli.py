@@ -282,7 +282,7 @@ def test_ctrl_c_while_the_command_starts(monkeypatch, capsys, moment):
 @pytest.mark.parametrize(
     ("moment", "name", "status"),
     [
-        ("building", "SIGTERM", 143),
+        pytest.param("building", "SIGTERM", 143, marks=pytest.mark.slow),
         pytest.param("converting", "SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("building", "SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("calibrating", "SIGINT", 130, marks=pytest.mark.slow),

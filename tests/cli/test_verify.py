@@ -13,7 +13,7 @@ from tests.support import drawn_networks
 BACKGROUND = ("background", *drawn_networks.NAMES)
 
 
-@pytest.fixture(params=["detect", "segment"])
+@pytest.fixture(params=[pytest.param("detect", marks=pytest.mark.slow), "segment"])
 def network(request, tmp_path, float_file, monkeypatch):
     """Its task: there are net.keras, its float file net.tflite, and annotated pictures in data/."""
     task = request.param

@@ -55,9 +55,8 @@ def test_the_model_that_was_folded_is_left_alone():
     assert reparameterize(folded) is folded
 
 
-@pytest.mark.parametrize(
-    "kind", ["nested", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("taken apart", "sequential"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nested", "taken apart", "sequential"])
 def test_inside_a_larger_model(kind):
     backbone = filled(create_model("mobileone_mu0", resolution=32, include_top=False, branches=2))
     if kind == "sequential":

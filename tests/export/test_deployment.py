@@ -72,7 +72,7 @@ def test_what_cannot_be_is_refused_before_any_work(task, options, said, tmp_path
         check(DeployRequest(ModelSource(str(path)), str(tmp_path / "out"), calibration=str(data), **options))
 
 
-@pytest.fixture(scope="module", params=["detect", "segment"])
+@pytest.fixture(scope="module", params=[pytest.param("detect", marks=pytest.mark.slow), "segment"])
 def bounded(request, tmp_path_factory):
     """What ``deploy`` gives with a bound and one scale for all of a layer's weights."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -114,7 +114,7 @@ def test_a_bound_needs_something_that_can_be_lost(tmp_path):
         deploy(asked)
 
 
-@pytest.mark.parametrize("task", ["detect", "segment"])
+@pytest.mark.parametrize("task", [pytest.param("detect", marks=pytest.mark.slow), "segment"])
 def test_sensitivity_by_the_tasks_own_score(task, tmp_path):
     path, data = prepared(tmp_path, task)
     options = {"calibration": str(data), "calibration_count": 4}

@@ -46,6 +46,7 @@ def test_the_file_is_lean(small_files, scheme):
     assert [entry.name for entry in signature.outputs] == [b"predictions"]
 
 
+@pytest.mark.slow
 def test_a_deep_network_is_lean(mobilenet_file):
     """Seventeen blocks, ten of which have a residual."""
     counts = flatbuffer.operator_counts(flatbuffer.read(mobilenet_file))

@@ -97,6 +97,11 @@ def rows(name, multiply_adds, parameters):
         yield pytest.param(name, alpha, resolution, macs, parameters[alpha], marks=marks)
 
 
+def most_in_ci(names, plain):
+    """One test a network; all but ``plain`` are left to CI."""
+    return [pytest.param(name, marks=[] if name in plain else [pytest.mark.slow]) for name in names]
+
+
 @pytest.mark.parametrize(
     ("name", "alpha", "resolution", "macs", "parameters"),
     [*rows("mobilenet_v1", V1_MACS, V1), *rows("mobilenet_v2", V2_MACS, V2)],
@@ -107,7 +112,7 @@ def test_width_and_resolution(name, alpha, resolution, macs, parameters):
     assert info["macs"] == macs
 
 
-@pytest.mark.parametrize("size", LITE)
+@pytest.mark.parametrize("size", most_in_ci(LITE, plain={0, 4}))
 def test_efficientnet_lite(size):
     info = model_info(f"efficientnet_lite{size}")
     assert (info["params_trainable"], info["params_total"], info["macs"]) == LITE[size]
@@ -129,7 +134,7 @@ def test_mobilenet_v3_small_with_the_papers_head(alpha):
     assert_counts(complexity.counts(model), V3_SMALL_1280[alpha])
 
 
-@pytest.mark.parametrize("size", MOBILEONE)
+@pytest.mark.parametrize("size", most_in_ci(MOBILEONE, plain={"s0", "s4"}))
 def test_mobileone(size):
     info = model_info(f"mobileone_{size}")
     parameters, macs, *training = MOBILEONE[size]
@@ -144,7 +149,9 @@ def test_mobileone_micro_is_within_two_percent_of_the_published_figures(size):
         assert abs(found / 1e6 / published - 1) < 0.02
 
 
-@pytest.mark.parametrize("name", MOBILEVIT)
+@pytest.mark.parametrize(
+    "name", most_in_ci(MOBILEVIT, plain={"mobilevit_xxs", "mobilevit_v2_050", "mobilevit_v3_xxs", "mobilevit_v3_050"})
+)
 def test_mobilevit(name):
     assert_counts(model_info(name), MOBILEVIT[name])
 

@@ -82,10 +82,13 @@ SIZES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "alpha"),
-    [pytest.param(*key, marks=[pytest.mark.slow] if key[0] in SIZES else []) for key in TIMM],
-)
+def widths(keys):
+    """One test a network and width. Of a family's widths all but the first, and its other sizes, are CI's."""
+    plain = {name: alpha for name, alpha in reversed(list(keys)) if name not in SIZES}
+    return [pytest.param(*key, marks=[] if plain.get(key[0], "") == key[1] else [pytest.mark.slow]) for key in keys]
+
+
+@pytest.mark.parametrize(("name", "alpha"), widths(TIMM))
 def test_timm(goldens, name, alpha):
     # timm's "tf_" networks keep TensorFlow's convention, its own have PyTorch's.
     convention = TENSORFLOW if TIMM[name, alpha].startswith("tf_") else PYTORCH
@@ -112,7 +115,7 @@ def test_torchvision(goldens, name):
     assert_close(logits(loaded(goldens, key, name, spelling, alpha=1.0)), goldens[f"{key}/logits"])
 
 
-@pytest.mark.parametrize(("name", "alpha"), KERAS)
+@pytest.mark.parametrize(("name", "alpha"), widths(KERAS))
 def test_keras_applications(goldens, name, alpha):
     key = f"keras/{name}/{alpha}"
     spelling = "keras_mobilenet_v3" if "v3" in name else f"keras_{name}"

@@ -162,6 +162,7 @@ def layers_that_differ(first, second):
     }
 
 
+@pytest.mark.slow
 def test_a_whole_detector_comes_back(small, tmp_path):
     small.save(tmp_path / "detector.keras")
     options = {"alpha": 0.25, "resolution": 96}

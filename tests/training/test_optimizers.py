@@ -181,7 +181,7 @@ def test_rmsprop_is_tensorflow_1s(momentum, epsilon, decay):
     weights = [tf.Variable(weight.numpy()) for weight in model.trainable_variables]
     step = tf.Variable(0, dtype=tf.int64)
     reference = tf.compat.v1.train.RMSPropOptimizer(lambda: float(rate(step)), 0.9, momentum, epsilon)
-    expected, steps = [], gradients(50)
+    expected, steps = [], gradients(25)
     for kernel, bias in steps:
         reference.apply_gradients([(kernel + decay.value * weights[0], weights[0]), (tf.constant(bias), weights[1])])
         step.assign_add(1)
@@ -208,7 +208,7 @@ def test_sgd_is_pytorchs(decay, momentum, nesterov):
     optimizer = optimizers.build(recipe(SGD(momentum, nesterov), rate=rate, decay=decay), model, 5)
     weights = [weight.numpy().astype("float64") for weight in model.trainable_variables]
     sums = [np.zeros(shape) for shape in SHAPES]
-    expected, steps = [], gradients(50)
+    expected, steps = [], gradients(25)
     for step, raw in enumerate(steps):
         lr = 0.01 + 0.09 * step / 10 if step < 10 else cosine((step - 10) / 40, 0.1, 0.001)
         now = 0.3 if decay.last is None else cosine(step / 50, 0.3, 0.02)
@@ -229,7 +229,7 @@ def test_adamw_against_its_formula():
     assert isinstance(optimizer, keras.optimizers.AdamW)
     weights = [weight.numpy().astype("float64") for weight in model.trainable_variables]
     means, squares = ([np.zeros(shape) for shape in SHAPES] for _ in range(2))
-    expected, steps = [], gradients(50)
+    expected, steps = [], gradients(25)
     for step, raw in enumerate(steps):
         lr = cosine(step / 50, 0.05, 0.01)
         for i in range(2):
@@ -387,6 +387,18 @@ def test_scaled_losses_give_the_same_updates_and_infinite_ones_none():
     optimizer.apply([tf.ones(SHAPES[0]), tf.constant([1.0, np.inf, 1.0])])
     same([before], [[weight.numpy() for weight in model.trainable_variables]], rtol=0)
     assert int(optimizer.iterations) == 5 and float(optimizer.scale_loss(1.0)) == 2**14
+
+
+@by_optimizer
+def test_a_step_computes_the_schedule_once(case, monkeypatch):
+    """Once for each variable, as Keras' weight decay does, would make the graph of a network twice as large."""
+    optimizer = optimizers.build(case, dense(), 2)
+    schedule, calls = type(optimizer._learning_rate), []
+    computed = schedule.__call__
+    monkeypatch.setattr(schedule, "__call__", lambda self, step: calls.append(self) or computed(self, step))
+    optimizer.apply([tf.ones(shape) for shape in SHAPES])
+    assert calls.count(optimizer._learning_rate) == 1
+    assert float(optimizer.learning_rate) == float(computed(optimizer._learning_rate, optimizer.iterations))
 
 
 @by_optimizer

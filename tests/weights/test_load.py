@@ -54,7 +54,7 @@ def test_timms_conversions_from_tensorflow_take_tensorflows_convention(checkpoin
     assert model.get_layer("stem_conv").padding == "same"
 
 
-@pytest.mark.parametrize("classifier", ["predictions", "Logits"])
+@pytest.mark.parametrize("classifier", ["predictions", pytest.param("Logits", marks=pytest.mark.slow)])
 def test_keras_applications_h5(tmp_path, classifier):
     """The layout of the published files, whose V2 calls its classifier "Logits"."""
     import h5py
@@ -444,8 +444,8 @@ def test_files_that_are_no_models(tmp_path):
 @pytest.mark.parametrize(
     ("network", "alpha", "build"),
     [
-        ("mobilenet_v1", 0.25, keras.applications.MobileNet),
-        ("mobilenet_v2", 0.35, keras.applications.MobileNetV2),
+        pytest.param("mobilenet_v1", 0.25, keras.applications.MobileNet, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", 0.35, keras.applications.MobileNetV2, marks=pytest.mark.slow),
         ("mobilenet_v3_small", 0.75, keras.applications.MobileNetV3Small),
     ],
 )

@@ -66,6 +66,7 @@ def case(made):
     made.reset()
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_the_file_answers_as_the_model(case):
     training, validation = case.batches(64, 0), case.batches(32, 1)
     found = fine_tune(

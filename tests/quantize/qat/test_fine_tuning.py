@@ -205,6 +205,7 @@ def answers(aware, pictures):
     return np.stack([runner(picture)[0][0] for picture in pictures])
 
 
+@pytest.mark.slow
 def test_live_norms_follow_the_batches_and_the_file_follows_the_model(normalized):
     pictures = photographs(32, 32, seed=4)
     before = normalized.model.predict(pictures, verbose=0)

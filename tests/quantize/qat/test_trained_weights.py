@@ -136,7 +136,9 @@ def test_recurrent_layers_are_unrolled_share_their_kernels_and_come_back():
     [
         (lambda x: layers.GlobalAveragePooling1D()(layers.Conv1D(4, 3)(x)), (8, 6)),
         (lambda x: layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4)(x, x)), (8, 6)),
-        (lambda x: layers.Lambda(lambda values: values * 2.0)(layers.Dense(4)(x)), (6,)),
+        pytest.param(
+            lambda x: layers.Lambda(lambda values: values * 2.0)(layers.Dense(4)(x)), (6,), marks=pytest.mark.slow
+        ),
     ],
     ids=["Conv1D", "attention", "with a Lambda"],
 )
