@@ -12,6 +12,7 @@ from typing import Any
 
 from mobilenets_tf import registry
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph
+from mobilenets_tf.conversion.own_normalisation import own_normalisation
 from mobilenets_tf.conversion.rewriting import is_functional
 from mobilenets_tf.conversion.traced import saved_model
 from mobilenets_tf.conversion.traced.keras2_file import frozen_keras2_file
@@ -454,7 +455,8 @@ class ModelSource:
                 "fixed size: (1, height, width, channels) with 1, 3 or 4 channels. Use "
                 "mobilenets_tf.export.to_tflite(model, scheme, calibration=samples)."
             )
-        known, own = self._known_preprocessing(), None if _is_keras(model) else model.own_normalisation
+        known = self._known_preprocessing()
+        own = own_normalisation(model) if _is_keras(model) else model.own_normalisation
         if own and known is None:
             known = Preprocessing(mean=(own.mean,) * shape[2], std=(own.std,) * shape[2])
             if self.mean is None:

@@ -1,10 +1,10 @@
-"""Find out what normalisation a Keras model does by itself, in Rescaling, in Normalization or in plain arithmetic.
+"""Find out what normalisation a model does by itself, in Rescaling, in Normalization or in plain arithmetic.
 
 A model that divides by 255 inside takes pixels as they are. Whoever normalises them once more gets wrong answers
 without any error, so the layers between the image and the first weights are tried on images of one value.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from mobilenets_tf.conversion.rewriting import is_functional
 if TYPE_CHECKING:
     import keras
 
-_LEVELS = (0.0, 127.5, 255.0)
+_LEVELS = (0.0, 127.5, 255.0)  # of the images that are tried
 # A standard deviation of the input: from this on, of pixel values; up to that, of values from 0 to 1.
 _OF_PIXELS, _OF_SHARES = 20.0, 2.5
 
@@ -87,15 +87,30 @@ def own_normalisation(model: "keras.Model") -> OwnNormalisation | None:
     shape = model.inputs[0].shape
     if len(shape) != 4 or None in shape[1:]:
         return None
-    images = np.stack([np.full(shape[1:], level, np.float32) for level in _LEVELS])
-    scale, shift, names = np.ones(shape[3]), np.zeros(shape[3]), []
-    for operation, found in _probed(model, images):
+    return noticed(_probed(model, plain_images(shape[1:])))
+
+
+def plain_images(shape: Sequence[int]) -> np.ndarray:
+    """Make the images that a model is tried on: float32, each of one value.
+
+    shape: of one image, (height, width, channels).
+    """
+    return np.stack([np.full(shape, level, np.float32) for level in _LEVELS])
+
+
+def noticed(steps: Iterable[tuple[str, np.ndarray]]) -> OwnNormalisation | None:
+    """Return the normalisation that a model's first steps do; None as for ``own_normalisation``.
+
+    steps: of each step its name, and its results for ``plain_images``, (images, height, width, channels).
+    """
+    scale, shift, names = np.float64(1), np.float64(0), []
+    for name, found in steps:
         middle = found[:, found.shape[1] // 2, found.shape[2] // 2].astype(np.float64)
         new_scale = (middle[2] - middle[0]) / (_LEVELS[2] - _LEVELS[0])
         if not new_scale.all() or not np.allclose(middle[1], (middle[0] + middle[2]) / 2, rtol=1e-3, atol=1e-3):
             break  # no longer a factor and a term for each channel
         if not (np.allclose(new_scale, scale, rtol=1e-5) and np.allclose(middle[0], shift, rtol=1e-5, atol=1e-6)):
-            names.append(operation.name)
+            names.append(name)
         scale, shift = new_scale, middle[0]
     if not names:
         return None
@@ -107,12 +122,12 @@ def own_normalisation(model: "keras.Model") -> OwnNormalisation | None:
     return None
 
 
-def _probed(model: "keras.Model", images: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
-    """Yield each of the model's first operations with its results for some images."""
+def _probed(model: "keras.Model", images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the name of each of the model's first operations with its results for some images."""
     values: Any = images
     for node in _chain(model):
         args, kwargs = node.arguments.fill_in({id(node.input_tensors[0]): values})
         if getattr(node.operation, "_call_has_training_arg", False):  # RandomBrightness trains by default
             kwargs = kwargs | {"training": False}
         values = node.operation(*args, **kwargs)
-        yield node.operation, np.asarray(values)
+        yield node.operation.name, np.asarray(values)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mobilenets_tf.conversion.own_normalisation import OwnNormalisation, noticed, plain_images
 from mobilenets_tf.data.input_shapes import takes_channels_first
 from mobilenets_tf.models.float_model import Input
 from mobilenets_tf.tasks.task import Task
@@ -47,7 +48,7 @@ class ForeignModel(ABC):
         given: the inputs as the model takes them.
     """
 
-    has_layers, own_normalisation = False, None
+    has_layers = False
 
     def __init__(self, name: str, label: str, given: Sequence[Input]):
         self.name, self._label, self._given_inputs = name, label, list(given)
@@ -67,6 +68,18 @@ class ForeignModel(ABC):
             return self._given_inputs
         ((name, (batch, channels, height, width)),) = self._given_inputs
         return [Input(name, (batch, height, width, channels))]
+
+    @cached_property
+    def own_normalisation(self) -> OwnNormalisation | None:
+        """What the graph's first operators do to an image with its channels last; None if they do not normalise it."""
+        shapes = [each.shape for each in self._given_inputs]
+        if self._channels_first or len(shapes) != 1 or len(shapes[0]) != 4:
+            return None
+        return noticed(self._first_steps(plain_images(shapes[0][1:])))
+
+    @abstractmethod
+    def _first_steps(self, images: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        """Return the names of the operators that the image alone passes, and their results for some images."""
 
     @abstractmethod
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -15,8 +15,12 @@ from mobilenets_tf.tasks.task import Task
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.file_metadata import origin_of
 from mobilenets_tf.tflite.foreign.intake import given_names, taken_in
+from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
 from mobilenets_tf.worker import Worker
+
+# The operators with which an image may begin its way: what they compute has no weights.
+_FIRST_STEPS = {"ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "PAD", "PADV2", "RESIZE_BILINEAR", "SUB"}
 
 
 class TFLiteModel(ForeignModel):
@@ -73,6 +77,19 @@ class TFLiteModel(ForeignModel):
     @cached_property
     def _leaned(self) -> bytes:
         return self._lean(self._content, self._reference)
+
+    def _first_steps(self, images: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        graph = flatbuffer.Graph(flatbuffer.read(self._content))
+        (tensor,), steps = graph.inputs, []
+        while len(readers := graph.readers[tensor]) == 1 and graph.name(readers[0]) in _FIRST_STEPS:
+            (tensor,) = readers[0].outputs
+            steps.append(tensor)
+        if not steps:
+            return []
+        runner = Runner(flatbuffer.with_outputs(graph.model, steps))
+        results = zip(*(runner(image[None]) for image in images), strict=True)
+        names = [graph.tensors[step].name.decode() for step in steps]
+        return list(zip(names, map(np.concatenate, results), strict=True))
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         return self._runner(arrays)

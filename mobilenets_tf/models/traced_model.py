@@ -1,12 +1,14 @@
 """A TensorFlow graph of anyone's as the verbs use it: a SavedModel, a subclassed Keras model, a model of Keras 2."""
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from mobilenets_tf.conversion.convert import convert
-from mobilenets_tf.conversion.frozen_graph import FrozenGraph, run_frozen
+from mobilenets_tf.conversion.frozen_graph import FrozenGraph, Port, run_frozen
 from mobilenets_tf.conversion.traced.half_precision import in_float32
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.models.float_model import FloatFile, Input
@@ -19,6 +21,10 @@ from mobilenets_tf.tflite.weight_types import with_weights
 from mobilenets_tf.worker import Worker
 
 _INPUT_TYPES = ("float32", "int32", "int64", "bool")
+# The operators with which an image may begin its way: what they compute has no weights.
+_FIRST_STEPS = {
+    "Add", "AddV2", "Cast", "Identity", "Maximum", "Minimum", "Mul", "Pad", "PadV2", "RealDiv", "ResizeBilinear", "Sub"
+}  # fmt: skip
 
 
 class TracedModel(ForeignModel):
@@ -75,6 +81,23 @@ class TracedModel(ForeignModel):
             self._leaned = self._lean(content, Runner(content))
         content = self._leaned
         return FloatFile(content, None, lambda weights: with_weights(content, weights))
+
+    def _first_steps(self, images: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        readers = defaultdict(list)
+        for node in self._graph.graph_def.node:
+            for name in node.input:
+                readers[name.removesuffix(":0")].append(node)
+        (port,), steps = self._graph.inputs, []
+        name = port.node
+        while len(readers[name]) == 1 and readers[name][0].op in _FIRST_STEPS:
+            name = readers[name][0].name
+            steps.append(name)
+        if not steps or port.dtype != "float32":
+            return []
+        outputs = tuple(Port(step, step, (), "float32") for step in steps)
+        run = run_frozen(replace(self._graph, outputs=outputs))
+        results = zip(*(run([image[None]]) for image in images), strict=True)
+        return list(zip(steps, map(np.concatenate, results), strict=True))
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         return self._runner(arrays)

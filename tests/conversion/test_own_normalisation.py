@@ -78,3 +78,10 @@ def test_what_agrees_with_the_model_needs_no_word():
     assert ModelSource(model, mean=0, std=1).preprocessing(KerasModel(model)).std == (1,) * 3
     with pytest.raises(RequestError, match="does not say how its input is normalised"):
         ModelSource(sequential()).preprocessing(KerasModel(sequential()))
+
+
+def test_train_is_told_too():
+    """``train`` has the Keras model itself."""
+    with pytest.warns(UserWarning, match="NORMALISED TWICE: net.*'theirs'"):
+        model = sequential(layers.Rescaling(1 / 255, name="theirs"), name="net")
+        ModelSource(model, mean=127.5, std=127.5).preprocessing(model)

@@ -1,10 +1,12 @@
 """A float file as a model: the file that was given is the reference, rewrites keep its outputs."""
 
+import keras
 import numpy as np
 import pytest
 
 from mobilenets_tf import export
 from mobilenets_tf.cli import main
+from mobilenets_tf.conversion.convert import convert, freeze
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.models import foreign_model
 from mobilenets_tf.models.tflite_model import TFLiteModel
@@ -184,3 +186,18 @@ def test_train_refuses_a_file(theirs, tmp_path, capsys):
     options = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(["train", str(theirs / "stock.tflite"), *options]) == 2
     assert "qat trains them" in capsys.readouterr().err
+
+
+def test_the_files_own_normalisation_is_noticed(worker, tmp_path):
+    layers = keras.layers
+    image = keras.Input((8, 8, 3), name="image")
+    for name, scale, told in (("pixels", 1 / 127.5, (0.0, 1.0)), ("shares", 2.0, (0.0, 255.0)), ("none", None, None)):
+        x = image if scale is None else layers.Rescaling(scale, -1.0)(image)
+        x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Conv2D(4, 3, padding="same")(x)))
+        content = convert(freeze(keras.Model(image, layers.Dense(2)(x))), worker)
+        (tmp_path / f"{name}.tflite").write_bytes(content)
+        own = TFLiteModel(tmp_path / f"{name}.tflite").own_normalisation
+        assert (own and (own.mean, own.std)) == told
+    with pytest.warns(UserWarning, match=r"pixels: it normalises pixel values 0 to 255 by itself, in .*rescaling"):
+        source = ModelSource(str(tmp_path / "pixels.tflite"))
+        assert source.preprocessing(source.open()).std == (1.0,) * 3

@@ -166,3 +166,21 @@ def test_a_source_carries_what_no_file_can_hold():
     assert isinstance(ModelSource(stock).content, bytes)
     scaled = keras.Model(inputs, keras.layers.Lambda(lambda x: 2 * x)(inputs))
     assert ModelSource(scaled).open().answers([np.ones((1, 4), "float32")])[0].tolist() == [[2, 2, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (lambda image: image / 127.5 - 1, (0.0, 1.0)),
+        (lambda image: (image - np.float32([0.5, 0.4, 0.4])) / np.float32([0.2, 0.25, 0.2]), (0.0, 255.0)),
+        (lambda image: (tf.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0))) - 120) * 0.02, (0.0, 1.0)),
+        (lambda image: image, None),
+        (lambda image: tf.nn.relu(image / 255), (0.0, 1.0)),
+        (lambda image: image * tf.reduce_mean(image), None),
+    ],
+    ids=["pixels", "shares by channel", "behind a border", "none", "before an activation", "by the image itself"],
+)
+def test_the_graphs_own_normalisation_is_noticed(first, told):
+    model = traced(lambda image: [tf.reduce_mean(tf.nn.conv2d(first(image), WEIGHTS, 2, "SAME"), (1, 2))], (1, 8, 8, 3))
+    own = model.own_normalisation
+    assert (own and (own.mean, own.std)) == told
