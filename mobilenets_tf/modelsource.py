@@ -144,7 +144,7 @@ class ModelSource:
     @property
     def is_tflite(self) -> bool:
         """Whether the model is a TFLite file, which needs no TensorFlow."""
-        return self.content is None and Path(self.model).suffix == TFLITE
+        return self.content is None and Path(self.model).suffix == TFLITE and not self.is_saved_model
 
     @property
     def is_saved_model(self) -> bool:
@@ -448,7 +448,15 @@ class ModelSource:
             RequestError: neither file, request nor model say how the input is normalised, or the input is not one image
                 of fixed size with 1, 3 or 4 channels.
         """
-        shape = image_shape([tuple(each.shape[1:]) for each in model.inputs])
+        shapes = [tuple(each.shape[1:]) for each in model.inputs]
+        if _is_keras(model) and any(
+            None in each for each in shapes
+        ):  # other verbs fix the sides when they open a model
+            raise RequestError(
+                f"{self.model} takes {shapes[0]}: it is trained at a size of its own, and has none. Build the model "
+                "again, with keras.Input((height, width, 3))."
+            )
+        shape = image_shape(shapes)
         if shape is None:
             raise RequestError(
                 f"{self.name} takes {[tuple(each.shape) for each in model.inputs]}; this command feeds one image of a "

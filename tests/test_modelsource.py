@@ -116,3 +116,20 @@ def test_a_manifest_says_of_which_model_a_file_was_made(file):
     assert ModelSource.of_facts({"model": str(file)}) == ModelSource(str(file))
     assert ModelSource.of_facts({"model": "mobilenet_v2", "weights_sha256": "57"}) is None  # a keras.Model, now gone
     assert ModelSource.of_facts({"model": "mine"}) is None and ModelSource.of_facts({}) is None
+
+
+def test_a_model_with_open_sides_is_not_trained():
+    import keras
+
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image)), name="open")
+    with pytest.raises(RequestError, match=r"open takes \(None, None, 3\).*has none. Build the model again"):
+        ModelSource(model, mean=0, std=255).preprocessing(model)
+
+
+def test_a_savedmodel_folder_may_have_any_name(tmp_path):
+    folder = tmp_path / "net.tflite"
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(b"")
+    source = ModelSource(str(folder))
+    assert source.is_saved_model and not source.is_tflite and source.preload == "tensorflow"
