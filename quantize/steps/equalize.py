@@ -30,9 +30,10 @@ BOUNDED_SCALE, HEADROOM = 2.0, 2.0
 _BALANCES = np.linspace(0.2, 0.8, 25)  # shares of the range below zero that are tried
 # Headrooms that are tried: the range is so many times the largest value seen of a channel that grows.
 _HEADROOMS = (1.25, 1.5, 2.0, 3.0, LARGEST_SCALE)
-# A headroom is taken if the error is expected to be less than this share of the error without headroom: the expectation
-# is uncertain.
-_CONVINCING = 0.9
+# A headroom is taken, or channels are not turned round, if the expected error is less than this share of the error
+# without that. In trained networks, the few values that are clipped cost less than their power: MobileNetV2 with real
+# weights lost half a point of agreement where 0.9 was enough.
+_CONVINCING = 0.6
 
 _Ends = tuple[np.ndarray, np.ndarray]  # how far channels reach: below zero, above zero
 _Fitting = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (reach below zero, reach above zero) -> factors
@@ -93,7 +94,7 @@ def _linear_scale(reaches: list[Reach]) -> np.ndarray:
     seen = group.below.max(axis=0), group.above.max(axis=0)
     scale, error = _scale(group, _split_range(*_swap(seen, turned)), turned=(turned, turned_without))
     straight, other = _scale(group, _split_range(*seen))
-    return np.where(turned, -scale, scale) if error <= other else straight
+    return straight if other < _CONVINCING * error else np.where(turned, -scale, scale)
 
 
 def _swap(ends: _Ends, turned: np.ndarray) -> _Ends:

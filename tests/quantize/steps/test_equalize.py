@@ -133,7 +133,7 @@ def test_channels_grow_as_far_as_samples_not_seen_allow(shape, least_gain, full,
         reached = np.abs(seen * scale).max(axis=(0, 1))
         assert (reached.min() > 0.9 * reached.max()) == full
     assert np.mean(gains) > least_gain
-    assert min(gains) > 0.85
+    assert min(gains) > 0.7
 
 
 def test_one_sample_tells_nothing_of_others(mobilenet_file, pictures):
