@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from keras import layers
 
-from mobilenets_tf.quantize.steps.equalize import _channel_reach, _ScalableGraph, equalize
+from mobilenets_tf.quantize.integers import Form
+from mobilenets_tf.quantize.steps.equalize import (
+    Reach,
+    _channel_reach,
+    _linear_scale,
+    _rectified_scale,
+    _ScalableGraph,
+    equalize,
+)
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
@@ -17,7 +25,8 @@ def test_groups_are_the_residual_chains(mobilenet_file):
 
 
 def reach_of(content, indices, samples):
-    return [np.stack(sides) for sides in _channel_reach(content, indices, samples).values()]
+    reaches = _channel_reach(content, indices, samples).values()
+    return [np.stack([reach.below.max(axis=0), reach.above.max(axis=0)]) for reach in reaches]
 
 
 def test_outputs_stay_and_channels_even_out(mobilenet_file, pictures):
@@ -91,3 +100,41 @@ def test_what_depthwise_convolutions_read_grows_and_stays_below_the_bound(bound,
         for sample in bright[:4]:
             sample = [array.astype(np.float32) for array in sample]
             np.testing.assert_allclose(Runner(equalized)(*sample)[0], Runner(content)(*sample)[0], atol=1e-5)
+
+
+def distributed(shape, seed, positions=4, channels=64):
+    """128 samples to fit the factors to, and 256 others; channels of different size, all of one distribution."""
+    random = np.random.default_rng(seed)
+    values = {"uniform": lambda size: random.uniform(-1, 1, size), "normal": lambda size: random.normal(0, 1, size)}
+    drawn = values[shape]((384, positions, channels)) * np.linspace(0.3, 1, channels)
+    return drawn[:128], drawn[128:]
+
+
+def noise(scale, seen, unseen):
+    """The power that rounding adds to samples not seen; the samples that were seen decide the range."""
+    form = Form.spanning(float((seen * scale).min()), float((seen * scale).max()), "int8")
+    return float(np.mean(((form.rounded(unseen * scale, "int8") - unseen * scale) / scale) ** 2))
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "least_gain", "full"), [("uniform", 1.6, True), ("normal", 1.0, False)], ids=["uniform", "normal"]
+)
+def test_channels_grow_as_far_as_samples_not_seen_allow(shape, least_gain, full, rectified):
+    """With long tails, to fill the range clips more on other samples than finer levels gain; then a headroom stays."""
+    gains = []
+    for seed in range(4):
+        seen, unseen = distributed(shape, seed)
+        if rectified:
+            seen, unseen = np.maximum(seen, 0), np.maximum(unseen, 0)
+        reach = Reach(np.maximum(-seen.min(axis=1), 0), np.maximum(seen.max(axis=1), 0), seen.shape[1])
+        scale = _rectified_scale(reach, None) if rectified else _linear_scale([reach])
+        gains.append(noise(1, seen, unseen) / noise(scale, seen, unseen))
+        reached = np.abs(seen * scale).max(axis=(0, 1))
+        assert (reached.min() > 0.9 * reached.max()) == full
+    assert np.mean(gains) > least_gain
+    assert min(gains) > 0.7
+
+
+def test_one_sample_tells_nothing_of_others(mobilenet_file, pictures):
+    assert equalize(mobilenet_file, [[pictures[:1]]]) is mobilenet_file
