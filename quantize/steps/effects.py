@@ -12,6 +12,7 @@ import numpy as np
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.threads import in_order
 
 # How many of a softmax's classes, those with the highest scores, count in an error.
 DECISIVE = 20
@@ -44,8 +45,9 @@ class Effects:
         indices = {target.index for target in self.targets}
         self._work = [_work(self._graph, operator) for operator in self._graph.operators]
         self._comparing = _COMPARED * sum(math.prod(self._graph.shape(index)) for index in indices)
-        whole = _Part(self._tree, range(len(self._graph.operators)), self._inputs, sorted(indices))
-        self._outcomes = [whole(arrays) for arrays in samples]
+        self._parts = flatbuffer.Parts(self._tree)
+        whole = range(len(self._graph.operators))
+        self._outcomes = list(in_order(lambda: _Part(self._parts, whole, self._inputs, sorted(indices)), samples))
 
     def cut(self, index: int) -> "Cut":
         """Cut the model behind one of its activation tensors."""
@@ -88,17 +90,17 @@ class Effects:
         computed = sorted({i for _, _, live, _ in group for i in live} - set(self._inputs))
         operators = self._graph.operators
         places = _needed(operators, range(len(operators)), set(computed))
-        front = _Part(self._tree, places, self._inputs, computed) if computed else None
+        samples = self._samples[: max(count for *_, count in group)]
+        fronts = in_order(lambda: _Part(self._parts, places, self._inputs, computed), samples) if computed else None
         values = [[] for _ in group]
-        for number in range(max(count for *_, count in group)):
-            arrays = self._samples[number]
-            known = dict(zip(self._inputs, arrays, strict=True)) | (front(arrays) if front else {})
+        for number, arrays in enumerate(samples):
+            known = dict(zip(self._inputs, arrays, strict=True)) | (next(fronts) if fronts else {})
             for at_cut, (_, _, live, count) in zip(values, group, strict=True):
                 if number < count:
                     at_cut.append([known[i] for i in live])
         values.reverse()
         for index, behind, live, _ in group:  # the values of a cut are freed when it has been used
-            yield Cut(self._tree, index, behind, live, self.targets, values.pop(), self._outcomes)
+            yield Cut(self._parts, self._tree, index, behind, live, self.targets, values.pop(), self._outcomes)
 
 
 class ErrorTarget:
@@ -141,6 +143,7 @@ class Cut:
 
     def __init__(
         self,
+        parts: flatbuffer.Parts,
         tree: flatbuffer.schema.ModelT,
         index: int,
         behind: list[int],
@@ -153,7 +156,7 @@ class Cut:
         written = {out for place in behind for out in tree.subgraphs[0].operators[place].outputs}
         targets = [target for target in targets if target.index in written | {index}]
         outputs = sorted({target.index for target in targets} & written)
-        self._back = _Part(tree, behind, live, outputs) if behind else None
+        self._back = _Part(parts, behind, live, outputs) if behind else None
         # For each sample and target: the tensor, the function that takes the part in which errors count, and that part.
         self._undisturbed = []
         for outcome in outcomes[: len(values)]:
@@ -218,26 +221,27 @@ def output_errors(reference: bytes, contents: Sequence[bytes], samples: list[lis
         contents: of other files of the same model, such as integer files.
         samples: each a list of arrays in the order of the files' inputs.
     """
-    before, targets = _with_targets(flatbuffer.read(reference))
-    others = [_with_targets(flatbuffer.read(content))[0] for content in contents]
+    (before, targets), *others = (_with_targets(flatbuffer.read(content)) for content in (reference, *contents))
+
+    def running() -> Callable[[list[np.ndarray]], list[list[np.ndarray]]]:
+        runners = [Runner(content, threads=1, trusted=True) for content in (before, *(other for other, _ in others))]
+        return lambda arrays: [runner(*arrays) for runner in runners]
+
     noise, signal = np.zeros((len(others), len(targets))), np.zeros(len(targets))
-    for arrays in samples:
-        outputs = before(*arrays)
+    for outputs, *found in in_order(running, samples):
         taking = [target.decisive(wanted) for target, wanted in zip(targets, outputs, strict=True)]
         expected = [take(wanted) for take, wanted in zip(taking, outputs, strict=True)]
         signal += [_power(part) for part in expected]
-        for row, other in zip(noise, others, strict=True):
-            found = zip(taking, other(*arrays), expected, strict=True)
-            row += [_power(take(values) - part) for take, values, part in found]
+        for row, values in zip(noise, found, strict=True):
+            row += [_power(take(value) - part) for take, value, part in zip(taking, values, expected, strict=True)]
     return (noise / np.maximum(signal, 1e-30)).sum(axis=1).tolist()
 
 
-def _with_targets(tree: flatbuffer.schema.ModelT) -> tuple[Runner, list[ErrorTarget]]:
-    """Make a runner that gives the tensors in which errors are counted."""
+def _with_targets(tree: flatbuffer.schema.ModelT) -> tuple[bytes, list[ErrorTarget]]:
+    """Write a file that gives the tensors in which errors are counted."""
     graph = flatbuffer.Graph(tree)
     targets = [ErrorTarget(graph, index) for index in graph.outputs]
-    tree.subgraphs[0].outputs, tree.signatureDefs = [target.index for target in targets], []
-    return Runner(flatbuffer.write(tree), trusted=True), targets
+    return flatbuffer.with_outputs(tree, [target.index for target in targets]), targets
 
 
 def _behind(tree: flatbuffer.schema.ModelT, index: int, targets: set[int]) -> tuple[list[int], list[int]]:
@@ -265,8 +269,8 @@ def _needed(operators: list[flatbuffer.schema.OperatorT], places: range, targets
 class _Part:
     """Runs some of a model's ops as a model of their own."""
 
-    def __init__(self, tree: flatbuffer.schema.ModelT, places: list[int], inputs: list[int], outputs: list[int]):
-        self._runner = Runner(flatbuffer.part(tree, places, inputs, outputs), trusted=True)
+    def __init__(self, parts: flatbuffer.Parts, places: Sequence[int], inputs: list[int], outputs: list[int]):
+        self._runner = Runner(parts.write(places, inputs, outputs), threads=1, trusted=True)
         self.outputs = outputs
 
     def __call__(self, values: list[np.ndarray]) -> dict[int, np.ndarray]:

@@ -10,11 +10,15 @@ for each output channel of the weights gains something and loses nothing:
   a scale for each of these channels. No channel may reach ReLU6's bound of 6, so it grows to half of that at most.
 """
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.threads import in_order
 
 LARGEST_SCALE = 8.0  # a channel of tiny values must not be scaled up to the size of the others
 # Behind a ReLU6, which would clip values that no calibration sample had: the largest factor, and how many times the
@@ -179,12 +183,20 @@ def _channel_reach(
     model: bytes, indices: list[int], samples: list[list[np.ndarray]]
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Measure how far each channel of some tensors reaches below and above zero; neither is negative."""
-    runner = Runner(flatbuffer.with_outputs(flatbuffer.read(model), indices), trusted=True)
+    content = flatbuffer.with_outputs(flatbuffer.read(model), indices)
+
+    def looking() -> Callable[[list[np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
+        runner = Runner(content, threads=1, trusted=True)
+
+        def look(arrays: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+            runner.invoke(*arrays)
+            return [_channel_extremes(runner, index) for index in indices]
+
+        return look
+
     reach: dict[int, tuple] = {}
-    for arrays in samples:
-        runner.invoke(*arrays)
-        for index in indices:
-            low, high = _channel_extremes(runner, index)
+    for extremes in in_order(looking, samples):
+        for index, (low, high) in zip(indices, extremes, strict=True):
             below, above = reach.get(index, (0.0, 0.0))
             reach[index] = np.maximum(below, -low), np.maximum(above, high)
     return reach
@@ -192,5 +204,8 @@ def _channel_reach(
 
 def _channel_extremes(runner: Runner, index: int) -> tuple[np.ndarray, np.ndarray]:
     values = runner.raw(index)  # a view, which must not outlive this call
-    axes = tuple(range(values.ndim - 1))
-    return values.min(axis=axes), values.max(axis=axes)
+    rows = values.reshape(-1, values.shape[-1])
+    # NumPy is slow with many short rows, so several make one.
+    wide = rows.reshape(-1, math.gcd(len(rows), 16) * rows.shape[-1])
+    low, high = wide.min(axis=0), wide.max(axis=0)
+    return low.reshape(-1, rows.shape[-1]).min(axis=0), high.reshape(-1, rows.shape[-1]).max(axis=0)
