@@ -169,7 +169,7 @@ def _renumbered(entries: list[schema.TensorMapT] | None, new: dict[int, int]) ->
 def _pack(model: schema.ModelT) -> bytes:
     """Write a model, all of its tensors included, without unused op codes and the values of unused buffers."""
     lean = _lean(model)
-    return _finished(_builder(lean), lean)
+    return _finished(flatbuffers.Builder(_size(lean.buffers)), lean)
 
 
 def _lean(model: schema.ModelT) -> schema.ModelT:
@@ -191,9 +191,9 @@ def _lean(model: schema.ModelT) -> schema.ModelT:
     )
 
 
-def _builder(model: schema.ModelT) -> flatbuffers.Builder:
-    """Make a builder for a model: one that is too small doubles itself and copies what is there."""
-    return flatbuffers.Builder(sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) + (1 << 20))
+def _size(buffers: Iterable[schema.BufferT]) -> int:
+    """Estimate the size of a file. A builder that is too small doubles itself and copies what is there."""
+    return sum(len(buffer.data) for buffer in buffers if buffer.data is not None) + (1 << 20)
 
 
 def _finished(builder: flatbuffers.Builder, model: schema.ModelT) -> bytes:
@@ -213,26 +213,25 @@ class _Packed(NamedTuple):
 class Parts:
     """Writes files with only some of a model's operators.
 
-    Python takes long to pack the tables of a file, so all tables are packed once; a part adds its lists of operators,
-    inputs and outputs. The tensors keep their indices. The graphs that conditions and loops call stay as they are.
+    Python takes long to pack the tables of a file, so tensors and operators are packed once; a part adds the constants
+    that it needs and its lists of operators, inputs and outputs. The tensors keep their indices. The graphs that
+    conditions and loops call stay as they are.
 
     Args:
         model: the whole model. It stays as it is, and must not be changed while parts are written.
     """
 
     def __init__(self, model: schema.ModelT):
-        lean = _lean(model)
-        self._builder = builder = _builder(lean)
+        self._lean = lean = _lean(model)
+        self._builder = builder = flatbuffers.Builder(1 << 16)
 
         def packed(tables: Iterable) -> list[_Packed]:
             return [_Packed(table.Pack(builder)) for table in tables]
 
-        graph, *self._others = lean.subgraphs
-        self._unpacked, self._operators = graph.operators, packed(graph.operators)
+        graph = lean.subgraphs[0]
+        self._operators, (self._nothing,) = packed(graph.operators), packed([schema.BufferT()])
         self._graph = with_fields(graph, tensors=packed(graph.tensors))
-        self._model = with_fields(
-            lean, buffers=packed(lean.buffers), operatorCodes=packed(lean.operatorCodes), signatureDefs=[]
-        )
+        self._model = with_fields(lean, operatorCodes=packed(lean.operatorCodes), signatureDefs=[], metadata=[])
 
     def write(self, places: Iterable[int], inputs: list[int], outputs: list[int]) -> bytes:
         """Write the file of a part.
@@ -241,15 +240,21 @@ class Parts:
             places: the places of the operators in the first graph.
             inputs, outputs: the indices of the new file's inputs and outputs.
         """
-        places = list(places)
-        operators = [self._operators[place] for place in places]
-        graph = with_fields(self._graph, operators=operators, inputs=inputs, outputs=outputs)
-        unpacked = [self._unpacked[place] for place in places]
-        options = [table for operator in unpacked for table in (operator.builtinOptions, operator.builtinOptions2)]
-        called = self._others if flatbuffer_check.called_graphs(*options) else []
+        places, (whole, *others) = list(places), self._lean.subgraphs
+        operators = [whole.operators[place] for place in places]
+        options = [table for operator in operators for table in (operator.builtinOptions, operator.builtinOptions2)]
+        called = others if flatbuffer_check.called_graphs(*options) else []
+        tensors = [whole.tensors[index] for operator in operators for index in operator.inputs if index >= 0]
+        used = {tensor.buffer for tensor in [*tensors, *(each for graph in called for each in graph.tensors)]}
+        buffers = [each if index in used else self._nothing for index, each in enumerate(self._lean.buffers)]
+        graph = with_fields(
+            self._graph, operators=[self._operators[place] for place in places], inputs=inputs, outputs=outputs
+        )
+        room = _size([self._lean.buffers[index] for index in used])
         builder = copy.copy(self._builder)
-        builder.Bytes, builder.vtables = builder.Bytes[:], dict(builder.vtables)
-        return _finished(builder, with_fields(self._model, subgraphs=[graph, *called]))
+        builder.Bytes = bytearray(room) + self._builder.Bytes[self._builder.Head() :]
+        builder.head, builder.vtables = room, dict(self._builder.vtables)
+        return _finished(builder, with_fields(self._model, subgraphs=[graph, *called], buffers=buffers))
 
 
 def with_outputs(model: schema.ModelT, outputs: list[int]) -> bytes:

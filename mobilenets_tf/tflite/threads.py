@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
 
+from mobilenets_tf.worker import give_memory_back
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 THREADS = 2  # every thread holds a file with its activations, so more would need more memory
@@ -46,3 +48,6 @@ def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    while not functions.empty():
+        functions.get()
+    give_memory_back()

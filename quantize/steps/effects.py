@@ -24,7 +24,7 @@ _MEMORY = 24 << 20
 _WRITTEN = 10
 _COMPARED = 50
 # How many bytes the values at all cuts that are made in one run may take together.
-_TOGETHER = 48 << 20
+_TOGETHER = 24 << 20
 
 
 class Effects:
@@ -162,6 +162,7 @@ class Cut:
         for outcome in outcomes[: len(values)]:
             taking = [(target.index, target.decisive(outcome[target.index])) for target in targets]
             self._undisturbed.append([(target, take, take(outcome[target])) for target, take in taking])
+        self._order = list(range(len(values)))
 
     @property
     def values(self) -> list[np.ndarray]:
@@ -185,16 +186,26 @@ class Cut:
         signal = [
             sum(_power(part) for _, _, part in targets) for targets in zip(*(parts for _, parts in used), strict=True)
         ]
-        total = 0.0
-        for values, targets in used:
+        errors: dict[int, list[float]] = {}  # of each sample, by its number
+        so_far = 0.0
+        for number in self._order:
+            if number >= len(used):
+                continue
+            values, targets = used[number]
             outcome = {self.index: disturb(values[0])}
             if self._back:
                 outcome |= self._back([outcome[self.index], *values[1:]])
-            for (target, take, undisturbed), power in zip(targets, signal, strict=True):
-                total += _power(take(outcome[target]) - undisturbed) / max(power, 1e-30)
-            if total > limit:
+            errors[number] = [
+                _power(take(outcome[target]) - undisturbed) / max(power, 1e-30)
+                for (target, take, undisturbed), power in zip(targets, signal, strict=True)
+            ]
+            so_far += sum(errors[number])
+            if so_far > limit:
                 return math.inf
-        return total
+        if len(used) == len(self._values):
+            # What has lost on the samples that are disturbed most needs no other samples.
+            self._order = sorted(errors, key=lambda number: (-sum(errors[number]), number))
+        return sum(each for number in sorted(errors) for each in errors[number])
 
 
 def _work(graph: flatbuffer.Graph, operator: flatbuffer.schema.OperatorT) -> int:

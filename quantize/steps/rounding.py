@@ -127,6 +127,11 @@ class _Layer:
         return self.name == "DEPTHWISE_CONV_2D"
 
     @property
+    def taps(self) -> int:
+        """How many taps the kernel has."""
+        return math.prod(self.weights.shape[1:3])
+
+    @property
     def _sides(self) -> tuple[int, int]:
         """Rows and columns of the layer's output: each position there reads a patch of the input."""
         return self.graph.shape(self.operator.outputs[0])[1:3]
@@ -223,7 +228,7 @@ def _second_moments(
                 values = arrays[inputs.index(layer.source)] if is_input else runner.raw(layer.source)
                 taps = layer.patches(values, at)
                 del values  # a view, which must not outlive the next call
-                found.append(_moments_by_channel(taps) if layer.depthwise else np.concatenate(taps, axis=-1))
+                found.append(_products_by_channel(taps) if layer.depthwise else np.concatenate(taps, axis=-1))
             return found
 
         return look
@@ -248,20 +253,26 @@ def _second_moments(
     if held:
         multiply()
     for number, layer in enumerate(layers):
-        yield layer, products.pop(number).astype(np.float64) / counts[number]
+        moments = products.pop(number).astype(np.float64) / counts[number]
+        yield layer, _moments_by_channel(moments, layer.taps) if layer.depthwise else moments
 
 
-def _moments_by_channel(taps: list[np.ndarray]) -> np.ndarray:
+def _products_by_channel(taps: list[np.ndarray]) -> np.ndarray:
     """Multiply each two taps, channel by channel, and add up over the patches.
 
-    taps: of each tap the values, shape (patches, channels). Returns shape (channels, taps, taps).
+    taps: of each tap the values, shape (patches, channels). Returns shape (pairs of taps, channels); the pairs are in
+    the order of ``np.triu_indices``.
     """
     values = np.stack(taps)
-    count = len(values)
-    products = np.empty((count, count, values.shape[-1]), np.float32)
-    for i in range(count):
-        products[i, i:] = products[i:, i] = np.einsum("pc,jpc->jc", values[i], values[i:])
-    return products.transpose(2, 0, 1)
+    return np.concatenate([np.einsum("pc,jpc->jc", values[i], values[i:]) for i in range(len(values))])
+
+
+def _moments_by_channel(products: np.ndarray, taps: int) -> np.ndarray:
+    """Return the products of ``_products_by_channel`` in the shape (channels, taps, taps)."""
+    moments = np.empty((taps, taps, products.shape[-1]), products.dtype)
+    rows, columns = np.triu_indices(taps)
+    moments[rows, columns] = moments[columns, rows] = products
+    return moments.transpose(2, 0, 1)
 
 
 def _round_in_turn(weights: np.ndarray, moments: np.ndarray, scale: np.ndarray) -> np.ndarray:
