@@ -20,7 +20,7 @@ THREADS = 2  # every thread holds a file with its activations, so more would nee
 def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
     """Yield a function's result of each item, in the order of the items, computed in two threads.
 
-    The items are taken in the calling thread, at most one more than are being computed.
+    The items are taken in the calling thread, each when a thread is free: no item waits in memory.
 
     Args:
         make: called for each thread, in the calling thread; returns the function. So each thread has its own
@@ -44,7 +44,7 @@ def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(pool.submit(compute, item))
-            if len(waiting) > THREADS:
+            if len(waiting) == THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

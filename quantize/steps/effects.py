@@ -5,7 +5,7 @@ runs once for each disturbance. So trying ten ranges for an activation near the 
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -91,10 +91,11 @@ class Effects:
         operators = self._graph.operators
         places = _needed(operators, range(len(operators)), set(computed))
         samples = self._samples[: max(count for *_, count in group)]
-        fronts = in_order(lambda: _Part(self._parts, places, self._inputs, computed), samples) if computed else None
+        nothing: Iterable[dict[int, np.ndarray]] = ({} for _ in samples)
+        fronts = in_order(lambda: _Part(self._parts, places, self._inputs, computed), samples) if computed else nothing
         values = [[] for _ in group]
-        for number, arrays in enumerate(samples):
-            known = dict(zip(self._inputs, arrays, strict=True)) | (next(fronts) if fronts else {})
+        for number, (arrays, front) in enumerate(zip(samples, fronts, strict=True)):
+            known = dict(zip(self._inputs, arrays, strict=True)) | front
             for at_cut, (_, _, live, count) in zip(values, group, strict=True):
                 if number < count:
                     at_cut.append([known[i] for i in live])

@@ -299,7 +299,9 @@ def _round_in_turn(weights: np.ndarray, moments: np.ndarray, scale: np.ndarray) 
     backwards = order[:, ::-1]
     damped = np.take_along_axis(np.take_along_axis(damped, backwards[:, :, None], 1), backwards[:, None, :], 2)
     upper = np.linalg.cholesky(damped)[:, ::-1, ::-1]
-    upper = np.ascontiguousarray(upper / np.diagonal(upper, axis1=-2, axis2=-1)[:, None, :])
+    del damped  # as large as the moments
+    upper /= np.diagonal(upper, axis1=-2, axis2=-1)[:, None, :].copy()
+    upper = np.ascontiguousarray(upper)
     # Inputs come first, so that all outputs of an input lie side by side.
     given = np.take_along_axis(np.swapaxes(weights, 1, 2).astype(np.float64), order[:, :, None], 1)
     wanted, errors, integers = given.copy(), np.zeros(given.shape), np.zeros(given.shape)
