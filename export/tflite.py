@@ -251,8 +251,10 @@ def prepare_model(
     progress("converting", 0, 1)
     float_file, float_content = _float_file(model, worker, image, folded=False)
     progress("converting", 1, 1)
+    names = float_file.layers
+    del float_file  # frees the frozen graph
     prepared = prepare(float_content, scheme, calibration, recipe, progress)
-    return prepared, layers.of_operators(prepared.model, float_file.layers)
+    return prepared, layers.of_operators(prepared.model, names)
 
 
 def _float_file(

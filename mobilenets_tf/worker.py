@@ -63,11 +63,12 @@ class Worker:
                 "HOME": str(home_folder()),  # for a user without one: this process' temporary directory, as it is here
                 # Temporary files of the child go where this process removes them, however the child ends.
                 "TMPDIR": self._folder.name,
-                # glibc would keep large freed blocks, and a conversion makes and frees several copies of the model:
-                # at this fixed threshold they go back to the system at once (90 MB less at the peak). Activations are
-                # smaller and are made and freed all the time: at a threshold of 128 kB, fetching their pages anew took
-                # a seventh of the processor time of a deploy.
+                # Parts of a model and their activations are made and freed all the time. glibc gives freed blocks of
+                # more than 128 kB back to the system at once, and fetching their pages anew took a seventh of the
+                # processor time of a deploy. What a conversion leaves is given back by ``give_memory_back``.
                 "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+                "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+                "MALLOC_ARENA_MAX": "1",  # threads would keep freed memory each for itself
                 # The products here are small, and OpenBLAS' threads wait for each other in busy loops: on two cores
                 # that other processes use too, a Cholesky factor took 25 times the processor time of one thread.
                 "OPENBLAS_NUM_THREADS": "1",
@@ -155,6 +156,12 @@ def _start(preload: str, errors, environment: dict[str, str], lock: int | None) 
         env=environment,
         pass_fds=() if lock is None else (lock,),
     )
+
+
+def give_memory_back() -> None:
+    """Give the memory that this process has freed back to the system, where the C library keeps it (glibc)."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

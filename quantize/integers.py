@@ -478,13 +478,13 @@ class _IntegerWriter(flatbuffer.Graph):
         key = (rounded.integers.shape, rounded.integers.tobytes(), scale.tobytes(), axis)
         if key not in self._kernels:  # a layer that is used twice has its weights in the file once
             self._kernels[key] = flatbuffer.add_constant(self.model, self._name(inputs[weights]), rounded.integers)
-            self.tensors[self._kernels[key]].quantization = _parameters(scale, [0] * len(scale), axis)
+            self.tensors[self._kernels[key]].quantization = _parameters(scale, np.zeros_like(scale), axis)
         inputs[weights] = self._kernels[key]
         if terms is not None:
             wide = np.int32 if self._plan.dtype == "int8" else np.int64
             integers = np.round(terms / (source * scale)).astype(wide)
             inputs[bias] = flatbuffer.add_constant(self.model, self._name(inputs[bias]), integers)
-            self.tensors[inputs[bias]].quantization = _parameters(source * scale, [0] * len(scale))
+            self.tensors[inputs[bias]].quantization = _parameters(source * scale, np.zeros_like(scale))
 
     def _wide_enough(
         self, rounded: RoundedWeights, terms: np.ndarray, weights: np.ndarray, axis: int
@@ -517,7 +517,7 @@ class _IntegerWriter(flatbuffer.Graph):
 
 def _parameters(scale, zero_point, axis: int = 0):
     parameters = schema.QuantizationParametersT()
-    parameters.scale = [float(value) for value in scale]
-    parameters.zeroPoint = [int(value) for value in zero_point]
+    # As arrays they are written at once, not number by number.
+    parameters.scale, parameters.zeroPoint = np.array(scale, np.float32), np.array(zero_point, np.int64)
     parameters.quantizedDimension = axis
     return parameters

@@ -141,7 +141,7 @@ class _Run:
         self._arrays: list[np.ndarray] = []
         places = list(range(len(tree.subgraphs[0].operators)))
         computed = [index for index in observed if index not in self._inputs]
-        self._runner = Runner(flatbuffer.part(tree, places, self._inputs, computed), trusted=True)
+        self._runner = Runner(flatbuffer.Parts(tree).write(places, self._inputs, computed), trusted=True)
 
     def __call__(self, arrays: list[np.ndarray]) -> None:
         self._arrays = arrays

@@ -4,6 +4,7 @@ the task adds up the images, see ``comparison``."""
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tasks.fidelity import tallies_of
 from mobilenets_tf.tasks.outputs import names_of
 from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.threads import in_order
 
 AnyComparison = Comparison | ScoreComparison
 Tally = OutputsTally | ScoreTally
@@ -59,9 +61,9 @@ def compared(
         A tally for each candidate. Each image is read once.
     """
     tallies = {name: _TALLIES[subject.task.name](subject) for name in candidates}
-    decoded = track(_decoded(image_set, subject), "verifying", progress, len(image_set))
+    decoded = (_decoded(path, subject) for path in track(image_set.paths, "verifying", progress))
     for first, sizes, pixels in _batches(decoded, batch):
-        truths = [image_set.truth(first + i) if image_set.annotated else None for i in range(len(sizes))]
+        truths = [_truth(image_set, first + i) for i in range(len(sizes))]
         expected = reference(pixels)
         for name, answering in candidates.items():
             for each in zip(expected, answering(pixels), sizes, truths, strict=True):
@@ -73,16 +75,33 @@ def compared_files(
     subject: Subject, reference: bytes, candidates: dict[str, bytes], image_set: ImageSet, progress: Progress = silent
 ) -> dict[str, Tally]:
     """Compare TFLite files, given by their contents, as ``compared`` does."""
-    answering = {name: subject.in_tflite(content) for name, content in candidates.items()}
-    return compared(subject, subject.in_tflite(reference), answering, image_set, progress)
+    tallies = {name: _TALLIES[subject.task.name](subject) for name in candidates}
+
+    def answering() -> Callable[[Path], tuple[tuple[int, int], list[Outputs]]]:
+        files = [subject.in_tflite(content, threads=1) for content in (reference, *candidates.values())]
+
+        def answer(path: Path) -> tuple[tuple[int, int], list[Outputs]]:
+            size, pixels = _decoded(path, subject)
+            return size, [file(pixels[None])[0] for file in files]
+
+        return answer
+
+    answers = track(in_order(answering, image_set.paths), "verifying", progress, len(image_set))
+    for index, (size, (expected, *found)) in enumerate(answers):
+        for tally, outputs in zip(tallies.values(), found, strict=True):
+            tally.add(expected, outputs, size, _truth(image_set, index))
+    return tallies
 
 
-def _decoded(image_set: ImageSet, subject: Subject) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Yield height and width of each photograph, and its pixels as the model's input has them, uint8
+def _truth(image_set: ImageSet, index: int) -> Any:
+    return image_set.truth(index) if image_set.annotated else None
+
+
+def _decoded(path: Path, subject: Subject) -> tuple[tuple[int, int], np.ndarray]:
+    """Return height and width of a photograph, and its pixels as the model's input has them, uint8
     (height, width, channels)."""
-    for path in image_set.paths:
-        photograph = images.decode(path, alpha=subject.image.given.alpha)
-        yield (photograph.height, photograph.width), subject.image.given.geometry(photograph)
+    photograph = images.decode(path, alpha=subject.image.given.alpha)
+    return (photograph.height, photograph.width), subject.image.given.geometry(photograph)
 
 
 def _batches(decoded, size: int) -> Iterator[tuple[int, list[tuple[int, int]], np.ndarray]]:
@@ -114,7 +133,7 @@ class Judge:
 
     def __init__(self, subject: Subject, reference: bytes, image_set: ImageSet, progress: Progress = silent):
         self._subject, self._images = subject, image_set
-        decoded = _decoded(image_set, subject)
+        decoded = in_order(lambda: lambda path: _decoded(path, subject), image_set.paths)
         self._decoded = list(track(decoded, "reading images", progress, len(image_set)))
         self._places = subject.task.unscored(subject.ends, subject.kinds)
         answers, self._unscored = [], []

@@ -117,9 +117,12 @@ class Subject:
 
         return answer
 
-    def in_tflite(self, content: bytes) -> Answering:
-        """Return the function that runs a TFLite file of the model on images. The file has the model's own outputs."""
-        runner = Runner(content)
+    def in_tflite(self, content: bytes, threads: int = 2) -> Answering:
+        """Return the function that runs a TFLite file of the model on images. The file has the model's own outputs.
+
+        threads: for LiteRT.
+        """
+        runner = Runner(content, threads)
         dtype = runner.inputs[0]["dtype"]
 
         def answer(pixels: np.ndarray) -> list[Outputs]:

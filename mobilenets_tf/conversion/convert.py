@@ -16,7 +16,7 @@ from mobilenets_tf.errors import ConversionError, RequestError, unknown
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.lean import lean
 from mobilenets_tf.weights import saved_models
-from mobilenets_tf.worker import Worker, WorkerError
+from mobilenets_tf.worker import Worker, WorkerError, give_memory_back
 
 if TYPE_CHECKING:
     import keras
@@ -194,6 +194,7 @@ def _convert_graph(graph: FrozenGraph, weights: str) -> bytes:
         raise ConversionError(_reason(str(error), graph)) from None
     finally:
         os.unlink(file.name)
+        give_memory_back()
 
 
 _NEEDS_FLEX = re.compile(r"tf\.(\w+) op is neither a custom op nor a flex op|^\s*tf\.(\w+)\(", re.MULTILINE)

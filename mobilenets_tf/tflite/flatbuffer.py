@@ -5,8 +5,9 @@ import hashlib
 import pickle
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -167,8 +168,12 @@ def _renumbered(entries: list[schema.TensorMapT] | None, new: dict[int, int]) ->
 
 def _pack(model: schema.ModelT) -> bytes:
     """Write a model, all of its tensors included, without unused op codes and the values of unused buffers."""
-    import flatbuffers
+    lean = _lean(model)
+    return _finished(flatbuffers.Builder(_size(lean.buffers)), lean)
 
+
+def _lean(model: schema.ModelT) -> schema.ModelT:
+    """Copy a model without unused op codes and the values of unused buffers."""
     buffers = {entry.buffer for entry in model.metadata or ()}
     buffers |= {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     codes = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
@@ -178,45 +183,86 @@ def _pack(model: schema.ModelT) -> bytes:
         )
         for graph in model.subgraphs
     ]
-    lean = with_fields(
+    return with_fields(
         model,
         buffers=[buffer if index in buffers else schema.BufferT() for index, buffer in enumerate(model.buffers)],
         operatorCodes=[model.operatorCodes[index] for index in codes],
         subgraphs=graphs,
     )
-    # A builder that is too small doubles itself and copies what is there.
-    size = sum(len(buffer.data) for buffer in lean.buffers if buffer.data is not None)
-    builder = flatbuffers.Builder(size + (1 << 20))
-    builder.Finish(lean.Pack(builder), IDENTIFIER)
+
+
+def _size(buffers: Iterable[schema.BufferT]) -> int:
+    """Estimate the size of a file. A builder that is too small doubles itself and copies what is there."""
+    return sum(len(buffer.data) for buffer in buffers if buffer.data is not None) + (1 << 20)
+
+
+def _finished(builder: flatbuffers.Builder, model: schema.ModelT) -> bytes:
+    builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
 
-def part(model: schema.ModelT, places: Iterable[int], inputs: list[int], outputs: list[int]) -> bytes:
-    """Write a file with only some of a model's operators.
+class _Packed(NamedTuple):
+    """A table that a builder holds already, in the place of the schema's object."""
 
-    The tensors keep their indices; those that no operator uses are empty. The graphs that conditions and loops call
-    stay as they are.
+    offset: int
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        return self.offset
+
+
+class Parts:
+    """Writes files with only some of a model's operators.
+
+    Python takes long to pack the tables of a file, so tensors and operators are packed once; a part adds the constants
+    that it needs and its lists of operators, inputs and outputs. The tensors keep their indices. The graphs that
+    conditions and loops call stay as they are.
 
     Args:
-        model: the whole model. It stays as it is.
-        places: the places of the operators in the first graph.
-        inputs, outputs: the indices of the new file's inputs and outputs.
+        model: the whole model. It stays as it is, and must not be changed while parts are written.
     """
-    graph = model.subgraphs[0]
-    operators = [graph.operators[place] for place in places]
-    used = {index for operator in operators for index in [*operator.inputs, *operator.outputs]}.union(inputs, outputs)
-    empty = schema.TensorT()
-    tensors = [tensor if index in used else empty for index, tensor in enumerate(graph.tensors)]
-    graph = with_fields(graph, operators=operators, inputs=inputs, outputs=outputs, tensors=tensors)
-    options = [table for operator in operators for table in (operator.builtinOptions, operator.builtinOptions2)]
-    called = model.subgraphs[1:] if flatbuffer_check.called_graphs(*options) else []
-    return _pack(with_fields(model, subgraphs=[graph, *called], signatureDefs=[]))
+
+    def __init__(self, model: schema.ModelT):
+        self._lean = lean = _lean(model)
+        self._builder = builder = flatbuffers.Builder(1 << 16)
+
+        def packed(tables: Iterable) -> list[_Packed]:
+            return [_Packed(table.Pack(builder)) for table in tables]
+
+        graph = lean.subgraphs[0]
+        self._operators, (self._nothing,) = packed(graph.operators), packed([schema.BufferT()])
+        self._graph = with_fields(graph, tensors=packed(graph.tensors))
+        self._model = with_fields(lean, operatorCodes=packed(lean.operatorCodes), signatureDefs=[], metadata=[])
+
+    def write(self, places: Iterable[int], inputs: list[int], outputs: list[int]) -> bytes:
+        """Write the file of a part.
+
+        Args:
+            places: the places of the operators in the first graph.
+            inputs, outputs: the indices of the new file's inputs and outputs.
+        """
+        places, (whole, *others) = list(places), self._lean.subgraphs
+        operators = [whole.operators[place] for place in places]
+        options = [table for operator in operators for table in (operator.builtinOptions, operator.builtinOptions2)]
+        called = others if flatbuffer_check.called_graphs(*options) else []
+        tensors = [whole.tensors[index] for operator in operators for index in operator.inputs if index >= 0]
+        used = {tensor.buffer for tensor in [*tensors, *(each for graph in called for each in graph.tensors)]}
+        buffers = [each if index in used else self._nothing for index, each in enumerate(self._lean.buffers)]
+        graph = with_fields(
+            self._graph, operators=[self._operators[place] for place in places], inputs=inputs, outputs=outputs
+        )
+        room = _size([self._lean.buffers[index] for index in used])
+        builder = copy.copy(self._builder)
+        builder.Bytes = bytearray(room) + self._builder.Bytes[self._builder.Head() :]
+        builder.head, builder.vtables = room, dict(self._builder.vtables)
+        return _finished(builder, with_fields(self._model, subgraphs=[graph, *called], buffers=buffers))
 
 
 def with_outputs(model: schema.ModelT, outputs: list[int]) -> bytes:
     """Write a file that gives other tensors of the first graph as its outputs. The tensors keep their indices."""
     graph = model.subgraphs[0]
-    return part(model, range(len(graph.operators)), graph.inputs, outputs)
+    return _pack(
+        with_fields(model, subgraphs=[with_fields(graph, outputs=outputs), *model.subgraphs[1:]], signatureDefs=[])
+    )
 
 
 def with_fields(table: Table, **fields: object) -> Table:

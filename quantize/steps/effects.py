@@ -5,13 +5,14 @@ runs once for each disturbance. So trying ten ranges for an activation near the 
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from mobilenets_tf.quantize.integers import WEIGHTED
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.threads import in_order
 
 # How many of a softmax's classes, those with the highest scores, count in an error.
 DECISIVE = 20
@@ -23,7 +24,7 @@ _MEMORY = 24 << 20
 _WRITTEN = 10
 _COMPARED = 50
 # How many bytes the values at all cuts that are made in one run may take together.
-_TOGETHER = 48 << 20
+_TOGETHER = 24 << 20
 
 
 class Effects:
@@ -44,8 +45,9 @@ class Effects:
         indices = {target.index for target in self.targets}
         self._work = [_work(self._graph, operator) for operator in self._graph.operators]
         self._comparing = _COMPARED * sum(math.prod(self._graph.shape(index)) for index in indices)
-        whole = _Part(self._tree, range(len(self._graph.operators)), self._inputs, sorted(indices))
-        self._outcomes = [whole(arrays) for arrays in samples]
+        self._parts = flatbuffer.Parts(self._tree)
+        whole = range(len(self._graph.operators))
+        self._outcomes = list(in_order(lambda: _Part(self._parts, whole, self._inputs, sorted(indices)), samples))
 
     def cut(self, index: int) -> "Cut":
         """Cut the model behind one of its activation tensors."""
@@ -88,17 +90,18 @@ class Effects:
         computed = sorted({i for _, _, live, _ in group for i in live} - set(self._inputs))
         operators = self._graph.operators
         places = _needed(operators, range(len(operators)), set(computed))
-        front = _Part(self._tree, places, self._inputs, computed) if computed else None
+        samples = self._samples[: max(count for *_, count in group)]
+        nothing: Iterable[dict[int, np.ndarray]] = ({} for _ in samples)
+        fronts = in_order(lambda: _Part(self._parts, places, self._inputs, computed), samples) if computed else nothing
         values = [[] for _ in group]
-        for number in range(max(count for *_, count in group)):
-            arrays = self._samples[number]
-            known = dict(zip(self._inputs, arrays, strict=True)) | (front(arrays) if front else {})
+        for number, (arrays, front) in enumerate(zip(samples, fronts, strict=True)):
+            known = dict(zip(self._inputs, arrays, strict=True)) | front
             for at_cut, (_, _, live, count) in zip(values, group, strict=True):
                 if number < count:
                     at_cut.append([known[i] for i in live])
         values.reverse()
         for index, behind, live, _ in group:  # the values of a cut are freed when it has been used
-            yield Cut(self._tree, index, behind, live, self.targets, values.pop(), self._outcomes)
+            yield Cut(self._parts, self._tree, index, behind, live, self.targets, values.pop(), self._outcomes)
 
 
 class ErrorTarget:
@@ -141,6 +144,7 @@ class Cut:
 
     def __init__(
         self,
+        parts: flatbuffer.Parts,
         tree: flatbuffer.schema.ModelT,
         index: int,
         behind: list[int],
@@ -153,12 +157,13 @@ class Cut:
         written = {out for place in behind for out in tree.subgraphs[0].operators[place].outputs}
         targets = [target for target in targets if target.index in written | {index}]
         outputs = sorted({target.index for target in targets} & written)
-        self._back = _Part(tree, behind, live, outputs) if behind else None
+        self._back = _Part(parts, behind, live, outputs) if behind else None
         # For each sample and target: the tensor, the function that takes the part in which errors count, and that part.
         self._undisturbed = []
         for outcome in outcomes[: len(values)]:
             taking = [(target.index, target.decisive(outcome[target.index])) for target in targets]
             self._undisturbed.append([(target, take, take(outcome[target])) for target, take in taking])
+        self._order = list(range(len(values)))
 
     @property
     def values(self) -> list[np.ndarray]:
@@ -182,16 +187,26 @@ class Cut:
         signal = [
             sum(_power(part) for _, _, part in targets) for targets in zip(*(parts for _, parts in used), strict=True)
         ]
-        total = 0.0
-        for values, targets in used:
+        errors: dict[int, list[float]] = {}  # of each sample, by its number
+        so_far = 0.0
+        for number in self._order:
+            if number >= len(used):
+                continue
+            values, targets = used[number]
             outcome = {self.index: disturb(values[0])}
             if self._back:
                 outcome |= self._back([outcome[self.index], *values[1:]])
-            for (target, take, undisturbed), power in zip(targets, signal, strict=True):
-                total += _power(take(outcome[target]) - undisturbed) / max(power, 1e-30)
-            if total > limit:
+            errors[number] = [
+                _power(take(outcome[target]) - undisturbed) / max(power, 1e-30)
+                for (target, take, undisturbed), power in zip(targets, signal, strict=True)
+            ]
+            so_far += sum(errors[number])
+            if so_far > limit:
                 return math.inf
-        return total
+        if len(used) == len(self._values):
+            # What has lost on the samples that are disturbed most needs no other samples.
+            self._order = sorted(errors, key=lambda number: (-sum(errors[number]), number))
+        return sum(each for number in sorted(errors) for each in errors[number])
 
 
 def _work(graph: flatbuffer.Graph, operator: flatbuffer.schema.OperatorT) -> int:
@@ -218,26 +233,27 @@ def output_errors(reference: bytes, contents: Sequence[bytes], samples: list[lis
         contents: of other files of the same model, such as integer files.
         samples: each a list of arrays in the order of the files' inputs.
     """
-    before, targets = _with_targets(flatbuffer.read(reference))
-    others = [_with_targets(flatbuffer.read(content))[0] for content in contents]
+    (before, targets), *others = (_with_targets(flatbuffer.read(content)) for content in (reference, *contents))
+
+    def running() -> Callable[[list[np.ndarray]], list[list[np.ndarray]]]:
+        runners = [Runner(content, threads=1, trusted=True) for content in (before, *(other for other, _ in others))]
+        return lambda arrays: [runner(*arrays) for runner in runners]
+
     noise, signal = np.zeros((len(others), len(targets))), np.zeros(len(targets))
-    for arrays in samples:
-        outputs = before(*arrays)
+    for outputs, *found in in_order(running, samples):
         taking = [target.decisive(wanted) for target, wanted in zip(targets, outputs, strict=True)]
         expected = [take(wanted) for take, wanted in zip(taking, outputs, strict=True)]
         signal += [_power(part) for part in expected]
-        for row, other in zip(noise, others, strict=True):
-            found = zip(taking, other(*arrays), expected, strict=True)
-            row += [_power(take(values) - part) for take, values, part in found]
+        for row, values in zip(noise, found, strict=True):
+            row += [_power(take(value) - part) for take, value, part in zip(taking, values, expected, strict=True)]
     return (noise / np.maximum(signal, 1e-30)).sum(axis=1).tolist()
 
 
-def _with_targets(tree: flatbuffer.schema.ModelT) -> tuple[Runner, list[ErrorTarget]]:
-    """Make a runner that gives the tensors in which errors are counted."""
+def _with_targets(tree: flatbuffer.schema.ModelT) -> tuple[bytes, list[ErrorTarget]]:
+    """Write a file that gives the tensors in which errors are counted."""
     graph = flatbuffer.Graph(tree)
     targets = [ErrorTarget(graph, index) for index in graph.outputs]
-    tree.subgraphs[0].outputs, tree.signatureDefs = [target.index for target in targets], []
-    return Runner(flatbuffer.write(tree), trusted=True), targets
+    return flatbuffer.with_outputs(tree, [target.index for target in targets]), targets
 
 
 def _behind(tree: flatbuffer.schema.ModelT, index: int, targets: set[int]) -> tuple[list[int], list[int]]:
@@ -265,8 +281,8 @@ def _needed(operators: list[flatbuffer.schema.OperatorT], places: range, targets
 class _Part:
     """Runs some of a model's ops as a model of their own."""
 
-    def __init__(self, tree: flatbuffer.schema.ModelT, places: list[int], inputs: list[int], outputs: list[int]):
-        self._runner = Runner(flatbuffer.part(tree, places, inputs, outputs), trusted=True)
+    def __init__(self, parts: flatbuffer.Parts, places: Sequence[int], inputs: list[int], outputs: list[int]):
+        self._runner = Runner(parts.write(places, inputs, outputs), threads=1, trusted=True)
         self.outputs = outputs
 
     def __call__(self, values: list[np.ndarray]) -> dict[int, np.ndarray]:

@@ -14,6 +14,7 @@ channels decide the range, the others have room for that. If all channels fill t
 other samples, which may cost more than the finer levels gain. So channels that grow keep a headroom (``_scale``).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ import numpy as np
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.threads import in_order
 
 LARGEST_SCALE = 8.0  # a channel of tiny values must not be scaled up to the size of the others
 # Behind a ReLU6, which would clip values that no calibration sample had: the largest factor, and how many times the
@@ -270,20 +272,32 @@ class _ScalableGraph(flatbuffer.Graph):
 
 def _channel_reach(model: bytes, indices: list[int], samples: list[list[np.ndarray]]) -> dict[int, Reach]:
     """Measure how far each channel of some tensors reaches below and above zero on each sample."""
-    runner = Runner(flatbuffer.with_outputs(flatbuffer.read(model), indices), trusted=True)
-    extremes: dict[int, list] = {index: [] for index in indices}
-    positions = {}
-    for arrays in samples:
-        runner.invoke(*arrays)
-        for index in indices:
-            low, high, positions[index] = _channel_extremes(runner, index)
-            extremes[index].append((np.maximum(-low, 0), np.maximum(high, 0)))
+    content = flatbuffer.with_outputs(flatbuffer.read(model), indices)
+
+    def looking() -> Callable[[list[np.ndarray]], list[tuple[np.ndarray, np.ndarray, int]]]:
+        runner = Runner(content, threads=1, trusted=True)
+
+        def look(arrays: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, int]]:
+            runner.invoke(*arrays)
+            return [_channel_extremes(runner, index) for index in indices]
+
+        return look
+
+    lows, highs, positions = zip(*(zip(*each, strict=True) for each in in_order(looking, samples)), strict=True)
     return {
-        index: Reach(*map(np.stack, zip(*pairs, strict=True)), positions[index]) for index, pairs in extremes.items()
+        index: Reach(np.maximum(-np.stack(low), 0), np.maximum(np.stack(high), 0), size)
+        for index, low, high, size in zip(
+            indices, zip(*lows, strict=True), zip(*highs, strict=True), positions[0], strict=True
+        )
     }
 
 
 def _channel_extremes(runner: Runner, index: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the least and the greatest value of each channel, and how many values a channel has."""
     values = runner.raw(index)  # a view, which must not outlive this call
-    axes = tuple(range(values.ndim - 1))
-    return values.min(axis=axes), values.max(axis=axes), values.size // values.shape[-1]
+    rows = values.reshape(-1, values.shape[-1])
+    # NumPy is slow with many short rows, so several make one.
+    wide = rows.reshape(-1, math.gcd(len(rows), 16) * rows.shape[-1])
+    low, high = wide.min(axis=0), wide.max(axis=0)
+    by_channel = (-1, rows.shape[-1])
+    return low.reshape(by_channel).min(axis=0), high.reshape(by_channel).max(axis=0), len(rows)

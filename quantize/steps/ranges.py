@@ -15,6 +15,7 @@ from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.quantize.integers import Form
 from mobilenets_tf.quantize.steps.effects import DECISIVE, Cut, Effects
 from mobilenets_tf.quantize.steps.statistics import ActivationStatistics
+from mobilenets_tf.tflite.threads import in_order
 
 Range = tuple[float, float]
 
@@ -153,20 +154,21 @@ def least_output_error(
         for index in ranges
         if statistics[index].high - statistics[index].low > _OUTLYING * statistics[index].deviation
     ]
-    matters = {}
-    for cut in track(effects.cuts(outlying, _SURVEY), "looking at outliers", progress, len(outlying)):
-        error = _output_error(cut, ranges[cut.index])
-        if error > _WORTH_WHILE:
-            matters[cut.index] = error
+    surveyed = in_order(
+        lambda: lambda cut: (cut.index, _output_error(cut, ranges[cut.index])), effects.cuts(outlying, _SURVEY)
+    )
+    errors = dict(track(surveyed, "looking at outliers", progress, len(outlying)))
+    matters = {index: error for index, error in errors.items() if error > _WORTH_WHILE}
     chosen, work = [], 0.0
     for index in sorted(matters, key=lambda index: -matters[index]):
         work += effects.share(index) * _TRIALS
         if work <= _BUDGET:
             chosen.append(index)
-    return {
-        cut.index: _try_ranges(cut, ranges[cut.index], min_max(statistics[cut.index]))
-        for cut in track(effects.cuts(chosen, _TRIED_ON), "trying ranges", progress, len(chosen))
-    }
+    tried = in_order(
+        lambda: lambda cut: (cut.index, _try_ranges(cut, ranges[cut.index], min_max(statistics[cut.index]))),
+        effects.cuts(chosen, _TRIED_ON),
+    )
+    return dict(track(tried, "trying ranges", progress, len(chosen)))
 
 
 def _output_error(cut: Cut, span: Range, samples: int | None = None, limit: float = np.inf) -> float:

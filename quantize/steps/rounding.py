@@ -6,7 +6,8 @@ changes the output; the weights that are not rounded yet are adjusted to undo th
 of the inputs allow.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from mobilenets_tf.quantize.integers import LARGEST_WEIGHT, WEIGHTED, RoundedWei
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.threads import in_order
 
 _POSITIONS = 64  # patches of a layer's input that are taken from each sample
 _DAMPING = 0.01  # this share of the mean power is added to every input's power: moments of few samples are uncertain
@@ -68,9 +70,12 @@ def learned(
         if name in _LEARNED and _reads_all_channels(graph, operator, weights)
         for channels in _parts(name, weights)
     ]
-    for layer, moments in _second_moments(model, layers, samples, progress):
-        found = rounded[layer.place]
-        found.integers[..., layer.channels] = layer.round(moments, found.scale)
+
+    def rounding() -> Callable[[tuple[_Layer, np.ndarray]], tuple[_Layer, np.ndarray]]:
+        return lambda item: (item[0], item[0].round(item[1], rounded[item[0].place].scale))
+
+    for layer, integers in in_order(rounding, _second_moments(model, layers, samples, progress)):
+        rounded[layer.place].integers[..., layer.channels] = integers
     return rounded
 
 
@@ -121,8 +126,27 @@ class _Layer:
     def depthwise(self) -> bool:
         return self.name == "DEPTHWISE_CONV_2D"
 
-    def patches(self, values: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
-        """Take patches of the layer's input at random positions.
+    @property
+    def taps(self) -> int:
+        """How many taps the kernel has."""
+        return math.prod(self.weights.shape[1:3])
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        """Rows and columns of the layer's output: each position there reads a patch of the input."""
+        return self.graph.shape(self.operator.outputs[0])[1:3]
+
+    @property
+    def patch_count(self) -> int:
+        """How many patches are taken from each sample."""
+        return min(_POSITIONS, math.prod(self._sides))
+
+    def positions(self, random: np.random.Generator) -> np.ndarray:
+        """Choose the positions of the patches in a sample."""
+        return random.choice(math.prod(self._sides), self.patch_count, replace=False)
+
+    def patches(self, values: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
+        """Take patches of the layer's input, as ``positions`` chose them.
 
         Returns for each tap of the kernel, row by row, the channels under that tap, shape (patches, channels).
         """
@@ -133,8 +157,7 @@ class _Layer:
             (options.strideH, options.strideW),
             (options.dilationHFactor, options.dilationWFactor),
         )
-        rows, columns = self.graph.shape(self.operator.outputs[0])[1:3]
-        positions = random.choice(rows * columns, min(_POSITIONS, rows * columns), replace=False)
+        rows, columns = self._sides
         before = (0, 0)
         if options.padding == schema.Padding.SAME:
             before = [
@@ -182,13 +205,33 @@ def _second_moments(
     tree = flatbuffer.read(model)
     inputs = tree.subgraphs[0].inputs
     computed = sorted({layer.source for layer in layers} - set(inputs))
-    runner = Runner(flatbuffer.with_outputs(tree, computed), trusted=True) if computed else None
+    content = flatbuffer.with_outputs(tree, computed)
     random = np.random.default_rng(0)
+    placed = ((arrays, [layer.positions(random) for layer in layers]) for arrays in samples)
     products: dict[int, np.ndarray] = {}  # the number of a layer -> the sum of the products of its inputs
     counts = [0] * len(layers)
     # One product for many samples takes a fraction of the time of a product for each.
     waiting: dict[int, list[np.ndarray]] = {i: [] for i, layer in enumerate(layers) if not layer.depthwise}
     held = 0
+
+    def looking() -> Callable[[tuple[list[np.ndarray], list[np.ndarray]]], list[np.ndarray]]:
+        runner = Runner(content, threads=1, trusted=True) if computed else None
+
+        def look(item: tuple[list[np.ndarray], list[np.ndarray]]) -> list[np.ndarray]:
+            """Take from one sample the patches of each layer, or for a depthwise convolution their products."""
+            arrays, positions = item
+            if runner:
+                runner.invoke(*arrays)
+            found = []
+            for layer, at in zip(layers, positions, strict=True):
+                is_input = layer.source in inputs
+                values = arrays[inputs.index(layer.source)] if is_input else runner.raw(layer.source)
+                taps = layer.patches(values, at)
+                del values  # a view, which must not outlive the next call
+                found.append(_products_by_channel(taps) if layer.depthwise else np.concatenate(taps, axis=-1))
+            return found
+
+        return look
 
     def multiply():
         for number, patches in waiting.items():
@@ -196,40 +239,40 @@ def _second_moments(
             products[number] = products.get(number, 0) + rows.T @ rows
             patches.clear()
 
-    for arrays in track(samples, "looking at inputs", progress):
-        if runner:
-            runner.invoke(*arrays)
-        for number, layer in enumerate(layers):
-            is_input = layer.source in inputs
-            values = arrays[inputs.index(layer.source)] if is_input else runner.raw(layer.source)
-            taps = layer.patches(values, random)
-            del values  # a view, which must not outlive the next call
-            counts[number] += len(taps[0])
+    for found in track(in_order(looking, placed), "looking at inputs", progress, len(samples)):
+        for number, (layer, values) in enumerate(zip(layers, found, strict=True)):
+            counts[number] += layer.patch_count
             if layer.depthwise:
-                products[number] = products.get(number, 0) + _moments_by_channel(taps)
+                products[number] = products.get(number, 0) + values
             else:
-                waiting[number].append(np.concatenate(taps, axis=-1))
-                held += waiting[number][-1].nbytes
+                waiting[number].append(values)
+                held += values.nbytes
         if held > _HELD:
             multiply()
             held = 0
     if held:
         multiply()
     for number, layer in enumerate(layers):
-        yield layer, products.pop(number).astype(np.float64) / counts[number]
+        moments = products.pop(number).astype(np.float64) / counts[number]
+        yield layer, _moments_by_channel(moments, layer.taps) if layer.depthwise else moments
 
 
-def _moments_by_channel(taps: list[np.ndarray]) -> np.ndarray:
+def _products_by_channel(taps: list[np.ndarray]) -> np.ndarray:
     """Multiply each two taps, channel by channel, and add up over the patches.
 
-    taps: of each tap the values, shape (patches, channels). Returns shape (channels, taps, taps).
+    taps: of each tap the values, shape (patches, channels). Returns shape (pairs of taps, channels); the pairs are in
+    the order of ``np.triu_indices``.
     """
-    count = len(taps)
-    products = np.empty((count, count, taps[0].shape[-1]), np.float32)
-    for i in range(count):
-        for j in range(i, count):
-            products[i, j] = products[j, i] = np.einsum("pc,pc->c", taps[i], taps[j])
-    return products.transpose(2, 0, 1)
+    values = np.stack(taps)
+    return np.concatenate([np.einsum("pc,jpc->jc", values[i], values[i:]) for i in range(len(values))])
+
+
+def _moments_by_channel(products: np.ndarray, taps: int) -> np.ndarray:
+    """Return the products of ``_products_by_channel`` in the shape (channels, taps, taps)."""
+    moments = np.empty((taps, taps, products.shape[-1]), products.dtype)
+    rows, columns = np.triu_indices(taps)
+    moments[rows, columns] = moments[columns, rows] = products
+    return moments.transpose(2, 0, 1)
 
 
 def _round_in_turn(weights: np.ndarray, moments: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -256,7 +299,9 @@ def _round_in_turn(weights: np.ndarray, moments: np.ndarray, scale: np.ndarray) 
     backwards = order[:, ::-1]
     damped = np.take_along_axis(np.take_along_axis(damped, backwards[:, :, None], 1), backwards[:, None, :], 2)
     upper = np.linalg.cholesky(damped)[:, ::-1, ::-1]
-    upper = np.ascontiguousarray(upper / np.diagonal(upper, axis1=-2, axis2=-1)[:, None, :])
+    del damped  # as large as the moments
+    upper /= np.diagonal(upper, axis1=-2, axis2=-1)[:, None, :].copy()
+    upper = np.ascontiguousarray(upper)
     # Inputs come first, so that all outputs of an input lie side by side.
     given = np.take_along_axis(np.swapaxes(weights, 1, 2).astype(np.float64), order[:, :, None], 1)
     wanted, errors, integers = given.copy(), np.zeros(given.shape), np.zeros(given.shape)

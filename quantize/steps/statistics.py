@@ -6,14 +6,16 @@ means exactly, the histogram from a sample of the values.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.threads import in_order
 
 BINS = 4096  # of a histogram over [-limit, limit], where limit is less than twice the largest magnitude seen
 SAMPLED = 8192  # about how many values of a tensor enter its histogram from each calibration sample
@@ -49,24 +51,21 @@ class ActivationStatistics:
 
     def add(self, values: np.ndarray) -> None:
         """Add one sample's values, of any shape."""
-        rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
-        low, high = float(rows.min()), float(rows.max())
+        self.add_summary(summarised(values, self.samples + 1))
+
+    def add_summary(self, summary: "Summary") -> None:
+        """Add what ``summarised`` gave of the next sample's values."""
+        low, high = summary.low, summary.high
         self.samples += 1
         if not np.isfinite(low + high):
             self.low, self.high = low, high  # min() and max() would pass over a NaN
             return  # ``observe`` refuses the model, and names the tensor
         self.low, self.high = min(self.low, low), max(self.high, high)
-        # A product with ones is the fastest mean over rows that NumPy has.
-        mean = np.ones(len(rows), np.float32) @ rows / len(rows)
         if self.channel_mean is None:
-            self.channel_mean = np.zeros(rows.shape[-1])
-        self.channel_mean += (mean - self.channel_mean) / self.samples
+            self.channel_mean = np.zeros(len(summary.channel_mean))
+        self.channel_mean += (summary.channel_mean - self.channel_mean) / self.samples
         self._widen(max(abs(low), abs(high)))
-        flat = rows.ravel()
-        step = max(1, flat.size // SAMPLED)
-        while math.gcd(step, rows.shape[-1]) > 1:  # otherwise the same few channels would be sampled each time
-            step += 1
-        bins = ((flat[self.samples % step :: step] + self.limit) * (BINS / (2 * self.limit))).astype(np.int64)
+        bins = ((summary.sampled + self.limit) * (BINS / (2 * self.limit))).astype(np.int64)
         self.counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
 
     def _widen(self, magnitude: float) -> None:
@@ -78,6 +77,27 @@ class ActivationStatistics:
             self.counts = np.zeros(BINS)
             self.counts[BINS // 4 : BINS // 4 + BINS // 2] = pairs
             self.limit *= 2
+
+
+class Summary(NamedTuple):
+    """What is kept of a tensor's values on one sample: extremes, mean of each channel, and some of the values."""
+
+    low: float
+    high: float
+    channel_mean: np.ndarray
+    sampled: np.ndarray
+
+
+def summarised(values: np.ndarray, number: int) -> Summary:
+    """Summarise the values of a tensor, of any shape, on sample ``number`` (from 1)."""
+    rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
+    # A product with ones is the fastest mean over rows that NumPy has.
+    mean = np.ones(len(rows), np.float32) @ rows / len(rows)
+    flat = rows.ravel()
+    step = max(1, flat.size // SAMPLED)
+    while math.gcd(step, rows.shape[-1]) > 1:  # otherwise the same few channels would be sampled each time
+        step += 1
+    return Summary(float(rows.min()), float(rows.max()), mean, np.array(flat[number % step :: step]))
 
 
 def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, ActivationStatistics]:
@@ -99,18 +119,29 @@ def observe(model: bytes, batches: Iterable[list[np.ndarray]]) -> dict[int, Acti
     produced = {o for operator in graph.operators for o in operator.outputs if graph.tensors[o].type == float32}
     inputs = [i for i in graph.inputs if graph.tensors[i].type == float32]
     names = {index: graph.tensors[index].name.decode() for index in produced}
-    runner = Runner(flatbuffer.with_outputs(tree, sorted(produced)), trusted=True)
-    order = [int(details["index"]) for details in runner.inputs]
+    content = flatbuffer.with_outputs(tree, sorted(produced))
     statistics = {index: ActivationStatistics() for index in [*inputs, *sorted(produced)]}
-    for arrays in batches:
-        runner.invoke(*arrays)
-        for index, array in zip(order, arrays, strict=True):
-            if index in statistics:
-                statistics[index].add(array)
-        for index in produced:
+
+    def looking() -> Callable[[tuple[int, list[np.ndarray]]], dict[int, Summary]]:
+        runner = Runner(content, threads=1, trusted=True)
+        order = [int(details["index"]) for details in runner.inputs]
+
+        def look(item: tuple[int, list[np.ndarray]]) -> dict[int, Summary]:
+            """Summarise all tensors on one sample."""
+            number, arrays = item
+            runner.invoke(*arrays)
+            given = dict(zip(order, arrays, strict=True))
+            return {
+                index: summarised(given[index] if index in given else runner.raw(index), number) for index in statistics
+            }
+
+        return look
+
+    for summaries in in_order(looking, enumerate(batches, 1)):
+        for index, summary in summaries.items():
             seen = statistics[index]
-            seen.add(runner.raw(index))
-            if not np.isfinite(seen.low + seen.high):
+            seen.add_summary(summary)
+            if index in produced and not np.isfinite(seen.low + seen.high):
                 raise RequestError(
                     f"The activation {names[index]!r} is NaN or infinite on calibration sample {seen.samples}; "
                     "the float model itself is broken there, and no quantisation can mend it."

@@ -26,13 +26,6 @@ def test_round_weights_is_symmetric_int8(shape, axis):
     assert (round_weights(np.zeros(shape, np.float32), axis).values(axis or 0) == 0).all()
 
 
-class InOrder:
-    """In place of a random generator: the first positions, one after the other."""
-
-    def choice(self, positions, count, replace):
-        return np.arange(count)
-
-
 def test_patches_are_what_the_convolutions_see(convolutions):
     graph = flatbuffer.Graph(flatbuffer.read(convolutions))
     runner, ((sample,),) = Runner(convolutions), correlated(1)
@@ -43,7 +36,7 @@ def test_patches_are_what_the_convolutions_see(convolutions):
         if index not in outputs or operator.inputs[0] not in graph.inputs:
             continue
         layer = rounding._Layer(place, operator, name, weights, graph, slice(None))
-        taps = layer.patches(sample, InOrder())
+        taps = layer.patches(sample, np.arange(layer.patch_count))
         rows = weights.reshape(len(taps), -1) if layer.depthwise else weights.reshape(5, len(taps), -1).swapaxes(0, 1)
         results = sum(tap * row if layer.depthwise else tap @ row.T for tap, row in zip(taps, rows, strict=True))
         expected = outputs[index].reshape(-1, outputs[index].shape[-1])[: len(results)]
@@ -140,7 +133,7 @@ def test_second_moments_are_those_of_all_patches(convolutions, samples, monkeypa
         if layer[1].inputs[0] in graph.inputs
     ]
     for layer, moments in rounding._second_moments(convolutions, layers, inputs, lambda *_: None):
-        taps = [layer.patches(*sample, np.random.default_rng(0)) for sample in inputs]
+        taps = [layer.patches(*sample, np.arange(layer.patch_count)) for sample in inputs]
         if layer.depthwise:
             rows = np.concatenate([np.stack(each, axis=-1) for each in taps]).astype(np.float64)  # (n, channels, taps)
             expected = np.einsum("nci,ncj->cij", rows, rows) / len(rows)

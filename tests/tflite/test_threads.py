@@ -1,0 +1,65 @@
+"""Work in two threads: the results and their order are those of one thread."""
+
+import threading
+
+import pytest
+
+from mobilenets_tf.tflite.threads import in_order
+
+
+def test_results_come_in_the_order_of_the_items():
+    second_is_done = threading.Event()
+
+    def compute(item):
+        if item == 0:
+            assert second_is_done.wait(10)  # so the second item ends before the first
+        if item == 1:
+            second_is_done.set()
+        return item * item
+
+    assert list(in_order(lambda: compute, range(20))) == [item * item for item in range(20)]
+
+
+def test_each_function_computes_one_item_at_a_time():
+    made, busy = [], set()
+
+    def make():
+        own = len(made)
+        made.append(own)
+
+        def compute(item):
+            assert own not in busy
+            busy.add(own)
+            busy.remove(own)
+            return own
+
+        return compute
+
+    assert set(in_order(make, range(200))) <= {0, 1}
+    assert made == [0, 1]
+
+
+def test_no_more_items_are_taken_than_are_needed():
+    taken = []
+
+    def items():
+        for item in range(100):
+            taken.append(item)
+            yield item
+
+    results = in_order(lambda: lambda item: item, items())
+    assert next(results) == 0
+    results.close()
+    assert len(taken) == 2
+
+
+def test_the_first_item_that_fails_is_the_error():
+    def compute(item):
+        if item in (5, 6):
+            raise ValueError(f"item {item}")
+        return item
+
+    results = in_order(lambda: compute, range(10))
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="item 5"):
+        next(results)
