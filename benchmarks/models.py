@@ -5,10 +5,11 @@
     python benchmarks/models.py --results DIR --table                    the table of what is there, as Markdown
     python benchmarks/models.py --results DIR --images ... --check       exit 1 where ours is behind
 
-A row is a model with random weights, at a small size, without its softmax. The statistics of its BatchNormalization are
-those of 192 photographs, and LayerScale begins with 0.1, since with Keras' first values most of a network would count
-for nothing. Every tool gets the same 128 other photographs to calibrate with, and is judged on 64 more. Each row runs
-in a process of its own and is kept as a file in ``--results``; a run goes on with the rows that are not there yet.
+A row is a model of keras.applications, kimm, KerasHub or keras-cv (those whose package is installed) with random
+weights, at a small size, without its softmax. The statistics of its BatchNormalization are those of 192 photographs,
+and LayerScale begins with 0.1, since with Keras' first values most of a network would count for nothing. Every tool
+gets the same 128 other photographs to calibrate with, and is judged on 64 more. Each row runs in a process of its own
+and is kept as a file in ``--results``; a run goes on with the rows that are not there yet.
 
 Columns: whether the model becomes a float file; the float file's greatest difference from Keras, relative to the
 largest value; and for int8 the ratio of signal to noise of the outputs in dB, with XNNPACK's partitions and the other
@@ -20,6 +21,7 @@ partitions.
 
 import argparse
 import fnmatch
+import importlib.util
 import json
 import os
 import subprocess
@@ -42,7 +44,7 @@ COLUMNS = ("model", "source", "size", "loads", "float parity", "int8: ours", "pl
 
 @dataclass(frozen=True)
 class Row:
-    """A model: where it comes from, the size of its input in pixels, and the function of the size that builds it."""
+    """A model: the package that has it, the size of its input in pixels, and the function of the size that builds it."""
 
     source: str
     size: int
@@ -71,7 +73,65 @@ _NAMES = (
     "EfficientNetB7", "EfficientNetV2B2", "EfficientNetV2B3", "EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L",
     "NASNetLarge",
 )  # fmt: skip
+_KIMM = (
+    "LCNet050", "GhostNetW050", "GhostNetV2W100", "TinyNetE", "EfficientNetLiteB0", "MobileOneS0", "MobileViTXXS",
+    "MobileViTV2W050", "RegNetX002", "RegNetY002", "RepVGGA0", "ResNet18", "HGNetV2B0", "ConvNeXtAtto",
+    "VisionTransformerTiny16", "InceptionNeXtTiny",
+)  # fmt: skip
+
+
+def _kimm(name: str) -> Callable:
+    def build(size: int):
+        import keras
+        import kimm
+
+        options = {"input_tensor": keras.Input((size, size, 3)), "include_preprocessing": False}
+        return getattr(kimm.models, name)(weights=None, classifier_activation="linear", **options)
+
+    return build
+
+
+def _hub_resnet(size: int):
+    import keras_hub
+
+    return keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64], input_conv_kernel_sizes=[7], stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[2, 2, 2, 2], stackwise_num_strides=[1, 2, 2, 2], block_type="basic_block",
+        image_shape=(size, size, 3),
+    )  # fmt: skip
+
+
+def _hub_vit(size: int):
+    import keras_hub
+
+    return keras_hub.models.ViTBackbone(
+        image_shape=(size, size, 3), patch_size=8, num_layers=4, num_heads=3, hidden_dim=192, mlp_dim=768
+    )
+
+
+def _hub_densenet(size: int):
+    import keras_hub
+
+    return keras_hub.models.DenseNetBackbone(stackwise_num_repeats=[6, 12, 24, 16], image_shape=(size, size, 3))
+
+
+def _cv_yolo(size: int):
+    from keras_cv.src.models.object_detection.yolo_v8.yolo_v8_backbone import YOLOV8Backbone
+
+    return YOLOV8Backbone(
+        stackwise_channels=[32, 64, 128, 256], stackwise_depth=[1, 2, 2, 1], include_rescaling=False,
+        input_shape=(size, size, 3),
+    )  # fmt: skip
+
+
 ROWS = {name: Row("keras.applications", _SIZES.get(name, 64), _application(name)) for name in _NAMES}
+ROWS |= {f"kimm {name}": Row("kimm", 64, _kimm(name)) for name in _KIMM}
+ROWS |= {
+    "KerasHub ResNet18": Row("keras_hub", 64, _hub_resnet),
+    "KerasHub ViT": Row("keras_hub", 64, _hub_vit),
+    "KerasHub DenseNet121": Row("keras_hub", 64, _hub_densenet),
+    "keras-cv YOLOV8": Row("keras_cv", 64, _cv_yolo),
+}
 
 
 def pictures(spec: str, size: int) -> np.ndarray:
@@ -145,7 +205,7 @@ def measure(name: str, spec: str) -> dict:
     import keras
 
     from mobilenets_tf.export.tflite import convert_model
-    from mobilenets_tf.models.keras_model import KerasModel
+    from mobilenets_tf.modelsource import opened as open_model
     from mobilenets_tf.quantize import schemes
     from mobilenets_tf.quantize.calibration import Calibration
     from mobilenets_tf.tflite.runtime import Runner
@@ -156,12 +216,12 @@ def measure(name: str, spec: str) -> dict:
     keras.utils.set_random_seed(0)
     result = {"model": name, "source": row.source, "size": row.size}
     model = row.build(row.size)
-    opened = KerasModel(model)
-    own = opened.own_normalisation
+    own = open_model(model).own_normalisation
     mean, std = (own.mean, own.std) if own else (127.5, 127.5)
     samples = (pictures(spec, row.size).astype(np.float32) - np.float32(mean)) / np.float32(std)
     calibration, rest = samples[:CALIBRATION], samples[CALIBRATION : CALIBRATION + JUDGED]
     settle(model, samples[CALIBRATION + JUDGED :])
+    opened = open_model(model)  # a traced model is a copy, so not before
     expected = np.concatenate([opened.answers([sample[None]])[0] for sample in rest])
     files = {}
 
@@ -250,6 +310,10 @@ def main() -> int:
         return 0
     results = []
     for name in names:
+        package = ROWS[name].source.partition(".")[0]
+        if importlib.util.find_spec(package) is None:
+            print(f"{name} is left out: {package} is not installed", flush=True)
+            continue
         path = folder / f"{name}.json"
         if not path.is_file() and not arguments.table:
             with open(folder / f"{name}.log", "w") as log:
