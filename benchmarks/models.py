@@ -44,7 +44,7 @@ COLUMNS = ("model", "source", "size", "loads", "float parity", "int8: ours", "pl
 
 @dataclass(frozen=True)
 class Row:
-    """A model: the package that has it, the size of its input in pixels, and the function of the size that builds it."""
+    """A model: its package, the size of its input in pixels, and the function of the size that builds the model."""
 
     source: str
     size: int
