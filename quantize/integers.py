@@ -271,23 +271,15 @@ class _Planner(flatbuffer.Graph):
                 self._join(self._root(data[0]), index)
             return
         # Inputs of different scales, such as those of a concatenation, all get the result's scale, and so do inputs
-        # whose scale does not suit the constants. An input that nothing else reads is written with that scale at once.
-        # So is what another concatenation made: in a chain of them, as in a DenseNet, values would otherwise be rounded
-        # anew at each link. A QUANTIZE op converts every other input.
+        # whose scale does not suit the constants. An input that nothing else reads is written with that scale at once;
+        # a QUANTIZE op converts every other input.
         (result,) = results
         for position, index in enumerate(operator.inputs):
             if index in data:
-                if self._is_chained(index, operator) or self._only_leads_to(self._root(index), operator):
+                if self._only_leads_to(self._root(index), operator):
                     self._join(result, index)
                 else:
                     self._demanded[place, position] = result
-
-    def _is_chained(self, index: int, operator: schema.OperatorT) -> bool:
-        """Tell whether a concatenation reads the result of another."""
-        root, writer = self._root(index), self.writer.get(index)
-        if writer is None or root in self._fixed or root in self.inputs:
-            return False
-        return self.name(operator) == "CONCATENATION" == self.name(writer) and self._place[id(writer)] in self._integer
 
     def _only_leads_to(self, root: int, operator: schema.OperatorT) -> bool:
         """Tell whether this operator alone reads the tensors that share a scale with ``root``, apart from the ops that

@@ -196,20 +196,3 @@ def test_one_scale_a_tensor_where_that_is_asked_for(mixed):
     layers_ = [op for op in graph.operators if graph.name(op) in ("CONV_2D", "DEPTHWISE_CONV_2D")]
     assert layers_ and all(len(graph.tensors[op.inputs[1]].quantization.scale) == 1 for op in layers_)
     assert decibels(content, mixed) > 30
-
-
-def test_a_chain_of_concatenations_rounds_values_once(float_file):
-    """A DenseNet's values pass through many concatenations, each with larger values than the one before."""
-    keras.utils.set_random_seed(0)
-    x = inputs = keras.Input((16, 16, 3))
-    x = layers.Conv2D(4, 1)(x)
-    for link in range(6):
-        new = layers.Conv2D(4, 3, padding="same", kernel_initializer=keras.initializers.VarianceScaling(2))(x)
-        x = layers.Concatenate()([x, (1.1**link) * new])
-    content = float_file(keras.Model(inputs, x))
-    file = prepare(content, "int8", Calibration(CALIBRATION), PLAIN).write()
-    tree = flatbuffer.read(file)
-    tensors, graph = tree.subgraphs[0].tensors, flatbuffer.Graph(tree)
-    made = [operator.outputs[0] for operator in graph.operators if graph.name(operator) == "CONCATENATION"]
-    assert len({float(tensors[index].quantization.scale[0]) for index in made}) == 1
-    assert not [reader for index in made for reader in graph.readers[index] if graph.name(reader) == "QUANTIZE"]
