@@ -449,12 +449,11 @@ class ModelSource:
                 of fixed size with 1, 3 or 4 channels.
         """
         shapes = [tuple(each.shape[1:]) for each in model.inputs]
-        if _is_keras(model) and any(
-            None in each for each in shapes
-        ):  # other verbs fix the sides when they open a model
+        # Other verbs fix the sides when they open a model.
+        if _is_keras(model) and len(shapes) == 1 and len(shapes[0]) == 3 and None in shapes[0]:
             raise RequestError(
                 f"{self.model} takes {shapes[0]}: it is trained at a size of its own, and has none. Build the model "
-                "again, with keras.Input((height, width, 3))."
+                f"again, with keras.Input((height, width, {shapes[0][2] or 3}))."
             )
         shape = image_shape(shapes)
         if shape is None:

@@ -127,6 +127,15 @@ def test_a_model_with_open_sides_is_not_trained():
         ModelSource(model, mean=0, std=255).preprocessing(model)
 
 
+def test_a_model_of_text_is_not_told_to_take_images():
+    import keras
+
+    words = keras.Input((None,))
+    model = keras.Model(words, keras.layers.Identity()(words), name="text")
+    with pytest.raises(RequestError, match="this command feeds one image"):
+        ModelSource(model, mean=0, std=255).preprocessing(model)
+
+
 def test_a_savedmodel_folder_may_have_any_name(tmp_path):
     folder = tmp_path / "net.tflite"
     folder.mkdir()

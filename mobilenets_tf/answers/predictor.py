@@ -191,7 +191,7 @@ def predictor(file: str | Path, reading: Reading | None = None) -> Predictor:
     """
     file = check_file(file)
     reading = reading or Reading.of(file)
-    if file.suffix == TFLITE:
+    if file.suffix == TFLITE and file.is_file():
         return Predictor(LiteRTNetwork(file), reading)
     return Predictor(KerasNetwork(ModelSource(str(file)).open(), str(file)), reading)
 

@@ -61,7 +61,7 @@ class Reading:
                 f'{file}.json: anchors are {str(anchors)[:80]}; expected {{"grids": [[rows, columns], ...]}}.'
             ) from None
         preprocessing = Preprocessing.of(manifest, f"{file}.json")
-        inside = read_metadata(file) if file.suffix == TFLITE else FileMetadata()
+        inside = read_metadata(file) if file.suffix == TFLITE and file.is_file() else FileMetadata()
         if not isinstance(labels, list):
             beside = file.with_name("labels.txt")
             labels = inside.labels or (read_lines(beside) if beside.is_file() else [])

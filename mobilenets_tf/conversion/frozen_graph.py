@@ -95,6 +95,9 @@ def freeze_function(
         # As convert_variables_to_constants_v2, which then imports the graph into TensorFlow again: a third of its time.
         variables = convert_to_constants._FunctionConverterDataInEager(traced, False, False)
         graph_def, _ = convert_to_constants._replace_variables_by_constants(variables)
+        outputs = list(traced.outputs)
+        if not all(output.shape.is_fully_defined() for output in outputs):  # a shape may come from a variable
+            outputs = list(convert_to_constants.convert_variables_to_constants_v2(traced, False).outputs)
     except RequestError:
         raise
     except Exception as error:  # whatever the model's own code raises
@@ -107,12 +110,12 @@ def freeze_function(
     graph = FrozenGraph(
         content=with_own_functions(graph_def).SerializeToString(deterministic=True),
         inputs=tuple(map(_port, traced.inputs[: len(specs)], [spec.name for spec in specs])),
-        outputs=tuple(map(_port, traced.outputs, names)),
+        outputs=tuple(map(_port, outputs, names)),
         layers=tuple(layers),
         kind=kind,
     )
     # Tracing leaves objects that take several times the model's size and refer to each other: collect them now.
-    del infer, traced, variables, graph_def
+    del infer, traced, variables, graph_def, outputs
     gc.collect()
     give_memory_back()
     return graph

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobilenets_tf.conversion.rewriting import is_functional
+from mobilenets_tf.data.preprocessing import CHANNELS
 
 if TYPE_CHECKING:
     import keras
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _LEVELS = (0.0, 127.5, 255.0)  # of the images that are tried
 # A standard deviation of the input: from this on, of pixel values; up to that, of values from 0 to 1.
 _OF_PIXELS, _OF_SHARES = 20.0, 2.5
+# In a graph, factors near 1 and terms near 0 may be those of a BatchNormalization. Those of values from 0 to 1 are
+# beyond: such values have a mean well inside of the interval, and a standard deviation of half of it at most.
+_SURE_OF_SHARES, _SURE_MEANS = 0.6, (0.2, 0.8)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def own_normalisation(model: "keras.Model") -> OwnNormalisation | None:
     if not is_functional(model) or not model.built or len(model.inputs) != 1:
         return None
     shape = model.inputs[0].shape
-    if len(shape) != 4 or None in shape[1:]:
+    if len(shape) != 4 or None in shape[1:] or shape[3] not in CHANNELS:
         return None
     return noticed(_probed(model, plain_images(shape[1:])))
 
@@ -98,10 +102,12 @@ def plain_images(shape: Sequence[int]) -> np.ndarray:
     return np.stack([np.full(shape, level, np.float32) for level in _LEVELS])
 
 
-def noticed(steps: Iterable[tuple[str, np.ndarray]]) -> OwnNormalisation | None:
+def noticed(steps: Iterable[tuple[str, np.ndarray]], may_be_weights: bool = False) -> OwnNormalisation | None:
     """Return the normalisation that a model's first steps do; None as for ``own_normalisation``.
 
-    steps: of each step its name, and its results for ``plain_images``, (images, height, width, channels).
+    Args:
+        steps: of each step its name, and its results for ``plain_images``, (images, height, width, channels).
+        may_be_weights: factors and terms may be learned, as in a graph.
     """
     scale, shift, names = np.float64(1), np.float64(0), []
     for name, found in steps:
@@ -117,6 +123,8 @@ def noticed(steps: Iterable[tuple[str, np.ndarray]]) -> OwnNormalisation | None:
     std, mean = float(np.mean(1 / np.abs(scale))), float(np.mean(-shift / scale))
     if std >= _OF_PIXELS or (std > 0.5 and mean >= 2 * _OF_PIXELS):
         return OwnNormalisation(tuple(names), 0.0, 1.0)
+    if may_be_weights and not (std <= _SURE_OF_SHARES and _SURE_MEANS[0] <= mean <= _SURE_MEANS[1]):
+        return None
     if std <= _OF_SHARES and -0.05 <= mean <= 1.05:
         return OwnNormalisation(tuple(names), 0.0, 255.0)
     return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from mobilenets_tf.conversion.own_normalisation import OwnNormalisation, noticed, plain_images
 from mobilenets_tf.data.input_shapes import takes_channels_first
+from mobilenets_tf.data.preprocessing import CHANNELS
 from mobilenets_tf.models.float_model import Input
 from mobilenets_tf.tasks.task import Task
 from mobilenets_tf.tflite import flatbuffer, lean
@@ -73,9 +74,9 @@ class ForeignModel(ABC):
     def own_normalisation(self) -> OwnNormalisation | None:
         """What the graph's first operators do to an image with its channels last; None if they do not normalise it."""
         shapes = [each.shape for each in self._given_inputs]
-        if self._channels_first or len(shapes) != 1 or len(shapes[0]) != 4:
+        if self._channels_first or len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][3] not in CHANNELS:
             return None
-        return noticed(self._first_steps(plain_images(shapes[0][1:])))
+        return noticed(self._first_steps(plain_images(shapes[0][1:])), may_be_weights=True)
 
     @abstractmethod
     def _first_steps(self, images: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -14,6 +14,7 @@ from mobilenets_tf.tasks.outputs import End, ends_of_file
 from mobilenets_tf.tasks.task import Task
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.file_metadata import origin_of
+from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.foreign.intake import given_names, taken_in
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
@@ -81,6 +82,8 @@ class TFLiteModel(ForeignModel):
     def _first_steps(self, images: np.ndarray) -> list[tuple[str, np.ndarray]]:
         graph = flatbuffer.Graph(flatbuffer.read(self._content))
         (tensor,), steps = graph.inputs, []
+        if graph.tensors[tensor].type != schema.TensorType.FLOAT32:
+            return []
         while len(readers := graph.readers[tensor]) == 1 and graph.name(readers[0]) in _FIRST_STEPS:
             (tensor,) = readers[0].outputs
             steps.append(tensor)

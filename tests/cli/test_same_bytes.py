@@ -1,7 +1,7 @@
-"""Every verb that writes gives the same bytes in two processes of their own, whatever surrounds them.
+"""Every verb that writes gives the same bytes in a process of its own, whatever surrounds the process.
 
 The other tests' commands are forks of one process, which have the same addresses in memory, the same hash seed, locale
-and number of processors. Here both commands are real.
+and number of processors. Here one command is such a fork, and the other is real.
 """
 
 import subprocess
@@ -14,6 +14,7 @@ from benchmarks.same_bytes import digests_of, elsewhere
 from tests.cli.test_cli import COMMAND
 from tests.conftest import photographs
 from tests.support import classifiers
+from tests.support.forked import Started
 
 pytestmark = pytest.mark.slow
 
@@ -49,16 +50,14 @@ def inputs(tmp_path_factory):
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_gives_the_same_bytes_elsewhere(verb, inputs, tmp_path):
     (tmp_path / "home").mkdir()
-    places = {tmp_path / "here": {}, tmp_path / "there": elsewhere(str(tmp_path / "home"))}
-    runs = []
-    for out, surroundings in places.items():  # both at the same time
-        words = [word.format(out=out, **inputs) for word in VERBS[verb]]
-        command = [*COMMAND, verb, *words, "--quiet"]
-        runs.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **surroundings)
-        )
-    for done in runs:
+    here, there = tmp_path / "here", tmp_path / "there"
+    words = {out: [verb, *(word.format(out=out, **inputs) for word in VERBS[verb]), "--quiet"] for out in (here, there)}
+    real = subprocess.Popen(
+        [*COMMAND, *words[there]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        **elsewhere(str(tmp_path / "home")),
+    )  # fmt: skip
+    for done in (Started(words[here]), real):  # both at the same time
         _, errors = done.communicate()
         assert done.returncode in (0, 1), errors
-    here, there = (digests_of(out, str(out)) for out in places)
-    assert len(here) >= 1 and here == there
+    written = digests_of(here, str(here))
+    assert len(written) >= 1 and written == digests_of(there, str(there))

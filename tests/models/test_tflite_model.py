@@ -201,3 +201,13 @@ def test_the_files_own_normalisation_is_noticed(worker, tmp_path):
     with pytest.warns(UserWarning, match=r"pixels: it normalises pixel values 0 to 255 by itself, in .*rescaling"):
         source = ModelSource(str(tmp_path / "pixels.tflite"))
         assert source.preprocessing(source.open()).std == (1.0,) * 3
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((8, 8, 8), "float32"), ((8, 8, 3), "int32")])
+def test_what_is_no_image_of_floats_has_no_normalisation(worker, tmp_path, shape, dtype):
+    values = keras.Input(shape, dtype=dtype)
+    x = keras.ops.cast(keras.layers.ZeroPadding2D(1)(values), "float32")
+    x = keras.layers.Conv2D(2, 3)(keras.layers.Rescaling(1 / 127.5, -1.0)(x))
+    content = convert(freeze(keras.Model(values, keras.layers.GlobalAveragePooling2D()(x))), worker)
+    (tmp_path / "net.tflite").write_bytes(content)
+    assert TFLiteModel(tmp_path / "net.tflite").own_normalisation is None

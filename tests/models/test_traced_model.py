@@ -177,10 +177,25 @@ def test_a_source_carries_what_no_file_can_hold():
         (lambda image: image, None),
         (lambda image: tf.nn.relu(image / 255), (0.0, 1.0)),
         (lambda image: image * tf.reduce_mean(image), None),
+        (lambda image: image * np.float32([0.9, 1.1, 1.2]) + np.float32([0.1, 0, -0.1]), None),
     ],
-    ids=["pixels", "shares by channel", "behind a border", "none", "before an activation", "by the image itself"],
+    ids=[
+        "pixels",
+        "shares by channel",
+        "behind a border",
+        "none",
+        "before an activation",
+        "by the image itself",
+        "learned factors",
+    ],
 )
 def test_the_graphs_own_normalisation_is_noticed(first, told):
     model = traced(lambda image: [tf.reduce_mean(tf.nn.conv2d(first(image), WEIGHTS, 2, "SAME"), (1, 2))], (1, 8, 8, 3))
     own = model.own_normalisation
     assert (own and (own.mean, own.std)) == told
+
+
+def test_a_shape_may_come_from_a_variable():
+    shape = tf.Variable([1, -1])
+    model = traced(lambda image: [tf.reshape(image[:, 0, 0], shape)], (1, 8, 8, 3))
+    assert model.ends[0].shape == (3,)
