@@ -1,8 +1,11 @@
 """The networks of keras-cv and KerasHub as sources of weights: as objects, ``.weights.h5`` and ``.keras``."""
 
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
+import tensorflow
 
 from mobilenets_tf import create_model
 from mobilenets_tf.weights import saved_models
@@ -51,15 +54,21 @@ def test_layers_inside_of_layers_and_models_have_names_that_do_not_depend_on_wha
         assert all((saved[name] == tensors[name]).all() for name in tensors)
 
 
+def keras_cv(module):
+    """Import a module of keras-cv for Keras 3: keras-cv takes TensorFlow's Keras, which tfmot makes Keras 2."""
+    with mock.patch.object(tensorflow, "keras", keras):
+        return pytest.importorskip(f"keras_cv.{module}")
+
+
 def keras_cv_lite():
-    kit = pytest.importorskip("keras_cv.src.models.backbones.efficientnet_lite.efficientnet_lite_backbone")
+    kit = keras_cv("src.models.backbones.efficientnet_lite.efficientnet_lite_backbone")
     return kit.EfficientNetLiteBackbone(
         include_rescaling=False, input_shape=(64, 64, 3), width_coefficient=1.0, depth_coefficient=1.0, **LITE0
     )
 
 
 def keras_cv_v3():
-    kit = pytest.importorskip("keras_cv.src.models.backbones.mobilenet_v3.mobilenet_v3_backbone")
+    kit = keras_cv("src.models.backbones.mobilenet_v3.mobilenet_v3_backbone")
     return kit.MobileNetV3Backbone(
         include_rescaling=False,
         input_shape=(64, 64, 3),
