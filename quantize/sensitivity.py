@@ -139,9 +139,8 @@ class _Run:
     def __init__(self, tree: schema.ModelT, observed: list[int]):
         self._inputs = tree.subgraphs[0].inputs
         self._arrays: list[np.ndarray] = []
-        places = list(range(len(tree.subgraphs[0].operators)))
         computed = [index for index in observed if index not in self._inputs]
-        self._runner = Runner(flatbuffer.Parts(tree).write(places, self._inputs, computed), trusted=True)
+        self._runner = Runner(flatbuffer.with_outputs(tree, computed), trusted=True)
 
     def __call__(self, arrays: list[np.ndarray]) -> None:
         self._arrays = arrays

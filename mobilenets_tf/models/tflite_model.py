@@ -20,7 +20,7 @@ from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.tflite.weight_types import with_weights
 from mobilenets_tf.worker import Worker
 
-# The operators with which an image may begin its way: what they compute has no weights.
+# The operators that may normalise an image, or only move its pixels.
 _FIRST_STEPS = {"ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "PAD", "PADV2", "RESIZE_BILINEAR", "SUB"}
 
 

@@ -21,7 +21,7 @@ from mobilenets_tf.tflite.weight_types import with_weights
 from mobilenets_tf.worker import Worker
 
 _INPUT_TYPES = ("float32", "int32", "int64", "bool")
-# The operators with which an image may begin its way: what they compute has no weights.
+# The operators that may normalise an image, or only move its pixels.
 _FIRST_STEPS = {
     "Add", "AddV2", "Cast", "Identity", "Maximum", "Minimum", "Mul", "Pad", "PadV2", "RealDiv", "ResizeBilinear", "Sub"
 }  # fmt: skip

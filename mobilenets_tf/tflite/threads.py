@@ -23,15 +23,13 @@ def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
     The items are taken in the calling thread, each when a thread is free: no item waits in memory.
 
     Args:
-        make: called for each thread, in the calling thread; returns the function. So each thread has its own
-            interpreter, for example. What the function returns must not change when it is called again.
+        make: called for each thread that gets an item, in the calling thread; returns the function. So each thread has
+            its own interpreter, for example. What the function returns must not change when it is called again.
 
     Raises:
-        Whatever the function raises of the first item of which it raises something.
+        Whatever the function raises of the first item of which it raises something, or what ``items`` raises.
     """
     functions: SimpleQueue[Callable[[Item], Result]] = SimpleQueue()
-    for _ in range(THREADS):
-        functions.put(make())
 
     def compute(item: Item) -> Result:
         function = functions.get()
@@ -42,12 +40,14 @@ def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
 
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Result]] = deque()
-        for item in items:
+        for number, item in enumerate(items):
+            if number < THREADS:
+                functions.put(make())
             waiting.append(pool.submit(compute, item))
             if len(waiting) == THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    while not functions.empty():
+    while not functions.empty():  # so that the memory of the functions' interpreters is free
         functions.get()
     give_memory_back()

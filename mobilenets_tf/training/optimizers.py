@@ -255,8 +255,8 @@ class SGD(_Coupled, _SGD):
     """PyTorch's."""
 
 
-class AdamW(_Own, keras.optimizers.AdamW):
-    """Keras', on the sum of all replicas' gradients. What is the same for all variables is computed once a step."""
+class _AdamW(keras.optimizers.AdamW):
+    """Keras', but that what is the same for all variables is computed once a step."""
 
     _corrections = None  # of the means and of their squares, which begin at zero
 
@@ -268,14 +268,16 @@ class AdamW(_Own, keras.optimizers.AdamW):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        if id(self._trainable_variables[index]) in self.head:
-            learning_rate = learning_rate * self.head_rate
         mean, square = self._momentums[index], self._velocities[index]
         first, second = self._corrections
         alpha = ops.cast(learning_rate, variable.dtype) * second / first
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
         self.assign_sub(variable, mean * alpha / (ops.sqrt(square) + self.epsilon))
+
+
+class AdamW(_Own, _AdamW):
+    """Keras', on the sum of all replicas' gradients."""
 
 
 class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):

@@ -1,6 +1,7 @@
 """Work in two threads: the results and their order are those of one thread."""
 
 import threading
+import time
 
 import pytest
 
@@ -30,13 +31,26 @@ def test_each_function_computes_one_item_at_a_time():
         def compute(item):
             assert own not in busy
             busy.add(own)
+            time.sleep(0.0005)  # the other thread computes meanwhile
             busy.remove(own)
             return own
 
         return compute
 
-    assert set(in_order(make, range(200))) <= {0, 1}
+    assert set(in_order(make, range(200))) == {0, 1}
     assert made == [0, 1]
+
+
+@pytest.mark.parametrize(("items", "functions"), [(0, 0), (1, 1), (2, 2), (9, 2)])
+def test_a_function_is_made_for_each_thread_that_gets_an_item(items, functions):
+    made = []
+
+    def make():
+        made.append(None)
+        return lambda item: item
+
+    assert list(in_order(make, range(items))) == list(range(items))
+    assert len(made) == functions
 
 
 def test_no_more_items_are_taken_than_are_needed():
