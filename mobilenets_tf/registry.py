@@ -4,7 +4,7 @@ import fnmatch
 import functools
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,11 +133,11 @@ def _detectors(backbone: str) -> Iterator[Network]:
     source = "arXiv 1801.04381, tables 5 and 6; tensorflow/models, object_detection"
     if backbone in _V3:
         source = "arXiv 1905.02244, table 6; tensorflow/models, object_detection"
-        yield _on(backbone, "ssdlite", "detect", "ssd:SSD", 320, source, reduced_tail=True)
+        yield _on(backbone, "ssdlite", "detect", "heads.ssd:SSD", 320, source, reduced_tail=True)
     elif backbone in _MOBILEVIT_V3:
         source = "arXiv 2209.15159; apple/ml-cvnets, SSD"
-    yield _on(backbone, "ssdlite", "detect", "ssd:SSD", 320, source)
-    yield _on(backbone, "ssd", "detect", "ssd:SSD", 320, source, lite=False)
+    yield _on(backbone, "ssdlite", "detect", "heads.ssd:SSD", 320, source)
+    yield _on(backbone, "ssd", "detect", "heads.ssd:SSD", 320, source, lite=False)
 
 
 def _segmenters(backbone: str) -> Iterator[Network]:
@@ -146,11 +146,11 @@ def _segmenters(backbone: str) -> Iterator[Network]:
         source = "arXiv 1706.05587; arXiv 2209.15159; apple/ml-cvnets, DeeplabV3"
         # With v2's blocks the head is twice as wide (micronDLA/MobileViTv3, MobileViTv3-v2/config/segmentation).
         options = {"filters": 512} if backbone.endswith(_SEPARABLE) else {}
-    yield _on(backbone, "deeplabv3", "segment", "segmentation:DeepLabV3", 512, source, **options)
+    yield _on(backbone, "deeplabv3", "segment", "heads.segmentation:DeepLabV3", 512, source, **options)
     if backbone in ("mobilenet_v2", *_V3):
         source = "arXiv 1905.02244, section 6.4 and table 7"
-        yield _on(backbone, "raspp", "segment", "segmentation:RASPP", 512, source)
-        yield _on(backbone, "lraspp", "segment", "segmentation:LRASPP", 512, source)
+        yield _on(backbone, "raspp", "segment", "heads.segmentation:RASPP", 512, source)
+        yield _on(backbone, "lraspp", "segment", "heads.segmentation:LRASPP", 512, source)
 
 
 _NETWORKS = _CLASSIFIERS | {
@@ -197,7 +197,7 @@ def get(name: str) -> Network:
     return _NETWORKS[name]
 
 
-def builder(name: str) -> Callable[..., Any]:
+def builder(name: str) -> functools.partial:
     """Return the function that builds a network, with the network's ``options`` and ``backbone`` already bound.
 
     Raises:

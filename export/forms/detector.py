@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
 from mobilenets_tf.tasks.detection import Detection
 from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
 from mobilenets_tf.tflite import flatbuffer

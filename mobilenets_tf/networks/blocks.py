@@ -5,7 +5,7 @@ BatchNorm ``squeeze``, ``excite``), ``head_conv``, ``classifier``. The BatchNorm
 on. Weight import (weights/spellings.py), the features by stride and ``reparameterize`` read these names.
 """
 
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import keras
 from keras import KerasTensor, layers
@@ -23,15 +23,26 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def check_positive(**numbers: object) -> None:
-    """Refuse an argument that is not a whole number above 0.
+def check_positive(most: int | None = None, **numbers: object) -> None:
+    """Refuse an argument that is not a whole number above 0, or is above ``most``.
 
     Raises:
         RequestError: gives the argument's name and value.
     """
     for name, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
-            raise RequestError(f"{name}={value!r}: expected a whole number above 0.")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
+            limit = "" if most is None else f", at most {most}"
+            raise RequestError(f"{name}={value!r}: expected a whole number above 0{limit}.")
+
+
+def check_squeeze_ratio(squeeze_ratio: float) -> None:
+    """Refuse a share of channels inside of squeeze-and-excites that is not from 0 to 1.
+
+    Raises:
+        RequestError: gives the value.
+    """
+    if not 0 <= squeeze_ratio <= 1:
+        raise RequestError(f"squeeze_ratio={squeeze_ratio!r}: expected 0 (no squeeze-and-excite) to 1.")
 
 
 def activate(x: KerasTensor, activation: str | None, name: str) -> KerasTensor:
@@ -87,18 +98,82 @@ def conv_bn(
     return activate(x, activation, name)
 
 
-def squeeze_excite(x: KerasTensor, squeezed: int, gate: str, name: str) -> KerasTensor:
-    """Scale each channel by a gate computed from all channels (Hu et al. 2018, arXiv 1709.01507). Shape unchanged.
+class Squeeze(NamedTuple):
+    """A squeeze-and-excite: channels between its two convolutions, the gates' activation, and the activation between.
 
-    squeezed: channels between the two convolutions. gate: activation of the gates, "hard_sigmoid" or "sigmoid".
+    The defaults are MobileNetV3's (arXiv 1905.02244, section 5.3).
     """
+
+    channels: int
+    gate: str = "hard_sigmoid"
+    activation: str = "relu"
+
+
+def squeeze_excite(x: KerasTensor, squeeze: Squeeze, name: str) -> KerasTensor:
+    """Scale each channel by a gate computed from all channels (Hu et al. 2018, arXiv 1709.01507). Shape unchanged."""
     # The pooled feature stays (N, 1, 1, C), so that neither the convolutions nor the product need a reshape.
     gates = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze_pool")(x)
-    gates = layers.Conv2D(squeezed, 1, name=f"{name}_squeeze_conv")(gates)
-    gates = activate(gates, "relu", f"{name}_squeeze")
+    gates = layers.Conv2D(squeeze.channels, 1, name=f"{name}_squeeze_conv")(gates)
+    gates = activate(gates, squeeze.activation, f"{name}_squeeze")
     gates = layers.Conv2D(x.shape[-1], 1, name=f"{name}_excite_conv")(gates)
-    gates = layers.Activation(gate, name=f"{name}_excite_{gate}")(gates)
+    gates = layers.Activation(squeeze.gate, name=f"{name}_excite_{squeeze.gate}")(gates)
     return layers.Multiply(name=f"{name}_excite")([x, gates])
+
+
+def expand(
+    x: KerasTensor,
+    kernel: int,
+    expanded: int,
+    name: str,
+    convention: Convention,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    activation: str = "relu6",
+    squeeze: Squeeze | None = None,
+) -> KerasTensor:
+    """Apply the wide half of MobileNetV2's bottleneck (arXiv 1801.04381, table 1): expand 1x1, depthwise.
+
+    (N, H, W, C) -> (N, ceil(H/stride), ceil(W/stride), expanded).
+
+    expanded: channels of the depthwise convolution. If the input has as many, there is no expanding convolution.
+    squeeze: the squeeze-and-excite after the depthwise convolution (arXiv 1905.02244, figure 4); None: there is none.
+    """
+    if expanded != x.shape[-1]:
+        x = conv_bn(x, expanded, 1, f"{name}_expand", convention, activation=activation)
+    x = conv_bn(
+        x, None, kernel, f"{name}_depthwise", convention,
+        stride=stride, dilation=dilation, activation=activation, depthwise=True,
+    )  # fmt: skip
+    return squeeze_excite(x, squeeze, name) if squeeze else x
+
+
+def project(
+    x: KerasTensor,
+    filters: int,
+    name: str,
+    convention: Convention,
+    *,
+    shortcut: KerasTensor | None = None,
+    activation: str | None = None,
+    drop_rate: float = 0.0,
+) -> KerasTensor:
+    """Apply the narrow half of MobileNetV2's bottleneck: project 1x1, and add the shortcut if it has as many channels.
+
+    (N, H, W, C) -> (N, H, W, filters).
+
+    shortcut: the input of the bottleneck; None if it has another size or is not to be added.
+    activation: after the projection; None, as published: the bottleneck is linear.
+    drop_rate: probability, in training, that a sample skips a block whose input is added (stochastic depth, arXiv
+        1603.09382).
+    """
+    x = conv_bn(x, filters, 1, f"{name}_project", convention, activation=activation)
+    if shortcut is not None and shortcut.shape[-1] == filters:
+        if drop_rate:
+            # Stochastic depth with a stock layer: dropout whose mask has one value per sample.
+            x = layers.Dropout(drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
+        x = layers.Add(name=f"{name}_add")([shortcut, x])
+    return x
 
 
 def inverted_residual(
@@ -112,36 +187,14 @@ def inverted_residual(
     stride: int = 1,
     dilation: int = 1,
     activation: str = "relu6",
-    squeezed: int | None = None,
+    squeeze: Squeeze | None = None,
     drop_rate: float = 0.0,
 ) -> KerasTensor:
-    """Apply MobileNetV2's bottleneck: expand 1x1, depthwise, linear project 1x1 (arXiv 1801.04381, table 1).
-
-    The input is added to the output where both have one shape.
-
-    expanded: channels of the depthwise convolution. If the input has as many, there is no expanding convolution.
-    squeezed: channels inside the squeeze-and-excite after the depthwise convolution (arXiv 1905.02244, figure 4); None:
-        no squeeze-and-excite.
-    drop_rate: probability, in training, that a sample skips a block whose input is added (stochastic depth, arXiv
-        1603.09382).
-    """
-    shortcut = x
-    channels = x.shape[-1]
-    if expanded != channels:
-        x = conv_bn(x, expanded, 1, f"{name}_expand", convention, activation=activation)
-    x = conv_bn(
-        x, None, kernel, f"{name}_depthwise", convention,
-        stride=stride, dilation=dilation, activation=activation, depthwise=True,
-    )  # fmt: skip
-    if squeezed:
-        x = squeeze_excite(x, squeezed, "hard_sigmoid", name)
-    x = conv_bn(x, filters, 1, f"{name}_project", convention, activation=None)
-    if stride == 1 and channels == filters:
-        if drop_rate:
-            # Stochastic depth with a stock layer: dropout whose mask has one value per sample.
-            x = layers.Dropout(drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
-        x = layers.Add(name=f"{name}_add")([shortcut, x])
-    return x
+    """Apply MobileNetV2's bottleneck, ``expand`` and ``project``. The input is added where the output has its shape."""
+    wide = expand(
+        x, kernel, expanded, name, convention, stride=stride, dilation=dilation, activation=activation, squeeze=squeeze
+    )
+    return project(wide, filters, name, convention, shortcut=x if stride == 1 else None, drop_rate=drop_rate)
 
 
 class Step(TypedDict):

@@ -1,5 +1,6 @@
 """What the builders of the networks share: the text of their docstrings, and a classifier as the backbone of a head."""
 
+import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from mobilenets_tf import registry
 from mobilenets_tf.conventions import TENSORFLOW, Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import InputShape
+from mobilenets_tf.public_api.types import checked
 from mobilenets_tf.weights.load import Weights, resolve_with_head
 
 # Nobody publishes weights for our heads, so they are free in their padding and epsilon; "same" needs no PAD ops.
@@ -70,6 +72,16 @@ def _section(title: str, *texts: str) -> str:
     return "\n".join([f"    {title}:", *filled])
 
 
+def builder(name: str) -> Callable[..., Any]:
+    """Return the function that builds a registered network and refuses arguments of a wrong type.
+
+    Raises:
+        RequestError: the name is unknown; from the function: an argument is unknown or of another type than its hint.
+    """
+    bound = registry.builder(name)
+    return functools.partial(checked(bound.func), **bound.keywords)
+
+
 def on_backbone(
     head: Callable[[keras.Model], Any],
     backbone: str,
@@ -102,7 +114,7 @@ def on_backbone(
     if None in tuple(input_shape):
         raise RequestError(f"input_shape={input_shape!r}: the head is laid out for one size; give all three numbers.")
     whole = resolve_with_head(weights, convention)
-    body = registry.builder(backbone)(
+    body = builder(backbone)(
         input_shape=input_shape,
         include_top=False,
         weights=None if whole else weights,

@@ -4,14 +4,18 @@ Source: tensorflow/tpu, models/official/efficientnet/lite (README and efficientn
 """
 
 import math
+from typing import NamedTuple
 
 import keras
 
 from mobilenets_tf.conventions import Convention
+from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.networks.blocks import (
     Dilator,
     InputShape,
     Pooling,
+    Squeeze,
+    check_squeeze_ratio,
     conv_bn,
     image_input,
     inverted_residual,
@@ -19,17 +23,32 @@ from mobilenets_tf.networks.blocks import (
     top,
 )
 from mobilenets_tf.networks.builders import document
+from mobilenets_tf.networks.rows import ACTIVATIONS, Rows, table
 from mobilenets_tf.weights.load import Weights, resolve
 
-# (kernel, expansion, filters, blocks, stride of the first block) of Lite0.
-STAGES = (
-    (3, 1, 16, 1, 1),  # 112
-    (3, 6, 24, 2, 2),  # 56
-    (5, 6, 40, 2, 2),  # 28
-    (3, 6, 80, 3, 2),  # 14
-    (5, 6, 112, 3, 1),  # 14
-    (5, 6, 192, 4, 2),  # 7
-    (3, 6, 320, 1, 1),  # 7
+
+class Row(NamedTuple):
+    """One stage: ``blocks`` bottlenecks to ``filters`` channels, the first with ``stride``.
+
+    expansion: channels of the depthwise convolution, as a factor to those of the block's input.
+    """
+
+    kernel: int
+    expansion: float
+    filters: int
+    blocks: int
+    stride: int
+
+
+# Of Lite0.
+ROWS = (
+    Row(3, 1, 16, 1, 1),  # 112
+    Row(3, 6, 24, 2, 2),  # 56
+    Row(5, 6, 40, 2, 2),  # 28
+    Row(3, 6, 80, 3, 2),  # 14
+    Row(5, 6, 112, 3, 1),  # 14
+    Row(5, 6, 192, 4, 2),  # 7
+    Row(3, 6, 320, 1, 1),  # 7
 )
 
 # size: (width, depth, resolution in pixels, dropout rate), the builder's efficientnet_lite_params.
@@ -42,9 +61,10 @@ SIZES = {
 }
 
 
-def _blocks(stage: int, blocks: int, depth: float) -> int:
-    """Repeats of a stage: the first and the last are not deepened (the builder's ``fix_head_stem``)."""
-    return blocks if stage in (1, len(STAGES)) else math.ceil(blocks * depth)
+def _depths(rows: tuple[Row, ...], depth: float, all_scaled: bool) -> list[int]:
+    """Count the blocks of each stage. The first and the last are not deepened (the builder's ``fix_head_stem``)."""
+    fixed = () if all_scaled else (0, len(rows) - 1)
+    return [row.blocks if stage in fixed else math.ceil(row.blocks * depth) for stage, row in enumerate(rows)]
 
 
 def _builder(size: int, parameters: str, multiply_adds: str):
@@ -61,30 +81,45 @@ def _builder(size: int, parameters: str, multiply_adds: str):
         dropout_rate: float = published_dropout,
         name: str = registered,
         *,
+        rows: Rows = ROWS,
+        activation: str = "relu6",
+        squeeze_ratio: float = 0.0,
+        scaled_stem_and_head: bool = False,
         drop_connect_rate: float = 0.2,
         output_stride: int = 32,
         convention: Convention | None = None,
     ) -> keras.Model:
+        stages = table(Row, rows)
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
+        check_squeeze_ratio(squeeze_ratio)
+        if not 0 <= drop_connect_rate < 1:
+            raise RequestError(f"drop_connect_rate={drop_connect_rate!r}: expected at least 0 and below 1.")
         source = resolve(weights, registered, convention=convention)
         dilate = Dilator(output_stride)
         inputs = x = image_input(input_shape)
-        x = conv_bn(x, 32, 3, "stem", source.convention, **dilate(2))
-        total = sum(_blocks(stage, row[3], depth) for stage, row in enumerate(STAGES, 1))
+        outer = width if scaled_stem_and_head else 1.0
+        x = conv_bn(x, make_divisible(32 * outer), 3, "stem", source.convention, activation=activation, **dilate(2))
+        depths = _depths(stages, depth, scaled_stem_and_head)
         index = 0
-        for stage, (kernel, expansion, filters, blocks, stride) in enumerate(STAGES, 1):
-            for block in range(1, _blocks(stage, blocks, depth) + 1):
+        for stage, (row, blocks) in enumerate(zip(stages, depths, strict=True), 1):
+            for block in range(1, blocks + 1):
+                channels = x.shape[-1]
+                squeezed = max(1, int(channels * squeeze_ratio))  # of the block's input, in EfficientNet's code
                 x = inverted_residual(
                     x,
-                    make_divisible(filters * width),
-                    kernel,
-                    expansion * x.shape[-1],
+                    make_divisible(row.filters * width),
+                    row.kernel,
+                    make_divisible(row.expansion * channels),
                     f"stage{stage}_block{block}",
                     source.convention,
-                    drop_rate=drop_connect_rate * index / total,
-                    **dilate(stride if block == 1 else 1),
+                    activation=activation,
+                    squeeze=Squeeze(squeezed, "sigmoid", activation) if squeeze_ratio else None,
+                    drop_rate=drop_connect_rate * index / sum(depths),
+                    **dilate(row.stride if block == 1 else 1),
                 )
                 index += 1
-        x = conv_bn(x, 1280, 1, "head", source.convention)
+        x = conv_bn(x, make_divisible(1280 * outer), 1, "head", source.convention, activation=activation)
         x = top(x, include_top, pooling, source.classes(classes), classifier_activation, dropout_rate)
         model = keras.Model(inputs, x, name=name)
         source.load_into(model)
@@ -96,6 +131,13 @@ def _builder(size: int, parameters: str, multiply_adds: str):
         registered,
         f"{parameters} parameters, {multiply_adds} multiply-adds at {resolution}x{resolution}",
         "Its input is ``(pixel - 127) / 128``.",
+        rows="the stages of Lite0, each (kernel, expansion, filters, blocks, stride of the first block), before the "
+        "width and depth of this size. Expanded widths are multiples of 8.",
+        activation='after every convolution but the projections. EfficientNet (arXiv 1905.11946) has "silu" (swish).',
+        squeeze_ratio="channels inside a squeeze-and-excite, as a share of the block's input channels: EfficientNet "
+        "has 0.25; 0: no block has a squeeze-and-excite.",
+        scaled_stem_and_head="width and depth also scale the stem, the first and the last stage, and the last "
+        "convolution, as in EfficientNet. With the three EfficientNet forms, Lite0 is EfficientNet-B0.",
         drop_connect_rate="stochastic depth: probability, in training, that a sample skips a residual block. It rises "
         "linearly from 0 at the first block to this value at the last.",
     )

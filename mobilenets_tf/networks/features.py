@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from mobilenets_tf.errors import RequestError
+
 if TYPE_CHECKING:
     import keras
 
@@ -24,6 +26,21 @@ def features(model: keras.Model) -> dict[int, Any]:
     """
     # Blocks come in the order of the graph, so a later one overwrites an earlier one of the same stride.
     return {stride: layer.output for stride, _, layer in _last_of_blocks(model)}
+
+
+def feature(model: keras.Model, stride: int) -> Any:
+    """Return the feature map of one stride.
+
+    Raises:
+        RequestError: the backbone, with rows of the caller's, has none.
+    """
+    found = features(model)
+    if stride not in found:
+        raise RequestError(
+            f"{model.name} has no feature map of stride {stride}, which the head reads; its strides are "
+            f"{', '.join(map(str, found))}. Give rows with more strides of 2, or another output_stride."
+        )
+    return found[stride]
 
 
 def expansion(model: keras.Model, stride: int) -> Any | None:

@@ -1,19 +1,31 @@
 """MobileNetV1: depthwise separable convolutions (Howard et al. 2017, arXiv 1704.04861)."""
 
+from typing import NamedTuple
+
 import keras
 
 from mobilenets_tf.conventions import Convention
 from mobilenets_tf.networks.blocks import Dilator, InputShape, Pooling, conv_bn, image_input, top
+from mobilenets_tf.networks.rows import Rows, table
 from mobilenets_tf.weights.load import Weights, resolve
 
-# (filters, blocks, stride of the first block), arXiv 1704.04861, table 1. The table prints stride 2 for the last
-# depthwise layer; every implementation has 1, and so have the table's output sizes.
-STAGES = (
-    (64, 1, 1),  # 112
-    (128, 2, 2),  # 56
-    (256, 2, 2),  # 28
-    (512, 6, 2),  # 14
-    (1024, 2, 2),  # 7
+
+class Row(NamedTuple):
+    """One stage: ``blocks`` separable convolutions to ``filters`` channels, the first with ``stride``."""
+
+    filters: int
+    blocks: int
+    stride: int
+
+
+# arXiv 1704.04861, table 1. The table prints stride 2 for the last depthwise layer; every implementation has 1, and so
+# have the table's output sizes.
+ROWS = (
+    Row(64, 1, 1),  # 112
+    Row(128, 2, 2),  # 56
+    Row(256, 2, 2),  # 28
+    Row(512, 6, 2),  # 14
+    Row(1024, 2, 2),  # 7
 )
 
 
@@ -28,6 +40,7 @@ def MobileNetV1(
     dropout_rate: float = 1e-3,
     name: str = "mobilenet_v1",
     *,
+    rows: Rows = ROWS,
     output_stride: int = 32,
     convention: Convention | None = None,
 ) -> keras.Model:
@@ -47,6 +60,7 @@ def MobileNetV1(
         classifier_activation: "softmax", or None for logits.
         dropout_rate: share of the classifier's inputs that training drops.
         name: name of the model.
+        rows: the stages, each (filters, blocks, stride of the first block); filters before the width multiplier.
         output_stride: input pixels per pixel of the last feature map: 32; 16 and 8 replace strides by dilation.
         convention: padding and BatchNorm epsilon. None: the weight set's; without weights, TensorFlow's.
 
@@ -56,11 +70,12 @@ def MobileNetV1(
     Raises:
         RequestError: an argument is out of range; the weights are missing, damaged or do not fit the network.
     """
+    stages = table(Row, rows)
     source = resolve(weights, "mobilenet_v1", alpha=alpha, convention=convention)
     dilate = Dilator(output_stride)
     inputs = x = image_input(input_shape)
     x = conv_bn(x, int(32 * alpha), 3, "stem", source.convention, **dilate(2))
-    for stage, (filters, blocks, stride) in enumerate(STAGES, 1):
+    for stage, (filters, blocks, stride) in enumerate(stages, 1):
         for block in range(1, blocks + 1):
             prefix = f"stage{stage}_block{block}"
             step = dilate(stride if block == 1 else 1)

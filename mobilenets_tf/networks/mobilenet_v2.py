@@ -1,6 +1,11 @@
 """MobileNetV2: inverted residuals and linear bottlenecks (Sandler et al. 2018, arXiv 1801.04381)."""
 
+from itertools import accumulate
+from operator import mul
+from typing import Literal, NamedTuple
+
 import keras
+from keras import layers
 
 from mobilenets_tf.conventions import Convention
 from mobilenets_tf.errors import RequestError
@@ -9,24 +14,39 @@ from mobilenets_tf.networks.blocks import (
     InputShape,
     Pooling,
     conv_bn,
+    expand,
     image_input,
-    inverted_residual,
     make_divisible,
+    project,
     top,
 )
+from mobilenets_tf.networks.rows import Rows, table
 from mobilenets_tf.weights.load import Weights, resolve
 
-# (expansion, filters, blocks, stride of the first block), arXiv 1801.04381 table 2.
-STAGES = (
-    (1, 16, 1, 1),  # 112
-    (6, 24, 2, 2),  # 56
-    (6, 32, 3, 2),  # 28
-    (6, 64, 4, 2),  # 14
-    (6, 96, 3, 1),  # 14
-    (6, 160, 3, 2),  # 7
-    (6, 320, 1, 1),  # 7
+
+class Row(NamedTuple):
+    """One stage: ``blocks`` bottlenecks to ``filters`` channels, the first with ``stride``.
+
+    expansion: channels of the depthwise convolution, as a factor to those of the block's input.
+    """
+
+    expansion: float
+    filters: int
+    blocks: int
+    stride: int
+
+
+# arXiv 1801.04381, table 2.
+ROWS = (
+    Row(1, 16, 1, 1),  # 112
+    Row(6, 24, 2, 2),  # 56
+    Row(6, 32, 3, 2),  # 28
+    Row(6, 64, 4, 2),  # 14
+    Row(6, 96, 3, 1),  # 14
+    Row(6, 160, 3, 2),  # 7
+    Row(6, 320, 1, 1),  # 7
 )
-TAIL = ("stage6", "stage7", "head")  # of stride 32
+SHORTCUTS = (None, "bottlenecks", "expansions")
 
 
 def MobileNetV2(
@@ -40,6 +60,9 @@ def MobileNetV2(
     dropout_rate: float = 0.2,
     name: str = "mobilenet_v2",
     *,
+    rows: Rows = ROWS,
+    linear: bool = True,
+    shortcut: Literal["bottlenecks", "expansions"] | None = "bottlenecks",
     output_stride: int = 32,
     reduced_tail: str | None = None,
     convention: Convention | None = None,
@@ -61,9 +84,14 @@ def MobileNetV2(
         classifier_activation: "softmax", or None for logits.
         dropout_rate: share of the classifier's inputs that training drops (the paper keeps 0.8).
         name: name of the model.
+        rows: the stages, each (expansion, filters, blocks, stride of the first block); filters before the width
+            multiplier. An expanded width is a multiple of 8.
+        linear: whether a bottleneck has no activation. False: ReLU6 (figure 6a of the paper).
+        shortcut: what is added (the paper's figure 6b): the inputs of "bottlenecks", as published; "expansions": the
+            output of each depthwise convolution, to that of the next block if it has the same shape; None: nothing.
         output_stride: input pixels per pixel of the last feature map: 32; 16 and 8 replace strides by dilation.
-        reduced_tail: "outputs" halves the filters of stages 6 and 7, as in the segmenters of arXiv 1905.02244, table
-            7; None leaves them. Layers that the weights then do not fit stay random, with a warning.
+        reduced_tail: "outputs" halves the filters of the stages of stride 32, as in the segmenters of arXiv 1905.02244,
+            table 7; None leaves them. Layers that the weights then do not fit stay random, with a warning.
         convention: padding and BatchNorm epsilon. None: the weight set's; without weights, TensorFlow's.
 
     Returns:
@@ -75,24 +103,41 @@ def MobileNetV2(
     """
     if reduced_tail not in (None, "outputs"):
         raise RequestError(f"reduced_tail={reduced_tail!r}: expected None or 'outputs'.")
+    if shortcut not in SHORTCUTS:
+        raise RequestError(f"shortcut={shortcut!r}: expected 'bottlenecks', 'expansions' or None.")
+    stages = table(Row, rows)
     source = resolve(weights, "mobilenet_v2", alpha=alpha, convention=convention)
     dilate = Dilator(output_stride)
     inputs = x = image_input(input_shape)
     x = conv_bn(x, make_divisible(32 * alpha), 3, "stem", source.convention, **dilate(2))
-    for stage, (expansion, filters, blocks, stride) in enumerate(STAGES, 1):
-        width = filters / 2 if reduced_tail and f"stage{stage}" in TAIL else filters
+    tail = _stages_of_stride_32(stages) if reduced_tail else ()
+    wide = None
+    for stage, (expansion, filters, blocks, stride) in enumerate(stages, 1):
+        width = filters / 2 if f"stage{stage}" in tail else filters
         for block in range(1, blocks + 1):
-            x = inverted_residual(
-                x,
+            position = f"stage{stage}_block{block}"
+            step = dilate(stride if block == 1 else 1)
+            before, wide = (
+                wide,
+                expand(x, 3, make_divisible(expansion * x.shape[-1]), position, source.convention, **step),
+            )
+            if shortcut == "expansions" and before is not None and before.shape == wide.shape:
+                wide = layers.Add(name=f"{position}_depthwise_add")([before, wide])
+            x = project(
+                wide,
                 make_divisible(width * alpha),
-                3,
-                expansion * x.shape[-1],
-                f"stage{stage}_block{block}",
+                position,
                 source.convention,
-                **dilate(stride if block == 1 else 1),
+                shortcut=x if shortcut == "bottlenecks" and step["stride"] == 1 else None,
+                activation=None if linear else "relu6",
             )
     x = conv_bn(x, make_divisible(1280 * max(1.0, alpha)), 1, "head", source.convention)
     x = top(x, include_top, pooling, source.classes(classes), classifier_activation, dropout_rate)
     model = keras.Model(inputs, x, name=name)
-    source.load_into(model, TAIL if reduced_tail else ())
+    source.load_into(model, (*tail, "head") if tail else ())
     return model
+
+
+def _stages_of_stride_32(stages: tuple[Row, ...]) -> tuple[str, ...]:
+    strides = accumulate((row.stride for row in stages), mul, initial=2)  # the stem's
+    return tuple(f"stage{stage}" for stage, stride in enumerate(strides) if stride >= 32 and stage)

@@ -7,7 +7,7 @@ benchmarks/mobileone_micro.py shows the search. The paper's accuracies do not ho
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import KerasTensor, layers
@@ -19,6 +19,7 @@ from mobilenets_tf.networks.blocks import (
     Dilator,
     InputShape,
     Pooling,
+    Squeeze,
     activate,
     check_positive,
     image_input,
@@ -27,10 +28,23 @@ from mobilenets_tf.networks.blocks import (
     top,
 )
 from mobilenets_tf.networks.builders import document
+from mobilenets_tf.networks.rows import Rows, table
 from mobilenets_tf.weights.load import Weights, resolve
 
+
+class Row(NamedTuple):
+    """One stage: ``blocks`` pairs of a depthwise and a 1x1 convolution to ``filters`` channels, the first with
+    ``stride``; the last ``squeezed`` of them have squeeze-and-excite.
+    """
+
+    filters: int
+    blocks: int
+    stride: int
+    squeezed: int
+
+
 # (filters before the width multiplier, blocks): the code's stages; the paper's stages 4 and 5 are one here.
-STAGES = (
+_STAGES = (
     (64, 2),  # 56
     (128, 8),  # 28
     (256, 10),  # 14
@@ -50,6 +64,14 @@ class MobileOneSize:
     widths: tuple[float, float, float, float]
     branches: int = 1
     squeezed: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The table of the network."""
+        return tuple(
+            Row(int(filters * width), blocks, 2, squeezed)
+            for (filters, blocks), width, squeezed in zip(_STAGES, self.widths, self.squeezed, strict=True)
+        )
 
 
 SIZES = {
@@ -75,14 +97,16 @@ def unit(
     stride: int = 1,
     dilation: int = 1,
     branches: int = 1,
+    scale_branch: bool = True,
+    skip_branch: bool = True,
     squeeze: bool = False,
     folded: bool = False,
 ) -> KerasTensor:
     """Apply one convolution of MobileOne (figure 3), depthwise if ``filters`` is None, and its ReLU.
 
-    The training form is a sum of ``branches`` convolutions, of a 1x1 convolution if ``kernel`` is larger, and of the
-    input if the shape stays; each summand has its own BatchNorm. The inference form, ``folded``, is one convolution
-    with a bias. ``reparameterize`` recognises the branches by the layer names.
+    The training form is a sum of ``branches`` convolutions, of a 1x1 convolution if ``kernel`` is larger (the scale
+    branch), and of the input if the shape stays (the skip branch); each summand has its own BatchNorm. The inference
+    form, ``folded``, is one convolution with a bias. ``reparameterize`` recognises the branches by the layer names.
     """
     depthwise = filters is None
     padded, padding = pad(x, kernel, name, convention, stride, dilation)
@@ -102,16 +126,16 @@ def unit(
         terms = []
         for branch in (f"{name}_branch{number}" for number in range(1, branches + 1)):
             terms.append(normalise(convolution(padded, kernel, branch, stride, padding, dilation), branch))
-        if kernel > 1:
+        if scale_branch and kernel > 1:
             # Pooling takes the stride: in TensorFlow 2.21 (oneDNN) the gradient of a strided 1x1 convolution of the
             # stem's three channels writes out of bounds.
             sampled = layers.MaxPooling2D(1, stride, name=f"{name}_sample")(x) if stride > 1 else x
             terms.append(normalise(convolution(sampled, 1, f"{name}_scale", 1), f"{name}_scale"))
-        if stride == 1 and filters in (None, x.shape[-1]):
+        if skip_branch and stride == 1 and filters in (None, x.shape[-1]):
             terms.append(normalise(x, f"{name}_skip"))
         y = layers.Add(name=f"{name}_sum")(terms) if len(terms) > 1 else terms[0]
     if squeeze:
-        y = squeeze_excite(y, int(y.shape[-1] * SQUEEZE_RATIO), "sigmoid", name)
+        y = squeeze_excite(y, Squeeze(max(1, int(y.shape[-1] * SQUEEZE_RATIO)), "sigmoid"), name)
     return activate(y, "relu", name)
 
 
@@ -129,12 +153,16 @@ def _builder(size: str, folded_figures: str, training_figures: str):
         dropout_rate: float = 0.0,
         name: str = registered,
         *,
+        rows: Rows = plan.rows,
         reparameterized: bool = False,
         branches: int = plan.branches,
+        scale_branch: bool = True,
+        skip_branch: bool = True,
         output_stride: int = 32,
         convention: Convention | None = None,
     ) -> keras.Model:
-        check_positive(branches=branches)
+        check_positive(64, branches=branches)
+        stages = table(Row, rows)
         source = resolve(weights, registered, convention=convention, default=PYTORCH)
         weights_are_folded = source.has_bias("stem_conv")  # only the inference form has biases
         if weights_are_folded and not reparameterized:
@@ -145,17 +173,17 @@ def _builder(size: str, folded_figures: str, training_figures: str):
         # Weights of the training form are folded after they are loaded.
         folded = reparameterized and (weights is None or weights_are_folded)
         dilate = Dilator(output_stride)
-        form: dict[str, Any] = {"convention": source.convention, "folded": folded}
+        form: dict[str, Any] = {
+            "convention": source.convention, "folded": folded, "scale_branch": scale_branch, "skip_branch": skip_branch,
+        }  # fmt: skip
         inputs = x = image_input(input_shape)
         x = unit(x, min(64, int(64 * plan.widths[0])), 3, "stem", **form, **dilate(2))
-        for stage, ((filters, blocks), width, squeezed) in enumerate(
-            zip(STAGES, plan.widths, plan.squeezed, strict=True), 1
-        ):
+        for stage, (filters, blocks, stride, squeezed) in enumerate(stages, 1):
             for block in range(1, blocks + 1):
                 position = f"stage{stage}_block{block}"
                 options: dict[str, Any] = {**form, "branches": branches, "squeeze": block > blocks - squeezed}
-                x = unit(x, None, 3, f"{position}_depthwise", **options, **dilate(2 if block == 1 else 1))
-                x = unit(x, int(filters * width), 1, f"{position}_project", **options)
+                x = unit(x, None, 3, f"{position}_depthwise", **options, **dilate(stride if block == 1 else 1))
+                x = unit(x, filters, 1, f"{position}_project", **options)
         x = top(x, include_top, pooling, source.classes(classes), classifier_activation, dropout_rate)
         model = keras.Model(inputs, x, name=name)
         source.load_into(model)
@@ -168,9 +196,13 @@ def _builder(size: str, folded_figures: str, training_figures: str):
         f"Inference form: {folded_figures}. Training form: {training_figures}",
         "The published weights expect an input normalised with ImageNet's mean and standard deviation.",
         dropout_rate="share of the classifier's inputs that training drops (the paper has no dropout).",
+        rows="the stages, each (filters, blocks, stride of the first block, how many of the last blocks have "
+        "squeeze-and-excite).",
         reparameterized="build the inference form; it takes weights of either form. Leave it False to train, then call "
         "``reparameterize`` (exporting calls it by itself).",
         branches="over-parameterised branches of each convolution after the stem, in the training form.",
+        scale_branch="whether the training form has a 1x1 branch beside each larger convolution.",
+        skip_branch="whether the training form has a BatchNorm branch where the shape stays.",
         convention="padding and BatchNorm epsilon. None: the weight set's; without weights, PyTorch's.",
     )
 

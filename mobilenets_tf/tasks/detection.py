@@ -69,7 +69,7 @@ class Detection(Task):
         return None  # ``decoder`` looks closer
 
     def grids(self, model) -> tuple[tuple[int, int], ...]:
-        from mobilenets_tf.networks import ssd
+        from mobilenets_tf.networks.heads import ssd
 
         return ssd.grids(model)
 
@@ -194,7 +194,7 @@ def _decode(outputs: str, form: str, grids, count: int, classes: int) -> Callabl
     Raises:
         RequestError: the number of anchors is not that of the outputs.
     """
-    from mobilenets_tf.networks.anchors import ssd_anchors
+    from mobilenets_tf.networks.heads.anchors import ssd_anchors
     from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
 
     if form == "decoded":

@@ -70,8 +70,8 @@ class Postprocess:
     def of(model) -> "Postprocess":
         """Return the postprocessing of a Keras SSD of this package: its anchors and classes, and the
         defaults for everything else."""
-        from mobilenets_tf.networks.anchors import ssd_anchors
-        from mobilenets_tf.networks.ssd import grids
+        from mobilenets_tf.networks.heads.anchors import ssd_anchors
+        from mobilenets_tf.networks.heads.ssd import grids
 
         return Postprocess(ssd_anchors(grids(model)), model.outputs[1].shape[-1] - 1)
 

@@ -10,8 +10,8 @@ from keras.utils import bounding_boxes
 
 from mobilenets_tf.data.boxes import Boxes
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.networks.anchors import ssd_anchors
-from mobilenets_tf.networks.ssd import grids
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
+from mobilenets_tf.networks.heads.ssd import grids
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tasks import metrics
 from mobilenets_tf.tasks.postprocess import Postprocess

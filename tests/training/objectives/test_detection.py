@@ -1,6 +1,5 @@
 """The detector's objective: anchors are given to objects as RetinaNet does it, and the loss is the formula's."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,8 +8,8 @@ from PIL import Image
 from mobilenets_tf import RequestError, create_model
 from mobilenets_tf.data.boxes import Boxes, find_boxes
 from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.networks.anchors import ssd_anchors
-from mobilenets_tf.networks.ssd import grids
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
+from mobilenets_tf.networks.heads.ssd import grids
 from mobilenets_tf.training import recipes
 from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.input import pipeline
@@ -19,6 +18,7 @@ from mobilenets_tf.training.input.plan import Plan
 from mobilenets_tf.training.objectives.detection import DetectionObjective, anchors_of
 from mobilenets_tf.training.recipes import Augment
 from mobilenets_tf.training.step import Training
+from mobilenets_tf.weights.keras_config import shapes_alone
 from tests.support import drawn_networks
 
 NAMES = ("disc", "square")
@@ -33,10 +33,20 @@ def boxes_of(*rows, ignored=()):
     return Boxes(corners, np.array(classes, np.int32), np.isin(range(len(rows)), ignored))
 
 
+def untrained(name, classes):
+    """A network that nothing computes with."""
+    with shapes_alone():
+        return create_model(name, resolution=SIZE, alpha=0.35, classes=classes)
+
+
 @pytest.fixture(scope="module")
 def model():
-    keras.utils.set_random_seed(0)
-    return create_model("ssdlite_mobilenet_v2", resolution=SIZE, classes=2, alpha=0.35)
+    return untrained("ssdlite_mobilenet_v2", 2)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return untrained("mobilenet_v2", 2)
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +140,11 @@ def test_distillation_is_the_formulas(objective):
     np.testing.assert_array_equal(found, objective.distillation(None, [boxes, background], teacher, 2.0))
 
 
-def test_outputs_that_are_no_detectors(objective):
+def test_outputs_that_are_no_detectors(objective, classifier):
     with pytest.raises(RequestError, match="a detector has boxes and scores"):
-        objective.trained(create_model("mobilenet_v2", resolution=SIZE, alpha=0.35, classes=2))
+        objective.trained(classifier)
     with pytest.raises(RequestError, match=r"for \d+ anchors and 2 classes \(None, \d+, 4\) and \(None, \d+, 3\)"):
-        objective.trained(create_model("ssdlite_mobilenet_v2", resolution=SIZE, alpha=0.35, classes=4))
+        objective.trained(untrained("ssdlite_mobilenet_v2", 4))
     assert "has 9 boxes" in objective.problem(boxes_of(*[(0, 0, 1, 1, 0)] * 9))
 
 
@@ -145,9 +155,9 @@ def test_as_many_anchors_in_other_places(model):
         objective.trained(model)
 
 
-def test_a_network_without_anchors():
+def test_a_network_without_anchors(classifier):
     with pytest.raises(RequestError, match="has no layers ssd_level1_boxes"):
-        anchors_of(create_model("mobilenet_v2", resolution=SIZE, alpha=0.35, classes=2))
+        anchors_of(classifier)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ have that of apple/ml-cvnets (SingleShotDetector): each map is projected first, 
 depthwise convolution. Where SSD has a 3x3 convolution, SSDLite has a depthwise and a 1x1 convolution (arXiv
 1801.04381, section 6.2).
 
-Both layouts have as many anchors per pixel, because ``mobilenets_tf.networks.anchors`` serves both.
+Both layouts have as many anchors per pixel, because ``mobilenets_tf.networks.heads.anchors`` serves both.
 """
 
 import math
@@ -20,7 +20,7 @@ from keras import layers
 from mobilenets_tf.conventions import Convention
 from mobilenets_tf.networks.blocks import InputShape, activate, check_positive, conv_bn
 from mobilenets_tf.networks.builders import CONVENTION, on_backbone
-from mobilenets_tf.networks.features import expansion, features
+from mobilenets_tf.networks.features import expansion, feature
 from mobilenets_tf.weights.load import Weights
 
 ANCHORS = (3, 6, 6, 6, 6, 6)  # per pixel of each map, from the finest on
@@ -109,7 +109,7 @@ def SSD(
 
     def head(body):
         fine = expansion(body, 32) if layout is TENSORFLOW else None
-        maps = [features(body)[16] if fine is None else fine, body.output]
+        maps = [feature(body, 16) if fine is None else fine, body.output]
         for number in range(1, len(layout.extras) + 1):
             maps.append(_extra(maps[-1], number, layout, lite))
         levels = [_predict(x, level, classes, layout, lite) for level, x in enumerate(maps, 1)]

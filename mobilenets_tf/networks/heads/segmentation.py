@@ -10,9 +10,10 @@ from mobilenets_tf.conventions import Convention
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import InputShape, check_positive, conv_bn
 from mobilenets_tf.networks.builders import CONVENTION, on_backbone
-from mobilenets_tf.networks.features import features
+from mobilenets_tf.networks.features import feature, features
 from mobilenets_tf.weights.load import Weights
 
+_MOST_RATES = 32
 # Which of the backbones' reduced tails arXiv 1905.02244 counts in its table 7 (its "RF2").
 _REDUCED = {"mobilenet_v2": "outputs", "mobilenet_v3_large": "blocks", "mobilenet_v3_small": "blocks"}
 
@@ -68,8 +69,11 @@ def DeepLabV3(
         RequestError: an argument is out of range; the weights are missing, damaged or do not fit the network.
     """
     check_positive(classes=classes, filters=filters)
-    if any(not isinstance(rate, int) or rate < 1 for rate in atrous_rates):
-        raise RequestError(f"atrous_rates={atrous_rates!r}: expected whole numbers above 0, at output stride 16.")
+    if len(atrous_rates) > _MOST_RATES or any(not isinstance(rate, int) or rate < 1 for rate in atrous_rates):
+        raise RequestError(
+            f"atrous_rates={atrous_rates!r:.100}: expected at most {_MOST_RATES} whole numbers above 0, at output "
+            "stride 16."
+        )
     if not 0 <= dropout_rate < 1:
         raise RequestError(f"dropout_rate={dropout_rate!r}: expected at least 0 and below 1.")
 
@@ -180,7 +184,7 @@ def LRASPP(
         raise RequestError(f"output_stride={output_stride!r}: expected 16 or 32; the logits' is 8.")
 
     def head(body):
-        coarse, fine = _last(body), features(body)[8]
+        coarse, fine = _last(body), feature(body, 8)
         gates = _windows(coarse, "lraspp_gate_pool")
         gates = layers.Conv2D(filters, 1, use_bias=False, name="lraspp_gate_conv")(gates)
         gates = layers.Activation("sigmoid", name="lraspp_gate_sigmoid")(gates)

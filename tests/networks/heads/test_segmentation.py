@@ -6,7 +6,7 @@ import pytest
 
 from mobilenets_tf import RequestError, create_model
 from mobilenets_tf.networks.costs import complexity
-from mobilenets_tf.networks.segmentation import _windows
+from mobilenets_tf.networks.heads.segmentation import _windows
 from tests.support.make_goldens import generated
 
 # (options, resolution): trainable parameters and multiply-adds of DeepLabv3 on MobileNetV2 (arXiv 1801.04381, table 7)

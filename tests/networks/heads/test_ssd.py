@@ -9,9 +9,9 @@ import pytest
 
 from mobilenets_tf import RequestError, create_model, features
 from mobilenets_tf.layer_names import is_head
-from mobilenets_tf.networks import ssd
-from mobilenets_tf.networks.anchors import ssd_anchors
 from mobilenets_tf.networks.costs import complexity
+from mobilenets_tf.networks.heads import ssd
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
 from tests.support.make_goldens import generated
 
 # (network, classes): trainable parameters and multiply-adds at 320x320; None for a figure that nobody counted
@@ -210,7 +210,7 @@ def test_a_classifiers_weights_go_to_the_backbone(tmp_path):
         ({"name": "ssdlite_mobilenet_v2", "include_top": True}, "include_top=True"),
         ({"name": "ssdlite_mobilenet_v2", "input_shape": (None, 320, 3)}, "(None, 320, 3)"),
         ({"name": "ssdlite_mobilenet_v2", "backbone": "ssd_mobilenet_v1"}, "such as 'mobilenet_v1'"),
-        ({"name": "ssdlite_mobilenet_v3_small", "reduced_tail": "x", "weights": "nowhere.keras"}, "nowhere.keras"),
+        ({"name": "ssdlite_mobilenet_v3_small", "reduced_tail": True, "weights": "nowhere.keras"}, "nowhere.keras"),
         ({"name": "ssdlite_efficientnet_lite0", "reduced_tail": True}, "reduced_tail"),
         ({"name": "ssdlite_efficientnet_lite0", "alpha": 0.5}, "no width multiplier"),
     ],
