@@ -79,15 +79,24 @@ class PhoneRequest:
         """
         check_files(self.files)
         check_counts(self.calls, self.threads)
-        if not self.benchmark_model:
-            raise RequestError(
-                "benchmark_model (--benchmark-model) is missing: give the path or the address of LiteRT's "
-                f"benchmark_model for the phone's processor ({_WHERE_TO_GET})."
-            )
-        if self.cores is not None and not (re.fullmatch(r"[0-9a-fA-F]{1,16}", self.cores) and int(self.cores, 16)):
-            raise RequestError(f"cores={self.cores!r}: expected a mask in hexadecimal, such as f0 for cores 4 to 7.")
+        check_phone_options(self.benchmark_model, self.cores)
         if self.use_gpu and self.use_nnapi:
             raise RequestError("use_gpu and use_nnapi (--use-gpu, --use-nnapi) exclude each other; choose one.")
+
+
+def check_phone_options(benchmark_model: str | None, cores: str | None) -> None:
+    """Refuse options with which nothing can run on a phone, before the phone is asked.
+
+    Raises:
+        RequestError: ``benchmark_model`` is empty, or ``cores`` is not a hexadecimal mask with at least one core.
+    """
+    if not benchmark_model:
+        raise RequestError(
+            "benchmark_model (--benchmark-model) is missing: give the path or the address of LiteRT's "
+            f"benchmark_model for the phone's processor ({_WHERE_TO_GET})."
+        )
+    if cores is not None and not (re.fullmatch(r"[0-9a-fA-F]{1,16}", cores) and int(cores, 16)):
+        raise RequestError(f"cores={cores!r}: expected a mask in hexadecimal, such as f0 for cores 4 to 7.")
 
 
 @dataclass(frozen=True)

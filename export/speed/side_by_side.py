@@ -5,6 +5,7 @@ own, so that a crash becomes an error that names the file. Then all files are ti
 (``timing``).
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -164,15 +165,17 @@ def benchmark(request: BenchmarkRequest, progress: Progress = silent) -> Benchma
 
 def machine() -> str:
     """Describe this machine, and say that it is not a phone."""
-    name = platform.machine()
-    try:
+    names = dict.fromkeys((platform.machine(), processor()))  # which may be the same
+    return f"this machine ({', '.join(names)}), not a phone"
+
+
+def processor() -> str:
+    """Name this machine's processor, as the system does; its architecture where the system has no name."""
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
-                name += f", {line.partition(':')[2].strip()}"
-                break
-    except OSError:
-        pass
-    return f"this machine ({name}), not a phone"
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _read(path: Path) -> bytes:

@@ -32,6 +32,8 @@ VERBS = (
     "evaluate",
     "predict",
     "benchmark",
+    "latency",
+    "search",
     "inspect",
     "doctor",
 )

@@ -39,7 +39,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--recipe", default="finetune",
         help="finetune (default): starts from --weights, or from ImageNet's; scratch: starts from random weights, for "
-        "a few thousand images; paper: trains a classifier as its paper did, for ImageNet",
+        "a few thousand images; recover: for a network that was pruned; paper: trains a classifier as its paper did, "
+        "for ImageNet",
     )  # fmt: skip
     parser.add_argument(
         "--epochs",

@@ -4,7 +4,7 @@ import pytest
 
 from mobilenets_tf.cli import main
 from mobilenets_tf.export.forms import detector as detector_forms
-from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
 from mobilenets_tf.tasks.postprocess import Postprocess
 from tests.support import colour_files
 from tests.support.colour_files import GRIDS, LABELS, PREPROCESSING, quarters, write
