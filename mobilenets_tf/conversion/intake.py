@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mobilenets_tf.conversion.own_normalisation import image_layers
-from mobilenets_tf.conversion.rewriting import copied, copy_weights, default_layers, is_functional
+from mobilenets_tf.conversion.rewriting import (
+    copied,
+    copy_weights,
+    default_layers,
+    is_elementwise_function,
+    is_functional,
+)
 from mobilenets_tf.data.input_shapes import fixed_shapes
 from mobilenets_tf.data.preprocessing import CHANNELS, Size, shown_size, sides
 from mobilenets_tf.errors import RequestError
@@ -30,8 +36,6 @@ _WITH_AXIS = {
     "BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization", "Softmax", "Concatenate",
     "Normalization",
 }  # fmt: skip
-# Functions of an activation that compute along the last axis.
-_ALONG_THE_LAST_AXIS = ("softmax", "log_softmax", "glu", "sparsemax")
 
 
 def taken_in(model: "keras.Model", resolution: Size | None = None) -> "keras.Model":
@@ -234,7 +238,7 @@ class _Rebuilding:
         """Call a layer of channels first as one of channels last."""
         function = getattr(layer, "activation", None)
         config = getattr(layer, "get_config", dict)()
-        if not _is_elementwise_function(function):
+        if not is_elementwise_function(function):
             name = getattr(function, "__name__", type(function).__name__)
             raise RequestError(_not_turned(layer, f" and the activation {name}, which may depend on the layout"))
         if "data_format" not in config or "ConvLSTM" in type(layer).__name__:
@@ -291,19 +295,7 @@ def _is_elementwise(layer: Any, args: Sequence, kwargs: dict) -> bool:
     others = [each for each in keras.tree.flatten((args, kwargs)) if not isinstance(each, keras.KerasTensor)]
     if any(np.ndim(each) for each in (*own, *others)):
         return False
-    return _is_elementwise_function(getattr(layer, "activation", None))
-
-
-def _is_elementwise_function(function: Any) -> bool:
-    """Tell whether an activation is none, or one of Keras or TensorFlow that computes each value by itself. What a
-    function of the user's computes is not known."""
-    import keras
-
-    if function is None:
-        return True
-    name, module = getattr(function, "__name__", ""), str(getattr(function, "__module__", ""))
-    is_known = hasattr(keras.activations, name) and module.split(".")[0] in ("keras", "tensorflow")
-    return is_known and name not in _ALONG_THE_LAST_AXIS
+    return is_elementwise_function(getattr(layer, "activation", None))
 
 
 def _moved(axis: int, rank: int) -> int:

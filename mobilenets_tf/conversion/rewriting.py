@@ -11,6 +11,9 @@ from mobilenets_tf.errors import RequestError
 if TYPE_CHECKING:
     import keras
 
+# Functions of an activation that compute along the last axis.
+_ALONG_THE_LAST_AXIS = ("softmax", "log_softmax", "glu", "sparsemax")
+
 # A function of a functional model: layer of the model -> the function that replaces the layer's call.
 Replacements = Callable[["keras.Model"], dict["keras.Layer", Callable]]
 
@@ -119,13 +122,20 @@ def copied(layer: "keras.Layer", changed: Callable[[dict], dict] = lambda config
     return twin
 
 
-def copy_weights(layer: "keras.Layer", twin: "keras.Layer") -> None:
+def copy_weights(
+    layer: "keras.Layer",
+    twin: "keras.Layer",
+    changed: Callable[["keras.Variable", np.ndarray], np.ndarray] = lambda variable, values: values,
+) -> None:
     """Give a copy of a layer, once it is built, the layer's weights and its flags ``trainable``: those of its variables
-    and of layers inside it too."""
+    and of layers inside it too.
+
+    Args:
+        changed: a function of a variable of the layer and its values that returns the values for the copy.
+    """
+    weights = [changed(*each) for each in zip(layer.weights, layer.get_weights(), strict=True)]
     # NumPy has no bfloat16 of its own, and Keras no way from it.
-    twin.set_weights(
-        [np.asarray(values, np.float32) if values.dtype.itemsize == 2 else values for values in layer.get_weights()]
-    )
+    twin.set_weights([np.asarray(values, np.float32) if values.dtype.itemsize == 2 else values for values in weights])
     for inner in twin._flatten_layers():
         if hasattr(inner, "finalize_state"):  # Normalization computes with numbers that it makes of its weights
             inner.finalize_state()
@@ -142,3 +152,15 @@ def is_functional(layer: object) -> bool:
 
     kinds = keras.Sequential, keras.src.models.Functional
     return isinstance(layer, kinds) and type(layer).call in [kind.call for kind in kinds]
+
+
+def is_elementwise_function(function: object) -> bool:
+    """Tell whether an activation is none, or one of Keras or TensorFlow that computes each value by itself. What a
+    function of the user's computes is not known."""
+    import keras
+
+    if function is None:
+        return True
+    name, module = getattr(function, "__name__", ""), str(getattr(function, "__module__", ""))
+    is_known = hasattr(keras.activations, name) and module.split(".")[0] in ("keras", "tensorflow")
+    return is_known and name not in _ALONG_THE_LAST_AXIS

@@ -6,6 +6,7 @@ An argument is left out where it has the value that Keras 3 always has; with ano
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ def with_module(config: Any) -> Any:
     return config
 
 
+def as_today(config: Any) -> Any:
+    """Return the configuration of a model of tf.keras as the last versions of Keras 2 write it: 2.12 writes the numbers
+    of a ReLU as arrays, and has functional models in another module."""
+    if isinstance(config, list):
+        return [as_today(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "__numpy__" and isinstance(config.get("config"), dict):
+        return config["config"].get("value")
+    node = {key: as_today(value) for key, value in config.items()}
+    if isinstance(module := node.get("module"), str):
+        node["module"] = re.sub(r"^keras\.engine\.", "keras.src.engine.", module)
+    return node
+
+
 def upgraded(config: Any, path: Path) -> Any:
     """Return the configuration of a model of Keras 2 for Keras 3; ``config`` stays as it is.
 
@@ -77,6 +93,7 @@ def upgraded(config: Any, path: Path) -> Any:
         name, inner = node["class_name"], node["config"]
     if name in _MODELS:
         plain = "Functional" if name == "Model" else name
+        _count_calls_only(inner)
         for key in ("input_layers", "output_layers"):  # Keras 3 would return a list for a list of one
             if isinstance(tensors := inner.get(key), list) and len(tensors) == 1 and isinstance(tensors[0], list):
                 inner[key] = tensors[0]
@@ -102,6 +119,46 @@ def upgraded(config: Any, path: Path) -> Any:
                 "does not have."
             )
     return {**node, "config": inner, "module": "keras.layers", "registered_name": None}
+
+
+def _count_calls_only(config: dict[str, Any]) -> None:
+    """Number the calls of the models inside of a model from 0, in place.
+
+    Keras 2 begins with 1 for a model that starts with its own input, whose definition counts as a call. Keras 3 expects
+    that of the model's ends alone, and only where the model inside is functional.
+
+    config: of the model around, with its layers upgraded.
+    """
+    if not isinstance(config.get("layers"), list):
+        return
+    layers = [layer for layer in config["layers"] if isinstance(layer, dict) and isinstance(layer.get("config"), dict)]
+    functional = {layer.get("name") for layer in layers if layer.get("class_name") == "Functional"}
+    sequential = {
+        layer.get("name")
+        for layer in layers
+        if layer.get("class_name") == "Sequential" and _starts_with_input(layer["config"].get("layers"))
+    }
+    for layer in layers:
+        layer["inbound_nodes"] = _one_call_less(layer.get("inbound_nodes", []), functional | sequential)
+    for key in ("input_layers", "output_layers"):
+        if key in config:
+            config[key] = _one_call_less(config[key], sequential)
+
+
+def _starts_with_input(layers: Any) -> bool:
+    first = layers[0] if isinstance(layers, list) and layers else None
+    return isinstance(first, dict) and first.get("class_name") == "InputLayer"
+
+
+def _one_call_less(node: Any, models: set) -> Any:
+    """Return what refers to results of layers, [name, call, number, ...], with one less where the layer is a model."""
+    if isinstance(node, dict):
+        return {key: _one_call_less(value, models) for key, value in node.items()}
+    if not isinstance(node, list):
+        return node
+    if len(node) in (3, 4) and isinstance(node[0], str) and node[0] in models and isinstance(node[1], int):
+        return [node[0], node[1] - 1, *(_one_call_less(each, models) for each in node[2:])]
+    return [_one_call_less(each, models) for each in node]
 
 
 def _arguments(layer: type) -> set[str]:

@@ -6,6 +6,7 @@ several security holes. So the configuration is read first, and a class that is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,21 @@ _REFUSED = {
 }  # fmt: skip
 # For a model that the file's configuration alone does not make safe.
 REMEDY = "Load the model in your own Python, where you trust its code, and call mobilenets_tf.export.to_tflite(model)."
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Build models whose variables have shapes but no values, inside a ``with`` statement: nothing is allocated."""
+    import keras
+    from keras.src.backend.common import global_state
+
+    # Keras would allocate the variables when the next scope of this kind ends.
+    waiting = list(global_state.get_global_attribute("uninitialized_variables") or ())
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", waiting)
 
 
 def check(config: Any, path: Path) -> None:

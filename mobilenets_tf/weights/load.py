@@ -179,6 +179,24 @@ def resolve_with_head(weights: Weights, convention: Convention | None = None) ->
     return _own(saved, path, convention) if any(map(is_head, saved.tensors)) else None
 
 
+def resolve_saved(weights: Weights, convention: Convention | None = None) -> ResolvedWeights:
+    """Read the weights of a network of this package that has widths of its own.
+
+    Raises:
+        RequestError: ``weights`` are neither a ``.keras`` or ``.weights.h5`` file nor a ``keras.Model``, or the file is
+            damaged.
+    """
+    path = path_of(weights)
+    if path is None:
+        return _own(*_of_model(weights), convention)
+    if not path.is_file() or not saved_models.is_saved(path):
+        raise RequestError(
+            f"weights={weights!r}: a plan with widths of its own takes the weights that such a network was saved with, "
+            "a .keras or .weights.h5 file. Build the network without channels, load, and prune it otherwise."
+        )
+    return _own(saved_models.read_weights(path), path, convention)
+
+
 def _from_file(path: Path, network: str, convention: Convention | None) -> ResolvedWeights:
     if not path.is_file():
         raise RequestError(f"No such weight file: {path}")

@@ -6,13 +6,17 @@ brought into the form of Keras 3.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
 import math
 import os
 import re
+import shutil
 import zipfile
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -34,6 +38,13 @@ if TYPE_CHECKING:
 SUFFIXES = (".keras", ".h5", ".hdf5")
 _ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
 _WEIGHTS = "model.weights.h5"
+# The group of the layers' weights in files of some versions of Keras 2, those versions, and those of them that number
+# the layers of a class by another rule.
+_OLD_LAYERS, _OLD_NAMES, _COUNTED_TWICE = (
+    "_layer_checkpoint_dependencies",
+    ("2.12.", "2.13.", "2.14."),
+    ("2.12.", "2.13."),
+)
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -62,7 +73,7 @@ def of_bytes(content: bytes) -> keras.Model:
 
 def _load(path: Path, foreign: bool = True) -> keras.Model:
     """Load a model. foreign: whether somebody else may have made the file; its size is checked then."""
-    config, held = _opened(path, foreign)
+    config, held, version = _opened(path, foreign)
     import keras
 
     try:
@@ -70,14 +81,16 @@ def _load(path: Path, foreign: bool = True) -> keras.Model:
             raise RequestError(
                 f"{path} is damaged: its layers have {declared} bytes of weights, of which the file holds {held}."
             )
-        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-        if not isinstance(model, keras.Model):
-            raise RequestError(f"{path} is damaged: it describes a {type(model).__name__}, not a model.")
-        model.load_weights(path)
+        with readable_weights(path, config, version) as weights:
+            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+            if not isinstance(model, keras.Model):
+                raise RequestError(f"{path} is damaged: it describes a {type(model).__name__}, not a model.")
+            model.load_weights(weights)
     except RequestError:
         raise
     except Exception as error:  # Keras raises many kinds for a damaged file
-        raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
+        kind = keras2.NotInKeras3Error if keras2.is_of_keras2(version) else RequestError
+        raise kind(f"{path} cannot be loaded: {_reason(error)}") from error
     check_finite(model, path)
     return model
 
@@ -167,8 +180,7 @@ class SavedWeights:
 
 def is_saved(path: Path) -> bool:
     """Tell whether a file is of Keras 3: a ``.keras`` file, or the HDF5 of its weights, whatever the file's name."""
-    with open(path, "rb") as stream:
-        start = stream.read(8)
+    start = _start(path)
     if start.startswith(_ZIP):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -285,49 +297,120 @@ def _tensors(source: Path | BinaryIO, path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _opened(path: Path, foreign: bool) -> tuple[Any, int]:
-    """Return the checked configuration of a model file, for Keras 3, and how many bytes of weights a foreign file has.
+def _opened(path: Path, foreign: bool) -> tuple[Any, int, str]:
+    """Return the checked configuration of a model file, for Keras 3, how many bytes of weights a foreign file has, and
+    the version of its Keras.
 
     Raises:
         RequestError: the file is not there, damaged or refused, or no model.
     """
-    config, held, old = _parts(path, foreign)
+    config, held, version = _parts(path, foreign)
     if isinstance(config, dict):
         config.pop("compile_config", None)  # is not loaded, and may name the user's own losses
-    config = keras2.upgraded(config, path) if old else keras2.with_module(config)
+    config = keras2.upgraded(config, path) if keras2.is_of_keras2(version) else keras2.with_module(config)
     keras_config.check(config, path)
-    return config, held
+    return config, held, version
 
 
-def keras2_parts(path: Path) -> tuple[Any, int]:
-    """Return the configuration of a model file of Keras 2 as it is, unchecked, and how many bytes of weights it has.
+def keras2_parts(path: Path) -> tuple[Any, int, str]:
+    """Return the configuration of a model file of Keras 2, unchecked, how many bytes of weights it has, and the version
+    of its Keras.
 
     Raises:
         RequestError: the file is not there, damaged, or no model.
     """
-    config, held, _ = _parts(path, foreign=True)
+    config, held, version = _parts(path, foreign=True)
     if isinstance(config, dict):
         config.pop("compile_config", None)
-    return config, held
+    return config, held, version
 
 
-def _parts(path: Path, foreign: bool) -> tuple[Any, int, bool]:
-    """Return the configuration of a model file, how many bytes of weights a foreign file has, and whether it is of
-    Keras 2."""
+def _parts(path: Path, foreign: bool) -> tuple[Any, int, str]:
+    """Return the configuration of a model file, how many bytes of weights a foreign file has, and the version of its
+    Keras."""
     check_kind(path)
-    with open(path, "rb") as stream:
-        start = stream.read(8)
+    start = _start(path)
     if start.startswith(_ZIP) and path.suffix == ".keras":
-        config, weights, old = _keras_parts(path)
+        config, weights, version = _keras_parts(path)
         held = 0
         if foreign:
             with open_hdf5(io.BytesIO(weights), path) as file:
                 held = _held_bytes(file)
-    elif start == _HDF5 and path.suffix in (".h5", ".hdf5"):
-        config, held, old = _h5_parts(path)
+    elif start == _HDF5:
+        config, held, version = _h5_parts(path)
     else:
         raise RequestError(not_a_model(path))
-    return config, held, old
+    return keras2.as_today(config) if keras2.is_of_keras2(version) else config, held, version
+
+
+@contextlib.contextmanager
+def readable_weights(path: Path, config: Any, version: str) -> Iterator[Path]:
+    """Give the path of a file from which today's Keras, 3 or 2, reads the weights of a model file.
+
+    Keras chooses the reader by the suffix, and tf.keras up to 2.12 wrote HDF5 to ``.keras`` too. The ZIP format of 2.12
+    to 2.14 has other names of the layers' groups.
+
+    config, version: of the model file, and of its Keras.
+    """
+    is_zip = _start(path) != _HDF5
+    if path.suffix != ".keras" or (is_zip and not version.startswith(_OLD_NAMES)):
+        yield path
+        return
+    with TemporaryFolder("mobilenets-tf-") as folder:
+        if is_zip:
+            yield _with_new_names(path, config, version.startswith(_COUNTED_TWICE), Path(folder, _WEIGHTS))
+        else:
+            yield Path(shutil.copyfile(path, Path(folder, "model.h5")))
+
+
+def _with_new_names(path: Path, config: Any, twice: bool, target: Path) -> Path:
+    """Write the weights of a model file of tf.keras 2.12 to 2.14 with the names that Keras gives to groups today.
+
+    Args:
+        config: of the model. twice: whether a layer with weights counts twice where layers of a class are numbered.
+    """
+    import h5py
+
+    weights = io.BytesIO(_keras_parts(path)[1])
+    budget = Budget(weights, path)
+
+    def copied(source: h5py.Group, made: h5py.Group) -> None:
+        def copy(name: str, node: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(node, h5py.Dataset):
+                around, _, own = name.rpartition("/")
+                made[name] = array(source[around] if around else source, own, budget)
+
+        source.visititems(copy)
+
+    def renamed(source: h5py.Group, made: h5py.Group, config: Any) -> None:
+        before, after = Counter[str](), Counter[str]()  # how many groups of a class have a name so far
+        for layer in config["config"]["layers"]:
+            kind = _snake_case(layer["class_name"])
+            group = source.get(_numbered_name(kind, before[kind]))
+            weighted = isinstance(group, h5py.Group) and _held_bytes(group) > 0
+            if weighted and _OLD_LAYERS in group:
+                renamed(group[_OLD_LAYERS], made.create_group(f"layers/{_numbered_name(kind, after[kind])}"), layer)
+            elif weighted:
+                copied(group, made.create_group(f"layers/{_numbered_name(kind, after[kind])}"))
+            before[kind] += 2 if weighted and twice else 1
+            after[kind] += 1
+
+    try:
+        with open_hdf5(weights, path) as file, h5py.File(target, "w") as made:
+            copied(file["vars"], made.create_group("vars"))  # the model's own, of which there are none
+            renamed(file[_OLD_LAYERS], made, config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RequestError(f"{path} is damaged: its weights are not those of its layers.") from error
+    return target
+
+
+def _numbered_name(name: str, number: int) -> str:
+    return f"{name}_{number}" if number else name
+
+
+def _start(path: Path) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(8)
 
 
 def check_kind(path: Path) -> None:
@@ -362,8 +445,8 @@ def not_a_model(path: Path) -> str:
     return f"{path}: {expected}, received {path.suffix!r}. {others}"
 
 
-def _keras_parts(path: Path) -> tuple[Any, bytes, bool]:
-    """Return the configuration and the content of the weights of a ``.keras`` file, and whether it is of Keras 2.
+def _keras_parts(path: Path) -> tuple[Any, bytes, str]:
+    """Return the configuration and the content of the weights of a ``.keras`` file, and the version of its Keras.
 
     Raises:
         RequestError: the file is damaged, or its entries are larger than the file can hold.
@@ -375,15 +458,15 @@ def _keras_parts(path: Path) -> tuple[Any, bytes, bool]:
                 budget.spend(info.file_size)
             config = files.parse_json(archive.read("config.json"), f"the config.json of {path}")
             about = files.parse_json(archive.read("metadata.json"), f"the metadata.json of {path}")
-            return config, archive.read(_WEIGHTS), keras2.is_of_keras2(about["keras_version"])
+            return config, archive.read(_WEIGHTS), str(about["keras_version"])
     except RequestError:
         raise
     except Exception as error:  # a hostile file may make zipfile raise anything
         raise RequestError(f"{path} is damaged or not a .keras file ({error}).") from error
 
 
-def _h5_parts(path: Path) -> tuple[Any, int, bool]:
-    """Return the configuration of an ``.h5`` file, how many bytes of weights it holds, and whether it is of Keras 2."""
+def _h5_parts(path: Path) -> tuple[Any, int, str]:
+    """Return the configuration of an HDF5 file, how many bytes of weights it holds, and the version of its Keras."""
     with open_hdf5(path, path) as file:
         if "model_config" not in file.attrs:
             raise RequestError(
@@ -391,7 +474,7 @@ def _h5_parts(path: Path) -> tuple[Any, int, bool]:
             )
         config = files.parse_json(file.attrs["model_config"], f"the model_config of {path}")
         _check_layers(file.get("model_weights", file), Budget(path, path))
-        return config, _held_bytes(file), keras2.is_of_keras2(file.attrs.get("keras_version"))
+        return config, _held_bytes(file), str(file.attrs.get("keras_version"))
 
 
 def _check_layers(root: h5py.Group, budget: Budget) -> None:
@@ -420,15 +503,9 @@ def _held_bytes(file: h5py.File) -> int:
 def _declared_bytes(config: Any) -> int:
     """Return how many bytes of weights the layers of a configuration have, without allocating them."""
     import keras
-    from keras.src.backend.common import global_state
 
-    # Keras would allocate these variables when the next scope of this kind ends.
-    waiting = list(global_state.get_global_attribute("uninitialized_variables") or ())
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # which empties it
-    finally:
-        global_state.set_global_attribute("uninitialized_variables", waiting)
+    with keras_config.shapes_alone():
+        model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)  # which empties it
     return sum(4 * math.prod(variable.shape) for variable in model.weights)
 
 

@@ -8,6 +8,17 @@ from keras import layers
 from mobilenets_tf import Convention, RequestError, create_model, reparameterize
 from tests.support.classifiers import filled
 
+# A kind of stage each: of MobileOne's sizes only the widths and numbers of blocks are others.
+ROWS = {
+    "mobileone_mu0": [(8, 2, 2, 0), (8, 1, 2, 0), (16, 1, 2, 0), (16, 2, 2, 0)],
+    "mobileone_s4": [(8, 1, 2, 0), (16, 2, 2, 1), (16, 1, 2, 1)],
+}
+
+
+def small(name="mobileone_mu0", **options):
+    """A MobileOne of few channels and blocks."""
+    return create_model(name, rows=ROWS[name], **options)
+
 
 def answer(model, size=64, seed=0):
     images = np.random.default_rng(seed).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
@@ -23,18 +34,18 @@ def assert_folded(model, size=64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobileone_mu1", "mobileone_s4"])
+@pytest.mark.parametrize("name", ROWS)
 def test_folded_is_the_same_function_and_the_inference_form(name):
-    model = filled(create_model(name, resolution=64, classes=10, classifier_activation=None))
+    model = filled(small(name, resolution=64, classes=10, classifier_activation=None))
     folded = assert_folded(model)
-    built = create_model(name, resolution=64, classes=10, classifier_activation=None, reparameterized=True)
+    built = small(name, resolution=64, classes=10, classifier_activation=None, reparameterized=True)
     assert [(layer.name, type(layer)) for layer in folded.layers] == [(x.name, type(x)) for x in built.layers]
     assert [v.shape for v in folded.weights] == [v.shape for v in built.weights]
 
 
 @pytest.mark.slow
 def test_after_training_has_moved_the_statistics():
-    model = create_model("mobileone_mu0", resolution=32, classes=3, branches=1)
+    model = small(resolution=32, classes=3, branches=1)
     before = np.array(model.get_layer("stem_branch1_bn").moving_mean)
     model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
     images = np.random.default_rng(0).uniform(0, 4, (8, 32, 32, 3))
@@ -44,7 +55,7 @@ def test_after_training_has_moved_the_statistics():
 
 
 def test_the_model_that_was_folded_is_left_alone():
-    model = filled(create_model("mobileone_mu0", resolution=32, classes=3, branches=1))
+    model = filled(small(resolution=32, classes=3, branches=1))
     weights, expected = model.get_weights(), answer(model, 32)
     folded = reparameterize(model)
     for variable in folded.weights:
@@ -58,7 +69,7 @@ def test_the_model_that_was_folded_is_left_alone():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nested", "taken apart", "sequential"])
 def test_inside_a_larger_model(kind):
-    backbone = filled(create_model("mobileone_mu0", resolution=32, include_top=False, branches=2))
+    backbone = filled(small(resolution=32, include_top=False, branches=2))
     if kind == "sequential":
         stack = [keras.Input((32, 32, 3)), layers.Rescaling(0.5), backbone, layers.Flatten(), layers.Dense(3)]
         model = keras.Sequential(stack)
@@ -77,10 +88,8 @@ def test_inside_a_larger_model(kind):
 @pytest.mark.parametrize("size", [64, 65])
 def test_tensorflows_padding_folds_too(size):
     """There the 1x1 branch lies under another tap of the strided kernel, which depends on the input's size."""
-    assert_folded(
-        filled(create_model("mobileone_mu0", resolution=size, classes=3, convention=Convention("same", 1e-3))), size
-    )
-    assert_folded(filled(create_model("mobileone_mu0", resolution=64, include_top=False, output_stride=8)))
+    assert_folded(filled(small(resolution=size, classes=3, branches=1, convention=Convention("same", 1e-3))), size)
+    assert_folded(filled(small(resolution=64, include_top=False, branches=1, output_stride=8)))
 
 
 def test_what_cannot_be_folded_is_refused():
@@ -92,7 +101,7 @@ def test_what_cannot_be_folded_is_refused():
         def call(self, x):
             return self.backbone(x)
 
-    backbone = create_model("mobileone_mu0", resolution=32, include_top=False, branches=1)
+    backbone = small(resolution=32, include_top=False, branches=1)
     with pytest.raises(RequestError, match="'detector' has MobileOne units where they cannot be reached"):
         reparameterize(Detector(backbone))
     wrapped = keras.Sequential([keras.Input((4, 32, 32, 3)), layers.TimeDistributed(backbone)])
@@ -103,9 +112,7 @@ def test_what_cannot_be_folded_is_refused():
         reparameterize(keras.Model(backbone.input, branches))
     with pytest.raises(RequestError, match="reads its insides"):
         reparameterize(keras.Model(backbone.input, [backbone.output, branches[0]]))
-    anysize = create_model(
-        "mobileone_mu0", input_shape=(None, None, 3), include_top=False, branches=1, convention=Convention("same", 1e-3)
-    )
+    anysize = small(input_shape=(None, None, 3), include_top=False, branches=1, convention=Convention("same", 1e-3))
     with pytest.raises(RequestError, match="depends on the input size"):
         reparameterize(anysize)
 
@@ -120,13 +127,13 @@ def test_names_that_are_alike_by_chance_are_left_alone():
 @pytest.mark.slow
 def test_folded_weight_files(tmp_path):
     """Either form's file loads where it can; the inference form cannot be unfolded, and that is said."""
-    model = filled(create_model("mobileone_mu0", resolution=32, classes=3))
+    options = {"resolution": 32, "classes": 3, "branches": 2}
+    model = filled(small(**options))
     folded = reparameterize(model)
     model.save_weights(tmp_path / "training.weights.h5")
     folded.save(tmp_path / "folded.keras")
-    options = {"resolution": 32, "classes": 3}
     for file in ("training.weights.h5", "folded.keras"):
-        again = create_model("mobileone_mu0", weights=tmp_path / file, reparameterized=True, **options)
+        again = small(weights=tmp_path / file, reparameterized=True, **options)
         np.testing.assert_allclose(answer(again, 32), answer(folded, 32), rtol=1e-5)
     with pytest.raises(RequestError, match="inference form .* reparameterized=True"):
-        create_model("mobileone_mu0", weights=tmp_path / "folded.keras", **options)
+        small(weights=tmp_path / "folded.keras", **options)

@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers
 
 from mobilenets_tf.conventions import PYTORCH
-from mobilenets_tf.networks.mobilevit import SIZES, mobilevit_block
+from mobilenets_tf.networks.mobilevit import V3, mobilevit_block
 from tests.conftest import photographs
 from tests.support.make_goldens import generated
 
@@ -39,7 +39,7 @@ def attentive():
     """A block of MobileViTv3 with two transformer layers between convolutions: 64 x 64 pixels, ten classes."""
     inputs = keras.Input((64, 64, 3), name="image")
     x = _convolution(_convolution(inputs, 16, 3, "stem", strides=2), 32, 3, "down", strides=2)
-    x = mobilevit_block(x, 24, 2, SIZES["mobilevit_v3_xxs"], "block", PYTORCH)
+    x = mobilevit_block(x, 24, 2, V3, "block", PYTORCH, dropout=0.05)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return filled(keras.Model(inputs, layers.Dense(10, activation="softmax", name="predictions")(x), name="attentive"))
 

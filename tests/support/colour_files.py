@@ -61,7 +61,7 @@ def keras_segmenter():
 
 
 def keras_detector():
-    """``detector`` in Keras, its layers called as those of ``networks.ssd`` are."""
+    """``detector`` in Keras, its layers called as those of ``networks.heads.ssd`` are."""
     import keras
     from keras import layers
 

@@ -13,7 +13,7 @@ _COLOURS = np.array([(230, 40, 40), (40, 40, 230)])
 
 
 def detector():
-    """An SSD with two maps, as ``networks.ssd`` names and orders its parts."""
+    """An SSD with two maps, as ``networks.heads.ssd`` names and orders its parts."""
     maps = _body()
     maps.append(_conv(maps[-1], 24))
     boxes, logits = [], []

@@ -23,8 +23,9 @@ import numpy as np
 
 from mobilenets_tf import RequestError
 
+TF_KERAS_FILES = np.load(Path(__file__).with_name("tf_keras_files.npz"))
 # A file may take this much memory beyond twelve times its size, and this much processor time (child processes too).
-MEMORY, SECONDS = 400 << 20, 30.0
+MEMORY, SECONDS = 300 << 20, 30.0
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,14 @@ def read(path: Path) -> Outcome:
             reader(path)
         told = "read"
     except BaseException as error:  # whatever comes is the result
-        told = f"{type(error).__name__}: {str(error)[:400]}"
-    return Outcome(path.name, told, _processor_time() - start, _memory("VmHWM") - before, path.stat().st_size)
+        kind = RequestError if isinstance(error, RequestError) else type(error)
+        told = f"{kind.__name__}: {str(error)[:400]}"
+    return Outcome(path.name, told, _processor_time() - start, _memory("VmHWM") - before, size_of(path))
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of the files in a folder."""
+    return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
 
 
 def _processor_time() -> float:
@@ -107,6 +114,14 @@ def _coco(path: Path) -> None:
     boxes.find_boxes(str(path))
 
 
+def _saved_model(path: Path) -> None:
+    from mobilenets_tf.conversion.traced import saved_model
+
+    if not saved_model.is_saved_model(path):
+        raise RequestError(f"{path} is no SavedModel folder.")  # the verbs say more
+    saved_model.frozen_saved_model(path)
+
+
 def _training(path: Path) -> None:
     from mobilenets_tf.training import checkpoints
 
@@ -115,7 +130,7 @@ def _training(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], None]] = {
     "weights": _weights, "model": _model, "tflite": _tflite, "manifest": _manifest, "coco": _coco,
-    "training": _training,
+    "training": _training, "savedmodel": _saved_model,
 }  # fmt: skip
 
 
@@ -441,6 +456,8 @@ def good() -> Iterator[tuple[str, bytes]]:
         group["kernel:0"], group["bias:0"] = np.ones((8, 4), "f4"), np.ones(4, "f4")
 
     yield "model-k2.h5", _h5(legacy)
+    for kind in ("hdf5", "zip"):
+        yield f"model-tf212-{kind}.keras", TF_KERAS_FILES[f"nested 2.12 {kind}"].tobytes()
     manifest = {"task": "detect", "labels": ["a"], "anchors": {"grids": [[1, 1]]}, "options": {"void": 255}}
     yield "manifest-m.keras.json", json.dumps(manifest).encode()
 
@@ -451,10 +468,11 @@ def damaged(seed: int, each: int, others: dict[str, bytes] | None = None) -> Ite
     for name, content in {**dict(good()), **(others or {})}.items():
         kind, _, rest = name.partition("-")
         for number in range(each):
-            yield f"{kind}-{number}-{rest}", _mutated(content, generator)
+            yield f"{kind}-{number}-{rest}", mutated(content, generator)
 
 
-def _mutated(content: bytes, generator: random.Random) -> bytes:
+def mutated(content: bytes, generator: random.Random) -> bytes:
+    """The content with one or more random damages."""
     data = bytearray(content)
     for _ in range(generator.choice((1, 1, 2, 8))):
         start = generator.randrange(max(1, len(data)))

@@ -1,6 +1,7 @@
 """Models of Keras 2: loaded with the outputs that Keras 2 gives, or refused with the reason."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,35 @@ def test_models_load_with_the_same_outputs(model, tmp_path, name):
     model.save(tmp_path / name)
     loaded = load_model(tmp_path / name)
     np.testing.assert_allclose(loaded(IMAGE, training=False), model(IMAGE, training=False), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("name", ["m.h5", "m.keras"])
+def test_calls_of_models_inside_of_a_model(tmp_path, name):
+    """Keras 2 numbers them from 1 where the model inside has an input of its own, and the others from 0."""
+    inputs = tf_keras.Input((16, 16, 3))
+    base = tf_keras.Model(inputs, L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(inputs)))
+    with_input = tf_keras.Sequential([tf_keras.Input((4,)), L.Dense(4)])
+    without = tf_keras.Sequential([L.Dense(4)])
+    inputs = tf_keras.Input((16, 16, 3))
+    first, second = base(inputs), base(L.ReLU()(inputs))
+    both = L.Concatenate()([with_input(first), without(second), with_input(without(first))])
+    model = tf_keras.Model(inputs, [base(L.ReLU(1.0)(inputs)), with_input(second), both])
+    model.save(tmp_path / name)
+    for found, wanted in zip(load_model(tmp_path / name)(IMAGE), model(IMAGE), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+FILES = np.load(Path(__file__).parents[1] / "support" / "tf_keras_files.npz")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("nested ")])
+def test_keras_files_of_tf_keras_of_earlier_versions(tmp_path, name):
+    """As those versions wrote them (tests/support/make_tf_keras_files.py)."""
+    (tmp_path / "m.keras").write_bytes(FILES[name].tobytes())
+    np.testing.assert_allclose(
+        load_model(tmp_path / "m.keras")(FILES["image"], training=False), FILES["nested"], atol=1e-5
+    )
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")

@@ -54,10 +54,10 @@ def frozen_keras2_file(path: Path, reason: str, resolution: Size | None = None) 
     try:
         import tf_keras
     except ImportError:
-        raise RequestError(f"{reason} Or install Keras 2, which can load the file: pip install tf_keras") from None
+        raise RequestError(f"{reason} Or install Keras 2, which may load the file: pip install tf_keras") from None
     import tensorflow as tf
 
-    config, held = saved_models.keras2_parts(path)
+    config, held, version = saved_models.keras2_parts(path)
     _check(config, path)
     declared = 0
 
@@ -72,12 +72,13 @@ def frozen_keras2_file(path: Path, reason: str, resolution: Size | None = None) 
         return creator(**options)
 
     try:
-        with tf.variable_creator_scope(counted):
-            if path.suffix == ".keras":
-                model = tf_keras.saving.deserialize_keras_object(config, safe_mode=True)
-            else:
-                model = tf_keras.models.model_from_json(json.dumps(config))
-        model.load_weights(path)
+        with saved_models.readable_weights(path, config, version) as weights:
+            with tf.variable_creator_scope(counted):
+                if "module" in config:  # of the ZIP format
+                    model = tf_keras.saving.deserialize_keras_object(config, safe_mode=True)
+                else:
+                    model = tf_keras.models.model_from_json(json.dumps(config))
+            model.load_weights(weights)
     except RequestError:
         raise
     except Exception as error:  # tf_keras raises many kinds for a damaged file

@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,9 @@ KIND = "SavedModel"
 # The signature that every tool takes where none is named, and one that only initialises.
 _DEFAULT, _INITIALISES = "serving_default", "__saved_model_init_op"
 _MOST_BYTES = 2**31 - 1  # of a graph with its constants: protobuf's limit
-_MOST_NODES = 10**6  # of a graph, with every call of a function counted as the function's nodes
+# Of a graph, with every call of a function counted as the function's nodes: TensorFlow takes 10 kB and 0.3 ms for each.
+_MOST_NODES = 25_000
+_MOST_ENDS = 1000  # inputs and outputs of a signature
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
@@ -70,6 +72,8 @@ def _frozen(path: Path, signature: str | None, resolution: Size | None) -> Froze
 
     meta = _meta_graph(path)
     entry = _signature(meta, signature, path)
+    if (ends := len(entry.inputs) + len(entry.outputs)) > _MOST_ENDS:
+        raise RequestError(f"{path}: the signature has {ends} inputs and outputs; at most {_MOST_ENDS} are taken.")
     inputs = sorted(entry.inputs, key=_natural)
     outputs = sorted(entry.outputs, key=_natural)
     for name in (*inputs, *outputs):
@@ -196,7 +200,9 @@ class _Needed:
         self._counts: dict[str, int | None] = {}
         self.called = set[str]()
         if sum(map(self._count, self.nodes.values())) > _MOST_NODES:
-            raise RequestError(f"{path}: its functions call each other so often that the graph would not end.")
+            raise RequestError(
+                f"{path}: the graph has more than {_MOST_NODES} nodes, or functions that call each other so often."
+            )
 
     def _count(self, node: Any) -> int:
         """Return how many nodes a node stands for, with those of the functions that it calls."""
@@ -235,6 +241,33 @@ def _functions_of(node: Any) -> Iterator[str]:
         yield from (function.name for function in value.list.func)
 
 
+class _Place(NamedTuple):
+    """Where a checkpoint has the values of a variable: the key of a tensor, and which part of that tensor.
+
+    TF1's partitioners make several variables of one tensor, and its savers write that tensor under one key.
+
+    part: as the operator RestoreV2 takes it, "" for the whole tensor: the tensor's shape, and for each dimension the
+        first index and the length, or "-" for all, as in "6 4 0,2:-".
+    """
+
+    key: str
+    part: str = ""
+
+    def slices(self, shape: list[int]) -> tuple[slice, ...]:
+        """Return the slice of each dimension. shape: of the tensor in the checkpoint.
+
+        Raises:
+            ValueError: the part is one of a tensor of another shape.
+        """
+        if not self.part:
+            return (slice(None),) * len(shape)
+        *sides, last = self.part.split()
+        if list(map(int, sides)) != shape:
+            raise ValueError(f"{self.key!r:.80} has the shape {shape}, of which {self.part!r:.80} is no part")
+        ends = [None if word == "-" else tuple(map(int, word.split(","))) for word in last.split(":")]
+        return tuple(slice(None) if each is None else slice(each[0], sum(each)) for each in ends)
+
+
 def _values(meta: Any, graph: _Needed, path: Path) -> dict[str, np.ndarray]:
     """Read the values of the variables from the checkpoint: name of the variable's node -> values.
 
@@ -247,31 +280,41 @@ def _values(meta: Any, graph: _Needed, path: Path) -> dict[str, np.ndarray]:
     nodes = {name: node for name, node in graph.nodes.items() if node.op in kinds}
     if not nodes:
         return {}
+    for each in path.glob("variables/variables.*"):
+        if not each.is_file():  # TensorFlow would wait for a pipe, and read a device to its end
+            raise RequestError(f"{path} is a damaged SavedModel folder: variables/{each.name} is no file.")
     held = sum(each.stat().st_size for each in files_of(path)[1:])
     if not held:
         raise RequestError(f"{path} is a damaged SavedModel folder: the files variables/variables.* are missing.")
     reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
     shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    keys = _keys_of_objects(meta, graph, reader) | _keys_of_saver(meta)
+    places = _places_of_objects(meta, graph, reader) | _places_of_saver(meta)
     values: dict[str, np.ndarray] = {}
-    total = 0
+    tensors: dict[str, np.ndarray] = {}  # each is read once, whatever the number of its parts
+    total = read = 0  # bytes of the variables, and of the tensors
     for name, node in sorted(nodes.items()):
-        key = keys.get(name, name)
+        place = places.get(name, _Place(name))
+        key = place.key
         if key not in shapes:
             raise RequestError(f"{path} is a damaged SavedModel folder: no values of the variable {name!r:.80}.")
         kind, declared = tf.dtypes.as_dtype(node.attr["dtype"].type), _sides(node.attr["shape"].shape)
-        if types[key] != kind or (declared is not None and not _fits(shapes[key], declared)):
+        slices = place.slices(shapes[key])
+        shape = [len(range(*each.indices(side))) for each, side in zip(slices, shapes[key], strict=True)]
+        if types[key] != kind or (declared is not None and not _fits(shape, declared)):
             raise RequestError(
                 f"{path} is a damaged SavedModel folder: the variable {name!r:.80} is {kind.name} {declared}, its "
-                f"values are {types[key].name} {shapes[key]}."
+                f"values are {types[key].name} {shape}."
             )
-        total += math.prod(shapes[key]) * kind.size
-        if total > min(held, _MOST_BYTES):
+        total += math.prod(shape) * kind.size
+        read += 0 if key in tensors else math.prod(shapes[key]) * kind.size
+        if max(total, read) > min(held, _MOST_BYTES):
             raise RequestError(
-                f"{path}: the variables up to {name!r:.80} take {total} bytes; the checkpoint holds {held}, and a "
-                f"graph at most {_MOST_BYTES}."
+                f"{path}: the variables up to {name!r:.80} take {max(total, read)} bytes; the checkpoint holds {held}, "
+                f"and a graph at most {_MOST_BYTES}."
             )
-        values[name] = reader.get_tensor(key)
+        if key not in tensors:
+            tensors[key] = reader.get_tensor(key)
+        values[name] = tensors[key][slices] if place.part else tensors[key]
     return values
 
 
@@ -279,8 +322,8 @@ def _fits(shape: list[int], declared: list[int | None]) -> bool:
     return len(shape) == len(declared) and all(b in (None, a) for a, b in zip(shape, declared, strict=True))
 
 
-def _keys_of_objects(meta: Any, graph: _Needed, reader: Any) -> dict[str, str]:
-    """Return the checkpoint's key of each variable of TF2: node of the variable -> key.
+def _places_of_objects(meta: Any, graph: _Needed, reader: Any) -> dict[str, _Place]:
+    """Return where the checkpoint has each variable of TF2: node of the variable -> place.
 
     A function's call has the variables behind its own inputs, in the order in which the object graph lists them. The
     checkpoint has an object graph too; both are walked along the same names of children.
@@ -299,7 +342,7 @@ def _keys_of_objects(meta: Any, graph: _Needed, reader: Any) -> dict[str, str]:
             if child.node_id not in twins and child.local_name in children:
                 twins[child.node_id] = children[child.local_name]
                 waiting.append(child.node_id)
-    keys = {}
+    places = {}
     for node in graph.nodes.values():
         function = node.attr["f"].func.name if node.op in _CALLS else ""
         bound = list(saved.concrete_functions[function].bound_inputs) if function in saved.concrete_functions else []
@@ -308,20 +351,19 @@ def _keys_of_objects(meta: Any, graph: _Needed, reader: Any) -> dict[str, str]:
             attributes = kept.nodes[twins[place]].attributes if place in twins else ()
             told = [each.checkpoint_key for each in attributes if each.name == "VARIABLE_VALUE"]
             if told:
-                keys[name.partition(":")[0]] = told[0]
-    return keys
+                places[name.partition(":")[0]] = _Place(told[0])
+    return places
 
 
-def _keys_of_saver(meta: Any) -> dict[str, str]:
-    """Return the checkpoint's key of each variable of TF1, as the graph's own restoring assigns them: node -> key.
+def _places_of_saver(meta: Any) -> dict[str, _Place]:
+    """Return where the checkpoint has each variable of TF1, as the graph's own restoring assigns them: node -> place.
 
-    A variable of which the checkpoint has parts is left out. A graph may have the restoring of several savers: what
-    counts is the one that the folder names.
+    A graph may have the restoring of several savers: what counts is the one that the folder names.
     """
     import tensorflow as tf
 
     nodes = {node.name: node for node in meta.graph_def.node}
-    keys = {}
+    places = {}
     reached, waiting = set[str](), [meta.saver_def.restore_op_name]
     while waiting:
         at = waiting.pop().lstrip("^").partition(":")[0]
@@ -339,13 +381,12 @@ def _keys_of_saver(meta: Any) -> dict[str, str]:
         restore = nodes.get(name)
         if restore is None or restore.op != "RestoreV2":
             continue
-        names, slices = (
+        keys, parts = (
             tf.make_ndarray(nodes[each.partition(":")[0]].attr["value"].tensor) for each in restore.input[1:3]
         )
-        place = int(number or 0)
-        if not slices[place]:
-            keys[target] = names[place].decode()
-    return keys
+        which = int(number or 0)
+        places[target] = _Place(keys[which].decode(), parts[which].decode())
+    return places
 
 
 def _without_variables(graph: _Needed, values: dict[str, np.ndarray]) -> "tf.compat.v1.GraphDef":

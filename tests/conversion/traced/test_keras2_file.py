@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -50,6 +51,29 @@ def test_what_keras3_cannot_load_is_traced(model, folder, name):
     graph = frozen_keras2_file(folder / name, "why")
     assert (graph.inputs[0].name, graph.outputs[0].name) == ("image", "scores")
     np.testing.assert_allclose(run_frozen(graph)([BATCH])[0], model(BATCH), atol=1e-6)
+
+
+FILES = np.load(Path(__file__).parents[2] / "support" / "tf_keras_files.npz")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("calling ")])
+def test_keras_files_of_tf_keras_of_earlier_versions(tmp_path, name):
+    """As those versions wrote them (tests/support/make_tf_keras_files.py)."""
+    (tmp_path / "m.keras").write_bytes(FILES[name].tobytes())
+    graph = frozen_keras2_file(tmp_path / "m.keras", "why")
+    np.testing.assert_allclose(run_frozen(graph)([FILES["image"]])[0], FILES["calling"], atol=1e-5)
+
+
+def test_what_keras3_fails_to_load_is_tried_with_keras2(tmp_path, monkeypatch):
+    """A tensor that is given by name, which Keras 3 does not look up in a configuration of Keras 2."""
+    monkeypatch.setattr("mobilenets_tf.worker._inside", True)
+    inputs = tf_keras.Input((6, 8))
+    other = L.Dense(8)(inputs)
+    model = tf_keras.Model(inputs, L.MultiHeadAttention(2, 4)(inputs, value=other))
+    model.save(tmp_path / "m.h5")
+    opened, sample = ModelSource(str(tmp_path / "m.h5")).open(), np.random.default_rng(0).normal(size=(1, 6, 8))
+    assert isinstance(opened, TracedModel)
+    np.testing.assert_allclose(opened.answers([sample.astype("float32")])[0], model(sample), atol=1e-5)
 
 
 def test_a_source_tries_keras3_first(model, folder, monkeypatch):

@@ -112,7 +112,7 @@ def test_a_second_argument_that_keras_does_not_keep_is_refused():
 
 def test_arguments_are_given_by_the_names_that_build_tells():
     both, alone = HintedWithShapes(), HintedWithShapes()
-    both(image(1, 4), hint=image(1, 4))
+    both(image(1, 4), factor=3.0, hint=image(1, 4))  # what is no tensor keeps its default, as docs/models.md says
     alone(image(1, 4))
     graph = frozen_keras(both)
     assert [port.name for port in graph.inputs] == ["x", "hint"]

@@ -1,5 +1,6 @@
 """A SavedModel folder is data: its graph is read, checked and frozen, and nothing of the folder is run."""
 
+import os
 import shutil
 import warnings
 
@@ -167,6 +168,52 @@ def test_values_are_those_that_the_saver_restores(tmp_path):
     np.testing.assert_allclose(found["sum"], wanted["sum"], atol=1e-6)
 
 
+def of_partitioned_variables(image):
+    """Variables in parts of unequal sizes: of both kinds, along the first, a middle and the last dimension."""
+    term = v1.get_variable("term", (7,), partitioner=v1.fixed_size_partitioner(3))
+    old = v1.get_variable("old", (3, 3, 5, 7), partitioner=v1.fixed_size_partitioner(2, axis=3), use_resource=False)
+    new = v1.get_variable("new", (1, 1, 3, 5), partitioner=v1.fixed_size_partitioner(2, axis=2), use_resource=True)
+    whole = v1.get_variable("whole", (7,), initializer=v1.random_normal_initializer())
+    x = tf.nn.conv2d(image, tf.convert_to_tensor(new), 1, "SAME")
+    x = tf.nn.conv2d(x, tf.convert_to_tensor(old), 2, "SAME") + tf.convert_to_tensor(term) + whole
+    return {"scores": tf.reduce_mean(x, (1, 2))}
+
+
+@pytest.fixture(scope="module")
+def partitioned(tmp_path_factory):
+    return tf1_folder(tmp_path_factory.mktemp("partitioned") / "tf1", of_partitioned_variables)
+
+
+def test_partitioned_variables_of_tf1(partitioned):
+    """The checkpoint has one key for all parts of a variable."""
+    image, found = answers(frozen_saved_model(partitioned))
+    wanted = tf.saved_model.load(partitioned).signatures["serving_default"](image=tf.constant(image))
+    np.testing.assert_allclose(found["scores"], wanted["scores"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "part, said",
+    [
+        (b"8 0,3", r"'term' has the shape \[7\], of which '8 0,3' is no part"),
+        (b"7 0,2", r"the variable 'term/part_0' is float32 \[3\], its values are float32 \[2\]"),
+        (b"7 6,3", r"the variable 'term/part_0' is float32 \[3\], its values are float32 \[1\]"),
+        (b"7 x", "damaged SavedModel folder .ValueError"),
+        (b"7 0,3:0,3", "damaged SavedModel folder .ValueError"),
+    ],
+)
+def test_damaged_parts_are_refused(partitioned, tmp_path, part, said):
+    def change(meta):
+        for node in meta.graph_def.node:
+            texts = node.attr["value"].tensor.string_val if node.op == "Const" else ()
+            if b"7 0,3" in texts:
+                texts[list(texts).index(b"7 0,3")] = part
+
+    shutil.copytree(partitioned, tmp_path / "copy")
+    changed(tmp_path / "copy", change)
+    with pytest.raises(RequestError, match=said):
+        frozen_saved_model(tmp_path / "copy")
+
+
 def test_a_graph_that_is_not_for_inference_is_refused(folder, tmp_path):
     saved = saved_model_pb2.SavedModel.FromString((folder / FILE).read_bytes())
     saved.meta_graphs[0].meta_info_def.tags[:] = ["train"]
@@ -312,6 +359,22 @@ def call_each_other(meta):
         node.attr["f"].func.name = "f0"
 
 
+def grow(meta):
+    """25,000 operators, one after the other, before the result."""
+    entry = meta.signature_def["scores"].outputs["scores"]
+    for number in range(25_000):
+        node = meta.graph_def.node.add()
+        node.name, node.op = f"n{number}", "Identity"
+        node.input.append(f"n{number - 1}" if number else entry.name)
+    entry.name = "n24999:0"
+
+
+def name_an_input_often(meta):
+    inputs = meta.signature_def["scores"].inputs
+    for number in range(1000):
+        inputs[f"image{number}"].CopyFrom(inputs["image"])
+
+
 def lose_a_node(meta):
     for each in list(meta.graph_def.node):
         if each.op == "VarHandleOp":
@@ -338,6 +401,8 @@ def lie_about_places(meta):
     [
         (call_itself, "calls itself"),
         (call_each_other, "call each other so often"),
+        (grow, "more than 25000 nodes"),
+        (name_an_input_often, "1002 inputs and outputs; at most 1000"),
         (lose_a_node, "damaged SavedModel folder: the node 'kernel.*' is missing"),
         (lose_the_objects, "no values of the variable 'kernel"),
         (lie_about_a_shape, "the variable 'kernel.*' is float32"),
@@ -351,6 +416,16 @@ def test_damaged_folders_are_refused(folder, tmp_path, change, said):
     changed(tmp_path / "copy", change)
     with pytest.raises(RequestError, match=said):
         frozen_saved_model(tmp_path / "copy", "scores" if "signature" not in said else None)
+
+
+@pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(folder, tmp_path, name):
+    shutil.copytree(folder, tmp_path / "copy")
+    place = tmp_path / "copy" / "variables" / name
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(RequestError, match=f"copy is a damaged SavedModel folder: variables/{name} is no file"):
+        frozen_saved_model(tmp_path / "copy", "scores")
 
 
 def cut(path):
