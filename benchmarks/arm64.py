@@ -76,6 +76,7 @@ def forms(name: str, model, content: bytes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["*"], metavar="NAME", help="networks, wildcards allowed")
+    parser.add_argument("--schemes", nargs="+", default=SCHEMES, choices=SCHEMES, help="of the files; both by default")
     parser.add_argument("--count", type=int, default=2, help="pictures for each file")
     parser.add_argument("--cpu", nargs="+", default=CPUS, help="cores, as QEMU calls them")
     parser.add_argument("--folder", help="of the emulated runtime; set up if it is not there")
@@ -92,7 +93,7 @@ def main():
     with Worker() as worker:
         for name, alpha, resolution in networks:
             model = build(name, alpha, resolution)
-            for scheme in SCHEMES:
+            for scheme in chosen.schemes:
                 converted = convert_model(model, schemes.get(scheme), pictures(resolution), worker, silent).content
                 for form, content in forms(name, model, converted):
                     samples = ([picture] for picture in pictures(resolution, chosen.count))

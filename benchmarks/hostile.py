@@ -3,8 +3,9 @@ bounded time and memory.
 
     python benchmarks/hostile.py [--seed 0] [--each 30]
 
-The files are those of tests/support/hostile_files.py. They are read in a child process, which is ended after a minute
-without an answer; what was being read then is a failure. Exit status 1 where a file fails.
+The files are those of tests/support/hostile_files.py, the SavedModel folders those of hostile_folders.py. They are read
+in a child process, which is ended after a minute without an answer; what was being read then is a failure. Exit status
+1 where a file fails.
 """
 
 import argparse
@@ -14,12 +15,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from tests.support import hostile_files  # noqa: E402
+from tests.support import hostile_files, hostile_folders  # noqa: E402
 from tests.support.hostile_files import Outcome  # noqa: E402
 
 PATIENCE = 60.0  # seconds
@@ -29,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the damaged files")
     parser.add_argument("--each", type=int, default=30, help="damaged files of each format")
+    parser.add_argument("--show", action="store_true", help="what came of each file")
     parser.add_argument("--only", default="", help="files whose names contain this")
     parser.add_argument("--folder", help=argparse.SUPPRESS)  # the child's
     arguments = parser.parse_args()
@@ -36,7 +39,14 @@ def main() -> int:
         return _serve(Path(arguments.folder))
     with tempfile.TemporaryDirectory() as folder:
         names = _write(Path(folder), arguments)
-        outcomes = _read_all(Path(folder), names)
+        outcomes = {}
+        for outcome in _read_all(Path(folder), names):
+            outcomes[outcome.name] = outcome
+            if arguments.show:
+                print(
+                    f"{outcome.name}: {outcome.told} ({outcome.seconds:.1f} s, {outcome.growth / 1e6:.0f} MB)",
+                    flush=True,
+                )
     kinds = Counter((name.split("-")[0], "read" if outcome.told == "read" else outcome.told.split(":")[0])
                     for name, outcome in outcomes.items())  # fmt: skip
     for (kind, told), count in sorted(kinds.items()):
@@ -54,10 +64,15 @@ def main() -> int:
 def _write(folder: Path, arguments) -> list[str]:
     files = dict(hostile_files.hostile())
     files |= dict(hostile_files.damaged(arguments.seed, arguments.each, {"tflite-small.tflite": _small_tflite()}))
+    base = hostile_folders.good()
+    files |= dict(hostile_folders.hostile(base)) | dict(hostile_folders.damaged(base, arguments.seed, arguments.each))
     names = [name for name in files if arguments.only in name]
     for name in names:
         content = files[name]
-        (folder / name).write_bytes(content() if callable(content) else content)
+        if isinstance(content, dict):
+            hostile_folders.write(content, folder / name)
+        else:
+            (folder / name).write_bytes(content() if callable(content) else content)
     return names
 
 
@@ -71,32 +86,39 @@ def _small_tflite() -> bytes:
         return to_tflite(model, "float32", path=Path(folder, "small.tflite")).path.read_bytes()
 
 
-def _read_all(folder: Path, names: list[str]) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
-    while left := [name for name in names if name not in outcomes]:
+def _read_all(folder: Path, names: list[str]) -> Iterator[Outcome]:
+    left = list(names)
+    while left:
         command = [sys.executable, __file__, "--folder", str(folder)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as child:
             selector = selectors.DefaultSelector()
             selector.register(child.stdout, selectors.EVENT_READ)
-            for name in left:
+            child.stdout.readline()  # it has imported what it needs, which is no file's time
+            while left:
+                name = left.pop(0)
                 child.stdin.write(f"{name}\n".encode())
                 child.stdin.flush()
                 line = child.stdout.readline() if selector.select(PATIENCE) else b""
                 if not line:
                     child.kill()
                     end = "the process ended" if child.wait() != -9 else f"no answer within {PATIENCE:.0f} s"
-                    outcomes[name] = Outcome(name, end, PATIENCE, 0, (folder / name).stat().st_size)
+                    yield Outcome(name, end, PATIENCE, 0, hostile_files.size_of(folder / name))
                     break
-                outcomes[name] = Outcome(**json.loads(line))
+                yield Outcome(**json.loads(line))
             else:
                 child.stdin.close()
-    return outcomes
 
 
 def _serve(folder: Path) -> int:
     import keras  # noqa: F401 (its memory is not a file's)
+    import tensorflow as tf
+
+    tf.function(tf.identity).get_concrete_function(tf.TensorSpec((1,)))  # nor is what TensorFlow takes at first
 
     answers, sys.stdout = sys.stdout, sys.stderr  # what readers print must not get between the answers
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(asdict(hostile_files.read(folder / line.strip()))), file=answers, flush=True)
     return 0

@@ -22,11 +22,8 @@ partitions.
 import argparse
 import fnmatch
 import importlib.util
-import json
 import os
-import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 from any_file import ALGORITHMS, MOST_BEHIND, litert_quantizer
+from rows import CALIBRATION, JUDGED, as_table, judged, keep, made, pictures, settle, tried
 
-CALIBRATION, JUDGED, SETTLED = 128, 64, 192
 COLUMNS = ("model", "source", "size", "loads", "float parity", "int8: ours", "plain converter", "litert-quantizer")
 
 
@@ -134,35 +131,6 @@ ROWS |= {
 }
 
 
-def pictures(spec: str, size: int) -> np.ndarray:
-    """Return photographs of a folder or CSV in random order, uint8 (n, size, size, 3): as many as a row needs."""
-    from mobilenets_tf.data import images
-    from mobilenets_tf.data.preprocessing import Preprocessing
-
-    count, geometry = CALIBRATION + JUDGED + SETTLED, Preprocessing(size).geometry
-    paths = np.array(images.find_photographs(spec).paths)
-    if len(paths) < count:
-        sys.exit(f"{spec} has {len(paths)} photographs; a row needs {count}.")
-    return np.stack([geometry(images.decode(path)) for path in np.random.default_rng(0).permutation(paths)[:count]])
-
-
-def settle(model, samples: np.ndarray) -> None:
-    """Give a model with random weights the statistics of its inputs, see the module's docstring."""
-    import keras
-
-    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    if norms:
-        model(samples, training=True)
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
-    for layer in model._flatten_layers():
-        if type(layer).__name__ == "LayerScale":
-            layer.gamma.assign(np.full(layer.gamma.shape, 0.1, np.float32))
-
-
 def plain_converter(model, samples: np.ndarray) -> bytes:
     """Quantise as the converter's guide says."""
     import tensorflow as tf
@@ -173,31 +141,6 @@ def plain_converter(model, samples: np.ndarray) -> bytes:
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     return converter.convert()
-
-
-def judged(content: bytes, samples: np.ndarray, expected: np.ndarray) -> dict:
-    """Return the signal to noise of a file's first output, its partitions and its other operators."""
-    from mobilenets_tf.decibels import signal_to_noise
-    from mobilenets_tf.tflite.runtime import Runner
-
-    runner = Runner(content)
-    outputs = np.concatenate([runner(sample)[0] for sample in samples])
-    plan = runner.execution_plan()
-    partitions = plan.pop("DELEGATE", 0)
-    noise = float(((outputs - expected) ** 2).sum())
-    snr = signal_to_noise(float((expected**2).sum()), noise)
-    return {"snr_db": snr, "partitions": partitions, "others": sum(plan.values()), "bytes": len(content)}
-
-
-def _tried(make: Callable[[], dict]) -> dict:
-    """Return what a tool makes, or why it refuses; with the seconds."""
-    started = time.perf_counter()
-    try:
-        found = make()
-    except Exception as error:  # anyone's
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        found = {"refused": lines[0][:160]}
-    return found | {"seconds": round(time.perf_counter() - started, 1)}
 
 
 def measure(name: str, spec: str) -> dict:
@@ -231,18 +174,18 @@ def measure(name: str, spec: str) -> dict:
         files["float"] = found.float_content
         return judged(found.content, rest, expected)
 
-    result["ours"] = _tried(ours)
+    result["ours"] = tried(ours)
     if "float" in files:
         runner = Runner(files["float"])
         outputs = np.concatenate([runner(sample)[0] for sample in rest])
         result["parity"] = float(np.abs(outputs - expected).max() / np.abs(expected).max())
-    result["plain"] = _tried(lambda: judged(plain_converter(model, calibration), rest, expected))
+    result["plain"] = tried(lambda: judged(plain_converter(model, calibration), rest, expected))
     if "float" in files:
         path = Path(f"{name}.float.tflite")
         path.write_bytes(files["float"])
         for label, key in ALGORITHMS.items():
             tool = litert_quantizer(key)
-            result[f"litert-quantizer {label}"] = _tried(
+            result[f"litert-quantizer {label}"] = tried(
                 lambda tool=tool: judged(tool(path, list(calibration)), rest, expected)
             )
         path.unlink()
@@ -273,7 +216,7 @@ def _cell(found: dict | None) -> str:
 
 def table(results: list[dict]) -> str:
     """Write the rows as a table in Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines = []
     for result in results:
         others = [found for key, found in result.items() if key.startswith("litert-quantizer")]
         made = [found for found in others if "snr_db" in found]
@@ -281,8 +224,8 @@ def table(results: list[dict]) -> str:
         loads = "refused" if "parity" not in result else "yes"
         parity = f"{result['parity']:.0e}" if "parity" in result else ""
         cells = (result["model"], result["source"], str(result["size"]), loads, parity, _cell(result["ours"]))
-        lines.append("| " + " | ".join((*cells, _cell(result["plain"]), _cell(best))) + " |")
-    return "\n".join(lines)
+        lines.append((*cells, _cell(result["plain"]), _cell(best)))
+    return as_table(COLUMNS, lines)
 
 
 def main() -> int:
@@ -292,41 +235,27 @@ def main() -> int:
     parser.add_argument("--images", help="a folder or CSV of at least 384 photographs")
     parser.add_argument("--table", action="store_true", help="make nothing; print the table of the rows that are there")
     parser.add_argument("--check", action="store_true", help="exit 1 where ours is behind the plain converter")
-    parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)  # one row, in this process
+    parser.add_argument("--row", metavar="NAME", help=argparse.SUPPRESS)  # one row, in this process
     arguments = parser.parse_args()
+    if arguments.row:
+        os.chdir(arguments.results)
+        keep(Path.cwd(), arguments.row, measure(arguments.row, arguments.images))
+        return 0
     names = [name for name in ROWS if any(fnmatch.fnmatch(name, each) for each in arguments.patterns)]
     if not names:
         sys.exit(f"No row is called {' or '.join(arguments.patterns)}. There are: {', '.join(ROWS)}")
     if not arguments.images and not arguments.table:
         parser.error("--images: a row needs photographs")
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    folder = arguments.results.resolve()
-    if arguments.row:
-        os.chdir(folder)
-        (name,) = names
-        partial = folder / f"{name}.partial"
-        partial.write_text(json.dumps(measure(name, arguments.images), indent=1))
-        partial.replace(folder / f"{name}.json")
-        return 0
+    packages = {name: ROWS[name].source.partition(".")[0] for name in names}
+    absent = [name for name in names if importlib.util.find_spec(packages[name]) is None]
+    for name in absent:
+        print(f"{name} is left out: {packages[name]} is not installed", flush=True)
+    present = [name for name in names if name not in absent]
     results = []
-    for name in names:
-        package = ROWS[name].source.partition(".")[0]
-        if importlib.util.find_spec(package) is None:
-            print(f"{name} is left out: {package} is not installed", flush=True)
-            continue
-        path = folder / f"{name}.json"
-        if not path.is_file() and not arguments.table:
-            with open(folder / f"{name}.log", "w") as log:
-                command = [sys.executable, __file__, "--row", "--results", str(folder)]
-                command += ["--images", os.path.abspath(arguments.images), name]
-                subprocess.run(command, stdout=log, stderr=log, check=False)
-            if not path.is_file():
-                print(f"{name} failed: {folder / f'{name}.log'}", flush=True)
-                continue
-        if path.is_file():
-            results.append(json.loads(path.read_text()))
-            if not arguments.table:
-                print(table(results[-1:]).splitlines()[-1], flush=True)
+    for result in made(__file__, present, arguments.results.resolve(), None if arguments.table else arguments.images):
+        results.append(result)
+        if not arguments.table:
+            print(table(results[-1:]).splitlines()[-1], flush=True)
     if arguments.table:
         print(table(results))
     lags = {result["model"]: text for result in results if (text := behind(result))}

@@ -55,7 +55,7 @@ def thirty_layers(activation: str = "relu", squeeze: bool = False, skip: bool = 
     import keras
 
     from mobilenets_tf.conventions import PYTORCH
-    from mobilenets_tf.networks.blocks import activate, conv_bn, image_input, squeeze_excite, top
+    from mobilenets_tf.networks.blocks import Squeeze, activate, conv_bn, image_input, squeeze_excite, top
     from mobilenets_tf.networks.mobileone import SQUEEZE_RATIO
 
     def layer(x, filters, kernel, name, stride=1):
@@ -64,7 +64,7 @@ def thirty_layers(activation: str = "relu", squeeze: bool = False, skip: bool = 
         if skip and x.shape == y.shape:
             y = keras.layers.Add(name=f"{name}_add")([x, y])
         if squeeze:
-            y = squeeze_excite(y, int(y.shape[-1] * SQUEEZE_RATIO), "sigmoid", name)
+            y = squeeze_excite(y, Squeeze(int(y.shape[-1] * SQUEEZE_RATIO), "sigmoid"), name)
         return activate(y, activation, name)
 
     inputs = image_input((resolution, resolution, 3))

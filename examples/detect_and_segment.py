@@ -49,7 +49,7 @@ def main():
         data, others = shapes(Path(temporary, "train"), 48, seed=0), shapes(Path(temporary, "val"), 12, seed=1)
         labels = Path(temporary, "classes.txt")
         labels.write_text("\n".join(("background", *NAMES)))
-        detector = ModelSource("ssdlite_efficientnet_lite0", weights="imagenet", resolution=128)
+        detector = ModelSource("ssdlite_efficientnet_lite0", weights="imagenet", resolution=SIDE)
         segmenter = ModelSource("lraspp_mobilenet_v3_small", resolution=SIDE, labels=str(labels))
         courses = (
             (detector, {"batch_size": 8, "epochs": 12, "learning_rate": 1e-3}),

@@ -23,7 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _MOST_DEPTH = 100
-_MANIFESTS = ("*.tflite.json", "*.keras.json", "*_sensitivity.json")
+_MANIFESTS = ("*.tflite.json", "*.keras.json", "*_sensitivity.json", "*.search.json")
 
 
 def check_folder(folder: Path) -> None:

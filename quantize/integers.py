@@ -155,6 +155,7 @@ def plan(
     scheme: Scheme,
     keep_float: Collection[int] = (),
     own_form: Collection[int] = (),
+    chained: Collection[tuple[int, int]] = (),
 ) -> IntegerPlan:
     """Decide which ops of a float graph compute in integers, and the form of every activation.
 
@@ -165,8 +166,10 @@ def plan(
         keep_float: the places of operators that stay float in any case.
         own_form: the places of operators of SAME_SCALE with constants, whose result has a form of its own: that of the
             input does not suit the constants (steps/shared_forms.py).
+        chained: (place, position) of inputs that are not converted: the result's form is also that of the input, for
+            everything that reads the input (steps/shared_forms.py).
     """
-    return _Planner(tree, ranges, scheme, set(keep_float), set(own_form)).plan()
+    return _Planner(tree, ranges, scheme, set(keep_float), set(own_form), set(chained)).plan()
 
 
 class _Planner(flatbuffer.Graph):
@@ -177,9 +180,11 @@ class _Planner(flatbuffer.Graph):
         scheme: Scheme,
         keep_float: set[int],
         own_form: set[int],
+        chained: set[tuple[int, int]],
     ):
         super().__init__(tree)
-        self._ranges, self._scheme, self._dtype, self._own_form = ranges, scheme, scheme.activations, own_form
+        self._ranges, self._scheme, self._dtype = ranges, scheme, scheme.activations
+        self._own_form, self._chained = own_form, chained
         self._place = {id(operator): place for place, operator in enumerate(self.operators)}
         self._integer = {
             place
@@ -196,6 +201,9 @@ class _Planner(flatbuffer.Graph):
     def plan(self) -> IntegerPlan:
         for place in sorted(self._integer):
             self._unite(place, self.operators[place])
+        for place, position in sorted(self._chained & self._demanded.keys()):
+            result = self._demanded.pop((place, position))
+            self._join(self._root(result), self.operators[place].inputs[position])
         plan = IntegerPlan(self._dtype, self._integer)
         for place in sorted(self._integer):
             operator = self.operators[place]

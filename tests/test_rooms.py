@@ -20,7 +20,7 @@ FLOORS = (
     ("data",),
     ("tflite", "weights"),
     ("quantize.schemes", "quantize.samples", "conversion"),
-    ("networks",),
+    ("networks", "pruning"),
     ("tasks", "factory"),
     ("models",),
     ("modelsource",),
@@ -34,6 +34,7 @@ FLOORS = (
     ("export.proof",),
     ("export.page",),
     ("export",),
+    ("search",),
     ("cli",),
     ("",),  # the package itself: it names what is public
 )

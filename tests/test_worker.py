@@ -1,6 +1,7 @@
 """A child process ends, warns and fails as a call here would, or better."""
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 from mobilenets_tf import RequestError, files
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.worker import Worker, WorkerError, ending_with_this_process
-from tests.support.in_a_worker import abort, keras_settings, warn_and_print
+from tests.support.in_a_worker import abort, keras_settings, memory_given_back, warn_and_print
 
 pytestmark = pytest.mark.usefixtures("own_workers")
 
@@ -27,6 +28,12 @@ def test_the_child_passes_on_results_warnings_and_errors():
             assert worker.call(warn_and_print, 3) == 3
         with pytest.raises(RequestError, match="Unknown scheme"):
             worker.call(schemes.get, "none")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or sys.platform != "linux", reason="of glibc, looks into /proc")
+def test_memory_that_was_freed_is_given_back_to_the_system():
+    with Worker(preload="") as worker:
+        assert worker.call(memory_given_back) > 24 * 2**20
 
 
 PARENT = """

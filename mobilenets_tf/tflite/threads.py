@@ -27,7 +27,7 @@ def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
             its own interpreter, for example. What the function returns must not change when it is called again.
 
     Raises:
-        Whatever the function raises of the first item of which it raises something, or what ``items`` raises.
+        Of the first item that fails: what the function raises of it, or what ``items`` raises instead of it.
     """
     functions: SimpleQueue[Callable[[Item], Result]] = SimpleQueue()
 
@@ -38,12 +38,21 @@ def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
         finally:
             functions.put(function)
 
+    def submitted(pool: ThreadPoolExecutor) -> Iterator[Future[Result]]:
+        try:
+            for number, item in enumerate(items):
+                if number < THREADS:
+                    functions.put(make())
+                yield pool.submit(compute, item)
+        except Exception as error:  # of an item that cannot be read: after the results of the items before it
+            failed: Future[Result] = Future()
+            failed.set_exception(error)
+            yield failed
+
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Result]] = deque()
-        for number, item in enumerate(items):
-            if number < THREADS:
-                functions.put(make())
-            waiting.append(pool.submit(compute, item))
+        for result in submitted(pool):
+            waiting.append(result)
             if len(waiting) == THREADS:
                 yield waiting.popleft().result()
         while waiting:

@@ -422,11 +422,22 @@ SEGMENT = replace(
     augment=Augment(area=(0.25, 1.0), aspect=(3 / 4, 4 / 3), interpolation=None, colour=True),
 )
 _FRESH = {"rate": Rate("cosine", 2e-3, warmup_epochs=2), "head_rate": 1.0, "frozen_batchnorm": False}
+# What is left of a pruned network goes on learning: nothing is fresh, and the statistics of its features have changed.
+_PRUNED = {"rate": Rate("cosine", 1e-3, warmup_epochs=0.5), "head_rate": 1.0, "frozen_batchnorm": False}
+_PRUNED |= {"batchnorm_momentum": 0.9}
 # By task.
 OURS = {
-    "classify": {"finetune": FINETUNE, "scratch": SCRATCH},
-    "detect": {"finetune": DETECT, "scratch": replace(DETECT, epochs=100, **_FRESH)},
-    "segment": {"finetune": SEGMENT, "scratch": replace(SEGMENT, epochs=100, **_FRESH)},
+    "classify": {"finetune": FINETUNE, "scratch": SCRATCH, "recover": replace(FINETUNE, **_PRUNED)},
+    "detect": {
+        "finetune": DETECT,
+        "scratch": replace(DETECT, epochs=100, **_FRESH),
+        "recover": replace(DETECT, **_PRUNED),
+    },
+    "segment": {
+        "finetune": SEGMENT,
+        "scratch": replace(SEGMENT, epochs=100, **_FRESH),
+        "recover": replace(SEGMENT, **_PRUNED),
+    },
 }
 
 

@@ -13,7 +13,6 @@ from mobilenets_tf.data.preprocessing import shown_size
 from mobilenets_tf.data.sources import Source
 from mobilenets_tf.data.tfrecords import Records
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import RANDOM, AnyModel, ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.public_api.types import check_fields
@@ -24,7 +23,7 @@ from mobilenets_tf.training.checkpoints import Checkpoint
 from mobilenets_tf.training.recipes import Recipe
 from mobilenets_tf.weights import catalog
 
-RECIPES = ("finetune", "scratch", "paper")
+RECIPES = ("finetune", "scratch", "recover", "paper")
 KEEP = ("last", "best")
 BROKEN = ("fail", "skip")
 _VALIDATION_SHARE = 0.2
@@ -38,13 +37,13 @@ class TrainRequest:
 
     source: the network: a registered name, the path of a ``.keras`` file, or a ``ModelSource``. Its ``classes`` may be
         left out where the images say how many there are. Training starts from its ``weights``; left out, these are
-        "imagenet" with the recipe "finetune", and random ones with the other recipes.
+        "imagenet" with the recipes "finetune" and "recover", and random ones with the others.
     data: annotated images, as in ``sources.find``, ``boxes.find_boxes`` or ``masks.find_masks``.
     out: the folder for the result.
     task: "classify", "detect" or "segment"; None for the network's own, which a file from elsewhere does not say.
     evaluate: annotated images to judge with; None takes a fifth of ``data``, unless ``data`` is TFRecords.
     void: of masks, the value of pixels that are of no class.
-    recipe: "finetune", "scratch" or, of a classifier, "paper".
+    recipe: "finetune", "scratch", "recover" (of a network that was pruned) or, of a classifier, "paper".
     epochs, batch_size, learning_rate: instead of the recipe's; the batch is that of all replicas together.
     keep: the weights of the "last" epoch, or of the epoch with the "best" score on the validation images.
     broken: "fail" where an image cannot be read, or "skip" such images.
@@ -188,7 +187,7 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     if not source.is_file:
         source = replace(source, classes=classes)
     request = replace(request, source=source)
-    _check_replaceable(request, class_names)
+    check_replaceable(request, class_names)
     for model in (source, request.teacher):
         if model is not None:
             model.fetch_weights(progress)  # the checkpoint has their digest
@@ -198,8 +197,12 @@ def check(request: TrainRequest, progress: Progress = silent) -> Job:
     return job
 
 
-def _check_replaceable(request: TrainRequest, class_names: Sequence[str]) -> None:
-    """Refuse a folder that has something else in the place of the result's files."""
+def check_replaceable(request: TrainRequest, class_names: Sequence[str]) -> None:
+    """Refuse a folder that has something else in the place of the result's files.
+
+    Raises:
+        RequestError: so it is.
+    """
     names = [f"{request.name}{suffix}" for suffix in (".keras", ".keras.json", ".curves.svg")]
     options = {key: value for key, value in request.options().items() if key != "source"}
     described = {"model": request.source.described(), "options": options}
@@ -232,7 +235,7 @@ def _with_weights(source: ModelSource, recipe: str) -> ModelSource:
     Raises:
         RequestError: fine-tuning is asked for, and there are no weights to fine-tune.
     """
-    if source.is_file or source.weights is not None or recipe != "finetune":
+    if source.is_file or source.weights is not None or recipe not in ("finetune", "recover"):
         return source
     if all(record.tag != "imagenet" for record in catalog.weight_sets(registry.get(source.model).name)):
         raise RequestError(
@@ -270,8 +273,7 @@ def _teacher(request: TrainRequest) -> ModelSource | None:
         )
     if not teacher.is_file and teacher.weights is None:
         teacher = replace(teacher, weights="imagenet", fetch=teacher.fetch or request.source.fetch)
-    says_task = not teacher.is_file or "task" in manifest_of(Path(teacher.model))
-    if says_task and teacher.task != request.task:
+    if teacher.says_its_task and teacher.task != request.task:
         raise RequestError(
             f"The teacher {teacher.model} is for the task {teacher.task!r}, and {request.source.model} is trained to "
             f"{request.task}. Give a teacher that was trained to {request.task}."

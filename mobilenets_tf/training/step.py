@@ -8,7 +8,7 @@ first batch, a value a replica, for a tensor). Layers, losses, optimizers and st
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -123,6 +123,26 @@ class Training:
     def facts(self, step: int) -> dict:
         """Return the facts of a step for the curves: its learning rate, and the size of its images in pixels."""
         return {"rate": float(self.optimizer.learning_rate), "size": self.plan[step].size}
+
+    def losses_of(self, variables: Sequence) -> "Callable[[tuple], tuple[float, list[np.ndarray]]]":
+        """Return a function that gives a batch's mean loss, and its gradients for some of the model's variables.
+
+        Nothing is trained, and BatchNormalization uses its running statistics. One replica computes.
+        """
+
+        def losses(pixels, targets):
+            outputs = _float32(self._trained[self._size](normalised(pixels, self.preprocessing), training=False))
+            loss = tf.reduce_mean(training_loss(self.objective, self._teacher, pixels, targets, outputs))
+            aggregation = tf.AggregationMethod.EXPERIMENTAL_TREE  # as in ``_replica``
+            return loss, tf.gradients(loss, [each.value for each in variables], aggregation_method=aggregation)
+
+        compiled = tf.function(losses, autograph=False)
+
+        def of_batch(batch):
+            loss, gradients = compiled(*batch)
+            return float(loss), [_numpy(gradient) for gradient in gradients]
+
+        return of_batch
 
     def _all_replicas(self, pixels, targets):
         compiled = self._replica

@@ -18,7 +18,12 @@ from mobilenets_tf.tflite.flatbuffer import schema
 # The upper bounds of activations, as operators and inside of other operators.
 _BOUNDS = {"RELU6": 6.0, "RELU_N1_TO_1": 1.0, "RELU_0_TO_1": 1.0}
 _FUSED_BOUNDS = {schema.ActivationFunctionType.RELU6: 6.0, schema.ActivationFunctionType.RELU_N1_TO_1: 1.0}
-TRIED_ON = 32  # how many samples serve to choose ranges
+_TRIED_ON = 32  # the most samples that serve to choose ranges
+
+
+def tried_on(samples: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    """Choose the samples on which ranges are tried: half of them at most, so that the others can judge the choice."""
+    return samples[: min(_TRIED_ON, len(samples) // 2)]
 
 
 def choose(
@@ -55,6 +60,8 @@ def choose(
         result = {index: shared.bounded(index, span) for index, span in extremes.items()}
         _widen_bounded(graph, result, shared, scheme)
         return result
+    if method == "least_output_error" and not tried_on(samples):
+        method = "min_max"  # one sample does not tell what others have beyond a range
     searched = method == "least_output_error"
     estimate = ranges.estimator("mean_square_error" if searched else method)
     roots = set(shared.roots.values()) - {*graph.inputs}
@@ -64,11 +71,12 @@ def choose(
     result = {index: extremes[index] if index in whole else estimate(seen) for index, seen in statistics.items()}
     if searched:
         inner = {index: result[index] for index in sorted(free - scores.keys())}
-        effects = Effects(model, samples[:TRIED_ON])
+        effects = Effects(model, tried_on(samples))
         result |= ranges.least_output_error(effects, inner, statistics, progress)
         for root in scores.keys() & free:
             result[root] = _range_of_scores(graph, effects, scores[root], extremes[root])
     result |= {index: shared.bounded(index, result[index]) for index in roots}
+    _widen_scores(graph, result, shared)  # before the sums, which may be scores
     _widen_sums(graph, result, shared)
     _widen_layers(graph, result, shared)
     _widen_bounded(graph, result, shared, scheme)
@@ -120,6 +128,24 @@ def _round_range(low: float, high: float) -> Range:
 def _integer(graph: flatbuffer.Graph, shared: SharedForms) -> list[schema.OperatorT]:
     """List the operators that compute in integers: the limits of integer kernels do not hold for the others."""
     return [graph.operators[place] for place in sorted(shared.integer)]
+
+
+def _widen_scores(graph: flatbuffer.Graph, spans: dict[int, Range], shared: SharedForms) -> None:
+    """Widen the ranges of scores that are all about zero, as in untrained networks, to 255 steps of 2^-25.
+
+    TFLite Micro's int8 kernels of softmax and log-softmax abort where scale x beta is not above 2^-26
+    ("PreprocessSoftmaxScaling" in tensorflow/lite/kernels/internal/quantization_util.cc). No probability changes by a
+    level: scores of that range make probabilities differ by less than one part in 10^5.
+    """
+    for operator in _integer(graph, shared):
+        if graph.name(operator) not in ("SOFTMAX", "LOG_SOFTMAX"):
+            continue
+        index = shared.roots.get(operator.inputs[0], operator.inputs[0])
+        if index in spans:
+            low, high = spans[index]
+            factor = 255 * 2.0**-25 / getattr(operator.builtinOptions, "beta", 1.0) / (high - low)
+            if factor > 1:
+                spans[index] = (factor * low, factor * high)
 
 
 def _widen_sums(graph: flatbuffer.Graph, spans: dict[int, Range], shared: SharedForms) -> None:

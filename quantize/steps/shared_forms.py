@@ -1,11 +1,15 @@
-"""Find which values the tensors that share a scale have to hold, where constants or the model's outputs are among them.
+"""Find which tensors share a scale, and which values it has to hold where constants or the model's outputs are there.
 
 Ops of ``integers.SAME_SCALE`` write their result with the scale of their input. A constant that such an op brings in (a
 class token, coordinates, a border, the limit of a clamp) may lie far outside of what the input holds, or make most of
 what the input holds irrelevant. Then the result gets a form of its own.
+
+In a chain of concatenations, as in a DenseNet, each result holds the values of the one before. With a form for each,
+the values are rounded anew at each link. Links whose ranges are about the same share a form.
 """
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,13 +33,15 @@ class SharedForms:
 
     integer: the places of the operators that compute in integers.
     own_form: the places of the operators of SAME_SCALE whose result does not have the form of its input.
+    chained: (place, position) of the inputs of concatenations that have the result's form although others read them.
     roots: tensor -> the tensor whose range decides the form, as in ``integers.IntegerPlan``.
-    least: root -> what the range has to contain: constants, and all that was seen of the model's outputs.
+    least: root -> what the range has to contain: constants, and all that was seen of the model's outputs and of chains.
     most: root -> the range beyond which the model does not tell values apart. For groups with constants only.
     """
 
     integer: frozenset[int]
     own_form: frozenset[int]
+    chained: frozenset[tuple[int, int]]
     roots: dict[int, int]
     least: dict[int, Range] = field(default_factory=dict)
     most: dict[int, Range] = field(default_factory=dict)
@@ -79,17 +85,71 @@ def shared_forms(
         if not unfit:
             break
         own_form.add(unfit[0])
-    found = SharedForms(frozenset(plan.integer), frozenset(own_form), plan.roots)
+    chained = _chained(graph, plan, seen, {*own_form, *constants})
+    plan = integers.plan(tree, seen, scheme, islands, own_form, chained)
+    found = SharedForms(frozenset(plan.integer), frozenset(own_form), frozenset(chained), plan.roots)
     for place, values in constants.items():
         root = plan.roots.get(graph.operators[place].outputs[0])
         if root is not None:
             found.least[root] = _union(found.least.get(root, (0.0, 0.0)), values)
             found.most[root] = needed[root]
-    for index in graph.outputs:
+    # The search of ranges would try what clipping does behind the last link of a chain only.
+    links = {plan.roots[graph.operators[place].inputs[position]] for place, position in chained}
+    for index in (*graph.outputs, *(index for index, root in plan.roots.items() if root in links)):
         root = plan.roots.get(index)
         if root is not None:
             found.least[root] = _union(found.least.get(root, (0.0, 0.0)), seen[index])
     return found
+
+
+def _chained(
+    graph: flatbuffer.Graph, plan: integers.IntegerPlan, seen: Mapping[int, Range], without: Collection[int]
+) -> set[tuple[int, int]]:
+    """Choose the inputs of concatenations that get the result's form, though other operators read them too.
+
+    The input is what another concatenation made. In a form of its own, its values are rounded once more at the
+    result. In the result's form, which has wider steps, what else reads the input gets more noise, and so does what
+    reads the links that already share the input's form. The sum of the noise decides, each tensor's in proportion to
+    the square of its range. So links of equal range always share a form.
+
+    Args:
+        graph: the float model.
+        plan: the plan in which each link has a form of its own.
+        seen: of each activation all values seen.
+        without: the places of operators that bring in constants, or whose result has a form of its own.
+    """
+    group_of: dict[int, set[int]] = {}  # tensor -> the tensors of its form
+    for index, root in plan.roots.items():
+        group_of[index] = group_of.setdefault(root, {root})
+        group_of[index].add(index)
+    kept = {*graph.inputs, *graph.outputs, *(index for place in without for index in graph.operators[place].outputs)}
+
+    def width(group: Iterable[int]) -> float:
+        return _width(_union(*(seen[index] for index in group)))
+
+    chained = set()
+    for place, position in sorted(plan.demanded):
+        link, (result,) = graph.operators[place].inputs[position], graph.operators[place].outputs
+        if not all(_is_concatenated(graph, plan.roots.get(index)) for index in (link, result)):
+            continue
+        groups = group_of[link], group_of[result]
+        together = groups[0] | groups[1]
+        if groups[0] is groups[1] or together & kept:
+            continue
+        added = 0.0
+        for group in groups:
+            read = (i for i in group if any(together.isdisjoint(reader.outputs) for reader in graph.readers[i]))
+            more = width(together) ** 2 - width(group) ** 2
+            added += sum(more / width([index]) ** 2 for index in read)
+        share = math.prod(graph.shape(link)) / math.prod(graph.shape(result))
+        if added < share * (width(groups[0]) / width([result])) ** 2:
+            chained.add((place, position))
+            group_of |= dict.fromkeys(together, together)
+    return chained
+
+
+def _is_concatenated(graph: flatbuffer.Graph, index: int | None) -> bool:
+    return index in graph.writer and graph.name(graph.writer[index]) == "CONCATENATION"
 
 
 def needed_ranges(graph: flatbuffer.Graph, seen: Mapping[int, Range]) -> dict[int, Range]:

@@ -12,7 +12,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import metadata
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.modelsource import ModelSource
-from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
 from mobilenets_tf.tasks.detection import Detection
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tasks.segmentation import classes_at

@@ -8,7 +8,7 @@ from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export import metadata, to_tflite
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.forms import segmenter
-from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite import flatbuffer

@@ -203,6 +203,52 @@ def test_a_users_nested_model(worker, scheme):
         assert error.max() < 1e-5 if scheme == "float32" else error.mean() < 0.05
 
 
+TABLE = np.random.default_rng(0).normal(0, 3, (36, 4)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def gathering():
+    """A model that gathers from activations and from a table at the place that has the highest score; pictures, and
+    the model's answers."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    features = layers.Reshape((36, 8))(layers.Conv2D(8, 5, 2)(inputs))
+    scores = layers.Reshape((36,))(layers.Dense(1)(features))
+    # Keras' own argmax looks at the bits of zeros, for which TFLite has no operator.
+    place = layers.Lambda(lambda scores: tf.argmax(scores, axis=-1, output_type=tf.int32))(scores)
+    picked = layers.Lambda(lambda pair: tf.gather(*pair, batch_dims=1), output_shape=(8,))([features, place])
+    row = layers.Lambda(lambda place: tf.gather(TABLE, place), output_shape=(4,))(place)
+    total = layers.Add()([layers.Dense(4)(picked), row])
+    pictures = photographs(40, 16)
+    model = keras.Model(inputs, [scores, features, picked, row, total])
+    return model, pictures, [np.asarray(output) for output in model(pictures)]
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        pytest.param(scheme, marks=() if scheme in ("float32", "int8", "int16x8") else pytest.mark.slow)
+        for scheme in SCHEMES
+    ],
+)
+def test_values_are_gathered_by_indices_that_are_computed(worker, gathering, scheme):
+    """What is gathered stands at the place that the file itself found; mostly that is the model's place."""
+    model, pictures, answers = gathering
+    runner = Runner(converted(model, scheme, worker, pictures).content)
+    same = 0
+    for number, picture in enumerate(pictures):
+        scores, features, picked, row, total = runner(picture)
+        place = int(scores.argmax())
+        assert np.abs(picked[0] - features[0, place]).max() <= 2 * np.ptp(features) / 255
+        assert np.abs(row[0] - TABLE[place]).max() <= 2 * np.ptp(TABLE) / 255
+        if place == answers[0][number].argmax():
+            same += 1
+            np.testing.assert_allclose(total[0], answers[4][number], atol=0.05 * np.ptp(TABLE))
+    assert same >= (40 if scheme in ("float32", "float16") else 36)
+
+
 def test_sequential_model_with_a_constant_output(worker):
     model = keras.Sequential([keras.Input((16, 16, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
     model.layers[-1].set_weights([np.zeros((784, 2)), np.array([1.0, -1.0])])

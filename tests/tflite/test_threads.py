@@ -77,3 +77,38 @@ def test_the_first_item_that_fails_is_the_error():
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="item 5"):
         next(results)
+
+
+@pytest.mark.parametrize("failing", [(), (3,), (2, 3)])
+def test_an_item_that_cannot_be_read_does_not_hide_the_error_of_an_earlier_item(failing):
+    def items():
+        yield from range(4)
+        raise OSError("item 4 cannot be read")
+
+    def compute(item):
+        if item in failing:
+            time.sleep(0.01)  # the fourth item is read meanwhile
+            raise ValueError(f"item {item}")
+        return item
+
+    results, kind = in_order(lambda: compute, items()), ValueError if failing else OSError
+    assert [next(results) for _ in range(min(failing, default=4))] == list(range(min(failing, default=4)))
+    with pytest.raises(kind, match=f"item {min(failing, default=4)}"):
+        next(results)
+
+
+def test_a_function_that_cannot_be_made_does_not_hide_the_error_of_an_earlier_item():
+    made = []
+
+    def make():
+        made.append(None)
+        if len(made) == 2:
+            raise MemoryError("no second interpreter")
+        return compute
+
+    def compute(item):
+        time.sleep(0.01)
+        raise ValueError(f"item {item}")
+
+    with pytest.raises(ValueError, match="item 0"):
+        list(in_order(make, range(5)))

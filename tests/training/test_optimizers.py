@@ -16,6 +16,7 @@ from mobilenets_tf import create_model
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.training import optimizers
 from mobilenets_tf.training.recipes import SGD, AdamW, Decay, Rate, Recipe, RMSprop, paper
+from mobilenets_tf.weights.keras_config import shapes_alone
 
 SHAPES = ((4, 3), (3,))  # of the kernel and the bias of ``dense``
 ANNEALED = Decay(0.3, last=0.02, without=("bias",))
@@ -68,7 +69,8 @@ def cosine(share, peak, last=0.0):
 
 
 def values(rate, steps, *, batch_size=8, epochs=10, steps_per_epoch=100):
-    """In a compiled graph, with the step in the kind of variable that optimizers have."""
+    """In a compiled graph, and the first twenty outside of one too, with the step in the kind of variable that
+    optimizers have."""
     schedule = optimizers.learning_rate(rate, batch_size, epochs, steps_per_epoch)
     iterations = tf.Variable(0, dtype=tf.int64)
     run = tf.function(lambda: schedule(iterations), jit_compile=True, autograph=False)
@@ -76,7 +78,8 @@ def values(rate, steps, *, batch_size=8, epochs=10, steps_per_epoch=100):
     for step in steps:
         iterations.assign(step)
         result.append(float(run()))
-        assert float(schedule(iterations)) == pytest.approx(result[-1], rel=1e-12)
+        if len(result) <= 20:
+            assert float(schedule(iterations)) == pytest.approx(result[-1], rel=1e-12)
     return result
 
 
@@ -181,7 +184,7 @@ def test_rmsprop_is_tensorflow_1s(momentum, epsilon, decay):
     weights = [tf.Variable(weight.numpy()) for weight in model.trainable_variables]
     step = tf.Variable(0, dtype=tf.int64)
     reference = tf.compat.v1.train.RMSPropOptimizer(lambda: float(rate(step)), 0.9, momentum, epsilon)
-    expected, steps = [], gradients(25)
+    expected, steps = [], gradients(16)
     for kernel, bias in steps:
         reference.apply_gradients([(kernel + decay.value * weights[0], weights[0]), (tf.constant(bias), weights[1])])
         step.assign_add(1)
@@ -208,7 +211,7 @@ def test_sgd_is_pytorchs(decay, momentum, nesterov):
     optimizer = optimizers.build(recipe(SGD(momentum, nesterov), rate=rate, decay=decay), model, 5)
     weights = [weight.numpy().astype("float64") for weight in model.trainable_variables]
     sums = [np.zeros(shape) for shape in SHAPES]
-    expected, steps = [], gradients(25)
+    expected, steps = [], gradients(16)
     for step, raw in enumerate(steps):
         lr = 0.01 + 0.09 * step / 10 if step < 10 else cosine((step - 10) / 40, 0.1, 0.001)
         now = 0.3 if decay.last is None else cosine(step / 50, 0.3, 0.02)
@@ -229,7 +232,7 @@ def test_adamw_against_its_formula():
     assert isinstance(optimizer, keras.optimizers.AdamW)
     weights = [weight.numpy().astype("float64") for weight in model.trainable_variables]
     means, squares = ([np.zeros(shape) for shape in SHAPES] for _ in range(2))
-    expected, steps = [], gradients(25)
+    expected, steps = [], gradients(16)
     for step, raw in enumerate(steps):
         lr = cosine(step / 50, 0.05, 0.01)
         for i in range(2):
@@ -339,7 +342,8 @@ def test_weights_of_these_kinds_do_not_decay(optimizer, without):
 
 
 def test_a_registered_network_decays_in_its_dense_convolutions_and_the_classifier():
-    model = create_model("mobilenet_v2", alpha=0.35, resolution=32, classes=10)
+    with shapes_alone():
+        model = create_model("mobilenet_v2", alpha=0.35, resolution=32, classes=10)
     kinds = optimizers.kinds(model)
     kernels = [weight for weight in model.trainable_variables if kinds[id(weight)] == "kernel"]
     assert {len(weight.shape) for weight in kernels} <= {2, 4}
@@ -361,7 +365,7 @@ by_optimizer = pytest.mark.parametrize("case", CASES, ids=lambda case: type(case
 
 
 @by_optimizer
-@pytest.mark.parametrize("loss_scaling", [False, True])
+@pytest.mark.parametrize("loss_scaling", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_compiled_or_not_it_is_the_same(case, loss_scaling):
     model, steps = dense(), gradients(20)
     start, runs = model.get_weights(), []
@@ -410,7 +414,7 @@ def test_keras_fits_with_it_and_it_goes_on_from_its_variables(case):
 
     def made():
         model = dense()
-        model.compile(optimizers.build(case, model, 2), loss, jit_compile=True)
+        model.compile(optimizers.build(case, model, 2), loss, jit_compile=False)  # XLA: the test of compiled steps
         return model
 
     unbroken = made()

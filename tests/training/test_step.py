@@ -155,11 +155,16 @@ def test_distillation_against_the_formula():
     right = -(smooth * np.log(softmax(student))).sum(-1)
     taught = -(softmax(answers / 2) * np.log(softmax(student / 2))).sum(-1)
     expected = (0.7 * right + 0.3 * 4 * taught).mean()
-    training = training_of(teacher=Teacher.of(objective, teacher, wanted, share=0.3, temperature=2.0))
     before = [variable.numpy() for variable in teacher.weights]
     assert losses(training, [(pixels, targets)])[0] == pytest.approx(expected, rel=1e-4)
     for variable, value in zip(teacher.weights, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The losses of a training in float32."""
+    return losses(training_of(), data(12))
 
 
 @pytest.mark.parametrize(
@@ -171,9 +176,8 @@ def test_distillation_against_the_formula():
     ],
     ids=["bfloat16", "float16", "xla"],
 )
-def test_other_precisions_and_xla_follow_the_same_curve(settings, tolerance):
-    batches = data(12)
-    plain, other = losses(training_of(), batches), losses(training := training_of(settings=settings), batches)
+def test_other_precisions_and_xla_follow_the_same_curve(plain, settings, tolerance):
+    other = losses(training := training_of(settings=settings), data(12))
     assert plain[-1] < 0.75 * plain[0]  # it learns, so there is a curve to follow
     np.testing.assert_allclose(other, plain, rtol=tolerance)
     finished = training.finished(training.weights())
@@ -188,7 +192,8 @@ def test_float16_scales_the_loss():
 
 
 def attention_at(size):
-    return create_model("mobilevit_v3_050", resolution=size, classes=CLASSES, dropout_rate=0.0)
+    rows = [(2, 16, 1, 1, 0, 0), (2, 24, 1, 2, 0, 0), *((2, width, 1, 2, width, 1) for width in (24, 32, 40))]
+    return create_model("mobilevit_v3_050", rows=rows, resolution=size, classes=CLASSES, dropout_rate=0.0)
 
 
 @pytest.mark.parametrize("build", [model_at, pytest.param(attention_at, marks=pytest.mark.slow)])
@@ -242,16 +247,22 @@ def run_to_end(training, batches, course=None, stop=None):
     return seen, course
 
 
-def test_resuming_in_mid_epoch_equals_an_unbroken_run_bit_for_bit():
-    def build(size):  # the random numbers of dropout are part of the state
-        return model_at(size, dropout=0.5)
+def with_all_state():
+    """A training whose state has averages, and the random numbers of dropout."""
+    return training_of(recipes.replace(RECIPE, ema=0.9), build=lambda size: model_at(size, dropout=0.5))
 
-    recipe, batches = recipes.replace(RECIPE, ema=0.9), data(8)
-    unbroken, whole = run_to_end(training_of(recipe, build=build), batches)
-    broken, _ = run_to_end(training_of(recipe, build=build), batches, stop=7)
+
+@pytest.fixture(scope="module")
+def unbroken_run():
+    return run_to_end(with_all_state(), data(8))
+
+
+def test_resuming_in_mid_epoch_equals_an_unbroken_run_bit_for_bit(unbroken_run):
+    (unbroken, whole), batches = unbroken_run, data(8)
+    broken, _ = run_to_end(with_all_state(), batches, stop=7)
     state, rows = broken.saved
     assert rows["step"] == 6 and rows["seen"] > 0  # in the second epoch of four steps
-    resumed = training_of(recipe, build=build)
+    resumed = with_all_state()
     resumed.model.set_weights([np.zeros_like(w) for w in resumed.model.get_weights()])
     resumed.restore(state)
     resumed_seen, resumed_course = run_to_end(resumed, batches, Course(**rows))
@@ -286,8 +297,8 @@ def test_the_same_steps_give_the_same_bits():
     assert done.stdout.strip() == "8", done.stderr
 
 
-def test_rows_say_what_happened():
-    _, course = run_to_end(training_of(), data(8))
+def test_rows_say_what_happened(unbroken_run):
+    _, course = unbroken_run
     row = course.epochs[-1]
     assert (row["epoch"], row["step"], row["size"]) == (2, 8, SIZE)
     assert row["rate"] == pytest.approx(0.05 * (1 + np.cos(np.pi * 7 / 8)) / 2, rel=1e-4)

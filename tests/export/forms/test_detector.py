@@ -10,7 +10,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.delegates.backends import verdicts
 from mobilenets_tf.export.delegates.inspection import inspect, predicted_plan
 from mobilenets_tf.export.forms.detector import anchors_file, with_form
-from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration, Recipe
 from mobilenets_tf.quantize.post_training import prepare
 from mobilenets_tf.tasks.postprocess import Postprocess

@@ -5,7 +5,7 @@ import pytest
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.forms import detector, segmenter
 from mobilenets_tf.export.tflite import convert_model
-from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration, Recipe
 from mobilenets_tf.quantize.schemes import SCHEMES
 from mobilenets_tf.tasks.detection import Detection

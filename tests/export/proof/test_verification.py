@@ -10,7 +10,7 @@ from mobilenets_tf import RequestError, export
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.forms import segmenter as segmenter_forms
 from mobilenets_tf.files import to_json
-from mobilenets_tf.networks.anchors import ssd_anchors
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs

@@ -141,8 +141,14 @@ def test_the_float_models_outputs_teach(case):
 @pytest.mark.slow
 def test_a_registered_networks_file_answers_as_the_model_and_its_weights_go_back():
     """With gates and hard swishes. Inverted residuals: test_aware.py; a detector's outputs: the drawn one above."""
+    rows = [
+        [(3, 1, 16, True, "relu", 2)],
+        [(3, 4, 16, False, "relu", 2), (3, 3, 16, False, "relu", 1)],
+        [(5, 4, 24, True, "hard_swish", 2)],
+        [(5, 4, 32, True, "hard_swish", 2)],
+    ]
     # Behind so many layers, random weights give zeros.
-    model = filled(create_model("lraspp_mobilenet_v3_small", resolution=64, classes=3))
+    model = filled(create_model("lraspp_mobilenet_v3_small", rows=rows, resolution=64, classes=3))
     aware = quantize_aware(model, photographs(20, 64))
     random = np.random.default_rng(0)
     for variable in aware.model.trainable_variables:

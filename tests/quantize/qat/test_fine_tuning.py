@@ -43,31 +43,29 @@ def batches(count, seed=0):
     return tf.data.Dataset.from_tensor_slices((pictures.astype(np.float32), labels)).batch(8)
 
 
-def test_training_learns_and_keeps_the_best_epoch(fresh):
+def test_training_learns_and_keeps_the_best_epoch_and_says_what_was_gained(fresh):
     found = fine_tune(fresh, batches(64), batches(32, 1), epochs=6, learning_rate=1e-2)
     assert max(found.accuracies) > found.accuracies[0]
     assert found.accuracies[found.best_epoch] == max(found.accuracies)
     _, accuracy = fresh.model.evaluate(batches(32, 1), verbose=0)
     assert accuracy == max(found.accuracies)
-
-
-def test_a_gain_says_so_and_a_loss_warns_of_the_better_file(fresh):
-    found = fine_tune(fresh, batches(64), batches(32, 1), epochs=6, learning_rate=1e-2)
     assert found.gained == (max(found.accuracies) > found.post_training) and "gained: " in found.outcome
     assert f"the weights of epoch {found.best_epoch} of {len(found.accuracies) - 1}" in found.outcome
+
+
+def test_a_loss_warns_of_the_post_training_file_which_is_judged_as_the_model_is(fresh):
+    pictures, given = photographs(4, 32), []
     scores = iter([0.59, 0.57, 0.61])  # before training, after an epoch, and of the file of post-training
+
+    def judge(model):
+        given.append(np.asarray(model(pictures)).squeeze())
+        return next(scores)
+
     with pytest.warns(
         match="gained nothing: 59.0% with the weights before training, which the one epoch did not .* 61.0%"
     ):
-        worse = fine_tune(fresh, batches(8), lambda model: next(scores), epochs=1)
+        worse = fine_tune(fresh, batches(8), judge, epochs=1)
     assert not worse.gained and (worse.best_epoch, worse.post_training) == (0, 0.61)
-
-
-def test_the_post_training_file_is_judged_as_the_model_is(fresh):
-    pictures = photographs(4, 32)
-    given = []
-    with pytest.warns(match="gained nothing"):
-        fine_tune(fresh, batches(8), lambda model: given.append(np.asarray(model(pictures)).squeeze()) or 0.0, epochs=1)
     runner = Runner(fresh.post_training)
     np.testing.assert_array_equal(given[-1], np.concatenate([runner(picture)[0] for picture in pictures]))
 

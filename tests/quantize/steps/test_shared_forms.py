@@ -109,6 +109,80 @@ def test_where_the_constants_fit_nothing_changes(float_file):
     assert seen[root][1] > 0.1 and found.bounded(root, (-0.01, 0.01)) == (-0.01, np.float32(0.05))
 
 
+def dense(image, growth, links=6):
+    """A chain of concatenations, each link read by a convolution too; its new values are ``growth`` times as large."""
+    x, read = conv(image), []
+    for _ in range(links):
+        new = growth * conv(x)
+        x = ops.concatenate([x, new], -1)
+        read.append(layers.GlobalAveragePooling2D()(conv(x)))
+    return x, layers.Add()(read)
+
+
+def files_of(model, float_file, scheme="int8"):
+    content = float_file(model)
+    written = prepare(content, scheme, Calibration(PICTURES), Recipe(ranges="min_max", rounding="nearest")).write()
+    return content, written, flatbuffer.Graph(flatbuffer.read(written))
+
+
+def scales(graph):
+    links = [op.outputs[0] for op in graph.operators if graph.name(op) == "CONCATENATION"]
+    return [float(graph.tensors[index].quantization.scale[0]) for index in links]
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_links_of_equal_range_share_one_form(scheme, float_file):
+    """In a DenseNet's chain of concatenations, values are rounded once, not at each link."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    _, _, graph = files_of(keras.Model(image, dense(image, 0.1)[1]), float_file, scheme)
+    assert len(scales(graph)) == 6 and len(set(scales(graph))) == 1
+    quantised = [op for op in graph.operators if graph.name(op) == "QUANTIZE"]
+    assert not {op.inputs[0] for op in quantised} & {
+        op.outputs[0] for op in graph.operators if graph.name(op) == "CONCATENATION"
+    }
+
+
+def test_links_of_growing_range_share_forms_of_similar_range(float_file):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    _, _, graph = files_of(keras.Model(image, dense(image, 1.2)[1]), float_file)
+    found = scales(graph)
+    assert 1 < len(set(found)) < len(found) and found == sorted(found)
+
+
+def test_a_wide_link_does_not_take_the_levels_of_the_others(float_file):
+    """What reads the links before it keeps its precision."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    first = ops.concatenate([conv(image), conv(image)], -1)
+    second = ops.concatenate([first, 45 * conv(first)], -1)
+    content, written, graph = files_of(keras.Model(image, [conv(first), conv(second)]), float_file)
+    assert scales(graph)[1] > 20 * scales(graph)[0]
+    before, after = Runner(content), Runner(written)
+    pairs = [(before(p), after(p)) for p in PICTURES[:20]]
+    for place in range(2):
+        wanted, found = (np.stack([pair[side][place] for pair in pairs]) for side in range(2))
+        assert 10 * np.log10(np.square(wanted).sum() / np.square(found - wanted).sum()) > 30
+
+
+def test_links_that_share_a_form_keep_all_that_was_seen(float_file):
+    """A pool between two links makes the later one's range smaller; constants and outputs have forms of their own."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    first = ops.concatenate([conv(image), conv(image)], -1)
+    pooled = layers.AveragePooling2D((1, 2))(first)
+    second = ops.concatenate([pooled, 0.1 * conv(pooled)], -1)
+    graph, seen, found = found_in(float_file(keras.Model(image, [conv(first), conv(pooled), conv(second)])))
+    links = [op.outputs[0] for op in graph.operators if graph.name(op) == "CONCATENATION"]
+    assert len(found.chained) == 1 and len({found.roots[index] for index in links}) == 1
+    assert seen[links[1]][1] < seen[links[0]][1]
+    root = found.roots[links[0]]
+    assert found.bounded(root, (-0.01, 0.01)) == seen[links[0]] and not found.leaves_choice(root, seen[links[0]])
+    for outputs in ([first, conv(first), conv(second)], [conv(first), conv(pooled), second]):
+        assert not found_in(float_file(keras.Model(image, outputs)))[2].chained
+
+
 def test_what_is_needed_of_an_activation(float_file):
     image = keras.Input((8, 8, 3))
     x = conv(image)
