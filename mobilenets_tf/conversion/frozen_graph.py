@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -171,11 +172,12 @@ def run_frozen(graph: FrozenGraph) -> Callable:
         try:
             return [output.numpy() for output in pruned(*given)]
         except tf.errors.OpError as error:
-            # TensorFlow says first where the operator stands, then the reason, then the operator's name in brackets.
-            reason = str(error).partition("\n\t [[")[0].rpartition("\n")[2]
+            # TensorFlow says first where the operator stands, then the reason, then the kernels that there are, then the
+            # operator's name in brackets.
+            reason = re.split(r"\nRegistered devices|\n\s*\[\[", str(error))[0].rpartition("\n")[2]
             raise RequestError(
                 f"TensorFlow cannot compute this {graph.kind} on this computer: {reason.rstrip('.'):.300}"
-                + (_CHANNELS_FIRST if "NHWC" in str(error) else "")
+                + (_CHANNELS_FIRST if re.search("NCHW|only supports (the )?NHWC", reason) else "")
             ) from error
 
     return run
