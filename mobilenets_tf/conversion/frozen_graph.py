@@ -172,8 +172,8 @@ def run_frozen(graph: FrozenGraph) -> Callable:
         try:
             return [output.numpy() for output in pruned(*given)]
         except tf.errors.OpError as error:
-            # TensorFlow says first where the operator stands, then the reason, then the kernels that there are, then the
-            # operator's name in brackets.
+            # TensorFlow says first where the operator stands, then the reason, then which kernels are registered, then
+            # the operator's name in brackets.
             reason = re.split(r"\nRegistered devices|\n\s*\[\[", str(error))[0].rpartition("\n")[2]
             raise RequestError(
                 f"TensorFlow cannot compute this {graph.kind} on this computer: {reason.rstrip('.'):.300}"
