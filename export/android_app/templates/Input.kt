@@ -87,14 +87,13 @@ object Input {
 {% else %}
         return IntArray(HEIGHT * WIDTH * CHANNELS) {
             val (row, column, channel) = Triple(it / CHANNELS / WIDTH, it / CHANNELS % WIDTH, it % CHANNELS)
-            val (top, bottom) = Pair(rows.first[row] * photo.width, rows.second[row] * photo.width)
-            val (left, right) = Pair(columns.first[column], columns.second[column])
-            fun between(x: Int) = between(
-                value(photo.pixels[top + x], channel).toFloat(),
-                value(photo.pixels[bottom + x], channel).toFloat(),
+            val (upper, lower) = Pair(rows.first[row] * photo.width, rows.second[row] * photo.width)
+            fun inColumn(x: Int) = between(
+                value(photo.pixels[upper + x], channel).toFloat(),
+                value(photo.pixels[lower + x], channel).toFloat(),
                 rows.share[row]
             )
-            round(between(between(left), between(right), columns.share[column])).toInt()
+            round(between(inColumn(columns.first[column]), inColumn(columns.second[column]), columns.share[column])).toInt()
         }
 {% endif %}
     }

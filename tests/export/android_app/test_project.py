@@ -37,6 +37,8 @@ CASES = {
     "classify_torch": ("classify", None, "int8", "normalised", TORCH | {"interpolation": "bilinear"}),
     "classify_lanczos": ("classify", None, "int8", "normalised", {"interpolation": "lanczos"}),
     "classify_nearest": ("classify", None, "float32", "normalised", TORCH | {"interpolation": "nearest"}),
+    "grey_oblong": ("classify", None, "int8", "normalised", CROP | {"size": (8, 13), "interpolation": "bilinear"}),
+    "alpha_oblong": ("classify", None, "float32", "normalised", TORCH | {"size": (13, 8)}),
     "several_labels": ("classify", None, "int8", "uint8", {}),
     "detect_nms": ("detect", "nms", "float32", "normalised", {}),
     "detect_decoded": ("detect", "decoded", "int8", "uint8", {}),
@@ -44,6 +46,7 @@ CASES = {
     "segment_full": ("segment", "full", "int8", "uint8", {}),
     "segment_mask": ("segment", "mask", "int8", "uint8", {}),
 }  # fmt: skip
+VALUES = ("grey_oblong", "alpha_oblong", "several_labels")  # their outputs are shown as they are
 # Of these, all of the Kotlin is compiled; of the others what differs, which is what needs no class of Android's.
 WHOLE = ("classify_keras", "several_labels", "detect_raw", "segment_mask")
 NEED_NO_ANDROID = ("/Photo.kt", "/Input.kt", "/Values.kt", "/Answers.kt", "/ExpectedTest.kt")
@@ -54,10 +57,18 @@ POST = Postprocess(ssd_anchors(colour_files.GRIDS), 3, score_threshold=0.01)
 def deployed(name: str) -> tuple[bytes, dict]:
     """A small network's file, and so much of a manifest as ``deploy`` would write of it."""
     task, form, scheme, given, geometry = CASES[name]
-    image = ImageInput(Preprocessing(8, mean=(0,) * 3, std=(255,) * 3, **geometry), given)
-    content = getattr(colour_files, {"classify": "classifier", "detect": "detector", "segment": "segmenter"}[task])()
+    channels = {"grey": 1, "alpha": 4}.get(name.partition("_")[0], 3)
+    image = ImageInput(
+        Preprocessing(**{"size": 8, "mean": (0,) * channels, "std": (255,) * channels} | geometry), given
+    )
+    shape = (image.given.height, image.given.width, channels)
+    if task == "classify":
+        content = colour_files.classifier(shape)
+    else:
+        content = colour_files.detector() if task == "detect" else colour_files.segmenter()
     if scheme == "int8":
-        content = prepare(content, scheme, Calibration((photographs(100, 8) + 1) / 2, (0, 1))).write()
+        pixels = (photographs(100, 16)[:, : shape[0], : shape[1], :channels] + 1) / 2
+        content = prepare(content, scheme, Calibration(pixels, (0, 1))).write()
     content = image.finish(content)
     if task == "detect":
         content = detector_forms.with_form(content, form, POST)
@@ -70,7 +81,7 @@ def deployed(name: str) -> tuple[bytes, dict]:
         "preprocessing": vars(image.given), "anchors": {"grids": colour_files.GRIDS},
     }  # fmt: skip
     if task == "classify":
-        manifest["outputs"][0]["kind"] = "multi_label" if name == "several_labels" else "classes"
+        manifest["outputs"][0]["kind"] = "multi_label" if name in VALUES else "classes"
     return content, manifest
 
 
@@ -95,7 +106,7 @@ def test_a_project_is_complete(name):
     strings = xml.dom.minidom.parseString(files["app/src/main/res/values/strings.xml"])
     defined = {each.getAttribute("name") for each in strings.getElementsByTagName("string")}
     assert set(re.findall(r"R\.string\.(\w+)", kotlin)) | {"app_name"} == defined
-    if name != "several_labels":
+    if name not in VALUES:
         answers = np.frombuffer(files["app/src/test/resources/expected/answers.bin"], np.uint8)
         assert len({*answers.tolist()}) > 1
 
