@@ -9,6 +9,7 @@ from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, result_folder
+from mobilenets_tf.export.android_app import project
 from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.judging import AnyComparison, Judge
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
@@ -39,6 +40,7 @@ class Deployed:
         without annotated images. per_channel: of a file with one scale for all of a layer's weights, how the usual file
         compares.
     badge: the verdict. seconds: of the whole run.
+    android_app: the folder of the Android project; None where none was asked for, or the file failed a check.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Deployed:
     per_channel: AnyComparison | None
     badge: Badge
     seconds: float
+    android_app: Path | None = None
 
     @property
     def passed(self) -> bool:
@@ -76,6 +79,12 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     folder, name = Path(request.out), _file_name(request)
     labels = request.source.label_names()
     manifest, page = result_folder.write(folder, name, produced, labels)
+    android_app = None
+    if request.android_app and produced.badge.passed:
+        progress("writing the Android project", 0, 1)
+        android_app = Path(request.android_app)
+        project.write(android_app, folder / name, manifest, labels, request.described(), produced.files)
+        progress("writing the Android project", 1, 1)
     return Deployed(
         path=folder / name,
         report=page,
@@ -86,6 +95,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
         per_channel=per_channel,
         badge=produced.badge,
         seconds=time.monotonic() - started,
+        android_app=android_app,
     )
 
 
@@ -108,6 +118,8 @@ def check_options(request: DeployRequest, network: ModelSource) -> schemes.Schem
     image_input.check(request.input)
     forms.check_output(network, request.output, request.score_threshold)
     result_folder.check(request, _file_name(request))
+    if request.android_app is not None:
+        project.check(Path(request.android_app), request.overwrite, request.described())
     return scheme
 
 

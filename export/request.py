@@ -8,7 +8,7 @@ from mobilenets_tf.public_api.types import check_fields
 
 # Fields of requests that do not decide the content of a result: where the model comes from is in the manifest's
 # "model", and where the result goes does not matter.
-_NOT_OPTIONS = ("source", "out", "overwrite")
+_NOT_OPTIONS = ("source", "out", "overwrite", "android_app")
 # The share of the float model's answers, and of its score, that a file has to keep.
 MIN_AGREEMENT = 0.8
 
@@ -89,6 +89,7 @@ class DeployRequest(Request):
         for the first of them. score_threshold: of "nms", the score from which objects are given; None for
         ``postprocess.Postprocess``'s, low enough to measure average precision with.
     void: of masks to judge with, the value of pixels of no class; None for that of the training.
+    android_app: a folder for an Android project that runs the file; None: no project.
     """
 
     out: str
@@ -105,6 +106,7 @@ class DeployRequest(Request):
     output: str | None = None
     score_threshold: float | None = None
     void: int | None = None
+    android_app: str | None = None
     overwrite: bool = False
 
     @property

@@ -199,6 +199,9 @@ def made_of(folder: Path, digest: str) -> dict[str, list[str]]:
 def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
     """Write the files of one result: all files are on the disk before the first file gets its name.
 
+    Args:
+        files: path in the folder -> content.
+
     Raises:
         RequestError: the folder cannot be written, or the disk is full; no file has changed then. (If a folder has the
             name of a file, the files before that file have been replaced.)
@@ -207,11 +210,13 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFolder(".unfinished-", folder) as staging:
             for name, data in files.items():
+                Path(staging, name).parent.mkdir(parents=True, exist_ok=True)
                 with open(Path(staging, name), "wb") as stream:
                     stream.write(data.encode() if isinstance(data, str) else data)
                     stream.flush()
                     os.fsync(stream.fileno())
             for name in files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(staging, name), folder / name)
 
 

@@ -33,6 +33,7 @@ FLOORS = (
     ("export.tflite",),
     ("export.proof",),
     ("export.page",),
+    ("export.android_app",),
     ("export",),
     ("search",),
     ("cli",),

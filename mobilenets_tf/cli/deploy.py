@@ -34,6 +34,9 @@ def add_arguments(parser):
     add_output_form(parser)
     add_void(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--android-app", metavar="DIR", help="also write a Gradle project: an Android app that runs the file"
+    )  # fmt: skip
     parser.add_argument("--classify", metavar="PHOTO", help="try the new file on a photograph ('demo': a cat)")
     add_min_agreement(parser, "the float model")
     parser.add_argument(
@@ -150,6 +153,10 @@ def _print(deployed, request):
     emit(f"Report: {deployed.report}")
     if deployed.passed:
         emit(f"For Android: {file}.android.md")
+    if deployed.android_app:
+        emit(f"Android app: {deployed.android_app} (open the folder in Android Studio)")
+    elif request.android_app:
+        emit("No Android app was written, since the file failed a check.")
     emit("Next:")
     for line in _next(deployed, request):
         emit(f"  {line}")

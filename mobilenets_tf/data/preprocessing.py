@@ -203,7 +203,7 @@ class Preprocessing:
         if self.crop == "resize_then_crop" and square:
             return f"{colour}resize the shorter side to {self.resize} ({how}), then crop {size} from the centre"
         if self.crop == "resize_then_crop":
-            covered = shown_size(self._covered)
+            covered = shown_size(self.covered)
             return f"{colour}resize to cover {covered} (height x width, {how}), then crop {size} from the centre"
         part = "a square" if square else "the result's aspect ratio"
         of = "the shorter side" if square else "the largest such part"
@@ -211,7 +211,7 @@ class Preprocessing:
         return f"{colour}crop {share} from the centre, then resize it to {size} ({how})"
 
     @property
-    def _covered(self) -> tuple[int, int]:
+    def covered(self) -> tuple[int, int]:
         """Height and width that a photograph has to cover at least before "resize_then_crop" crops it."""
         return round(self._resize * self.height / self._shorter), round(self._resize * self.width / self._shorter)
 
@@ -232,7 +232,7 @@ class Preprocessing:
             left, top = ((length - kept + 1) // 2 for length, kept in zip(image.size, box, strict=True))
             return resized(image, (width, height), self.interpolation, (left, top, left + box[0], top + box[1]))
         # Equal to torchvision in every pixel: the longer side is rounded down, the crop's offset to the nearest.
-        rows, columns = self._covered
+        rows, columns = self.covered
         scale = max(columns / image.width, rows / image.height)
         wide, high = max(columns, int(image.width * scale)), max(rows, int(image.height * scale))
         left, top = round((wide - width) / 2), round((high - height) / 2)

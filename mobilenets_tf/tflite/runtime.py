@@ -99,7 +99,7 @@ class Runner:
             array = np.asarray(array)
             if array.shape != shape and (1, *array.shape) != shape:
                 raise RequestError(f"Input {details['name']!r} takes {shape}; received {array.shape}.")
-            self._interpreter.set_tensor(details["index"], _quantise(array.reshape(shape), details))
+            self._interpreter.set_tensor(details["index"], quantised(array.reshape(shape), details))
         try:
             self._interpreter.invoke()
         except RuntimeError as error:  # what an operator cannot compute, such as a number that has no row in a table
@@ -179,7 +179,12 @@ def in_type(array: np.ndarray, dtype: npt.DTypeLike, name: str) -> np.ndarray:
     return typed
 
 
-def _quantise(array: np.ndarray, details: dict) -> np.ndarray:
+def quantised(array: np.ndarray, details: dict) -> np.ndarray:
+    """Turn real values into what a tensor stores. details: LiteRT's, of the tensor.
+
+    Raises:
+        RequestError: the tensor stores whole numbers, and the values have fractions.
+    """
     scale, zero_point = details["quantization"]
     dtype = np.dtype(details["dtype"])
     if array.dtype == dtype or not scale:

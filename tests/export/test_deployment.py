@@ -134,9 +134,16 @@ def test_a_keras_model_may_be_given_for_its_file(tmp_path):
     assert ModelSource.of(source) is source and source.name == classifier.name
     source = replace(source, mean=(127.5,), std=(127.5,))
     photographs = str(data / "images")
-    deployed = deploy(DeployRequest(source, str(tmp_path / "out"), calibration=photographs, min_agreement=0))
+    options = {"calibration": photographs, "min_agreement": 0, "android_app": str(tmp_path / "app")}
+    deployed = deploy(DeployRequest(source, str(tmp_path / "out"), **options))
     assert deployed.path.name == f"{classifier.name}_int8.tflite" and deployed.path.is_file()
     assert len(deployed.manifest["model"]["weights_sha256"]) == 64 and "content" not in deployed.manifest["model"]
+    assets = tmp_path / "app" / "app" / "src" / "main" / "assets"
+    assert (assets / deployed.path.name).read_bytes() == deployed.path.read_bytes()
+    assert deployed.android_app == tmp_path / "app" and "android_app" not in deployed.manifest["options"]
+    (assets / deployed.path.name).write_bytes(b"mine")
+    with pytest.raises(RequestError, match=f"app/src/main/assets/{deployed.path.name} was changed"):
+        check(DeployRequest(source, str(tmp_path / "out"), **options))
 
 
 def test_labels_of_an_earlier_result_are_not_taken(image_folder, tmp_path, capsys):

@@ -23,11 +23,11 @@ _GROWTH = np.tile(np.float32([0, 0, 5 * np.log(5), 5 * np.log(5)]), 3)  # from t
 _DARK = np.full(12, -0.1, np.float32)  # what comes over from the next quarter is no object
 
 
-def classifier() -> bytes:
-    """Scores (1, 3): the mean of each colour, from 0 to 1."""
-    model, image = _model()
+def classifier(shape=(SIZE, SIZE, 3)) -> bytes:
+    """Scores (1, channels): the mean of each colour of an image of this shape, from 0 to 1."""
+    model, image = _model(shape)
     axes = flatbuffer.add_constant(model, "axes", np.array([1, 2], np.int32))
-    return _finished(model, {"scores": _add(model, "MEAN", [image, axes], (1, 3), schema.ReducerOptionsT())})
+    return _finished(model, {"scores": _add(model, "MEAN", [image, axes], (1, shape[-1]), schema.ReducerOptionsT())})
 
 
 def segmenter() -> bytes:
@@ -90,13 +90,13 @@ def quarters(*names: str, size=(40, 24)):
     return Image.fromarray(few).resize(size, Image.Resampling.NEAREST)
 
 
-def _model():
+def _model(shape=(SIZE, SIZE, 3)):
     model = schema.ModelT()
     model.version, model.operatorCodes, model.buffers = 3, [], [schema.BufferT()]
     graph = schema.SubGraphT()
     graph.tensors, graph.operators = [], []
     model.subgraphs = [graph]
-    graph.inputs = [flatbuffer.add_tensor(model, "image", (1, SIZE, SIZE, 3))]
+    graph.inputs = [flatbuffer.add_tensor(model, "image", (1, *shape))]
     return model, graph.inputs[0]
 
 

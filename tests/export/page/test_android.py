@@ -72,7 +72,8 @@ STUBS = {
     "litert": """
         package com.google.ai.edge.litert
         enum class Accelerator { CPU, GPU, NPU }
-        class TensorBuffer(place: Int) {
+        class TensorBuffer(place: Int) : AutoCloseable {
+            override fun close() {}
             private val file = java.io.File("output$place.bin")
             private var bytes = ByteArray(0)
             fun load() { bytes = file.readBytes() }
@@ -388,7 +389,9 @@ def test_the_page_of_a_detector_and_of_a_segmenter(case):
     assert ("and `net.tflite.anchors.json` into" in text) == (form == "raw")
     for details in runner.outputs:
         scale = details["quantization"][0]
-        assert not scale or f"{scale:.8g} * (q - {details['quantization'][1]})" in text
+        zero_point = details["quantization"][1]
+        level = f"(q {'+-'[zero_point > 0]} {abs(zero_point)})" if zero_point else "q"
+        assert not scale or f"{scale:.8g} * {level}" in text
 
 
 @pytest.mark.slow

@@ -1,0 +1,96 @@
+package {{ package }}
+
+import android.content.Context
+import android.util.Log
+import com.google.ai.edge.litert.Accelerator
+import com.google.ai.edge.litert.BuiltinNpuAcceleratorProvider
+import com.google.ai.edge.litert.CompiledModel
+import com.google.ai.edge.litert.Environment
+import com.google.ai.edge.litert.LiteRtException
+
+/**
+ * The network, on the first of NPU, GPU and CPU that takes all of the network. Make, use and close a Network on one
+ * thread, because a GPU's context belongs to its thread.
+ *
+ * Throws LiteRtException where no processor runs the network.
+ */
+class Network(private val context: Context) : AutoCloseable {
+    private val left = mutableListOf(Accelerator.NPU, Accelerator.GPU, Accelerator.CPU)
+    private var session = opened()
+
+    /** The processor that runs the network. */
+    val accelerator: Accelerator get() = session.accelerator
+
+    /** The real values of each output. input: as `Input.of` gives it. On an error, the next processor takes over. */
+    fun run(input: {{ array }}): List<FloatArray> {
+        while (true) {
+            try {
+                return session.run(input)
+            } catch (error: LiteRtException) {
+                Log.w(TAG, "${session.accelerator} failed", error)
+                session.close()
+                session = opened()
+            }
+        }
+    }
+
+    override fun close() = session.close()
+
+    private fun opened(): Session {
+        while (true) {
+            val accelerator = left.removeAt(0)
+            try {
+                return Session(context, accelerator).also { Log.i(TAG, "{{ file|inside_text }} runs on $accelerator") }
+            } catch (error: LiteRtException) {
+                if (left.isEmpty()) throw error
+                Log.w(TAG, "$accelerator does not take {{ file|inside_text }}: ${error.message}")
+            }
+        }
+    }
+
+    private class Session(context: Context, val accelerator: Accelerator) : AutoCloseable {
+        private val opened = mutableListOf<AutoCloseable>() // closed in the opposite order
+        private val model: CompiledModel
+
+        init {
+            try {
+                val environment = environment(context).also { opened += it }
+                val options = CompiledModel.Options(accelerator)
+                model = CompiledModel.create(context.assets, "{{ file|inside_text }}", options, environment).also { opened += it }
+            } catch (error: LiteRtException) {
+                close()
+                throw error
+            }
+        }
+
+        private val inputs = model.createInputBuffers().also { opened += it }
+        private val outputs = model.createOutputBuffers().also { opened += it }
+
+        fun run(input: {{ array }}): List<FloatArray> {
+            inputs[0].{{ "writeFloat" if input.dtype == "float32" else "writeInt8" }}(input)
+            model.run(inputs, outputs)
+            return listOf(
+{% for output in outputs %}
+{% if output.dtype == "float32" %}
+                outputs[{{ loop.index0 }}].readFloat(){{ "," if not loop.last }}
+{% else %}
+                real(outputs[{{ loop.index0 }}].readInt8(), {{ (output.scale or 1.0)|kotlin }}, {{ output.zero_point }}, signed = {{ "true" if output.dtype == "int8" else "false" }}){{ "," if not loop.last }}
+{% endif %}
+{% endfor %}
+            )
+        }
+
+        override fun close() = opened.asReversed().forEach { it.close() }
+
+        /** NPUs need the vendor's libraries in the app; without these, or on another chip, LiteRT refuses NPU. */
+        private fun environment(context: Context): Environment {
+            val provider = BuiltinNpuAcceleratorProvider(context)
+            val usable = accelerator == Accelerator.NPU && provider.isDeviceSupported() && provider.isLibraryReady()
+            return if (usable) Environment.create(context, provider) else Environment.create()
+        }
+    }
+
+    companion object {
+        const val TAG = "Network"
+    }
+}

@@ -1,0 +1,4 @@
+plugins {
+    // Since version 9, the Android Gradle plugin compiles Kotlin itself.
+    id("com.android.application") version "{{ versions.gradle_plugin }}" apply false
+}

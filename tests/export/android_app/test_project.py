@@ -1,0 +1,249 @@
+"""The Android project: its Kotlin compiles, and computes on a JVM what Python computed."""
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import xml.dom.minidom
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilenets_tf.data.preprocessing import Preprocessing
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.android_app import project
+from mobilenets_tf.export.forms import detector as detector_forms
+from mobilenets_tf.export.forms import segmenter as segmenter_forms
+from mobilenets_tf.export.proof.judging import describe_tensor
+from mobilenets_tf.networks.heads.anchors import ssd_anchors
+from mobilenets_tf.quantize import Calibration
+from mobilenets_tf.quantize.post_training import prepare
+from mobilenets_tf.tasks.postprocess import Postprocess
+from mobilenets_tf.tflite.image_input import ImageInput
+from mobilenets_tf.tflite.runtime import Runner
+from tests.conftest import photographs
+from tests.support import colour_files
+
+SUPPORT = Path(__file__).parents[2] / "support"
+BADGE = {"colour": "green", "headline": "Verified on 9 images.", "remarks": ["They are few."]}
+# Name -> task, form of the outputs, scheme, form of the input, preprocessing beside the size.
+CROP = {"resize": 9, "crop": "crop_then_resize"}
+TORCH = {"resize": 10, "crop": "resize_then_crop"}
+CASES = {
+    "classify_keras": ("classify", None, "float32", "normalised", {}),
+    "classify_crop": ("classify", None, "int8", "uint8", CROP | {"interpolation": "bicubic"}),
+    "classify_torch": ("classify", None, "int8", "normalised", TORCH | {"interpolation": "bilinear"}),
+    "classify_lanczos": ("classify", None, "int8", "normalised", {"interpolation": "lanczos"}),
+    "classify_nearest": ("classify", None, "float32", "normalised", TORCH | {"interpolation": "nearest"}),
+    "grey_oblong": ("classify", None, "int8", "normalised", CROP | {"size": (8, 13), "interpolation": "bilinear"}),
+    "alpha_oblong": ("classify", None, "float32", "normalised", TORCH | {"size": (13, 8)}),
+    "several_labels": ("classify", None, "int8", "uint8", {}),
+    "detect_nms": ("detect", "nms", "float32", "normalised", {}),
+    "detect_decoded": ("detect", "decoded", "int8", "uint8", {}),
+    "detect_raw": ("detect", "raw", "int8", "normalised", {}),
+    "segment_full": ("segment", "full", "int8", "uint8", {}),
+    "segment_mask": ("segment", "mask", "int8", "uint8", {}),
+}  # fmt: skip
+VALUES = ("grey_oblong", "alpha_oblong", "several_labels")  # their outputs are shown as they are
+# Of these, all of the Kotlin is compiled; of the others what differs, which is what needs no class of Android's.
+WHOLE = ("classify_keras", "several_labels", "detect_raw", "segment_mask")
+NEED_NO_ANDROID = ("/Photo.kt", "/Input.kt", "/Values.kt", "/Answers.kt", "/ExpectedTest.kt")
+POST = Postprocess(ssd_anchors(colour_files.GRIDS), 3, score_threshold=0.01)
+
+
+@functools.cache
+def deployed(name: str) -> tuple[bytes, dict]:
+    """A small network's file, and so much of a manifest as ``deploy`` would write of it."""
+    task, form, scheme, given, geometry = CASES[name]
+    channels = {"grey": 1, "alpha": 4}.get(name.partition("_")[0], 3)
+    image = ImageInput(
+        Preprocessing(**{"size": 8, "mean": (0,) * channels, "std": (255,) * channels} | geometry), given
+    )
+    shape = (image.given.height, image.given.width, channels)
+    if task == "classify":
+        content = colour_files.classifier(shape)
+    else:
+        content = colour_files.detector() if task == "detect" else colour_files.segmenter()
+    if scheme == "int8":
+        pixels = (photographs(100, 16)[:, : shape[0], : shape[1], :channels] + 1) / 2
+        content = prepare(content, scheme, Calibration(pixels, (0, 1))).write()
+    content = image.finish(content)
+    if task == "detect":
+        content = detector_forms.with_form(content, form, POST)
+    elif task == "segment":
+        content = segmenter_forms.with_form(content, form, 16 if form == "full" else 8)
+    runner = Runner(content)
+    manifest = {
+        "task": task, "form": form, "labels": colour_files.LABELS, "scheme": scheme, "passed": True, "badge": BADGE,
+        "inputs": list(map(describe_tensor, runner.inputs)), "outputs": list(map(describe_tensor, runner.outputs)),
+        "preprocessing": vars(image.given), "anchors": {"grids": colour_files.GRIDS},
+    }  # fmt: skip
+    if task == "classify":
+        manifest["outputs"][0]["kind"] = "multi_label" if name in VALUES else "classes"
+    return content, manifest
+
+
+def files_of(name: str) -> dict[str, str | bytes]:
+    content, manifest = deployed(name)
+    anchors = {f"{name}.tflite.anchors.json": "{}"} if manifest["form"] == "raw" else {}
+    return project.files_of(f"{name}.tflite", content, manifest, colour_files.LABELS, anchors)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_project_is_complete(name):
+    files = files_of(name)
+    assert files[f"app/src/main/assets/{name}.tflite"] == deployed(name)[0]
+    assert files["app/src/main/assets/labels.txt"] == "red\ngreen\nblue\n"
+    package = f"com/example/net_{name}"
+    assert {f"app/src/main/kotlin/{package}/{each}.kt" for each in ("MainActivity", "Network", "Answers")} < {*files}
+    for path, text in files.items():
+        if isinstance(text, str):
+            assert "{{" not in text and "{%" not in text, path
+    kotlin = "".join(text for path, text in files.items() if path.endswith(".kt"))
+    assert "- -" not in kotlin and "+ -" not in kotlin
+    strings = xml.dom.minidom.parseString(files["app/src/main/res/values/strings.xml"])
+    defined = {each.getAttribute("name") for each in strings.getElementsByTagName("string")}
+    assert set(re.findall(r"R\.string\.(\w+)", kotlin)) | {"app_name"} == defined
+    if name not in VALUES:
+        answers = np.frombuffer(files["app/src/test/resources/expected/answers.bin"], np.uint8)
+        assert len({*answers.tolist()}) > 1
+
+
+def test_names_cannot_break_out_of_their_places():
+    content, manifest = deployed("classify_keras")
+    hostile = """a"$b</string>'\\ @\x1b[31m.tflite"""
+    files = project.files_of(hostile, content, manifest, ())
+    (network,) = (text for path, text in files.items() if path.endswith("/Network.kt"))
+    assert 'context.assets, "a\\"\\$b</string>' in network and "\x1b" not in network
+    strings = xml.dom.minidom.parseString(files["app/src/main/res/values/strings.xml"])
+    shown = strings.getElementsByTagName("string")[0].firstChild.data
+    assert shown == "a\\\"$b</string>\\'\\\\ @\\x1b[31m"
+    assert any("com/example/net_a_b_string_31m/" in path for path in files)
+
+
+def test_a_project_is_written_whole_and_replaced_only_where_nothing_is_lost(tmp_path):
+    content, manifest = deployed("classify_keras")
+    file, folder, request = tmp_path / "net.tflite", tmp_path / "app", {"model": {"name": "net"}, "options": {}}
+    file.write_bytes(content)
+
+    def write():
+        project.check(folder, False, request)
+        project.write(folder, file, manifest, colour_files.LABELS, request, {})
+
+    write()
+    first = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    write()  # an earlier result that nobody has changed
+    assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == first
+    listed = {entry["file"] for entry in json.loads((folder / project.LIST).read_text())["files"]}
+    assert listed == {str(path) for path in first} - {project.LIST}
+    with pytest.raises(RequestError, match="the project there is of another request.*--overwrite"):
+        project.check(folder, False, {"model": {"name": "other"}, "options": {}})
+    (folder / "README.md").write_text("mine")
+    with pytest.raises(RequestError, match=r"README.md was changed; choose another folder, or pass --overwrite"):
+        project.check(folder, False, request)
+    project.check(folder, True, request)
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "a.png").touch()
+    with pytest.raises(RequestError, match="the folder is not empty"):
+        project.check(other, False, request)
+
+
+def test_types_that_litert_does_not_read_in_kotlin_are_refused():
+    content, manifest = deployed("classify_keras")
+    end = manifest["outputs"][0] | {"dtype": "int16"}
+    with pytest.raises(RequestError, match="is int16, which LiteRT's Kotlin API does not read.*scheme int8"):
+        project.files_of("net.tflite", content, manifest | {"outputs": [end]}, ())
+
+
+JUNIT = [Path("/usr/share/java") / jar for jar in ("junit4.jar", "hamcrest-core.jar")]
+COMPILES = pytest.mark.skipif(
+    not shutil.which("kotlinc") or not all(jar.exists() for jar in JUNIT),
+    reason="kotlinc or JUnit is not installed (Debian: apt install kotlin junit4)",
+)
+
+
+@pytest.fixture(scope="module")
+def compiled(made_once, tmp_path_factory):
+    """The Kotlin of every case and its tests, compiled at once: the compiler takes many seconds to start."""
+    folder = tmp_path_factory.mktemp("android_app")
+
+    def archive():
+        sources = {"litert.kt": (SUPPORT / "litert_stubs.kt").read_text()}
+        for line in (SUPPORT / "android_stubs.txt").read_text().splitlines():
+            if not line.startswith("#"):
+                name, code = line.split("  ", 1)
+                sources[f"{name.replace('.', '/')}.java"] = f"package {name.rpartition('.')[0]};\n{code}\n"
+        for name in CASES:
+            for path, text in files_of(name).items():
+                if path.endswith(".kt") and (name in WHOLE or path.endswith(NEED_NO_ANDROID)):
+                    sources[path.partition("/kotlin/")[2]] = text
+                elif path.endswith("strings.xml"):
+                    named = re.findall('name="(.*?)"', text)
+                    values = "".join(f"const val {each} = 1\n" for each in named)
+                    sources[f"{name}/R.kt"] = (
+                        f"package com.example.net_{name}\nobject R {{ object string {{ {values} }} }}"
+                    )
+        for name, text in sources.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        java = [name for name in sources if name.endswith(".java")]
+        classes = [folder / "stubs", *JUNIT]
+        subprocess.run(["javac", "-nowarn", "-d", "stubs", *java], check=True, cwd=folder)
+        command = ["kotlinc", "-cp", ":".join(map(str, classes)), "-include-runtime", "-d", "all.jar"]
+        done = subprocess.run(
+            [*command, *(name for name in sources if name.endswith(".kt"))], capture_output=True, text=True, cwd=folder
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        ours = [line for line in done.stderr.splitlines() if re.search(r"com/example.*: warning", line)]
+        assert not ours, ours
+        return (folder / "all.jar").read_bytes()
+
+    path = folder / "compiled.jar"
+    path.write_bytes(made_once("android_app", archive))
+    return path
+
+
+@pytest.mark.slow
+@COMPILES
+@pytest.mark.parametrize("name", CASES)
+def test_the_projects_own_tests_pass_on_a_jvm(compiled, tmp_path, name):
+    for path, data in files_of(name).items():
+        if path.startswith("app/src/test/resources/"):
+            place = tmp_path / path.removeprefix("app/src/test/resources/")
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(data)
+    classes = ":".join(map(str, (compiled, tmp_path, *JUNIT)))
+    command = ["java", "-cp", classes, "org.junit.runner.JUnitCore", f"com.example.net_{name}.ExpectedTest"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "OK (4 tests)" in done.stdout, done.stdout[-3000:]
+
+
+FRAMEWORK = Path("/usr/share/android-framework-res/framework-res.apk")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not shutil.which("aapt") or not FRAMEWORK.exists(),
+    reason="aapt is not installed (Debian: apt install aapt android-framework-res)",
+)
+def test_aapt_packages_manifest_resources_and_assets(tmp_path):
+    for path, data in files_of("classify_keras").items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data.encode() if isinstance(data, str) else data)
+    main = tmp_path / "app/src/main"
+    # The Gradle plugin puts the namespace into the manifest.
+    manifest = main / "AndroidManifest.xml"
+    manifest.write_text(manifest.read_text().replace("<manifest ", '<manifest package="com.example.net" ', 1))
+    command = ["aapt", "package", "-f", "-M", str(manifest), "-S", str(main / "res"), "-A", str(main / "assets")]
+    command += ["-0", "tflite", "-I", str(FRAMEWORK), "-F", str(tmp_path / "app.apk")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown = subprocess.run(
+        ["aapt", "dump", "badging", str(tmp_path / "app.apk")], capture_output=True, text=True
+    ).stdout
+    assert "launchable-activity: name='com.example.net.MainActivity'" in shown
+    assert "uses-permission: name='android.permission.CAMERA'" in shown
+    assert "application-label:'classify_keras'" in shown
