@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mobilenets_tf.data.text_files import read_json
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.files import check_folder, digests, sha256_of, to_json, write_together
+from mobilenets_tf.files import check_folder, digests, parse_json, sha256_of, to_json, write_together
 
 # Has the request, and the project's files with their sha256.
 LIST = "mobilenets-tf.json"
@@ -30,7 +30,8 @@ def check(folder: Path, option: str, overwrite: bool, request: Mapping) -> None:
     if not (folder / LIST).is_file():
         raise RequestError(f"{asked}: the folder is not empty; {remedy}.")
     known = read_json(folder / LIST)
-    if not isinstance(known, dict) or any(known.get(key) != value for key, value in request.items()):
+    asked_for = parse_json(to_json(request), LIST)
+    if not isinstance(known, dict) or any(known.get(key) != value for key, value in asked_for.items()):
         raise RequestError(f"{asked}: the project there is of another request; {remedy}.")
     for file, digest in _listed(known):
         if (folder / file).is_file() and sha256_of(folder / file) != digest:
