@@ -17,9 +17,10 @@ async function load() {
   facts = await (await fetch('facts.json')).json();
   const keep = line => log.push(line); // else the browser's console shows each line, some of them as errors
   self.Module = {print: keep, printErr: keep};
-  await loadLiteRt('./runtime/wasm/');
+  const jspi = 'Suspending' in WebAssembly; // WebAssembly that waits for JavaScript, which LiteRT.js needs for the GPU
+  await loadLiteRt('./runtime/wasm/', {jspi});
   await compile('wasm');
-  element('gpu').hidden = !getWebGpuDevice();
+  element('gpu').hidden = !(jspi && getWebGpuDevice());
   for (const button of document.querySelectorAll('button, input')) button.disabled = false;
   say('Ready. Choose a photograph, drop a photograph here, or use the camera.');
 }

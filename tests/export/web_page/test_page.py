@@ -229,4 +229,4 @@ def test_the_page_runs_the_file_in_a_browser(served, browser, name):
     assert browser.get_log("browser") == []
     asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [each["params"]["request"]["url"] for each in asked if each["method"] == "Network.requestWillBeSent"]
-    assert addresses and all(each.startswith((address, "data:", "blob:")) for each in addresses)
+    assert addresses and all(each.startswith((address, "data:", "blob:", "chrome:")) for each in addresses)
