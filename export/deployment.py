@@ -8,7 +8,7 @@ from pathlib import Path
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import forms, result_folder
+from mobilenets_tf.export import forms, project_folder, result_folder
 from mobilenets_tf.export.android_app import project
 from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.judging import AnyComparison, Judge
@@ -16,6 +16,7 @@ from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.request import DeployRequest
 from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
+from mobilenets_tf.export.web_page import page as web_page
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
@@ -40,7 +41,8 @@ class Deployed:
         without annotated images. per_channel: of a file with one scale for all of a layer's weights, how the usual file
         compares.
     badge: the verdict. seconds: of the whole run.
-    android_app: the folder of the Android project; None where none was asked for, or the file failed a check.
+    android_app, web_page: the folders of the Android project and of the web page; None where none was asked for, or the
+        file failed a check.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Deployed:
     badge: Badge
     seconds: float
     android_app: Path | None = None
+    web_page: Path | None = None
 
     @property
     def passed(self) -> bool:
@@ -79,12 +82,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     folder, name = Path(request.out), _file_name(request)
     labels = request.source.label_names()
     manifest, page = result_folder.write(folder, name, produced, labels)
-    android_app = None
-    if request.android_app and produced.badge.passed:
-        progress("writing the Android project", 0, 1)
-        android_app = Path(request.android_app)
-        project.write(android_app, folder / name, manifest, labels, request.described(), produced.files)
-        progress("writing the Android project", 1, 1)
+    apps = _write_apps(request, folder / name, manifest, labels, produced.files, progress) if manifest["passed"] else {}
     return Deployed(
         path=folder / name,
         report=page,
@@ -95,8 +93,20 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
         per_channel=per_channel,
         badge=produced.badge,
         seconds=time.monotonic() - started,
-        android_app=android_app,
+        **apps,
     )
+
+
+def _write_apps(request: DeployRequest, file: Path, manifest: dict, labels, others, progress: Progress) -> dict:
+    """Write what the request asks for beside the file, and return where: the field of ``Deployed`` -> the folder."""
+    written = {}
+    for field, write in (("android_app", project.write), ("web_page", web_page.write)):
+        if folder := getattr(request, field):
+            progress(f"writing {field}", 0, 1)
+            written[field] = Path(folder)
+            write(written[field], file, manifest, labels, request.described(), others)
+            progress(f"writing {field}", 1, 1)
+    return written
 
 
 def _file_name(request: DeployRequest) -> str:
@@ -118,8 +128,11 @@ def check_options(request: DeployRequest, network: ModelSource) -> schemes.Schem
     image_input.check(request.input)
     forms.check_output(network, request.output, request.score_threshold)
     result_folder.check(request, _file_name(request))
-    if request.android_app is not None:
-        project.check(Path(request.android_app), request.overwrite, request.described())
+    for option, folder in (("--android-app", request.android_app), ("--web-page", request.web_page)):
+        if folder is not None:
+            project_folder.check(Path(folder), option, request.overwrite, request.described())
+    if request.web_page is not None:
+        web_page.check(scheme, request.input)
     return scheme
 
 

@@ -8,7 +8,7 @@ from mobilenets_tf.public_api.types import check_fields
 
 # Fields of requests that do not decide the content of a result: where the model comes from is in the manifest's
 # "model", and where the result goes does not matter.
-_NOT_OPTIONS = ("source", "out", "overwrite", "android_app")
+_NOT_OPTIONS = ("source", "out", "overwrite", "android_app", "web_page")
 # The share of the float model's answers, and of its score, that a file has to keep.
 MIN_AGREEMENT = 0.8
 
@@ -90,6 +90,8 @@ class DeployRequest(Request):
         ``postprocess.Postprocess``'s, low enough to measure average precision with.
     void: of masks to judge with, the value of pixels of no class; None for that of the training.
     android_app: a folder for an Android project that runs the file; None: no project.
+    web_page: a folder for a web page that runs the file; None: no page. LiteRT.js is downloaded through npm the first
+        time.
     """
 
     out: str
@@ -107,6 +109,7 @@ class DeployRequest(Request):
     score_threshold: float | None = None
     void: int | None = None
     android_app: str | None = None
+    web_page: str | None = None
     overwrite: bool = False
 
     @property

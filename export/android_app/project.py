@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.data.text_files import read_json
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export import project_folder
 from mobilenets_tf.export.android_app.expected import expected
 from mobilenets_tf.export.page import android, kotlin
-from mobilenets_tf.files import check_folder, digests, sha256_of, to_json, write_together
 
 # The newest of November 2026. Version 9 of the Gradle plugin needs Gradle 9 and has Kotlin built in.
 VERSIONS = {
@@ -25,8 +24,6 @@ VERSIONS = {
     "activity": "1.12.1",
     "camera": "1.6.1",
 }
-# The project's own list of its files, by which an earlier project is known.
-LIST = "mobilenets-tf.json"
 _TYPES = ("float32", "int8", "uint8")
 # Template -> where its text goes; "." is the folder of the package.
 _FILES = {
@@ -44,31 +41,6 @@ _MAIN, _TEST = "app/src/main/kotlin", "app/src/test/kotlin"
 _ANSWERS = {"classify": "List<Answer>", "detect": "List<Answer>", "segment": "Answer", "outputs": "List<Answer>"}
 # Weights reach so many pixels of the result in Pillow's filters.
 _SUPPORT = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
-
-
-def check(folder: Path, overwrite: bool, request: dict) -> None:
-    """Refuse, before any work, a folder for a project that has anything else in it.
-
-    Args:
-        overwrite: allow everything. request: the "model" and "options" of which the project is made.
-
-    Raises:
-        RequestError: the folder cannot be written; or has files that are no project, a project of another request, or
-            a file of the project that was changed since.
-    """
-    check_folder(folder)
-    if overwrite or not folder.is_dir() or not any(folder.iterdir()):
-        return
-    remedy = "choose another folder, or pass --overwrite (overwrite=True) to write over its files"
-    if not (folder / LIST).is_file():
-        raise RequestError(f"--android-app {folder} (android_app=): the folder is not empty; {remedy}.")
-    known = read_json(folder / LIST)
-    if not isinstance(known, dict) or {key: known.get(key) for key in request} != request:
-        raise RequestError(f"--android-app {folder} (android_app=): the project there is of another request; {remedy}.")
-    for entry in known.get("files", ()):
-        path = folder / entry["file"]
-        if path.is_file() and sha256_of(path) != entry["sha256"]:
-            raise RequestError(f"--android-app {folder} (android_app=): {entry['file']} was changed; {remedy}.")
 
 
 def check_manifest(manifest: Mapping) -> None:
@@ -95,15 +67,13 @@ def write(
     Args:
         file: the deployed ``.tflite`` file. manifest: as ``deploy`` wrote it beside the file.
         labels: names of the classes; may be empty.
-        request: as in ``check``.
+        request: the "model" and "options" of which the project is made, as for ``project_folder.check``.
         others: name -> content of files that the app reads beside it, such as the anchors.
 
     Raises:
         RequestError: as ``check_manifest``, or the folder cannot be written.
     """
-    contents = files_of(file.name, file.read_bytes(), manifest, labels, others)
-    contents[LIST] = to_json({**request, "files": digests(contents)})
-    write_together(folder, contents)
+    project_folder.write(folder, files_of(file.name, file.read_bytes(), manifest, labels, others), request)
 
 
 def files_of(

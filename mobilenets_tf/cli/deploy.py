@@ -37,6 +37,11 @@ def add_arguments(parser):
     parser.add_argument(
         "--android-app", metavar="DIR", help="also write a Gradle project: an Android app that runs the file"
     )  # fmt: skip
+    parser.add_argument(
+        "--web-page", metavar="DIR",
+        help="also write a web page that runs the file on a photograph or the camera; the first time, this downloads "
+        "LiteRT.js (38 MB) through npm",
+    )  # fmt: skip
     parser.add_argument("--classify", metavar="PHOTO", help="try the new file on a photograph ('demo': a cat)")
     add_min_agreement(parser, "the float model")
     parser.add_argument(
@@ -155,8 +160,11 @@ def _print(deployed, request):
         emit(f"For Android: {file}.android.md")
     if deployed.android_app:
         emit(f"Android app: {deployed.android_app} (open the folder in Android Studio)")
-    elif request.android_app:
-        emit("No Android app was written, since the file failed a check.")
+    if deployed.web_page:
+        folder = shlex.quote(str(deployed.web_page))
+        emit(f"Web page: {folder} (python -m http.server -d {folder}, then http://localhost:8000)")
+    if not deployed.passed and (request.android_app or request.web_page):
+        emit("No app and no page were written, since the file failed a check.")
     emit("Next:")
     for line in _next(deployed, request):
         emit(f"  {line}")

@@ -1,6 +1,5 @@
 """The Android project: its Kotlin compiles, and computes on a JVM what Python computed."""
 
-import functools
 import json
 import re
 import shutil
@@ -11,78 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export import project_folder
 from mobilenets_tf.export.android_app import project
-from mobilenets_tf.export.forms import detector as detector_forms
-from mobilenets_tf.export.forms import segmenter as segmenter_forms
-from mobilenets_tf.export.proof.judging import describe_tensor
-from mobilenets_tf.networks.heads.anchors import ssd_anchors
-from mobilenets_tf.quantize import Calibration
-from mobilenets_tf.quantize.post_training import prepare
-from mobilenets_tf.tasks.postprocess import Postprocess
-from mobilenets_tf.tflite.image_input import ImageInput
-from mobilenets_tf.tflite.runtime import Runner
-from tests.conftest import photographs
 from tests.support import colour_files
+from tests.support.deployed_files import CASES, VALUES, deployed
 
 SUPPORT = Path(__file__).parents[2] / "support"
-BADGE = {"colour": "green", "headline": "Verified on 9 images.", "remarks": ["They are few."]}
-# Name -> task, form of the outputs, scheme, form of the input, preprocessing beside the size.
-CROP = {"resize": 9, "crop": "crop_then_resize"}
-TORCH = {"resize": 10, "crop": "resize_then_crop"}
-CASES = {
-    "classify_keras": ("classify", None, "float32", "normalised", {}),
-    "classify_crop": ("classify", None, "int8", "uint8", CROP | {"interpolation": "bicubic"}),
-    "classify_torch": ("classify", None, "int8", "normalised", TORCH | {"interpolation": "bilinear"}),
-    "classify_lanczos": ("classify", None, "int8", "normalised", {"interpolation": "lanczos"}),
-    "classify_nearest": ("classify", None, "float32", "normalised", TORCH | {"interpolation": "nearest"}),
-    "grey_oblong": ("classify", None, "int8", "normalised", CROP | {"size": (8, 13), "interpolation": "bilinear"}),
-    "alpha_oblong": ("classify", None, "float32", "normalised", TORCH | {"size": (13, 8)}),
-    "several_labels": ("classify", None, "int8", "uint8", {}),
-    "detect_nms": ("detect", "nms", "float32", "normalised", {}),
-    "detect_decoded": ("detect", "decoded", "int8", "uint8", {}),
-    "detect_raw": ("detect", "raw", "int8", "normalised", {}),
-    "segment_full": ("segment", "full", "int8", "uint8", {}),
-    "segment_mask": ("segment", "mask", "int8", "uint8", {}),
-}  # fmt: skip
-VALUES = ("grey_oblong", "alpha_oblong", "several_labels")  # their outputs are shown as they are
 # Of these, all of the Kotlin is compiled; of the others what differs, which is what needs no class of Android's.
 WHOLE = ("classify_keras", "several_labels", "detect_raw", "segment_mask")
 NEED_NO_ANDROID = ("/Photo.kt", "/Input.kt", "/Values.kt", "/Answers.kt", "/ExpectedTest.kt")
-POST = Postprocess(ssd_anchors(colour_files.GRIDS), 3, score_threshold=0.01)
-
-
-@functools.cache
-def deployed(name: str) -> tuple[bytes, dict]:
-    """A small network's file, and so much of a manifest as ``deploy`` would write of it."""
-    task, form, scheme, given, geometry = CASES[name]
-    channels = {"grey": 1, "alpha": 4}.get(name.partition("_")[0], 3)
-    image = ImageInput(
-        Preprocessing(**{"size": 8, "mean": (0,) * channels, "std": (255,) * channels} | geometry), given
-    )
-    shape = (image.given.height, image.given.width, channels)
-    if task == "classify":
-        content = colour_files.classifier(shape)
-    else:
-        content = colour_files.detector() if task == "detect" else colour_files.segmenter()
-    if scheme == "int8":
-        pixels = (photographs(100, 16)[:, : shape[0], : shape[1], :channels] + 1) / 2
-        content = prepare(content, scheme, Calibration(pixels, (0, 1))).write()
-    content = image.finish(content)
-    if task == "detect":
-        content = detector_forms.with_form(content, form, POST)
-    elif task == "segment":
-        content = segmenter_forms.with_form(content, form, 16 if form == "full" else 8)
-    runner = Runner(content)
-    manifest = {
-        "task": task, "form": form, "labels": colour_files.LABELS, "scheme": scheme, "passed": True, "badge": BADGE,
-        "inputs": list(map(describe_tensor, runner.inputs)), "outputs": list(map(describe_tensor, runner.outputs)),
-        "preprocessing": vars(image.given), "anchors": {"grids": colour_files.GRIDS},
-    }  # fmt: skip
-    if task == "classify":
-        manifest["outputs"][0]["kind"] = "multi_label" if name in VALUES else "classes"
-    return content, manifest
 
 
 def files_of(name: str) -> dict[str, str | bytes]:
@@ -129,26 +66,26 @@ def test_a_project_is_written_whole_and_replaced_only_where_nothing_is_lost(tmp_
     file.write_bytes(content)
 
     def write():
-        project.check(folder, False, request)
+        project_folder.check(folder, "--android-app", False, request)
         project.write(folder, file, manifest, colour_files.LABELS, request, {})
 
     write()
     first = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     write()  # an earlier result that nobody has changed
     assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == first
-    listed = {entry["file"] for entry in json.loads((folder / project.LIST).read_text())["files"]}
-    assert listed == {str(path) for path in first} - {project.LIST}
+    listed = {entry["file"] for entry in json.loads((folder / project_folder.LIST).read_text())["files"]}
+    assert listed == {str(path) for path in first} - {project_folder.LIST}
     with pytest.raises(RequestError, match="the project there is of another request.*--overwrite"):
-        project.check(folder, False, {"model": {"name": "other"}, "options": {}})
+        project_folder.check(folder, "--android-app", False, {"model": {"name": "other"}, "options": {}})
     (folder / "README.md").write_text("mine")
     with pytest.raises(RequestError, match=r"README.md was changed; choose another folder, or pass --overwrite"):
-        project.check(folder, False, request)
-    project.check(folder, True, request)
+        project_folder.check(folder, "--android-app", False, request)
+    project_folder.check(folder, "--android-app", True, request)
     other = tmp_path / "photos"
     other.mkdir()
     (other / "a.png").touch()
     with pytest.raises(RequestError, match="the folder is not empty"):
-        project.check(other, False, request)
+        project_folder.check(other, "--android-app", False, request)
 
 
 def test_types_that_litert_does_not_read_in_kotlin_are_refused():
