@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, project_folder, result_folder
 from mobilenets_tf.export.android_app import project
+from mobilenets_tf.export.npu import compiler as npu_compiler
+from mobilenets_tf.export.npu import result as npu_result
+from mobilenets_tf.export.npu.compiler import CompiledFile
 from mobilenets_tf.export.proof.badge import Badge
 from mobilenets_tf.export.proof.judging import AnyComparison, Judge
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
@@ -42,7 +46,7 @@ class Deployed:
         compares.
     badge: the verdict. seconds: of the whole run.
     android_app, web_page: the folders of the Android project and of the web page; None where none was asked for, or the
-        file failed a check.
+        file failed a check. npu: the files that were compiled for NPUs.
     """
 
     path: Path
@@ -56,6 +60,7 @@ class Deployed:
     seconds: float
     android_app: Path | None = None
     web_page: Path | None = None
+    npu: Sequence[CompiledFile] = ()
 
     @property
     def passed(self) -> bool:
@@ -97,6 +102,10 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     )
 
 
+def _npu_folder(request: DeployRequest) -> Path:
+    return Path(request.out) / f"{_file_name(request)}.npu"
+
+
 def _write_apps(request: DeployRequest, file: Path, manifest: dict, labels, others, progress: Progress) -> dict:
     """Write what the request asks for beside the file, and return where: the field of ``Deployed`` -> the folder."""
     written = {}
@@ -106,6 +115,9 @@ def _write_apps(request: DeployRequest, file: Path, manifest: dict, labels, othe
             written[field] = Path(folder)
             write(written[field], file, manifest, labels, request.described(), others)
             progress(f"writing {field}", 1, 1)
+    if request.npu:
+        asked = {**request.described(), "npu": list(request.npu)}
+        written["npu"] = npu_result.write(_npu_folder(request), file, request.npu, asked, progress)
     return written
 
 
@@ -128,7 +140,13 @@ def check_options(request: DeployRequest, network: ModelSource) -> schemes.Schem
     image_input.check(request.input)
     forms.check_output(network, request.output, request.score_threshold)
     result_folder.check(request, _file_name(request))
-    for option, folder in (("--android-app", request.android_app), ("--web-page", request.web_page)):
+    npu_compiler.check(request.npu)
+    compiled = _npu_folder(request) if request.npu else None
+    for option, folder in (
+        ("--android-app", request.android_app),
+        ("--web-page", request.web_page),
+        ("--npu", compiled),
+    ):
         if folder is not None:
             project_folder.check(Path(folder), option, request.overwrite, request.described())
     if request.web_page is not None:

@@ -8,7 +8,7 @@ from mobilenets_tf.public_api.types import check_fields
 
 # Fields of requests that do not decide the content of a result: where the model comes from is in the manifest's
 # "model", and where the result goes does not matter.
-_NOT_OPTIONS = ("source", "out", "overwrite", "android_app", "web_page")
+_NOT_OPTIONS = ("source", "out", "overwrite", "android_app", "web_page", "npu")
 # The share of the float model's answers, and of its score, that a file has to keep.
 MIN_AGREEMENT = 0.8
 
@@ -92,6 +92,7 @@ class DeployRequest(Request):
     android_app: a folder for an Android project that runs the file; None: no project.
     web_page: a folder for a web page that runs the file; None: no page. LiteRT.js is downloaded through npm the first
         time.
+    npu: chips whose NPUs the file is compiled for, such as "SM8750" (``npu.chips``), into the folder ``<file>.npu``.
     """
 
     out: str
@@ -110,6 +111,7 @@ class DeployRequest(Request):
     void: int | None = None
     android_app: str | None = None
     web_page: str | None = None
+    npu: tuple[str, ...] = ()
     overwrite: bool = False
 
     @property

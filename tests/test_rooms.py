@@ -41,7 +41,7 @@ FLOORS = (
     ("export.tflite",),
     ("export.proof",),
     ("export.page",),
-    ("export.android_app", "export.web_page"),
+    ("export.android_app", "export.web_page", "export.npu"),
     ("export",),
     ("search",),
     ("cli",),

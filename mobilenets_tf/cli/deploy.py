@@ -42,6 +42,11 @@ def add_arguments(parser):
         help="also write a web page that runs the file on a photograph or the camera; the first time, this downloads "
         "LiteRT.js (38 MB) through npm",
     )  # fmt: skip
+    parser.add_argument(
+        "--npu", nargs="+", default=(), metavar="CHIP",
+        help="also compile the file for the NPUs of these chips, such as SM8750 (Qualcomm; needs "
+        "pip install --no-deps onnxruntime-qnn), and write Google Play's AI pack",
+    )  # fmt: skip
     parser.add_argument("--classify", metavar="PHOTO", help="try the new file on a photograph ('demo': a cat)")
     add_min_agreement(parser, "the float model")
     parser.add_argument(
@@ -163,8 +168,10 @@ def _print(deployed, request):
     if deployed.web_page:
         folder = shlex.quote(str(deployed.web_page))
         emit(f"Web page: {folder} (python -m http.server -d {folder}, then http://localhost:8000)")
-    if not deployed.passed and (request.android_app or request.web_page):
-        emit("No app and no page were written, since the file failed a check.")
+    for compiled in deployed.npu:
+        emit(f"NPU: {compiled.line()}")
+    if not deployed.passed and (request.android_app or request.web_page or request.npu):
+        emit("No app, no page and no file for an NPU were written, since the file failed a check.")
     emit("Next:")
     for line in _next(deployed, request):
         emit(f"  {line}")
