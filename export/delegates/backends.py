@@ -54,8 +54,8 @@ BACKENDS = (
     Backend(
         "npu_qualcomm",
         "Qualcomm's NPU",
-        "by operator alone; types and shapes are for the vendor's compiler",
-        dict.fromkeys(npu.QUALCOMM, Rule(npu.QUALCOMM_SOURCE)),
+        "types and shapes as tried with the compiler for one chip; deploy --npu compiles the file",
+        npu.QUALCOMM_RULES,
         missing=npu.QUALCOMM_SOURCE,
     ),
     Backend(

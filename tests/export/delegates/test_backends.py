@@ -52,7 +52,7 @@ def one_operator(name, inputs, outputs, version=1, **options):
             buffer = len(model.buffers) - 1
         index = flatbuffer.add_tensor(model, f"t{number}", spec["shape"], buffer)
         graph.tensors[index].type = getattr(schema.TensorType, spec["type"].upper())
-        if spec["type"] in ("int8", "uint8", "int16") or (spec["type"] == "int32" and spec["scales"]):
+        if spec["type"] in ("int8", "uint8", "int16") or (spec["type"] in ("int32", "int64") and spec["scales"]):
             quantization = schema.QuantizationParametersT()
             quantization.scale = np.array(spec["scales"], np.float32)
             quantization.zeroPoint = np.resize(np.array(spec["zeros"], np.int64), len(spec["scales"]))
@@ -85,7 +85,7 @@ DEPTHWISE = {"options": "DepthwiseConv2DOptions", "strideW": 1, "strideH": 1, "d
 POOL = {"options": "Pool2DOptions", "filterWidth": 2, "filterHeight": 2, "strideW": 2, "strideH": 2}
 BIAS = {kind: tensor((4,), "int32", (0.25,), values=np.ones(4, np.int32)) for kind in ("int8", "uint8")} | {
     "float32": weights((4,)),
-    "int16": tensor((4,), "int64", values=np.ones(4, np.int64)),
+    "int16": tensor((4,), "int64", (0.25,), values=np.ones(4, np.int64)),
 }
 KERNEL = {"int16": "int8"}  # what 16-bit activations are multiplied with
 
@@ -490,8 +490,8 @@ def test_every_rule_has_a_source_and_is_for_an_operator_that_exists():
         assert backend.rules.keys() <= builtin | custom, backend.rules.keys() - builtin - custom
         for rule in backend.rules.values():
             source = rule.source
-            is_npm = source.repository.startswith("npm:")  # tried, since the source is closed
-            assert source.file.endswith(".cc") and source.place and (is_npm or len(source.commit) == 40)
+            was_tried = source.repository.startswith(("npm:", "pypi:"))  # since the source is closed
+            assert source.file.endswith((".cc", ".so")) and source.place and (was_tried or len(source.commit) == 40)
 
 
 def test_weights_that_are_unpacked_go_with_what_reads_them():
