@@ -227,8 +227,8 @@ class TracedModel:
         }
         groups: dict[str, ChannelGroup] = {}
         for number in range(len(members) - len(alone)):
-            group = self._group(number, groups)
-            groups[group.name] = group
+            found = self._group(number, groups)
+            groups[found.name] = found
         return ChannelGroups(groups, inputs | fixed)
 
     def _group(self, number: int, taken: Collection[str]) -> ChannelGroup:
