@@ -154,7 +154,9 @@ def make_table(inputs: Path) -> None:
     from mobilenets_tf import LatencyRequest, LatencyTable
 
     draw(inputs / "many", 260)
-    LatencyTable.measure(LatencyRequest(str(inputs / "net.keras"), str(inputs / "table.json"), networks=8, minutes=0.05))
+    LatencyTable.measure(
+        LatencyRequest(str(inputs / "net.keras"), str(inputs / "table.json"), networks=8, minutes=0.05)
+    )
 
 
 def start(case: Case, verb: str, *more: str, **environment: str) -> subprocess.Popen:

@@ -89,7 +89,8 @@ def test_a_temporary_folder_in_use_stays(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "full"), OSError("Can't write data (errno = 28, message = 'No space left on device')")]
+    "error",
+    [OSError(errno.ENOSPC, "full"), OSError("Can't write data (errno = 28, message = 'No space left on device')")],
 )
 def test_a_full_temporary_directory_is_named_with_a_remedy(error, tmp_path, monkeypatch):
     """The second error is HDF5's, which has no number."""
