@@ -59,7 +59,7 @@ def test_more_groups_of_one_small_width_than_it_has_shares_can_all_shrink(worker
     table = table_of(file_of(model, "float32", worker), "float32")
     latency = WidthLatency(model, groups, table, worker)
     assert latency.groups == groups and not latency.fixed
-    widths = {name: 8 for name in list(groups)[1::3]}
+    widths = dict.fromkeys(list(groups)[1::3], 8)
     smaller = file_of(prune(model, widths), "float32", worker)
     assert latency(widths) == pytest.approx(table.predict(smaller), rel=0.01)
 
