@@ -51,13 +51,18 @@ VERBS = {
         *MODEL, "--calibration", "{inputs}/photos", "--schemes", "float16", "int8", "--calls", "3", "--min-agreement",
         "0", "--out", "{out}",
     ],
+    "search": [
+        *MODEL, "--data", "{inputs}/many", "--evaluate", "{inputs}/photos", "--table", "{inputs}/table.json",
+        "--target", "0.9", "--step", "0.04", "--steps", "2", "--tried", "1", "--epochs", "2", "--batch-size", "16",
+        "--train-threads", "1", "--out", "{out}",
+    ],
 }  # fmt: skip
 # How a command is ended -> its exit status.
 ENDS = {"INT": 130, "TERM": 143, "KILL": -signal.SIGKILL, "CHILD": 2}
 _SECONDS_TO_END = 3.0
 DONE = (0, 1)
 # Files with measured times, which differ from run to run.
-_TIMED = (".html", ".json")
+_TIMED = (".html", ".json", ".search.svg")
 
 
 @dataclass
@@ -92,6 +97,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="interruptions-") as name:
         folder = Path(name)
         make_inputs(folder / "inputs")
+        if "search" in arguments.verbs:
+            make_table(folder / "inputs")
         for verb in arguments.verbs:
             whole = undisturbed(folder, verb)
             parts = {
@@ -115,19 +122,12 @@ def main() -> int:
 def make_inputs(folder: Path) -> None:
     """Draw pictures of two classes, and build a small model and another one of the same form."""
     import keras
-    import numpy as np
-    from PIL import Image
 
-    random = np.random.default_rng(0)
-    for index in range(24):
-        place = folder / "photos" / "ab"[index % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(random.integers(90 * (index % 2), 160 + 90 * (index % 2), (6, 6, 3)).astype(np.uint8))
-        coarse.resize((40, 40), Image.Resampling.BILINEAR).save(place / f"{index}.png")
+    draw(folder / "photos", 24)
     keras.utils.set_random_seed(0)
     layers = keras.layers
     inputs = x = keras.Input((32, 32, 3))
-    for filters in (8, 16):
+    for filters in (16, 96):
         x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
         x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.GlobalAveragePooling2D()(x)
@@ -135,6 +135,28 @@ def make_inputs(folder: Path) -> None:
     model.save(folder / "net.keras")
     model.set_weights([0.5 * values for values in model.get_weights()])
     model.save(folder / "other.keras")
+
+
+def draw(folder: Path, count: int) -> None:
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for index in range(count):
+        place = folder / "ab"[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(random.integers(90 * (index % 2), 160 + 90 * (index % 2), (6, 6, 3)).astype(np.uint8))
+        coarse.resize((40, 40), Image.Resampling.BILINEAR).save(place / f"{index}.png")
+
+
+def make_table(inputs: Path) -> None:
+    """Draw as many pictures as a search needs, and measure a table of latencies."""
+    from mobilenets_tf import LatencyRequest, LatencyTable
+
+    draw(inputs / "many", 260)
+    LatencyTable.measure(
+        LatencyRequest(str(inputs / "net.keras"), str(inputs / "table.json"), networks=8, minutes=0.05)
+    )
 
 
 def start(case: Case, verb: str, *more: str, **environment: str) -> subprocess.Popen:
@@ -176,7 +198,7 @@ def undisturbed(folder: Path, verb: str) -> tuple[float, dict[str, str]]:
 
 def results(out: Path) -> dict[str, str]:
     """The sha256 of each result that has no measured times in it."""
-    paths = [path for path in out.glob("*") if path.is_file() and path.suffix not in _TIMED]
+    paths = [path for path in out.glob("*") if path.is_file() and not path.name.endswith(_TIMED)]
     return {path.name: sha256_of(path) for path in paths}
 
 
@@ -275,7 +297,7 @@ def check_whole(case: Case, leftovers: bool) -> None:
 
 def checkpoints(folder: Path, verb: str, expected: dict[str, str]):
     """Kill a training at its first checkpoint, give the next runs damaged ones, and go on from the good one."""
-    if verb not in ("train", "qat"):
+    if verb not in ("train", "qat", "search"):
         return
     case = Case(folder / f"{verb}-checkpoint")
     checkpoint = killed_at_checkpoint(case, verb)
@@ -292,7 +314,7 @@ def killed_at_checkpoint(case: Case, verb: str) -> Path | None:
     process = start(case, verb)
     found: list[Path] = []
     while not found and process.poll() is None:
-        found = [*case.out.glob("*.npz"), *case.out.glob("checkpoint/*.npz")]
+        found = [path for place in ("", "checkpoint/", "work/") for path in case.out.glob(f"{place}*.npz")]
         time.sleep(0.005)
     process.kill()
     finish(case, process)

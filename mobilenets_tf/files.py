@@ -235,12 +235,14 @@ class TemporaryFolder:
 
     Raises:
         OSError: the folder cannot be made.
+        RequestError: when the context ends because the disk of the system's temporary directory is full.
 
     lock: the descriptor that holds the lock; a child process that uses the folder too should inherit this descriptor.
         None where the file system has no locks.
     """
 
     def __init__(self, prefix: str, parent: str | os.PathLike[str] | None = None):
+        self._is_systems = parent is None
         parent = Path(tempfile.gettempdir() if parent is None else parent)
         _remove_leftovers(parent, prefix)
         self.lock: int | None = None
@@ -264,8 +266,13 @@ class TemporaryFolder:
     def __enter__(self) -> str:
         return self.name
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self.close()
+        if self._is_systems and isinstance(error, OSError) and _is_of_full_disk(error):
+            raise RequestError(
+                f"{os.path.dirname(self.name)}, where temporary files are, has no space left. Free some space there, "
+                "or let the environment variable TMPDIR name another folder; then run again."
+            ) from error
 
     def close(self) -> None:
         """Remove the folder."""
@@ -274,6 +281,11 @@ class TemporaryFolder:
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None
+
+
+def _is_of_full_disk(error: OSError) -> bool:
+    """Tell whether a disk is full. HDF5's errors have the number in their text alone."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:

@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
 # What readers rely on, where a manifest has the entry.
 _TYPES: dict[str, type] = {
     "task": str, "scheme": str, "labels": list, "files": list, "options": dict, "preprocessing": dict, "model": dict,
-    "calibration": dict, "form": str,
+    "calibration": dict, "form": str, "plan": dict,
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from mobilenets_tf.models.float_model import FloatModel
 from mobilenets_tf.models.keras_model import KerasModel
 from mobilenets_tf.models.tflite_model import TFLiteModel
 from mobilenets_tf.models.traced_model import TracedModel
+from mobilenets_tf.networks.plan import Plan
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.tasks import task_of
@@ -167,6 +168,23 @@ class ModelSource:
         if self.is_file:
             return self._manifest().get("task", "classify")
         return registry.get(self.model).task
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the network: a registered network's, or what the manifest of a file says of it. None where
+        nothing says which network a file has.
+
+        Raises:
+            RequestError: the manifest is damaged.
+        """
+        if not self.is_file:
+            given = {name: getattr(self, name) for name in ("alpha", "resolution", "classes")}
+            return Plan(self.model, {name: value for name, value in given.items() if value is not None})
+        manifest = self._manifest()
+        if "plan" in manifest:
+            return Plan.of_plain(manifest["plan"], f"The plan in {self.model}.json")
+        known = ModelSource.of_facts(manifest.get("model") or {})
+        return None if known is None or known.is_file else known.plan
 
     @property
     def says_its_task(self) -> bool:

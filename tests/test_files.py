@@ -88,6 +88,25 @@ def test_a_temporary_folder_in_use_stays(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == users
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "full"), OSError("Can't write data (errno = 28, message = 'No space left on device')")],
+)
+def test_a_full_temporary_directory_is_named_with_a_remedy(error, tmp_path, monkeypatch):
+    """The second error is HDF5's, which has no number."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with (
+        pytest.raises(RequestError, match=f"{tmp_path}, where temporary files are, has no space left.*TMPDIR"),
+        files.TemporaryFolder("mine-"),
+    ):
+        raise error
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="full|No space"), files.TemporaryFolder("mine-", tmp_path):
+        raise error  # who chose the place says what is to be done
+    with pytest.raises(FileNotFoundError), files.TemporaryFolder("mine-"):
+        raise FileNotFoundError
+
+
 def test_what_a_killed_run_left_beside_its_results_goes(tmp_path):
     (tmp_path / ".unfinished-abcdefgh.temporary").mkdir(mode=0o700)
     files.write_together(tmp_path, {"a": "1"})

@@ -4,6 +4,7 @@ from mobilenets_tf.cli.options import (
     add_model,
     add_overwrite,
     add_quiet,
+    add_void,
     display,
     emit,
     request_of,
@@ -23,6 +24,8 @@ def add_arguments(parser):
         "--evaluate", required=True, metavar="SOURCE", help="annotated images that judge the result, unseen until then"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--task", help="classify, detect or segment (default: the network's)")
+    add_void(parser)
     target = parser.add_argument_group("the latency to reach; give one")
     target.add_argument("--target", type=float, metavar="SHARE", help="share of the network's own, for example 0.5")
     target.add_argument("--target-ms", type=float, metavar="MS", help="in milliseconds")

@@ -74,15 +74,23 @@ class Plan:
         Raises:
             RequestError: the file cannot be read, is not JSON, or is not a plan.
         """
-        content = read_json(file)
+        return Plan.of_plain(read_json(file), shown(file))
+
+    @staticmethod
+    def of_plain(content: Any, where: str) -> "Plan":
+        """Return the plan that ``plain`` has described. where: what the content is from, for messages.
+
+        Raises:
+            RequestError: the content is no such description.
+        """
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise RequestError(f'{shown(file)} is not a plan: expected a JSON object with "format": "{FORMAT}".')
+            raise RequestError(f'{where} is not a plan: expected a JSON object with "format": "{FORMAT}".')
         if wrong := sorted(set(content) - _KEYS):
-            raise RequestError(f"{shown(file)} has the unknown key {wrong[0]!r:.100}; a plan has {', '.join(_KEYS)}.")
+            raise RequestError(f"{where} has the unknown key {wrong[0]!r:.100}; a plan has {', '.join(_KEYS)}.")
         try:
             return Plan(content.get("network", ""), content.get("options", {}), content.get("channels", {}))
         except RequestError as error:
-            raise RequestError(f"{shown(file)}: {error}") from error
+            raise RequestError(f"{where}: {error}") from error
 
     def write(self, file: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all.
@@ -94,8 +102,12 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as JSON; equal plans give equal text."""
+        return to_json(self.plain())
+
+    def plain(self) -> dict[str, Any]:
+        """Return the plan as plain data, as it is in its file."""
         about = {"format": FORMAT, "network": self.network, "options": dict(self.options)}
-        return to_json({**about, "channels": dict(self.channels)})
+        return {**about, "channels": dict(self.channels)}
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -5,7 +5,7 @@ sum joins the labels of its terms, a concatenation puts them side by side, a ``F
 joined stay or go together; what no rule knows fixes the labels that reach it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ class ChannelGroup:
 
     Attributes:
         name: of the group's first producer. If this layer makes channels of several groups, with their places:
-            "conv[0:16]".
+            "conv[0:16]", or "conv[0:4,8:12]" where others are between them.
         width: number of slices.
         producers: layer that makes channels of the group -> map of its output channels, (filters,).
         followers: layer that has weights for the channels that it passes on, such as a depthwise convolution or a
@@ -225,10 +225,13 @@ class TracedModel:
             for layer, labels in self._parts["producers"].items()
             if (self.group_of[labels] < 0).any()
         }
-        groups = (self._group(number) for number in range(len(members) - len(alone)))
-        return ChannelGroups({group.name: group for group in groups}, inputs | fixed)
+        groups: dict[str, ChannelGroup] = {}
+        for number in range(len(members) - len(alone)):
+            found = self._group(number, groups)
+            groups[found.name] = found
+        return ChannelGroups(groups, inputs | fixed)
 
-    def _group(self, number: int) -> ChannelGroup:
+    def _group(self, number: int, taken: Collection[str]) -> ChannelGroup:
         parts = {
             part: {
                 layer: np.where(self.group_of[labels] == number, self.slice_of[labels], -1)
@@ -238,11 +241,18 @@ class TracedModel:
             for part, layers in self._parts.items()
         }
         first, slices = next(iter(parts["producers"].items()))
-        name, others = first, np.setdiff1d(self.group_of[self._parts["producers"][first]], [-1, number])
-        if others.size:
-            places = np.flatnonzero(slices >= 0)
-            name = f"{first}[{places[0]}:{places[-1] + 1}]"
+        name, places = first, f"[{_ranges(np.flatnonzero(slices >= 0))}]"
+        if np.setdiff1d(self.group_of[self._parts["producers"][first]], [-1, number]).size:
+            name += places
+        while name in taken:  # a layer may be called "conv[0:16]"
+            name += places
         return ChannelGroup(name, int(slices.max()) + 1, **parts)
+
+
+def _ranges(places: np.ndarray) -> str:
+    """Write places in rising order as ranges, "0:4,8:12"."""
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    return ",".join(f"{run[0]}:{run[-1] + 1}" for run in runs)
 
 
 def graph_of(model: Any) -> Any:

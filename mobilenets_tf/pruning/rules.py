@@ -271,7 +271,8 @@ def _normalization_over_axes(trace: Trace, call: Call) -> list[Channels]:
 def _prelu(trace: Trace, call: Call) -> list[Channels]:
     x, layer, shape = call.inputs[0], call.operation, call.input_shapes[0]
     for axis in range(1, len(shape)):
-        if axis not in (layer.shared_axes or ()) and x.axis in (None, axis):
+        # The weight says which axes share it: Keras counts shared_axes from 1, and wraps 0 and negative ones around.
+        if layer.alpha.shape[axis - 1] == shape[axis] and x.axis in (None, axis):
             trace.weigh(layer.alpha, axis - 1, x.over(shape[axis]), "followers")
             trace.note(call, x.over(shape[axis]), "followers")
     return [x]

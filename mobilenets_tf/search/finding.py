@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.factory import create_model
-from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.networks.plan import Plan
 from mobilenets_tf.progress import Progress
@@ -238,16 +236,13 @@ def plan_of(source: ModelSource, widths: dict[str, tuple[int, int]]) -> Plan | N
         source: the network as it was.
         widths: name of a group of channels -> slices before and after.
     """
-    known: ModelSource | None = source
-    if source.is_file:  # of an object, which has no manifest, the model is a name
-        manifest = {} if source.content is not None else manifest_of(Path(source.model))
-        known = ModelSource.of_facts(manifest.get("model") or {})
-    if known is None or known.is_file:
+    known = source.plan
+    if known is None:
         return None
-    given = {name: getattr(known, name) for name in ("alpha", "resolution", "classes")}
-    options = {name: value for name, value in given.items() if value is not None}
     with shapes_alone():
-        groups = channel_groups(create_model(Plan(known.model, options))).groups
-    if any(name not in groups or groups[name].width != before for name, (before, _) in widths.items()):
+        groups = channel_groups(create_model(Plan(known.network, known.options))).groups
+    now = {name: known.channels.get(name, group.width) for name, group in groups.items()}
+    if any(now.get(name) != before for name, (before, _) in widths.items()):
         return None
-    return Plan(known.model, options, {name: after for name, (before, after) in widths.items() if after != before})
+    fewer = {name: after for name, (before, after) in widths.items() if after != before}
+    return Plan(known.network, known.options, {**known.channels, **fewer})

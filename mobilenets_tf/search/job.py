@@ -130,6 +130,7 @@ def _write_pruned(task: Task, found: Found) -> None:
         "versions": versions(),
         "task": task.job.request.task,
         "model": request.source.facts(),
+        **({"plan": found.plan.plain()} if found.plan else {}),
         "preprocessing": asdict(found.preprocessing),
         "labels": list(task.job.class_names) or request.source.label_names(),
     }

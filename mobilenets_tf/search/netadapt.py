@@ -10,8 +10,9 @@ The published method trains every proposal. On two processors that is too slow, 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,17 +34,17 @@ Latency = Callable[[Mapping[str, int]], float]  # in ms, of the widths of groups
 class Trainer(Protocol):
     """What NetAdapt asks of ``ShortTraining``."""
 
-    def batches(self, first: int, count: int) -> list[Any]: ...
+    def batches(self, first: int, count: int) -> Iterable[Any]: ...
 
     def state(self) -> dict[str, np.ndarray]: ...
 
     def restore(self, state: dict[str, np.ndarray], kept: Kept) -> None: ...
 
-    def train(self, batches: Sequence[Any]) -> None: ...
+    def train(self, batches: Iterable[Any]) -> None: ...
 
-    def loss(self, batches: Sequence[Any]) -> float: ...
+    def loss(self, batches: Iterable[Any]) -> float: ...
 
-    def importance(self, batches: Sequence[Any]) -> dict[str, np.ndarray]: ...
+    def importance(self, batches: Iterable[Any]) -> dict[str, np.ndarray]: ...
 
     def score(self) -> Score: ...
 
@@ -174,7 +175,7 @@ class NetAdapt:
         trainer, number, tried = self._trainer, len(course.rounds), self._options.tried
         label = f"round {number + 1}: {now / self._whole:.0%} of the latency, target {self._target / self._whole:.0%}"
         batches = trainer.batches(number * self._options.steps, self._options.steps)
-        few = batches[:_BATCHES_TO_RANK]
+        few = list(islice(batches, _BATCHES_TO_RANK))
         trainer.restore(course.state, course.kept)
         before, ranks = trainer.loss(few), trainer.importance(few)
         if not math.isfinite(before):
@@ -206,7 +207,7 @@ class NetAdapt:
         unchanged_row, own_row = asdict(unchanged), asdict(score)
         return {"unchanged": unchanged_row, "proposals": rows, "chosen": chosen.name, "ms": chosen.ms, **own_row}
 
-    def _trained(self, state: dict, kept: Kept, batches: Sequence) -> tuple[Score, dict[str, np.ndarray]]:
+    def _trained(self, state: dict, kept: Kept, batches: Iterable[Any]) -> tuple[Score, dict[str, np.ndarray]]:
         self._trainer.restore(state, kept)
         self._trainer.train(batches)
         return self._trainer.score(), self._trainer.state()

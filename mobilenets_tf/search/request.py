@@ -42,6 +42,8 @@ class SearchRequest:
         in ``out``.
     elsewhere: the table is that of another machine, such as a phone, for which the network is meant.
     threads: of LiteRT. train_threads: of TensorFlow, as ``threads`` in ``TrainRequest``.
+    task: "classify", "detect" or "segment"; None for the network's own, which a file from elsewhere does not say.
+    void: of masks, the value of pixels that are of no class; None: as in the network's training, or 255.
     method: "netadapt" takes channels away, round by round; "pareto" tries networks that Optuna asks for, "random"
         networks at random, and both take the best that reaches the latency.
     steps: of each short training.
@@ -72,6 +74,8 @@ class SearchRequest:
     elsewhere: bool = False
     threads: int = 1
     train_threads: int | None = None
+    task: str | None = None
+    void: int | None = None
     method: str = NETADAPT
     steps: int = Options.steps
     step: float = Options.step
@@ -134,9 +138,9 @@ class SearchRequest:
     def training(self) -> TrainRequest:
         """Return the training whose images and recipe the search shares."""
         return TrainRequest(
-            self.source, self.data, str(self.work), recipe="recover", epochs=self.epochs, batch_size=self.batch_size,
-            learning_rate=self.learning_rate, seed=self.seed, threads=self.train_threads, distribute="none",
-            void=self.source.void,
+            self.source, self.data, str(self.work), self.task, recipe="recover", epochs=self.epochs,
+            batch_size=self.batch_size, learning_rate=self.learning_rate, seed=self.seed, threads=self.train_threads,
+            distribute="none", void=self.source.void if self.void is None else self.void,
         )  # fmt: skip
 
     def last_training(self) -> TrainRequest:
@@ -226,6 +230,7 @@ def check(request: SearchRequest, progress: Progress = silent) -> Task:
     _check_trained(request)
     check_options(request.deployment(Path(request.out, f"{source.name}.keras")), source)
     job = training_request.check(request.training(), progress)
+    task_of(job.request.settled_task).check_installed()
     request = replace(request, source=job.request.source)
     _check_trained(request)  # again: now the number of classes is that of the images
     if job.validation is None or len(job.validation) < _LEAST_IMAGES:

@@ -1,7 +1,9 @@
 """Short trainings of one network whose channels are switched on and off, all compiled once."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import keras
@@ -21,7 +23,7 @@ from mobilenets_tf.training.objectives import objective_of
 from mobilenets_tf.training.recipes import Rate
 from mobilenets_tf.training.request import Job
 
-_MOST_BYTES = 512 << 20  # of decoded images that stay in memory
+_MOST_BYTES = 512 << 20  # of decoded images that stay in memory, and as many of batches
 
 
 class ShortTraining:
@@ -64,10 +66,10 @@ class ShortTraining:
         self._loss = self._training.losses_of(())  # without gradients, which cost twice as much again
         self._fresh = {name: value for name, value in self.state().items() if name.startswith("optimizer/")}
 
-    def batches(self, first: int, count: int) -> list[Any]:
-        """Make the batches of some steps, counted from the beginning of the search."""
-        stream = pipeline.training_batches(self._reader, self._plan, self._objective, self._distribution, first=first)
-        return list(stream.take(count))
+    def batches(self, first: int, count: int) -> "Batches":
+        """Return the batches of some steps, counted from the beginning of the search."""
+        arguments = self._reader, self._plan, self._objective, self._distribution
+        return Batches(lambda step: pipeline.training_batches(*arguments, first=step), range(first, first + count))
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the weights and the optimizer's state, by name."""
@@ -84,11 +86,11 @@ class ShortTraining:
             self._training.step(batch)
             self.switches.switch()
 
-    def loss(self, batches: Sequence[Any]) -> float:
+    def loss(self, batches: Iterable[Any]) -> float:
         """Return the mean loss on batches, without training."""
         return float(np.mean([self._loss(batch)[0] for batch in batches]))
 
-    def importance(self, batches: Sequence[Any]) -> dict[str, np.ndarray]:
+    def importance(self, batches: Iterable[Any]) -> dict[str, np.ndarray]:
         """Estimate what taking each slice away costs, (width,) for each group.
 
         By default the square of the first-order change of the loss, over the batches: (sum of gradient x weight)^2 of
@@ -114,6 +116,38 @@ class ShortTraining:
     def finished(self) -> keras.Model:
         """Return the model with the present weights, and its layers' attributes as they were."""
         return self._training.finished(self._training.weights())
+
+
+class Batches:
+    """Batches to go through several times, the same ones each time. Those that do not fit into memory are made again.
+
+    Args:
+        stream: makes the batches from a step on.
+        steps: whose batches they are.
+        most_bytes: of batches that stay in memory.
+    """
+
+    def __init__(self, stream: Callable[[int], Iterable[Any]], steps: range, most_bytes: int = _MOST_BYTES):
+        self._stream, self._steps = stream, steps
+        self._kept: list[Any] = []
+        self._to_keep = self._fitting(most_bytes)
+
+    def __iter__(self) -> Iterator[Any]:
+        for place in range(len(self._steps)):
+            if place == len(self._kept):
+                self._kept += islice(self._to_keep, 1)
+            if place == len(self._kept):
+                yield from islice(self._stream(self._steps[place]), len(self._steps) - place)
+                break
+            yield self._kept[place]
+
+    def _fitting(self, most_bytes: int) -> Iterator[Any]:
+        """Make the batches that fit into so many bytes."""
+        for batch in islice(self._stream(self._steps.start), len(self._steps)):
+            most_bytes -= sum(part.dtype.size * math.prod(part.shape) for part in keras.tree.flatten(batch))
+            if most_bytes < 0:
+                break
+            yield batch
 
 
 class _Kept(pipeline.Reader):

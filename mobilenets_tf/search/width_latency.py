@@ -2,7 +2,7 @@
 
 The model is converted twice: as it is, and with another share of each group of channels, all shares different. So each
 tensor of the file shows by its share which group it follows. From then on the latency of any widths is a sum over the
-operators.
+operators. Of 16 channels there are 15 shares: a model with more groups of one small width is converted more often.
 """
 
 import functools
@@ -18,6 +18,7 @@ from mobilenets_tf.pruning.prune import prune
 from mobilenets_tf.search.latency.base_file import file_of
 from mobilenets_tf.search.latency.file_widths import FileWidths
 from mobilenets_tf.search.latency.table import LatencyTable
+from mobilenets_tf.search.latency.variants import MULTIPLE
 from mobilenets_tf.search.latency.workloads import Workload, workload, workloads
 from mobilenets_tf.tflite.operators import Call
 from mobilenets_tf.worker import Worker
@@ -30,8 +31,8 @@ _TOLERANCE = 0.02
 class WidthLatency:
     """The latency of a model by the widths of its groups of channels.
 
-    groups: name -> number of slices, of the groups whose widths the file shows. fixed: the other groups, which a search
-        has to leave whole.
+    groups: name -> number of slices, of the groups whose widths the file shows. fixed: those whose widths it does not
+        show, which a search has to leave whole. Narrow groups, which no search makes smaller, may be in neither.
     content: the file of the model as it is, calibrated with noise: to be timed, not to be used.
 
     Args:
@@ -50,19 +51,21 @@ class WidthLatency:
         self, model: keras.Model, groups: Mapping[str, int], table: LatencyTable, worker: Worker | None = None
     ):
         self._table = table
-        probe = _different_shares(groups)
         self.content = file_of(model, table.scheme, worker)
         file = FileWidths(self.content)
-        other = file_of(prune(model, probe), table.scheme, worker)
         self._operators = [(workload(call), *_groups_of(call, file)) for call in file.operators()]
-        self._parts = _followed(file, FileWidths(other), groups, probe)
+        probes = list(_probes(groups))
+        others = [file_of(prune(model, probe), table.scheme, worker) for probe in probes]
+        self._parts = _agreed(
+            [_followed(file, FileWidths(other), groups, probe) for probe, other in zip(probes, others, strict=True)]
+        )
         shown = {group for group, _ in self._parts.values()}
         self.groups = {name: width for name, width in groups.items() if name in shown}
-        self.fixed = sorted(groups.keys() - shown)
-        if self.fixed:
-            probe = {name: probe[name] for name in self.groups}
-            other = file_of(prune(model, probe), table.scheme, worker) if probe else self.content
-        self._check(probe, table.of_operators(tuple(workloads(other))))
+        self.fixed = sorted({name for probe in probes for name in probe} - shown)
+        for probe, other in zip(probes, others, strict=True):
+            if seen := {name: count for name, count in probe.items() if name in shown}:
+                content = other if seen == probe else file_of(prune(model, seen), table.scheme, worker)
+                self._check(seen, table.of_operators(tuple(workloads(content))))
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         """Predict the latency in ms. widths: name of a group -> slices that stay; groups left out stay whole."""
@@ -94,11 +97,23 @@ def _groups_of(call: Call, file: FileWidths) -> tuple[str | None, str | None]:
     return tuple(None if tensor is None else file.group_of(tensor.index) for tensor in (data, result))
 
 
+def _probes(groups: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Choose how many slices of each group stay, for one model after the other; groups that are left out stay whole.
+    Each group that is wide enough for a search to make smaller has its turn."""
+    left = dict(groups)
+    while chosen := _different_shares(left):
+        yield chosen
+        left = {name: width for name, width in left.items() if name not in chosen}
+        if all(width <= MULTIPLE for width in left.values()):
+            break
+
+
 def _different_shares(groups: Mapping[str, int]) -> dict[str, int]:
-    """Choose how many slices of each group stay, so that no two groups keep the same share."""
+    """Choose how many slices of each group stay, so that no two groups keep the same share; leave out groups for which
+    no share is left, narrow ones first."""
     taken: set[Fraction] = set()
     chosen = {}
-    for name, width in sorted(groups.items(), key=lambda item: item[1]):
+    for name, width in sorted(groups.items(), key=lambda item: (item[1] <= MULTIPLE, item[1])):
         shares = (count for count in range(width - 1, 0, -1) if Fraction(count, width) not in taken)
         if (count := next(shares, None)) is not None:
             chosen[name] = count
@@ -122,6 +137,12 @@ def _followed(
             if name is not None and before % groups[name] == 0:
                 votes[group][name, before // groups[name]] += 1
     return {group: counted.most_common(1)[0][0] for group, counted in votes.items()}
+
+
+def _agreed(found: Sequence[dict[str, tuple[str, int]]]) -> dict[str, tuple[str, int]]:
+    """Join what several smaller models show. A group of the file that changed in several follows no group alone."""
+    times = Counter(group for parts in found for group in parts)
+    return {group: part for parts in found for group, part in parts.items() if times[group] == 1}
 
 
 def _same_operators(operators: Sequence[Call], others: Sequence[Call]) -> Iterator[tuple[Call, Call]]:

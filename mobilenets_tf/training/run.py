@@ -157,6 +157,7 @@ class Run:
             "versions": versions(),
             "task": self._request.task,
             "model": self._request.source.facts(),
+            **self._plan_of_file(),
             "options": json.loads(files.to_json(options)),
             "recipe": json.loads(files.to_json(asdict(self._recipe))),
             "images": {
@@ -169,6 +170,11 @@ class Run:
             "kept_epoch": self._state.kept_epoch,
             "epochs": self._state.course.epochs,
         }
+
+    def _plan_of_file(self) -> dict:
+        """Hand on the plan of a file's network. Of a registered network the facts about the model say as much."""
+        source = self._request.source
+        return {"plan": source.plan.plain()} if source.is_file and source.plan else {}
 
 
 def _check_image(name: str, preprocessing: Preprocessing) -> None:

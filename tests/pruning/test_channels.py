@@ -58,6 +58,32 @@ def test_a_layer_of_several_groups():
 
     assert {"first[0:3]", "first[3:6]"} < set(found(split).groups)
 
+    def picked(x):
+        x = layers.Conv2D(6, 1, name="first")(x)
+        y = layers.Concatenate()([x[..., 0:2], x[..., 4:6]])
+        return layers.Concatenate()([x, layers.Add()([y, layers.Conv2D(4, 1)(y)])])
+
+    assert set(found(picked).groups) == {"first[0:2]", "first[2:4]", "first[4:6]"}
+
+    def between(x):
+        x = layers.Conv2D(8, 1, name="first")(x)
+        y = layers.Add()([x[..., 2:4], layers.Conv2D(2, 1)(x)])
+        return layers.Concatenate()([x, y])
+
+    assert {"first[0:2,4:8]", "first[2:4]"} == set(found(between).groups)
+
+
+def test_a_layer_with_the_name_of_another_layers_part_is_a_group_of_its_own():
+    def body(x):
+        x = layers.Conv2D(8, 1, name="first")(x)
+        named = layers.Conv2D(4, 1, name="first[0:4]")(x)
+        start = layers.Add()([x[..., :4], layers.Conv2D(4, 1, name="start")(x)])
+        return layers.Concatenate()([start, x[..., 4:], layers.Conv2D(4, 1, name="end")(named)])
+
+    groups = found(body).groups
+    assert list(groups) == ["first[0:4]", "first[4:8]", "first[0:4][0:4]", "end"]
+    assert "first[0:4]" in groups["first[0:4][0:4]"].producers and "first" in groups["first[0:4]"].producers
+
 
 def test_groups_of_a_grouped_convolution_go_whole():
     groups = found(layers.Conv2D(8, 1, name="first"), layers.Conv2D(12, 1, groups=4, name="grouped")).groups

@@ -51,7 +51,8 @@ def concatenated(x):
 
 def depthwise(x):
     x = layers.DepthwiseConv2D(3, depth_multiplier=3, activation="tanh")(convolution(x))
-    return layers.SeparableConv2D(8, 3, depth_multiplier=2)(layers.LeakyReLU()(x))
+    x = layers.PReLU(shared_axes=[0])(layers.LeakyReLU()(x))  # Keras takes 0 for the last axis
+    return layers.SeparableConv2D(8, 3, depth_multiplier=2)(layers.PReLU(shared_axes=[-1])(x))
 
 
 def grouped(x):

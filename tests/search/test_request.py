@@ -131,6 +131,20 @@ def test_a_registered_network_gets_a_plan_and_a_network_of_other_rows_does_not(t
     assert plan == Plan("mobilenet_v1", {"alpha": 0.25, "resolution": 32, "classes": 3}, {"stem_conv": 4})
     assert plan_of(source, widths | {"stem_conv": (16, 8)}) is None
     assert plan_of(ModelSource(model), widths) is None
+    # A file of this network that was trained twice and searched: its manifest has the plan of what it began with.
+    path = tmp_path / "again.keras"
+    path.touch()
+    again = {"model": {"model": "somewhere/first.keras"}, "plan": plan.plain()}
+    path.with_name("again.keras.json").write_text(to_json(again))
+    assert ModelSource(str(path)).plan == plan
+    last = next(reversed(widths))
+    fewer = {"stem_conv": (4, 4), last: (widths[last][0], 8)}
+    assert plan_of(ModelSource(str(path)), widths | fewer).channels == {"stem_conv": 4, last: 8}
+    assert plan_of(ModelSource(str(path)), widths | {"stem_conv": (8, 4)}) is None  # it has 4 already
+    for damaged, told in (({"format": "?"}, "The plan in .*again.keras.json is not a plan"), ([], "plan is")):
+        path.with_name("again.keras.json").write_text(to_json(again | {"plan": damaged}))
+        with pytest.raises(RequestError, match=told):
+            plan_of(ModelSource(str(path)), widths)
 
 
 def test_trials_go_on_where_more_are_asked_for_or_another_latency(asked, contents):
@@ -178,6 +192,23 @@ def test_masks_have_the_void_of_the_training(network, tmp_path):
     path.with_name("mine.keras.json").write_text(to_json({"task": "segment", "options": {"void": 7}}))
     request = SearchRequest(str(path), "masks", "masks", str(tmp_path / "out"), target=0.5)
     assert request.training().void == request.last_training().void == 7
+    assert replace(request, void=9).training().void == 9
+
+
+def test_the_task_of_a_network_from_elsewhere_can_be_said(network, tmp_path, monkeypatch):
+    """Pictures of 16 pixels with masks in two classes; whether the network fits is seen when it is built."""
+    monkeypatch.setattr("mobilenets_tf.search.request._LEAST_IMAGES", 2)
+    for number in range(16):
+        for part, pixels in (("images", np.zeros((16, 16, 3))), ("masks", np.arange(256).reshape(16, 16) // 128)):
+            (tmp_path / part).mkdir(exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / part / f"{number}.png")
+    source, data = ModelSource(str(network), mean=127.5, std=127.5), str(tmp_path)
+    task = check(SearchRequest(source, data, data, str(tmp_path / "out"), target=0.5, task="segment", scheme="float32"))
+    assert (task.job.request.task, task.job.classes) == ("segment", 2)
+    with pytest.raises(RequestError, match="Unknown task 'segmen'. Did you mean 'segment'"):
+        check(SearchRequest(source, data, data, str(tmp_path / "out"), target=0.5, task="segmen"))
+    with pytest.raises(RequestError, match="a segmenter of 2 classes has one of .None, height, width, 2."):
+        check_model(task)
 
 
 def test_the_table_of_an_interrupted_search_is_used_again_if_it_is_of_the_same_model(asked, contents, monkeypatch):

@@ -48,6 +48,22 @@ def test_groups_whose_widths_the_file_does_not_show_stay_whole(worker):
     assert latency({"body": 8, "top": 8}) == pytest.approx(table.predict(file_of(smaller, "float32", worker)), rel=0.01)
 
 
+def test_more_groups_of_one_small_width_than_it_has_shares_can_all_shrink(worker):
+    """Of 16 channels there are 15 shares, so the second half of the groups shows in a model of its own."""
+    x = inputs = keras.Input((4, 4, 3))
+    for number in range(18):
+        x = keras.layers.Conv2D(16, 1, name=f"body{number:02}")(x)
+    x = keras.layers.Conv2D(8, 1, name="narrow")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    groups = groups_of(model)
+    table = table_of(file_of(model, "float32", worker), "float32")
+    latency = WidthLatency(model, groups, table, worker)
+    assert latency.groups == groups and not latency.fixed
+    widths = dict.fromkeys(list(groups)[1::3], 8)
+    smaller = file_of(prune(model, widths), "float32", worker)
+    assert latency(widths) == pytest.approx(table.predict(smaller), rel=0.01)
+
+
 def test_a_table_without_the_operators_is_refused(model, worker, small):
     table: LatencyTable = table_of(file_of(small, "float32", worker), "float32")
     with pytest.raises(RequestError, match="The table of latencies has no"):

@@ -6,6 +6,7 @@ converted for them. Each other structure is a network of its own: about half a m
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from mobilenets_tf.search.candidates.space import Point, Space
 from mobilenets_tf.search.latency.table import LatencyTable
 from mobilenets_tf.search.netadapt import strongest
 from mobilenets_tf.search.score import Score
-from mobilenets_tf.search.short_training import ShortTraining
+from mobilenets_tf.search.short_training import Batches, ShortTraining
 from mobilenets_tf.search.width_latency import WidthLatency
 from mobilenets_tf.training.request import Job
 from mobilenets_tf.worker import Worker
@@ -115,13 +116,13 @@ class _Structure:
         return ShortTraining(of.job, self._model, of.steps, of.learning_rate, of.by_norm)
 
     @cached_property
-    def _batches(self) -> list:
+    def _batches(self) -> Batches:
         return self.training.batches(0, self._settings.steps)
 
     @cached_property
     def _begin(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The weights, and the importance of each slice with them."""
-        return self.training.state(), self.training.importance(self._batches[:_BATCHES_TO_RANK])
+        return self.training.state(), self.training.importance(list(islice(self._batches, _BATCHES_TO_RANK)))
 
     @cached_property
     def latency(self) -> WidthLatency:

@@ -17,8 +17,7 @@ from tests.support.synthetic_machine import table_of
 
 pytestmark = pytest.mark.slow
 SIZE = 32
-ROWS = [[[3, 1, 16, True, "relu", 2]], [[3, 4, 24, False, "relu", 2], [3, 3, 24, False, "hard_swish", 1]]]
-PLAN = Plan("mobilenet_v3_small", {"rows": ROWS, "resolution": SIZE, "classes": 3, "hidden_units": 32})
+PLAN = Plan("mobilenet_v1", {"alpha": 0.5, "rows": [[48, 1, 1], [64, 2, 2]], "resolution": SIZE, "classes": 3})
 
 
 @pytest.fixture(scope="module")
