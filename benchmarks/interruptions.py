@@ -10,12 +10,12 @@ the process group (Ctrl-C), SIGTERM, SIGKILL, and SIGKILL to the child process a
 * after 3 seconds none of the command's processes is left;
 * in --out and in the temporary directory nothing is half-written, and (except after SIGKILL) nothing is left over;
 * where files are left, the same command again succeeds, gives the same bytes as the undisturbed one, and removes what
-  SIGKILL left over.
+  SIGKILL left over. (A table of latencies has other times each time: only its form is looked at.)
 
-Then: a checkpoint with changed bytes, a shortened one, and one of another model are refused by name; the good one is
-gone on from. Small disks (tmpfs; needs root on Linux) for --out, the temporary directory and the cache: the command
-succeeds, or ends with 2 and one line with a remedy, and nothing is half-written. Two commands at the same time on one
-folder: one set of files, whole.
+Then: a checkpoint with changed bytes, a shortened one, and one of another model are refused by name (the partial table
+of ``latency``: a warning, and it begins anew); the good one is gone on from. Small disks (tmpfs; needs root on Linux)
+for --out, the temporary directory and the cache: the command succeeds, or ends with 2 and one line with a remedy, and
+nothing is half-written. Two commands at the same time on one folder: one set of files, whole.
 
 The exit status is 1 if a check failed.
 """
@@ -32,6 +32,8 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the synthetic machine is a support of the tests
 
 from mobilenets_tf.files import sha256_of
 
@@ -51,7 +53,19 @@ VERBS = {
         *MODEL, "--calibration", "{inputs}/photos", "--schemes", "float16", "int8", "--calls", "3", "--min-agreement",
         "0", "--out", "{out}",
     ],
+    "latency": [*MODEL, "--networks", "5", "--minutes", "0", "--out", "{out}/table.json"],
+    "search": [
+        *MODEL, "--data", "{inputs}/many", "--evaluate", "{inputs}/many", "--table", "{inputs}/table.json",
+        "--elsewhere", "--scheme", "float32", "--target", "0.7", "--step", "0.1", "--steps", "2", "--tried", "1",
+        "--epochs", "1", "--batch-size", "32", "--train-threads", "1", "--out", "{out}",
+    ],
 }  # fmt: skip
+# Where the checkpoints of a verb are, in --out.
+CHECKPOINTS = {
+    "train": "net.checkpoint.npz",
+    "qat": "checkpoint/fine_tuning.checkpoint.npz",
+    "search": "work/net.search.npz",
+}
 # How a command is ended -> its exit status.
 ENDS = {"INT": 130, "TERM": 143, "KILL": -signal.SIGKILL, "CHILD": 2}
 _SECONDS_TO_END = 3.0
@@ -113,26 +127,30 @@ def main() -> int:
 
 
 def make_inputs(folder: Path) -> None:
-    """Draw pictures of two classes, and build a small model and another one of the same form."""
+    """Draw pictures of two classes, build a small model and another one of the same form, and a table of latencies."""
     import keras
     import numpy as np
     from PIL import Image
 
+    from mobilenets_tf.search.latency.base_file import file_of
+    from tests.support.synthetic_machine import table_of
+
     random = np.random.default_rng(0)
-    for index in range(24):
-        place = folder / "photos" / "ab"[index % 2]
+    for index in range(24 + 300):
+        place = folder / ("photos" if index < 24 else "many") / "ab"[index % 2]
         place.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(random.integers(90 * (index % 2), 160 + 90 * (index % 2), (6, 6, 3)).astype(np.uint8))
         coarse.resize((40, 40), Image.Resampling.BILINEAR).save(place / f"{index}.png")
     keras.utils.set_random_seed(0)
     layers = keras.layers
     inputs = x = keras.Input((32, 32, 3))
-    for filters in (8, 16):
+    for filters in (16, 32):
         x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
         x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
     model.save(folder / "net.keras")
+    table_of(file_of(model, "float32"), "float32").write(folder / "table.json")
     model.set_weights([0.5 * values for values in model.get_weights()])
     model.save(folder / "other.keras")
 
@@ -257,8 +275,8 @@ def check_whole(case: Case, leftovers: bool) -> None:
     """
     for manifest in case.out.glob("*.json"):
         try:
-            listed = json.loads(manifest.read_text())["files"]
-        except (ValueError, KeyError) as error:
+            listed = json.loads(manifest.read_text()).get("files", [])  # a table of latencies lists none
+        except ValueError as error:
             case.wrong.append(f"{manifest.name} is damaged: {error}")
             continue
         for entry in listed:
@@ -274,8 +292,10 @@ def check_whole(case: Case, leftovers: bool) -> None:
 
 
 def checkpoints(folder: Path, verb: str, expected: dict[str, str]):
-    """Kill a training at its first checkpoint, give the next runs damaged ones, and go on from the good one."""
-    if verb not in ("train", "qat"):
+    """Kill a command at its first checkpoint, give the next runs damaged ones, and go on from the good one."""
+    if verb == "latency":
+        yield from partial_tables(folder)
+    if verb not in CHECKPOINTS:
         return
     case = Case(folder / f"{verb}-checkpoint")
     checkpoint = killed_at_checkpoint(case, verb)
@@ -287,19 +307,31 @@ def checkpoints(folder: Path, verb: str, expected: dict[str, str]):
     yield "checkpoint", case
 
 
+def partial_tables(folder: Path):
+    """Give ``latency`` partial tables that are none: it warns, begins anew, and leaves the table alone."""
+    for label, content in (("no JSON", b"{"), ("of something else", b'{"request": 1}')):
+        case = Case(folder / f"latency-{label}")
+        case.out.mkdir(parents=True)
+        (case.out / "table.json.partial").write_bytes(content)
+        finish(case, start(case, "latency"))
+        if case.status not in DONE or "measuring begins anew" not in case.errors:
+            case.wrong.append(f"exit status {case.status}, and not said that measuring begins anew: {case.errors}")
+        if [path.name for path in case.out.iterdir()] != ["table.json"]:
+            case.wrong.append(f"left: {sorted(path.name for path in case.out.iterdir())}")
+        yield f"a partial table, {label}", case
+
+
 def killed_at_checkpoint(case: Case, verb: str) -> Path | None:
-    """Kill a training as soon as there is a checkpoint. Return the checkpoint; None if the training was faster."""
-    process = start(case, verb)
-    found: list[Path] = []
-    while not found and process.poll() is None:
-        found = [*case.out.glob("*.npz"), *case.out.glob("checkpoint/*.npz")]
+    """Kill a command as soon as there is a checkpoint. Return the checkpoint; None if the command was faster."""
+    process, checkpoint = start(case, verb), case.out / CHECKPOINTS[verb]
+    while not checkpoint.is_file() and process.poll() is None:
         time.sleep(0.005)
     process.kill()
     finish(case, process)
     if left := still_running(case):
         case.wrong.append(f"processes that run on: {left}")
     check_whole(case, leftovers=True)
-    return found[0] if found and found[0].is_file() else None
+    return checkpoint if checkpoint.is_file() else None
 
 
 def offer_damaged(case: Case, verb: str, checkpoint: Path) -> None:
@@ -313,7 +345,7 @@ def offer_damaged(case: Case, verb: str, checkpoint: Path) -> None:
     for damaged, said in (
         (content[:middle] + changed + content[middle + 256 :], "is damaged"),
         (content[:middle], "is damaged"),
-        (content, "is of an unfinished training"),
+        (content, "is of an unfinished"),
     ):
         checkpoint.write_bytes(damaged)
         if damaged is content:
