@@ -360,7 +360,7 @@ def offer_damaged(case: Case, verb: str, checkpoint: Path) -> None:
 def disks(folder: Path, verb: str):
     """Give the command small disks, from nothing to almost enough."""
     for what in ("out", "tmp", "cache"):
-        for size in (4, 64, 256, 1024):
+        for size in (4, 16, 64, 256, 1024):  # kB; Python takes no temporary directory where 4 is all there is
             case = Case(folder / f"{verb}-{what}-{size}")
             place = case.folder / what
             place.mkdir(parents=True)
