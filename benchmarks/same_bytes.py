@@ -26,8 +26,9 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# Fields of manifests and of tables of latencies that hold a measured time.
-_TIMES = ("images_per_second", "seconds", "input_wait", "waiting", "line", "error", "multiply_adds_error")
+# Fields of manifests that hold a measured time; of tables of latencies also how many processors there were.
+_TIMES = ("images_per_second", "seconds", "input_wait", "waiting")
+_TIMES += ("line", "error", "multiply_adds_error", "processors")
 # Files that hold measured times or their sha256.
 _SKIPPED = re.compile(r"\.html$|\.logs/|events\.out")
 
