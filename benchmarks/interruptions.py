@@ -6,7 +6,8 @@
 Each verb that writes runs once undisturbed. Then it is ended at moments that are spread over this time: with SIGINT to
 the process group (Ctrl-C), SIGTERM, SIGKILL, and SIGKILL to the child process alone. After each end this is checked:
 
-* the exit status is 130, 143, -9 or 2 (0 where the command was faster), and there is no traceback;
+* the exit status is 130, 143, -9 or 2 (0 where the command was faster; -2 or -15 before Python has begun and after it
+  has ended), and there is no traceback;
 * after 3 seconds none of the command's processes is left;
 * in --out and in the temporary directory nothing is half-written, and (except after SIGKILL) nothing is left over;
 * where files are left, the same command again succeeds, gives the same bytes as the undisturbed one, and removes what
@@ -210,7 +211,9 @@ def ends(folder: Path, verb: str, whole: tuple[float, dict], moments: int, how: 
             sent = "TERM" if end == "CHILD" and not children else end  # no child yet, or none any more
             send(sent, process, children)
             finish(case, process)
-            if case.status not in (ENDS[sent], *DONE):
+            # Before Python has begun, and after it has ended, the signal itself ends the process.
+            outside = () if children else (-getattr(signal, f"SIG{sent}"),)
+            if case.status not in (ENDS[sent], *DONE, *outside):
                 case.wrong.append(f"exit status {case.status}, expected {ENDS[sent]}: {case.errors[-300:]}")
             if left := still_running(case):
                 case.wrong.append(f"processes that run on: {left}")
