@@ -6,16 +6,17 @@
 Each verb that writes runs once undisturbed. Then it is ended at moments that are spread over this time: with SIGINT to
 the process group (Ctrl-C), SIGTERM, SIGKILL, and SIGKILL to the child process alone. After each end this is checked:
 
-* the exit status is 130, 143, -9 or 2 (0 where the command was faster), and there is no traceback;
+* the exit status is 130, 143, -9 or 2 (0 where the command was faster; -2 or -15 before Python has begun and after it
+  has ended), and there is no traceback;
 * after 3 seconds none of the command's processes is left;
 * in --out and in the temporary directory nothing is half-written, and (except after SIGKILL) nothing is left over;
 * where files are left, the same command again succeeds, gives the same bytes as the undisturbed one, and removes what
-  SIGKILL left over.
+  SIGKILL left over. (A table of latencies has other times each time: only its form is looked at.)
 
-Then: a checkpoint with changed bytes, a shortened one, and one of another model are refused by name; the good one is
-gone on from. Small disks (tmpfs; needs root on Linux) for --out, the temporary directory and the cache: the command
-succeeds, or ends with 2 and one line with a remedy, and nothing is half-written. Two commands at the same time on one
-folder: one set of files, whole.
+Then: a checkpoint with changed bytes, a shortened one, and one of another model are refused by name (the partial table
+of ``latency``: a warning, and it begins anew); the good one is gone on from. Small disks (tmpfs; needs root on Linux)
+for --out, the temporary directory and the cache: the command succeeds, or ends with 2 and one line with a remedy, and
+nothing is half-written. Two commands at the same time on one folder: one set of files, whole.
 
 The exit status is 1 if a check failed.
 """
@@ -32,6 +33,8 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the synthetic machine is a support of the tests
 
 from mobilenets_tf.files import sha256_of
 
@@ -51,18 +54,25 @@ VERBS = {
         *MODEL, "--calibration", "{inputs}/photos", "--schemes", "float16", "int8", "--calls", "3", "--min-agreement",
         "0", "--out", "{out}",
     ],
+    "latency": [*MODEL, "--networks", "5", "--minutes", "0", "--out", "{out}/table.json"],
     "search": [
-        *MODEL, "--data", "{inputs}/many", "--evaluate", "{inputs}/photos", "--table", "{inputs}/table.json",
-        "--target", "0.9", "--step", "0.04", "--steps", "2", "--tried", "1", "--epochs", "2", "--batch-size", "16",
-        "--train-threads", "1", "--out", "{out}",
+        *MODEL, "--data", "{inputs}/many", "--evaluate", "{inputs}/many", "--table", "{inputs}/table.json",
+        "--elsewhere", "--scheme", "float32", "--target", "0.7", "--step", "0.1", "--steps", "2", "--tried", "1",
+        "--epochs", "1", "--batch-size", "32", "--train-threads", "1", "--out", "{out}",
     ],
 }  # fmt: skip
+# Where the checkpoints of a verb are, in --out.
+CHECKPOINTS = {
+    "train": "net.checkpoint.npz",
+    "qat": "checkpoint/fine_tuning.checkpoint.npz",
+    "search": "work/net.search.npz",
+}
 # How a command is ended -> its exit status.
 ENDS = {"INT": 130, "TERM": 143, "KILL": -signal.SIGKILL, "CHILD": 2}
 _SECONDS_TO_END = 3.0
 DONE = (0, 1)
 # Files with measured times, which differ from run to run.
-_TIMED = (".html", ".json", ".search.svg")
+_TIMED = (".html", ".json")
 
 
 @dataclass
@@ -97,8 +107,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="interruptions-") as name:
         folder = Path(name)
         make_inputs(folder / "inputs")
-        if "search" in arguments.verbs:
-            make_table(folder / "inputs")
         for verb in arguments.verbs:
             whole = undisturbed(folder, verb)
             parts = {
@@ -120,43 +128,32 @@ def main() -> int:
 
 
 def make_inputs(folder: Path) -> None:
-    """Draw pictures of two classes, and build a small model and another one of the same form."""
+    """Draw pictures of two classes, build a small model and another one of the same form, and a table of latencies."""
     import keras
+    import numpy as np
+    from PIL import Image
 
-    draw(folder / "photos", 24)
+    from mobilenets_tf.search.latency.base_file import file_of
+    from tests.support.synthetic_machine import table_of
+
+    random = np.random.default_rng(0)
+    for index in range(24 + 300):
+        place = folder / ("photos" if index < 24 else "many") / "ab"[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(random.integers(90 * (index % 2), 160 + 90 * (index % 2), (6, 6, 3)).astype(np.uint8))
+        coarse.resize((40, 40), Image.Resampling.BILINEAR).save(place / f"{index}.png")
     keras.utils.set_random_seed(0)
     layers = keras.layers
     inputs = x = keras.Input((32, 32, 3))
-    for filters in (16, 96):
+    for filters in (16, 32):
         x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
         x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
     model.save(folder / "net.keras")
+    table_of(file_of(model, "float32"), "float32").write(folder / "table.json")
     model.set_weights([0.5 * values for values in model.get_weights()])
     model.save(folder / "other.keras")
-
-
-def draw(folder: Path, count: int) -> None:
-    import numpy as np
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    for index in range(count):
-        place = folder / "ab"[index % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(random.integers(90 * (index % 2), 160 + 90 * (index % 2), (6, 6, 3)).astype(np.uint8))
-        coarse.resize((40, 40), Image.Resampling.BILINEAR).save(place / f"{index}.png")
-
-
-def make_table(inputs: Path) -> None:
-    """Draw as many pictures as a search needs, and measure a table of latencies."""
-    from mobilenets_tf import LatencyRequest, LatencyTable
-
-    draw(inputs / "many", 260)
-    LatencyTable.measure(
-        LatencyRequest(str(inputs / "net.keras"), str(inputs / "table.json"), networks=8, minutes=0.05)
-    )
 
 
 def start(case: Case, verb: str, *more: str, **environment: str) -> subprocess.Popen:
@@ -198,7 +195,7 @@ def undisturbed(folder: Path, verb: str) -> tuple[float, dict[str, str]]:
 
 def results(out: Path) -> dict[str, str]:
     """The sha256 of each result that has no measured times in it."""
-    paths = [path for path in out.glob("*") if path.is_file() and not path.name.endswith(_TIMED)]
+    paths = [path for path in out.glob("*") if path.is_file() and path.suffix not in _TIMED]
     return {path.name: sha256_of(path) for path in paths}
 
 
@@ -214,7 +211,9 @@ def ends(folder: Path, verb: str, whole: tuple[float, dict], moments: int, how: 
             sent = "TERM" if end == "CHILD" and not children else end  # no child yet, or none any more
             send(sent, process, children)
             finish(case, process)
-            if case.status not in (ENDS[sent], *DONE):
+            # Before Python has begun, and after it has ended, the signal itself ends the process.
+            outside = () if children else (-getattr(signal, f"SIG{sent}"),)
+            if case.status not in (ENDS[sent], *DONE, *outside):
                 case.wrong.append(f"exit status {case.status}, expected {ENDS[sent]}: {case.errors[-300:]}")
             if left := still_running(case):
                 case.wrong.append(f"processes that run on: {left}")
@@ -279,8 +278,8 @@ def check_whole(case: Case, leftovers: bool) -> None:
     """
     for manifest in case.out.glob("*.json"):
         try:
-            listed = json.loads(manifest.read_text())["files"]
-        except (ValueError, KeyError) as error:
+            listed = json.loads(manifest.read_text()).get("files", [])  # a table of latencies lists none
+        except ValueError as error:
             case.wrong.append(f"{manifest.name} is damaged: {error}")
             continue
         for entry in listed:
@@ -296,8 +295,10 @@ def check_whole(case: Case, leftovers: bool) -> None:
 
 
 def checkpoints(folder: Path, verb: str, expected: dict[str, str]):
-    """Kill a training at its first checkpoint, give the next runs damaged ones, and go on from the good one."""
-    if verb not in ("train", "qat", "search"):
+    """Kill a command at its first checkpoint, give the next runs damaged ones, and go on from the good one."""
+    if verb == "latency":
+        yield from partial_tables(folder)
+    if verb not in CHECKPOINTS:
         return
     case = Case(folder / f"{verb}-checkpoint")
     checkpoint = killed_at_checkpoint(case, verb)
@@ -309,19 +310,31 @@ def checkpoints(folder: Path, verb: str, expected: dict[str, str]):
     yield "checkpoint", case
 
 
+def partial_tables(folder: Path):
+    """Give ``latency`` partial tables that are none: it warns, begins anew, and leaves the table alone."""
+    for label, content in (("no JSON", b"{"), ("of something else", b'{"request": 1}')):
+        case = Case(folder / f"latency-{label}")
+        case.out.mkdir(parents=True)
+        (case.out / "table.json.partial").write_bytes(content)
+        finish(case, start(case, "latency"))
+        if case.status not in DONE or "measuring begins anew" not in case.errors:
+            case.wrong.append(f"exit status {case.status}, and not said that measuring begins anew: {case.errors}")
+        if [path.name for path in case.out.iterdir()] != ["table.json"]:
+            case.wrong.append(f"left: {sorted(path.name for path in case.out.iterdir())}")
+        yield f"a partial table, {label}", case
+
+
 def killed_at_checkpoint(case: Case, verb: str) -> Path | None:
-    """Kill a training as soon as there is a checkpoint. Return the checkpoint; None if the training was faster."""
-    process = start(case, verb)
-    found: list[Path] = []
-    while not found and process.poll() is None:
-        found = [path for place in ("", "checkpoint/", "work/") for path in case.out.glob(f"{place}*.npz")]
+    """Kill a command as soon as there is a checkpoint. Return the checkpoint; None if the command was faster."""
+    process, checkpoint = start(case, verb), case.out / CHECKPOINTS[verb]
+    while not checkpoint.is_file() and process.poll() is None:
         time.sleep(0.005)
     process.kill()
     finish(case, process)
     if left := still_running(case):
         case.wrong.append(f"processes that run on: {left}")
     check_whole(case, leftovers=True)
-    return found[0] if found and found[0].is_file() else None
+    return checkpoint if checkpoint.is_file() else None
 
 
 def offer_damaged(case: Case, verb: str, checkpoint: Path) -> None:
@@ -335,7 +348,7 @@ def offer_damaged(case: Case, verb: str, checkpoint: Path) -> None:
     for damaged, said in (
         (content[:middle] + changed + content[middle + 256 :], "is damaged"),
         (content[:middle], "is damaged"),
-        (content, "is of an unfinished training"),
+        (content, "is of an unfinished"),
     ):
         checkpoint.write_bytes(damaged)
         if damaged is content:
@@ -350,7 +363,7 @@ def offer_damaged(case: Case, verb: str, checkpoint: Path) -> None:
 def disks(folder: Path, verb: str):
     """Give the command small disks, from nothing to almost enough."""
     for what in ("out", "tmp", "cache"):
-        for size in (4, 64, 256, 1024):
+        for size in (4, 16, 64, 256, 1024):  # kB; Python takes no temporary directory where 4 is all there is
             case = Case(folder / f"{verb}-{what}-{size}")
             place = case.folder / what
             place.mkdir(parents=True)

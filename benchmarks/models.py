@@ -143,8 +143,8 @@ def plain_converter(model, samples: np.ndarray) -> bytes:
     return converter.convert()
 
 
-def measure(name: str, spec: str) -> dict:
-    """Return the results of one row, on the photographs of a folder or CSV."""
+def measure(name: str, spec: str, count: int = CALIBRATION) -> dict:
+    """Return the results of one row, on the photographs of a folder or CSV. count: of them calibrate."""
     import keras
 
     from mobilenets_tf.export.tflite import convert_model
@@ -162,7 +162,7 @@ def measure(name: str, spec: str) -> dict:
     own = open_model(model).own_normalisation
     mean, std = (own.mean, own.std) if own else (127.5, 127.5)
     samples = (pictures(spec, row.size).astype(np.float32) - np.float32(mean)) / np.float32(std)
-    calibration, rest = samples[:CALIBRATION], samples[CALIBRATION : CALIBRATION + JUDGED]
+    calibration, rest = samples[:count], samples[CALIBRATION : CALIBRATION + JUDGED]
     settle(model, samples[CALIBRATION + JUDGED :])
     opened = open_model(model)  # a traced model is a copy, so not before
     expected = np.concatenate([opened.answers([sample[None]])[0] for sample in rest])
@@ -233,17 +233,23 @@ def main() -> int:
     parser.add_argument("patterns", nargs="*", default=["*"], help="of the names of rows (default: all)")
     parser.add_argument("--results", required=True, type=Path, help="the folder of the rows that have been made")
     parser.add_argument("--images", help="a folder or CSV of at least 384 photographs")
+    parser.add_argument(
+        "--calibration", type=int, default=CALIBRATION, metavar="N",
+        help=f"photographs that calibrate, at most {CALIBRATION}; for rows in a folder of their own",
+    )  # fmt: skip
     parser.add_argument("--table", action="store_true", help="make nothing; print the table of the rows that are there")
     parser.add_argument("--check", action="store_true", help="exit 1 where ours is behind the plain converter")
     parser.add_argument("--row", metavar="NAME", help=argparse.SUPPRESS)  # one row, in this process
     arguments = parser.parse_args()
     if arguments.row:
         os.chdir(arguments.results)
-        keep(Path.cwd(), arguments.row, measure(arguments.row, arguments.images))
+        keep(Path.cwd(), arguments.row, measure(arguments.row, arguments.images, arguments.calibration))
         return 0
     names = [name for name in ROWS if any(fnmatch.fnmatch(name, each) for each in arguments.patterns)]
     if not names:
         sys.exit(f"No row is called {' or '.join(arguments.patterns)}. There are: {', '.join(ROWS)}")
+    if not 1 <= arguments.calibration <= CALIBRATION:
+        parser.error(f"--calibration {arguments.calibration}: expected 1 to {CALIBRATION}")
     if not arguments.images and not arguments.table:
         parser.error("--images: a row needs photographs")
     packages = {name: ROWS[name].source.partition(".")[0] for name in names}
@@ -252,7 +258,8 @@ def main() -> int:
         print(f"{name} is left out: {packages[name]} is not installed", flush=True)
     present = [name for name in names if name not in absent]
     results = []
-    for result in made(__file__, present, arguments.results.resolve(), None if arguments.table else arguments.images):
+    spec, more = None if arguments.table else arguments.images, ["--calibration", str(arguments.calibration)]
+    for result in made(__file__, present, arguments.results.resolve(), spec, more):
         results.append(result)
         if not arguments.table:
             print(table(results[-1:]).splitlines()[-1], flush=True)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +82,11 @@ def tried(make: Callable[[], dict]) -> dict:
     return {"seconds": round(time.perf_counter() - started, 1)} | found
 
 
-def made(script: str, names: list[str], folder: Path, spec: str | None) -> Iterator[dict]:
+def made(script: str, names: list[str], folder: Path, spec: str | None, more: Sequence[str] = ()) -> Iterator[dict]:
     """Give the rows in turn: those that the folder has, and with photographs the others too, which are made now.
 
     ``script --row --results FOLDER --images SPEC NAME`` makes a row: it calls ``keep``. One that fails is named.
+    more: other words of this command.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -93,7 +94,7 @@ def made(script: str, names: list[str], folder: Path, spec: str | None) -> Itera
         if not path.is_file() and spec is not None:
             command = [sys.executable, script, "--row", name, "--results", str(folder)]
             with open(folder / f"{name}.log", "w") as log:
-                command += ["--images", os.path.abspath(spec)]
+                command += ["--images", os.path.abspath(spec), *more]
                 subprocess.run(command, stdout=log, stderr=log, check=False)
             if not path.is_file():
                 print(f"{name} failed: {folder / f'{name}.log'}", flush=True)

@@ -7,7 +7,7 @@
 
 The first run draws its own pictures and builds its own small models in the folder of --inputs; later runs read them
 there. Each command runs in a process of its own. Left out of a digest are measured times, and reports, which hold
-measured times: of a report its manifest is recorded.
+measured times: of a report its manifest is recorded. The search has a table of latencies that nobody measured.
 
 With ``--elsewhere`` the commands run with another hash seed, locale, time zone, home, working directory and number of
 processors, on which no byte may depend: ``record a.json``, ``record b.json --elsewhere``, ``compare a.json b.json``.
@@ -24,8 +24,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Fields of manifests that hold a measured time.
+_ROOT = Path(__file__).resolve().parent.parent
+
+# Fields of manifests that hold a measured time; of tables of latencies also how many processors there were.
 _TIMES = ("images_per_second", "seconds", "input_wait", "waiting")
+_TIMES += ("line", "error", "multiply_adds_error", "processors")
 # Files that hold measured times or their sha256.
 _SKIPPED = re.compile(r"\.html$|\.logs/|events\.out")
 
@@ -45,6 +48,19 @@ for name, options in (("mobilenet_v3_small", {}), ("ssdlite_mobilenet_v3_small",
             elif "moving_mean" in weight.path or "bias" in weight.path or "beta" in weight.path:
                 weight.assign(keras.random.uniform(weight.shape, -0.2, 0.2, seed=4))
     model.save(Path(FOLDER) / f"{name}.keras")
+"""
+_BUILD_SEARCHED = """
+import sys; sys.path.insert(0, ROOT)
+import keras
+from mobilenets_tf import create_model
+from mobilenets_tf.search.latency.base_file import file_of
+from pathlib import Path
+from tests.support.synthetic_machine import table_of
+keras.utils.set_random_seed(1)
+rows = [[(3, 1, 16, True, "relu", 2)], [(3, 4, 24, False, "relu", 2), (5, 3, 24, True, "hard_swish", 1)]]
+model = create_model("mobilenet_v3_small", rows=rows, resolution=32, classes=3, stem_filters=16)
+model.save(Path(FOLDER) / "searched.keras")
+table_of(file_of(model, "int8"), "int8").write(Path(FOLDER) / "table.json")
 """
 
 _MODEL = ["--mean", "127.5", "--std", "127.5", "--labels", "{inputs}/labels.txt"]
@@ -91,6 +107,11 @@ COMMANDS = {
         "qat", "lraspp_mobilenet_v3_small", "--weights", "{inputs}/lraspp_mobilenet_v3_small.keras", "--classes", "3", "--resolution", "64", *_MODEL, "--data", "{inputs}/segment", "--epochs", "1", "--batch-size", "8", "--calibration-count", "8", "--out", "{out}",
     ],
     "report": ["report", *_CLASSIFIER, *_CALIBRATED, "--evaluate", "{inputs}/classify", "--schemes", "float32", "float16", "dynamic", "int8", "--calls", "2", "--out", "{out}"],
+    "latency": ["latency", "{inputs}/searched.keras", "--networks", "5", "--minutes", "0", "--out", "{out}/table.json"],
+    "search": [
+        "search", "{inputs}/searched.keras", "--mean", "127.5", "--std", "127.5", "--data", "{inputs}/small", "--evaluate", "{inputs}/small", "--table", "{inputs}/table.json", "--elsewhere",
+        "--target", "0.7", "--step", "0.15", "--steps", "2", "--tried", "2", "--epochs", "1", "--batch-size", "32", "--train-threads", "1", "--out", "{out}",
+    ],
     "sensitivity": ["sensitivity", *_CLASSIFIER, *_CALIBRATED, "--out", "{out}"],
     "evaluate_classifier": ["evaluate", *_CLASSIFIER, "--data", "{inputs}/classify", "--json"],
     "info": ["info", "mobilenet_v2", "--alpha", "0.5", "--json"],
@@ -200,6 +221,8 @@ def _digest(path: Path, folder: str) -> str:
     content = path.read_bytes()
     if path.suffix == ".json":
         document = _without_times(json.loads(content))
+        if "entries" in document:  # of a table of latencies: the time of each operator
+            document["entries"] = sorted(document["entries"])
         content = json.dumps(document, sort_keys=True).replace(folder, "MADE").encode()
     return _sha256(content)
 
@@ -246,9 +269,16 @@ def _make_inputs(folder: Path) -> None:
         mask = np.full(pixels.shape[:2], 255 if index == 0 else 0, np.uint8)
         mask[y : y + height, x : x + width] = which
         Image.fromarray(mask).save(folder / "segment" / "masks" / f"{index}.png")
-    code = _BUILD.replace("SIZE", str(_SIZE)).replace("FOLDER", repr(str(folder)))
+    for index in range(270):
+        place = folder / "small" / names[index % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = (random.integers(60, 190, (4, 4, 3)) + colours[index % 3]).clip(0, 255)
+        coarse = Image.fromarray(pixels.astype(np.uint8))
+        coarse.resize((40, 40), Image.Resampling.BILINEAR).save(place / f"{index}.png")
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    for code in (_BUILD.replace("SIZE", str(_SIZE)), _BUILD_SEARCHED.replace("ROOT", repr(str(_ROOT)))):
+        code = code.replace("FOLDER", repr(str(folder)))
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 if __name__ == "__main__":

@@ -221,6 +221,10 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
 
 
 _SUFFIX = ".temporary"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = os.strerror(errno.ENOSPC)
+_FREE_SPACE = "Free some space and run again."
+_ANOTHER_DISK = "Free some space, or set TMPDIR to a folder on another disk, and run again."
 
 
 class TemporaryFolder:
@@ -235,19 +239,24 @@ class TemporaryFolder:
 
     Raises:
         OSError: the folder cannot be made.
-        RequestError: when the context ends because the disk of the system's temporary directory is full.
+        RequestError: the disk is full; also raised where the context ends with such an error.
 
     lock: the descriptor that holds the lock; a child process that uses the folder too should inherit this descriptor.
         None where the file system has no locks.
     """
 
     def __init__(self, prefix: str, parent: str | os.PathLike[str] | None = None):
-        self._is_systems = parent is None
-        parent = Path(tempfile.gettempdir() if parent is None else parent)
+        self._remedy = _ANOTHER_DISK if parent is None else _FREE_SPACE
+        self._parent = parent = _temporary_directory() if parent is None else Path(parent)
         _remove_leftovers(parent, prefix)
         self.lock: int | None = None
         while True:
-            self._folder = tempfile.TemporaryDirectory(_SUFFIX, prefix, parent)
+            try:
+                self._folder = tempfile.TemporaryDirectory(_SUFFIX, prefix, parent)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise self._without_room(error) from error
+                raise
             try:
                 self.lock = _locked(self._folder.name, wait=True)
             except OSError as error:
@@ -266,13 +275,13 @@ class TemporaryFolder:
     def __enter__(self) -> str:
         return self.name
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, _, error: BaseException | None, *__) -> None:
         self.close()
-        if self._is_systems and isinstance(error, OSError) and _is_of_full_disk(error):
-            raise RequestError(
-                f"{os.path.dirname(self.name)}, where temporary files are, has no space left. Free some space there, "
-                "or let the environment variable TMPDIR name another folder; then run again."
-            ) from error
+        if isinstance(error, OSError) and _is_of_full_disk(error):
+            raise self._without_room(error) from error
+
+    def _without_room(self, error: OSError) -> RequestError:
+        return RequestError(f"Cannot write into {self._parent}: {error.strerror or _NO_SPACE}. {self._remedy}")
 
     def close(self) -> None:
         """Remove the folder."""
@@ -285,7 +294,19 @@ class TemporaryFolder:
 
 def _is_of_full_disk(error: OSError) -> bool:
     """Tell whether a disk is full. HDF5's errors have the number in their text alone."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
+    return error.errno in _FULL or _NO_SPACE in str(error)
+
+
+def _temporary_directory() -> Path:
+    """Return the system's temporary directory.
+
+    Raises:
+        RequestError: none can be written to, as where the disk is full.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise RequestError(f"{error.strerror}. {_ANOTHER_DISK}") from error
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:
@@ -377,8 +398,7 @@ def _explained(path: Path):
         yield
     except OSError as error:
         remedy = {
-            errno.ENOSPC: "Free some space and run again.",
-            errno.EDQUOT: "Free some space and run again.",
+            **dict.fromkeys(_FULL, _FREE_SPACE),
             errno.EROFS: "The file system is read-only; choose another --out (out=).",
             errno.EACCES: "Choose an --out (out=) that you may write to.",
             errno.EPERM: "Choose an --out (out=) that you may write to.",

@@ -60,6 +60,10 @@ class Recipe:
             raise unknown("rounding", self.rounding, ("learned", "nearest"))
 
 
+_QUICK = Recipe(equalize=False, ranges="min_max", rounding="nearest")
+_FEW, _FOLDS = 32, 4  # with fewer samples, each fold of them judges equalisation by the others
+
+
 @dataclass(frozen=True)
 class PreparedModel:
     """A float model with all that its integer form needs: ``write`` makes the file.
@@ -161,13 +165,56 @@ def prepare(
     samples = list(itertools.islice(batches, _KEPT))
     model = limit_masks(model, samples)
     if recipe.equalize:
-        model = equalize.equalize(model, samples)
-    statistics = observe(model, itertools.chain(samples, batches))
-    if calibration.value_range:
+        model = _equalized(model, scheme, samples, calibration.value_range)
+    every = itertools.chain(samples, batches)
+    return _prepared(original, model, scheme, recipe, samples, every, calibration.value_range, progress)
+
+
+def _equalized(
+    model: bytes, scheme: Scheme, samples: list[list[np.ndarray]], value_range: tuple[float, float] | None
+) -> bytes:
+    """Equalise the channels of a model; with few samples, only if samples left out lose nothing by it.
+
+    Channels that fill the range are clipped on samples that reach further. Few samples do not show how far: with 12
+    photographs, equalisation helps a trained MobileNetV2 and harms a random MobileNetV3-Small.
+    """
+    equalized = equalize.equalize(model, samples)
+    if equalized == model or not _FOLDS <= len(samples) < _FEW:
+        return equalized
+    errors = np.zeros(2)
+    for fold in range(_FOLDS):
+        seen = [sample for number, sample in enumerate(samples) if number % _FOLDS != fold]
+        files = [
+            _prepared(model, each, scheme, _QUICK, seen, seen, value_range, silent).write()
+            for each in (model, equalize.equalize(model, seen))
+        ]
+        errors += output_errors(model, files, samples[fold::_FOLDS])
+    return model if errors[0] < errors[1] else equalized
+
+
+def _prepared(
+    original: bytes,
+    model: bytes,
+    scheme: Scheme,
+    recipe: Recipe,
+    samples: list[list[np.ndarray]],
+    every: Iterable[list[np.ndarray]],
+    value_range: tuple[float, float] | None,
+    progress: Progress,
+) -> PreparedModel:
+    """Do the steps that come after equalisation.
+
+    Args:
+        original: the float file before any step. model: the same file after the steps until here.
+        samples: those that are kept in memory. every: all of them, also those that are read once.
+        value_range: of the model's inputs; None if not known.
+    """
+    statistics = observe(model, every)
+    if value_range:
         # The range that pixels can have is certain; the samples' own range is not.
-        for index in graph.inputs:
+        for index in flatbuffer.read(model).subgraphs[0].inputs:
             if index in statistics:  # an integer input has no statistics
-                statistics[index].low, statistics[index].high = calibration.value_range
+                statistics[index].low, statistics[index].high = value_range
     tree = flatbuffer.read(model)
     islands = frozenset(float_islands(tree))
     shared = shared_forms(tree, {i: ranges.min_max(seen) for i, seen in statistics.items()}, scheme, islands)
@@ -189,8 +236,8 @@ def prepare(
         samples,
     )
     if recipe.ranges == "least_output_error" and scheme.activations == "int8":
-        every = model_ranges.choose(model, statistics, scheme, "min_max", shared, samples)
-        prepared = _better(prepared, replace(prepared, ranges=every))
+        extremes = model_ranges.choose(model, statistics, scheme, "min_max", shared, samples)
+        prepared = _better(prepared, replace(prepared, ranges=extremes))
     return prepared
 
 

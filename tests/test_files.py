@@ -96,13 +96,13 @@ def test_a_full_temporary_directory_is_named_with_a_remedy(error, tmp_path, monk
     """The second error is HDF5's, which has no number."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with (
-        pytest.raises(RequestError, match=f"{tmp_path}, where temporary files are, has no space left.*TMPDIR"),
+        pytest.raises(RequestError, match=f"Cannot write into {tmp_path}: .*TMPDIR"),
         files.TemporaryFolder("mine-"),
     ):
         raise error
     assert not list(tmp_path.iterdir())
-    with pytest.raises(OSError, match="full|No space"), files.TemporaryFolder("mine-", tmp_path):
-        raise error  # who chose the place says what is to be done
+    with pytest.raises(RequestError, match="Free some space and run again"), files.TemporaryFolder("mine-", tmp_path):
+        raise error
     with pytest.raises(FileNotFoundError), files.TemporaryFolder("mine-"):
         raise FileNotFoundError
 
@@ -194,3 +194,27 @@ def test_a_folder_that_cannot_be_locked_is_told_unless_the_file_system_has_no_lo
     number = errno.EMFILE
     with pytest.raises(RequestError, match="Cannot write .*: Too many open files"):
         files.only_user(tmp_path, "training").__enter__()
+
+
+def test_a_full_disk_is_said_with_a_remedy(tmp_path, monkeypatch):
+    for parent, remedy in ((tmp_path, "run again"), (None, "set TMPDIR")):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with (
+            pytest.raises(RequestError, match=f"Cannot write into {tmp_path}: No space left on device. .*{remedy}"),
+            files.TemporaryFolder("mine-", parent),
+        ):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="of another kind"), files.TemporaryFolder("mine-", tmp_path):
+        raise OSError(errno.EIO, "of another kind")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_temporary_directory_at_all(monkeypatch):
+    """As Python's tempfile raises where every place that it knows is on a full disk."""
+
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(RequestError, match="No usable temporary directory found in .*/tmp.*Free some space.*TMPDIR"):
+        files.TemporaryFolder("mine-")

@@ -178,12 +178,12 @@ def _convert_graph(graph: FrozenGraph, weights: str) -> bytes:
     import tensorflow as tf
 
     with TemporaryFolder("mobilenets-tf-") as folder:
-        file = Path(folder, "graph.pb")
-        file.write_bytes(graph.content)
+        path = Path(folder, "graph.pb")
+        path.write_bytes(graph.content)
         try:
             # A frozen graph takes a fifth of the time of a SavedModel, which the converter loads and freezes anew.
             converter = tf.compat.v1.lite.TFLiteConverter.from_frozen_graph(
-                str(file), [port.node for port in graph.inputs], [port.node for port in graph.outputs]
+                str(path), [port.node for port in graph.inputs], [port.node for port in graph.outputs]
             )
             if weights != "float32":
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]

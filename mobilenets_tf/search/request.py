@@ -17,6 +17,7 @@ from mobilenets_tf.search.latency.base_file import SCHEMES
 from mobilenets_tf.search.latency.table import LatencyRequest, LatencyTable
 from mobilenets_tf.search.netadapt import Options
 from mobilenets_tf.tasks import task_of
+from mobilenets_tf.training import checkpoints
 from mobilenets_tf.training import request as training_request
 from mobilenets_tf.training.checkpoints import Checkpoint
 from mobilenets_tf.training.request import Job, TrainRequest
@@ -121,6 +122,11 @@ class SearchRequest:
         """The ``.keras`` file of the network that was found, before its last training."""
         return self.work / "pruned" / f"{self.source.name}.keras"
 
+    @property
+    def checkpoint(self) -> Path:
+        """The file that keeps the search while it is unfinished."""
+        return self.work / f"{self.source.name}.search.npz"
+
     def options(self) -> dict:
         """Return what defines the search, but for the network."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _FREE}
@@ -184,7 +190,7 @@ class Task:
         training = {name: value for name, value in self.job.identity().items() if name != "epochs"}
         identity = {**training, **self.request.state(), "sha256 of the table": table.digest()}
         remedy = "pass --restart (restart=True) to forget it, or choose another --out (out=)"
-        return Checkpoint(self.request.work / f"{self.request.source.name}.search.npz", identity, remedy)
+        return Checkpoint(self.request.checkpoint, identity, remedy, "search")
 
 
 def check(request: SearchRequest, progress: Progress = silent) -> Task:
@@ -193,7 +199,7 @@ def check(request: SearchRequest, progress: Progress = silent) -> Task:
     Raises:
         RequestError: an option is out of range or unknown; the network is not trained, or not there; the table is
             damaged, of another scheme or machine; there are too few images; files of something else are in the place
-            of the result.
+            of the result; an unfinished search there is damaged, or another one.
     """
     if (request.target is None) == (request.target_ms is None):
         raise RequestError("Give the latency to reach: --target SHARE or --target-ms MS (target=, target_ms=).")
@@ -241,7 +247,24 @@ def check(request: SearchRequest, progress: Progress = silent) -> Task:
         )
     _check_replaceable(request, job)
     _check_deployment(request, job)
-    return Task(request, job, table)
+    task = Task(request, job, table)
+    _check_unfinished(task)
+    return task
+
+
+def _check_unfinished(task: Task) -> None:
+    """Refuse a damaged checkpoint, before the minutes that a table takes; of another search, where a table is given.
+
+    Raises:
+        RequestError: so it is.
+    """
+    request = task.request
+    if request.restart:
+        return
+    if task.table is not None:
+        task.checkpoint(task.table).read()
+    elif request.checkpoint.is_file():
+        checkpoints.read(request.checkpoint, "search")
 
 
 def _check_trained(request: SearchRequest) -> None:

@@ -13,6 +13,7 @@ from mobilenets_tf.search.pareto import Trial
 from mobilenets_tf.search.score import Score
 from mobilenets_tf.training.checkpoints import Checkpoint
 
+_MOST = 1e300
 _Saved = tuple[dict[str, np.ndarray], dict] | None
 
 
@@ -45,12 +46,11 @@ def course_of(start: Course, saved: _Saved, checkpoint: Checkpoint) -> Course:
     parts = {}
     for part, own in (("kept", start.kept), ("state", start.state)):
         there = {name: arrays.get(f"{part}/{name}") for name in own}
-        if any(
-            there[name] is None or (there[name].shape, there[name].dtype) != (values.shape, values.dtype)
-            for name, values in own.items()
-        ):
+        if not all(_is_like(there[name], values) for name, values in own.items()):
             raise _damaged(checkpoint)
         parts[part] = there
+    if not all(stays.any() for stays in parts["kept"].values()):  # no search takes a whole group away
+        raise _damaged(checkpoint)
     rounds = about.get("rounds")
     if not isinstance(rounds, list) or not all(map(_is_round, rounds)):
         raise _damaged(checkpoint)
@@ -71,6 +71,10 @@ def trials_of(saved: _Saved, checkpoint: Checkpoint) -> list[Trial]:
 
 def _damaged(checkpoint: Checkpoint) -> RequestError:
     return RequestError(f"{checkpoint.path} is damaged: no search leaves such a file. Remove it to search anew.")
+
+
+def _is_like(values: np.ndarray | None, own: np.ndarray) -> bool:
+    return values is not None and (values.shape, values.dtype) == (own.shape, own.dtype)
 
 
 def _is_round(row: Any) -> bool:
@@ -97,7 +101,8 @@ def _are_numbers(row: dict, *names: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Tell whether JSON has a number that a search leaves; it may also have NaN, or one beyond all floats."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST < value < _MOST
 
 
 def _score(row: dict) -> Score:

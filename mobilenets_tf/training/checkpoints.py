@@ -22,11 +22,13 @@ class Checkpoint:
     """The checkpoint of one training.
 
     identity: plain data that describes the training. remedy: what to do about the checkpoint of another training.
+    what: is kept, a "training" or another kind of work.
     """
 
     path: Path
     identity: dict
     remedy: str
+    what: str = "training"
 
     def write(self, arrays: dict[str, np.ndarray], about: dict) -> None:
         """Replace the checkpoint; the earlier one stays until the new one is on the disk.
@@ -48,13 +50,13 @@ class Checkpoint:
         """
         if not self.path.is_file():
             return None
-        arrays, about = read(self.path)
+        arrays, about = read(self.path, self.what)
         there, here = about.get(_IDENTITY), json.loads(files.to_json(self.identity))
         there = there if isinstance(there, dict) else {}
         for option in sorted(here.keys() | there.keys()):
             if here.get(option) != there.get(option):
                 raise RequestError(
-                    f"{self.path} is of an unfinished training with {option}={there.get(option)!r}, not "
+                    f"{self.path} is of an unfinished {self.what} with {option}={there.get(option)!r}, not "
                     f"{here.get(option)!r}. Ask for the same to go on with it, {self.remedy}."
                 )
         return arrays, about
@@ -66,8 +68,8 @@ def of_fine_tuning(folder: str | Path, identity: dict) -> Checkpoint:
     return Checkpoint(Path(folder, "fine_tuning.checkpoint.npz"), identity, remedy)
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Read a checkpoint: its arrays by name, and its description.
+def read(path: Path, what: str = "training") -> tuple[dict[str, np.ndarray], dict]:
+    """Read a checkpoint: its arrays by name, and its description. what: as of ``Checkpoint``, for the message.
 
     Raises:
         RequestError: the file is damaged, or is no checkpoint of this package.
@@ -84,5 +86,5 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         return arrays, about
     except Exception as error:  # a damaged file may make NumPy and zipfile raise anything
         raise RequestError(
-            f"{path} is damaged or not a checkpoint of a training ({error}). Remove it to train from the start."
+            f"{path} is damaged or not a checkpoint of a {what} ({error}). Remove it to begin anew."
         ) from error

@@ -31,6 +31,7 @@ VERBS = {
     "export": [*MODEL, "--scheme", "dynamic", "--out", "{out}/net.tflite"],
     "qat": [*MODEL, "--data", "{photos}", *FEW, *OUT],
     "sensitivity": [*MODEL, "--calibration", "{photos}", *OUT],
+    "latency": ["{model}", "--networks", "5", "--minutes", "0", "--out", "{out}/table.json"],
     "predict": ["{model}", "{photos}/0/0.png", *MODEL[1:], "--out", "{out}/picture.png"],
 }  # fmt: skip
 

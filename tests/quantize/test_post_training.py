@@ -14,7 +14,7 @@ from mobilenets_tf.errors import ConversionError
 from mobilenets_tf.export.tflite import to_tflite
 from mobilenets_tf.quantize import Calibration, schemes
 from mobilenets_tf.quantize.post_training import Recipe, prepare
-from mobilenets_tf.quantize.steps import model_ranges, ranges
+from mobilenets_tf.quantize.steps import equalize, model_ranges, ranges
 from mobilenets_tf.quantize.steps.shared_forms import SharedForms
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
@@ -222,3 +222,31 @@ def test_searched_ranges_that_lose_on_other_samples_are_not_taken(count, edge_fi
     cautious = prepare(content, "int8", calibration, recipe)
     everything = prepare(content, "int8", calibration, dataclasses.replace(recipe, ranges="min_max"))
     assert cautious.write() == everything.write()
+
+
+@pytest.mark.parametrize(("count", "helps", "taken"), [(12, True, True), (12, False, False), (40, False, True)])
+def test_few_samples_that_are_left_out_judge_equalisation(count, helps, taken, float_file, monkeypatch):
+    """A channel that is a hundredth of the others wins by equalisation; one that is made a hundred times the others
+    takes their levels away."""
+    small = 0.01 if helps else 1.0
+    inputs = keras.Input((12, 12, 3))
+    first, second = layers.Conv2D(3, 1), layers.Conv2D(3, 1)
+    model = keras.Model(inputs, second(first(inputs)))
+    first.set_weights([np.diag([1.0, 1.0, small]).reshape(1, 1, 3, 3), np.zeros(3)])
+    second.set_weights([np.ones((1, 1, 3, 3)) * [[1], [1], [1 / small]], np.zeros(3)])
+
+    def harmful(content, samples):
+        graph = equalize._ScalableGraph(flatbuffer.read(content))
+        ((index,),) = graph.linear_groups()
+        graph.scale_output(index, np.array([1.0, 1.0, 100.0]))
+        graph.scale_readers(index, 1 / np.array([1.0, 1.0, 100.0]))
+        return flatbuffer.write(graph.model)
+
+    if not helps:
+        monkeypatch.setattr(equalize, "equalize", harmful)
+    calibration = Calibration(photographs(count, 12), trusted=True)
+    even, uneven = (
+        prepare(float_file(model), "int8", calibration, Recipe(rounding="nearest", equalize=each))
+        for each in (True, False)
+    )
+    assert (even.uncorrected != uneven.uncorrected) == taken

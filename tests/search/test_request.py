@@ -240,6 +240,11 @@ def test_the_table_of_an_interrupted_search_is_used_again_if_it_is_of_the_same_m
         ({"kept/a": np.ones(2, bool), "state/w": np.ones(4)}, {}),
         ({"kept/a": np.ones(2, bool), "state/w": np.ones(4)}, {"rounds": [{"ms": 1.0}]}),
         ({"kept/a": np.ones(2, bool), "state/w": np.ones(4)}, {"rounds": [{"ms": 1, "score": 1, "proposals": [3]}]}),
+        (
+            {"kept/a": np.ones(2, bool), "state/w": np.ones(4)},
+            {"rounds": [{"ms": np.nan, "score": 1, "proposals": []}]},
+        ),
+        ({"kept/a": np.zeros(2, bool), "state/w": np.ones(4)}, {"rounds": []}),
     ],
 )
 def test_a_checkpoint_that_no_netadapt_leaves_is_refused(arrays, about, tmp_path):
@@ -249,11 +254,37 @@ def test_a_checkpoint_that_no_netadapt_leaves_is_refused(arrays, about, tmp_path
 
 
 @pytest.mark.parametrize(
-    "trials", [3, [3], [{"number": 0}], [{"number": 0, "point": [], "score": {"loss": 1, "score": 1}, "ms": 1}]]
+    "trials",
+    [
+        3,
+        [3],
+        [{"number": 0}],
+        [{"number": 0, "point": [], "score": {"loss": 1, "score": 1}, "ms": 1}],
+        [{"number": 0, "point": {}, "score": {"loss": 1, "score": 1}, "ms": 10**400}],
+    ],
 )
 def test_a_checkpoint_that_no_trials_leave_is_refused(trials, tmp_path):
     with pytest.raises(RequestError, match="x.npz is damaged.*Remove it"):
         trials_of(({}, {"trials": trials}), Checkpoint(tmp_path / "x.npz", {}, ""))
+
+
+def test_a_damaged_checkpoint_is_refused_before_any_work(asked):
+    request = asked()
+    request.checkpoint.parent.mkdir(parents=True)
+    request.checkpoint.write_bytes(b"PK")
+    with pytest.raises(RequestError, match="search.npz is damaged or not a checkpoint of a search .*Remove it"):
+        check(request)
+    check(replace(request, restart=True))
+
+
+def test_the_checkpoint_of_another_search_is_refused_before_any_work(asked, contents, tmp_path):
+    table = table_of(contents["float32"], "float32", networks=5)
+    table.write(tmp_path / "table.json")
+    given = {"scheme": "float32", "table": str(tmp_path / "table.json")}
+    check(asked(**given)).checkpoint(table).write({}, {"rounds": []})
+    check(asked(**given))
+    with pytest.raises(RequestError, match="is of an unfinished search with steps=.*--restart"):
+        check(asked(**given, steps=7))
 
 
 def test_a_trial_that_diverged_is_one_after_an_interruption_too(tmp_path):
