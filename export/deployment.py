@@ -14,7 +14,7 @@ from mobilenets_tf.export.proof.judging import AnyComparison, Judge
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.request import DeployRequest
-from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
+from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, check_split, convert_model
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
@@ -104,6 +104,7 @@ def check_options(request: DeployRequest, network: ModelSource) -> schemes.Schem
     """
     scheme = schemes.get(request.scheme)
     check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
+    check_split(scheme, request.split)
     request.limits.check()
     image_input.check(request.input)
     forms.check_output(network, request.output, request.score_threshold)
@@ -217,6 +218,7 @@ def _produce(
             image=image,
             labels=subject.labels,
             kinds=subject.final_kinds,
+            split=request.split,
         )
     others, usual = {}, None
     if request.per_tensor:

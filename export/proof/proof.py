@@ -77,7 +77,7 @@ def prove(
     # The float file is first shown to equal the model; it then stands for the model, ten times as fast as Keras.
     parity = judging.parity(subject, converted.float_content, image_set, request.seed)
     tallies: dict[str, Tally] = {}
-    if converted.scheme != "float32" or image_set.annotated:
+    if converted.scheme != "float32" or converted.split or image_set.annotated:
         candidates = {"": converted.content} | (others or {})
         tallies = judging.compared_files(subject, converted.float_content, candidates, image_set, progress)
     produced = conclude(request, subject, converted, images_to_use, file_name, parity, tallies.pop("", None))
