@@ -9,7 +9,10 @@ from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, result_folder
-from mobilenets_tf.export.proof.badge import Badge
+from mobilenets_tf.export.micro import c_source
+from mobilenets_tf.export.micro.operators import check_operators
+from mobilenets_tf.export.micro.target import check_target, prove_micro
+from mobilenets_tf.export.proof.badge import Badge, with_failures
 from mobilenets_tf.export.proof.judging import AnyComparison, Judge
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
@@ -28,6 +31,8 @@ from mobilenets_tf.worker import Worker
 # The greatest number of images on which files with some layers in float are judged. A share of them is exact to 0.1 %,
 # and their pixels take 150 MB of memory.
 TRIAL_IMAGES = 1000
+# On how many images TensorFlow Lite Micro runs.
+MICRO_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Deployed:
     parity: the float file beside the Keras model. comparison: the file beside its float file; None for a float32 file
         without annotated images. per_channel: of a file with one scale for all of a layer's weights, how the usual file
         compares.
-    badge: the verdict. seconds: of the whole run.
+    badge: the verdict. target_lines: the proof on the target that was asked for, as lines of text.
+    seconds: of the whole run.
     """
 
     path: Path
@@ -49,6 +55,7 @@ class Deployed:
     comparison: AnyComparison | None
     per_channel: AnyComparison | None
     badge: Badge
+    target_lines: tuple[str, ...]
     seconds: float
 
     @property
@@ -85,6 +92,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
         comparison=produced.comparison,
         per_channel=per_channel,
         badge=produced.badge,
+        target_lines=produced.target_lines,
         seconds=time.monotonic() - started,
     )
 
@@ -105,10 +113,12 @@ def check_options(request: DeployRequest, network: ModelSource) -> schemes.Schem
     scheme = schemes.get(request.scheme)
     check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
     check_split(scheme, request.split)
+    check_target(request.target, scheme)
     request.limits.check()
     image_input.check(request.input)
     forms.check_output(network, request.output, request.score_threshold)
-    result_folder.check(request, _file_name(request))
+    others = c_source.file_names(_file_name(request)) if request.target else ()
+    result_folder.check(request, _file_name(request), others)
     return scheme
 
 
@@ -197,6 +207,7 @@ def _produce(
     scheme, model = schemes.get(request.scheme), request.source.open()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
+    subject = replace(subject, reference_kernels=request.target is not None)
     subject.check_annotated(images_to_use.judge)
     progress("building", 1, 1)
     calibration = calibration_of(request, scheme, images_to_use, image)
@@ -220,6 +231,8 @@ def _produce(
             kinds=subject.final_kinds,
             split=request.split,
         )
+    if request.target:
+        check_operators(converted.content, converted.layers)
     others, usual = {}, None
     if request.per_tensor:
         calibration = calibration_of(request, scheme, images_to_use, image)
@@ -227,9 +240,36 @@ def _produce(
         others["per channel"] = image.finish(usual)
     name = _file_name(request)
     produced, comparisons = prove(request, subject, converted, images_to_use, name, progress, others)
+    if request.target:
+        produced = _on_microcontroller(request, subject, produced, images_to_use, name, progress)
     per_channel = comparisons.get("per channel")
     described = per_channel and {"bytes": len(usual or b""), "comparison": per_channel.as_dict()}
     return replace(produced, manifest={**produced.manifest, "per_channel": described}), per_channel
+
+
+def _on_microcontroller(
+    request: DeployRequest,
+    subject: Subject,
+    produced: Produced,
+    images_to_use: ImagesToUse,
+    name: str,
+    progress: Progress,
+) -> Produced:
+    """Prove the file in TensorFlow Lite Micro; add the proof, its failed checks and the C++ sources."""
+    given, samples = subject.image.given, []
+    inputs, outputs = produced.manifest["inputs"], produced.manifest["outputs"]
+    for path in images_to_use.judge.sample(MICRO_IMAGES, request.seed).paths:
+        pixels = given.geometry(images.decode(path, alpha=given.alpha))
+        samples.append([given.for_input(pixels, inputs[0]["dtype"])])
+    proof = prove_micro(produced.content, samples, progress)
+    written = c_source.sources(name, produced.content, proof.arena_bytes, inputs, outputs)
+    return replace(
+        produced,
+        manifest={**produced.manifest, "micro": proof.as_dict()},
+        badge=with_failures(produced.badge, proof.failures),
+        files={**produced.files, **written},
+        target_lines=tuple(proof.lines()),
+    )
 
 
 def _per_channel(converted: Conversion, scheme, calibration: Calibration, progress: Progress) -> bytes:

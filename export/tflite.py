@@ -52,6 +52,7 @@ class Conversion:
     calibration, recipe: of a calibrated scheme. mixed: the result of the search for a ``Bound``.
     equalised: the float file that the integers were written from, to compare layers with. samples: calibration samples
     for that comparison.
+    layers: the names of the Keras layers of a calibrated scheme's operators; None where they are not known.
     split: the bottlenecks that were split (``tflite.split``); None where no split was asked for.
     """
 
@@ -63,6 +64,7 @@ class Conversion:
     mixed: MixedPrecision | None = None
     equalised: bytes | None = None
     samples: Sequence[list[np.ndarray]] = ()
+    layers: frozenset[str] | None = None
     split: Split | None = None
 
     def facts(self) -> dict:
@@ -249,7 +251,7 @@ def convert_model(
         content = finished(content, model, image, labels, kinds)
         return Conversion(
             scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed,
-            prepared.uncorrected, prepared.samples, parts,
+            prepared.uncorrected, prepared.samples, frozenset(names), parts,
         )  # fmt: skip
     progress("converting", 0, 1)
     float_file, float_content = _float_file(model, worker, image)

@@ -39,7 +39,8 @@ class ImagesToUse:
 class Produced:
     """The result of the process with TensorFlow: the file's content, and all facts about the file.
 
-    badge: the verdict. files: further files for the folder, name -> content.
+    badge: the verdict. files: further files for the folder, name -> content. target_lines: the proof on a target, as
+    lines of text.
     """
 
     content: bytes
@@ -49,6 +50,7 @@ class Produced:
     evidence: Evidence
     badge: Badge
     files: dict[str, str] = field(default_factory=dict)
+    target_lines: tuple[str, ...] = ()
 
 
 def prove(

@@ -31,6 +31,11 @@ def add_arguments(parser):
     add_scheme(parser)
     add_input_form(parser)
     add_split(parser)
+    parser.add_argument(
+        "--target", metavar="NAME",
+        help="micro: for TensorFlow Lite Micro. Its interpreter runs the int8 file, the arena is measured, and C++ "
+        "sources are written beside the file (needs the extra micro)",
+    )  # fmt: skip
     add_evaluate(parser)
     add_output_form(parser)
     add_void(parser)
@@ -161,6 +166,8 @@ def _print(deployed, request):
         emit(f"  {manifest['scheme']} against float32, on {judged}:")
         for line in deployed.comparison.lines():
             emit(f"    {line}")
+    for line in deployed.target_lines:
+        emit(f"  {line}")
     for line in _costs(deployed):
         emit(f"  {line}")
     for line in deployed.badge.lines():
