@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -241,7 +242,8 @@ def _produce(
     name = _file_name(request)
     produced, comparisons = prove(request, subject, converted, images_to_use, name, progress, others)
     if request.target:
-        produced = _on_microcontroller(request, subject, produced, images_to_use, name, progress)
+        known = converted.layers
+        produced = _on_microcontroller(request, subject, produced, images_to_use, known, name, progress)
     per_channel = comparisons.get("per channel")
     described = per_channel and {"bytes": len(usual or b""), "comparison": per_channel.as_dict()}
     return replace(produced, manifest={**produced.manifest, "per_channel": described}), per_channel
@@ -252,6 +254,7 @@ def _on_microcontroller(
     subject: Subject,
     produced: Produced,
     images_to_use: ImagesToUse,
+    known: Collection[str] | None,
     name: str,
     progress: Progress,
 ) -> Produced:
@@ -261,7 +264,7 @@ def _on_microcontroller(
     for path in images_to_use.judge.sample(MICRO_IMAGES, request.seed).paths:
         pixels = given.geometry(images.decode(path, alpha=given.alpha))
         samples.append([given.for_input(pixels, inputs[0]["dtype"])])
-    proof = prove_micro(produced.content, samples, progress)
+    proof = prove_micro(produced.content, samples, known, progress)
     written = c_source.sources(name, produced.content, proof.arena_bytes, inputs, outputs)
     return replace(
         produced,

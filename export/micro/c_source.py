@@ -132,7 +132,7 @@ def _filling(place: int, tensor: dict) -> str:
     """Write the function that fills an input."""
     kind, scale, zero = tensor["dtype"], tensor["scale"], tensor["zero_point"]
     value = f"static_cast<{_TYPES[kind]}>({zero})"
-    how = f"stored = round(real / {scale:.9g}) + {zero}" if scale else "stored as it is"
+    how = f"stored = round(real / {scale:.9g}) {_signed(zero)}" if scale else "stored as it is"
     return f"""// {_comment(tensor["name"])}: {how}. Here, zeros; the application copies its image.
 void FillInput{place}(TfLiteTensor* input) {{
   {_TYPES[kind]}* values = input->data.{_FIELDS[kind]};
@@ -144,13 +144,19 @@ void FillInput{place}(TfLiteTensor* input) {{
 def _printing(place: int, tensor: dict) -> str:
     """Write the lines of ``main`` that print an output as real numbers."""
     kind, scale, zero = tensor["dtype"], tensor["scale"], tensor["zero_point"]
-    value = f"(values[i] - {zero}) * {scale:.9g}" if scale else "static_cast<double>(values[i])"
+    value = f"(values[i] {_signed(-zero)}) * {scale:.9g}" if scale else "static_cast<double>(values[i])"
     return f"""  {{  // {_comment(tensor["name"])}
     const TfLiteTensor* output = interpreter.output({place});
     const {_TYPES[kind]}* values = output->data.{_FIELDS[kind]};
-    for (size_t i = 0; i < output->bytes / sizeof(*values); ++i) std::printf("{place} %zu %.6g\\n", i, {value});
-  }}
-"""
+    for (size_t i = 0; i < output->bytes / sizeof(*values); ++i) {{
+      std::printf("{place} %zu %.6g\\n", i, {value});
+    }}
+  }}"""
+
+
+def _signed(number: int) -> str:
+    """Write a term of a sum with its sign."""
+    return f"{'-' if number < 0 else '+'} {abs(number)}"
 
 
 def _comment(text: str) -> str:

@@ -6,21 +6,22 @@ processes.
 
 import importlib.util
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from mobilenets_tf.errors import RequestError, first_line
-from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.arena import live_bytes
 from mobilenets_tf.worker import Worker, WorkerError
 
 _STEP = 1024  # bytes; the arena is measured in whole KiB
-_LARGEST = 1 << 30
-_SECONDS = 600  # of one run in a child process
+_TABLES = 32 << 20  # bytes; more than TFLM's tables of any file that a microcontroller could hold
+_SECONDS = 1200  # for all that a child process does
 
 Arrays = list[np.ndarray]
 
@@ -51,41 +52,33 @@ def outputs(content: bytes, samples: Sequence[Arrays]) -> list[Arrays]:
     Raises:
         RequestError: TFLM refuses the file; the message has its reason.
     """
-    room = 16 * max(live_bytes(flatbuffer.read(content)), default=0) + (16 << 20)
-    with Worker(preload="", always=True) as worker:
-        try:
-            return worker.call(_run, content, list(samples), min(room, _LARGEST), seconds=_SECONDS * len(samples))
-        except WorkerError as error:
-            raise RequestError(f"TensorFlow Lite Micro ended on this file: {error}") from error
+    return _in_child(_run, content, list(samples), _room(flatbuffer.read(content)))
 
 
-def least_arena(content: bytes, progress: Progress = silent) -> int:
-    """Find the least bytes of arena with which TFLM runs a file here, to 1 KiB, by bisection.
+def least_arena(content: bytes) -> int:
+    """Find the least bytes of arena with which TFLM runs a file here, to 1 KiB.
 
-    Each size is tried in a process of its own. The arena holds the activations and, for each tensor and operator, what
-    the kernels keep. Pointers have 8 bytes here and 4 on a microcontroller, where the second part is smaller. Kernels
-    for a processor (CMSIS-NN) may need scratch memory in addition.
+    TFLM tells how much it has used of a large arena; the search begins there and goes on by bisection. Each size is
+    tried in a process of its own. The arena holds the activations and, for each tensor and operator, what the kernels
+    keep. Pointers have 8 bytes here and 4 on a microcontroller, where the second part is smaller. Kernels for a
+    processor (CMSIS-NN) may need scratch memory in addition.
 
     Raises:
-        RequestError: TFLM does not run the file with any arena up to 1 GiB.
+        RequestError: TFLM refuses the file.
     """
     tree = flatbuffer.read(content)
     sample = [np.zeros(tensor.shape, _dtype(tensor)) for tensor in (_tensor(tree, i) for i in tree.subgraphs[0].inputs)]
-    low = max(live_bytes(tree), default=0) // _STEP  # too small: TFLM needs memory for its own tables too
-    high, tried = low + 64, 0
-    while not _runs(content, sample, high * _STEP):
-        low, high, tried = high, 2 * high, tried + 1
-        progress("arena", tried, tried + 8)
-        if high * _STEP > _LARGEST:
-            outputs(content, [sample])  # raises TFLM's reason, if it is not the memory
-            raise RequestError("TensorFlow Lite Micro does not run the file with an arena of 1 GiB.")
-    steps = tried + max(high - low - 1, 0).bit_length()
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _runs(content, sample, middle * _STEP) else (middle, high)
-        tried += 1
-        progress("arena", tried, max(tried, steps))
-    return high * _STEP
+    enough = _in_child(_used, content, sample, _room(tree)) // _STEP + 1
+    step = 1
+    while not _runs(content, sample, enough * _STEP):  # beside what is counted, TFLM needs memory for moments
+        enough, step = enough + step, 2 * step
+    too_small, step = enough - step, 1
+    while _runs(content, sample, too_small * _STEP):
+        enough, too_small, step = too_small, too_small - step, 2 * step
+    while enough - too_small > 1:
+        middle = (too_small + enough) // 2
+        too_small, enough = (too_small, middle) if _runs(content, sample, middle * _STEP) else (middle, enough)
+    return enough * _STEP
 
 
 def _tensor(tree: flatbuffer.schema.ModelT, index: int) -> flatbuffer.schema.TensorT:
@@ -97,38 +90,78 @@ def _dtype(tensor: flatbuffer.schema.TensorT) -> np.dtype:
     return np.dtype(kinds[tensor.type].lower())
 
 
+def _room(tree: flatbuffer.schema.ModelT) -> int:
+    """Give the bytes of an arena that is certainly large enough."""
+    return 2 * max(live_bytes(tree), default=0) + _TABLES
+
+
 def _runs(content: bytes, sample: Arrays, arena: int) -> bool:
-    """Tell whether TFLM runs a file with an arena of so many bytes, in a process of its own."""
+    """Tell whether TFLM runs a file with an arena of so many bytes."""
+    try:
+        _in_child(_run, content, [sample], arena)
+    except RequestError:
+        return False
+    return True
+
+
+def _in_child(function: Callable, content: bytes, *arguments):
+    """Call a function of a file in a process of its own.
+
+    Raises:
+        RequestError: TFLM refuses the file, or the process ended.
+    """
     with Worker(preload="", always=True) as worker:
         try:
-            worker.call(_run, content, [sample], arena, seconds=_SECONDS)
-        except (WorkerError, RequestError):
-            return False
-    return True
+            return worker.call(function, content, *arguments, seconds=_SECONDS)
+        except WorkerError as error:
+            raise RequestError(f"TensorFlow Lite Micro ended on this file: {error}") from error
 
 
 def _run(content: bytes, samples: Sequence[Arrays], arena: int) -> list[Arrays]:
     """Run a file in this process, a child."""
-    from tflite_micro.python.tflite_micro import runtime
-
     count = len(flatbuffer.read(content).subgraphs[0].outputs)
-    with _messages() as messages:
-        try:
-            interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
-            results = []
-            for sample in samples:
-                for place, array in enumerate(sample):
-                    interpreter.set_input(np.ascontiguousarray(array), place)
-                interpreter.invoke()
-                results.append([np.array(interpreter.get_output(place)) for place in range(count)])
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(messages()) or first_line(error)
-            raise RequestError(f"TensorFlow Lite Micro refuses the file: {reason}") from error
+    results = []
+    with _interpreter(content, arena) as (interpreter, _):
+        for sample in samples:
+            _invoke(interpreter, sample)
+            results.append([np.array(interpreter.get_output(place)) for place in range(count)])
     return results
 
 
+def _used(content: bytes, sample: Arrays, arena: int) -> int:
+    """Give the bytes of an arena that TFLM says it has used of it, in this process, a child."""
+    with _interpreter(content, arena) as (interpreter, messages):
+        _invoke(interpreter, sample)
+        interpreter.print_allocations()
+        told = re.search(r"Arena allocation total (\d+) bytes", " ".join(messages()))
+    return int(told[1]) if told else arena
+
+
+def _invoke(interpreter: Any, sample: Arrays) -> None:
+    for place, array in enumerate(sample):
+        interpreter.set_input(np.ascontiguousarray(array), place)
+    interpreter.invoke()
+
+
 @contextmanager
-def _messages() -> Iterator:
+def _interpreter(content: bytes, arena: int) -> Iterator[tuple[Any, Callable[[], list[str]]]]:
+    """Give TFLM's interpreter of a file, and the function that returns the lines which it has written.
+
+    Raises:
+        RequestError: TFLM refuses the file, or cannot run it in this arena.
+    """
+    from tflite_micro.python.tflite_micro import runtime
+
+    with _messages() as messages:
+        try:
+            yield runtime.Interpreter.from_bytes(content, arena_size=arena), messages
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(messages()) or first_line(error)
+            raise RequestError(f"TensorFlow Lite Micro refuses the file: {reason}") from error
+
+
+@contextmanager
+def _messages() -> Iterator[Callable[[], list[str]]]:
     """Give a function that returns the lines which native code has written to standard error."""
     with tempfile.TemporaryFile() as file:
         before = os.dup(2)

@@ -1,6 +1,6 @@
 """The target ``micro``: prove that TensorFlow Lite Micro (TFLM) runs a file and gives LiteRT's answers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,6 +12,7 @@ from mobilenets_tf.export.micro.interpreter import Arrays
 from mobilenets_tf.export.micro.operators import COMMIT, resolver_calls
 from mobilenets_tf.export.micro.vela import VelaSummary
 from mobilenets_tf.progress import Progress, silent
+from mobilenets_tf.quantize import layers
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.arena import live_bytes
@@ -19,6 +20,7 @@ from mobilenets_tf.tflite.runtime import Runner
 
 TARGETS = ("micro",)
 _SCHEMES = ("int8", "int8_float_io")
+_TENSOR_SAMPLES = 2  # on which every tensor is compared
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class MicroProof:
 
     images: how many it was tried on. different: on how many its outputs are not equal to those of LiteRT's reference
     kernels, bit for bit. largest: the largest difference of an output's stored values.
+    tensors: how many tensors were compared too, each as the operators computed it. first_different: the operator that
+    computes the first of them that is not equal, and its layer; None if all are equal.
     arena_bytes: the least arena (``interpreter.least_arena``). activation_bytes: the part of the arena that no planner
     can avoid (``arena.live_bytes``). file_bytes: of the file, which stays in flash.
     resolver: the methods that register the file's ops. vela: the summary of Arm's compiler; None where it is not
@@ -36,6 +40,8 @@ class MicroProof:
     images: int
     different: int
     largest: float
+    tensors: int
+    first_different: str | None
     arena_bytes: int
     activation_bytes: int
     file_bytes: int
@@ -48,9 +54,10 @@ class MicroProof:
         """The failed checks, a sentence each."""
         if not self.different:
             return ()
+        first = f" The first operator that differs is {self.first_different}." if self.first_different else ""
         return (
             f"TensorFlow Lite Micro gives other outputs than LiteRT's reference kernels on {self.different} of "
-            f"{self.images} images, by up to {self.largest:g} levels.",
+            f"{self.images} images, by up to {self.largest:g} levels.{first}",
         )
 
     def as_dict(self) -> dict:
@@ -60,6 +67,9 @@ class MicroProof:
     def lines(self) -> list[str]:
         """Return the proof as lines of text."""
         equal = f"equal to LiteRT's reference kernels on {self.images - self.different} of {self.images} images"
+        equal += f" ({self.tensors} tensors" + (
+            " too)" if self.first_different is None else f" too, but for {self.first_different} and what follows)"
+        )
         lines = [
             f"TensorFlow Lite Micro: {equal}",
             f"arena {self.arena_bytes / 1024:.0f} KiB ({self.activation_bytes / 1024:.0f} KiB of them activations), "
@@ -90,27 +100,34 @@ def check_target(target: str | None, scheme: Scheme) -> None:
     interpreter.check_installed()
 
 
-def prove_micro(content: bytes, samples: Sequence[Arrays], progress: Progress = silent) -> MicroProof:
+def prove_micro(
+    content: bytes, samples: Sequence[Arrays], known: Collection[str] | None = None, progress: Progress = silent
+) -> MicroProof:
     """Run a file in TFLM on samples, compare with LiteRT's reference kernels, and measure the arena.
 
     Args:
         content: of the file. samples: for each, the real values or stored values of each input.
+        known: the names of the Keras model's layers, to name the layer of an operator.
 
     Raises:
         RequestError: TFLM refuses the file.
     """
+    progress("TFLM", 0, 3)
     inputs, expected = _reference(content, samples)
-    progress("TFLM", 0, 2)
     found = interpreter.outputs(content, inputs)
-    progress("TFLM", 1, 2)
     differences = [_largest(*pair) for pair in zip(expected, found, strict=True)]
+    progress("TFLM", 1, 3)
+    tensors, first = _first_different(content, samples[:_TENSOR_SAMPLES], known)
+    progress("TFLM", 2, 3)
     arena = interpreter.least_arena(content)
-    progress("TFLM", 2, 2)
+    progress("TFLM", 3, 3)
     compiled, refused = _vela(content)
     return MicroProof(
         images=len(samples),
         different=sum(difference > 0 for difference in differences),
         largest=max(differences, default=0.0),
+        tensors=tensors,
+        first_different=first,
         arena_bytes=arena,
         activation_bytes=max(live_bytes(flatbuffer.read(content)), default=0),
         file_bytes=len(content),
@@ -129,6 +146,28 @@ def _reference(content: bytes, samples: Sequence[Arrays]) -> tuple[list[Arrays],
         inputs.append([runner.raw(details["index"]).copy() for details in runner.inputs])
         outputs.append([runner.raw(details["index"]).copy() for details in runner.outputs])
     return inputs, outputs
+
+
+def _first_different(
+    content: bytes, samples: Sequence[Arrays], known: Collection[str] | None
+) -> tuple[int, str | None]:
+    """Compare every tensor that operators compute. Give their number, and the first operator with another result."""
+    tree = flatbuffer.read(content)
+    operators = tree.subgraphs[0].operators
+    places = [place for place, operator in enumerate(operators) for _ in operator.outputs]
+    every = flatbuffer.with_outputs(tree, [index for operator in operators for index in operator.outputs])
+    inputs, expected = _reference(every, samples)
+    different = {
+        place
+        for pair in zip(expected, interpreter.outputs(every, inputs), strict=True)
+        for place, a, b in zip(places, *pair, strict=True)
+        if not np.array_equal(a, b)
+    }
+    if not different:
+        return len(places), None
+    first = min(different)
+    layer = layers.of_operators(content, known)[first]
+    return len(places), f"{flatbuffer.operator_name(tree, operators[first])} of {layer}"
 
 
 def _largest(expected: Arrays, found: Arrays) -> float:
