@@ -169,9 +169,8 @@ def split_rows(label: str, calls: int) -> Iterator[SplitRow]:
     contents, _ = built(name, float(alpha), int(resolution), 10, ("float32", "int8"))
     files = {parts: _files(contents, parts) for parts in PARTS}
     float_times = timing.side_by_side({str(parts): files[parts][0].content for parts in PARTS}, calls)
-    with Worker(preload="", always=True) as worker:
-        eights = [files[parts][1].content for parts in PARTS]
-        micro_times = worker.call(in_turns, eights, samples_of(contents["int8"], 1)[0][0], max(calls // 10, 5))
+    eights, (picture,) = [files[parts][1].content for parts in PARTS], samples_of(contents["int8"], 1)
+    micro_times = in_turns(eights, picture[0], max(calls // 10, 5))
     for place, parts in enumerate(PARTS):
         single, eight = files[parts]
         ours, base = (timing.Timing(tuple(micro_times[i])) for i in (place, 0))
@@ -199,7 +198,7 @@ def _files(contents: dict[str, bytes], parts: int):
 
 
 def in_turns(contents: list[bytes], picture: np.ndarray, calls: int) -> list[list[float]]:
-    """Time files in TFLM in this process, a child: each once a round, in another order each round."""
+    """Time files in TFLM: each once a round, in another order each round."""
     from tflite_micro.python.tflite_micro import runtime
 
     loaded = []
@@ -258,7 +257,7 @@ def splits(labels: Sequence[str], calls: int, chart: Path | None) -> list[str]:
     for label in labels:
         print(f"\n{label.replace(':', ' ')}, T parts:")
         print("| T | bottlenecks | activations, KiB: float32 | int8 | arena of TFLM, KiB | Ethos-U SRAM, KiB "
-              "| time: float32 | int8 | difference: float32 | int8, a block: levels | equal | int8, outputs: levels |")  # fmt: skip
+              "| time: float32 | int8 | difference: float32 | int8 block: levels | equal | outputs |")  # fmt: skip
         print("|---|---|---|---|---|---|---|---|---|---|---|---|")
         drawn[label] = list(split_rows(label, calls))
         for row in drawn[label]:

@@ -5,9 +5,14 @@ projection mixes the inner channels, and the projection sums over them. So a bot
 with a T-th of the inner channels each, and only one part's inner tensors have to exist at a time (MobileNetV2's
 memory-efficient inference, arXiv 1801.04381, section 5.1). The multiply-adds and the weights stay the same.
 
-In float32 the parts are added in float32. In int8 files each part's projection gives int16, in steps so fine that the
-sum of all parts is off by less than one int8 level; the sum is rounded to int8 once, as without a split. Sums of int8
-parts would need less memory, but each part and each sum would be rounded to a whole level.
+The sum is formed in one of two ways, whichever leaves the lower peak; of two that are alike, the first:
+
+* Inside the projection: the parts' depthwise results are joined, and the projection reads them all. The outputs stay
+  the same to the last bit. It saves memory where the depthwise convolution has a stride, so that its result is small.
+* Behind the projection: each part has a projection of its own, and their results are added. In float32 the order of the
+  additions changes. In int8 files each part's projection gives int16, in steps so fine that the sum of all parts is off
+  by less than one int8 level; the sum is rounded to int8 once, as without a split. Sums of int8 parts would need less
+  memory, but each part and each sum would be rounded to a whole level.
 """
 
 import itertools
@@ -31,14 +36,16 @@ _LEAST_PARTS, _MOST_PARTS = 2, 64
 class SplitBlock:
     """A bottleneck that was split.
 
-    name: of its result. parts: how many. channels: its inner channels. deviation: by how many int8 levels the result
+    name: of its result. parts: how many. channels: its inner channels. joined: the sum is formed inside the projection,
+    so the result is equal to the last bit. deviation: by how many int8 levels the result
     can differ from the unsplit result before both are rounded (below 1, the rounded results differ by at most one
-    level); 0 in float32, where the order of the additions alone changes.
+    level); 0 where the parts are joined, and in float32, where the order of the additions alone changes.
     """
 
     name: str
     parts: int
     channels: int
+    joined: bool
     deviation: float
 
 
@@ -120,22 +127,25 @@ def _improved(tree: schema.ModelT, parts: int, own: int) -> tuple[schema.ModelT,
     own: how many tensors the file had before any split. What has a tensor behind these is a part already.
     """
     live = live_bytes(tree)
-    if not live:
-        return None
-    peak = max(live)
     tried: list[tuple[int, int, int, schema.ModelT, SplitBlock]] = []
-    for chain in _chains(flatbuffer.Graph(tree)):
-        whole = tree.subgraphs[0].operators[chain[-1]].outputs[0] < own
-        if whole and any(live[place] == peak for place in range(chain[0], chain[-1] + 1)):
-            candidate = flatbuffer.with_fields(tree, subgraphs=_copied(tree), buffers=list(tree.buffers))
-            candidate.operatorCodes = [flatbuffer.with_fields(code) for code in tree.operatorCodes]
-            block = _split(candidate, chain, parts)
-            after = live_bytes(candidate)
-            tried.append((max(after), after.count(max(after)), len(tried), candidate, block))
+    chains = [chain for chain in _chains(flatbuffer.Graph(tree)) if _is_whole_at_peak(tree, chain, live, own)]
+    for chain, joined in itertools.product(chains, (True, False)):
+        candidate = flatbuffer.with_fields(tree, subgraphs=_copied(tree), buffers=list(tree.buffers))
+        candidate.operatorCodes = [flatbuffer.with_fields(code) for code in tree.operatorCodes]
+        block = _split(candidate, chain, parts, joined)
+        after = live_bytes(candidate)
+        tried.append((max(after), after.count(max(after)), len(tried), candidate, block))
     if not tried:
         return None
     least, times, _, candidate, block = min(tried, key=lambda each: each[:3])
-    return (candidate, block) if (least, times) < (peak, live.count(peak)) else None
+    return (candidate, block) if (least, times) < (max(live), live.count(max(live))) else None
+
+
+def _is_whole_at_peak(tree: schema.ModelT, chain: list[int], live: list[int], own: int) -> bool:
+    """Tell whether a bottleneck sets the peak, and is no part and has no parts."""
+    operators = [tree.subgraphs[0].operators[place] for place in chain]
+    whole = all(index < own for operator in operators for index in (operator.inputs[0], *operator.outputs))
+    return whole and max(live) in live[chain[0] : chain[-1] + 1]
 
 
 def _copied(tree: schema.ModelT) -> list[schema.SubGraphT]:
@@ -219,7 +229,7 @@ def _type_of(graph: flatbuffer.Graph, chain: list[int]) -> int | None:
     return types.pop() if types == weights and types <= {_FLOAT, _INT8} else None
 
 
-def _split(tree: schema.ModelT, chain: list[int], parts: int) -> SplitBlock:
+def _split(tree: schema.ModelT, chain: list[int], parts: int, joined: bool) -> SplitBlock:
     """Replace the operators of a bottleneck by those of its parts and of their sum."""
     graph = flatbuffer.Graph(tree)
     operators = [graph.operators[place] for place in chain]
@@ -227,10 +237,12 @@ def _split(tree: schema.ModelT, chain: list[int], parts: int) -> SplitBlock:
     channels = graph.shape(project.inputs[0])[-1]
     bounds = [int(each) for each in np.linspace(0, channels, min(parts, channels) + 1).round()]
     splitter = _Splitter(graph, operators, list(itertools.pairwise(bounds)))
-    new = splitter.operators()
+    new = splitter.joined() if joined else splitter.added()
     rest = [operator for operator in graph.operators[: chain[-1]] if operator not in operators]
     tree.subgraphs[0].operators = [*rest, *new, *graph.operators[chain[-1] + 1 :]]
-    return SplitBlock(graph.tensors[result].name.decode(), len(bounds) - 1, channels, splitter.deviation)
+    return SplitBlock(
+        graph.tensors[result].name.decode(), len(bounds) - 1, channels, joined, 0.0 if joined else splitter.deviation
+    )
 
 
 class _Splitter:
@@ -261,8 +273,21 @@ class _Splitter:
             return 0.0
         return len(self._spans) * self._step / float(self._graph.tensors[self._result].quantization.scale[0])
 
-    def operators(self) -> list[schema.OperatorT]:
-        """Make the operators: each part, each but the first followed by the sum so far."""
+    def joined(self) -> list[schema.OperatorT]:
+        """Make the operators of parts that are joined for the projection."""
+        new, parts = [], []
+        for number, span in enumerate(self._spans):
+            inner, data = self._inner(number, span)
+            new += inner
+            parts.append(data)
+        options = schema.ConcatenationOptionsT()
+        options.axis = 3
+        version = 2 if self._wide else 1
+        join = flatbuffer.make_operator(self._tree, "CONCATENATION", parts, [self._project.inputs[0]], options, version)
+        return [*new, join, self._project]
+
+    def added(self) -> list[schema.OperatorT]:
+        """Make the operators of parts that are projected: each but the first followed by the sum so far."""
         new, total = self._part(0)
         for number in range(1, len(self._spans)):
             part, term = self._part(number)
@@ -277,6 +302,9 @@ class _Splitter:
     def _part(self, number: int) -> tuple[list[schema.OperatorT], int]:
         """Make a part's operators; give the tensor that holds the part's term of the sum, too."""
         inner, data = self._inner(number, self._spans[number])
+        if self._wide:
+            narrow, data = data, self._whole_numbers(data)
+            inner.append(flatbuffer.make_operator(self._tree, "QUANTIZE", [narrow], [data], version=2))
         term = self._tensor("term", number)
         return [*inner, self._projection(data, term, self._spans[number], first=number == 0)], term
 
@@ -291,7 +319,7 @@ class _Splitter:
         )
 
     def _inner(self, number: int, span: tuple[int, int]) -> tuple[list[schema.OperatorT], int]:
-        """Make a part's operators before the projection; give the tensor that the projection reads, too."""
+        """Make a part's operators before the projection; give the tensor of their result, too."""
         data, new = self._expand.inputs[0], []
         for operator in (self._expand, *self._between):
             axis = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}.get(self._graph.name(operator))
@@ -301,9 +329,6 @@ class _Splitter:
             part = self._part_of(operator.outputs[0], number, span)
             new.append(flatbuffer.with_fields(operator, inputs=[data, *constants], outputs=[part]))
             data = part
-        if self._wide:
-            narrow, data = data, self._whole_numbers(data)
-            new.append(flatbuffer.make_operator(self._tree, "QUANTIZE", [narrow], [data], version=2))
         return new, data
 
     def _projection(self, data: int, term: int, span: tuple[int, int], first: bool) -> schema.OperatorT:
