@@ -103,7 +103,9 @@ def row_of(label: str, proof: MicroProof) -> str:
     """A row of the first table."""
     share = f"{proof.vela.share:.0%}" if proof.vela else "refused" if proof.vela_refused else "not installed"
     equal = f"{proof.images - proof.different} of {proof.images}"
-    tensors = f"{proof.tensors} of {proof.tensors}" if proof.first_different is None else proof.first_different
+    tensors = f"{proof.tensors} of {proof.tensors}"
+    if proof.first_different:
+        tensors = f"not {proof.first_different}: {proof.largest_inside:g} level"
     cells = (
         label,
         _kib(proof.arena_bytes),
@@ -170,7 +172,7 @@ def split_rows(label: str, calls: int) -> Iterator[SplitRow]:
     files = {parts: _files(contents, parts) for parts in PARTS}
     float_times = timing.side_by_side({str(parts): files[parts][0].content for parts in PARTS}, calls)
     eights, (picture,) = [files[parts][1].content for parts in PARTS], samples_of(contents["int8"], 1)
-    micro_times = in_turns(eights, picture[0], max(calls // 10, 5))
+    micro_times = in_turns(eights, picture[0], max(calls // 2, 5))
     for place, parts in enumerate(PARTS):
         single, eight = files[parts]
         ours, base = (timing.Timing(tuple(micro_times[i])) for i in (place, 0))

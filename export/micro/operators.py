@@ -1,9 +1,10 @@
 """The operators of TensorFlow Lite Micro (TFLM), and what of a file it cannot run."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from mobilenets_tf.errors import ConversionError
+from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.quantize import layers
 from mobilenets_tf.tflite import flatbuffer
 
@@ -48,6 +49,7 @@ _REMEDIES = {
     "RELU_N1_TO_1": "use ReLU6 or tanh",
     "TILE": "use keras.ops.broadcast_to or a concatenation",
 }
+_REFUSED = re.compile(r"Node \w+ \(number (\d+)\)")
 _REMEDY = "replace the layer by one of ops that TFLM has, or give the application a kernel of its own (AddCustom)"
 
 
@@ -93,6 +95,30 @@ def check_operators(content: bytes, known: Collection[str] | None = None) -> Non
     if found:
         told = "; ".join(f"{each.name} of {', '.join(each.layers[:4])}: {each.remedy}" for each in found)
         raise ConversionError(f"TensorFlow Lite Micro has no kernel for {told}.")
+
+
+def operator_of(content: bytes, known: Collection[str] | None, place: int) -> str:
+    """Name an operator and its layer. known: as in ``missing_operators``."""
+    tree = flatbuffer.read(content)
+    layer = layers.of_operators(content, known)[place]
+    return f"{flatbuffer.operator_name(tree, tree.subgraphs[0].operators[place])} of {layer}"
+
+
+def refused_operator(content: bytes, known: Collection[str] | None, error: RequestError) -> ConversionError | None:
+    """Turn TFLM's words on an operator whose kernel refuses it into an error that names the operator's layer.
+
+    Args:
+        error: with the words, such as "Node TRANSPOSE (number 49) failed to prepare". known: as in
+            ``missing_operators``.
+
+    Returns:
+        None if the words are not about an operator.
+    """
+    told = _REFUSED.search(str(error))
+    if not told or int(told[1]) >= len(flatbuffer.read(content).subgraphs[0].operators):
+        return None
+    refused = operator_of(content, known, int(told[1]))
+    return ConversionError(f"TensorFlow Lite Micro's kernel refuses {refused} ({error}). Remedy: {_REMEDY}.")
 
 
 def resolver_calls(content: bytes) -> list[str]:

@@ -9,10 +9,9 @@ import numpy as np
 from mobilenets_tf.errors import RequestError, unknown
 from mobilenets_tf.export.micro import interpreter, vela
 from mobilenets_tf.export.micro.interpreter import Arrays
-from mobilenets_tf.export.micro.operators import COMMIT, resolver_calls
+from mobilenets_tf.export.micro.operators import COMMIT, operator_of, refused_operator, resolver_calls
 from mobilenets_tf.export.micro.vela import VelaSummary
 from mobilenets_tf.progress import Progress, silent
-from mobilenets_tf.quantize import layers
 from mobilenets_tf.quantize.schemes import Scheme
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.arena import live_bytes
@@ -30,7 +29,8 @@ class MicroProof:
     images: how many it was tried on. different: on how many its outputs are not equal to those of LiteRT's reference
     kernels, bit for bit. largest: the largest difference of an output's stored values.
     tensors: how many tensors were compared too, each as the operators computed it. first_different: the operator that
-    computes the first of them that is not equal, and its layer; None if all are equal.
+    computes the first of them that is not equal, and its layer; None if all are equal. largest_inside: the largest
+    difference of any tensor.
     arena_bytes: the least arena (``interpreter.least_arena``). activation_bytes: the part of the arena that no planner
     can avoid (``arena.live_bytes``). file_bytes: of the file, which stays in flash.
     resolver: the methods that register the file's ops. vela: the summary of Arm's compiler; None where it is not
@@ -42,6 +42,7 @@ class MicroProof:
     largest: float
     tensors: int
     first_different: str | None
+    largest_inside: float
     arena_bytes: int
     activation_bytes: int
     file_bytes: int
@@ -67,9 +68,10 @@ class MicroProof:
     def lines(self) -> list[str]:
         """Return the proof as lines of text."""
         equal = f"equal to LiteRT's reference kernels on {self.images - self.different} of {self.images} images"
-        equal += f" ({self.tensors} tensors" + (
-            " too)" if self.first_different is None else f" too, but for {self.first_different} and what follows)"
-        )
+        but = ""
+        if self.first_different:
+            but = f", but for {self.first_different} and behind, by up to {self.largest_inside:g} levels"
+        equal += f" ({self.tensors} tensors too{but})"
         lines = [
             f"TensorFlow Lite Micro: {equal}",
             f"arena {self.arena_bytes / 1024:.0f} KiB ({self.activation_bytes / 1024:.0f} KiB of them activations), "
@@ -110,14 +112,22 @@ def prove_micro(
         known: the names of the Keras model's layers, to name the layer of an operator.
 
     Raises:
-        RequestError: TFLM refuses the file.
+        ConversionError: TFLM refuses an operator of the file; the message names it, its layer and a remedy.
+        RequestError: TFLM refuses the file for another reason.
     """
+    try:
+        return _proved(content, samples, known, progress)
+    except RequestError as error:
+        raise refused_operator(content, known, error) or error from None
+
+
+def _proved(content: bytes, samples: Sequence[Arrays], known: Collection[str] | None, progress: Progress) -> MicroProof:
     progress("TFLM", 0, 3)
     inputs, expected = _reference(content, samples)
     found = interpreter.outputs(content, inputs)
     differences = [_largest(*pair) for pair in zip(expected, found, strict=True)]
     progress("TFLM", 1, 3)
-    tensors, first = _first_different(content, samples[:_TENSOR_SAMPLES], known)
+    tensors, first, inside = _first_different(content, samples[:_TENSOR_SAMPLES], known)
     progress("TFLM", 2, 3)
     arena = interpreter.least_arena(content)
     progress("TFLM", 3, 3)
@@ -128,6 +138,7 @@ def prove_micro(
         largest=max(differences, default=0.0),
         tensors=tensors,
         first_different=first,
+        largest_inside=inside,
         arena_bytes=arena,
         activation_bytes=max(live_bytes(flatbuffer.read(content)), default=0),
         file_bytes=len(content),
@@ -150,24 +161,23 @@ def _reference(content: bytes, samples: Sequence[Arrays]) -> tuple[list[Arrays],
 
 def _first_different(
     content: bytes, samples: Sequence[Arrays], known: Collection[str] | None
-) -> tuple[int, str | None]:
-    """Compare every tensor that operators compute. Give their number, and the first operator with another result."""
+) -> tuple[int, str | None, float]:
+    """Compare every tensor that operators compute. Give their number, the first operator with another result, and the
+    largest difference."""
     tree = flatbuffer.read(content)
     operators = tree.subgraphs[0].operators
     places = [place for place, operator in enumerate(operators) for _ in operator.outputs]
     every = flatbuffer.with_outputs(tree, [index for operator in operators for index in operator.outputs])
     inputs, expected = _reference(every, samples)
     different = {
-        place
+        place: _largest([a], [b])
         for pair in zip(expected, interpreter.outputs(every, inputs), strict=True)
         for place, a, b in zip(places, *pair, strict=True)
         if not np.array_equal(a, b)
     }
     if not different:
-        return len(places), None
-    first = min(different)
-    layer = layers.of_operators(content, known)[first]
-    return len(places), f"{flatbuffer.operator_name(tree, operators[first])} of {layer}"
+        return len(places), None, 0.0
+    return len(places), operator_of(content, known, min(different)), max(different.values())
 
 
 def _largest(expected: Arrays, found: Arrays) -> float:

@@ -3,10 +3,12 @@
 import importlib.util
 import json
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
-from mobilenets_tf import DeployRequest, ModelSource, RequestError, deploy
+from mobilenets_tf import ConversionError, DeployRequest, ModelSource, RequestError, deploy
 from mobilenets_tf.cli import main
 from mobilenets_tf.export.micro import interpreter, vela
 from mobilenets_tf.export.micro.target import prove_micro
@@ -64,13 +66,20 @@ def test_the_least_arena_is_the_least(small_files):
 
 @needs_tflm
 def test_what_it_refuses_has_its_own_words(float_file):
-    import keras
-    from keras import layers
-
     inputs = keras.Input((8, 8, 3))
     content = float_file(keras.Model(inputs, layers.Activation("gelu")(layers.Conv2D(4, 1)(inputs))))
     with pytest.raises(RequestError, match="refuses the file: .*GELU"):
         interpreter.outputs(content, [[np.zeros((1, 8, 8, 3), np.float32)]])
+
+
+@needs_tflm
+def test_an_operator_whose_kernel_refuses_it_is_named_with_its_layer(float_file):
+    """TFLM's TRANSPOSE takes at most five axes."""
+    inputs = keras.Input((4, 4, 4, 4, 3))
+    model = keras.Model(inputs, layers.Permute((5, 4, 3, 2, 1), name="turn")(layers.Dense(2, name="first")(inputs)))
+    sample = [np.zeros((1, 4, 4, 4, 4, 3), np.float32)]
+    with pytest.raises(ConversionError, match="kernel refuses TRANSPOSE of turn .*Remedy: replace the layer"):
+        prove_micro(float_file(model), [sample], {"first", "turn"})
 
 
 @needs_vela
