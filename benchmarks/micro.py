@@ -15,8 +15,8 @@ vww_96_int8.tflite) is a MobileNetV1 0.25 at 96 pixels with two classes; its byt
 
 The second table is of T parts (arXiv 1801.04381, section 5): the memory of activations, the arena, and the time as a
 ratio to the file without a split, in turns, float32 with XNNPACK and int8 in TFLM's reference kernels; the largest
-difference, of float32 as a share of the largest output, of int8 in levels: of the result of the first block that was
-split, and of the outputs, to which the layers behind carry what differs.
+difference, of float32 as a share of the largest output, of int8 in levels: of the result of the first block whose parts
+are added behind their projections, and of the outputs, to which the layers behind carry what differs.
 """
 
 import argparse
@@ -154,7 +154,7 @@ class SplitRow:
     """One row of the second table. Lists have a figure for float32 and for int8."""
 
     parts: int
-    blocks: list[int]
+    blocks: list[str]
     activations: list[int]
     arena: int
     ratios: list[timing.Ratio]
@@ -178,7 +178,10 @@ def split_rows(label: str, calls: int) -> Iterator[SplitRow]:
         ours, base = (timing.Timing(tuple(micro_times[i])) for i in (place, 0))
         yield SplitRow(
             parts,
-            [len(single.blocks), len(eight.blocks)],
+            [
+                f"{sum(b.joined for b in split.blocks)} + {sum(not b.joined for b in split.blocks)}"
+                for split in (single, eight)
+            ],
             [single.bytes_after, eight.bytes_after],
             interpreter.least_arena(eight.content),
             [timing.ratio(float_times[str(parts)], float_times["1"]), timing.ratio(ours, base)],
@@ -231,11 +234,13 @@ def _float_difference(before: bytes, after: bytes) -> float:
 
 
 def _levels(before: bytes, after: Split) -> tuple[float, float, float]:
-    """Compare int8 files in LiteRT's reference kernels: the largest difference of the first block's result and the
-    share of its values that are equal, and the largest difference of the outputs, all in levels."""
+    """Compare int8 files in LiteRT's reference kernels: the largest difference of the first result that is a sum behind
+    its projections and the share of its values that are equal, and the largest difference of the outputs, all in
+    levels. What is joined before that block is equal, so both files compute the block from the same values."""
     if not after.blocks:
         return 0.0, 1.0, 0.0
-    one, other = (_stored(content, after.blocks[0].name) for content in (before, after.content))
+    name = next((block.name for block in after.blocks if not block.joined), after.blocks[0].name)
+    one, other = (_stored(content, name) for content in (before, after.content))
     block = np.abs(one[0] - other[0])
     return float(block.max()), float(np.mean(block == 0)), float(np.abs(one[1] - other[1]).max())
 
@@ -258,14 +263,14 @@ def splits(labels: Sequence[str], calls: int, chart: Path | None) -> list[str]:
     drawn, wrong = {}, []
     for label in labels:
         print(f"\n{label.replace(':', ' ')}, T parts:")
-        print("| T | bottlenecks | activations, KiB: float32 | int8 | arena of TFLM, KiB | Ethos-U SRAM, KiB "
+        print("| T | joined + added | activations, KiB: float32 | int8 | arena of TFLM, KiB | Ethos-U SRAM, KiB "
               "| time: float32 | int8 | difference: float32 | int8 block: levels | equal | outputs |")  # fmt: skip
         print("|---|---|---|---|---|---|---|---|---|---|---|---|")
         drawn[label] = list(split_rows(label, calls))
         for row in drawn[label]:
             times = (f"{ratio.median:.2f}" for ratio in row.ratios)
             cells = (
-                str(row.parts), " / ".join(map(str, row.blocks)), *map(_kib, row.activations), _kib(row.arena),
+                str(row.parts), " / ".join(row.blocks), *map(_kib, row.activations), _kib(row.arena),
                 _kib(row.sram) if row.sram else "", *times, f"{row.difference:.1g}", f"{row.block_levels:g}",
                 f"{row.block_equal:.1%}", f"{row.levels:g}",
             )  # fmt: skip
