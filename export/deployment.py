@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,15 +11,18 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import forms, project_folder, result_folder
 from mobilenets_tf.export.android_app import project
+from mobilenets_tf.export.micro import c_source
+from mobilenets_tf.export.micro.operators import check_operators
+from mobilenets_tf.export.micro.target import check_target, prove_micro
 from mobilenets_tf.export.npu import compiler as npu_compiler
 from mobilenets_tf.export.npu import result as npu_result
 from mobilenets_tf.export.npu.compiler import CompiledFile
-from mobilenets_tf.export.proof.badge import Badge
+from mobilenets_tf.export.proof.badge import Badge, with_failures
 from mobilenets_tf.export.proof.judging import AnyComparison, Judge
 from mobilenets_tf.export.proof.proof import ImagesToUse, Produced, prove
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.request import DeployRequest
-from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, convert_model
+from mobilenets_tf.export.tflite import Bound, Conversion, check_quantisation, check_request, check_split, convert_model
 from mobilenets_tf.export.web_page import page as web_page
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.progress import Progress, silent
@@ -34,6 +37,8 @@ from mobilenets_tf.worker import Worker
 # The greatest number of images on which files with some layers in float are judged. A share of them is exact to 0.1 %,
 # and their pixels take 150 MB of memory.
 TRIAL_IMAGES = 1000
+# On how many images TensorFlow Lite Micro runs.
+MICRO_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Deployed:
     parity: the float file beside the Keras model. comparison: the file beside its float file; None for a float32 file
         without annotated images. per_channel: of a file with one scale for all of a layer's weights, how the usual file
         compares.
-    badge: the verdict. seconds: of the whole run.
+    badge: the verdict. target_lines: the proof on the target that was asked for, as lines of text.
+    seconds: of the whole run.
     android_app, web_page: the folders of the Android project and of the web page; None where none was asked for, or the
         file failed a check. npu: the files that were compiled for NPUs.
     """
@@ -57,6 +63,7 @@ class Deployed:
     comparison: AnyComparison | None
     per_channel: AnyComparison | None
     badge: Badge
+    target_lines: tuple[str, ...]
     seconds: float
     android_app: Path | None = None
     web_page: Path | None = None
@@ -87,7 +94,9 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     folder, name = Path(request.out), _file_name(request)
     labels = request.source.label_names()
     manifest, page = result_folder.write(folder, name, produced, labels)
-    apps = _write_apps(request, folder / name, manifest, labels, produced.files, progress) if manifest["passed"] else {}
+    beside = {}
+    if manifest["passed"]:
+        beside = _write_folders(request, folder / name, manifest, labels, produced.files, progress)
     return Deployed(
         path=folder / name,
         report=page,
@@ -97,27 +106,39 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
         comparison=produced.comparison,
         per_channel=per_channel,
         badge=produced.badge,
+        target_lines=produced.target_lines,
         seconds=time.monotonic() - started,
-        **apps,
+        **beside,
     )
 
 
-def _npu_folder(request: DeployRequest) -> Path:
-    return Path(request.out) / f"{_file_name(request)}.npu"
-
-
-def _write_apps(request: DeployRequest, file: Path, manifest: dict, labels, others, progress: Progress) -> dict:
-    """Write what the request asks for beside the file, and return where: the field of ``Deployed`` -> the folder."""
-    written = {}
-    for field, write in (("android_app", project.write), ("web_page", web_page.write)):
-        if folder := getattr(request, field):
-            progress(f"writing {field}", 0, 1)
-            written[field] = Path(folder)
-            write(written[field], file, manifest, labels, request.described(), others)
-            progress(f"writing {field}", 1, 1)
+def _folders(request: DeployRequest) -> Iterator[tuple[str, Path, dict]]:
+    """Give what the request asks for beside the file: the option, the folder, and what the folder is made of."""
+    for option, folder in (("--android-app", request.android_app), ("--web-page", request.web_page)):
+        if folder is not None:
+            yield option, Path(folder), request.described()
     if request.npu:
-        asked = {**request.described(), "npu": list(request.npu)}
-        written["npu"] = npu_result.write(_npu_folder(request), file, request.npu, asked, progress)
+        yield (
+            "--npu",
+            Path(request.out) / f"{_file_name(request)}.npu",
+            request.described() | {"npu": list(request.npu)},
+        )
+
+
+def _write_folders(request: DeployRequest, file: Path, manifest: dict, labels, others, progress: Progress) -> dict:
+    """Write what the request asks for beside the file. Return fields of ``Deployed``."""
+    written: dict = {}
+    for option, folder, asked in _folders(request):
+        progress(f"writing {folder}", 0, 1)
+        if option == "--npu":
+            written["npu"] = npu_result.write(folder, file, request.npu, asked, progress)
+        elif option == "--web-page":
+            web_page.write(folder, file, manifest, labels, asked)
+            written["web_page"] = folder
+        else:
+            project.write(folder, file, manifest, labels, asked, others)
+            written["android_app"] = folder
+        progress(f"writing {folder}", 1, 1)
     return written
 
 
@@ -136,21 +157,18 @@ def check_options(request: DeployRequest, network: ModelSource) -> schemes.Schem
     """
     scheme = schemes.get(request.scheme)
     check_quantisation(scheme, request.max_drop, per_tensor=request.per_tensor)
+    check_split(scheme, request.split)
+    check_target(request.target, scheme)
     request.limits.check()
     image_input.check(request.input)
     forms.check_output(network, request.output, request.score_threshold)
-    result_folder.check(request, _file_name(request))
+    others = c_source.file_names(_file_name(request)) if request.target else ()
+    result_folder.check(request, _file_name(request), others)
     npu_compiler.check(request.npu)
-    compiled = _npu_folder(request) if request.npu else None
-    for option, folder in (
-        ("--android-app", request.android_app),
-        ("--web-page", request.web_page),
-        ("--npu", compiled),
-    ):
-        if folder is not None:
-            project_folder.check(Path(folder), option, request.overwrite, request.described())
     if request.web_page is not None:
         web_page.check(scheme, request.input)
+    for option, folder, asked in _folders(request):
+        project_folder.check(folder, option, request.overwrite, asked)
     return scheme
 
 
@@ -239,6 +257,7 @@ def _produce(
     scheme, model = schemes.get(request.scheme), request.source.open()
     image = ImageInput(request.source.preprocessing(model), request.input)
     subject = Subject.of(request.source, model, image, request.void, annotated=images_to_use.judge.annotated)
+    subject = replace(subject, reference_kernels=request.target is not None)
     subject.check_annotated(images_to_use.judge)
     progress("building", 1, 1)
     calibration = calibration_of(request, scheme, images_to_use, image)
@@ -260,7 +279,10 @@ def _produce(
             image=image,
             labels=subject.labels,
             kinds=subject.final_kinds,
+            split=request.split,
         )
+    if request.target:
+        check_operators(converted.content, converted.layers)
     others, usual = {}, None
     if request.per_tensor:
         calibration = calibration_of(request, scheme, images_to_use, image)
@@ -268,9 +290,38 @@ def _produce(
         others["per channel"] = image.finish(usual)
     name = _file_name(request)
     produced, comparisons = prove(request, subject, converted, images_to_use, name, progress, others)
+    if request.target:
+        known = converted.layers
+        produced = _on_microcontroller(request, subject, produced, images_to_use, known, name, progress)
     per_channel = comparisons.get("per channel")
     described = per_channel and {"bytes": len(usual or b""), "comparison": per_channel.as_dict()}
     return replace(produced, manifest={**produced.manifest, "per_channel": described}), per_channel
+
+
+def _on_microcontroller(
+    request: DeployRequest,
+    subject: Subject,
+    produced: Produced,
+    images_to_use: ImagesToUse,
+    known: Collection[str] | None,
+    name: str,
+    progress: Progress,
+) -> Produced:
+    """Prove the file in TensorFlow Lite Micro; add the proof, its failed checks and the C++ sources."""
+    given, samples = subject.image.given, []
+    inputs, outputs = produced.manifest["inputs"], produced.manifest["outputs"]
+    for path in images_to_use.judge.sample(MICRO_IMAGES, request.seed).paths:
+        pixels = given.geometry(images.decode(path, alpha=given.alpha))
+        samples.append([given.for_input(pixels, inputs[0]["dtype"])])
+    proof = prove_micro(produced.content, samples, known, progress)
+    written = c_source.sources(name, produced.content, proof.arena_bytes, inputs, outputs)
+    return replace(
+        produced,
+        manifest={**produced.manifest, "micro": proof.as_dict()},
+        badge=with_failures(produced.badge, proof.failures),
+        files={**produced.files, **written},
+        target_lines=tuple(proof.lines()),
+    )
 
 
 def _per_channel(converted: Conversion, scheme, calibration: Calibration, progress: Progress) -> bytes:

@@ -8,7 +8,7 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.deployment import calibration_images
 from mobilenets_tf.export.request import Request
-from mobilenets_tf.export.tflite import Exported, to_tflite
+from mobilenets_tf.export.tflite import Exported, check_split, to_tflite
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.quantize.calibration import Calibration
@@ -33,6 +33,7 @@ class ExportRequest(Request):
     seed: int = 0
     per_tensor: bool = False
     input: str = "normalised"
+    split: int | None = None
     overwrite: bool = False
 
 
@@ -63,6 +64,7 @@ def check(request: ExportRequest) -> ImageSet | None:
         raise RequestError(
             f"--per-tensor (per_tensor=) is for the calibrated schemes; {scheme.name!r} is none of them."
         )
+    check_split(scheme, request.split)
     request.source.check()
     image_input.check(request.input)
     out = Path(request.out)
@@ -91,6 +93,6 @@ def _export(request: ExportRequest, calibration_set: ImageSet | None, progress: 
             calibration = Calibration.from_images(calibration_set, image.given, request.trust_calibration)
     recipe = Recipe(per_tensor=True) if request.per_tensor else None
     return to_tflite(
-        model, request.scheme, calibration, request.out, recipe=recipe, image=image, labels=source.label_names(),
-        overwrite=request.overwrite, facts=facts, progress=progress,
+        model, request.scheme, calibration, request.out, recipe=recipe, split=request.split, image=image,
+        labels=source.label_names(), overwrite=request.overwrite, facts=facts, progress=progress,
     )  # fmt: skip

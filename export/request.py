@@ -88,6 +88,9 @@ class DeployRequest(Request):
     output: of a detector or segmenter, the form in which the file gives its answers, one of ``task.Task.forms``; None
         for the first of them. score_threshold: of "nms", the score from which objects are given; None for
         ``postprocess.Postprocess``'s, low enough to measure average precision with.
+    target: None: a phone or a computer. "micro": TensorFlow Lite Micro, which then has to give the answers of LiteRT's
+        reference kernels; C++ sources are written beside the file (needs the extra ``micro``).
+    split: write the bottlenecks that set the peak of the activations' memory in so many parts (``to_tflite``).
     void: of masks to judge with, the value of pixels of no class; None for that of the training.
     android_app: a folder for an Android project that runs the file; None: no project.
     web_page: a folder for a web page that runs the file; None: no page. LiteRT.js is downloaded through npm the first
@@ -108,6 +111,8 @@ class DeployRequest(Request):
     input: str = "normalised"
     output: str | None = None
     score_threshold: float | None = None
+    target: str | None = None
+    split: int | None = None
     void: int | None = None
     android_app: str | None = None
     web_page: str | None = None

@@ -11,11 +11,11 @@ from mobilenets_tf.export.page import report as page
 from mobilenets_tf.export.proof.proof import Produced
 
 
-def check(request, file_name: str) -> None:
+def check(request, file_name: str, others: Sequence[str] = ()) -> None:
     """Refuse, before any work, a folder that cannot be written to, or that has something else in a file's place.
 
     Args:
-        request: with ``out``, ``overwrite`` and ``source``.
+        request: with ``out``, ``overwrite`` and ``source``. others: names of further files.
 
     Raises:
         RequestError: the folder cannot be made or written, or a file is there that is no earlier result of the request.
@@ -23,7 +23,7 @@ def check(request, file_name: str) -> None:
     folder = Path(request.out)
     files.check_folder(folder)
     suffixes = ("json", "html", "android.md", ANCHORS_FILE)
-    names = [file_name, *(f"{file_name}.{suffix}" for suffix in suffixes)]
+    names = [file_name, *(f"{file_name}.{suffix}" for suffix in suffixes), *others]
     files.check_replaceable(
         folder, names, request.overwrite, request.described(), request.source.label_names()
     )  # fmt: skip

@@ -24,7 +24,10 @@ from mobilenets_tf.tasks.outputs import OutputKind, decided
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import refused_without_delegates
+from mobilenets_tf.tflite.split import Split, check_parts, split_bottlenecks
 from mobilenets_tf.worker import Worker
+
+_SPLITTABLE = ("float32", "int8", "int8_float_io")  # schemes
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Conversion:
     calibration, recipe: of a calibrated scheme. mixed: the result of the search for a ``Bound``.
     equalised: the float file that the integers were written from, to compare layers with. samples: calibration samples
     for that comparison.
+    layers: the names of the Keras layers of a calibrated scheme's operators; None where they are not known.
+    split: the bottlenecks that were split (``tflite.split``); None where no split was asked for.
     """
 
     scheme: str
@@ -59,6 +64,8 @@ class Conversion:
     mixed: MixedPrecision | None = None
     equalised: bytes | None = None
     samples: Sequence[list[np.ndarray]] = ()
+    layers: frozenset[str] | None = None
+    split: Split | None = None
 
     def facts(self) -> dict:
         """Return the manifest's facts about the file: contents, calibration, recipe and versions."""
@@ -73,6 +80,7 @@ class Conversion:
             "calibration": self.calibration,
             "recipe": self.recipe and asdict(self.recipe),
             "mixed_precision": self.mixed and self.mixed.as_dict(),
+            "split": self.split and self.split.as_dict(),
             "versions": versions(),
         }
 
@@ -93,6 +101,7 @@ def to_tflite(
     *,
     recipe: Recipe | None = None,
     max_drop: float | None = None,
+    split: int | None = None,
     image: ImageInput | None = None,
     labels: Sequence[str] = (),
     overwrite: bool = False,
@@ -117,6 +126,9 @@ def to_tflite(
             other answers, of values 1 - R2 of the worst element, of an embedding 1 - the mean cosine
             (``tasks.outputs``); of several outputs the worst. Layers are left in float, as few as that takes; the
             manifest names them ("mixed_precision").
+        split: write the bottlenecks that set the peak of the activations' memory in so many parts whose sums are added
+            (arXiv 1801.04381, section 5.1; ``tflite.split``); for float32, int8 and int8_float_io. The manifest names
+            them ("split").
         image: for a model of one RGB image: how the file takes it (``ImageInput(preprocessing, "uint8")`` for pixels as
             they are). The file then has metadata that say so. Calibration samples are preprocessed as ``image.given``.
             None: as the model takes its input, without metadata.
@@ -138,6 +150,7 @@ def to_tflite(
     manifest_path = path.with_name(path.name + ".json")
     check_request(model, scheme, calibration)
     check_quantisation(scheme, max_drop, recipe=recipe)
+    check_split(scheme, split)
     files.check_folder(path.parent)
     files.check_replaceable(path.parent, [path.name, manifest_path.name], overwrite)
     kinds = decided(model.ends, bool(labels), len(labels) or None)
@@ -145,7 +158,7 @@ def to_tflite(
         bound = None if max_drop is None else Bound(max_drop)
         converted = convert_model(
             model, scheme, calibration, worker, progress,
-            recipe=recipe, bound=bound, image=image, labels=labels, kinds=kinds,
+            recipe=recipe, bound=bound, image=image, labels=labels, kinds=kinds, split=split,
         )  # fmt: skip
     manifest = {"files": files.digests({path.name: converted.content}), **(facts or {}), **converted.facts()}
     manifest["refused_by_litert"] = refused_without_delegates(converted.content)
@@ -183,6 +196,19 @@ def check_quantisation(scheme, max_drop: float | None, **options) -> None:
         mixed_precision.check_bound(max_drop)
 
 
+def check_split(scheme: schemes.Scheme, parts: int | None) -> None:
+    """Refuse a split of a scheme whose bottlenecks cannot be split, and a number of parts that makes no sense.
+
+    Raises:
+        RequestError: see above.
+    """
+    if parts is None:
+        return
+    check_parts(parts)
+    if scheme.name not in _SPLITTABLE:
+        raise RequestError(f"split is for the schemes {', '.join(_SPLITTABLE)}; {scheme.name!r} is none of them.")
+
+
 def convert_model(
     model: AnyModel,
     scheme,
@@ -195,6 +221,7 @@ def convert_model(
     image: ImageInput | None = None,
     labels: Sequence[str] = (),
     kinds: Sequence[OutputKind] = (),
+    split: int | None = None,
 ) -> Conversion:
     """Convert a model without writing files: fold, freeze, convert, and for a calibrated scheme quantise.
 
@@ -220,10 +247,11 @@ def convert_model(
             drop_of = bound.drop_of or (lambda reference: AnswerDrop(reference, prepared.samples, kinds))
             drop = drop_of(prepared.original)
             mixed = mixed_precision.search(prepared, names, drop, bound.max_drop, progress)
-        content = finished(mixed.content if mixed else prepared.write(), model, image, labels, kinds)
+        content, parts = _split(mixed.content if mixed else prepared.write(), split)
+        content = finished(content, model, image, labels, kinds)
         return Conversion(
             scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed,
-            prepared.uncorrected, prepared.samples,
+            prepared.uncorrected, prepared.samples, frozenset(names), parts,
         )  # fmt: skip
     progress("converting", 0, 1)
     float_file, float_content = _float_file(model, worker, image)
@@ -231,8 +259,17 @@ def convert_model(
     if scheme.name != "float32":
         content = float_file.stored(scheme.weights)
         content = image.begin(content) if image else content
+    content, parts = _split(content, split)
     progress("converting", 1, 1)
-    return Conversion(scheme.name, finished(content, model, image, labels, kinds), float_content, None)
+    return Conversion(scheme.name, finished(content, model, image, labels, kinds), float_content, None, split=parts)
+
+
+def _split(content: bytes, parts: int | None) -> tuple[bytes, Split | None]:
+    """Split a file's bottlenecks, if that was asked for."""
+    if parts is None:
+        return content, None
+    result = split_bottlenecks(content, parts)
+    return result.content, result
 
 
 def prepare_model(

@@ -33,6 +33,7 @@ FLOORS = (
         "export.delegates",
         "export.speed",
         "export.arm64",
+        "export.micro",
         "export.forms",
         "export.metadata",
         "export.request",

@@ -68,7 +68,7 @@ def write(
         file: the deployed ``.tflite`` file. manifest: as ``deploy`` wrote it beside the file.
         labels: names of the classes; may be empty.
         request: the "model" and "options" of which the project is made, as for ``project_folder.check``.
-        others: name -> content of files that the app reads beside it, such as the anchors.
+        others: name -> content of the files that ``deploy`` wrote beside it; the app reads the anchors.
 
     Raises:
         RequestError: as ``check_manifest``, or the folder cannot be written.
@@ -104,7 +104,7 @@ def files_of(
     contents: dict[str, str | bytes] = {
         place: texts.get_template(template).render(**facts) for template, place in places.items()
     }
-    assets = {file_name: content, **(others or {})}
+    assets = {file_name: content} | {name: data for name, data in (others or {}).items() if name == facts["anchors"]}
     if labels:
         assets["labels.txt"] = "\n".join(labels) + "\n"
     contents |= {f"app/src/main/assets/{name}": data for name, data in assets.items()}

@@ -60,6 +60,11 @@ class Badge:
         ]
 
 
+def with_failures(badge: Badge, failures: tuple[str, ...]) -> Badge:
+    """Add failed checks to a verdict."""
+    return _failed((*badge.failures, *failures)) if failures else badge
+
+
 def refused(reason: str | None) -> tuple[str, ...]:
     """Return the failed check of a file that LiteRT's own kernels refuse, which run what no delegate takes over.
 

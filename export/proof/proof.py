@@ -39,7 +39,8 @@ class ImagesToUse:
 class Produced:
     """The result of the process with TensorFlow: the file's content, and all facts about the file.
 
-    badge: the verdict. files: further files for the folder, name -> content.
+    badge: the verdict. files: further files for the folder, name -> content. target_lines: the proof on a target, as
+    lines of text.
     """
 
     content: bytes
@@ -49,6 +50,7 @@ class Produced:
     evidence: Evidence
     badge: Badge
     files: dict[str, str] = field(default_factory=dict)
+    target_lines: tuple[str, ...] = ()
 
 
 def prove(
@@ -77,7 +79,7 @@ def prove(
     # The float file is first shown to equal the model; it then stands for the model, ten times as fast as Keras.
     parity = judging.parity(subject, converted.float_content, image_set, request.seed)
     tallies: dict[str, Tally] = {}
-    if converted.scheme != "float32" or image_set.annotated:
+    if converted.scheme != "float32" or converted.split or image_set.annotated:
         candidates = {"": converted.content} | (others or {})
         tallies = judging.compared_files(subject, converted.float_content, candidates, image_set, progress)
     produced = conclude(request, subject, converted, images_to_use, file_name, parity, tallies.pop("", None))

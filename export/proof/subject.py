@@ -13,6 +13,7 @@ from mobilenets_tf.modelsource import AnyModel, ModelSource, opened
 from mobilenets_tf.tasks import task_of
 from mobilenets_tf.tasks.outputs import End, OutputKind
 from mobilenets_tf.tasks.task import Decoder, Meter, Task, class_name
+from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 
@@ -28,6 +29,7 @@ class Subject:
 
     model: in float. image: how the file takes its image. labels: names of the classes; may be empty.
     void: of masks, the value of pixels of no class. grids: of a detector, see ``task.Task.grids``.
+    reference_kernels: integer files run in LiteRT's reference kernels, as on a microcontroller.
     ends, kinds: the model's outputs, and what each says, see ``tasks.outputs``. decoder: of these outputs.
     """
 
@@ -40,6 +42,7 @@ class Subject:
     ends: tuple[End, ...]
     kinds: tuple[OutputKind, ...]
     decoder: Decoder
+    reference_kernels: bool = False
 
     @staticmethod
     def of(
@@ -122,7 +125,8 @@ class Subject:
 
         threads: for LiteRT.
         """
-        runner = Runner(content, threads)
+        reference = self.reference_kernels and flatbuffer.is_integer(flatbuffer.read(content))
+        runner = Runner(content, threads, reference=reference)
         dtype = runner.inputs[0]["dtype"]
 
         def answer(pixels: np.ndarray) -> list[Outputs]:

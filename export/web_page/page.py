@@ -37,15 +37,13 @@ def check(scheme: Scheme, input_form: str) -> None:
     litert_js.check()
 
 
-def write(
-    folder: Path, file: Path, manifest: dict, labels: Sequence[str], request: Mapping, others: Mapping[str, str | bytes]
-) -> None:
+def write(folder: Path, file: Path, manifest: dict, labels: Sequence[str], request: Mapping) -> None:
     """Write the page's folder, whole or not at all.
 
     Args:
         file: the deployed ``.tflite`` file. manifest: as ``deploy`` wrote it beside the file.
         labels: names of the classes; may be empty.
-        request: as for ``project_folder.check``. others: not used; the anchors are among the facts.
+        request: as for ``project_folder.check``.
 
     Raises:
         RequestError: the folder cannot be written, or LiteRT.js cannot be had.

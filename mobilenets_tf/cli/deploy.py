@@ -30,6 +30,12 @@ def add_arguments(parser):
     add_model(parser)
     add_scheme(parser)
     add_input_form(parser)
+    add_split(parser)
+    parser.add_argument(
+        "--target", metavar="NAME",
+        help="micro: for TensorFlow Lite Micro. Its interpreter runs the int8 file, the arena is measured, and C++ "
+        "sources are written beside the file (needs the extra micro)",
+    )  # fmt: skip
     add_evaluate(parser)
     add_output_form(parser)
     add_void(parser)
@@ -69,6 +75,23 @@ def add_scheme(parser):
         action="store_true",
         help="one scale for all weights of a layer instead of a scale for each output channel, for chips that need it",
     )
+
+
+def add_split(parser):
+    """--split."""
+    parser.add_argument(
+        "--split", type=int, metavar="T",
+        help="write the bottlenecks that set the peak of memory in T parts whose sums are added (2 to 5 pay): the same "
+        "answers from a smaller arena",
+    )  # fmt: skip
+
+
+def split_line(split: dict) -> str:
+    """What a split has done, of the manifest."""
+    before, after = (f"{split[key] / 1024:.0f} KiB" for key in ("bytes_before", "bytes_after"))
+    if not split["blocks"]:
+        return f"--split: no bottleneck sets the peak of {before}; {split['peak']} does"
+    return f"{len(split['blocks'])} bottlenecks split: activations take {after} instead of {before}"
 
 
 def add_calibration(parser):
@@ -156,6 +179,8 @@ def _print(deployed, request):
         emit(f"  {manifest['scheme']} against float32, on {judged}:")
         for line in deployed.comparison.lines():
             emit(f"    {line}")
+    for line in deployed.target_lines:
+        emit(f"  {line}")
     for line in _costs(deployed):
         emit(f"  {line}")
     for line in deployed.badge.lines():
@@ -199,6 +224,8 @@ def _costs(deployed):
     if usual := deployed.per_channel:
         name, single = usual.agreement_measure, deployed.comparison
         yield f"one scale a tensor: {name} {single.agreement:.1%}; a scale for each channel: {usual.agreement:.1%}"
+    if split := deployed.manifest["split"]:
+        yield split_line(split)
     if mixed := deployed.manifest["mixed_precision"]:
         left = len(mixed["left"])
         yield (

@@ -25,6 +25,9 @@ _EXTRAS = {
                                             "tf_keras": "tf_keras"}),
     "detection": ("average precision of detectors", {"pycocotools": "pycocotools"}),
     "fetch": ("fetching weights", {"gdown": "gdown", "huggingface_hub": "huggingface_hub"}),
+    "micro": ("TensorFlow Lite Micro, and Arm's compiler for Ethos-U", {"tflite-micro": "tflite_micro",
+                                                                        "bitarray": "bitarray",
+                                                                        "ethos-u-vela": "ethosu"}),
     "test": ("the tests", {"pytest": "pytest", "ruff": "ruff"}),
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from mobilenets_tf.cli.deploy import add_input_form, add_scheme
+from mobilenets_tf.cli.deploy import add_input_form, add_scheme, add_split, split_line
 from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 from mobilenets_tf.data.preprocessing import Preprocessing
 
@@ -17,6 +17,7 @@ def add_arguments(parser):
     add_model(parser)
     add_scheme(parser)
     add_input_form(parser)
+    add_split(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="the .tflite file to write")
     add_overwrite(parser)
     add_quiet(parser)
@@ -32,6 +33,8 @@ def run(arguments):
     emit(f"{exported.path}  {exported.manifest['bytes'] / 1e6:.2f} MB")
     if known := Preprocessing.of(exported.manifest):
         emit(image_line(known.described()))
+    if split := exported.manifest["split"]:
+        emit(f"  {split_line(split)}")
     verdict = unjudged(exported.manifest["refused_by_litert"])
     for line in verdict.lines():
         emit(f"  {line}")

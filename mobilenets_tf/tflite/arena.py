@@ -1,10 +1,11 @@
-"""Measure the arena: the memory in which LiteRT keeps a file's activations."""
+"""The arena: the memory in which a runtime keeps a file's activations. Measured in LiteRT, or counted from the file."""
 
 import math
 from collections.abc import Iterable
 
 from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.flatbuffer_check import TYPES, tensor_bytes
 
 _ARENA_ALIGNMENT = 64  # bytes; kDefaultTensorAlignment in LiteRT
 
@@ -52,6 +53,29 @@ def arena_bytes(content: bytes) -> int:
             start = view.__array_interface__["data"][0]
             places[index] = (start, start + view.nbytes)
     return _span(places.values(), places[interpreter.get_input_details()[0]["index"]][0])
+
+
+def live_bytes(tree: flatbuffer.schema.ModelT) -> list[int]:
+    """Count, for each operator of the main graph, the bytes of the activations that exist while it runs.
+
+    These are what the operator reads and writes, and what later operators or the caller read. An input exists until its
+    last reader has run, as in TensorFlow Lite Micro. No arena can be smaller than the largest of these figures; arenas
+    also hold scratch memory and what lies between tensors, and in LiteRT the inputs to the end.
+    """
+    graph = tree.subgraphs[0]
+    stored = {number for number, buffer in enumerate(tree.buffers) if buffer.data is not None and len(buffer.data)}
+    last = {index: place for place, operator in enumerate(graph.operators) for index in operator.inputs}
+    last |= dict.fromkeys(graph.outputs, len(graph.operators))
+    sizes = [
+        0 if tensor.buffer in stored else tensor_bytes(TYPES[tensor.type], tensor.shape) or 0
+        for tensor in graph.tensors
+    ]
+    live, counts = set(graph.inputs), []
+    for place, operator in enumerate(graph.operators):
+        live.update(operator.outputs)
+        counts.append(sum(sizes[index] for index in live))
+        live = {index for index in live if last.get(index, place) > place}
+    return counts
 
 
 def _span(places: Iterable[tuple[int, int]], within: int) -> int:

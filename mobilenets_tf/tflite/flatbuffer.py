@@ -302,6 +302,16 @@ def float_operator_counts(model: schema.ModelT) -> dict[str, int]:
     return dict(counts.most_common())
 
 
+def is_integer(model: schema.ModelT) -> bool:
+    """Tell whether any operator of the first graph computes int8 or int16 from int8 or int16."""
+    graph, eights = model.subgraphs[0], (schema.TensorType.INT8, schema.TensorType.INT16)
+    return any(
+        all(graph.tensors[index].type in eights for index in (operator.inputs[0], operator.outputs[0]))
+        for operator in graph.operators
+        if len(operator.inputs) and len(operator.outputs) and operator.inputs[0] >= 0
+    )
+
+
 def constant(model: schema.ModelT, index: int) -> np.ndarray | None:
     """Give the float32 values of a constant in the first graph; None if the tensor is computed or of another type."""
     tensor = model.subgraphs[0].tensors[index]

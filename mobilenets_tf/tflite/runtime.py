@@ -25,13 +25,15 @@ class Runner:
         model: the file's path or content.
         threads: how many threads LiteRT uses.
         trusted: leave out the check for damage, for content that this process has just made.
+        reference: run LiteRT's reference kernels, which are slow and written for clarity, instead of XNNPACK and the
+            optimised kernels. TensorFlow Lite Micro computes the same integers.
 
     Raises:
         RequestError: there is no such file, or LiteRT cannot run the file.
     """
 
-    def __init__(self, model: str | Path | bytes, threads: int = 2, trusted: bool = False):
-        from ai_edge_litert.interpreter import Interpreter
+    def __init__(self, model: str | Path | bytes, threads: int = 2, trusted: bool = False, reference: bool = False):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         label = "The model"
         if not isinstance(model, bytes):
@@ -42,7 +44,10 @@ class Runner:
         try:
             if not trusted:
                 flatbuffer.read(model)
-            self._interpreter = Interpreter(model_content=model, num_threads=threads)
+            kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+            self._interpreter = Interpreter(
+                model_content=model, num_threads=threads, experimental_op_resolver_type=kernels
+            )
             self._interpreter.allocate_tensors()
         except (RequestError, ValueError, RuntimeError) as error:
             raise RequestError(f"{label} cannot be run: {first_line(error)}") from error

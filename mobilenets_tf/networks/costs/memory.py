@@ -114,7 +114,8 @@ def bottleneck_split(model: keras.Model, parts: int | None = None) -> Peak:
 
     elements: its input, its output, and one part of the expanded and of the depthwise tensor. The multiply-adds do
     not change; the weights are read in slices. The paper finds t from 2 to 5 useful. TFLite has no such op: the
-    figure tells what an own kernel could save.
+    figure tells what an own kernel could save; ``tflite.split`` writes the parts with the ops that TFLite has, whose
+    results need memory of their own.
 
     A bottleneck is a group ``stageS_blockB_`` from its expanding convolution to its linear project_conv. If it does not
     expand, and only it reads the stem's output, the stem counts as its expansion: therefore table 3 has 16 channels,

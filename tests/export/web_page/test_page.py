@@ -157,7 +157,7 @@ def served(tmp_path_factory):
         content, manifest = deployed(name)
         file = folder / f"{name}.tflite"
         file.write_bytes(content)
-        page.write(folder / name, file, manifest, colour_files.LABELS, {}, {})
+        page.write(folder / name, file, manifest, colour_files.LABELS, {})
     Image.fromarray(drawn_photograph()).save(folder / "photo.png")
     handler = functools.partial(Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
