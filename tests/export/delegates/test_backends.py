@@ -370,11 +370,12 @@ def test_the_gpu_delegate():
     assert "int16" in reasons("gpu", _convolution("CONV_2D", "int16", CONV))["CONV_2D"]
     for kind in ("float32", "int8"):
         assert reasons("gpu", _convolution("CONV_2D", kind, CONV)) == {}
-    ends = [tensor((1, 8, 8, 4)), tensor((8, 8, 4))], [tensor(IMAGE)]
-    assert reasons("gpu", one_operator("ADD", *ends, options="AddOptions")) == {}
     ends = [tensor((2, 8, 8, 4)), tensor((8, 8, 4))], [tensor((2, 8, 8, 4))]
-    assert "broadcast" in reasons("gpu", one_operator("ADD", *ends, options="AddOptions"))["ADD"]
-    assert "not among" in reasons("gpu", one_operator("CEIL", [tensor(IMAGE)], [tensor(IMAGE)]))["CEIL"]
+    assert reasons("gpu", one_operator("ADD", *ends, options="AddOptions")) == {}
+    ends = [tensor((2, 8, 8, 4)), tensor(())], [tensor((2, 8, 8, 4))]
+    assert "a computed scalar" in reasons("gpu", one_operator("ADD", *ends, options="AddOptions"))["ADD"]
+    content = one_operator("L2_NORMALIZATION", [tensor(IMAGE)], [tensor(IMAGE)])
+    assert "not among" in reasons("gpu", content)["L2_NORMALIZATION"]
 
 
 def _web(name, inputs, outputs, **options):
