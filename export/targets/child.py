@@ -4,6 +4,7 @@ Any end of the child, and any answer that the guest cannot have written, becomes
 """
 
 import json
+import re
 import signal
 import subprocess
 import tempfile
@@ -17,6 +18,9 @@ import numpy as np
 from mobilenets_tf.export.targets import guest
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.worker import WorkerError, ending_with_this_process
+
+# LiteRT's lines on what it has loaded and unloaded, which come after the line that says what failed.
+_CHATTER = re.compile(r"INFO: |I\d{4} ")
 
 
 class TargetError(WorkerError):
@@ -155,5 +159,5 @@ def _ending(process) -> str:
 
 
 def _last_words(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not _CHATTER.match(line)]
     return f" Its last lines: {' | '.join(lines[-4:])[-600:]}" if lines else ""

@@ -488,7 +488,8 @@ def test_every_rule_has_a_source_and_is_for_an_operator_that_exists():
     builtin = {name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
     custom = {"Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D", "Resampler"}
     for backend in BACKENDS:
-        assert backend.rules.keys() <= builtin | custom, backend.rules.keys() - builtin - custom
+        names = {name for name in backend.rules if not name.startswith("custom_call.")}
+        assert names <= builtin | custom, names - builtin - custom
         for rule in backend.rules.values():
             source = rule.source
             is_npm = source.repository.startswith("npm:")  # tried, since the source is closed

@@ -54,17 +54,14 @@ def chain(*names, branch=False):
 
 
 class Wrong(gpu.Accelerator):
-    """An accelerator that computes as the CPU does, but for one tensor, which ``change`` changes where it is an output
-    or is read: of files that hold it."""
+    """An accelerator that computes as the CPU does, but for files that compute one tensor: ``change`` changes their
+    outputs, or without one the process dies."""
 
     def run(self, content, inputs, precision=gpu.SINGLE, progress=None):
         tree = flatbuffer.read(content)
         graph = tree.subgraphs[0]
-        wrong = next(
-            (op for op in graph.operators if graph.tensors[op.outputs[0]].name == self.versions["wrong"]), None
-        )
         outputs = on_host(content, inputs).outputs
-        if wrong is not None:
+        if any(graph.tensors[operator.outputs[0]].name == self.versions["wrong"] for operator in graph.operators):
             if self.versions["change"] is None:
                 raise TargetError("The GPU accelerator ended with signal SIGSEGV.")
             outputs = [[self.versions["change"](array) for array in each] for each in outputs]
@@ -206,7 +203,7 @@ def test_integers_and_floats_on_the_accelerator(device):
 @pytest.mark.slow
 @needs_drivers
 def test_a_sum_that_passes_half_precision_is_named(device):
-    """LiteRT #9249: a sum over positions passes 65,504 and becomes infinite."""
+    """LiteRT #9249: a sum over positions passes 65,504, the largest number of half precision."""
     if gpu.HALF not in device.drivers:
         pytest.skip(gpu.NO_HALF)
     content, sample = chain("ABS", "SUM", "SQRT"), [np.full(SHAPE, 2000, np.float32)]
@@ -214,7 +211,7 @@ def test_a_sum_that_passes_half_precision_is_named(device):
     assert gpu.compare(device, host, gpu.SINGLE).passed
     assert gpu.compare(device, host, gpu.HALF).relative_difference == np.inf
     fault = first_fault(device, content, sample, gpu.HALF, on_host)
-    assert (fault.operator, fault.place, fault.alone) == ("SUM", 1, np.inf)
+    assert (fault.operator, fault.place) == ("SUM", 1) and fault.alone > gpu.ROUNDED_TOLERANCE
 
 
 @pytest.mark.slow
