@@ -48,11 +48,13 @@ class Fault:
 
     def line(self) -> str:
         """Return the fault as a line of text for people."""
-        what = f"the first operator that differs is {self.operator}, number {self.place} of the file, in {self.layer!r}"
+        what = f"the first operator that differs by too much is {self.operator}, number {self.place} of the file, in {self.layer!r}"
         if self.error:
             return f"{what}: {self.error}"
         alone = "" if self.alone is None else f"; alone, with the CPU's inputs, by {self.alone:.2g}"
-        return f"{what}: by {self.relative_difference:.2g} of its largest output{alone}"
+        grown = self.alone is not None and 2 * self.alone < self.relative_difference
+        why = "; so the difference has grown over the operators before" if grown else ""
+        return f"{what}: by {self.relative_difference:.2g} of its largest output{alone}{why}"
 
 
 def first_fault(
@@ -85,7 +87,7 @@ def first_fault(
     def differs(index: int) -> bool:
         cut, inputs = cuts.between(cuts.given, cuts.outputs_of(places[index]))
         found[index] = compare(accelerator, on_host(cut, [inputs]), precision)
-        return not _within(found[index])
+        return not found[index].within
 
     low, high = -1, len(places) - 1
     steps = max(1, len(places)).bit_length() + 1
@@ -105,10 +107,6 @@ def first_fault(
         alone=None if comparison.error else _alone(accelerator, cuts, place, precision, on_host),
         error=comparison.error,
     )
-
-
-def _within(comparison: GpuComparison) -> bool:
-    return comparison.error is None and comparison.relative_difference <= comparison.tolerance
 
 
 def _alone(accelerator: Accelerator, cuts: "_Cuts", place: int, precision: str, on_host: OnHost) -> float | None:

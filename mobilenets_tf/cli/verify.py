@@ -1,6 +1,6 @@
 """mobilenets-tf verify"""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 from mobilenets_tf.cli.options import (
     add_json,
@@ -117,7 +117,7 @@ def _print(arguments, verified) -> None:
 def _gpu_document(verified) -> dict:
     faults = {precision: fault.as_dict() for precision, fault in verified.faults.items()}
     rows = [each.as_dict() | {"first_fault": faults.get(each.precision)} for each in verified.gpu]
-    return {"versions": verified.versions, "precisions": rows}
+    return {"versions": verified.versions, "precisions": rows, "sums": [asdict(each) for each in verified.sums]}
 
 
 def _gpu_lines(arguments, verified):
@@ -132,3 +132,4 @@ def _gpu_lines(arguments, verified):
             yield f"    {fault.line()}"
     if HALF not in [each.precision for each in verified.gpu]:
         yield f"  {NO_HALF}"
+    yield from (f"  {each.line()}" for each in verified.sums if each.passes)

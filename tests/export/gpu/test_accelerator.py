@@ -35,7 +35,7 @@ def chain(*names, branch=False):
     flatbuffer.add_tensor(model, "input", SHAPE)
     for name in names:
         last = len(graph.tensors) - 1
-        axes = [flatbuffer.add_constant(model, "axes", np.array([1, 2], np.float32))] if name == "SUM" else []
+        axes = [flatbuffer.add_constant(model, "axes", np.array([1, 2], np.float32))] if name in ("SUM", "MEAN") else []
         for index in axes:
             graph.tensors[index].type = schema.TensorType.INT32
             model.buffers[graph.tensors[index].buffer].data = np.array([1, 2], np.int32).view(np.uint8)
@@ -211,6 +211,8 @@ def test_a_sum_that_passes_half_precision_is_named(device):
     assert gpu.compare(device, host, gpu.SINGLE).passed
     assert gpu.compare(device, host, gpu.HALF).relative_difference == np.inf
     fault = first_fault(device, content, sample, gpu.HALF, on_host)
+    mean = on_host(chain("ABS", "MEAN", "SQRT"), [sample])
+    assert gpu.compare(device, mean, gpu.HALF).passed  # which adds the same values
     assert (fault.operator, fault.place) == ("SUM", 1) and fault.alone > gpu.ROUNDED_TOLERANCE
 
 
