@@ -31,8 +31,8 @@ NOT_PROVED = (
 # The largest difference allowed, divided by the largest output: in single precision for files that compute in floats
 # only; and for integer files, which the GPU computes in floating point, and for half precision, which keeps 11 bits.
 SINGLE_TOLERANCE, ROUNDED_TOLERANCE = 1e-3, 0.1
-# Or, where all outputs are quantised, this many levels: a network whose outputs span few levels has a small largest one.
-# Measured in single precision: 1 to 11 levels over the families of networks.
+# Or, where all outputs are quantised, this many levels, since the largest output may be a few levels only. Measured in
+# single precision: 1 to 11 levels over the families of networks.
 MOST_LEVELS = 12
 SINGLE, HALF = "single", "half"
 NO_HALF = (

@@ -48,7 +48,8 @@ class Fault:
 
     def line(self) -> str:
         """Return the fault as a line of text for people."""
-        what = f"the first operator that differs by too much is {self.operator}, number {self.place} of the file, in {self.layer!r}"
+        where = f"{self.operator}, number {self.place} of the file, in {self.layer!r}"
+        what = f"the first operator that differs by too much is {where}"
         if self.error:
             return f"{what}: {self.error}"
         alone = "" if self.alone is None else f"; alone, with the CPU's inputs, by {self.alone:.2g}"
