@@ -6,8 +6,8 @@
 
 The table has a row for each file and target: whether the file runs there, whether its outputs are equal to those of
 this machine's CPU or the largest difference, as a share of the largest output and in levels, and how many operators are
-left outside the target. Networks and pictures are those of benchmarks/arm64.py, with random weights. What a target needs
-is set up first, in the cache folder or in --folder.
+left outside the target. Networks and pictures are those of benchmarks/arm64.py, with random weights. What a target
+needs is set up first, in the cache folder or in --folder.
 
 To add a target: a function from a file's content and its run on this machine to a ``Cell``, and a line in ``TARGETS``.
 """
