@@ -43,6 +43,12 @@ NO_HALF = (
 _MEMORY = 16 << 30
 # LiteRT's words on what stays on the CPU (GetOpsToReplaceWithOptions in ml_drift_delegate/tflite/model_builder.cc).
 _REFUSED = "Following operations are not supported by GPU delegate:"
+# LiteRT waits two minutes for the driver, which compiles the shaders in the first run.
+_TIMED_OUT = "Timed out waiting for future"
+_TOO_SLOW = (
+    "LiteRT gave up waiting for the Vulkan driver, which computes on this machine's CPU: run it again when the machine "
+    "is less busy, or take a file of fewer pixels."
+)
 _COUNTS = re.compile(r"(?:\d+|No) operations will run on the GPU, and (?:the remaining|all) (\d+) operations")
 
 
@@ -98,7 +104,12 @@ class Accelerator:
         environment = os.environ | self.drivers[precision]
         name = f"GPU accelerator in {precision} precision"
         with Child(name, [sys.executable], options, environment, self.patience) as child:
-            about, outputs = child.run(content, inputs, _is_greeting, progress)
+            try:
+                about, outputs = child.run(content, inputs, _is_greeting, progress)
+            except TargetError as error:
+                if _TIMED_OUT in child.log():
+                    raise TargetError(f"The {name}: {_TOO_SLOW}") from error
+                raise
             log = child.log()
         return GpuRun(outputs, about["whole"], *_outside(log, content, about["whole"]), _driver(log))
 

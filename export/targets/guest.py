@@ -11,7 +11,6 @@ Input: the file's content as a uint8 array, then the input arrays of each sample
 file and the target, among them the numbers of inputs and outputs), then the output arrays of each sample.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 # Bytes that one array may have, so that a broken sender cannot make the receiver allocate all memory.
 LARGEST_ARRAY = 1 << 30
-# LiteRT gives up waiting for the GPU (DEADLINE_EXCEEDED) while a driver that runs on a busy CPU still compiles shaders;
-# the next attempt finds them compiled.
-_ATTEMPTS = 8
 
 
 def write_array(stream: BinaryIO, array: "np.ndarray") -> None:
@@ -128,10 +124,10 @@ def on_gpu(content: bytes, options: dict) -> tuple[dict, "Run"]:
     keys_out = {each["index"]: key for key, each in model.get_output_tensor_details(signature).items()}
     given, wanted = interpreter.get_input_details(), interpreter.get_output_details()
 
-    def attempt(arrays):
-        # New buffers each time: a run that fails leaves its buffers locked.
-        inputs = {key: model.create_input_buffer_by_name(signature, key) for key in keys_in.values()}
-        outputs = {key: model.create_output_buffer_by_name(signature, key) for key in keys_out.values()}
+    inputs = {key: model.create_input_buffer_by_name(signature, key) for key in keys_in.values()}
+    outputs = {key: model.create_output_buffer_by_name(signature, key) for key in keys_out.values()}
+
+    def run(arrays):
         for details, array in zip(given, arrays, strict=True):
             inputs[keys_in[details["index"]]].write(array)
         model.run_by_name(signature, inputs, outputs)
@@ -141,12 +137,6 @@ def on_gpu(content: bytes, options: dict) -> tuple[dict, "Run"]:
             .reshape(details["shape"])
             for details in wanted
         ]
-
-    def run(arrays):
-        for _ in range(_ATTEMPTS - 1):
-            with contextlib.suppress(RuntimeError):
-                return attempt(arrays)
-        return attempt(arrays)
 
     return {"whole": whole, "inputs": len(given), "outputs": len(wanted)}, run
 
