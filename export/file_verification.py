@@ -1,7 +1,9 @@
-"""The verb ``verify``: compare a TFLite file with its model, and emulated arm64 cores with this machine."""
+"""The verb ``verify``: compare a TFLite file with its model; emulated arm64 cores, and the GPU accelerator, with this
+machine.
+"""
 
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mobilenets_tf.answers.predictor import file_inputs
@@ -9,13 +11,18 @@ from mobilenets_tf.answers.reading import Reading, asked_preprocessing
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export.arm64 import setup
-from mobilenets_tf.export.arm64.emulator import CPUS, compare_cores, random_inputs, run_on_host
+from mobilenets_tf.export.arm64 import setup as arm64_setup
+from mobilenets_tf.export.arm64.emulator import CPUS, compare_cores
+from mobilenets_tf.export.delegates.half_precision import HalfSum, sums_of
+from mobilenets_tf.export.gpu import setup as gpu_setup
+from mobilenets_tf.export.gpu.accelerator import Accelerator, GpuComparison, compare
+from mobilenets_tf.export.gpu.bisection import Fault, first_fault
 from mobilenets_tf.export.proof.badge import Badge, decide
 from mobilenets_tf.export.proof.judging import AnyComparison, compared
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.proof.verification import check_form, check_outputs, verify
 from mobilenets_tf.export.request import MIN_AGREEMENT, Limits
+from mobilenets_tf.export.targets.host import random_inputs, run_on_host
 from mobilenets_tf.files import sha256_of
 from mobilenets_tf.manifest import manifest_of
 from mobilenets_tf.modelsource import AnyModel, ModelSource
@@ -26,8 +33,9 @@ from mobilenets_tf.tflite.image_input import ImageInput
 from mobilenets_tf.tflite.runtime import Runner
 from mobilenets_tf.worker import Worker
 
-# The number of images for the emulator, where the request names none; each takes about a second on each core.
-EMULATED_IMAGES = 8
+# The number of images for a target, where the request names none; each takes about a second on each core, and up to
+# three on the GPU accelerator.
+TARGET_IMAGES = 8
 _OF_THE_MODEL = ("weights", "alpha", "resolution", "classes")
 
 
@@ -37,15 +45,18 @@ class VerifyRequest:
 
     file: the ``.tflite`` file. source: the model that the file was made from: a registry name, a path, a
         ``keras.Model`` or a ``ModelSource``. What it leaves out (weights, width, size, normalisation) is taken from the
-        manifest beside the file. None: the model that the manifest names; with ``arm64``, compare emulated cores alone.
+        manifest beside the file. None: the model that the manifest names; with ``arm64`` or ``gpu``, compare those
+        targets alone.
     images: a folder or CSV of images, annotated or not; of a detector or segmenter also its annotated data, of which
         the images alone are taken. None, without ``source``: random inputs.
-    count, seed: use ``count`` of the images, chosen with ``seed``; None: all, and 8 for the emulated cores.
+    count, seed: use ``count`` of the images, chosen with ``seed``; None: all, and 8 for the emulated cores and the GPU.
     threads: for LiteRT.
     min_agreement: the agreement with the model from which the file passes, see ``DeployRequest``.
     arm64: compare what the file computes on emulated arm64 cores with what it computes here.
-    cpu: the cores, as QEMU calls them; empty: one for each kind of int8 kernel. folder: of the emulated runtime; None:
-        the usual place.
+    cpu: the cores, as QEMU calls them; empty: one for each kind of int8 kernel.
+    gpu: compare what the file computes on LiteRT's GPU accelerator with what it computes on the CPU; where an output
+        differs by more than it may, the first operator that does is found.
+    folder: of the runtime that ``arm64`` or ``gpu`` needs; None: the usual place.
     input_of: where neither ``source`` nor the manifest says how pixels become the input: mean, std, crop.
     """
 
@@ -58,6 +69,7 @@ class VerifyRequest:
     min_agreement: float = MIN_AGREEMENT
     arm64: bool = False
     cpu: tuple[str, ...] = ()
+    gpu: bool = False
     folder: str | None = None
     input_of: ModelSource | None = None
 
@@ -69,29 +81,35 @@ class VerifyRequest:
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of ``verify``: how a file compares with its model and on emulated cores.
+    """The result of ``verify``: how a file compares with its model, on emulated cores and on the GPU accelerator.
 
     comparison: with its model; None without a model. model: the name or path of that model.
     badge: the verdict on the comparison.
-    cores: one comparison for each emulated core, with ``passed``; empty without ``arm64``. versions: of the parts of
-    the emulated runtime.
+    cores: one comparison for each emulated core, with ``passed``; empty without ``arm64``.
+    gpu: one comparison for each precision that the drivers here have, with ``passed``; empty without ``gpu``.
+    faults: precision -> the first operator that the GPU accelerator computes wrongly, where one was found.
+    sums: the file's SUMs, as large as they become on the images, for half precision; empty without ``gpu``.
+    versions: of the parts of the emulated runtime and of the GPU's drivers.
     """
 
     comparison: AnyComparison | None
     model: str | None
     badge: Badge | None
     cores: tuple = ()
+    gpu: tuple[GpuComparison, ...] = ()
+    faults: dict[str, Fault] = field(default_factory=dict)
+    sums: tuple[HalfSum, ...] = ()
     versions: dict | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether no check of the comparison failed, and the cores agree with this machine."""
-        return (self.badge is None or self.badge.passed) and all(core.passed for core in self.cores)
+        """Whether no check of the comparison failed, and the cores and the GPU agree with this machine."""
+        return (self.badge is None or self.badge.passed) and all(each.passed for each in (*self.cores, *self.gpu))
 
 
 def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified:
-    """Compare a TFLite file with its model, with emulated arm64 cores, or with both. The model and the file run
-    in child processes.
+    """Compare a TFLite file with its model, with emulated arm64 cores, with the GPU accelerator, or with several of
+    them. The model and the file run in child processes.
 
     Args:
         progress: called with (label, done, total) as work goes on.
@@ -100,35 +118,59 @@ def verify_file(request: VerifyRequest, progress: Progress = silent) -> Verified
         RequestError: the request is wrong; raised before any work is done, where that can be known.
     """
     request = replace(request, source=_model_of(request))
-    emulator = _check(request)
+    targets = _check(request)
     source = request.source
-    image_set = emulated_set = preprocessing = None
+    image_set = target_set = preprocessing = None
     if request.images:
         everything = _images(request)
-        emulated_set = everything.sample(request.count or EMULATED_IMAGES, request.seed)
+        target_set = everything.sample(request.count or TARGET_IMAGES, request.seed)
         image_set = everything.sample(request.count, request.seed)
-        images.check(image_set if source else emulated_set)
-        if emulator and not source:
+        images.check(image_set if source else target_set)
+        if not source:
             known = request.input_of or ModelSource(request.file)
             described = Reading.of(Path(request.file)).preprocessing
             preprocessing = asked_preprocessing(replace(known, model=request.file, content=None), described)
     if source:
         source.fetch_weights(progress)
         _warn_if_changed(request.file, source)
-    comparison, cores = None, ()
+    comparison, on_targets = None, {}
     on_calibration = source is not None and _calibrated(request, image_set)
     with Worker(preload=source.preload if source else "") as worker:
         if source:
             comparison, preprocessing = worker.call(_verify, request, image_set, progress=progress)
-        if emulator:
-            host = worker.call(_run_on_host, request, emulated_set, preprocessing, progress=progress)
-            cores = tuple(compare_cores(emulator, host, request.cpu or CPUS, progress))
+        if targets:
+            content, inputs = worker.call(_inputs, request, target_set, preprocessing, progress=progress)
+        if "arm64" in targets:
+            host = worker.call(run_on_host, content, inputs)
+            on_targets["cores"] = tuple(compare_cores(targets["arm64"], host, request.cpu or CPUS, progress))
+        if "gpu" in targets:
+            on_targets |= _on_gpu(targets["gpu"], content, inputs, worker, progress)
     badge = None
     if source:
         scheme = manifest_of(Path(request.file)).get("scheme", "TFLite")
         limits = Limits(request.min_agreement)
         badge = decide(source, scheme, comparison, limits=limits, on_calibration=on_calibration)
-    return Verified(comparison, source and source.model, badge, cores, emulator and emulator.versions)
+    versions = {name: version for target in targets.values() for name, version in target.versions.items()}
+    return Verified(comparison, source and source.model, badge, versions=versions, **on_targets)
+
+
+def _on_gpu(accelerator: Accelerator, content: bytes, inputs, worker: Worker, progress: Progress) -> dict:
+    """Compare the GPU accelerator with the CPU in each precision; return fields of ``Verified``."""
+
+    def on_host(part: bytes, samples):
+        return worker.call(run_on_host, part, samples, False)
+
+    host = on_host(content, inputs)
+    compared = tuple(compare(accelerator, host, precision, progress) for precision in accelerator.drivers)
+    faults = {}
+    for each in compared:
+        if not each.passed and each.outside != each.operators:
+            sample = host.inputs[each.sample or 0]
+            faults[each.precision] = first_fault(
+                accelerator, content, sample, each.precision, on_host, progress=progress
+            )
+    sums = worker.call(sums_of, content, inputs)
+    return {"gpu": compared, "sums": sums, "faults": {precision: fault for precision, fault in faults.items() if fault}}
 
 
 def _calibrated(request: VerifyRequest, image_set: ImageSet) -> bool:
@@ -150,7 +192,7 @@ def _model_of(request: VerifyRequest) -> ModelSource | None:
     facts, source = manifest_of(Path(request.file)).get("model"), request.source
     told = ModelSource.of_facts(facts) if isinstance(facts, dict) else None
     if source is None:
-        if request.arm64 or told is None:
+        if request.arm64 or request.gpu or told is None:
             return None
         source = told
     elif told and source.content is None and source.model == told.model:
@@ -169,21 +211,21 @@ def _warn_if_changed(file: str, source: ModelSource) -> None:
         warnings.warn(f"{origin} has changed since {file} was made of it.", stacklevel=3)
 
 
-def _check(request: VerifyRequest):
-    """Refuse options that do not go together; return the emulator, if one is asked for.
+def _check(request: VerifyRequest) -> dict:
+    """Refuse options that do not go together; return the targets that are asked for: "arm64", "gpu".
 
     Raises:
-        RequestError: an option, a file or the emulator is missing, or an option has no meaning without another.
+        RequestError: an option, a file or a target is missing, or an option has no meaning without another.
     """
     Limits(request.min_agreement).check()
     if not Path(request.file).is_file():
         raise RequestError(f"No such TFLite file: {request.file}")
     source = request.source
-    if not source and not request.arm64:
+    if not source and not request.arm64 and not request.gpu:
         raise RequestError(
             "Nothing to compare with, and no manifest beside the file says of which model it was made: pass --model "
             "(source=, the model that the file was made from), or --arm64 (arm64=, this file on emulated phone "
-            "cores), or both."
+            "cores), or --gpu (gpu=, on LiteRT's GPU accelerator)."
         )
     if source and not request.images:
         raise RequestError(f"To compare with {source.model}, give --images (images=): a folder or a CSV of images.")
@@ -193,11 +235,17 @@ def _check(request: VerifyRequest):
     stray = [f"--{name}" for name in _OF_THE_MODEL if known and getattr(known, name) is not None]
     if stray and not source:
         raise RequestError(f"{', '.join(stray)} describes the model; pass --model (source=) too, or leave it out.")
-    if stray := [f"--{name}" for name in ("cpu", "folder") if getattr(request, name) and not request.arm64]:
-        raise RequestError(f"{', '.join(stray)} is for emulated cores; pass --arm64 (arm64=) too, or leave it out.")
-    emulator = setup.find(request.folder) if request.arm64 else None
-    if emulator:
-        setup.check_cpus(emulator, request.cpu)
+    if request.cpu and not request.arm64:
+        raise RequestError("--cpu is for emulated cores; pass --arm64 (arm64=) too, or leave it out.")
+    if request.folder and request.arm64 == request.gpu:
+        raise RequestError(
+            "--folder is for the runtime of one target; pass --arm64 (arm64=) or --gpu (gpu=) with it, or leave it out."
+        )
+    targets: dict = {"arm64": arm64_setup.find(request.folder)} if request.arm64 else {}
+    if request.arm64:
+        arm64_setup.check_cpus(targets["arm64"], request.cpu)
+    if request.gpu:
+        targets["gpu"] = gpu_setup.find(request.folder)
     if source:
         source.check(may_be_random=True)
         if source.random_part == "network":
@@ -207,7 +255,7 @@ def _check(request: VerifyRequest):
             )
     if request.count is not None and request.count < 1:
         raise RequestError(f"count={request.count}: expected at least 1.")
-    return emulator
+    return targets
 
 
 def _images(request: VerifyRequest) -> ImageSet:
@@ -255,14 +303,15 @@ def _are_classes(image_set: ImageSet, model) -> bool:
     return labels is not None and max(labels) + 1 in {max(2, end.elements) for end in model.ends}
 
 
-def _run_on_host(request: VerifyRequest, image_set: ImageSet | None, preprocessing, progress: Progress):
-    """Run the file on this machine, in the worker."""
+def _inputs(request: VerifyRequest, image_set: ImageSet | None, preprocessing, progress: Progress):
+    """Return the file's content, and what its inputs hold for each sample, in their types; in the worker."""
+    content = Path(request.file).read_bytes()
     runner = Runner(request.file)
     if image_set is None:
-        count = request.count or EMULATED_IMAGES
+        count = request.count or TARGET_IMAGES
         inputs = track(random_inputs(runner, count, request.seed), "on this machine", progress, count)
     else:
         paths = track(image_set.paths, "on this machine", progress)
         resize = request.input_of.resize if request.input_of and not request.source else None
         inputs = ([array] for array in file_inputs(request.file, runner, preprocessing, paths, resize))
-    return run_on_host(Path(request.file).read_bytes(), inputs)
+    return content, list(inputs)

@@ -29,10 +29,12 @@ FLOORS = (
     ("quantize.layers", "quantize.steps"),
     ("quantize",),
     ("quantize.qat",),
+    ("export.targets",),
     (
         "export.delegates",
         "export.speed",
         "export.arm64",
+        "export.gpu",
         "export.micro",
         "export.forms",
         "export.metadata",

@@ -1,8 +1,7 @@
 """Make, find and remove the emulated arm64 runtime: QEMU, Debian's Python for arm64, LiteRT's and NumPy's arm64 wheels.
 
-The runtime is one folder, by default in the package's cache. The system is not changed (``debian``). A folder with a
-manifest is complete: the runtime is built in a temporary folder, tested, and then renamed. The folder can be moved,
-also to another machine with the same processor architecture.
+The runtime is one folder (``RuntimeFolder``), by default in the package's cache. The system is not changed
+(``debian``).
 """
 
 import importlib.metadata
@@ -13,30 +12,24 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from ai_edge_litert import schema_py_generated as schema
-
 from mobilenets_tf.errors import RequestError, unknown
-from mobilenets_tf.export.arm64 import debian
-from mobilenets_tf.export.arm64.emulator import Emulator, EmulatorError, compare_with_host
-from mobilenets_tf.files import TemporaryFolder, cache_folder, to_json
+from mobilenets_tf.export.arm64.emulator import Emulator, compare_with_host
+from mobilenets_tf.export.targets import debian
+from mobilenets_tf.export.targets.child import TargetError
+from mobilenets_tf.export.targets.convolution import convolution, convolution_input
+from mobilenets_tf.export.targets.folder import RuntimeFolder, stage
 from mobilenets_tf.progress import Progress, silent
-from mobilenets_tf.tflite import flatbuffer
 
-MANIFEST = "arm64.json"
+# Older versions crash on the host's /proc/cpuinfo, and some of their cores compute wrong results.
+OLDEST_QEMU = 10
+_QEMU_NAMES = ("qemu-aarch64", "qemu-aarch64-static")
 # The packages that the emulated Python needs; {python} is "3.11" on Debian 12.
 _PACKAGES = (
     "python{python}-minimal", "libpython{python}-minimal", "libpython{python}-stdlib",
     "libc6", "libstdc++6", "libgcc-s1", "zlib1g", "libexpat1", "libffi8",
 )  # fmt: skip
-
-
-def default_folder() -> Path:
-    """Return the folder of the runtime that is used if no other folder is given."""
-    return cache_folder() / "arm64"
 
 
 def setup(folder: str | Path | None = None, progress: Progress = silent) -> Emulator:
@@ -45,7 +38,7 @@ def setup(folder: str | Path | None = None, progress: Progress = silent) -> Emul
     This takes about half a minute, downloads 110 MB and keeps 160 MB. If it is interrupted, the folder stays as it was.
 
     Args:
-        folder: folder of the runtime; None: ``default_folder()``.
+        folder: folder of the runtime; None: the usual place.
 
     Returns:
         The emulator, as ``find`` returns it.
@@ -54,29 +47,18 @@ def setup(folder: str | Path | None = None, progress: Progress = silent) -> Emul
         RequestError: this machine is arm64 itself, is not Debian, or lacks a tool; a download fails; the folder has
             other files in it or cannot be written; or the new runtime does not compute what this machine computes.
     """
-    folder = Path(folder or default_folder())
     try:
         return find(folder)
     except RequestError:
         _check_host()
-    if folder.exists() and not _is_ours(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RequestError(f"{folder} exists and is not an arm64 runtime; choose another folder (--folder).")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFolder(_unfinished(folder), folder.parent) as temporary:
-            runtime = Path(temporary, "runtime")
-            runtime.mkdir()
-            manifest = _build(runtime, Path(temporary), progress)
-            with _stage(progress, "testing the runtime"):
-                _try(_emulator(runtime, manifest))
-            (runtime / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
-            if folder.exists():
-                folder.rename(Path(temporary, "replaced"))
-            runtime.rename(folder)
-    except OSError as error:
-        raise RequestError(
-            f"Cannot write {folder}: {error.strerror or error}. Free some space, or choose another folder (--folder)."
-        ) from error
+
+    def build(runtime: Path, work: Path) -> dict:
+        manifest = _build(runtime, work, progress)
+        with stage(progress, "testing the runtime"):
+            _try(_emulator(runtime, manifest))
+        return manifest
+
+    _folder(folder).make(build)
     return find(folder)
 
 
@@ -84,19 +66,17 @@ def find(folder: str | Path | None = None) -> Emulator:
     """Return the emulator of the runtime that ``setup`` made.
 
     Args:
-        folder: folder of the runtime; None: ``default_folder()``.
+        folder: folder of the runtime; None: the usual place.
 
     Raises:
         RequestError: there is no runtime, it is damaged, or it has another version of LiteRT than this machine. The
             message gives the command that sets the runtime up.
     """
-    folder = Path(folder or default_folder())
-    option = "" if folder == default_folder() else f" --folder {folder}"
-    remedy = f"Set it up:  mobilenets-tf arm64{option}"
-    if not _is_ours(folder):
+    place = _folder(folder)
+    folder, remedy, manifest = place.path, place.remedy, place.manifest()
+    if manifest is None:
         what = "None is needed: this machine is arm64, so LiteRT runs without an emulator." if _is_arm64() else remedy
         raise RequestError(f"There is no emulated arm64 runtime in {folder}. {what}")
-    manifest = _manifest(folder)
     emulator = _emulator(folder, manifest)
     here, there = importlib.metadata.version("ai-edge-litert"), manifest["versions"].get("ai-edge-litert")
     if here != there:
@@ -107,7 +87,7 @@ def find(folder: str | Path | None = None) -> Emulator:
     if not qemu.is_file() or not Path(emulator.command[-3]).is_file():
         raise RequestError(f"The arm64 runtime in {folder} is damaged. {remedy}")
     if manifest["qemu"] and not _new_enough(qemu):
-        raise RequestError(f"{qemu} is older than QEMU {debian.OLDEST_QEMU}, or does not run. {remedy}")
+        raise RequestError(f"{qemu} is older than QEMU {OLDEST_QEMU}, or does not run. {remedy}")
     return emulator
 
 
@@ -115,7 +95,7 @@ def remove(folder: str | Path | None = None) -> int:
     """Remove the runtime, and temporary folders that interrupted runs of ``setup`` left beside it.
 
     Args:
-        folder: folder of the runtime; None: ``default_folder()``.
+        folder: folder of the runtime; None: the usual place.
 
     Returns:
         The number of folders that were removed.
@@ -123,14 +103,7 @@ def remove(folder: str | Path | None = None) -> int:
     Raises:
         RequestError: the folder exists and is not such a runtime.
     """
-    folder = Path(folder or default_folder())
-    leftovers = list(folder.parent.glob(f"{_unfinished(folder)}*")) if folder.parent.is_dir() else []
-    if folder.exists() and not _is_ours(folder):
-        raise RequestError(f"{folder} is not an arm64 runtime, and was not removed.")
-    folders = [path for path in (folder, *leftovers) if path.exists()]
-    for path in folders:
-        shutil.rmtree(path)
-    return len(folders)
+    return _folder(folder).remove()
 
 
 def cpus(emulator: Emulator) -> list[str]:
@@ -151,20 +124,12 @@ def check_cpus(emulator: Emulator, names: Iterable[str]) -> None:
             raise unknown("core", name, known)
 
 
-def _unfinished(folder: Path) -> str:
-    return f".{folder.name}-unfinished-"
+def _folder(path: str | Path | None) -> RuntimeFolder:
+    return RuntimeFolder.of("arm64", path, "an arm64 runtime", _is_manifest)
 
 
-def _is_ours(folder: Path) -> bool:
-    try:
-        manifest = _manifest(folder)
-        return isinstance(manifest["versions"], dict) and isinstance(manifest["python"], str) and "qemu" in manifest
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _manifest(folder: Path) -> dict:
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+def _is_manifest(manifest: dict) -> bool:
+    return isinstance(manifest["versions"], dict) and isinstance(manifest["python"], str) and "qemu" in manifest
 
 
 def _emulator(folder: Path, manifest: dict) -> Emulator:
@@ -195,56 +160,50 @@ def _check_host() -> None:
         raise RequestError(
             "This machine is arm64 itself: no emulator is needed, since every command here runs the arm64 kernels."
         )
-    release = debian.os_release()
-    missing = [tool for tool in ("apt-get", "apt-cache", "apt-config", "dpkg-deb", "dpkg") if not shutil.which(tool)]
-    if missing or release.get("ID") != "debian":
-        what = f"has no {', '.join(missing)}" if missing else f"is {release.get('PRETTY_NAME', 'not Debian')}"
-        raise RequestError(
-            f"The emulated runtime consists of Debian's packages, and this machine {what}. Set it up on Debian 12 or "
-            "newer, or in a container (docker run -it debian:12), and copy its folder to this machine: the folder "
-            f"works on any {platform.machine()} Linux (--folder)."
-        )
+    debian.check_host("The emulated runtime consists")
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
         raise RequestError(f"{sys.executable} has no pip, which downloads the arm64 wheels:  python -m ensurepip")
 
 
-@contextmanager
-def _stage(progress: Progress, label: str):
-    progress(label, 0, 1)
-    yield
-    progress(label, 1, 1)
-
-
 def _build(runtime: Path, work: Path, progress: Progress) -> dict:
     """Fill the folder ``runtime`` and return its manifest. work: a folder for temporary files."""
-    qemu = next((path for name in debian.QEMU_NAMES if (path := shutil.which(name)) and _new_enough(path)), None)
-    with _stage(progress, "reading Debian's lists"):
-        apt = debian.Apt(work / "apt")
+    qemu = next((path for name in _QEMU_NAMES if (path := shutil.which(name)) and _new_enough(path)), None)
+    with stage(progress, "reading Debian's lists"):
+        apt = debian.Apt(work / "apt", "arm64")
         apt.update()
         python = apt.guest_python()
         packages = [f"{name.format(python=python)}:arm64" for name in _PACKAGES]
-        packages += [] if qemu else [apt.qemu()]
-    with _stage(progress, "downloading packages"):
+        packages += [] if qemu else [_qemu_package(apt)]
+    with stage(progress, "downloading packages"):
         debs = apt.download(packages)
-    with _stage(progress, "unpacking"):
+    with stage(progress, "unpacking"):
         root = runtime / "root"
         for name, deb in debs.items():
             if name == "qemu-user":
-                debian.extract_qemu(deb, runtime / "qemu-aarch64")
+                debian.extract(deb, {"qemu-aarch64": runtime / "qemu-aarch64"})  # its other programs have 350 MB
             else:
                 debian.run_command(["dpkg-deb", "-x", deb, root], "Cannot unpack")
         if not (root / "lib").exists():  # Debian 13 has all libraries in /usr/lib, and this link in another package
             (root / "lib").symlink_to("usr/lib")
         facts = [debian.package_facts(deb) for deb in debs.values()]
-    with _stage(progress, "downloading LiteRT"):
+    with stage(progress, "downloading LiteRT"):
         libc = next(entry["version"] for entry in facts if entry["name"] == "libc6")
         wheels = _download_wheels(runtime / "site", python, libc, work / "pip.json")
     program = qemu or runtime / "qemu-aarch64"
     if not _new_enough(program):
-        raise RequestError(f"The downloaded QEMU does not run here, or is older than {debian.OLDEST_QEMU}.")
+        raise RequestError(f"The downloaded QEMU does not run here, or is older than {OLDEST_QEMU}.")
     versions = {"qemu": _qemu_version(program), "python": python}
     versions |= {entry["name"]: entry["version"] for entry in wheels}
     return {"python": python, "qemu": qemu, "versions": versions, "packages": facts, "wheels": wheels}
+
+
+def _qemu_package(apt: debian.Apt) -> str:
+    if not apt.suite_of("qemu-user", OLDEST_QEMU):
+        raise RequestError(
+            f"Neither this release of Debian nor its backports has QEMU {OLDEST_QEMU} or newer. Put a newer "
+            "qemu-aarch64 on PATH and run again."
+        )
+    return f"qemu-user:{apt.host}"
 
 
 def _download_wheels(site: Path, python: str, libc: str, record: Path) -> list[dict]:
@@ -281,7 +240,7 @@ def _qemu_version(program) -> str:
 
 
 def _new_enough(program) -> bool:
-    return int(_qemu_version(program).split(".")[0] or 0) >= debian.OLDEST_QEMU
+    return int(_qemu_version(program).split(".")[0] or 0) >= OLDEST_QEMU
 
 
 def _try(emulator: Emulator) -> None:
@@ -292,42 +251,11 @@ def _try(emulator: Emulator) -> None:
     """
     # The first run writes the modules' bytecode into the folder, so that later runs start faster.
     environment = {name: value for name, value in emulator.environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    samples = [[np.random.default_rng(0).normal(0, 1, (1, 16, 16, _CHANNELS))]]
     try:
-        cores = compare_with_host(Emulator(emulator.command, environment), _convolution(), samples)
-    except EmulatorError as error:
+        cores = compare_with_host(Emulator(emulator.command, environment), convolution(), [[convolution_input()]])
+    except TargetError as error:
         raise RequestError(f"The new runtime does not run: {error}") from error
     kernels = [core.kernels for core in cores]
     if kernels != ["smlal", "sdot", "smmla"] or not all(core.equal and core.partitions for core in cores):
         lines = "; ".join(core.line() for core in cores)
         raise RequestError(f"The new runtime does not compute what this machine computes: {lines}")
-
-
-_CHANNELS = 32
-
-
-def _convolution() -> bytes:
-    """Return the content of a file with one int8 3x3 convolution."""
-    random = np.random.default_rng(0)
-    model, graph = schema.ModelT(), schema.SubGraphT()
-    model.version, model.subgraphs, model.operatorCodes, model.buffers = 3, [graph], [], [schema.BufferT()]
-    graph.tensors, graph.inputs, graph.outputs = [], [0], [3]
-    shape = (1, 16, 16, _CHANNELS)
-    flatbuffer.add_tensor(model, "input", shape)
-    kernel = random.integers(-127, 128, (_CHANNELS, 3, 3, _CHANNELS)).astype(np.int8)
-    flatbuffer.add_constant(model, "kernel", kernel)
-    flatbuffer.add_constant(model, "bias", random.integers(-5000, 5000, _CHANNELS).astype(np.int32))
-    flatbuffer.add_tensor(model, "output", shape)
-    scales = ([0.03], random.uniform(0.002, 0.004, _CHANNELS), None, [0.1])
-    for tensor, scale in zip(graph.tensors, scales, strict=True):
-        scale = 0.03 * scales[1] if scale is None else scale
-        tensor.quantization = schema.QuantizationParametersT()
-        tensor.quantization.scale, tensor.quantization.zeroPoint = list(map(float, scale)), [0] * len(scale)
-    for index in (0, 3):
-        graph.tensors[index].type = schema.TensorType.INT8
-    options = schema.Conv2DOptionsT()
-    options.padding, options.strideH, options.strideW = schema.Padding.SAME, 1, 1
-    options.dilationHFactor = options.dilationWFactor = 1
-    graph.operators = [flatbuffer.make_operator(model, "CONV_2D", [0, 1, 2], [3], options)]
-    model.operatorCodes[0].version = 3  # the first version with int8
-    return flatbuffer.write(model)

@@ -5,13 +5,14 @@ that states the condition. The rules say which operators a delegate accepts when
 driver or chip then does with an accepted operator cannot be told from the file.
 """
 
-from mobilenets_tf.export.delegates import gpu, nnapi, npu, web_gpu, xnnpack
+from mobilenets_tf.export.delegates import classic_gpu, gpu, nnapi, npu, web_gpu, xnnpack
 from mobilenets_tf.export.delegates.rules import Backend, Rule, RuleSource, Verdict
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.operators import calls
 
 _STATIC = RuleSource("tflite/core/subgraph.cc", "Subgraph::ModifyGraphWithDelegateImpl")
-_GPU_TYPES = Rule(RuleSource(gpu.FILE, "GetOpsToReplace"), (gpu.runtime_types,))
+_GPU_TYPES = Rule(RuleSource(gpu.FILE, "GetOpsToReplaceWithOptions"), (gpu.runtime_types,))
+_CLASSIC_GPU_TYPES = Rule(RuleSource(classic_gpu.FILE, "GetOpsToReplace"), (classic_gpu.runtime_types,))
 BACKENDS = (
     Backend(
         "xnnpack",
@@ -24,12 +25,12 @@ BACKENDS = (
     ),
     Backend(
         "gpu",
-        "GPU delegate",
-        "OpenCL or OpenGL; computes int8 in float",
+        "GPU accelerator",
+        "LiteRT's ML Drift, which CompiledModel uses; computes int8 in float",
         gpu.RULES,
         missing=RuleSource(gpu.FILE, "NewOperationParser"),
         everywhere=(_GPU_TYPES,),
-        single=RuleSource("tflite/delegates/gpu/delegate_options.cc", "max_delegated_partitions"),
+        single=RuleSource("ml_drift_delegate/delegate/delegate_opencl.cc", "max_delegated_partitions"),
         static=_STATIC,
     ),
     Backend(
@@ -38,7 +39,7 @@ BACKENDS = (
         f"WebGL; computes int8 in float; as tried with tasks-vision {web_gpu.SOURCE.commit}",
         web_gpu.RULES,
         missing=web_gpu.SOURCE,
-        everywhere=(_GPU_TYPES, Rule(web_gpu.SOURCE, (web_gpu.limits,))),
+        everywhere=(_CLASSIC_GPU_TYPES, Rule(web_gpu.SOURCE, (web_gpu.limits,))),
         static=_STATIC,
         float_inputs=web_gpu.SOURCE,
         whole=web_gpu.SOURCE,

@@ -12,6 +12,7 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.delegates import web_gpu
 from mobilenets_tf.export.delegates.backends import BACKENDS
 from mobilenets_tf.export.delegates.gpu import ON_INTEGERS
+from mobilenets_tf.export.delegates.half_precision import HalfSum, sums
 from mobilenets_tf.export.delegates.rules import COMMIT, RuleSource, Verdict
 from mobilenets_tf.progress import printable
 from mobilenets_tf.tflite import flatbuffer
@@ -100,6 +101,7 @@ class Inspection:
     damage: what is damaged or missing in the metadata and the archive. LiteRT runs the file all the same; readers of
     metadata, such as MediaPipe's tasks, do not.
     trial: LiteRT's plan for the file. verdicts: which operators each backend runs.
+    sums: the SUMs of the main graph, which may pass half precision on a GPU.
     """
 
     bytes: int
@@ -121,6 +123,7 @@ class Inspection:
     damage: tuple[str, ...]
     trial: Trial
     verdicts: tuple[Verdict, ...]
+    sums: tuple[HalfSum, ...]
 
     def as_dict(self) -> dict:
         """Return plain data for JSON."""
@@ -188,6 +191,7 @@ def _inspection(content: bytes, model, worker: Worker) -> Inspection:
         damage=described.damage,
         trial=_trial(content, worker),
         verdicts=tuple(backend.verdict(graphs) for backend in BACKENDS),
+        sums=sums(graphs[0]),
     )
 
 
@@ -439,6 +443,7 @@ def _lines(file: Inspection) -> Iterator[str]:
         yield f"{what}{_plain(file.trial.error, 400)}"
     for verdict in file.verdicts:
         yield from _verdict_lines(verdict, file.trial.plan if verdict.path == "xnnpack" else None)
+    yield from (_plain(each.line(), 300) for each in file.sums if each.passes or each.largest is None)
     if file.not_integer is not None:
         yield ON_INTEGERS
     left = "Operators that are left run in LiteRT's own kernels on the CPU."

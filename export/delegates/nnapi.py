@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from mobilenets_tf.export.delegates.gpu import COMPARISONS
+from mobilenets_tf.export.delegates.classic_gpu import COMPARISONS
 from mobilenets_tf.export.delegates.rules import (
     FLOAT,
     FLOAT_OR_8,

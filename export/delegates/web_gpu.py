@@ -1,14 +1,15 @@
 """Which operators MediaPipe's GPU delegate in browsers runs: the WebGL backend of ML Drift.
 
-It reads a file as the GPU delegate does, so the rules of ``gpu`` hold too. Its own source is closed. What it refuses
-besides, and what it computes wrongly in silence, was found by running files of single operators with the package
-@mediapipe/tasks-vision in Chromium and comparing the scores with those of its CPU (``benchmarks/web_gpu.py``). It takes
-float32 inputs only: of an int8 or uint8 input it reads other values, or refuses the file.
+It reads a file as the classic GPU delegate does, so the rules of ``classic_gpu`` hold too. Its own source is closed.
+What it refuses besides, and what it computes wrongly in silence, was found by running files of single operators with
+the package @mediapipe/tasks-vision in Chromium and comparing the scores with those of its CPU
+(``benchmarks/web_gpu.py``). It takes float32 inputs only: of an int8 or uint8 input it reads other values, or refuses
+the file.
 """
 
 import numpy as np
 
-from mobilenets_tf.export.delegates import gpu
+from mobilenets_tf.export.delegates import classic_gpu
 from mobilenets_tf.export.delegates.rules import FLOAT_OR_8, Check, RuleSource
 from mobilenets_tf.tflite.operators import Call
 
@@ -69,9 +70,9 @@ _CHECKS: dict[str, Check] = {
     "PACK": _joined,
     "PADV2": _pad_value,
 }
-RULES = {name: rule for name, rule in gpu.RULES.items() if name not in _REFUSED}
+RULES = {name: rule for name, rule in classic_gpu.RULES.items() if name not in _REFUSED}
 
 
 def limits(call: Call) -> str | None:
-    """Check what the GPU delegate takes and this one does not."""
+    """Check what the classic GPU delegate takes and this one does not."""
     return _CHECKS[call.name](call) if call.name in _CHECKS else None

@@ -29,6 +29,7 @@ VERBS = (
     "sensitivity",
     "verify",
     "arm64",
+    "gpu",
     "evaluate",
     "predict",
     "benchmark",

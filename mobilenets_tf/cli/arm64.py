@@ -19,8 +19,9 @@ def add_arguments(parser):
 
 def run(arguments):
     from mobilenets_tf.export.arm64 import setup
+    from mobilenets_tf.export.targets.folder import default_folder
 
-    folder = arguments.folder or setup.default_folder()
+    folder = arguments.folder or default_folder("arm64")
     if arguments.remove:
         removed = setup.remove(folder) > 0
         if arguments.json:

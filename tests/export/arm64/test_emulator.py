@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 from mobilenets_tf import RequestError
-from mobilenets_tf.export.arm64 import debian, emulator, setup
+from mobilenets_tf.export.arm64 import emulator, setup
+from mobilenets_tf.export.targets import debian, host
+from mobilenets_tf.export.targets.child import TargetError
+from mobilenets_tf.export.targets.convolution import convolution
 from mobilenets_tf.files import to_json
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite import flatbuffer
@@ -24,7 +27,7 @@ from tests.cli.test_cli import COMMAND
 from tests.conftest import photographs
 from tests.support.forked import command as run
 
-CONVOLUTION = setup._convolution()
+CONVOLUTION = convolution()
 
 
 def on_this_machine(*words, patience=60.0):
@@ -33,7 +36,7 @@ def on_this_machine(*words, patience=60.0):
 
 
 def convolution_inputs(count):
-    return list(emulator.random_inputs(Runner(CONVOLUTION), count))
+    return list(host.random_inputs(Runner(CONVOLUTION), count))
 
 
 def test_the_guest_answers_as_the_runtime_does():
@@ -44,7 +47,7 @@ def test_the_guest_answers_as_the_runtime_does():
         runner.invoke(*sample)
         assert np.array_equal(output, runner.raw(runner.outputs[0]["index"])) and output.dtype == np.int8
     assert (emulated.kernels, emulated.partitions) == (platform.machine(), 1)
-    assert seen == [("on any", done, 3) for done in range(4)]
+    assert seen == [("on the emulated any", done, 3) for done in range(4)]
 
     (core,) = emulator.compare_with_host(on_this_machine(), CONVOLUTION, samples, ["any"])
     assert (core.equal, core.passed, core.tolerance, core.sample, core.samples) == (True, True, 0, None, 3)
@@ -124,8 +127,8 @@ def test_a_last_softmax_may_be_a_level_off_and_what_goes_into_it_may_not(with_so
 
 
 def test_floats_may_differ_a_little(convolutions):
-    samples = list(emulator.random_inputs(Runner(convolutions), 2))
-    limit = emulator.FLOAT_TOLERANCE
+    samples = list(host.random_inputs(Runner(convolutions), 2))
+    limit = host.FLOAT_TOLERANCE
     for factor, passed in ((1 + limit / 2, True), (1 + 3 * limit, False), (np.nan, False), (np.inf, False)):
         change = f"output = (output * {factor}).astype(np.float32)".replace("nan", "np.nan").replace(
             "* inf", "* np.inf"
@@ -138,28 +141,28 @@ def test_floats_may_differ_a_little(convolutions):
 def test_what_may_differ_follows_from_what_the_file_computes(small, worker, convolutions):
     from mobilenets_tf.conversion.convert import convert, freeze
 
-    assert emulator.tolerance(convolutions) == emulator.FLOAT_TOLERANCE
+    assert host.tolerance(convolutions) == host.FLOAT_TOLERANCE
     frozen = freeze(small)
-    assert emulator.tolerance(convert(frozen, worker, "float16")) == emulator.FLOAT_TOLERANCE
-    assert emulator.tolerance(convert(frozen, worker, "int8")) == emulator.MIXED_TOLERANCE
+    assert host.tolerance(convert(frozen, worker, "float16")) == host.FLOAT_TOLERANCE
+    assert host.tolerance(convert(frozen, worker, "int8")) == host.MIXED_TOLERANCE
 
     # An integer file; with floats at its end; and with an op in floats on the way.
-    assert emulator.tolerance(CONVOLUTION) == 0
+    assert host.tolerance(CONVOLUTION) == 0
     tree = flatbuffer.read(CONVOLUTION)
     graph = tree.subgraphs[0]
     shape = graph.tensors[3].shape
     floats, changed, back = (flatbuffer.add_tensor(tree, name, shape) for name in ("floats", "changed", "back"))
     graph.operators.append(flatbuffer.make_operator(tree, "DEQUANTIZE", [3], [floats]))
     graph.outputs = [floats]
-    assert emulator.tolerance(flatbuffer.write(tree)) == 0
+    assert host.tolerance(flatbuffer.write(tree)) == 0
     graph.operators.append(flatbuffer.make_operator(tree, "LOGISTIC", [floats], [changed]))
     graph.outputs = [changed]
-    assert emulator.tolerance(flatbuffer.write(tree)) == emulator.FLOAT_TOLERANCE  # no level depends on them
+    assert host.tolerance(flatbuffer.write(tree)) == host.FLOAT_TOLERANCE  # no level depends on them
     graph.operators.append(flatbuffer.make_operator(tree, "QUANTIZE", [changed], [back]))
     graph.tensors[back].type = graph.tensors[3].type
     graph.tensors[back].quantization = graph.tensors[3].quantization
     graph.outputs = [back]
-    assert emulator.tolerance(flatbuffer.write(tree)) == emulator.MIXED_TOLERANCE
+    assert host.tolerance(flatbuffer.write(tree)) == host.MIXED_TOLERANCE
 
 
 def classes(content):
@@ -184,8 +187,8 @@ def classes(content):
 def test_of_a_mask_the_pixels_are_counted(convolutions):
     """Another class is another class, however far its number is."""
     content = classes(convolutions)
-    assert emulator.tolerance(content) == emulator.FLOAT_TOLERANCE
-    samples = list(emulator.random_inputs(Runner(content), 2))
+    assert host.tolerance(content) == host.FLOAT_TOLERANCE
+    samples = list(host.random_inputs(Runner(content), 2))
     change = "if calls == 1: output = output.copy(); output[0, 3, 3] ^= 4"
     (core,) = emulator.compare_with_host(otherwise(change), content, samples, ["any"])
     assert core.relative_difference == pytest.approx(1 / (13 * 10)) and core.sample == 1 and not core.passed
@@ -201,12 +204,12 @@ def suppression():
     graph.inputs = [flatbuffer.add_tensor(tree, name, (1, 90, depth)) for name, depth in (("boxes", 4), ("scores", 3))]
     graph.outputs, tree.signatureDefs = post.append(tree, *graph.inputs), []
     content = flatbuffer.write(tree)
-    return content, list(emulator.random_inputs(Runner(content), 2))
+    return content, list(host.random_inputs(Runner(content), 2))
 
 
 def test_all_four_outputs_of_a_detector_are_compared(suppression):
     (core,) = emulator.compare_with_host(on_this_machine(), *suppression, ["any"])
-    assert core.equal and core.tolerance == emulator.FLOAT_TOLERANCE and core.values > 100
+    assert core.equal and core.tolerance == host.FLOAT_TOLERANCE and core.values > 100
     for output in range(4):
         change = f"if calls == {4 + output}: output = output + 1"
         (core,) = emulator.compare_with_host(otherwise(change), *suppression, ["any"])
@@ -237,12 +240,12 @@ ABOUT = b'{"machine": "x", "capabilities": [0, 0], "partitions": 1, "inputs": 1,
 def test_a_guest_that_crashes_or_talks_nonsense(code, told):
     start = f"import os, sys; ABOUT = {ABOUT.decode('unicode_escape').encode()!r}\n"
     start += "def say(text): sys.stdout.buffer.write(text); sys.stdout.flush()\n"
-    with pytest.raises(emulator.EmulatorError, match=f"The emulated any .*{told}"):
+    with pytest.raises(TargetError, match=f"The emulated any .*{told}"):
         on_this_machine("-c", start + code).run(CONVOLUTION, convolution_inputs(2), "any")
 
 
 def test_an_array_of_another_shape_is_no_answer():
-    with pytest.raises(emulator.EmulatorError, match=r"int8\[1, 16, 16, 31\].*sample 0.*int8\[1, 16, 16, 32\]"):
+    with pytest.raises(TargetError, match=r"int8\[1, 16, 16, 31\].*sample 0.*int8\[1, 16, 16, 32\]"):
         emulator.compare_with_host(otherwise("output = output[..., 1:]"), CONVOLUTION, convolution_inputs(1), ["any"])
 
 
@@ -252,13 +255,13 @@ def test_an_array_of_another_shape_is_no_answer():
 def test_a_guest_that_hangs_is_ended(code):
     started = time.monotonic()
     hanging = on_this_machine("-uc", f"import time; {code}", patience=1.5)
-    with pytest.raises(emulator.EmulatorError, match=r"gave no answer in 1\.5 s"):
+    with pytest.raises(TargetError, match=r"gave no answer in 1\.5 s"):
         hanging.run(CONVOLUTION, convolution_inputs(1), "any")
     assert time.monotonic() - started < 15
 
 
 def test_a_runtime_that_cannot_be_started():
-    with pytest.raises(emulator.EmulatorError, match="/nowhere/qemu cannot be started: No such file"):
+    with pytest.raises(TargetError, match="/nowhere/qemu cannot be started: No such file"):
         emulator.Emulator(("/nowhere/qemu",)).run(CONVOLUTION, [], "any")
     with pytest.raises(RequestError, match="no samples"):
         emulator.compare_with_host(on_this_machine(), CONVOLUTION, [])
@@ -271,7 +274,7 @@ def installed(folder, **changes):
         program.touch()
     versions = {"ai-edge-litert": importlib.metadata.version("ai-edge-litert")}
     manifest = {"python": "3.11", "qemu": None, "versions": versions} | changes
-    (folder / setup.MANIFEST).write_text(json.dumps(manifest))
+    (folder / "arm64.json").write_text(json.dumps(manifest))
     return folder
 
 
@@ -291,7 +294,7 @@ def test_find_says_what_to_type(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="older than QEMU 10, or does not run"):
         setup.find(gone)
     (tmp_path / "half").mkdir()
-    (tmp_path / "half" / setup.MANIFEST).write_text('{"python": "3.11"')
+    (tmp_path / "half" / "arm64.json").write_text('{"python": "3.11"')
     with pytest.raises(RequestError, match="no emulated arm64 runtime"):
         setup.find(tmp_path / "half")
 
@@ -379,9 +382,9 @@ def test_requests_that_verify_refuses(file, arguments, told):
 
 
 def test_random_inputs_know_their_types(convolutions):
-    (sample,) = emulator.random_inputs(Runner(CONVOLUTION), 1)
+    (sample,) = host.random_inputs(Runner(CONVOLUTION), 1)
     assert sample[0].dtype == np.int8 and {sample[0].min(), sample[0].max()} == {-128, 127}
-    (sample,) = emulator.random_inputs(Runner(convolutions), 1)
+    (sample,) = host.random_inputs(Runner(convolutions), 1)
     assert sample[0].dtype == np.float32 and abs(sample[0].std() - 1) < 0.1
 
 
@@ -433,15 +436,15 @@ def apt_state():
 @needs_debian
 def test_an_integer_and_a_float_file_on_all_cores(runtime, integer_and_float, suppression):
     machine = setup.find(runtime)
-    assert int(machine.versions["qemu"].split(".")[0]) >= debian.OLDEST_QEMU
+    assert int(machine.versions["qemu"].split(".")[0]) >= setup.OLDEST_QEMU
     for scheme, content in integer_and_float.items():
         cores = emulator.compare_with_host(machine, content, [[picture] for picture in photographs(3)])
         assert [core.kernels for core in cores] == ["smlal", "sdot", "smmla"]
         assert all(core.passed and core.partitions for core in cores), [core.line() for core in cores]
         assert scheme == "float32" or all(core.equal for core in cores)  # floats may be equal too
-        assert cores[0].values > emulator.FEW_VALUES
+        assert cores[0].values > host.FEW_VALUES
     assert all(core.equal for core in emulator.compare_with_host(machine, *suppression))
-    with pytest.raises(emulator.EmulatorError, match="cortex-a99"):
+    with pytest.raises(TargetError, match="cortex-a99"):
         machine.run(CONVOLUTION, [], "cortex-a99")
     with pytest.raises(RequestError, match="Did you mean 'cortex-a76'"):
         setup.check_cpus(machine, ["cortex-a77"])
@@ -481,7 +484,7 @@ def test_a_qemu_on_the_path_is_taken(runtime, tmp_path, monkeypatch):
     machine = setup.setup(tmp_path / "arm64")
     assert machine.command[0] == str(tmp_path / "bin" / "qemu-aarch64")
     assert not (tmp_path / "arm64" / "qemu-aarch64").exists()
-    manifest = json.loads((tmp_path / "arm64" / setup.MANIFEST).read_text())
+    manifest = json.loads((tmp_path / "arm64" / "arm64.json").read_text())
     assert "qemu-user" not in [package["name"] for package in manifest["packages"]]
     assert all(len(package["sha256"]) == 64 for package in manifest["packages"] + manifest["wheels"])
 

@@ -1,9 +1,10 @@
-"""Download Debian's arm64 packages and QEMU without any change to this system.
+"""Download Debian's packages without any change to this system.
 
 apt works with lists, a cache and a status file of its own in a separate folder. It only reads the system's sources.
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -14,22 +15,25 @@ from pathlib import Path
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import sha256_of
 
-# Older versions crash on the host's /proc/cpuinfo, and some of their cores compute wrong results.
-OLDEST_QEMU = 10
-QEMU_NAMES = ("qemu-aarch64", "qemu-aarch64-static")
 _ALIASES = ("oldoldstable", "oldstable", "stable", "testing", "unstable")
 
 
 class Apt:
-    """Debian's apt with lists, cache and status file in a folder of its own, and the system's sources."""
+    """Debian's apt with lists, cache and status file in a folder of its own, and the system's sources.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: an empty folder. architecture: of the packages of the release; None for this machine's.
+
+    host: Debian's name of this machine's architecture.
+    """
+
+    def __init__(self, folder: Path, architecture: str | None = None):
         self._folder = folder
         for name in ("sources", "state/lists/partial", "cache/archives/partial", "debs"):
             (folder / name).mkdir(parents=True)
         (folder / "status").touch()
         self._main, self._codename = apt_sources()
-        self._host = run_command(["dpkg", "--print-architecture"], "dpkg fails").strip()
+        self.host = run_command(["dpkg", "--print-architecture"], "dpkg fails").strip()
         # The system's settings for downloads, such as proxies, are kept. Hooks are not: some would change the system.
         system_settings = run_command(["apt-config", "dump"], "apt-config fails").splitlines()
         acquire = [line for line in system_settings if "Acquire::" in line]
@@ -44,15 +48,17 @@ class Apt:
             "Dir::State::status": folder / "status",
             "Dir::Cache": folder / "cache",
             "Dir::Log": folder / "log",
-            "APT::Architecture": self._host,
+            "APT::Architecture": self.host,
             "APT::Sandbox::User": "root",  # apt's own user may not be able to read a folder in root's home
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
         }
         lines = [f'{name} "{value}";' for name, value in settings.items()]
-        lines.append(f'APT::Architectures {{ "{self._host}"; "arm64"; }};')
+        self._architecture = architecture or self.host
+        names = "".join(f'"{name}"; ' for name in dict.fromkeys((self.host, self._architecture)))
+        lines.append(f"APT::Architectures {{ {names}}};")
         (folder / "apt.conf").write_text("\n".join([*acquire, *lines, ""]), encoding="utf-8")
-        self._write_sources("guest", "arm64", self._codename)
+        self._write_sources("release", self._architecture, self._codename)
 
     def update(self) -> None:
         """Download the lists of packages."""
@@ -66,30 +72,28 @@ class Apt:
             raise RequestError("Debian's arm64 packages have no python3-minimal; is 'main' among apt's sources?")
         return match[1]
 
-    def qemu(self) -> str:
-        """Choose QEMU from the release, or from its backports if the release's QEMU is too old.
+    def suite_of(self, package: str, oldest: int) -> str | None:
+        """Find the suite that has a package for this machine in a new enough version: the release, or its backports.
 
-        Adds the suite to the sources and returns the name of the package to download.
+        Adds the suite to the sources. oldest: the major version. None if no suite has such a version.
         """
         for suite in (self._codename, f"{self._codename}-backports"):
-            # The list of arm64 packages is at hand already, and has the same version as this machine's package.
-            architecture = "arm64" if suite == self._codename else self._host
+            # The lists of the release are at hand already, and have the same versions for each architecture.
+            architecture = self._architecture if suite == self._codename else self.host
             if suite != self._codename:
-                self._write_sources("host", self._host, suite)
+                self._write_sources("newer", self.host, suite)
                 self.update()
-            if self._newest(architecture) >= OLDEST_QEMU:
-                if architecture != self._host:
-                    self._write_sources("host", self._host, suite)
+            if self._newest(f"{package}:{architecture}") >= oldest:
+                if architecture != self.host:
+                    self._write_sources("newer", self.host, suite)
                     self.update()
-                return f"qemu-user:{self._host}"
-        raise RequestError(
-            f"Neither {self._codename} nor its backports has QEMU {OLDEST_QEMU} or newer. Put a newer qemu-aarch64 on "
-            "PATH and run again."
-        )
+                return suite
+        return None
 
-    def _newest(self, architecture: str) -> int:
-        text = self._apt("apt-cache", "madison", f"qemu-user:{architecture}")
-        versions = re.findall(r"^\s*qemu-user(?::\w+)? \| (?:\d+:)?(\d+)\.", text, re.MULTILINE)
+    def _newest(self, package: str) -> int:
+        text = self._apt("apt-cache", "madison", package)
+        name = re.escape(package.split(":")[0])
+        versions = re.findall(rf"^\s*{name}(?::\w+)? \| (?:\d+:)?(\d+)\.", text, re.MULTILINE)
         return max(map(int, versions), default=0)
 
     def download(self, packages: list[str]) -> dict[str, Path]:
@@ -100,6 +104,12 @@ class Apt:
         if missing := [name for name in names if name not in debs]:
             raise RequestError(f"apt did not download {', '.join(missing)}.")
         return {name: debs[name] for name in names}
+
+    def download_with_dependencies(self, package: str, suite: str) -> dict[str, Path]:
+        """Download a package for this machine and everything that it depends on; return name -> file."""
+        options = ("--download-only", "--yes", "--no-install-recommends", "-q", "-t", suite)
+        self._apt("apt-get", "install", *options, f"{package}:{self.host}")
+        return {path.name.split("_")[0]: path for path in (self._folder / "cache" / "archives").glob("*.deb")}
 
     def _write_sources(self, name: str, architecture: str, suite: str) -> None:
         stanzas = [
@@ -178,20 +188,30 @@ def _one_line(text: str) -> list[dict[str, str]]:
     return stanzas
 
 
-def extract_qemu(deb: Path, target: Path) -> None:
-    """Unpack only qemu-aarch64, which needs no libraries. The package's other programs have 350 MB."""
+def extract(deb: Path, targets: dict[str, Path]) -> None:
+    """Unpack some files of a package.
+
+    Args:
+        targets: the name of a file, without its folder -> where to write it.
+
+    Raises:
+        RequestError: the package has no such file.
+    """
+    missing = dict(targets)
     with (
         subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process,
         tarfile.open(fileobj=process.stdout, mode="r|") as archive,
     ):
         for member in archive:
-            if member.isfile() and Path(member.name).name in QEMU_NAMES:
+            target = missing.pop(Path(member.name).name, None) if member.isfile() else None
+            if target is not None:
                 with open(target, "wb") as stream:
                     shutil.copyfileobj(archive.extractfile(member), stream)
-                target.chmod(0o755)
+                target.chmod(member.mode & 0o777)
+            if not missing:
                 process.kill()
                 return
-    raise RequestError(f"{deb.name} has no qemu-aarch64 in it.")
+    raise RequestError(f"{deb.name} has no {', '.join(missing)} in it.")
 
 
 def package_facts(deb: Path) -> dict:
@@ -210,6 +230,26 @@ def os_release(path: str | Path = "/etc/os-release") -> dict[str, str]:
         return {}
     pairs = (line.split("=", 1) for line in lines if "=" in line)
     return {name.strip(): value.strip().strip('"') for name, value in pairs}
+
+
+def check_host(what: str) -> None:
+    """Refuse a machine on which apt cannot download packages for a target's runtime.
+
+    Args:
+        what: begins the message, such as "The emulated runtime consists".
+
+    Raises:
+        RequestError: this machine is not Debian, or lacks a tool.
+    """
+    release = os_release()
+    missing = [tool for tool in ("apt-get", "apt-cache", "apt-config", "dpkg-deb", "dpkg") if not shutil.which(tool)]
+    if missing or release.get("ID") != "debian":
+        machine = f"has no {', '.join(missing)}" if missing else f"is {release.get('PRETTY_NAME', 'not Debian')}"
+        raise RequestError(
+            f"{what} of Debian's packages, and this machine {machine}. Set it up on Debian 12 or newer, or in a "
+            "container (docker run -it debian:12), and copy its folder to this machine: the folder works on any "
+            f"{platform.machine()} Linux (--folder)."
+        )
 
 
 def run_command(words: Sequence, failure: str, remedy: str = "", **options) -> str:
