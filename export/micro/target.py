@@ -20,7 +20,9 @@ from mobilenets_tf.tflite.runtime import Runner
 TARGETS = ("micro",)
 _SCHEMES = ("int8", "int8_float_io")
 _TENSOR_SAMPLES = 2  # on which every tensor is compared
-_ROUNDING = 1  # level: kernels may compute a scale in float or in double, which decides between two levels now and then
+_ROUNDING = (
+    1  # level: now and then the kernels decide between two levels otherwise, probably by how they multiply scales
+)
 
 
 @dataclass(frozen=True)
