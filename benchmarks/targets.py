@@ -90,7 +90,7 @@ def on_gpu(precision):
             found = accelerator.compare(device, host, precision)
             if found.error:
                 return Cell("no", found.error.split(".")[0], "", False)
-            levels = "" if found.levels is None else f", {found.levels} levels"
+            levels = "" if found.levels is None else f", {found.levels} level{'s' if found.levels != 1 else ''}"
             difference = f"{found.relative_difference:.1e}{levels}" if found.relative_difference else "equal"
             runs = "whole" if found.whole else "in part" if found.outside < found.operators else "no"
             return Cell(runs, difference, f"{found.outside} of {found.operators}", found.passed)
