@@ -24,8 +24,8 @@ QUALCOMM_SOURCE = RuleSource("litert/vendors/qualcomm/compiler/qnn_compose_graph
 _TRIED = RuleSource("libQnnHtp.so", "QnnBackend_validateOpConfig, as tried for SM8750", "pypi:onnxruntime-qnn", "2.7.0")
 _NOT_INT8 = {"CEIL", "COS", "EXP", "FLOOR", "LOG_SOFTMAX", "NEG", "ROUND", "SIGN", "SIN"}
 _NOT_INT16 = _NOT_INT8 | {
-    "ABS", "AVERAGE_POOL_2D", "DEPTHWISE_CONV_2D", "HARD_SWISH", "LOG", "MINIMUM", "REDUCE_MIN", "RELU6", "RELU_N1_TO_1",
-    "RESIZE_NEAREST_NEIGHBOR",
+    "ABS", "AVERAGE_POOL_2D", "DEPTHWISE_CONV_2D", "HARD_SWISH", "LOG", "MINIMUM", "REDUCE_MIN", "RELU6",
+    "RELU_N1_TO_1", "RESIZE_NEAREST_NEIGHBOR",
 }  # fmt: skip
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _MOST_DIMENSIONS = 5
