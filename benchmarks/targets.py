@@ -3,6 +3,7 @@
     python benchmarks/targets.py
     python benchmarks/targets.py "mobilenet_v3*" "ssd*" --targets gpu gpu_half
     python benchmarks/targets.py --targets arm64 gpu --check      exit 1 if a file differs by more than it may
+    python benchmarks/targets.py --targets npu micro browser      the first is compiled and not run
 
 The table has a row for each file and target: whether the file runs there, whether its outputs are equal to those of
 this machine's CPU or the largest difference, as a share of the largest output and in levels, and how many operators are
@@ -25,17 +26,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from arm64 import NETWORKS, SCHEMES, build, forms
 from latency import pictures
 
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.arm64 import emulator
 from mobilenets_tf.export.arm64 import setup as arm64_setup
 from mobilenets_tf.export.delegates.backends import verdicts
 from mobilenets_tf.export.gpu import accelerator
 from mobilenets_tf.export.gpu import setup as gpu_setup
-from mobilenets_tf.export.targets.host import HostRun, run_on_host
+from mobilenets_tf.export.micro import interpreter
+from mobilenets_tf.export.npu import compiler as npu_compiler
+from mobilenets_tf.export.targets.host import Differences, HostRun, differences, run_on_host
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.progress import silent
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.worker import Worker
+
+CHIP = "SM8750"  # which the NPU's rows are compiled for
 
 
 class Cell(NamedTuple):
@@ -100,6 +106,60 @@ def on_gpu(precision):
     return make
 
 
+def on_npu(folder):
+    npu_compiler.check([CHIP])
+
+    def cell(content, host):
+        try:
+            (found,), _ = npu_compiler.compile_for(content, [CHIP])
+        except RequestError as error:
+            return Cell("no", str(error).split(":")[0], "", True)
+        runs = "compiled whole" if not found.outside else "compiled in part"
+        return Cell(runs, "not run", f"{found.operators - found.taken} of {found.operators}", True)
+
+    return cell
+
+
+def on_micro(folder):
+    interpreter.check_installed()
+
+    def cell(content, host):
+        operators = len(flatbuffer.read(content).subgraphs[0].operators)
+        try:
+            found = differences(host, interpreter.outputs(content, host.inputs), "TensorFlow Lite Micro")
+        except RequestError as error:
+            return Cell("no", str(error).split(".")[0], "", True)
+        return Cell("whole", _difference(found), f"0 of {operators}", True)
+
+    return cell
+
+
+def on_browser(folder):
+    import browser  # needs selenium
+
+    tab = browser.Browser()
+
+    def cell(content, host):
+        tree = flatbuffer.read(content)
+        try:
+            found = differences(host, tab.outputs(content, host), "browser")
+        except browser.Refused as error:
+            return Cell("no", str(error), "", True)
+        return Cell(
+            "whole",
+            _difference(found),
+            f"0 of {len(tree.subgraphs[0].operators)}",
+            found.relative <= 0.001 or found.levels in (0, 1),
+        )
+
+    return cell
+
+
+def _difference(found: Differences) -> str:
+    levels = "" if found.levels is None else f", {found.levels} level{'s' if found.levels != 1 else ''}"
+    return "equal" if found.equal else f"{found.relative:.1e}{levels}"
+
+
 TARGETS = {
     target.name: target
     for target in (
@@ -107,6 +167,9 @@ TARGETS = {
         Target("arm64", "CPU, arm64 (emulated)", on_arm64),
         Target("gpu", "GPU, single precision", on_gpu(accelerator.SINGLE)),
         Target("gpu_half", "GPU, half precision", on_gpu(accelerator.HALF)),
+        Target("npu", f"NPU of Qualcomm's {CHIP}", on_npu),
+        Target("micro", "TensorFlow Lite Micro", on_micro),
+        Target("browser", "browser, LiteRT.js", on_browser),
     )
 }
 
