@@ -31,7 +31,7 @@ _FILES = {
     "build.gradle.kts": "build.gradle.kts",
     "gradle.properties": "gradle.properties",
     "gradle-wrapper.properties": "gradle/wrapper/gradle-wrapper.properties",
-    "README.md": "README.md",
+    "PROJECT.md": "README.md",
     "app.build.gradle.kts": "app/build.gradle.kts",
     "AndroidManifest.xml": "app/src/main/AndroidManifest.xml",
     "strings.xml": "app/src/main/res/values/strings.xml",
