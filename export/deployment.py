@@ -131,12 +131,12 @@ def _write_folders(request: DeployRequest, file: Path, manifest: dict, labels, o
     for option, folder, asked in _folders(request):
         progress(f"writing {folder}", 0, 1)
         if option == "--npu":
-            written["npu"] = npu_result.write(folder, file, request.npu, asked, progress)
+            written["npu"] = npu_result.write(folder, file, request.npu, asked, progress, request.overwrite)
         elif option == "--web-page":
-            web_page.write(folder, file, manifest, labels, asked)
+            web_page.write(folder, file, manifest, labels, asked, request.overwrite)
             written["web_page"] = folder
         else:
-            project.write(folder, file, manifest, labels, asked, others)
+            project.write(folder, file, manifest, labels, asked, others, request.overwrite)
             written["android_app"] = folder
         progress(f"writing {folder}", 1, 1)
     return written
@@ -167,6 +167,9 @@ def check_options(request: DeployRequest, network: ModelSource) -> schemes.Schem
     npu_compiler.check(request.npu)
     if request.web_page is not None:
         web_page.check(scheme, request.input)
+    project_folder.check_apart(
+        {"--out": Path(request.out), **{option: folder for option, folder, _ in _folders(request)}}
+    )
     for option, folder, asked in _folders(request):
         project_folder.check(folder, option, request.overwrite, asked)
     return scheme

@@ -1,7 +1,8 @@
 """A folder with a project that a user will change: known by its own list of files, so that no change is lost."""
 
+import contextlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mobilenets_tf.data.text_files import read_json
 from mobilenets_tf.errors import RequestError
@@ -9,6 +10,7 @@ from mobilenets_tf.files import check_folder, digests, parse_json, sha256_of, to
 
 # Has the request, and the project's files with their sha256.
 LIST = "mobilenets-tf.json"
+_REMEDY = "choose another folder, or pass --overwrite (overwrite=True) to write over its files"
 
 
 def check(folder: Path, option: str, overwrite: bool, request: Mapping) -> None:
@@ -22,38 +24,88 @@ def check(folder: Path, option: str, overwrite: bool, request: Mapping) -> None:
         RequestError: the folder cannot be written; or has files that are no project, a project of another request, or
             a file of the project that was changed since.
     """
-    check_folder(folder)
+    check_folder(folder, option)
     if overwrite or not folder.is_dir() or not any(folder.iterdir()):
         return
     asked = f"{option} {folder} ({option.strip('-').replace('-', '_')}=)"
-    remedy = "choose another folder, or pass --overwrite (overwrite=True) to write over its files"
     if not (folder / LIST).is_file():
-        raise RequestError(f"{asked}: the folder is not empty; {remedy}.")
+        raise RequestError(f"{asked}: the folder is not empty; {_REMEDY}.")
     known = read_json(folder / LIST)
     asked_for = parse_json(to_json(request), LIST)
     if not isinstance(known, dict) or any(known.get(key) != value for key, value in asked_for.items()):
-        raise RequestError(f"{asked}: the project there is of another request; {remedy}.")
-    for file, digest in _listed(known):
-        if (folder / file).is_file() and sha256_of(folder / file) != digest:
-            raise RequestError(f"{asked}: {file} was changed; {remedy}.")
+        raise RequestError(f"{asked}: the project there is of another request; {_REMEDY}.")
+    for file, digest in _listed(known).items():
+        if _exists(folder / file) and not _is(folder / file, digest):
+            raise RequestError(f"{asked}: {file} was changed; {_REMEDY}.")
 
 
-def write(folder: Path, contents: Mapping[str, str | bytes], request: Mapping) -> None:
-    """Write a project, whole or not at all.
+def check_apart(folders: Mapping[str, Path]) -> None:
+    """Refuse one folder for two results, of which the second would replace the first.
 
     Args:
-        contents: path in the folder -> content. request: as in ``check``.
+        folders: option -> the folder that it names.
 
     Raises:
-        RequestError: the folder cannot be written, or the disk is full.
+        RequestError: two options name the same folder.
     """
-    contents = dict(contents)
+    places: dict[Path, str] = {}
+    for option, folder in folders.items():
+        place = folder.resolve()
+        if place in places:
+            raise RequestError(f"{places[place]} and {option} both name {folder}; give each a folder of its own.")
+        places[place] = option
+
+
+def write(folder: Path, contents: Mapping[str, str | bytes], request: Mapping, overwrite: bool = False) -> None:
+    """Write a project, whole or not at all. Files of an earlier project that are not part of this one go, unless they
+    were changed.
+
+    Args:
+        contents: path in the folder -> content. request, overwrite: as in ``check``.
+
+    Raises:
+        RequestError: the folder cannot be written, the disk is full, or a file of the user's own is in a file's place.
+    """
+    contents, before = dict(contents), {}
+    if (folder / LIST).is_file():
+        with contextlib.suppress(RequestError):
+            known = read_json(folder / LIST)
+            before = _listed(known) if isinstance(known, dict) else {}
+    for file in contents:
+        if _exists(folder / file) and file not in before and not overwrite:
+            raise RequestError(f"{folder / file} is there and is no file of an earlier project; {_REMEDY}.")
     write_together(folder, {**contents, LIST: to_json({**request, "files": digests(contents)})})
+    for file, digest in before.items():
+        if file not in contents and _is(folder / file, digest):
+            (folder / file).unlink()
 
 
-def _listed(known: Mapping) -> list[tuple[str, str]]:
-    """Return the entries of a list of files; () where something else stands in its place."""
+def _listed(known: Mapping) -> dict[str, str]:
+    """Return the files of a list inside of the folder, with their sha256; {} where something else stands in its
+    place."""
     entries = known.get("files")
     entries = entries if isinstance(entries, list) else []
-    listed = [(each.get("file"), each.get("sha256")) for each in entries if isinstance(each, dict)]
-    return [(file, digest) for file, digest in listed if isinstance(file, str) and isinstance(digest, str)]
+    listed = {each.get("file"): each.get("sha256") for each in entries if isinstance(each, dict)}
+    return {file: digest for file, digest in listed.items() if isinstance(digest, str) and _is_inside(file)}
+
+
+def _is_inside(file) -> bool:
+    if not isinstance(file, str) or "\0" in file:
+        return False
+    parts = PurePosixPath(file).parts
+    return bool(parts) and not file.startswith("/") and ".." not in parts
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _is(path: Path, digest: str) -> bool:
+    """Tell whether a path is a file, no link, with a sha256."""
+    try:
+        return path.is_file() and not path.is_symlink() and sha256_of(path) == digest
+    except OSError:
+        return False

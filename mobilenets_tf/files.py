@@ -26,20 +26,27 @@ _MOST_DEPTH = 100
 _MANIFESTS = ("*.tflite.json", "*.keras.json", "*_sensitivity.json", "*.search.json")
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, option: str = "--out") -> None:
     """Refuse an output folder that cannot be made or written to, before any work is done.
+
+    Args:
+        option: of the command line, which names the folder.
 
     Raises:
         RequestError: the folder is a file, or the system does not allow writing.
     """
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise RequestError(f"Cannot write into {folder}: {existing} is a file.")
-    # os.access says yes to root even on a read-only file system, so try.
-    with _explained(folder), tempfile.TemporaryFile(dir=existing):
-        pass
+    with _explained(folder, option):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(folder)  # refuses a name that is too long
+        existing = folder
+        while not os.path.lexists(existing) and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            what = "a link to nothing" if existing.is_symlink() else "a file"
+            raise RequestError(f"Cannot write into {folder}: {existing} is {what}.")
+        # os.access says yes to root even on a read-only file system, so try.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
 
 
 _SEAL = "<!-- sha256 of what stands above: {} -->\n"
@@ -392,17 +399,18 @@ def _locked(folder: str, wait: bool) -> int | None:
 
 
 @contextmanager
-def _explained(path: Path):
-    """Turn an error of the system into a ``RequestError`` with a remedy."""
+def _explained(path: Path, option: str = "--out"):
+    """Turn an error of the system into a ``RequestError`` with a remedy. option: names the path."""
+    named = f"{option} ({option.strip('-').replace('-', '_')}=)"
     try:
         yield
     except OSError as error:
         remedy = {
             **dict.fromkeys(_FULL, _FREE_SPACE),
-            errno.EROFS: "The file system is read-only; choose another --out (out=).",
-            errno.EACCES: "Choose an --out (out=) that you may write to.",
-            errno.EPERM: "Choose an --out (out=) that you may write to.",
-        }.get(error.errno or 0, "Choose another --out (out=).")
+            errno.EROFS: f"The file system is read-only; choose another {named}.",
+            errno.EACCES: f"Choose an {named} that you may write to.",
+            errno.EPERM: f"Choose an {named} that you may write to.",
+        }.get(error.errno or 0, f"Choose another {named}.")
         raise RequestError(f"Cannot write {path}: {error.strerror or error}. {remedy}") from error
 
 

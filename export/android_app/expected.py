@@ -26,7 +26,7 @@ def expected(content: bytes, manifest: Mapping, facts: Mapping) -> tuple[dict[st
         Name -> little-endian numbers: "photo" (height, width, 3) uint8; "levels", the resized photograph (height,
         width, channels) uint8; "table", the input for each value of a pixel; "output0" and so on, the outputs as the
         file stores them; "answers": of a classifier rows of class and score, of a detector of class, score, top,
-        left, bottom and right in pixels, float32; of a segmenter the class of each place, uint8; "anchors" of a raw
+        left, bottom and right in pixels, float32; of a segmenter the class of each place, int32; "anchors" of a raw
         detector. And facts for the test: "photo" with its width and height, "threshold" of a detector's scores.
     """
     preprocessing, runner = Preprocessing.of(manifest), Runner(content)
@@ -100,8 +100,8 @@ def _between(scores: np.ndarray) -> float:
 
 def _areas(values: np.ndarray, facts: Mapping) -> np.ndarray:
     if facts["form"] == "mask":
-        return values.astype(np.uint8)
-    return ((values[..., 0] > facts["cut"]) if facts["single"] else values.argmax(-1)).astype(np.uint8)
+        return values.astype(np.int32)
+    return ((values[..., 0] > facts["cut"]) if facts["single"] else values.argmax(-1)).astype(np.int32)
 
 
 def _grids(manifest: Mapping) -> tuple[tuple[int, int], ...]:

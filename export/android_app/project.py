@@ -60,7 +60,13 @@ def check_manifest(manifest: Mapping) -> None:
 
 
 def write(
-    folder: Path, file: Path, manifest: dict, labels: Sequence[str], request: dict, others: Mapping[str, str | bytes]
+    folder: Path,
+    file: Path,
+    manifest: dict,
+    labels: Sequence[str],
+    request: dict,
+    others: Mapping[str, str | bytes],
+    overwrite: bool = False,
 ) -> None:
     """Write the project, whole or not at all.
 
@@ -68,12 +74,13 @@ def write(
         file: the deployed ``.tflite`` file. manifest: as ``deploy`` wrote it beside the file.
         labels: names of the classes; may be empty.
         request: the "model" and "options" of which the project is made, as for ``project_folder.check``.
+        overwrite: write over files of the user's own.
         others: name -> content of the files that ``deploy`` wrote beside it; the app reads the anchors.
 
     Raises:
         RequestError: as ``check_manifest``, or the folder cannot be written.
     """
-    project_folder.write(folder, files_of(file.name, file.read_bytes(), manifest, labels, others), request)
+    project_folder.write(folder, files_of(file.name, file.read_bytes(), manifest, labels, others), request, overwrite)
 
 
 def files_of(
@@ -94,7 +101,8 @@ def files_of(
     check_manifest(manifest)
     facts = android.facts(file_name, manifest, bool(labels))
     numbers, about = expected(content, manifest, facts)
-    facts = facts | about | _own_facts(file_name, facts, Preprocessing.of(manifest))
+    facts |= about | {"shares": android.gives_shares(content, facts["cut"])}
+    facts |= _own_facts(file_name, facts, Preprocessing.of(manifest))
     texts = kotlin.environment("mobilenets_tf.export.android_app")
     package = facts["package"].replace(".", "/")
     places = dict(_FILES)

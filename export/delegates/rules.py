@@ -46,7 +46,12 @@ class Rule:
             return f"version {call.version} of the operator; at most {self.version}"
         try:
             return next((reason for check in self.checks if (reason := check(call))), None)
-        except (AttributeError, IndexError):  # an untrusted file may lack inputs that the operator needs
+        except (
+            AttributeError,
+            IndexError,
+            TypeError,
+            ValueError,
+        ):  # an untrusted file may lack inputs that the operator needs
             return "it lacks inputs or dimensions that the operator needs"
 
 

@@ -45,6 +45,10 @@ def with_form(content: bytes, form: str, size: Size, cut: float = 0.0) -> bytes:
         options = schema.ResizeBilinearOptionsT()
         options.halfPixelCenters, options.alignCorners = True, False
         operators.append(flatbuffer.make_operator(tree, "RESIZE_BILINEAR", [logits, wanted], [result], options, 3))
+    if form == "mask" and classes > 256:
+        raise RequestError(
+            f'The form "mask" has a byte for each pixel, and the network has {classes} classes; take "full".'
+        )
     if form == "mask" and classes == 1:
         result = _above(tree, operators, result, cut, size)
     elif form == "mask":

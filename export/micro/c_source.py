@@ -144,7 +144,7 @@ void FillInput{place}(TfLiteTensor* input) {{
 def _printing(place: int, tensor: dict) -> str:
     """Write the lines of ``main`` that print an output as real numbers."""
     kind, scale, zero = tensor["dtype"], tensor["scale"], tensor["zero_point"]
-    value = f"(values[i] {_signed(-zero)}) * {scale:.9g}" if scale else "static_cast<double>(values[i])"
+    value = f"(values[i] {_signed(-zero)}) * {_double(scale)}" if scale else "static_cast<double>(values[i])"
     return f"""  {{  // {_comment(tensor["name"])}
     const TfLiteTensor* output = interpreter.output({place});
     const {_TYPES[kind]}* values = output->data.{_FIELDS[kind]};
@@ -154,6 +154,12 @@ def _printing(place: int, tensor: dict) -> str:
   }}"""
 
 
+def _double(number: float) -> str:
+    """Write a number as a double, whole numbers too."""
+    text = f"{number:.9g}"
+    return f"{text}.0" if text.isdigit() else text
+
+
 def _signed(number: int) -> str:
     """Write a term of a sum with its sign."""
     return f"{'-' if number < 0 else '+'} {abs(number)}"
@@ -161,7 +167,7 @@ def _signed(number: int) -> str:
 
 def _comment(text: str) -> str:
     """Make a name fit for a comment of one line."""
-    return "".join(_printable(text))[:80].rstrip("\\")
+    return "".join(_printable(text))[:80].replace("\\", "/")
 
 
 def _printable(text: str) -> Iterator[str]:

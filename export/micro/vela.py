@@ -60,10 +60,13 @@ def summary(content: bytes, accelerator: str = ACCELERATOR) -> VelaSummary:
         file.write_bytes(content)
         program = "import sys; from ethosu.vela.vela import main; sys.exit(main())"
         command = [sys.executable, "-c", program, str(file), "--accelerator-config", accelerator]
-        result = subprocess.run(
-            ending_with_this_process([*command, "--output-dir", folder]),
-            capture_output=True, text=True, timeout=_SECONDS, check=False, cwd=folder,
-        )  # fmt: skip
+        try:
+            result = subprocess.run(
+                ending_with_this_process([*command, "--output-dir", folder]),
+                capture_output=True, text=True, timeout=_SECONDS, check=False, cwd=folder,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise RequestError(f"Vela took longer than {_SECONDS} s and was ended.") from error
         tables = sorted(Path(folder).glob("*_summary_*.csv"))
         if result.returncode or not tables:
             words = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]

@@ -10,7 +10,12 @@ from mobilenets_tf.progress import Progress, silent
 
 
 def write(
-    folder: Path, file: Path, chips: Sequence[str], request: Mapping, progress: Progress = silent
+    folder: Path,
+    file: Path,
+    chips: Sequence[str],
+    request: Mapping,
+    progress: Progress = silent,
+    overwrite: bool = False,
 ) -> list[CompiledFile]:
     """Compile a file for chips and write what came of it, whole or not at all.
 
@@ -18,7 +23,8 @@ def write(
     from which Google Play gives each phone the file for its chip.
 
     Args:
-        file: the ``.tflite`` file. chips: as for ``compile_for``. request: as for ``project_folder.check``.
+        file: the ``.tflite`` file. chips: as for ``compile_for``. request, overwrite: as for
+            ``project_folder.check``.
 
     Raises:
         RequestError: as ``compile_for``, or the folder cannot be written.
@@ -26,5 +32,5 @@ def write(
     compiled, pack = compile_for(file.read_bytes(), chips, progress)
     contents: dict[str, str | bytes] = {f"{file.stem}_{each.chip}.tflite": each.content for each in compiled}
     contents["report.json"] = to_json({"file": file.name, "ran": False, "chips": [each.as_dict() for each in compiled]})
-    project_folder.write(folder, {**contents, **pack}, request)
+    project_folder.write(folder, {**contents, **pack}, request, overwrite)
     return compiled

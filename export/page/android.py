@@ -8,7 +8,7 @@ from mobilenets_tf.export.delegates import gpu
 from mobilenets_tf.export.forms.detector import ANCHORS_FILE
 from mobilenets_tf.export.page import kotlin
 from mobilenets_tf.quantize import schemes
-from mobilenets_tf.tasks.outputs import CLASSES, kind_of
+from mobilenets_tf.tasks.outputs import CLASSES, ends_of_file, kind_of
 from mobilenets_tf.tasks.postprocess import SCALES, Postprocess
 
 LITERT = "com.google.ai.edge.litert:litert:2.3.0"
@@ -47,7 +47,10 @@ def facts(file_name: str, manifest: dict, labels: bool) -> dict:
     task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), Preprocessing.of(manifest)
     height, width = preprocessing.height, preprocessing.width
     kinds = [kind_of(output["kind"]) for output in outputs if "kind" in output]
-    if form is None and kinds and not (len(kinds) == 1 and kinds[0].classes):
+    vector = len(outputs[0]["shape"]) == 2
+    if form is None and (
+        task not in _KOTLIN_CLASSES or (kinds and not (len(kinds) == 1 and kinds[0].classes and vector))
+    ):
         task = "outputs"
     anchors, crop = f"{file_name}.{ANCHORS_FILE}", preprocessing.crop
     # Of a segmenter with one channel, the foreground.
@@ -76,8 +79,8 @@ def facts(file_name: str, manifest: dict, labels: bool) -> dict:
         "kinds": kinds,
         "single": single,
         "cut_level": _level(kinds[0].cut or 0.0, outputs[0]) if single else None,
-        "rows": outputs[0]["shape"][1],
-        "columns": outputs[0]["shape"][-1 if form == "mask" else -2],
+        "rows": outputs[0]["shape"][1] if task == "segment" else None,
+        "columns": outputs[0]["shape"][-1 if form == "mask" else -2] if task == "segment" else None,
         "anchors": anchors,
         "scales": SCALES,
         "overlap": Postprocess.iou_threshold,
@@ -90,6 +93,15 @@ def facts(file_name: str, manifest: dict, labels: bool) -> dict:
         "min_sdk": LITERT_MIN_SDK,
         "mediapipe": MEDIAPIPE,
     }
+
+
+def gives_shares(content: bytes, cut: float | None) -> bool:
+    """Tell whether a classifier's scores are probabilities, 0 to 1, rather than logits.
+
+    Args:
+        content: of the file. cut: of the facts; a value for two classes is turned into probabilities.
+    """
+    return cut is not None or ends_of_file(content)[0].activation == "softmax"
 
 
 def _classes(manifest: dict) -> int:

@@ -37,7 +37,7 @@ def environment(package: str):
 
 def text_literal(text: str) -> str:
     """Write a text as a Kotlin string."""
-    return json.dumps(text).replace("$", "\\$")
+    return json.dumps(text.replace("\f", " ")).replace("$", "\\$")  # Kotlin has no escape for a form feed
 
 
 def float_literal(value: float) -> str:

@@ -37,19 +37,21 @@ def check(scheme: Scheme, input_form: str) -> None:
     litert_js.check()
 
 
-def write(folder: Path, file: Path, manifest: dict, labels: Sequence[str], request: Mapping) -> None:
+def write(
+    folder: Path, file: Path, manifest: dict, labels: Sequence[str], request: Mapping, overwrite: bool = False
+) -> None:
     """Write the page's folder, whole or not at all.
 
     Args:
         file: the deployed ``.tflite`` file. manifest: as ``deploy`` wrote it beside the file.
         labels: names of the classes; may be empty.
-        request: as for ``project_folder.check``.
+        request, overwrite: as for ``project_folder.check``.
 
     Raises:
         RequestError: the folder cannot be written, or LiteRT.js cannot be had.
     """
     contents = files_of(file.name, file.read_bytes(), manifest, labels)
-    project_folder.write(folder, {**contents, **litert_js.files()}, request)
+    project_folder.write(folder, {**contents, **litert_js.files()}, request, overwrite)
 
 
 def files_of(file_name: str, content: bytes, manifest: dict, labels: Sequence[str]) -> dict[str, str | bytes]:
@@ -63,10 +65,10 @@ def files_of(file_name: str, content: bytes, manifest: dict, labels: Sequence[st
     }
     page = Template(texts["index.html"])
     texts["index.html"] = page.substitute({key: escape(printable(text)) for key, text in shown.items()})
-    return {**texts, "facts.json": to_json(facts_of(file_name, manifest, labels)), file_name: content}
+    return {**texts, "facts.json": to_json(facts_of(file_name, content, manifest, labels)), file_name: content}
 
 
-def facts_of(file_name: str, manifest: dict, labels: Sequence[str]) -> dict:
+def facts_of(file_name: str, content: bytes, manifest: dict, labels: Sequence[str]) -> dict:
     """Return what the page's code reads of a file: plain data."""
     facts, preprocessing = android.facts(file_name, manifest, bool(labels)), Preprocessing.of(manifest)
     grids = (manifest.get("anchors") or {}).get("grids", ()) if facts["form"] == "raw" else ()
@@ -77,6 +79,7 @@ def facts_of(file_name: str, manifest: dict, labels: Sequence[str]) -> dict:
     }
     ends = {"input": _end(facts["input"]), "outputs": list(map(_end, facts["outputs"]))}
     own = {"labels": list(labels), "anchors": ssd_anchors(grids).tolist() if grids else []}
+    own["shares"] = android.gives_shares(content, facts["cut"])
     return {**{name: facts[name] for name in _FACTS}, **geometry, **ends, **own}
 
 

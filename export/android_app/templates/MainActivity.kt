@@ -16,6 +16,7 @@ import androidx.activity.result.contract.ActivityResultContracts
 import androidx.camera.core.CameraSelector
 import androidx.camera.core.ImageAnalysis
 import androidx.camera.core.Preview
+import androidx.camera.core.UseCase
 import androidx.camera.core.resolutionselector.AspectRatioStrategy
 import androidx.camera.core.resolutionselector.ResolutionSelector
 import androidx.camera.lifecycle.ProcessCameraProvider
@@ -41,6 +42,8 @@ class MainActivity : ComponentActivity() {
     private lateinit var status: TextView
     private lateinit var button: Button
     private var camera: ProcessCameraProvider? = null
+    private var uses: List<UseCase> = emptyList() // of the camera, by this activity
+    private var isCameraShown = true
 
     private val askForCamera = registerForActivityResult(ActivityResultContracts.RequestPermission()) { granted ->
         if (granted) startCamera() else status.setText(R.string.no_permission)
@@ -63,7 +66,7 @@ class MainActivity : ComponentActivity() {
         status = TextView(this).apply { setText(R.string.loading) }
         button = Button(this).apply { setText(R.string.open_photograph) }
         button.setOnClickListener {
-            if (picture.visibility == View.VISIBLE) backToCamera() else choosePhotograph.launch("image/*")
+            if (isCameraShown) choosePhotograph.launch("image/*") else backToCamera()
         }
         val all = FrameLayout.LayoutParams.MATCH_PARENT
         val own = FrameLayout.LayoutParams.WRAP_CONTENT
@@ -79,7 +82,7 @@ class MainActivity : ComponentActivity() {
 
     override fun onDestroy() {
         super.onDestroy()
-        camera?.unbindAll()
+        camera?.unbind(*uses.toTypedArray()) // of this activity alone: the provider is that of the whole app
         worker.execute { network?.close() }
         worker.shutdown()
     }
@@ -126,7 +129,7 @@ class MainActivity : ComponentActivity() {
         )
         val bitmap = if (isCamera) null else bitmapOf(photo)
         runOnUiThread {
-            if (isCamera == (camera != null)) { // else the user has changed to the other since
+            if (isCamera == isCameraShown) { // else the user has changed to the other since
                 if (bitmap != null) picture.setImageBitmap(bitmap)
                 overlay.show(seen, part, photo.width, photo.height)
                 status.text = times
@@ -151,7 +154,7 @@ class MainActivity : ComponentActivity() {
     private fun startCamera() {
         val future = ProcessCameraProvider.getInstance(this)
         future.addListener(Runnable {
-            if (preview.visibility != View.VISIBLE) return@Runnable // a photograph was opened meanwhile
+            if (!isCameraShown || camera != null) return@Runnable // a photograph was opened meanwhile
             try {
                 bind(future.get())
             } catch (error: ExecutionException) { // CameraX could not start
@@ -182,7 +185,7 @@ class MainActivity : ComponentActivity() {
             }
             look(photo, isCamera = true)
         })
-        provider.unbindAll()
+        uses = listOf(view, analysis)
         provider.bindToLifecycle(this, CameraSelector.DEFAULT_BACK_CAMERA, view, analysis)
         camera = provider
     }
@@ -193,12 +196,13 @@ class MainActivity : ComponentActivity() {
     }
 
     private fun stopCamera() {
-        camera?.unbindAll()
+        camera?.unbind(*uses.toTypedArray())
         camera = null
         show(camera = false)
     }
 
     private fun show(camera: Boolean) {
+        isCameraShown = camera
         overlay.clear()
         preview.visibility = if (camera) View.VISIBLE else View.GONE
         picture.visibility = if (camera) View.GONE else View.VISIBLE

@@ -7,6 +7,7 @@ import com.google.ai.edge.litert.BuiltinNpuAcceleratorProvider
 import com.google.ai.edge.litert.CompiledModel
 import com.google.ai.edge.litert.Environment
 import com.google.ai.edge.litert.LiteRtException
+import com.google.ai.edge.litert.TensorBuffer
 
 /**
  * The network, on the first of NPU, GPU and CPU that takes all of the network. Make, use and close a Network on one
@@ -27,6 +28,7 @@ class Network(private val context: Context) : AutoCloseable {
             try {
                 return session.run(input)
             } catch (error: LiteRtException) {
+                if (left.isEmpty()) throw error
                 Log.w(TAG, "${session.accelerator} failed", error)
                 session.close()
                 session = opened()
@@ -51,20 +53,21 @@ class Network(private val context: Context) : AutoCloseable {
     private class Session(context: Context, val accelerator: Accelerator) : AutoCloseable {
         private val opened = mutableListOf<AutoCloseable>() // closed in the opposite order
         private val model: CompiledModel
+        private val inputs: List<TensorBuffer>
+        private val outputs: List<TensorBuffer>
 
         init {
             try {
                 val environment = environment(context).also { opened += it }
                 val options = CompiledModel.Options(accelerator)
                 model = CompiledModel.create(context.assets, "{{ file|inside_text }}", options, environment).also { opened += it }
+                inputs = model.createInputBuffers().also { opened += it }
+                outputs = model.createOutputBuffers().also { opened += it }
             } catch (error: LiteRtException) {
                 close()
                 throw error
             }
         }
-
-        private val inputs = model.createInputBuffers().also { opened += it }
-        private val outputs = model.createOutputBuffers().also { opened += it }
 
         fun run(input: {{ array }}): List<FloatArray> {
             inputs[0].{{ "writeFloat" if input.dtype == "float32" else "writeInt8" }}(input)

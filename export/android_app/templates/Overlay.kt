@@ -58,7 +58,11 @@ class Overlay(context: Context) : View(context) {
         canvas.drawRect(placed(scene.part), line)
         val lines = scene.answers.map {
 {% if task == "classify" %}
+{% if shares %}
             "%.0f %% %s".format(100 * it.score, it.label)
+{% else %}
+            "%.2f %s".format(it.score, it.label) // logits, which have no unit
+{% endif %}
 {% else %}
             it.name + ": " + it.values.take(4).joinToString { value -> "%.3f".format(value) }
 {% endif %}

@@ -63,9 +63,9 @@ function objects(outputs, facts, part, threshold) {
 /** The class of each place: {rows, columns, classes}. */
 function areas([values], facts) {
   const {rows, columns} = facts;
-  if (facts.form === 'mask') return {rows, columns, classes: Uint8Array.from(values)};
-  if (facts.single) return {rows, columns, classes: Uint8Array.from(values, value => value > facts.cut ? 1 : 0)};
-  const classes = Uint8Array.from({length: rows * columns}, (_, place) => {
+  if (facts.form === 'mask') return {rows, columns, classes: Uint16Array.from(values)};
+  if (facts.single) return {rows, columns, classes: Uint16Array.from(values, value => value > facts.cut ? 1 : 0)};
+  const classes = Uint16Array.from({length: rows * columns}, (_, place) => {
     let best = 0;
     for (let index = 1; index < facts.classes; index++) {
       if (values[facts.classes * place + index] > values[facts.classes * place + best]) best = index;

@@ -9,7 +9,9 @@ const status = element('status'), canvas = element('picture'), list = element('a
 const context = canvas.getContext('2d', {willReadFrequently: true});
 const LONGEST_SIDE = 2048;
 const log = []; // LiteRT's own messages
-let facts, network, camera, photo, busy = false;
+let facts, network, camera, photo;
+let processor = 'CPU'; // that the network was compiled for
+let work = Promise.resolve(); // what is asked for is done one after another
 
 const say = text => { status.textContent = text; };
 
@@ -25,9 +27,12 @@ async function load() {
   say('Ready. Choose a photograph, drop a photograph here, or use the camera.');
 }
 
+/** Compile the network; on an error, the network before stays. */
 async function compile(accelerator) {
+  const compiled = await loadAndCompile(facts.file, {accelerator});
   network?.delete();
-  network = await loadAndCompile(facts.file, {accelerator});
+  network = compiled;
+  processor = accelerator === 'wasm' ? 'CPU' : 'GPU';
 }
 
 /** Run the network on the photograph in the canvas, and draw the answers over it. Gives the answers. */
@@ -47,7 +52,7 @@ async function look() {
   const where = part(photo, facts);
   const found = answers(values, facts, where);
   draw(found, where);
-  say(`${element('use_gpu').checked ? 'GPU' : 'CPU'}: ${(ended - prepared).toFixed(1)} ms, preprocessing ${(prepared - started).toFixed(1)} ms`);
+  say(`${processor}: ${(ended - prepared).toFixed(1)} ms, preprocessing ${(prepared - started).toFixed(1)} ms`);
   return {answers: found, outputs: values};
 }
 
@@ -64,10 +69,11 @@ const colour = index => `hsl(${index * 137.5 % 360} 80% 60%)`;
 
 function draw(found, where) {
   const percent = score => `${(100 * score).toFixed(1)} %`;
+  const scored = score => facts.shares ? percent(score) : score.toFixed(2); // logits have no unit
   let rows = [];
   context.lineWidth = Math.max(2, canvas.width / 200);
   context.font = `${Math.max(12, canvas.width / 30)}px system-ui, sans-serif`;
-  if (found.classes) rows = found.classes.map(each => [each.label, percent(each.score)]);
+  if (found.classes) rows = found.classes.map(each => [each.label, scored(each.score)]);
   if (found.objects) {
     rows = found.objects.map(each => [each.label, percent(each.score)]);
     for (const {box, index, label} of found.objects) {
@@ -109,31 +115,28 @@ function drawn({rows, columns, classes}, where) {
   return [...counts].map(([index, count]) => [index, count / classes.length]).sort((one, other) => other[1] - one[1]).slice(0, 8);
 }
 
-const attempt = action => async (...given) => {
-  if (busy) return undefined;
-  busy = true;
-  try {
-    return await action(...given);
-  } catch (error) {
-    say(`${error.message ?? error}`);
-    return undefined;
-  } finally {
-    busy = false;
-  }
+/** Do something after all that was asked for before, and say what went wrong. */
+const queue = action => {
+  work = work.then(action).catch(error => say(`${error.message ?? error}`));
+  return work;
 };
 
 async function film() {
+  if (camera) return;
   const video = document.createElement('video');
-  video.srcObject = camera = await navigator.mediaDevices.getUserMedia({video: {facingMode: 'environment'}});
+  const stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: 'environment'}});
+  video.srcObject = camera = stream;
   video.muted = video.playsInline = true;
   await video.play();
   element('camera').textContent = 'Stop the camera';
   const step = async () => {
-    if (!camera) return;
-    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-    context.drawImage(video, 0, 0);
-    await attempt(look)();
-    requestAnimationFrame(step);
+    await queue(async () => {
+      if (camera !== stream) return;
+      [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+      context.drawImage(video, 0, 0);
+      await look();
+    });
+    if (camera === stream) requestAnimationFrame(step);
   };
   step();
 }
@@ -144,19 +147,30 @@ function stop() {
   element('camera').textContent = 'Use the camera';
 }
 
-element('camera').addEventListener('click', () => camera ? stop() : film().catch(error => { stop(); say(`No camera: ${error.message}`); }));
-element('file').addEventListener('change', ({target}) => { stop(); if (target.files[0]) attempt(show)(target.files[0]); });
-element('use_gpu').addEventListener('change', attempt(async ({target}) => {
-  await compile(target.checked ? 'webgpu' : 'wasm');
-  if (!photo) return;
+const open = file => {
+  stop();
+  if (file) queue(() => show(file));
+};
+
+element('camera').addEventListener('click', () => {
+  if (camera) stop();
+  else queue(() => film().catch(error => { stop(); throw new Error(`No camera: ${error.message}`); }));
+});
+element('file').addEventListener('change', ({target}) => open(target.files[0]));
+element('use_gpu').addEventListener('change', ({target}) => queue(async () => {
+  try {
+    await compile(target.checked ? 'webgpu' : 'wasm');
+  } finally {
+    target.checked = processor === 'GPU';
+  }
+  if (!photo || camera) return;
   context.putImageData(photo, 0, 0);
   await look();
 }));
 addEventListener('dragover', event => event.preventDefault());
 addEventListener('drop', event => {
   event.preventDefault();
-  stop();
-  if (event.dataTransfer.files[0]) attempt(show)(event.dataTransfer.files[0]);
+  open(event.dataTransfer.files[0]);
 });
 
 load().catch(error => say(`The network does not load: ${error.message ?? error}. ${log.slice(-3).join(' ')}`));

@@ -3,7 +3,6 @@
 A table may come from anywhere. It is read up to a bound, and every value is checked.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -166,8 +165,9 @@ def _exactly(document: dict, name: str, kind: type) -> dict:
 
 
 def _number(value: Any, name: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise _Damaged(f"{name} is {str(value)[:40]!r}; expected a number")
-    if not low <= value <= high:
-        raise _Damaged(f"{name} is {value:g}; expected {low:g} to {high:g}")
+    if not low <= value <= high:  # a whole number may be larger than any float
+        shown = f"{value:g}" if isinstance(value, float) else str(value)[:40]
+        raise _Damaged(f"{name} is {shown}; expected {low:g} to {high:g}")
     return float(value)

@@ -88,6 +88,38 @@ def test_a_project_is_written_whole_and_replaced_only_where_nothing_is_lost(tmp_
         project_folder.check(other, "--android-app", False, request)
 
 
+def test_what_is_no_longer_part_of_a_project_goes_and_what_is_the_users_stays(tmp_path):
+    project_folder.write(tmp_path, {"a/old.kt": "1", "a/mine.kt": "1", "b.kt": "1"}, {})
+    (tmp_path / "a" / "mine.kt").write_text("changed")
+    (tmp_path / "notes.txt").write_text("own")
+    with pytest.raises(RequestError, match=r"notes.txt is there and is no file of an earlier project.*--overwrite"):
+        project_folder.write(tmp_path, {"notes.txt": "2"}, {})
+    project_folder.write(tmp_path, {"b.kt": "2", "c.kt": "2"}, {}, overwrite=True)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a/mine.kt", "b.kt", "c.kt", "notes.txt", project_folder.LIST}
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "../other", "x" * 300, "", "a\0b", 3, "/proc/self/mem"])
+def test_a_list_of_files_names_nothing_outside_of_its_folder(file, tmp_path):
+    listed = {"files": [{"file": file, "sha256": "0" * 64}, "nothing", {"file": "a"}]}
+    (tmp_path / project_folder.LIST).write_text(json.dumps(listed))
+    project_folder.check(tmp_path, "--android-app", False, {})
+    project_folder.write(tmp_path, {"b.kt": "2"}, {})
+    assert (tmp_path / "b.kt").is_file()
+
+
+def test_one_folder_is_for_one_result(tmp_path):
+    with pytest.raises(RequestError, match="--android-app and --web-page both name .*; give each a folder of its own"):
+        project_folder.check_apart(
+            {"--out": tmp_path, "--android-app": tmp_path / "a", "--web-page": tmp_path / "b/../a"}
+        )
+    with pytest.raises(RequestError, match=r"Cannot write x+: File name too long. Choose another --android-app"):
+        project_folder.check(Path("x" * 300), "--android-app", False, {})
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RequestError, match="link is a link to nothing"):
+        project_folder.check(tmp_path / "link", "--android-app", False, {})
+
+
 def test_types_that_litert_does_not_read_in_kotlin_are_refused():
     content, manifest = deployed("classify_keras")
     end = manifest["outputs"][0] | {"dtype": "int16"}

@@ -512,3 +512,13 @@ def test_weights_that_are_unpacked_go_with_what_reads_them():
         graph.inputs, graph.outputs = [other], [result]
         content = flatbuffer.write(model)
         assert predicted(content) == Runner(content).execution_plan() == expected
+
+
+def test_operators_that_lack_what_they_need_are_refused_in_words():
+    pair = [tensor((1, 4, 4)), tensor((1, 4, 4))]
+    for content in (
+        one_operator("BATCH_MATMUL", pair[:1], pair[:1], options="BatchMatMulOptions"),
+        one_operator("DYNAMIC_UPDATE_SLICE", [pair[0], None, None], pair[:1]),
+    ):
+        for verdict in verdicts(flatbuffer.read(content)):
+            assert verdict.total == 1
