@@ -128,7 +128,7 @@ def on_micro(folder):
         try:
             found = differences(host, interpreter.outputs(content, host.inputs), "TensorFlow Lite Micro")
         except RequestError as error:
-            return Cell("no", str(error).split(".")[0], "", True)
+            return Cell("no", str(error).split(":")[0], "", True)
         return Cell("whole", _difference(found), f"0 of {operators}", True)
 
     return cell

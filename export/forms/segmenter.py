@@ -3,6 +3,7 @@
 import numpy as np
 
 from mobilenets_tf.data.preprocessing import Size, sides
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 
@@ -47,7 +48,7 @@ def with_form(content: bytes, form: str, size: Size, cut: float = 0.0) -> bytes:
         operators.append(flatbuffer.make_operator(tree, "RESIZE_BILINEAR", [logits, wanted], [result], options, 3))
     if form == "mask" and classes > 256:
         raise RequestError(
-            f'The form "mask" has a byte for each pixel, and the network has {classes} classes; take "full".'
+            f'The form "mask" has a byte for each pixel, and there are {classes} classes; take the form "full".'
         )
     if form == "mask" and classes == 1:
         result = _above(tree, operators, result, cut, size)
