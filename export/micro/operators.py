@@ -49,6 +49,8 @@ _REMEDIES = {
     "RELU_N1_TO_1": "use ReLU6 or tanh",
     "TILE": "use keras.ops.broadcast_to or a concatenation",
 }
+# The most axes that a kernel of TFLM takes; LiteRT's reference kernels end the process with more.
+_MOST_AXES = {"TRANSPOSE": 5}
 _REFUSED = re.compile(r"Node \w+ \(number (\d+)\)")
 _REMEDY = "replace the layer by one of ops that TFLM has, or give the application a kernel of its own (AddCustom)"
 
@@ -74,8 +76,12 @@ def missing_operators(content: bytes, known: Collection[str] | None = None) -> l
     graph = flatbuffer.Graph(flatbuffer.read(content))
     needing: dict[str, list[str]] = {}
     for operator, layer in zip(graph.operators, layers.of_operators(content, known), strict=True):
-        if (name := graph.name(operator)) not in RESOLVER:
+        name = graph.name(operator)
+        axes = len(graph.shape(operator.inputs[0])) if name in _MOST_AXES else 0
+        if name not in RESOLVER:
             needing.setdefault(name, []).append(layer)
+        elif axes > _MOST_AXES.get(name, axes):
+            needing.setdefault(f"{name} of {axes} axes", []).append(layer)
     return [
         MissingOperator(name, tuple(dict.fromkeys(found)), _REMEDIES.get(name, _REMEDY))
         for name, found in needing.items()

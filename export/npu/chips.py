@@ -55,9 +55,10 @@ def vendor_of(chip: str) -> Vendor:
     Raises:
         RequestError: LiteRT knows no such chip; the message has the nearest ones.
     """
-    if chip not in _VENDOR_OF:
-        raise unknown("chip", chip, _VENDOR_OF)
-    return _VENDOR_OF[chip]
+    if chip in _VENDOR_OF:
+        return _VENDOR_OF[chip]
+    known = [name for name in _VENDOR_OF if name[:2].lower() == chip[:2].lower()]  # of the same vendor
+    raise unknown("chip", chip, known or _VENDOR_OF)
 
 
 def libraries(vendor: Vendor) -> Path | None:

@@ -53,7 +53,8 @@ def files() -> dict[str, bytes]:
         RequestError: npm is missing or fails, or a file is not the one that is known.
     """
     kept = _kept() or _fetched()
-    return {f"runtime/{name}": data for name, data in kept.items()}
+    notice = f"LiteRT.js {VERSION}, https://github.com/google-ai-edge/LiteRT, under the Apache License 2.0.\n".encode()
+    return {f"runtime/{name}": data for name, data in (kept | {"NOTICE.txt": notice}).items()}
 
 
 def _kept() -> dict[str, bytes] | None:

@@ -194,7 +194,7 @@ def _print(deployed, request):
         folder = shlex.quote(str(deployed.web_page))
         emit(f"Web page: {folder} (python -m http.server -d {folder}, then http://localhost:8000)")
     for compiled in deployed.npu:
-        emit(f"NPU: {compiled.line()}")
+        emit(f"NPU: {compiled.line()}: {deployed.path}.npu")
     if not deployed.passed and (request.android_app or request.web_page or request.npu):
         emit("No app, no page and no file for an NPU were written, since the file failed a check.")
     emit("Next:")

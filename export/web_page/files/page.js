@@ -149,6 +149,7 @@ function stop() {
 
 const open = file => {
   stop();
+  list.replaceChildren();
   if (file) queue(() => show(file));
 };
 
