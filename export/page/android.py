@@ -47,7 +47,8 @@ def facts(file_name: str, manifest: dict, labels: bool) -> dict:
     task, form, preprocessing = manifest.get("task", "classify"), manifest.get("form"), Preprocessing.of(manifest)
     height, width = preprocessing.height, preprocessing.width
     kinds = [kind_of(output["kind"]) for output in outputs if "kind" in output]
-    vector = len(outputs[0]["shape"]) == 2
+    shape = outputs[0]["shape"]
+    vector = len(shape) == 2
     if form is None and (
         task not in _KOTLIN_CLASSES or (kinds and not (len(kinds) == 1 and kinds[0].classes and vector))
     ):
@@ -79,8 +80,8 @@ def facts(file_name: str, manifest: dict, labels: bool) -> dict:
         "kinds": kinds,
         "single": single,
         "cut_level": _level(kinds[0].cut or 0.0, outputs[0]) if single else None,
-        "rows": outputs[0]["shape"][1] if task == "segment" else None,
-        "columns": outputs[0]["shape"][-1 if form == "mask" else -2] if task == "segment" else None,
+        "rows": shape[1] if len(shape) > 2 else None,
+        "columns": shape[-1 if form == "mask" else -2] if len(shape) > 2 else None,
         "anchors": anchors,
         "scales": SCALES,
         "overlap": Postprocess.iou_threshold,
