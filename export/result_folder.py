@@ -35,7 +35,8 @@ def prepare() -> None:
 
 
 def write(folder: Path, file_name: str, produced: Produced, labels: Sequence[str]) -> tuple[dict, Path]:
-    """Write a file, its labels, manifest, report and Android lines, all together.
+    """Write a file, its labels, manifest, report and Android lines, all together. Files of an earlier result that are
+    no part of this one go, such as the C++ sources of another model.
 
     Args:
         labels: the classes' names; may be empty.
@@ -53,5 +54,8 @@ def write(folder: Path, file_name: str, produced: Produced, labels: Sequence[str
     manifest = {"files": files.digests(contents), **manifest}
     contents[f"{file_name}.json"] = files.to_json(manifest)
     contents[f"{file_name}.html"] = files.sealed(page.render(file_name, manifest, produced.evidence))
+    before = files.own_files(folder, f"{file_name}.json")
     files.write_together(folder, contents)
+    for name in set(before) - set(contents):
+        (folder / name).unlink()
     return manifest, folder / f"{file_name}.html"

@@ -190,17 +190,27 @@ def made_of(folder: Path, digest: str) -> dict[str, list[str]]:
         model = about.get("model")
         if not isinstance(model, dict) or model.get("weights_sha256") != digest:
             continue
-        own = [
-            file
-            for file, entries in listed.items()
-            if [entry[0] for entry in entries] == [name]
-            and (folder / file).is_file()
-            and sha256_of(folder / file) == entries[0][1]
-        ]
+        own = _own(folder, listed, name)
         page = folder / name.replace(".json", ".html")
         own += [page.name] if page.is_file() and _is_sealed(page.read_bytes()) else []
         found[name.removesuffix(".json")] = sorted(own)
     return found
+
+
+def own_files(folder: Path, manifest: str) -> list[str]:
+    """Return the files that the manifest of a result lists, that nobody has changed since, and that no other result
+    lists."""
+    return _own(folder, _listed(folder), manifest)
+
+
+def _own(folder: Path, listed: dict[str, list[tuple[str, str, dict]]], manifest: str) -> list[str]:
+    return [
+        file
+        for file, entries in listed.items()
+        if [entry[0] for entry in entries] == [manifest]
+        and (folder / file).is_file()
+        and sha256_of(folder / file) == entries[0][1]
+    ]
 
 
 def write_together(folder: Path, files: dict[str, bytes | str]) -> None:

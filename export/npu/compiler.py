@@ -8,15 +8,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export import metadata
 from mobilenets_tf.export.npu import compile_file
 from mobilenets_tf.export.npu.chips import libraries, vendor_of
 from mobilenets_tf.files import TemporaryFolder
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.file_metadata import origin_of
 from mobilenets_tf.worker import ending_with_this_process
 
 _SECONDS = 600  # for one vendor's chips
@@ -90,7 +92,7 @@ def compile_for(content: bytes, chips: Sequence[str], progress: Progress = silen
         RequestError: as ``check``; or a compiler refuses the file, crashes, or takes longer than 10 minutes.
     """
     check(chips)
-    compiled, pack = {}, {}
+    compiled, pack, origin = {}, {}, origin_of(content)
     for vendor in dict.fromkeys(map(vendor_of, chips)):
         own = [chip for chip in dict.fromkeys(chips) if vendor_of(chip) == vendor]
         progress(f"compiling for {', '.join(own)}", 0, 1)
@@ -101,6 +103,10 @@ def compile_for(content: bytes, chips: Sequence[str], progress: Progress = silen
             folder = Path(temporary, "ai_pack")
             pack |= {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         progress(f"compiling for {', '.join(own)}", 1, 1)
+    # The compiler leaves out the files behind the model, such as the labels.
+    whole = {each.content: metadata.keep(each.content, origin) for each in compiled.values()}
+    pack = {path: whole.get(data, data) for path, data in pack.items()}
+    compiled = {chip: replace(each, content=whole[each.content]) for chip, each in compiled.items()}
     return [compiled[chip] for chip in dict.fromkeys(chips)], pack
 
 

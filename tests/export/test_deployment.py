@@ -141,6 +141,15 @@ def test_a_keras_model_may_be_given_for_its_file(tmp_path):
     assets = tmp_path / "app" / "app" / "src" / "main" / "assets"
     assert (assets / deployed.path.name).read_bytes() == deployed.path.read_bytes()
     assert deployed.android_app == tmp_path / "app" and "android_app" not in deployed.manifest["options"]
+    # What an earlier result had beside it goes with it, unless it was changed.
+    written = json.loads((tmp_path / "out" / f"{deployed.path.name}.json").read_text())
+    for name in ("old.cc", "edited.cc"):
+        (tmp_path / "out" / name).write_text("int x;")
+        written["files"].append({"file": name, "sha256": files.sha256_of(tmp_path / "out" / name)})
+    (tmp_path / "out" / "edited.cc").write_text("int y;")
+    (tmp_path / "out" / f"{deployed.path.name}.json").write_text(files.to_json(written))
+    deploy(DeployRequest(source, str(tmp_path / "out"), overwrite=True, **options))
+    assert not (tmp_path / "out" / "old.cc").exists() and (tmp_path / "out" / "edited.cc").exists()
     (assets / deployed.path.name).write_bytes(b"mine")
     with pytest.raises(RequestError, match=f"app/src/main/assets/{deployed.path.name} was changed"):
         check(DeployRequest(source, str(tmp_path / "out"), **options))

@@ -5,10 +5,13 @@ import json
 
 import pytest
 
+from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.export import project_folder
+from mobilenets_tf.export import metadata, project_folder
 from mobilenets_tf.export.npu import chips, compile_file, compiler, result
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.tflite.file_metadata import read_metadata
+from mobilenets_tf.tflite.image_input import ImageInput
 from tests.support.deployed_files import deployed
 
 QUALCOMM = pytest.mark.skipif(
@@ -48,7 +51,9 @@ def test_a_compiler_that_fails_is_said_in_a_line(monkeypatch, tmp_path, script, 
 @pytest.mark.slow
 def test_files_are_compiled_for_qualcomms_chips(tmp_path):
     name = "segment_full"
-    content, _ = deployed(name)
+    content, manifest = deployed(name)
+    image = ImageInput(Preprocessing.of(manifest))
+    content = metadata.add(content, metadata.describe("net", image, manifest["labels"], "segment"))
     file, folder = tmp_path / f"{name}.tflite", tmp_path / "npu"
     file.write_bytes(content)
     compiled = result.write(folder, file, ["SM8750", "SM8550"], {"npu": ["SM8750", "SM8550"]})
@@ -58,6 +63,7 @@ def test_files_are_compiled_for_qualcomms_chips(tmp_path):
         assert each.operators == len(operators) and each.taken + len(each.outside) == each.operators
         assert each.taken > 0 and "compiled here, not run" in each.line()
         assert (folder / f"{name}_{chip}.tflite").read_bytes() == each.content != content
+        assert list(read_metadata(folder / f"{name}_{chip}.tflite").labels) == manifest["labels"]
     report = json.loads((folder / "report.json").read_text())
     assert [each["chip"] for each in report["chips"]] == ["SM8750", "SM8550"] and report["ran"] is False
     pack = folder / "ai_pack" / "src" / "main" / "assets"
