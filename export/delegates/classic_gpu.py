@@ -12,12 +12,14 @@ from mobilenets_tf.export.delegates.rules import (
     RuleSource,
     activation,
     all_ends,
+    computed,
     constant,
     count,
     dims,
     known,
     listed,
     positive,
+    two_operands,
     types,
 )
 from mobilenets_tf.tflite import flatbuffer
@@ -29,27 +31,6 @@ _GPU_CHECKS = RuleSource("tflite/tools/versioning/gpu_compatibility.cc", "CheckG
 
 def _gpu(version: int | None, *checks: Check) -> Rule:
     return Rule(_GPU_CHECKS, checks, version)
-
-
-def _runtime(*allowed: int, constants: tuple[int, ...] | None = None, outputs: int | None = 1) -> Check:
-    """Check how many inputs are computed and how many are constants, and the number of outputs (None: any number)."""
-
-    def check(call):
-        tensors = [tensor for tensor in call.inputs if tensor is not None]
-        computed = sum(not tensor.known for tensor in tensors)
-        if computed not in allowed:
-            return f"{computed} inputs are computed; it takes {' or '.join(map(str, allowed))}"
-        if constants is not None and len(tensors) - computed not in constants:
-            return f"{len(tensors) - computed} inputs are constants; it takes {' or '.join(map(str, constants))}"
-        if outputs is not None and len(call.outputs) != outputs:
-            return f"{len(call.outputs)} outputs; it takes {outputs}"
-        return None
-
-    return check
-
-
-def _two_operands(call: Call) -> str | None:
-    return _runtime(2, constants=(0,))(call) and _runtime(1, constants=(1,))(call)
 
 
 def runtime_types(call: Call) -> str | None:
@@ -151,55 +132,55 @@ def _gpu_blocks(call: Call) -> str | None:
 
 COMPARISONS = ("EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL")
 _ACTIVATIONS = activation("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH")
-_GPU_POOL = _gpu(2, _runtime(1), positive("filterWidth", "filterHeight", "strideW", "strideH"), _ACTIVATIONS)
-_GPU_PAD = _gpu(2, _runtime(1), _gpu_paddings)
-_GPU_REDUCE = _gpu(None, _runtime(1, constants=(1,)), constant(1))
-_GPU_RESIZE = _gpu(3, _runtime(1), _gpu_resize)
+_GPU_POOL = _gpu(2, computed(1), positive("filterWidth", "filterHeight", "strideW", "strideH"), _ACTIVATIONS)
+_GPU_PAD = _gpu(2, computed(1), _gpu_paddings)
+_GPU_REDUCE = _gpu(None, computed(1, constants=(1,)), constant(1))
+_GPU_RESIZE = _gpu(3, computed(1), _gpu_resize)
 RULES = {
     **dict.fromkeys(
         (
             "ABS", "COS", "ELU", "EXP", "FLOOR", "GELU", "LOG", "LOGISTIC", "NEG", "RSQRT", "SIGN", "SIN", "SQRT",
             "SQUARE", "TANH",
         ),
-        _gpu(2, _runtime(1, constants=(0,))),
+        _gpu(2, computed(1, constants=(0,))),
     ),
     **dict.fromkeys(
         ("DIV", "FLOOR_DIV", "FLOOR_MOD", "LOGICAL_AND", "MAXIMUM", "MINIMUM", "POW", "SQUARED_DIFFERENCE", "SUB"),
-        _gpu(2, _two_operands, _ACTIVATIONS),
+        _gpu(2, two_operands, _ACTIVATIONS),
     ),
-    **dict.fromkeys(COMPARISONS, _gpu(2, _two_operands)),
+    **dict.fromkeys(COMPARISONS, _gpu(2, two_operands)),
     "ADD": _gpu(2, count(2), _broadcast),
     "ADD_N": _gpu(2, count(2)),
     "MUL": _gpu(3, count(2), _broadcast, _ACTIVATIONS),
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), _GPU_POOL),
     "BATCH_MATMUL": _gpu(None, count(2), _gpu_products),
-    "CAST": _gpu(None, _runtime(1), _gpu_cast),
+    "CAST": _gpu(None, computed(1), _gpu_cast),
     "CONCATENATION": _gpu(2),
     "CONV_2D": _gpu(
-        6, _runtime(1, 2), positive("strideW", "strideH", "dilationWFactor", "dilationHFactor"), _ACTIVATIONS
+        6, computed(1, 2), positive("strideW", "strideH", "dilationWFactor", "dilationHFactor"), _ACTIVATIONS
     ),
     "CUMSUM": _gpu(1, count(2), types(FLOAT, 0, -1), constant(1)),
-    "DENSIFY": _gpu(1, _runtime(0)),
+    "DENSIFY": _gpu(1, computed(0)),
     "DEPTHWISE_CONV_2D": _gpu(
         6,
-        _runtime(1, 2),
+        computed(1, 2),
         positive("strideW", "strideH", "dilationWFactor", "dilationHFactor"),
         _ACTIVATIONS,
         _gpu_depthwise,
     ),
-    **dict.fromkeys(("DEPTH_TO_SPACE", "SPACE_TO_DEPTH"), _gpu(None, _runtime(1), _gpu_blocks)),
+    **dict.fromkeys(("DEPTH_TO_SPACE", "SPACE_TO_DEPTH"), _gpu(None, computed(1), _gpu_blocks)),
     "DEQUANTIZE": _gpu(3, count(1), types({"float16", "int8", "uint8"}, 0)),
-    "FULLY_CONNECTED": _gpu(9, _runtime(1, 2, outputs=None), _gpu_keep_dims),
-    "GATHER": _gpu(1, _two_operands, types({"int32"}, 1), dims(1, 1, positive=False)),
-    "HARD_SWISH": _gpu(None, _runtime(1)),
+    "FULLY_CONNECTED": _gpu(9, computed(1, 2, outputs=None), _gpu_keep_dims),
+    "GATHER": _gpu(1, two_operands, types({"int32"}, 1), dims(1, 1, positive=False)),
+    "HARD_SWISH": _gpu(None, computed(1)),
     **dict.fromkeys(("LEAKY_RELU", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1"), _gpu(2)),
     **dict.fromkeys(("MEAN", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "SUM"), _GPU_REDUCE),
     **dict.fromkeys(("MIRROR_PAD", "PAD", "PADV2"), _GPU_PAD),
     "ONE_HOT": _gpu(1, count(4), types({"int32"}, 0), known(2, 3)),
     "PACK": _gpu(None),
     "PRELU": _gpu(1),
-    "QUANTIZE": _gpu(2, _runtime(1)),
-    "RESHAPE": _gpu(1, _runtime(1)),
+    "QUANTIZE": _gpu(2, computed(1)),
+    "RESHAPE": _gpu(1, computed(1)),
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _GPU_RESIZE),
     **dict.fromkeys(("SELECT", "SELECT_V2"), _gpu(1, count(3), types(FLOAT | {"bool"}, 0))),
     "SLICE": _gpu(2, count(3), dims(0, 3, 4, positive=False)),
@@ -207,9 +188,9 @@ RULES = {
     "SPLIT": _gpu(None),
     "SPLIT_V": _gpu(None),
     "STRIDED_SLICE": _gpu(4, _gpu_strides, count(4), dims(0, 3, 4, positive=False)),
-    "TILE": _gpu(None, _runtime(1)),
-    "TRANSPOSE": _gpu(4, _runtime(1)),
-    "TRANSPOSE_CONV": _gpu(3, _runtime(1, 2), positive("strideW", "strideH")),
+    "TILE": _gpu(None, computed(1)),
+    "TRANSPOSE": _gpu(4, computed(1)),
+    "TRANSPOSE_CONV": _gpu(3, computed(1, 2), positive("strideW", "strideH")),
     "UNPACK": _gpu(None),
     **dict.fromkeys(
         ("Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D", "Resampler"), _gpu(None)

@@ -16,12 +16,14 @@ from mobilenets_tf.export.delegates.rules import (
     RuleSource,
     activation,
     all_ends,
+    computed,
     constant,
     count,
     dims,
     ends,
     listed,
     positive,
+    two_operands,
     types,
 )
 from mobilenets_tf.tflite import flatbuffer
@@ -40,23 +42,6 @@ _WEIGHTS = {"float32", "float16", "int4", "int8", "uint8", "int32"}  # PreCheckC
 
 def _rule(parser: str, version: int | None, *checks: Check) -> Rule:
     return Rule(RuleSource(FILE, f"{parser}::IsSupported"), checks, version)
-
-
-def _runtime(*allowed: int, constants: tuple[int, ...] | None = None, outputs: int | None = 1) -> Check:
-    """Check how many inputs are computed and how many are constants, and the number of outputs (None: any number)."""
-
-    def check(call):
-        tensors = [tensor for tensor in call.inputs if tensor is not None]
-        computed = sum(not tensor.known for tensor in tensors)
-        if computed not in allowed:
-            return f"{computed} inputs are computed; it takes {' or '.join(map(str, allowed))}"
-        if constants is not None and len(tensors) - computed not in constants:
-            return f"{len(tensors) - computed} inputs are constants; it takes {' or '.join(map(str, constants))}"
-        if outputs is not None and len(call.outputs) != outputs:
-            return f"{len(call.outputs)} outputs; it takes {outputs}"
-        return None
-
-    return check
 
 
 # Types of computed inputs and outputs, besides those that every operator may have (GetOpsToReplaceWithOptions).
@@ -105,10 +90,6 @@ def runtime_types(call: Call) -> str | None:
         if not tensor.known and tensor.type in ("int8", "uint8") and len(tensor.scales) > 1:
             return f"{what} has {len(tensor.scales)} scales; it takes one for the whole tensor"
     return None
-
-
-def _two_operands(call: Call) -> str | None:
-    return _runtime(2, constants=(0,))(call) and _runtime(1, constants=(1,))(call)
 
 
 def _operands(*, same: bool) -> Check:
@@ -302,15 +283,15 @@ def _composite(names: Collection[str]) -> Check:
 
 _ACTIVATIONS = activation("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH")
 _ELEMENTWISE = "ElementwiseOperationParser"
-_ONE = _runtime(1, constants=(0,))
+_ONE = computed(1, constants=(0,))
 _STEPS = positive("strideW", "strideH", "dilationWFactor", "dilationHFactor")
-_REDUCE = _rule("ReduceOperationParser", None, _runtime(1, constants=(1,)), constant(1), dims(0, 1, 4, positive=False))
+_REDUCE = _rule("ReduceOperationParser", None, computed(1, constants=(1,)), constant(1), dims(0, 1, 4, positive=False))
 _RELU = _rule("ReLUOperationParser", 2, _ONE)
-_PAD = _rule("PadOperationParser", 5, _runtime(1), constant(1), _paddings)
+_PAD = _rule("PadOperationParser", 5, computed(1), constant(1), _paddings)
 _POOL = _rule(
     "Pooling2DOperationParser",
     2,
-    _runtime(1),
+    computed(1),
     positive("filterWidth", "filterHeight", "strideW", "strideH"),
     _ACTIVATIONS,
 )
@@ -334,7 +315,7 @@ RULES = {
         name: _rule(
             _ELEMENTWISE,
             {"ADD": 6, "ADD_N": 6, "FLOOR_DIV": 3, "MAXIMUM": 4, "MINIMUM": 4, "MUL": 8}.get(name, 2),
-            _two_operands,
+            two_operands,
             _ACTIVATIONS,
             _operands(same=name in ("ADD", "ADD_N", "MUL")),
         )
@@ -344,25 +325,25 @@ RULES = {
         )
     },
     "ARG_MAX": _rule(
-        "ArgMaxOperationParser", None, _runtime(1, constants=(1,)), constant(1), dims(0, 1, 4, positive=False)
+        "ArgMaxOperationParser", None, computed(1, constants=(1,)), constant(1), dims(0, 1, 4, positive=False)
     ),
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), _POOL),
     "BATCH_MATMUL": _rule("BatchedMatMulOperationParser", None, count(2), _products),
-    "BITCAST": _rule("BitcastOperationParser", None, _runtime(1)),
+    "BITCAST": _rule("BitcastOperationParser", None, computed(1)),
     "CAST": _rule("CastOperationParser", None, _ONE),
     "CONCATENATION": _rule("ConcatenationOperationParser", 6, _ACTIVATIONS),
-    "CONV_2D": _rule("Conv2DOperationParser", 6, _runtime(1, 2), _STEPS, _ACTIVATIONS, _convolution),
+    "CONV_2D": _rule("Conv2DOperationParser", 6, computed(1, 2), _STEPS, _ACTIVATIONS, _convolution),
     "CUMSUM": _rule("CumsumOperationParser", 1, count(2), types(FLOAT, 0, -1), constant(1)),
     "DEPTHWISE_CONV_2D": _rule(
         "DepthwiseConvolutionOperationParser",
         6,
-        _runtime(1, 2),
+        computed(1, 2),
         _STEPS,
         _ACTIVATIONS,
         _depthwise,
         _constant_weights,
     ),
-    "DEPTH_TO_SPACE": _rule("DepthToSpaceOperationParser", None, _runtime(1), _blocks),
+    "DEPTH_TO_SPACE": _rule("DepthToSpaceOperationParser", None, computed(1), _blocks),
     "DEQUANTIZE": _rule(
         "DequantizeOperationParser", 3, count(1), types({"float16", "int2", "int4", "int8", "uint8"}, 0), _dequantised
     ),
@@ -384,30 +365,30 @@ RULES = {
         dims(1, 2, 4, positive=False),
         types({"float32", "int8", "int4", "int2"}, 1),
     ),
-    "FULLY_CONNECTED": _rule("FullyConnectedOperationParser", 14, _runtime(1, 2), _ACTIVATIONS, _fully_connected),
+    "FULLY_CONNECTED": _rule("FullyConnectedOperationParser", 14, computed(1, 2), _ACTIVATIONS, _fully_connected),
     "GATHER": _rule(
-        "GatherOperationParser", None, _two_operands, types({"int32"}, 1), dims(1, 1, positive=False), _same(0, -1)
+        "GatherOperationParser", None, two_operands, types({"int32"}, 1), dims(1, 1, positive=False), _same(0, -1)
     ),
-    "HARD_SWISH": _rule("HardSwishOperationParser", None, _runtime(1)),
+    "HARD_SWISH": _rule("HardSwishOperationParser", None, computed(1)),
     **dict.fromkeys(("LEAKY_RELU", "RELU", "RELU6", "RELU_N1_TO_1"), _RELU),
     **dict.fromkeys(("MEAN", "REDUCE_ALL", "REDUCE_ANY", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "SUM"), _REDUCE),
     **dict.fromkeys(("MIRROR_PAD", "PAD", "PADV2"), _PAD),
     "ONE_HOT": _rule("OneHotOperationParser", 1, count(4), _one_hot),
     "PACK": _rule("PackOperationParser", None, count((1, 1 << 16)), dims(-1, 1, 4, positive=False)),
     "PRELU": _rule("PReLUOperationParser", 1, count(2), _alpha),
-    "QUANTIZE": _rule("QuantizeOperationParser", 2, _runtime(1), _quantised),
-    "RESHAPE": _rule("ReshapeOperationParser", 1, _runtime(1)),
-    "RESIZE_BILINEAR": _rule("Resize2DOperationParser", 3, _runtime(1), _corners),
-    "RESIZE_NEAREST_NEIGHBOR": _rule("Resize2DOperationParser", 3, _runtime(1)),
+    "QUANTIZE": _rule("QuantizeOperationParser", 2, computed(1), _quantised),
+    "RESHAPE": _rule("ReshapeOperationParser", 1, computed(1)),
+    "RESIZE_BILINEAR": _rule("Resize2DOperationParser", 3, computed(1), _corners),
+    "RESIZE_NEAREST_NEIGHBOR": _rule("Resize2DOperationParser", 3, computed(1)),
     "REVERSE_V2": _rule(
-        "ReverseOperationParser", None, _runtime(1, constants=(1,)), constant(1), dims(0, 1, 4, positive=False)
+        "ReverseOperationParser", None, computed(1, constants=(1,)), constant(1), dims(0, 1, 4, positive=False)
     ),
     **dict.fromkeys(
         ("SELECT", "SELECT_V2"),
         _rule("SelectV2OperationParser", 1, count(3), types(FLOAT | {"bool"}, 0), _branches),
     ),
     "SLICE": _rule(
-        "SliceOperationParser", 8, count(3), _runtime(1), constant(1, 2), dims(0, 1, 4, positive=False), _slice
+        "SliceOperationParser", 8, count(3), computed(1), constant(1, 2), dims(0, 1, 4, positive=False), _slice
     ),
     "SOFTMAX": _rule(
         "SoftmaxOperationParser",
@@ -417,22 +398,22 @@ RULES = {
     ),
     "SPACE_TO_DEPTH": _rule("SpaceToDepthOperationParser", 2, _ONE, _blocks),
     "SPLIT": _rule("SplitOperationParser", None, constant(0), dims(1, 1, 4, positive=False)),
-    "SPLIT_V": _rule("SplitVOperationParser", None, _runtime(1, constants=(2,), outputs=None), constant(2)),
+    "SPLIT_V": _rule("SplitVOperationParser", None, computed(1, constants=(2,), outputs=None), constant(2)),
     "STABLEHLO_BROADCAST_IN_DIM": _rule(
         "BroadcastInDimOperationParser",
         None,
-        _runtime(1, constants=(1,)),
+        computed(1, constants=(1,)),
         constant(1),
         dims(1, 1, positive=False),
         dims(0, 1, 4, positive=False),
     ),
     "STABLEHLO_CBRT": _rule("CbrtOperationParser", None, _ONE, types(FLOAT, 0, -1)),
-    "STABLEHLO_CLAMP": _rule("ClampOperationsParser", None, _runtime(3, constants=(0,))),
+    "STABLEHLO_CLAMP": _rule("ClampOperationsParser", None, computed(3, constants=(0,))),
     "STABLEHLO_COMPOSITE": Rule(
         RuleSource(FILE, "NewOperationParser"),
         (_composite(("odml.group_norm", "odml.rms_norm", "odml.rope", "odml.scaled_dot_product_attention")),),
     ),
-    "STABLEHLO_REMAINDER": _rule("RemainderOperationParser", None, _two_operands),
+    "STABLEHLO_REMAINDER": _rule("RemainderOperationParser", None, two_operands),
     "STRIDED_SLICE": _rule(
         "StridedSliceOperationParser",
         2,
@@ -441,16 +422,16 @@ RULES = {
         dims(0, 3, 4, positive=False),
         _strides,
     ),
-    "TILE": _rule("TileOperationParser", None, _runtime(1)),
-    "TOPK_V2": _rule("TopKOperationParser", 1, _runtime(1, outputs=2), constant(1), _top),
-    "TRANSPOSE": _rule("TransposeOperationParser", 9, _runtime(1), constant(1), _permutation),
+    "TILE": _rule("TileOperationParser", None, computed(1)),
+    "TOPK_V2": _rule("TopKOperationParser", 1, computed(1, outputs=2), constant(1), _top),
+    "TRANSPOSE": _rule("TransposeOperationParser", 9, computed(1), constant(1), _permutation),
     "TRANSPOSE_CONV": _rule(
-        "TransposeConvBuiltinOperationParser", 3, _runtime(1, 2), positive("strideW", "strideH"), _constant_weights
+        "TransposeConvBuiltinOperationParser", 3, computed(1, 2), positive("strideW", "strideH"), _constant_weights
     ),
     "UNPACK": _rule("UnpackOperationParser", None, dims(0, 1, 4, positive=False)),
     "Convolution2DTransposeBias": _rule("TransposeConvCustomOperationParser", None, _constant_weights),
-    "MaxPoolingWithArgmax2D": _rule("Pooling2DOperationParser", 2, _runtime(1, outputs=2)),
-    "MaxUnpooling2D": _rule("Unpooling2DOperationParser", None, _runtime(2)),
-    "Resampler": _rule("ResamplerOperationParser", None, _runtime(2)),
+    "MaxPoolingWithArgmax2D": _rule("Pooling2DOperationParser", 2, computed(1, outputs=2)),
+    "MaxUnpooling2D": _rule("Unpooling2DOperationParser", None, computed(2)),
+    "Resampler": _rule("ResamplerOperationParser", None, computed(2)),
     **{name: _rule(parser, None) for name, parser in _CUSTOM_CALLS.items()},
 }  # fmt: skip

@@ -394,3 +394,25 @@ def positive(*options: str) -> Check:
         return f"{bad[0]} is {call.option(bad[0])}" if bad else None
 
     return check
+
+
+def computed(*allowed: int, constants: tuple[int, ...] | None = None, outputs: int | None = 1) -> Check:
+    """Check how many inputs are computed and how many are constants, and the number of outputs (None: any number)."""
+
+    def check(call):
+        tensors = [tensor for tensor in call.inputs if tensor is not None]
+        number = sum(not tensor.known for tensor in tensors)
+        if number not in allowed:
+            return f"{number} inputs are computed; it takes {' or '.join(map(str, allowed))}"
+        if constants is not None and len(tensors) - number not in constants:
+            return f"{len(tensors) - number} inputs are constants; it takes {' or '.join(map(str, constants))}"
+        if outputs is not None and len(call.outputs) != outputs:
+            return f"{len(call.outputs)} outputs; it takes {outputs}"
+        return None
+
+    return check
+
+
+def two_operands(call: Call) -> str | None:
+    """Check that two operands are computed, or one and the other is a constant."""
+    return computed(2, constants=(0,))(call) and computed(1, constants=(1,))(call)
