@@ -4,7 +4,6 @@ import base64
 import io
 import itertools
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -13,18 +12,13 @@ from PIL import Image
 from mobilenets_tf.export.page.report import SchemeReport, render, render_schemes
 from mobilenets_tf.export.proof.badge import Badge, together
 from tests.export.page.test_report import MANIFEST, PASSED, evidence
+from tests.support.browser import BROWSER, DRIVER, started
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with its chromedriver on this machine"),
 ]
 SIZES = [(360, 740), (1280, 900)]
-ARGUMENTS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-)  # fmt: skip
 LONG = "a_very_long_name_" * 12
 
 # What sticks out of the page to the right or the left and is in no box that scrolls; and text that its box cuts off.
@@ -68,17 +62,8 @@ return lowest;
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with started(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from mobilenets_tf.export.page import android
 from mobilenets_tf.export.web_page import litert_js, page
 from mobilenets_tf.quantize import schemes
 from mobilenets_tf.tflite.runtime import Runner
-from tests.export.page.test_report_in_browser import ARGUMENTS, BROWSER, DRIVER
 from tests.support import colour_files
+from tests.support.browser import BROWSER, DRIVER, started
 from tests.support.deployed_files import CASES, VALUES, deployed
 
 # Chromium's GPU in software.
@@ -175,19 +175,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    arguments = [each for each in ARGUMENTS if each != "--disable-gpu"]
-    for argument in (*arguments, *SWIFTSHADER, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.set_script_timeout(120)
-    yield driver
-    driver.quit()
+    with started(tmp_path_factory.mktemp("profile"), ("--disable-gpu",), SWIFTSHADER) as driver:
+        driver.set_script_timeout(120)
+        yield driver
 
 
 @pytest.mark.slow
