@@ -5,6 +5,7 @@ the ranges -> round the weights -> correct the biases -> write the integers, exc
 Each step is a module in ``steps``; a ``Recipe`` selects among them.
 """
 
+import functools
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from mobilenets_tf.quantize.steps.integer_forms import integer_forms
 from mobilenets_tf.quantize.steps.ranges import Range
 from mobilenets_tf.quantize.steps.shared_forms import shared_forms
 from mobilenets_tf.quantize.steps.softmax_masks import limit_masks
-from mobilenets_tf.quantize.steps.statistics import observe
+from mobilenets_tf.quantize.steps.statistics import FEW, observe
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.input_fold import fold_input
 from mobilenets_tf.tflite.runtime import Runner
@@ -61,7 +62,8 @@ class Recipe:
 
 
 _QUICK = Recipe(equalize=False, ranges="min_max", rounding="nearest")
-_FEW, _FOLDS = 32, 4  # with fewer samples, each fold of them judges equalisation by the others
+_FOLDS = 4  # of few samples, each of which judges what is made with the others
+_CONVINCING = 0.9  # equalised channels lose most on samples that reach further than all folds: so a gain must be clear
 
 
 @dataclass(frozen=True)
@@ -164,32 +166,48 @@ def prepare(
     batches = calibration.batches(shapes, progress)
     samples = list(itertools.islice(batches, _KEPT))
     model = limit_masks(model, samples)
-    if recipe.equalize:
-        model = _equalized(model, scheme, samples, calibration.value_range)
+    equalized, headroom = recipe.equalize, False
+    if _FOLDS <= len(samples) < FEW:
+        equalized, headroom = _tried_by_folds(model, scheme, samples, calibration.value_range, recipe.equalize)
+    if equalized:
+        model = equalize.equalize(model, samples)
     every = itertools.chain(samples, batches)
-    return _prepared(original, model, scheme, recipe, samples, every, calibration.value_range, progress)
+    return _prepared(original, model, scheme, recipe, samples, every, calibration.value_range, headroom, progress)
 
 
-def _equalized(
-    model: bytes, scheme: Scheme, samples: list[list[np.ndarray]], value_range: tuple[float, float] | None
-) -> bytes:
-    """Equalise the channels of a model; with few samples, only if samples left out lose nothing by it.
+def _tried_by_folds(
+    model: bytes,
+    scheme: Scheme,
+    samples: list[list[np.ndarray]],
+    value_range: tuple[float, float] | None,
+    equalizes: bool,
+) -> tuple[bool, bool]:
+    """Try what few samples do not show: whether to equalise the channels, and whether ranges need a headroom.
 
-    Channels that fill the range are clipped on samples that reach further. Few samples do not show how far: with 12
-    photographs, equalisation helps a trained MobileNetV2 and harms a random MobileNetV3-Small.
+    Few samples do not show how far others reach, and equalised channels that reach further are clipped. With 12
+    photographs, equalisation helps a trained MobileNetV2 and a headroom harms it; with a random MobileNetV3-Small it is
+    the other way round. So each fold of the samples judges files that are made with the others.
+
+    equalizes: whether to try equalisation.
     """
-    equalized = equalize.equalize(model, samples)
-    if equalized == model or not _FOLDS <= len(samples) < _FEW:
-        return equalized
-    errors = np.zeros(2)
-    for fold in range(_FOLDS):
-        seen = [sample for number, sample in enumerate(samples) if number % _FOLDS != fold]
-        files = [
-            _prepared(model, each, scheme, _QUICK, seen, seen, value_range, silent).write()
-            for each in (model, equalize.equalize(model, seen))
-        ]
-        errors += output_errors(model, files, samples[fold::_FOLDS])
-    return model if errors[0] < errors[1] else equalized
+    folds = [
+        ([sample for number, sample in enumerate(samples) if number % _FOLDS != fold], samples[fold::_FOLDS])
+        for fold in range(_FOLDS)
+    ]
+    models = {False: [model] * _FOLDS}
+    if equalizes:
+        models[True] = [equalize.equalize(model, seen) for seen, _ in folds]
+
+    @functools.cache
+    def error(equalized: bool, headroom: bool) -> float:
+        total = 0.0
+        for (seen, others), each in zip(folds, models[equalized], strict=True):
+            file = _prepared(model, each, scheme, _QUICK, seen, seen, value_range, headroom, silent).write()
+            total += output_errors(model, [file], others)[0]
+        return total
+
+    equalized = equalizes and error(True, False) < _CONVINCING * error(False, False)
+    return equalized, error(equalized, True) < error(equalized, False)
 
 
 def _prepared(
@@ -200,6 +218,7 @@ def _prepared(
     samples: list[list[np.ndarray]],
     every: Iterable[list[np.ndarray]],
     value_range: tuple[float, float] | None,
+    headroom: bool,
     progress: Progress,
 ) -> PreparedModel:
     """Do the steps that come after equalisation.
@@ -208,16 +227,20 @@ def _prepared(
         original: the float file before any step. model: the same file after the steps until here.
         samples: those that are kept in memory. every: all of them, also those that are read once.
         value_range: of the model's inputs; None if not known.
+        headroom: let ranges of few samples reach further than the samples (``ActivationStatistics.headroom``).
     """
     statistics = observe(model, every)
+    if not headroom:
+        for seen in statistics.values():
+            seen.bound(seen.low, seen.high)
     if value_range:
         # The range that pixels can have is certain; the samples' own range is not.
         for index in flatbuffer.read(model).subgraphs[0].inputs:
             if index in statistics:  # an integer input has no statistics
-                statistics[index].low, statistics[index].high = value_range
+                statistics[index].bound(*value_range)
     tree = flatbuffer.read(model)
     islands = frozenset(float_islands(tree))
-    shared = shared_forms(tree, {i: ranges.min_max(seen) for i, seen in statistics.items()}, scheme, islands)
+    shared = shared_forms(tree, {i: ranges.widest(seen) for i, seen in statistics.items()}, scheme, islands)
     activation_ranges = model_ranges.choose(model, statistics, scheme, recipe.ranges, shared, samples, progress)
     round_all = rounding.learned if recipe.rounding == "learned" else rounding.nearest
     arguments = (samples[:64], recipe.per_tensor, progress) if recipe.rounding == "learned" else (recipe.per_tensor,)

@@ -40,7 +40,7 @@ def choose(
     Sixteen bits need no clipping: the range is all values seen. Eight bits: the method decides, except for the model's
     inputs and outputs, whose ranges are all values seen, the constants that share a form with activations, and the
     scores that the last softmax or sigmoid reads, which have a way of their own (``ranges.softmax_scores``,
-    ``ranges.sigmoid_scores``).
+    ``ranges.sigmoid_scores``). Of few samples all values seen get a headroom (``ranges.widest``).
 
     Args:
         model: the float file's content.
@@ -54,7 +54,7 @@ def choose(
     Returns:
         (low, high) of each tensor, by index. Only those of the roots of ``shared`` decide a form.
     """
-    extremes = {index: ranges.min_max(seen) for index, seen in statistics.items()}
+    extremes = {index: ranges.widest(seen) for index, seen in statistics.items()}
     graph = flatbuffer.Graph(flatbuffer.read(model))
     if scheme.activations == "int16":
         result = {index: shared.bounded(index, span) for index, span in extremes.items()}
@@ -63,7 +63,7 @@ def choose(
     if method == "least_output_error" and not tried_on(samples):
         method = "min_max"  # one sample does not tell what others have beyond a range
     searched = method == "least_output_error"
-    estimate = ranges.estimator("mean_square_error" if searched else method)
+    estimate = ranges.widest if method == "min_max" else ranges.estimator("mean_square_error" if searched else method)
     roots = set(shared.roots.values()) - {*graph.inputs}
     free = {root for root in roots if shared.leaves_choice(root, extremes[root])}
     scores = _scores(graph, shared.roots)

@@ -1,7 +1,7 @@
 """Choose the range (low, high) of real values that the integers of an activation span.
 
-Zero is always inside the range: padding and ReLU need it exact. Three kinds of choice: all values seen (``min_max``);
-estimators that look at the activation's distribution (``percentile``, ``entropy``,
+Zero is always inside the range: padding and ReLU need it exact. Three kinds of choice: all values seen (``min_max``,
+and with a headroom ``widest``); estimators that look at the activation's distribution (``percentile``, ``entropy``,
 ``mean_square_error``); and ``least_output_error``, which measures what each of several ranges does to the model's
 outputs.
 """
@@ -27,6 +27,12 @@ def min_max(statistics: ActivationStatistics) -> Range:
     """Take all values seen; nothing is clipped."""
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
     return (low, high) if high - low > _SMALLEST else (0.0, _SMALLEST)
+
+
+def widest(statistics: ActivationStatistics) -> Range:
+    """Take all values seen; where few samples were, a headroom too."""
+    (low, high), (below, above) = min_max(statistics), statistics.headroom
+    return low - below, high + above
 
 
 def percentile(statistics: ActivationStatistics, share: float = 0.9999) -> Range:
@@ -165,7 +171,7 @@ def least_output_error(
         if work <= _BUDGET:
             chosen.append(index)
     tried = in_order(
-        lambda: lambda cut: (cut.index, _try_ranges(cut, ranges[cut.index], min_max(statistics[cut.index]))),
+        lambda: lambda cut: (cut.index, _try_ranges(cut, ranges[cut.index], widest(statistics[cut.index]))),
         effects.cuts(chosen, _TRIED_ON),
     )
     return dict(track(tried, "trying ranges", progress, len(chosen)))

@@ -19,6 +19,8 @@ from mobilenets_tf.tflite.threads import in_order
 
 BINS = 4096  # of a histogram over [-limit, limit], where limit is less than twice the largest magnitude seen
 SAMPLED = 8192  # about how many values of a tensor enter its histogram from each calibration sample
+FEW = 32  # fewer samples do not show how far the activations of others reach
+_ENDS = 4  # samples that reach furthest, whose mean distance is the headroom that few samples get
 
 
 @dataclass
@@ -26,6 +28,7 @@ class ActivationStatistics:
     """The distribution of one activation tensor over all calibration samples.
 
     low, high: the exact extremes; not finite if a value was not.
+    lows, highs: the extremes of the samples that reach furthest below and above zero, the furthest first.
     channel_mean: the mean of each channel (last axis), shape (channels).
     limit, counts: the histogram of sampled values, in BINS equal bins over [-limit, limit].
     samples: how many calibration samples were added.
@@ -33,6 +36,8 @@ class ActivationStatistics:
 
     low: float = float("inf")
     high: float = float("-inf")
+    lows: list[float] = field(default_factory=list)
+    highs: list[float] = field(default_factory=list)
     channel_mean: np.ndarray | None = None
     limit: float = 0.0
     counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS))
@@ -49,6 +54,20 @@ class ActivationStatistics:
         mean = shares @ self.centres()
         return float(np.sqrt(shares @ (self.centres() - mean) ** 2))
 
+    @property
+    def headroom(self) -> tuple[float, float]:
+        """How much further than the extremes other samples may reach, below and above.
+
+        Of few samples the next one often reaches further, by about the distance of those that reach furthest.
+        """
+        if not _ENDS <= self.samples < FEW or not self.lows:
+            return 0.0, 0.0
+        return (self.lows[-1] - self.lows[0]) / (_ENDS - 1), (self.highs[0] - self.highs[-1]) / (_ENDS - 1)
+
+    def bound(self, low: float, high: float) -> None:
+        """Set the extremes of values that are known to be in a range, and to reach its ends."""
+        self.low, self.high, self.lows, self.highs = low, high, [], []
+
     def add(self, values: np.ndarray) -> None:
         """Add one sample's values, of any shape."""
         self.add_summary(summarised(values, self.samples + 1))
@@ -61,6 +80,8 @@ class ActivationStatistics:
             self.low, self.high = low, high  # min() and max() would pass over a NaN
             return  # ``observe`` refuses the model, and names the tensor
         self.low, self.high = min(self.low, low), max(self.high, high)
+        self.lows = sorted([*self.lows, min(low, 0.0)])[:_ENDS]
+        self.highs = sorted([*self.highs, max(high, 0.0)], reverse=True)[:_ENDS]
         if self.channel_mean is None:
             self.channel_mean = np.zeros(len(summary.channel_mean))
         self.channel_mean += (summary.channel_mean - self.channel_mean) / self.samples

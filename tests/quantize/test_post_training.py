@@ -16,6 +16,7 @@ from mobilenets_tf.quantize import Calibration, schemes
 from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.quantize.steps import equalize, model_ranges, ranges
 from mobilenets_tf.quantize.steps.shared_forms import SharedForms
+from mobilenets_tf.quantize.steps.statistics import ActivationStatistics, observe
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 from tests.conftest import photographs
@@ -250,3 +251,18 @@ def test_few_samples_that_are_left_out_judge_equalisation(count, helps, taken, f
         for each in (True, False)
     )
     assert (even.uncorrected != uneven.uncorrected) == taken
+
+
+@pytest.mark.parametrize(("count", "times", "taken"), [(12, 1, True), (12, 1000, False), (40, 1, False)])
+def test_few_samples_that_are_left_out_judge_the_headroom(count, times, taken, float_file, monkeypatch):
+    """Where each sample reaches further than all before, others reach further than all; but not a thousand times."""
+    inputs = keras.Input((12, 12, 3))
+    content = float_file(keras.Model(inputs, layers.Conv2D(3, 1)(inputs)))
+    known = ActivationStatistics.headroom.fget
+    monkeypatch.setattr(ActivationStatistics, "headroom", property(lambda seen: [times * end for end in known(seen)]))
+    growing = photographs(count, 12) * np.arange(1, count + 1, dtype=np.float32).reshape(-1, 1, 1, 1)
+    recipe = Recipe(rounding="nearest", equalize=False, ranges="min_max")
+    prepared = prepare(content, "int8", Calibration(growing, trusted=True), recipe)
+    (output,) = flatbuffer.read(prepared.model).subgraphs[0].outputs
+    low, high = ranges.min_max(observe(prepared.model, [[sample[None]] for sample in growing])[output])
+    assert (prepared.ranges[output][1] > 1.01 * high or prepared.ranges[output][0] < 1.01 * low) == taken

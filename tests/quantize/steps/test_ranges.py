@@ -53,6 +53,11 @@ def test_min_max_is_everything_that_was_seen():
     assert ranges.min_max(statistics_of([-3.0, -1.0, -2.0, -2.0])) == (-3.0, 0.0)
 
 
+def test_the_widest_range_adds_the_headroom_of_few_samples():
+    assert ranges.widest(statistics_of([2.0, 3.0, 4.0, 5.0])) == (0.0, 6.0)
+    assert ranges.widest(statistics_of(range(40), parts=40)) == (0.0, 39.0)
+
+
 @pytest.mark.parametrize("share", [0.9, 0.99])
 def test_percentile_cuts_the_share_that_it_says(share):
     values = np.random.default_rng(0).normal(0.5, 1, 30000)
@@ -187,7 +192,7 @@ def test_the_scores_of_the_last_probabilities_keep_what_counts(activation, way, 
     content = float_file(keras.Model(image, outputs))
     samples = [[s] for s in 6 * np.random.default_rng(0).standard_t(3, (12, 1, 8, 8, 2)).astype(np.float32)]
     tree, statistics = flatbuffer.read(content), observe(content, samples)
-    seen, scheme = {i: ranges.min_max(found) for i, found in statistics.items()}, schemes.get("int8")
+    seen, scheme = {i: ranges.widest(found) for i, found in statistics.items()}, schemes.get("int8")
     shared = shared_forms(tree, seen, scheme, ())
     found = model_ranges.choose(content, statistics, scheme, "least_output_error", shared, samples)
     index = tree.subgraphs[0].operators[0].outputs[0]

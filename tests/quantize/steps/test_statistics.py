@@ -26,6 +26,24 @@ def test_statistics_stream():
     assert found.deviation == pytest.approx(every.std(), rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("highs", "below", "above"),
+    [
+        ([5, 1, 4, 2, 3], 0, 1),  # 5 to 2, the fourth from above, in three steps
+        ([-5, -1, -4, -2, -3], 1, 0),
+        ([5, 1, 4], 0, 0),  # too few to tell
+        (range(32), 0, 0),  # enough to show how far the others reach
+    ],
+)
+def test_few_samples_have_a_headroom_of_the_distance_of_those_that_reach_furthest(highs, below, above):
+    found = ActivationStatistics()
+    for high in highs:
+        found.add(np.full((1, 2, 2, 3), high, np.float32))
+    assert found.headroom == (below, above)
+    found.bound(-9.0, 9.0)
+    assert (found.low, found.high, found.headroom) == (-9.0, 9.0, (0.0, 0.0))
+
+
 def test_the_sampled_histogram_sees_every_channel():
     """Sizes at which a plain stride would visit a third of the channels or fewer, always the same."""
     for shape in ((1, 112, 112, 96), (1, 14, 14, 384), (1, 7, 7, 960)):
