@@ -12,7 +12,8 @@ from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.delegates import web_gpu
 from mobilenets_tf.export.delegates.backends import BACKENDS
 from mobilenets_tf.export.delegates.gpu import ON_INTEGERS
-from mobilenets_tf.export.delegates.half_precision import HalfSum, sums
+from mobilenets_tf.export.delegates.half_precision import HalfValue, values
+from mobilenets_tf.export.delegates.multiply_adds import multiply_adds
 from mobilenets_tf.export.delegates.rules import COMMIT, RuleSource, Verdict
 from mobilenets_tf.progress import printable
 from mobilenets_tf.tflite import flatbuffer
@@ -101,7 +102,7 @@ class Inspection:
     damage: what is damaged or missing in the metadata and the archive. LiteRT runs the file all the same; readers of
     metadata, such as MediaPipe's tasks, do not.
     trial: LiteRT's plan for the file. verdicts: which operators each backend runs.
-    sums: the SUMs of the main graph, which may pass half precision on a GPU.
+    half_precision: what the operators of the main graph give on a GPU that may pass half precision.
     """
 
     bytes: int
@@ -123,7 +124,7 @@ class Inspection:
     damage: tuple[str, ...]
     trial: Trial
     verdicts: tuple[Verdict, ...]
-    sums: tuple[HalfSum, ...]
+    half_precision: tuple[HalfValue, ...]
 
     def as_dict(self) -> dict:
         """Return plain data for JSON."""
@@ -191,70 +192,8 @@ def _inspection(content: bytes, model, worker: Worker) -> Inspection:
         damage=described.damage,
         trial=_trial(content, worker),
         verdicts=tuple(backend.verdict(graphs) for backend in BACKENDS),
-        sums=sums(graphs[0]),
+        half_precision=tuple(each for each in values(graphs[0]) if each.named),
     )
-
-
-def multiply_adds(call: Call) -> int:
-    """Count the multiply-adds of a convolution, linear layer or matrix product, as ``complexity.multiply_adds`` does.
-
-    Other operators count as 0.
-
-    Raises:
-        RequestError: the operator lacks inputs or dimensions that every such operator has.
-    """
-    rule = _COUNTS.get(call.name)
-    if rule is None:
-        return 0
-    try:
-        return rule(call)
-    except (AttributeError, IndexError) as error:
-        what = f"operator {call.place}, {call.name}, lacks inputs or dimensions that it needs"
-        raise RequestError(f"a damaged TFLite file ({what}).") from error
-
-
-def _convolution(call: Call) -> int:
-    _, height, width, channels = _dimensions(call.inputs[1], 4)
-    return math.prod(call.outputs[0].shape) * height * width * channels
-
-
-def _depthwise(call: Call) -> int:
-    _, height, width, _ = _dimensions(call.inputs[1], 4)
-    return math.prod(call.outputs[0].shape) * height * width
-
-
-def _convolution_3d(call: Call) -> int:
-    depth, height, width, channels, _ = _dimensions(call.inputs[1], 5)
-    return math.prod(call.outputs[0].shape) * depth * height * width * channels
-
-
-def _fully_connected(call: Call) -> int:
-    return math.prod(call.outputs[0].shape) * call.inputs[1].shape[-1]
-
-
-def _transposed(call: Call) -> int:
-    channels, height, width, _ = _dimensions(call.inputs[1], 4)
-    return math.prod(call.inputs[2].shape) * height * width * channels
-
-
-def _products(call: Call) -> int:
-    return math.prod(call.outputs[0].shape) * call.inputs[0].shape[-2 if call.option("adjX") else -1]
-
-
-_COUNTS = {
-    "BATCH_MATMUL": _products,
-    "CONV_2D": _convolution,
-    "CONV_3D": _convolution_3d,
-    "DEPTHWISE_CONV_2D": _depthwise,
-    "FULLY_CONNECTED": _fully_connected,
-    "TRANSPOSE_CONV": _transposed,
-}
-
-
-def _dimensions(tensor: Tensor, rank: int) -> tuple[int, ...]:
-    if len(tensor.shape) != rank:
-        raise IndexError
-    return tensor.shape
 
 
 def _end(graph, tensor: Tensor) -> End:
@@ -443,7 +382,7 @@ def _lines(file: Inspection) -> Iterator[str]:
         yield f"{what}{_plain(file.trial.error, 400)}"
     for verdict in file.verdicts:
         yield from _verdict_lines(verdict, file.trial.plan if verdict.path == "xnnpack" else None)
-    yield from (_plain(each.line(), 300) for each in file.sums if each.passes or each.largest is None)
+    yield from (_plain(each.line(), 300) for each in file.half_precision)
     if file.not_integer is not None:
         yield ON_INTEGERS
     left = "Operators that are left run in LiteRT's own kernels on the CPU."
@@ -462,6 +401,7 @@ def _verdict_lines(verdict: Verdict, plan: dict[str, int] | None) -> Iterator[st
     yield (
         f"{verdict.title}: {verdict.taken} of {verdict.total} operators"
         + (f" in {parts} part{'s' * (parts != 1)}" if parts else "")
+        + (f", {verdict.outside:.1%} of the multiply-adds outside" if parts and verdict.fallbacks else "")
         + f" ({verdict.note})"
     )
     operators_by_reason: dict[tuple[str, RuleSource], list[str]] = {}
