@@ -95,6 +95,8 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     labels = request.source.label_names()
     manifest, page = result_folder.write(folder, name, produced, labels)
     beside = {}
+    if not (request.npu and manifest["passed"]):
+        project_folder.remove(_npu_folder(request))  # which an earlier file was compiled to
     if manifest["passed"]:
         beside = _write_folders(request, folder / name, manifest, labels, produced.files, progress)
     return Deployed(
@@ -118,11 +120,7 @@ def _folders(request: DeployRequest) -> Iterator[tuple[str, Path, dict]]:
         if folder is not None:
             yield option, Path(folder), request.described()
     if request.npu:
-        yield (
-            "--npu",
-            Path(request.out) / f"{_file_name(request)}.npu",
-            request.described() | {"npu": list(request.npu)},
-        )
+        yield "--npu", _npu_folder(request), request.described() | {"npu": list(request.npu)}
 
 
 def _write_folders(request: DeployRequest, file: Path, manifest: dict, labels, others, progress: Progress) -> dict:
@@ -140,6 +138,10 @@ def _write_folders(request: DeployRequest, file: Path, manifest: dict, labels, o
             written["android_app"] = folder
         progress(f"writing {folder}", 1, 1)
     return written
+
+
+def _npu_folder(request: DeployRequest) -> Path:
+    return Path(request.out) / f"{_file_name(request)}.npu"
 
 
 def _file_name(request: DeployRequest) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mobilenets_tf.export import project_folder
+from mobilenets_tf.export.delegates.compiled import REPORT
 from mobilenets_tf.export.npu.compiler import CompiledFile, compile_for
 from mobilenets_tf.files import to_json
 from mobilenets_tf.progress import Progress, silent
@@ -31,6 +32,6 @@ def write(
     """
     compiled, pack = compile_for(file.read_bytes(), chips, progress)
     contents: dict[str, str | bytes] = {f"{file.stem}_{each.chip}.tflite": each.content for each in compiled}
-    contents["report.json"] = to_json({"file": file.name, "ran": False, "chips": [each.as_dict() for each in compiled]})
+    contents[REPORT] = to_json({"file": file.name, "ran": False, "chips": [each.as_dict() for each in compiled]})
     project_folder.write(folder, {**contents, **pack}, request, overwrite)
     return compiled

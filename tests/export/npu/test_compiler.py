@@ -8,6 +8,7 @@ import pytest
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import metadata, project_folder
+from mobilenets_tf.export.delegates.inspection import inspect
 from mobilenets_tf.export.npu import chips, compile_file, compiler, result
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.file_metadata import read_metadata
@@ -61,6 +62,9 @@ def test_files_are_compiled_for_qualcomms_chips(tmp_path):
     for chip, each in zip(("SM8750", "SM8550"), compiled, strict=True):
         assert (each.chip, each.manufacturer) == (chip, "Qualcomm")
         assert each.operators == len(operators) and each.taken + len(each.outside) == each.operators
+        assert sum(each.inside.values()) == each.taken
+        told = inspect(folder / f"{name}_{chip}.tflite").compiled
+        assert (told.chip, told.taken, told.inside, told.parts) == (chip, each.taken, each.inside, each.parts)
         assert each.taken > 0 and "compiled here, not run" in each.line()
         assert (folder / f"{name}_{chip}.tflite").read_bytes() == each.content != content
         assert list(read_metadata(folder / f"{name}_{chip}.tflite").labels) == manifest["labels"]
