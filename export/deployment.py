@@ -115,26 +115,31 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
 
 
 def _folders(request: DeployRequest) -> Iterator[tuple[str, Path, dict]]:
-    """Give what the request asks for beside the file: the option, the folder, and what the folder is made of."""
-    for option, folder in (("--android-app", request.android_app), ("--web-page", request.web_page)):
-        if folder is not None:
-            yield option, Path(folder), request.described()
+    """Give what the request asks for beside the file: the option, the folder, and what the folder is made of. The app
+    comes after the files for NPUs, which it takes in.
+    """
+    with_npu = request.described() | ({"npu": list(request.npu)} if request.npu else {})
     if request.npu:
-        yield "--npu", _npu_folder(request), request.described() | {"npu": list(request.npu)}
+        yield "--npu", _npu_folder(request), with_npu
+    if request.android_app is not None:
+        yield "--android-app", Path(request.android_app), with_npu
+    if request.web_page is not None:
+        yield "--web-page", Path(request.web_page), request.described()
 
 
 def _write_folders(request: DeployRequest, file: Path, manifest: dict, labels, others, progress: Progress) -> dict:
     """Write what the request asks for beside the file. Return fields of ``Deployed``."""
     written: dict = {}
+    pack: dict[str, bytes] = {}
     for option, folder, asked in _folders(request):
         progress(f"writing {folder}", 0, 1)
         if option == "--npu":
-            written["npu"] = npu_result.write(folder, file, request.npu, asked, progress, request.overwrite)
+            written["npu"], pack = npu_result.write(folder, file, request.npu, asked, progress, request.overwrite)
         elif option == "--web-page":
             web_page.write(folder, file, manifest, labels, asked, request.overwrite)
             written["web_page"] = folder
         else:
-            project.write(folder, file, manifest, labels, asked, others, request.overwrite)
+            project.write(folder, file, manifest, labels, asked, others, request.overwrite, pack)
             written["android_app"] = folder
         progress(f"writing {folder}", 1, 1)
     return written

@@ -17,7 +17,7 @@ def write(
     request: Mapping,
     progress: Progress = silent,
     overwrite: bool = False,
-) -> list[CompiledFile]:
+) -> tuple[list[CompiledFile], dict[str, bytes]]:
     """Compile a file for chips and write what came of it, whole or not at all.
 
     Writes ``NAME_CHIP.tflite`` for each chip, ``report.json`` with the operators that stay on the CPU, and an AI pack,
@@ -27,6 +27,9 @@ def write(
         file: the ``.tflite`` file. chips: as for ``compile_for``. request, overwrite: as for
             ``project_folder.check``.
 
+    Returns:
+        The compiled files and the AI pack, as ``compile_for`` returns them.
+
     Raises:
         RequestError: as ``compile_for``, or the folder cannot be written.
     """
@@ -34,4 +37,4 @@ def write(
     contents: dict[str, str | bytes] = {f"{file.stem}_{each.chip}.tflite": each.content for each in compiled}
     contents[REPORT] = to_json({"file": file.name, "ran": False, "chips": [each.as_dict() for each in compiled]})
     project_folder.write(folder, {**contents, **pack}, request, overwrite)
-    return compiled
+    return compiled, pack

@@ -14,7 +14,10 @@ from tests.export.delegates.test_backends import IMAGE, mediapipe, tensor
 ENTRY = {"chip": "SM8750", "operators": 5, "taken": 4, "inside": {"CONV_2D": 3, "MEAN": 1}}
 
 
-def compiled(stamp=b"Qualcomm".ljust(125, b"\0") + b"SM8750".ljust(125, b"\0")):
+STAMP = b"Qualcomm".ljust(125, b"\0") + b"SM8750".ljust(125, b"\0")
+
+
+def compiled(stamp=STAMP):
     """The content of a file of one compiled part, without the compiler's code."""
     tree = flatbuffer.read(mediapipe(PART, [tensor(IMAGE)], [tensor(IMAGE)], (0,)))
     buffer, entry = schema.BufferT(), schema.MetadataT()

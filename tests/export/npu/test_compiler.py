@@ -57,7 +57,7 @@ def test_files_are_compiled_for_qualcomms_chips(tmp_path):
     content = metadata.add(content, metadata.describe("net", image, manifest["labels"], "segment"))
     file, folder = tmp_path / f"{name}.tflite", tmp_path / "npu"
     file.write_bytes(content)
-    compiled = result.write(folder, file, ["SM8750", "SM8550"], {"npu": ["SM8750", "SM8550"]})
+    compiled, pack = result.write(folder, file, ["SM8750", "SM8550"], {"npu": ["SM8750", "SM8550"]})
     operators = flatbuffer.read(content).subgraphs[0].operators
     for chip, each in zip(("SM8750", "SM8550"), compiled, strict=True):
         assert (each.chip, each.manufacturer) == (chip, "Qualcomm")
