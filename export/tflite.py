@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf import files
+from mobilenets_tf.conversion.four_axes import in_four_axes
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.export import metadata
 from mobilenets_tf.manifest import versions
@@ -222,6 +223,7 @@ def convert_model(
     labels: Sequence[str] = (),
     kinds: Sequence[OutputKind] = (),
     split: int | None = None,
+    few_axes: bool = True,
 ) -> Conversion:
     """Convert a model without writing files: fold, freeze, convert, and for a calibrated scheme quantise.
 
@@ -231,12 +233,14 @@ def convert_model(
     Args:
         kinds: of the outputs, for metadata and for a bound without ``drop_of``; none of a file that is to get a form,
             which gets its metadata later.
+        few_axes: write moves of data with at most four axes, where that costs nothing (``four_axes``). Otherwise the
+            channels of a file can be followed through all of its moves.
 
     Raises:
         RequestError: the calibration data cannot be used, or the bound cannot be kept.
         ConversionError: the converter refused the model, or LiteRT the result.
     """
-    model = opened(model)
+    model, moved = opened(model), in_four_axes if few_axes else bytes
     if scheme.calibrated:
         if not isinstance(calibration, Calibration):
             calibration = Calibration(calibration)
@@ -247,7 +251,7 @@ def convert_model(
             drop_of = bound.drop_of or (lambda reference: AnswerDrop(reference, prepared.samples, kinds))
             drop = drop_of(prepared.original)
             mixed = mixed_precision.search(prepared, names, drop, bound.max_drop, progress)
-        content, parts = _split(mixed.content if mixed else prepared.write(), split)
+        content, parts = _split(moved(mixed.content if mixed else prepared.write()), split)
         content = finished(content, model, image, labels, kinds)
         return Conversion(
             scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed,
@@ -259,7 +263,7 @@ def convert_model(
     if scheme.name != "float32":
         content = float_file.stored(scheme.weights)
         content = image.begin(content) if image else content
-    content, parts = _split(content, split)
+    content, parts = _split(moved(content), split)
     progress("converting", 1, 1)
     return Conversion(scheme.name, finished(content, model, image, labels, kinds), float_content, None, split=parts)
 
