@@ -13,7 +13,7 @@ from mobilenets_tf.export import forms, project_folder, result_folder
 from mobilenets_tf.export.android_app import project
 from mobilenets_tf.export.micro import c_source
 from mobilenets_tf.export.micro.operators import check_operators
-from mobilenets_tf.export.micro.target import check_target, prove_micro
+from mobilenets_tf.export.micro.target import MICRO_SAMPLES, check_target, prove_micro
 from mobilenets_tf.export.npu import compiler as npu_compiler
 from mobilenets_tf.export.npu import result as npu_result
 from mobilenets_tf.export.npu.compiler import CompiledFile
@@ -37,8 +37,6 @@ from mobilenets_tf.worker import Worker
 # The greatest number of images on which files with some layers in float are judged. A share of them is exact to 0.1 %,
 # and their pixels take 150 MB of memory.
 TRIAL_IMAGES = 1000
-# On how many images TensorFlow Lite Micro runs.
-MICRO_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -320,7 +318,7 @@ def _on_microcontroller(
     """Prove the file in TensorFlow Lite Micro; add the proof, its failed checks and the C++ sources."""
     given, samples = subject.image.given, []
     inputs, outputs = produced.manifest["inputs"], produced.manifest["outputs"]
-    for path in images_to_use.judge.sample(MICRO_IMAGES, request.seed).paths:
+    for path in images_to_use.judge.sample(MICRO_SAMPLES, request.seed).paths:
         pixels = given.geometry(images.decode(path, alpha=given.alpha))
         samples.append([given.for_input(pixels, inputs[0]["dtype"])])
     proof = prove_micro(produced.content, samples, known, progress)

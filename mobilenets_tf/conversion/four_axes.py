@@ -169,5 +169,6 @@ class _Rewriting:
     def _blocks(self, name: str, options_of: type, source: int, result: int, size: int) -> schema.OperatorT:
         options = options_of()
         options.blockSize = size
-        version = 2 if self._tensors[source].type == schema.TensorType.INT8 else 1
+        in_8_bits = self._tensors[source].type == schema.TensorType.INT8
+        version = 2 if in_8_bits and name == "SPACE_TO_DEPTH" else 1
         return flatbuffer.make_operator(self._tree, name, [source], [result], options, version)

@@ -66,7 +66,8 @@ def test_moves_have_four_axes(case, kind):
     assert all(len(tensor.shape) <= 4 for tensor in flatbuffer.read(after).subgraphs[0].tensors)
     sample = np.random.default_rng(0).integers(-100, 100, arguments[0]).astype(np.float32) / 2
     (was,), (found,) = Runner(before)(sample), Runner(after)(sample)
-    assert np.array_equal(was, found) and len(np.unique(was)) > 20
+    (of_references,) = Runner(after, reference=True)(sample)  # which have fewer versions of some operators
+    assert np.array_equal(was, found) and np.array_equal(was, of_references) and len(np.unique(was)) > 20
     taken = {verdict.path: (verdict.taken, verdict.total) for verdict in verdicts(after)}
     assert taken["gpu"] == taken["npu_qualcomm"] == taken["xnnpack"] == (3, 3)
 
