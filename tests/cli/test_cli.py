@@ -100,6 +100,7 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     assert str(file) in done.stdout and "mobilenets-tf verify" in done.stdout
     page = (out / "mine_int8.tflite.html").read_text()
     assert "ame answer as float32" in page and "not a phone" in page
+    assert "on 2 images,\nthe largest value of this file is" in page and "No value passes half precision" in page
     assert '"mine_int8.tflite"' in (out / "mine_int8.tflite.android.md").read_text()
 
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"}  # which has times in it

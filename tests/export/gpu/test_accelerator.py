@@ -233,6 +233,10 @@ def test_an_exported_sum_is_finite_in_half_precision(device):
     gate = draft.conv(draft.binary("MUL", total, 1e-6), 4, kernel=1)
     as_it_is = draft.finished(draft.binary("MUL", draft.x, gate))
     sample = [np.random.default_rng(0).uniform(500, 1000, (1, 16, 16, 4)).astype(np.float32)]
+    large = Draft((1, 112, 112, 4))
+    large = large.finished(large.mean(large.x, (1, 2)))
+    values = [np.full((1, 112, 112, 4), 60000, np.float32)]
+    assert gpu.compare(device, on_host(large, [values]), gpu.HALF).relative_difference < 0.001  # it adds in single
     as_written = with_means(as_it_is)
     before, after = (gpu.compare(device, on_host(each, [sample]), gpu.HALF) for each in (as_it_is, as_written))
     assert not before.passed and before.relative_difference > 0.5
