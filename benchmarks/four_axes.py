@@ -3,7 +3,7 @@
     python benchmarks/four_axes.py
     python benchmarks/four_axes.py mobilevit_v3_xs --schemes int8 int16x8 --check     exit 1 if anything got worse
 
-For each scheme: how many operators each target takes, in how many parts, and the share of the multiply-adds outside; the
+For each scheme: how many operators each target takes, in how many parts, and the share of multiply-adds outside; the
 size; the time of an inference beside the other file and beside the same file again, on one thread, in turns; and the
 largest difference of the outputs. Weights are random.
 """
