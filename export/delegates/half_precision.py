@@ -3,7 +3,7 @@
 Phones' GPUs compute in half precision unless the app asks for more, and keep each operator's result in it. A SUM over
 many positions passes 65,504 soon; the NaN that follows is LiteRT's issue 9249. A product of large values passes it too.
 MEAN and AVERAGE_POOL_2D do not, since they divide before they keep the result (``tests/export/gpu/test_accelerator.py``
-tries both). The exporter writes a SUM as a MEAN where that costs nothing (``conversion.half_sums``).
+tries SUM and MEAN). The exporter writes a SUM as a MEAN where that costs nothing (``conversion.half_sums``).
 """
 
 import math
