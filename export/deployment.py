@@ -13,7 +13,7 @@ from mobilenets_tf.export import forms, project_folder, result_folder
 from mobilenets_tf.export.android_app import project
 from mobilenets_tf.export.micro import c_source
 from mobilenets_tf.export.micro.operators import check_operators
-from mobilenets_tf.export.micro.target import check_target, prove_micro
+from mobilenets_tf.export.micro.target import MICRO_SAMPLES, check_target, prove_micro
 from mobilenets_tf.export.npu import compiler as npu_compiler
 from mobilenets_tf.export.npu import result as npu_result
 from mobilenets_tf.export.npu.compiler import CompiledFile
@@ -37,8 +37,6 @@ from mobilenets_tf.worker import Worker
 # The greatest number of images on which files with some layers in float are judged. A share of them is exact to 0.1 %,
 # and their pixels take 150 MB of memory.
 TRIAL_IMAGES = 1000
-# On how many images TensorFlow Lite Micro runs.
-MICRO_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,8 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     labels = request.source.label_names()
     manifest, page = result_folder.write(folder, name, produced, labels)
     beside = {}
+    if not (request.npu and manifest["passed"]):
+        project_folder.remove(_npu_folder(request))  # which an earlier file was compiled to
     if manifest["passed"]:
         beside = _write_folders(request, folder / name, manifest, labels, produced.files, progress)
     return Deployed(
@@ -113,33 +113,38 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
 
 
 def _folders(request: DeployRequest) -> Iterator[tuple[str, Path, dict]]:
-    """Give what the request asks for beside the file: the option, the folder, and what the folder is made of."""
-    for option, folder in (("--android-app", request.android_app), ("--web-page", request.web_page)):
-        if folder is not None:
-            yield option, Path(folder), request.described()
+    """Give what the request asks for beside the file: the option, the folder, and what the folder is made of. The app
+    comes after the files for NPUs, which it takes in.
+    """
+    with_npu = request.described() | ({"npu": list(request.npu)} if request.npu else {})
     if request.npu:
-        yield (
-            "--npu",
-            Path(request.out) / f"{_file_name(request)}.npu",
-            request.described() | {"npu": list(request.npu)},
-        )
+        yield "--npu", _npu_folder(request), with_npu
+    if request.android_app is not None:
+        yield "--android-app", Path(request.android_app), with_npu
+    if request.web_page is not None:
+        yield "--web-page", Path(request.web_page), request.described()
 
 
 def _write_folders(request: DeployRequest, file: Path, manifest: dict, labels, others, progress: Progress) -> dict:
     """Write what the request asks for beside the file. Return fields of ``Deployed``."""
     written: dict = {}
+    pack: dict[str, bytes] = {}
     for option, folder, asked in _folders(request):
         progress(f"writing {folder}", 0, 1)
         if option == "--npu":
-            written["npu"] = npu_result.write(folder, file, request.npu, asked, progress, request.overwrite)
+            written["npu"], pack = npu_result.write(folder, file, request.npu, asked, progress, request.overwrite)
         elif option == "--web-page":
             web_page.write(folder, file, manifest, labels, asked, request.overwrite)
             written["web_page"] = folder
         else:
-            project.write(folder, file, manifest, labels, asked, others, request.overwrite)
+            project.write(folder, file, manifest, labels, asked, others, request.overwrite, pack)
             written["android_app"] = folder
         progress(f"writing {folder}", 1, 1)
     return written
+
+
+def _npu_folder(request: DeployRequest) -> Path:
+    return Path(request.out) / f"{_file_name(request)}.npu"
 
 
 def _file_name(request: DeployRequest) -> str:
@@ -313,7 +318,7 @@ def _on_microcontroller(
     """Prove the file in TensorFlow Lite Micro; add the proof, its failed checks and the C++ sources."""
     given, samples = subject.image.given, []
     inputs, outputs = produced.manifest["inputs"], produced.manifest["outputs"]
-    for path in images_to_use.judge.sample(MICRO_IMAGES, request.seed).paths:
+    for path in images_to_use.judge.sample(MICRO_SAMPLES, request.seed).paths:
         pixels = given.geometry(images.decode(path, alpha=given.alpha))
         samples.append([given.for_input(pixels, inputs[0]["dtype"])])
     proof = prove_micro(produced.content, samples, known, progress)

@@ -7,6 +7,8 @@ from mobilenets_tf import files
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.deployment import calibration_images
+from mobilenets_tf.export.micro import c_source
+from mobilenets_tf.export.micro.target import check_target
 from mobilenets_tf.export.request import Request
 from mobilenets_tf.export.tflite import Exported, check_split, to_tflite
 from mobilenets_tf.progress import Progress, silent
@@ -33,6 +35,7 @@ class ExportRequest(Request):
     seed: int = 0
     per_tensor: bool = False
     input: str = "normalised"
+    target: str | None = None
     split: int | None = None
     overwrite: bool = False
 
@@ -65,6 +68,7 @@ def check(request: ExportRequest) -> ImageSet | None:
             f"--per-tensor (per_tensor=) is for the calibrated schemes; {scheme.name!r} is none of them."
         )
     check_split(scheme, request.split)
+    check_target(request.target, scheme)
     request.source.check()
     image_input.check(request.input)
     out = Path(request.out)
@@ -73,7 +77,8 @@ def check(request: ExportRequest) -> ImageSet | None:
     if out.suffix != ".tflite":
         raise RequestError(f"out={out}: expected a file that ends in .tflite.")
     files.check_folder(out.parent)
-    files.check_replaceable(out.parent, [out.name, out.name + ".json"], request.overwrite, request.described())
+    beside = c_source.file_names(out.name) if request.target else ()
+    files.check_replaceable(out.parent, [out.name, out.name + ".json", *beside], request.overwrite, request.described())
     if request.calibration is None:
         if scheme.calibrated:
             raise RequestError(f"The scheme {scheme.name!r} needs --calibration (calibration=) images.")
@@ -93,6 +98,6 @@ def _export(request: ExportRequest, calibration_set: ImageSet | None, progress: 
             calibration = Calibration.from_images(calibration_set, image.given, request.trust_calibration)
     recipe = Recipe(per_tensor=True) if request.per_tensor else None
     return to_tflite(
-        model, request.scheme, calibration, request.out, recipe=recipe, split=request.split, image=image,
-        labels=source.label_names(), overwrite=request.overwrite, facts=facts, progress=progress,
+        model, request.scheme, calibration, request.out, recipe=recipe, split=request.split, target=request.target,
+        image=image, labels=source.label_names(), overwrite=request.overwrite, facts=facts, progress=progress,
     )  # fmt: skip

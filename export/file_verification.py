@@ -13,7 +13,7 @@ from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.arm64 import setup as arm64_setup
 from mobilenets_tf.export.arm64.emulator import CPUS, compare_cores
-from mobilenets_tf.export.delegates.half_precision import HalfSum, sums_of
+from mobilenets_tf.export.delegates.half_precision import HalfValue, values_on
 from mobilenets_tf.export.gpu import setup as gpu_setup
 from mobilenets_tf.export.gpu.accelerator import Accelerator, GpuComparison, compare
 from mobilenets_tf.export.gpu.bisection import Fault, first_fault
@@ -88,7 +88,7 @@ class Verified:
     cores: one comparison for each emulated core, with ``passed``; empty without ``arm64``.
     gpu: one comparison for each precision that the drivers here have, with ``passed``; empty without ``gpu``.
     faults: precision -> the first operator that the GPU accelerator computes wrongly, where one was found.
-    sums: the file's SUMs, as large as they become on the images, for half precision; empty without ``gpu``.
+    half_precision: the operators of the file whose values pass half precision on the images; empty without ``gpu``.
     versions: of the parts of the emulated runtime and of the GPU's drivers.
     """
 
@@ -98,7 +98,7 @@ class Verified:
     cores: tuple = ()
     gpu: tuple[GpuComparison, ...] = ()
     faults: dict[str, Fault] = field(default_factory=dict)
-    sums: tuple[HalfSum, ...] = ()
+    half_precision: tuple[HalfValue, ...] = ()
     versions: dict | None = None
 
     @property
@@ -169,8 +169,9 @@ def _on_gpu(accelerator: Accelerator, content: bytes, inputs, worker: Worker, pr
             faults[each.precision] = first_fault(
                 accelerator, content, sample, each.precision, on_host, progress=progress
             )
-    sums = worker.call(sums_of, content, inputs)
-    return {"gpu": compared, "sums": sums, "faults": {precision: fault for precision, fault in faults.items() if fault}}
+    half = tuple(each for each in worker.call(values_on, content, inputs) if each.named)
+    faults = {precision: fault for precision, fault in faults.items() if fault}
+    return {"gpu": compared, "half_precision": half, "faults": faults}
 
 
 def _calibrated(request: VerifyRequest, image_set: ImageSet) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf import files
+from mobilenets_tf.conversion.four_axes import in_four_axes
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.data.preprocessing import Preprocessing
@@ -250,7 +251,7 @@ def _produce(
     )  # fmt: skip
     files = {"post-training": aware.post_training, "fine-tuned": aware.to_tflite()}
     kept, other = ("fine-tuned", "post-training") if tuning.gained else ("post-training", "fine-tuned")
-    content = finished(files[kept], model, image, subject.labels, subject.final_kinds)
+    content = finished(in_four_axes(files[kept]), model, image, subject.labels, subject.final_kinds)
     converted = Conversion(request.scheme, content, aware.float_content, calibration.manifest())
     images_to_use, others = ImagesToUse(judge=validation), {other: image.finish(files[other])}
     produced, comparisons = prove(request, subject, converted, images_to_use, _file_name(request), progress, others)

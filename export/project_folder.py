@@ -1,6 +1,7 @@
 """A folder with a project that a user will change: known by its own list of files, so that no change is lost."""
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -66,11 +67,7 @@ def write(folder: Path, contents: Mapping[str, str | bytes], request: Mapping, o
     Raises:
         RequestError: the folder cannot be written, the disk is full, or a file of the user's own is in a file's place.
     """
-    contents, before = dict(contents), {}
-    if (folder / LIST).is_file():
-        with contextlib.suppress(RequestError):
-            known = read_json(folder / LIST)
-            before = _listed(known) if isinstance(known, dict) else {}
+    contents, before = dict(contents), _before(folder)
     for file in contents:
         if _exists(folder / file) and file not in before and not overwrite:
             raise RequestError(f"{folder / file} is there and is no file of an earlier project; {_REMEDY}.")
@@ -78,6 +75,39 @@ def write(folder: Path, contents: Mapping[str, str | bytes], request: Mapping, o
     for file, digest in before.items():
         if file not in contents and _is(folder / file, digest):
             (folder / file).unlink()
+
+
+def remove(folder: Path) -> None:
+    """Remove the files of an earlier project, and the folders that are then empty. What the user has changed or added
+    stays, with a warning. A folder without a project, or that is a link, is left alone.
+    """
+    before = {} if folder.is_symlink() else _before(folder)
+    if not before:
+        return
+    for file, digest in before.items():
+        if _is(folder / file, digest):
+            (folder / file).unlink()
+    (folder / LIST).unlink()
+    for path in sorted((each for each in folder.rglob("*") if each.is_dir() and not each.is_symlink()), reverse=True):
+        with contextlib.suppress(OSError):  # not empty
+            path.rmdir()
+    try:
+        folder.rmdir()
+    except OSError:
+        warnings.warn(
+            f"{folder} was made of an earlier file. Its files are removed, but for those that were changed or added "
+            "since.",
+            stacklevel=3,
+        )
+
+
+def _before(folder: Path) -> dict[str, str]:
+    """Return the files of the project in a folder with their sha256; {} where there is none."""
+    if (folder / LIST).is_file():
+        with contextlib.suppress(RequestError):
+            known = read_json(folder / LIST)
+            return _listed(known) if isinstance(known, dict) else {}
+    return {}
 
 
 def _listed(known: Mapping) -> dict[str, str]:

@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mobilenets_tf import files
+from mobilenets_tf.conversion.four_axes import in_four_axes
 from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.export import metadata
+from mobilenets_tf.export.micro import c_source
+from mobilenets_tf.export.micro.operators import check_operators
+from mobilenets_tf.export.micro.target import MICRO_SAMPLES, MicroProof, check_target, prove_micro
 from mobilenets_tf.manifest import versions
 from mobilenets_tf.models.float_model import FloatFile, FloatModel
 from mobilenets_tf.modelsource import AnyModel, opened
@@ -23,7 +27,7 @@ from mobilenets_tf.quantize.post_training import PreparedModel, Recipe, prepare
 from mobilenets_tf.tasks.outputs import OutputKind, decided
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.image_input import ImageInput
-from mobilenets_tf.tflite.runtime import refused_without_delegates
+from mobilenets_tf.tflite.runtime import Runner, describe_tensor, refused_without_delegates
 from mobilenets_tf.tflite.split import Split, check_parts, split_bottlenecks
 from mobilenets_tf.worker import Worker
 
@@ -87,10 +91,16 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written. ``manifest`` is what ``<path>.json`` holds."""
+    """A file that was written.
+
+    manifest: what ``<path>.json`` holds. target_lines: the proof on the target that was asked for, as lines of text.
+    failures: the failed checks on that target, a sentence each.
+    """
 
     path: Path
     manifest: dict
+    target_lines: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
 
 
 def to_tflite(
@@ -102,6 +112,7 @@ def to_tflite(
     recipe: Recipe | None = None,
     max_drop: float | None = None,
     split: int | None = None,
+    target: str | None = None,
     image: ImageInput | None = None,
     labels: Sequence[str] = (),
     overwrite: bool = False,
@@ -129,7 +140,10 @@ def to_tflite(
         split: write the bottlenecks that set the peak of the activations' memory in so many parts whose sums are added
             (arXiv 1801.04381, section 5.1; ``tflite.split``); for float32, int8 and int8_float_io. The manifest names
             them ("split").
-        image: for a model of one RGB image: how the file takes it (``ImageInput(preprocessing, "uint8")`` for pixels as
+        target: "micro": TensorFlow Lite Micro, in whose interpreter the file is run on calibration samples and compared
+            with LiteRT's reference kernels; C++ sources are written beside the file. For int8 and int8_float_io; needs
+            the extra ``micro``. The manifest has the proof ("micro").
+        image: for a model of one image: how the file takes it (``ImageInput(preprocessing, "uint8")`` for pixels as
             they are). The file then has metadata that say so. Calibration samples are preprocessed as ``image.given``.
             None: as the model takes its input, without metadata.
         labels: the class names, for the metadata; a linear output of so many elements then holds logits.
@@ -143,7 +157,7 @@ def to_tflite(
 
     Raises:
         RequestError: an argument, the calibration data or the path cannot be used.
-        ConversionError: the converter refused the model.
+        ConversionError: the converter refused the model, or TensorFlow Lite Micro the file.
     """
     scheme, model = schemes.get(scheme), opened(model)
     path = Path(path or f"{model.name}_{scheme.name}.tflite")
@@ -151,8 +165,10 @@ def to_tflite(
     check_request(model, scheme, calibration)
     check_quantisation(scheme, max_drop, recipe=recipe)
     check_split(scheme, split)
+    check_target(target, scheme)
     files.check_folder(path.parent)
-    files.check_replaceable(path.parent, [path.name, manifest_path.name], overwrite)
+    beside = c_source.file_names(path.name) if target else ()
+    files.check_replaceable(path.parent, [path.name, manifest_path.name, *beside], overwrite)
     kinds = decided(model.ends, bool(labels), len(labels) or None)
     with Worker(preload=model.preload) as worker:
         bound = None if max_drop is None else Bound(max_drop)
@@ -160,10 +176,30 @@ def to_tflite(
             model, scheme, calibration, worker, progress,
             recipe=recipe, bound=bound, image=image, labels=labels, kinds=kinds, split=split,
         )  # fmt: skip
-    manifest = {"files": files.digests({path.name: converted.content}), **(facts or {}), **converted.facts()}
+    contents: dict[str, bytes | str] = {path.name: converted.content}
+    proof = None
+    if target:
+        proof, sources = _on_microcontroller(path.name, converted, progress)
+        contents |= sources
+    manifest = {"files": files.digests(contents), **(facts or {}), **converted.facts()}
     manifest["refused_by_litert"] = refused_without_delegates(converted.content)
-    files.write_together(path.parent, {path.name: converted.content, manifest_path.name: files.to_json(manifest)})
-    return Exported(path, manifest)
+    if proof:
+        manifest["micro"] = proof.as_dict()
+    before = files.own_files(path.parent, manifest_path.name)
+    files.write_together(path.parent, {**contents, manifest_path.name: files.to_json(manifest)})
+    for name in set(before) - {*contents, manifest_path.name}:  # such as the C++ sources of an earlier file
+        (path.parent / name).unlink()
+    return Exported(path, manifest, *((tuple(proof.lines()), proof.failures) if proof else ()))
+
+
+def _on_microcontroller(file_name: str, converted: Conversion, progress: Progress) -> tuple[MicroProof, dict[str, str]]:
+    """Prove a file in TensorFlow Lite Micro, on calibration samples; return the proof and the C++ sources."""
+    check_operators(converted.content, converted.layers)
+    samples = converted.samples[:MICRO_SAMPLES]
+    proof = prove_micro(converted.content, samples, converted.layers, progress)
+    runner = Runner(converted.content)
+    inputs, outputs = (list(map(describe_tensor, each)) for each in (runner.inputs, runner.outputs))
+    return proof, c_source.sources(file_name, converted.content, proof.arena_bytes, inputs, outputs)
 
 
 def check_request(model: FloatModel, scheme, calibration) -> None:
@@ -222,6 +258,7 @@ def convert_model(
     labels: Sequence[str] = (),
     kinds: Sequence[OutputKind] = (),
     split: int | None = None,
+    few_axes: bool = True,
 ) -> Conversion:
     """Convert a model without writing files: fold, freeze, convert, and for a calibrated scheme quantise.
 
@@ -231,12 +268,14 @@ def convert_model(
     Args:
         kinds: of the outputs, for metadata and for a bound without ``drop_of``; none of a file that is to get a form,
             which gets its metadata later.
+        few_axes: write moves of data with at most four axes, where that costs nothing (``four_axes``). Otherwise the
+            channels of a file can be followed through all of its moves.
 
     Raises:
         RequestError: the calibration data cannot be used, or the bound cannot be kept.
         ConversionError: the converter refused the model, or LiteRT the result.
     """
-    model = opened(model)
+    model, moved = opened(model), in_four_axes if few_axes else bytes
     if scheme.calibrated:
         if not isinstance(calibration, Calibration):
             calibration = Calibration(calibration)
@@ -247,7 +286,7 @@ def convert_model(
             drop_of = bound.drop_of or (lambda reference: AnswerDrop(reference, prepared.samples, kinds))
             drop = drop_of(prepared.original)
             mixed = mixed_precision.search(prepared, names, drop, bound.max_drop, progress)
-        content, parts = _split(mixed.content if mixed else prepared.write(), split)
+        content, parts = _split(moved(mixed.content if mixed else prepared.write()), split)
         content = finished(content, model, image, labels, kinds)
         return Conversion(
             scheme.name, content, prepared.original, calibration.manifest(), recipe, mixed,
@@ -259,7 +298,7 @@ def convert_model(
     if scheme.name != "float32":
         content = float_file.stored(scheme.weights)
         content = image.begin(content) if image else content
-    content, parts = _split(content, split)
+    content, parts = _split(moved(content), split)
     progress("converting", 1, 1)
     return Conversion(scheme.name, finished(content, model, image, labels, kinds), float_content, None, split=parts)
 

@@ -34,6 +34,16 @@ def of_operators(model: bytes, known: Collection[str] | None) -> list[str]:
     return [_layer(graph, operator, set(known)) for operator in graph.operators]
 
 
+def named_in(model: bytes) -> set[str]:
+    """Find the names of Keras layers in a file's tensors: the scopes to which TensorFlow has appended a number, without
+    the number. The set is empty for a file whose tensors have other names.
+    """
+    graph = flatbuffer.Graph(flatbuffer.read(model))
+    names = (graph.tensors[index].name.decode() for operator in graph.operators for index in operator.outputs)
+    scopes = {scope for name in names for place in name.split(";") for scope in place.split("/")[1:-1]}
+    return {_without_number(scope) for scope in scopes if scope != _without_number(scope)}
+
+
 def _layer(graph: flatbuffer.Graph, operator: flatbuffer.schema.OperatorT, known: set[str]) -> str:
     tensors, op = [operator.outputs[0]], graph.name(operator)
     if op in WEIGHTED:

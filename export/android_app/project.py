@@ -67,6 +67,7 @@ def write(
     request: dict,
     others: Mapping[str, str | bytes],
     overwrite: bool = False,
+    pack: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the project, whole or not at all.
 
@@ -76,11 +77,13 @@ def write(
         request: the "model" and "options" of which the project is made, as for ``project_folder.check``.
         overwrite: write over files of the user's own.
         others: name -> content of the files that ``deploy`` wrote beside it; the app reads the anchors.
+        pack: path -> content of the AI pack for NPUs, see ``npu.compiler.compile_for``.
 
     Raises:
         RequestError: as ``check_manifest``, or the folder cannot be written.
     """
-    project_folder.write(folder, files_of(file.name, file.read_bytes(), manifest, labels, others), request, overwrite)
+    contents = files_of(file.name, file.read_bytes(), manifest, labels, others, pack)
+    project_folder.write(folder, contents, request, overwrite)
 
 
 def files_of(
@@ -89,11 +92,12 @@ def files_of(
     manifest: dict,
     labels: Sequence[str],
     others: Mapping[str, str | bytes] | None = None,
+    pack: Mapping[str, bytes] | None = None,
 ) -> dict[str, str | bytes]:
     """Return the project's files: path -> content.
 
     Args:
-        file_name, content: of the ``.tflite`` file. manifest, labels, others: as in ``write``.
+        file_name, content: of the ``.tflite`` file. manifest, labels, others, pack: as in ``write``.
 
     Raises:
         RequestError: as ``check_manifest``.
@@ -102,6 +106,7 @@ def files_of(
     facts = android.facts(file_name, manifest, bool(labels))
     numbers, about = expected(content, manifest, facts)
     facts |= about | {"shares": android.gives_shares(content, facts["cut"])}
+    facts["packed"] = _chips_of(pack or {})
     facts |= _own_facts(file_name, facts, Preprocessing.of(manifest))
     texts = kotlin.environment("mobilenets_tf.export.android_app")
     package = facts["package"].replace(".", "/")
@@ -109,6 +114,8 @@ def files_of(
     places |= {f"{name}.kt": f"{_MAIN}/{package}/{name}.kt" for name in _KOTLIN}
     places[f"Answers_{facts['task']}.kt"] = f"{_MAIN}/{package}/Answers.kt"
     places["ExpectedTest.kt"] = f"{_TEST}/{package}/ExpectedTest.kt"
+    if pack:
+        places["ai_pack.build.gradle.kts"] = "ai_pack/build.gradle.kts"
     contents: dict[str, str | bytes] = {
         place: texts.get_template(template).render(**facts) for template, place in places.items()
     }
@@ -116,8 +123,16 @@ def files_of(
     if labels:
         assets["labels.txt"] = "\n".join(labels) + "\n"
     contents |= {f"app/src/main/assets/{name}": data for name, data in assets.items()}
+    # The configuration that says which phones are meant is the app's.
+    contents |= {path if path.startswith("ai_pack/") else f"app/{path}": data for path, data in (pack or {}).items()}
     contents |= {f"app/src/test/resources/expected/{name}.bin": data for name, data in numbers.items()}
     return contents
+
+
+def _chips_of(pack: Mapping[str, bytes]) -> list[str]:
+    """List the chips for which a pack has files, as the names of its folders say them."""
+    groups = (re.search("#group_([^/]+)/", path) for path in pack)
+    return sorted({group[1].replace("_", " ", 1) for group in groups if group and group[1] != "other"})
 
 
 def _own_facts(file_name: str, facts: dict, preprocessing: Preprocessing) -> dict:

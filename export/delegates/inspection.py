@@ -11,8 +11,10 @@ from pathlib import Path
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export.delegates import web_gpu
 from mobilenets_tf.export.delegates.backends import BACKENDS
+from mobilenets_tf.export.delegates.compiled import PART, REPORT, Compiled, compiled
 from mobilenets_tf.export.delegates.gpu import ON_INTEGERS
-from mobilenets_tf.export.delegates.half_precision import HalfSum, sums
+from mobilenets_tf.export.delegates.half_precision import HalfValue, values
+from mobilenets_tf.export.delegates.multiply_adds import multiply_adds
 from mobilenets_tf.export.delegates.rules import COMMIT, RuleSource, Verdict
 from mobilenets_tf.progress import printable
 from mobilenets_tf.tflite import flatbuffer
@@ -101,7 +103,8 @@ class Inspection:
     damage: what is damaged or missing in the metadata and the archive. LiteRT runs the file all the same; readers of
     metadata, such as MediaPipe's tasks, do not.
     trial: LiteRT's plan for the file. verdicts: which operators each backend runs.
-    sums: the SUMs of the main graph, which may pass half precision on a GPU.
+    compiled: what a file is that was compiled for an NPU; None of any other file.
+    half_precision: what the operators of the main graph give on a GPU that may pass half precision.
     """
 
     bytes: int
@@ -123,7 +126,8 @@ class Inspection:
     damage: tuple[str, ...]
     trial: Trial
     verdicts: tuple[Verdict, ...]
-    sums: tuple[HalfSum, ...]
+    half_precision: tuple[HalfValue, ...]
+    compiled: Compiled | None
 
     def as_dict(self) -> dict:
         """Return plain data for JSON."""
@@ -146,9 +150,9 @@ def inspect(file: str | Path | bytes) -> Inspection:
     Raises:
         RequestError: the file does not exist, or is not a valid TFLite file; the message gives the reason.
     """
-    label = "The model"
+    label, path = "The model", None
     if not isinstance(file, bytes):
-        label = str(file)
+        label, path = str(file), Path(file)
         if not Path(file).is_file():
             raise RequestError(f"No such TFLite file: {file}")
         file = Path(file).read_bytes()
@@ -157,10 +161,10 @@ def inspect(file: str | Path | bytes) -> Inspection:
             model = flatbuffer.read(file)
         except RequestError as error:
             raise RequestError(f"{label}: {error}") from error
-        return _inspection(file, model, worker)
+        return _inspection(file, model, worker, path)
 
 
-def _inspection(content: bytes, model, worker: Worker) -> Inspection:
+def _inspection(content: bytes, model, worker: Worker, path: Path | None) -> Inspection:
     graphs = [calls(model, number) for number in range(len(model.subgraphs))]
     main, operators = model.subgraphs[0], [call for graph in graphs for call in graph]
     tensors_of_graphs = [tensors(model, number) for number in range(len(model.subgraphs))]
@@ -191,70 +195,9 @@ def _inspection(content: bytes, model, worker: Worker) -> Inspection:
         damage=described.damage,
         trial=_trial(content, worker),
         verdicts=tuple(backend.verdict(graphs) for backend in BACKENDS),
-        sums=sums(graphs[0]),
+        half_precision=tuple(each for each in values(graphs[0]) if each.named),
+        compiled=compiled(model, path),
     )
-
-
-def multiply_adds(call: Call) -> int:
-    """Count the multiply-adds of a convolution, linear layer or matrix product, as ``complexity.multiply_adds`` does.
-
-    Other operators count as 0.
-
-    Raises:
-        RequestError: the operator lacks inputs or dimensions that every such operator has.
-    """
-    rule = _COUNTS.get(call.name)
-    if rule is None:
-        return 0
-    try:
-        return rule(call)
-    except (AttributeError, IndexError) as error:
-        what = f"operator {call.place}, {call.name}, lacks inputs or dimensions that it needs"
-        raise RequestError(f"a damaged TFLite file ({what}).") from error
-
-
-def _convolution(call: Call) -> int:
-    _, height, width, channels = _dimensions(call.inputs[1], 4)
-    return math.prod(call.outputs[0].shape) * height * width * channels
-
-
-def _depthwise(call: Call) -> int:
-    _, height, width, _ = _dimensions(call.inputs[1], 4)
-    return math.prod(call.outputs[0].shape) * height * width
-
-
-def _convolution_3d(call: Call) -> int:
-    depth, height, width, channels, _ = _dimensions(call.inputs[1], 5)
-    return math.prod(call.outputs[0].shape) * depth * height * width * channels
-
-
-def _fully_connected(call: Call) -> int:
-    return math.prod(call.outputs[0].shape) * call.inputs[1].shape[-1]
-
-
-def _transposed(call: Call) -> int:
-    channels, height, width, _ = _dimensions(call.inputs[1], 4)
-    return math.prod(call.inputs[2].shape) * height * width * channels
-
-
-def _products(call: Call) -> int:
-    return math.prod(call.outputs[0].shape) * call.inputs[0].shape[-2 if call.option("adjX") else -1]
-
-
-_COUNTS = {
-    "BATCH_MATMUL": _products,
-    "CONV_2D": _convolution,
-    "CONV_3D": _convolution_3d,
-    "DEPTHWISE_CONV_2D": _depthwise,
-    "FULLY_CONNECTED": _fully_connected,
-    "TRANSPOSE_CONV": _transposed,
-}
-
-
-def _dimensions(tensor: Tensor, rank: int) -> tuple[int, ...]:
-    if len(tensor.shape) != rank:
-        raise IndexError
-    return tensor.shape
 
 
 def _end(graph, tensor: Tensor) -> End:
@@ -382,6 +325,8 @@ def _plain(name: str, length: int = 80) -> str:
 def _kernels_of(custom: str) -> str:
     if custom in LITERT_CUSTOM:
         return "LiteRT has the kernels, on the CPU"
+    if custom == PART:
+        return "each is a part of the graph that was compiled for an NPU"
     if custom in XNNPACK_CUSTOM:
         return "XNNPACK has the kernels, on the CPU, and LiteRT's own are missing"
     return "an app has to bring their kernels"
@@ -395,6 +340,8 @@ def _lines(file: Inspection) -> Iterator[str]:
     yield f"size             {file.bytes:,} bytes"
     if file.description:
         yield f"description      {_plain(file.description)}"
+    if file.compiled:
+        yield from _compiled_lines(file.compiled)
     for what, ends in (("input", file.inputs), ("output", file.outputs)):
         for end in ends:
             limits = "" if end.lowest is None else f"; from {end.lowest:.6g} to {end.highest:.6g}"
@@ -403,7 +350,7 @@ def _lines(file: Inspection) -> Iterator[str]:
     for key, signature in file.signatures.items():
         ends = (", ".join(map(_plain, signature[what])) for what in ("inputs", "outputs"))
         yield f"signature        {_plain(key)}: {' -> '.join(ends)}"
-    yield f"multiply-adds    {file.multiply_adds:,}"
+    yield f"multiply-adds    {file.multiply_adds:,}{', without those of the compiled parts' if file.compiled else ''}"
     for operation in file.operations:
         share = f"  {operation.multiply_adds:>15,} multiply-adds" if operation.multiply_adds else ""
         yield f"  {operation.count:>5} {_plain(operation.name):<28}{share}"
@@ -438,12 +385,17 @@ def _lines(file: Inspection) -> Iterator[str]:
         yield f"                 {REMEDY}"
     if file.trial.arena_bytes is not None:
         yield f"arena            {file.trial.arena_bytes:,} bytes for activations, with LiteRT's own kernels"
-    if file.trial.error:
+    if file.trial.error and not file.compiled:
         what = "does not run     " if file.trial.plan is None else "arena            not known without XNNPACK: "
         yield f"{what}{_plain(file.trial.error, 400)}"
+    if not file.compiled:
+        yield from _backend_lines(file)
+
+
+def _backend_lines(file: Inspection) -> Iterator[str]:
     for verdict in file.verdicts:
         yield from _verdict_lines(verdict, file.trial.plan if verdict.path == "xnnpack" else None)
-    yield from (_plain(each.line(), 300) for each in file.sums if each.passes or each.largest is None)
+    yield from (_plain(each.line(), 300) for each in file.half_precision)
     if file.not_integer is not None:
         yield ON_INTEGERS
     left = "Operators that are left run in LiteRT's own kernels on the CPU."
@@ -451,6 +403,14 @@ def _lines(file: Inspection) -> Iterator[str]:
     yield f"{left} MediaPipe in a browser refuses the file." if refuses else left
     yield f"The rules are those of google-ai-edge/LiteRT at {COMMIT[:9]}, in the files named in brackets."
     yield f"Those of MediaPipe in browsers were tried with {web_gpu.SOURCE.repository} {web_gpu.SOURCE.commit}."
+
+
+def _compiled_lines(file: Compiled) -> Iterator[str]:
+    yield f"compiled for     {_plain(file.line())}"
+    if file.inside:
+        counts = _counted(file.inside.items())
+        yield f"on the NPU       {file.taken} of {file.operators} operators by {REPORT}: {counts}"
+    yield "                 Nothing else runs it: for other phones ship the file that it was compiled from."
 
 
 def _counted(counts) -> str:
@@ -462,6 +422,7 @@ def _verdict_lines(verdict: Verdict, plan: dict[str, int] | None) -> Iterator[st
     yield (
         f"{verdict.title}: {verdict.taken} of {verdict.total} operators"
         + (f" in {parts} part{'s' * (parts != 1)}" if parts else "")
+        + (f", {verdict.outside:.1%} of the multiply-adds outside" if parts and verdict.fallbacks else "")
         + f" ({verdict.note})"
     )
     operators_by_reason: dict[tuple[str, RuleSource], list[str]] = {}

@@ -7,6 +7,8 @@ rules themselves are in ``xnnpack``, ``gpu``, ``nnapi`` and ``npu``.
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from mobilenets_tf.errors import RequestError
+from mobilenets_tf.export.delegates.multiply_adds import multiply_adds
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer_check import called_graphs
 from mobilenets_tf.tflite.operators import Call, Tensor
@@ -130,7 +132,10 @@ class Backend:
             ]
         total = sum(map(len, graphs))
         accepted = total - len(fallbacks)
-        return Verdict(self.name, self.title, self.note, accepted, total, tuple(parts), tuple(fallbacks))
+        outside = sum(_work(graphs[each.graph][each.place]) for each in fallbacks)
+        work = sum(_work(call) for operators in graphs for call in operators)
+        share = outside / work if work else 0.0
+        return Verdict(self.name, self.title, self.note, accepted, total, tuple(parts), tuple(fallbacks), share)
 
     def _refused(self, operators: list[Call]) -> dict[int, tuple[str, RuleSource]]:
         """Place of a refused operator -> the reason and its source."""
@@ -198,6 +203,8 @@ class Verdict:
     parts: for each graph of the file, the number of connected parts that the backend runs. Every further part costs
         time: at its borders tensors go through memory, and to another chip if the backend is a GPU or an NPU.
     fallbacks: the operators that the backend does not run, with the reasons.
+    outside: the share of the file's multiply-adds in these operators, which is what they cost at least: moving data
+        and functions have no multiply-adds, and take time too.
     """
 
     path: str
@@ -207,6 +214,15 @@ class Verdict:
     total: int
     parts: tuple[int, ...]
     fallbacks: tuple[Fallback, ...]
+    outside: float
+
+
+def _work(call: Call) -> int:
+    """Return the multiply-adds of an operator, which may be damaged."""
+    try:
+        return multiply_adds(call)
+    except RequestError:
+        return 0
 
 
 def _not_known(call: Call) -> str:

@@ -45,10 +45,12 @@ _MEMORY = 16 << 30
 _REFUSED = "Following operations are not supported by GPU delegate:"
 # LiteRT waits two minutes for the driver, which compiles the shaders in the first run.
 _TIMED_OUT = "Timed out waiting for future"
-_TOO_SLOW = (
+_GAVE_UP = (
     "LiteRT gave up waiting for the Vulkan driver, which computes on this machine's CPU: run it again when the machine "
     "is less busy, or take a file of fewer pixels."
 )
+# Words in an error that only says that the driver, on a CPU, was too slow.
+TOO_SLOW = ("gave no answer", "LiteRT gave up waiting")
 _COUNTS = re.compile(r"(?:\d+|No) operations will run on the GPU, and (?:the remaining|all) (\d+) operations")
 
 
@@ -108,7 +110,7 @@ class Accelerator:
                 about, outputs = child.run(content, inputs, _is_greeting, progress)
             except TargetError as error:
                 if _TIMED_OUT in child.log():
-                    raise TargetError(f"The {name}: {_TOO_SLOW}") from error
+                    raise TargetError(f"The {name}: {_GAVE_UP}") from error
                 raise
             log = child.log()
         return GpuRun(outputs, about["whole"], *_outside(log, content, about["whole"]), _driver(log))

@@ -5,7 +5,7 @@ Each cut halves the number of operators that may be the first. The operator that
 CPU computed as its inputs, since a difference can also grow little by little over the operators before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -28,7 +28,8 @@ class Fault:
     """The first operator whose output differs by more than the tolerance.
 
     place: of the operator in the file's first graph. operator: its name in TFLite.
-    layer: the Keras layer that it was made from, or where its name is not known, the first output's tensor.
+    layer: the Keras layer that it was made from; where no tensor's name has one, the first output's tensor.
+    output: the name of the first output's tensor.
     relative_difference: at the operator's output, with all operators before it on the GPU; infinite where one of the
         two is not finite, or the accelerator fails.
     alone: the same of the operator alone, with the CPU's inputs; None if it cannot be run alone.
@@ -38,6 +39,7 @@ class Fault:
     place: int
     operator: str
     layer: str
+    output: str
     relative_difference: float
     alone: float | None
     error: str | None
@@ -49,6 +51,7 @@ class Fault:
     def line(self) -> str:
         """Return the fault as a line of text for people."""
         where = f"{self.operator}, number {self.place} of the file, in {self.layer!r}"
+        where += f" (tensor {self.output!r})" if self.output != self.layer else ""
         what = f"the first operator that differs by too much is {where}"
         if self.error:
             return f"{what}: {self.error}"
@@ -64,7 +67,7 @@ def first_fault(
     sample: list[np.ndarray],
     precision: str,
     on_host: OnHost,
-    known: Sequence[str] | None = None,
+    known: Collection[str] | None = None,
     progress: Progress = silent,
 ) -> Fault | None:
     """Find the first operator that the accelerator computes wrongly for one sample.
@@ -75,7 +78,7 @@ def first_fault(
         sample: one array for each input, in the input's dtype.
         precision: one of the accelerator's ``drivers``.
         on_host: runs a file on this machine's CPU.
-        known: the names of the Keras model's layers, where they are known.
+        known: the names of the Keras model's layers; None: those that the file's tensors have.
 
     Returns:
         The fault; None if no operator's output differs: then the whole differs in what cuts do not show, such as the
@@ -100,10 +103,12 @@ def first_fault(
         low, high = (low, middle) if differs(middle) else (middle, high)
     progress("bisection", steps, steps)
     place, comparison = places[high], found[high]
+    names = layers.of_operators(content, known or layers.named_in(content) or None)
     return Fault(
         place=place,
         operator=cuts.calls[place].name,
-        layer=layers.of_operators(content, known)[place],
+        layer=names[place],
+        output=cuts.calls[place].outputs[0].name,
         relative_difference=comparison.relative_difference,
         alone=None if comparison.error else _alone(accelerator, cuts, place, precision, on_host),
         error=comparison.error,

@@ -50,7 +50,7 @@ _REMEDIES = {
     "TILE": "use keras.ops.broadcast_to or a concatenation",
 }
 # The most axes that a kernel of TFLM takes; LiteRT's reference kernels end the process with more.
-_MOST_AXES = {"TRANSPOSE": 5}
+MOST_AXES = {"TRANSPOSE": 5}
 _REFUSED = re.compile(r"Node \w+ \(number (\d+)\)")
 _REMEDY = "replace the layer by one of ops that TFLM has, or give the application a kernel of its own (AddCustom)"
 
@@ -77,10 +77,10 @@ def missing_operators(content: bytes, known: Collection[str] | None = None) -> l
     needing: dict[str, list[str]] = {}
     for operator, layer in zip(graph.operators, layers.of_operators(content, known), strict=True):
         name = graph.name(operator)
-        axes = len(graph.shape(operator.inputs[0])) if name in _MOST_AXES else 0
+        axes = len(graph.shape(operator.inputs[0])) if name in MOST_AXES else 0
         if name not in RESOLVER:
             needing.setdefault(name, []).append(layer)
-        elif axes > _MOST_AXES.get(name, axes):
+        elif axes > MOST_AXES.get(name, axes):
             needing.setdefault(f"{name} of {axes} axes", []).append(layer)
     return [
         MissingOperator(name, tuple(dict.fromkeys(found)), _REMEDIES.get(name, _REMEDY))

@@ -18,6 +18,7 @@ from mobilenets_tf.tflite.arena import live_bytes
 from mobilenets_tf.tflite.runtime import Runner
 
 TARGETS = ("micro",)
+MICRO_SAMPLES = 32  # on which TensorFlow Lite Micro runs
 _SCHEMES = ("int8", "int8_float_io")
 _TENSOR_SAMPLES = 2  # on which every tensor is compared
 _ROUNDING = (

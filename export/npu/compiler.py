@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import metadata
+from mobilenets_tf.export.delegates.compiled import PART
 from mobilenets_tf.export.npu import compile_file
 from mobilenets_tf.export.npu.chips import libraries, vendor_of
 from mobilenets_tf.files import TemporaryFolder
@@ -22,8 +24,6 @@ from mobilenets_tf.tflite.file_metadata import origin_of
 from mobilenets_tf.worker import ending_with_this_process
 
 _SECONDS = 600  # for one vendor's chips
-# A part that the vendor's compiler has made is one operator of this name.
-_PART = "DISPATCH_OP"
 # Libraries that LiteRT's plugin is linked to and that the package does not have. They are for other processors of the
 # chip, and the compiler for the NPU calls nothing in them: another library takes their place.
 _STAND_IN, _MISSING = "libQnnIr.so", "libQnnLpai.so"
@@ -35,6 +35,7 @@ class CompiledFile:
 
     chip, manufacturer: of the NPU. content: of the compiled file. operators: of the given file. taken: how many of
     these the NPU runs, in ``parts`` parts. outside: (operator, tensor) for each operator that stays on the CPU.
+    inside: operator -> how many of it the NPU runs.
     """
 
     chip: str
@@ -44,6 +45,7 @@ class CompiledFile:
     taken: int
     parts: int
     outside: tuple[tuple[str, str], ...]
+    inside: Mapping[str, int]
 
     def as_dict(self) -> dict:
         """Return the fields but the content as plain data."""
@@ -53,6 +55,7 @@ class CompiledFile:
             "operators": self.operators,
             "taken": self.taken,
             "parts": self.parts,
+            "inside": dict(self.inside),
             "outside": [{"operator": operator, "tensor": tensor} for operator, tensor in self.outside],
         }
 
@@ -93,13 +96,14 @@ def compile_for(content: bytes, chips: Sequence[str], progress: Progress = silen
     """
     check(chips)
     compiled, pack, origin = {}, {}, origin_of(content)
+    counts = Counter(flatbuffer.operator_counts(flatbuffer.read(content)))
     for vendor in dict.fromkeys(map(vendor_of, chips)):
         own = [chip for chip in dict.fromkeys(chips) if vendor_of(chip) == vendor]
         progress(f"compiling for {', '.join(own)}", 0, 1)
         with TemporaryFolder("mobilenets-tf-npu-") as temporary:
             answers = _run(content, vendor, own, Path(temporary))
             for chip in own:
-                compiled[chip] = _compiled(answers.get(chip) or {}, chip, vendor.manufacturer)
+                compiled[chip] = _compiled(answers.get(chip) or {}, chip, vendor.manufacturer, counts)
             folder = Path(temporary, "ai_pack")
             pack |= {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         progress(f"compiling for {', '.join(own)}", 1, 1)
@@ -144,7 +148,7 @@ def _linked(package: Path, folder: Path) -> str:
     return f"{folder}{os.pathsep}{package.with_name(f'{package.name}.libs')}"
 
 
-def _compiled(answer: dict, chip: str, manufacturer: str) -> CompiledFile:
+def _compiled(answer: dict, chip: str, manufacturer: str, counts: Counter) -> CompiledFile:
     if "file" not in answer:
         raise RequestError(
             f"{manufacturer}'s compiler refuses the file for {chip}: {answer.get('error', 'no reason given'):.300}"
@@ -154,7 +158,8 @@ def _compiled(answer: dict, chip: str, manufacturer: str) -> CompiledFile:
     outside = tuple(
         (graph.name(operator), graph.tensors[operator.outputs[0]].name.decode())
         for operator in graph.operators
-        if graph.name(operator) != _PART
+        if graph.name(operator) != PART
     )
     numbers = {name: answer[name] for name in ("operators", "taken", "parts")}
-    return CompiledFile(chip, manufacturer, content, outside=outside, **numbers)
+    inside = counts - Counter(operator for operator, _ in outside)
+    return CompiledFile(chip, manufacturer, content, outside=outside, inside=dict(inside.most_common()), **numbers)

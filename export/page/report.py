@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mobilenets_tf import files
 from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.export.delegates import gpu
+from mobilenets_tf.export.delegates import gpu, half_precision
 from mobilenets_tf.export.delegates.rules import Verdict
 from mobilenets_tf.export.page import charts
 from mobilenets_tf.export.proof.badge import Badge
@@ -112,7 +112,7 @@ def _environment():
         "on_front": _on_front,
         "reasons": _reasons,
     }
-    environment.globals["on_gpu"] = gpu.ON_INTEGERS
+    environment.globals |= {"on_gpu": gpu.ON_INTEGERS, "remedy": half_precision.REMEDY}
     return environment
 
 

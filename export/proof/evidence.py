@@ -1,7 +1,6 @@
 """Gather the evidence of a report: the images whose answer changed, the fidelity of each layer, ops and timings."""
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ import numpy as np
 from mobilenets_tf.data import images
 from mobilenets_tf.data.images import ImageSet
 from mobilenets_tf.decibels import signal_to_noise
-from mobilenets_tf.export.delegates import backends
+from mobilenets_tf.export.delegates.half_precision import HalfCheck, check
 from mobilenets_tf.export.delegates.rules import Verdict
+from mobilenets_tf.export.proof import coverage
 from mobilenets_tf.export.proof.judging import AnyComparison, Tally
 from mobilenets_tf.export.proof.subject import Subject
 from mobilenets_tf.export.speed import timing
@@ -26,6 +26,7 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.runtime import Runner
 
 _FIDELITY_SAMPLES = 8  # calibration samples on which layers are compared
+_HALF_IMAGES = 8  # on which values are looked at
 _CALLS = 30  # of a file, to time it
 _PICTURES, _WIDEST = 3, 1100  # on the page, and their longer side in pixels
 _SHOWN_FROM = 0.5  # objects of a lower score are not drawn
@@ -225,7 +226,7 @@ class _Observed:
         graph = tree.subgraphs[0]
         produced = [index for operator in graph.operators for index in operator.outputs]
         names = {index: graph.tensors[index].name.decode() for index in produced}
-        of_operators = layers.of_operators(content, _scopes(names.values()) if has_layers else None)
+        of_operators = _layers(content, has_layers)
         self.tensors = {name: index for index, name in names.items()}
         self.layers = {
             names[index]: layer
@@ -252,17 +253,16 @@ class _Observed:
         return (raw.astype(np.float32) - zero_point) * scale if scale else raw.astype(np.float32)
 
 
+def _layers(content: bytes, has_layers: bool) -> list[str]:
+    """Name the layer of each operator; of a model without layers its result."""
+    return layers.of_operators(content, layers.named_in(content) if has_layers else None)
+
+
 def _scale(quantization) -> tuple[np.float32, int]:
     """Return an activation's scale and zero point; (0, 0) for a float tensor."""
     if quantization is None or quantization.scale is None or not len(quantization.scale):
         return np.float32(0), 0
     return np.float32(quantization.scale[0]), int(quantization.zeroPoint[0])
-
-
-def _scopes(names: Iterable[str]) -> set[str]:
-    """Find layer names in tensor names: the scopes to which TensorFlow has appended a number, without the number."""
-    scopes = (scope for name in names for place in name.split(";") for scope in place.split("/")[1:-1])
-    return {re.sub(r"_\d+$", "", scope) for scope in scopes if re.search(r"_\d+$", scope)}
 
 
 @dataclass(frozen=True)
@@ -308,10 +308,11 @@ class Evidence:
 
     changed: the images whose answer changed. layers: how faithful each layer is.
     plan: how often each op runs (``Runner.execution_plan``); "DELEGATE" counts XNNPACK's partitions.
-    delegates: the parts of the file that a phone's accelerators run (``backends.verdicts``).
+    delegates: the parts of the file that each target runs (``coverage.verdicts``).
     latency: name of a file -> median and 90th percentile in ms, float32 first. Times differ from run to run.
     schemes: several files of the model, for the Pareto picture.
     pictures: of a detector or segmenter, photographs with both files' answers: (name, JPEG).
+    half_precision: what the file computes on a GPU in half precision.
     """
 
     changed: ChangedAnswers | None = None
@@ -321,6 +322,7 @@ class Evidence:
     latency: Mapping[str, tuple[float, float]] | None = None
     schemes: Sequence[SchemeRow] = ()
     pictures: Sequence[tuple[str, bytes]] = ()
+    half_precision: HalfCheck | None = None
 
 
 def gather(
@@ -345,7 +347,8 @@ def gather(
     return Evidence(
         layers=fidelity(converted, own_files[converted.scheme], subject.model.has_layers),
         plan=Runner(converted.content).execution_plan(),
-        delegates=backends.verdicts(flatbuffer.read(converted.content)),
+        delegates=coverage.verdicts(converted.content),
+        half_precision=half_precision(subject, converted.content, image_set.sample(_HALF_IMAGES, seed)),
         latency=latencies(converted) if timed else None,
         **exhibits,
     )
@@ -359,6 +362,15 @@ def fidelity(converted: Conversion, content: bytes, has_layers: bool = True) -> 
     if converted.equalised is None:
         return []
     return layer_fidelity(converted.equalised, content, converted.samples[:_FIDELITY_SAMPLES], has_layers)
+
+
+def half_precision(subject: Subject, content: bytes, image_set: ImageSet) -> HalfCheck | None:
+    """Look for values of a file that pass half precision, on images."""
+    dtype, samples = Runner(content).inputs[0]["dtype"], []
+    for path in image_set.paths:
+        pixels = subject.image.given.geometry(images.decode(path, alpha=subject.image.given.alpha))
+        samples.append([subject.image.given.for_input(pixels, dtype)])
+    return check(content, samples, _layers(content, subject.model.has_layers))
 
 
 def latencies(converted: Conversion) -> dict[str, tuple[float, float]]:

@@ -17,7 +17,7 @@ from mobilenets_tf.export.proof.subject import Answering, Outputs, Subject
 from mobilenets_tf.progress import Progress, silent, track
 from mobilenets_tf.tasks.fidelity import tallies_of
 from mobilenets_tf.tasks.outputs import names_of
-from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.runtime import Runner, describe_tensor
 from mobilenets_tf.tflite.threads import in_order
 
 AnyComparison = Comparison | ScoreComparison
@@ -176,18 +176,6 @@ class Judge:
         for size, pixels in self._decoded:
             outputs = [output[0] for output in runner(given.normalise(pixels))]
             yield outputs, self._subject.answer(outputs, *size)
-
-
-def describe_tensor(details: dict) -> dict:
-    """Return one of ``Runner.inputs`` or ``Runner.outputs`` as plain data."""
-    scale, zero_point = details["quantization"]
-    return {
-        "name": details["name"],
-        "shape": [int(side) for side in details["shape"]],
-        "dtype": np.dtype(details["dtype"]).name,
-        "scale": float(scale),
-        "zero_point": int(zero_point),
-    }
 
 
 def file_facts(content: bytes, subject: Subject) -> dict:

@@ -31,11 +31,7 @@ def add_arguments(parser):
     add_scheme(parser)
     add_input_form(parser)
     add_split(parser)
-    parser.add_argument(
-        "--target", metavar="NAME",
-        help="micro: for TensorFlow Lite Micro. Its interpreter runs the int8 file, the arena is measured, and C++ "
-        "sources are written beside the file (needs the extra micro)",
-    )  # fmt: skip
+    add_target(parser)
     add_evaluate(parser)
     add_output_form(parser)
     add_void(parser)
@@ -75,6 +71,15 @@ def add_scheme(parser):
         action="store_true",
         help="one scale for all weights of a layer instead of a scale for each output channel, for chips that need it",
     )
+
+
+def add_target(parser):
+    """--target."""
+    parser.add_argument(
+        "--target", metavar="NAME",
+        help="micro: for TensorFlow Lite Micro. Its interpreter runs the int8 file, the arena is measured, and C++ "
+        "sources are written beside the file (needs the extra micro)",
+    )  # fmt: skip
 
 
 def add_split(parser):

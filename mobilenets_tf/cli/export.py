@@ -2,7 +2,7 @@
 
 import shlex
 
-from mobilenets_tf.cli.deploy import add_input_form, add_scheme, add_split, split_line
+from mobilenets_tf.cli.deploy import add_input_form, add_scheme, add_split, add_target, split_line
 from mobilenets_tf.cli.options import add_model, add_overwrite, add_quiet, display, emit, image_line, request_of
 from mobilenets_tf.data.preprocessing import Preprocessing
 
@@ -17,6 +17,7 @@ def add_arguments(parser):
     add_model(parser)
     add_scheme(parser)
     add_input_form(parser)
+    add_target(parser)
     add_split(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="the .tflite file to write")
     add_overwrite(parser)
@@ -25,7 +26,7 @@ def add_arguments(parser):
 
 def run(arguments):
     from mobilenets_tf.export.file_export import ExportRequest, export_file
-    from mobilenets_tf.export.proof.badge import unjudged
+    from mobilenets_tf.export.proof.badge import unjudged, with_failures
 
     request = request_of(ExportRequest, arguments)
     with display(arguments) as progress:
@@ -35,7 +36,9 @@ def run(arguments):
         emit(image_line(known.described()))
     if split := exported.manifest["split"]:
         emit(f"  {split_line(split)}")
-    verdict = unjudged(exported.manifest["refused_by_litert"])
+    for line in exported.target_lines:
+        emit(f"  {line}")
+    verdict = with_failures(unjudged(exported.manifest["refused_by_litert"]), exported.failures)
     for line in verdict.lines():
         emit(f"  {line}")
     file = shlex.quote(str(exported.path))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilenets_tf.conversion.frozen_graph import FrozenGraph, freeze_function
+from mobilenets_tf.conversion.half_sums import with_means
 from mobilenets_tf.conversion.lean_norms import with_lean_norms
 from mobilenets_tf.conversion.reparameterization import fold
 from mobilenets_tf.conversion.rewriting import default_layers
@@ -15,6 +16,7 @@ from mobilenets_tf.errors import ConversionError, RequestError, unknown
 from mobilenets_tf.files import TemporaryFolder
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.lean import lean
+from mobilenets_tf.tflite.weight_types import with_weights
 from mobilenets_tf.weights import saved_models
 from mobilenets_tf.worker import Worker, WorkerError, give_memory_back
 
@@ -154,15 +156,17 @@ def convert(graph: FrozenGraph, worker: Worker, weights: str = "float32") -> byt
     return flatbuffer.write(tree)
 
 
-def float_file(model: "keras.Model", worker: Worker) -> tuple[FrozenGraph, bytes]:
-    """Make the float32 TFLite file of a Keras 3 model: its branches folded, with as few ops as possible.
+def float_file(model: "keras.Model", worker: Worker) -> tuple[tuple[str, ...], bytes, Callable[[str], bytes]]:
+    """Make the float32 TFLite file of a Keras 3 model: its branches folded, with as few ops as possible, sums written
+    as means where that costs nothing.
 
     Args:
         model: a functional or sequential model.
         worker: the child process in which the converter runs.
 
     Returns:
-        The frozen graph, and the file's content.
+        The names of the layers, the file's content, and a function that makes the content of a file of the same graph
+        with weights of another of the ``WEIGHT_TYPES``.
 
     Raises:
         RequestError: the model is of another kind, or an input has a side that is not fixed.
@@ -170,7 +174,12 @@ def float_file(model: "keras.Model", worker: Worker) -> tuple[FrozenGraph, bytes
     """
     with default_layers():
         graph = freeze(with_lean_norms(fold(model, share=True)))
-    return graph, lean(convert(graph, worker))
+    converted = convert(graph, worker)
+    content = with_means(converted)
+    if content is converted:
+        return graph.layers, lean(content), lambda weights: convert(graph, worker, weights)
+    content = lean(content)  # which the converter would write with sums again
+    return graph.layers, content, lambda weights: with_weights(content, weights)
 
 
 def _convert_graph(graph: FrozenGraph, weights: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mobilenets_tf.conversion.half_sums import sums_as_means
 from mobilenets_tf.conversion.own_normalisation import OwnNormalisation, noticed, plain_images
 from mobilenets_tf.data.input_shapes import takes_channels_first
 from mobilenets_tf.data.preprocessing import CHANNELS
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     import keras
 
 # The rewrites in their order, and what each takes out.
-_REWRITES: dict[str, Callable[[schema.ModelT], None]] = {
+_REWRITES: dict[str, Callable[[schema.ModelT], object]] = {
     "transposes": cancel_transposes,
     "borders before convolutions": spelled_out.join_padding,
+    "sums": sums_as_means,
     "quotients and differences": spelled_out.plain_arithmetic,
     "spelled-out hard-swishes": spelled_out.hard_swish,
     "spelled-out normalisations": spelled_out.layer_norms,

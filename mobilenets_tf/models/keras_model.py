@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilenets_tf.conversion.convert import check_exportable, convert, float_file
+from mobilenets_tf.conversion.convert import check_exportable, float_file
 from mobilenets_tf.conversion.intake import taken_in
 from mobilenets_tf.conversion.own_normalisation import OwnNormalisation, own_normalisation
 from mobilenets_tf.conversion.reparameterization import fold
@@ -57,8 +57,8 @@ class KerasModel:
 
     def float_file(self, worker: Worker, rewrite: Callable | None = None) -> FloatFile:
         """Convert the model."""
-        graph, content = float_file(rewrite(self.model) if rewrite else self.model, worker)
-        return FloatFile(content, graph.layers, lambda weights: convert(graph, worker, weights))
+        layers, content, stored = float_file(rewrite(self.model) if rewrite else self.model, worker)
+        return FloatFile(content, layers, stored)
 
     def answers(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run the model in TensorFlow."""

@@ -17,8 +17,8 @@ EPSILON = 1e-5
 def unfold(x: KerasTensor, name: str) -> KerasTensor:
     """Unfold (N, H, W, C) to (N, 4, H/2 x W/2, C); H and W are even.
 
-    This needs one TRANSPOSE between two RESHAPEs. TFLite's SPACE_TO_DEPTH does not help: a TRANSPOSE would still
-    have to separate the channels.
+    This needs one TRANSPOSE between two RESHAPEs. In the file these are a SPACE_TO_DEPTH, a RESHAPE and a TRANSPOSE of
+    four axes, which GPUs and NPUs take (``conversion.four_axes``).
     """
     height, width, channels = x.shape[1:]
     x = layers.Reshape((height // PATCH, PATCH, width // PATCH, PATCH, channels), name=f"{name}_unfold_split")(x)

@@ -38,7 +38,7 @@ def fold_affines(tree: schema.ModelT) -> None:
             continue
         source, scale, shift = step
         (out,) = operator.outputs
-        push = _Push(graph)
+        push = Push(graph)
         if not push.through(out, scale, shift) or not push.is_linear():
             continue
         for edit in push.edits:
@@ -88,14 +88,18 @@ class _Changed(NamedTuple):
     shift: np.ndarray
 
 
-class _Push:
-    """Follows a scale and a shift forward to the weights that can take them.
+class Push:
+    """Follows a scale and a shift forward to the weights and constant factors that can take them.
 
-    edits: functions that change these weights; to be called when all readers can take the scale and the shift.
+    edits: functions that change these constants; to be called when all readers can take the scale and the shift.
+
+    Args:
+        graph: of the operators.
+        most: the largest magnitude that a weight or factor may get.
     """
 
-    def __init__(self, graph: flatbuffer.Graph):
-        self._graph = graph
+    def __init__(self, graph: flatbuffer.Graph, most: float = np.inf):
+        self._graph, self._most = graph, most
         self.edits: list[Callable[[], None]] = []
         self._scaled: set[int] = set()
         self._products: list[schema.OperatorT] = []
@@ -130,6 +134,8 @@ class _Push:
         if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             return inputs[0] == index and self._into_weights(reader, name, scale, shift), None
         out = reader.outputs[0]
+        if name in ("MUL", "DIV") and not shift.any() and self._into_factor(reader, name, index, scale):
+            return True, None
         if name in _PASSES:
             last, axes = len(graph.shape(index)) - 1, graph.integers(inputs[1]) if len(inputs) > 1 else None
             keeps = graph.shape(out)[-1:] == (channels,)
@@ -182,6 +188,29 @@ class _Push:
         self.edits.append(edit)
         return True
 
+    def _into_factor(self, reader: schema.OperatorT, name: str, index: int, scale: np.ndarray) -> bool:
+        """Tell whether the constant by which a reader multiplies or divides can take the scale."""
+        graph, inputs = self._graph, list(reader.inputs)
+        position = 1 - inputs.index(index)
+        values = graph.constant(inputs[position])
+        keeps = graph.shape(reader.outputs[0])[-1:] == (len(scale),) and (name == "MUL" or position == 1)
+        factor = scale if name == "MUL" else 1 / scale
+        if (factor == factor[0]).all():
+            factor = factor[:1].reshape(())  # a constant of one value stays one
+        if values is None or not keeps or not self._may_be(values, factor):
+            return False
+
+        def edit() -> None:  # reads the constant anew: another edit may have changed it
+            values = np.asarray(graph.constant(reader.inputs[position]))
+            flatbuffer.replace_constant(graph.model, reader, position, values * factor)
+
+        self.edits.append(edit)
+        return True
+
+    def _may_be(self, values: np.ndarray, scale: np.ndarray) -> bool:
+        """Tell whether scaled constants are as small as they have to be."""
+        return self._most == np.inf or bool(np.abs(values * scale).max(initial=0) <= self._most)
+
     def _into_weights(self, reader: schema.OperatorT, name: str, scale: np.ndarray, shift: np.ndarray) -> bool:
         graph, inputs = self._graph, reader.inputs
         weights = graph.constant(inputs[1])
@@ -189,7 +218,7 @@ class _Push:
             return False
         if name == "DEPTHWISE_CONV_2D":  # (1, H, W, channels x multiplier)
             scale, shift = (np.repeat(part, weights.shape[-1] // len(part)) for part in (scale, shift))
-        if weights.shape[-1] != len(scale):
+        if weights.shape[-1] != len(scale) or not self._may_be(weights, scale):
             return False
         taps = weights.shape[1] * weights.shape[2] if weights.ndim == 4 else 1
         if shift.any() and taps > 1 and reader.builtinOptions.padding == schema.Padding.SAME:

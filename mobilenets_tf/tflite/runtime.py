@@ -126,6 +126,18 @@ class Runner:
             yield self(sample)[0][0]
 
 
+def describe_tensor(details: dict) -> dict:
+    """Return one of ``Runner.inputs`` or ``Runner.outputs`` as plain data."""
+    scale, zero_point = details["quantization"]
+    return {
+        "name": details["name"],
+        "shape": [int(side) for side in details["shape"]],
+        "dtype": np.dtype(details["dtype"]).name,
+        "scale": float(scale),
+        "zero_point": int(zero_point),
+    }
+
+
 def refused_without_delegates(content: bytes) -> str | None:
     """Return why LiteRT's own kernels refuse a file that they alone are to run, without XNNPACK; None if they run it.
 

@@ -15,6 +15,7 @@ import pytest
 
 from mobilenets_tf import cli, list_models
 from mobilenets_tf.cli import VERBS, _Warnings
+from mobilenets_tf.export import project_folder
 from tests.support.forked import command as run
 
 COMMAND = [sys.executable, "-c", "import sys; from mobilenets_tf.cli import main; sys.exit(main())"]
@@ -99,6 +100,7 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     assert str(file) in done.stdout and "mobilenets-tf verify" in done.stdout
     page = (out / "mine_int8.tflite.html").read_text()
     assert "ame answer as float32" in page and "not a phone" in page
+    assert "on 2 images,\nthe largest value of this file is" in page and "No value passes half precision" in page
     assert '"mine_int8.tflite"' in (out / "mine_int8.tflite.android.md").read_text()
 
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"}  # which has times in it
@@ -114,7 +116,8 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     assert told.returncode == 0 and json.loads(told.stdout)["model"] == str(model_file), told.stderr
     for path in out.glob("mine_float16*"):
         path.unlink()
-    assert run("deploy", *arguments, "--quiet").returncode == 0
+    project_folder.write(out / "mine_int8.tflite.npu", {"net_SM8750.tflite": b"of an earlier file"}, {})
+    assert run("deploy", *arguments, "--quiet").returncode == 0  # which takes the folder with it
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"} == before
 
     verified = run(

@@ -5,13 +5,12 @@ import functools
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.forms import detector as detector_forms
 from mobilenets_tf.export.forms import segmenter as segmenter_forms
-from mobilenets_tf.export.proof.judging import describe_tensor
 from mobilenets_tf.networks.heads.anchors import ssd_anchors
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.quantize.post_training import prepare
 from mobilenets_tf.tasks.postprocess import Postprocess
 from mobilenets_tf.tflite.image_input import ImageInput
-from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.runtime import Runner, describe_tensor
 from tests.conftest import photographs
 from tests.support import colour_files
 

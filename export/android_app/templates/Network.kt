@@ -65,7 +65,12 @@ class Network(private val context: Context) : AutoCloseable {
             try {
                 val environment = environment(context).also { opened += it }
                 val options = CompiledModel.Options(accelerator)
+{% if packed %}
+                val file = if (accelerator == Accelerator.NPU) forNpu(context) else "{{ file|inside_text }}"
+                model = CompiledModel.create(context.assets, file, options, environment).also { opened += it }
+{% else %}
                 model = CompiledModel.create(context.assets, "{{ file|inside_text }}", options, environment).also { opened += it }
+{% endif %}
                 inputs = model.createInputBuffers().also { opened += it }
                 outputs = model.createOutputBuffers().also { opened += it }
             } catch (error: LiteRtException) {
@@ -88,6 +93,14 @@ class Network(private val context: Context) : AutoCloseable {
             )
         }
 
+{% if packed %}
+        /** The file that was compiled for this phone's chip, where Google Play has delivered one: only an NPU runs it. */
+        private fun forNpu(context: Context): String {
+            val delivered = context.assets.list("model") ?: emptyArray()
+            return if ("model.tflite" in delivered) "model/model.tflite" else "{{ file|inside_text }}"
+        }
+
+{% endif %}
         override fun close() = opened.asReversed().forEach { it.close() }
 
         /** NPUs need the vendor's libraries in the app; without these, or on another chip, LiteRT refuses NPU. */

@@ -16,6 +16,19 @@ android {
 
     // LiteRT maps the file into memory, so that it must not be compressed.
     androidResources { noCompress += "tflite" }
+{% if packed %}
+
+    // Of the pack, Google Play gives each phone the file for its chip. An APK that is built here has no pack in it.
+    assetPacks += ":ai_pack"
+    bundle {
+        deviceTargetingConfig = file("device_targeting_configuration.xml")
+        deviceGroup {
+            enableSplit = true
+            defaultGroup = "other"
+        }
+    }
+    packaging { jniLibs { useLegacyPackaging = true } } // the NPU's own loader reads the vendor's libraries as files
+{% endif %}
 
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_17

@@ -16,3 +16,6 @@ dependencyResolutionManagement {
 
 rootProject.name = {{ name|kotlin_text }}
 include(":app")
+{% if packed %}
+include(":ai_pack") // the files for the phones' NPUs, which Google Play delivers
+{% endif %}

@@ -52,7 +52,7 @@ def file_of(model: AnyModel, scheme: str, worker: Worker | None = None) -> bytes
         chosen = schemes.get(scheme)
         samples = Calibration(_noise(opened_model), trusted=True) if chosen.calibrated else None
         return convert_model(
-            opened_model, chosen, samples, worker, recipe=_QUICK if chosen.calibrated else None
+            opened_model, chosen, samples, worker, recipe=_QUICK if chosen.calibrated else None, few_axes=False
         ).content
 
 

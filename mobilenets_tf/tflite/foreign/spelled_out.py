@@ -5,7 +5,6 @@ these functions write is what ``conversion`` writes of Keras' layers, so that ``
 islands find it.
 """
 
-import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -93,7 +92,7 @@ def _is_rectified(graph: flatbuffer.Graph, index: int) -> bool:
 
 def plain_arithmetic(tree: schema.ModelT) -> None:
     """Write quotients as products and differences from constants as sums, where one value is known; a quotient by a
-    square root as a product with RSQRT; a power of two as a product; sums over axes times their count as means."""
+    square root as a product with RSQRT; a power of two as a product."""
     graph = flatbuffer.Graph(tree)
     for operator in list(graph.operators):
         op = graph.name(operator)
@@ -114,9 +113,6 @@ def plain_arithmetic(tree: schema.ModelT) -> None:
             new = _with_constant(graph, operator, "ADD", schema.AddOptionsT, lambda values: -values)
         elif op == "POW" and _number(graph, operator.inputs[1]) == 2:
             new = _with_inputs(graph, operator, "MUL", schema.MulOptionsT, [operator.inputs[0]] * 2)
-        elif op == "MUL" and (total := _mean_of(graph, operator)) is not None:
-            new = _with_inputs(graph, operator, "MEAN", schema.ReducerOptionsT, list(total.inputs))
-            new.builtinOptions.keepDims = total.builtinOptions.keepDims
         else:
             continue
         operators = tree.subgraphs[0].operators
@@ -140,20 +136,6 @@ def _with_inputs(
     if hasattr(options, "fusedActivationFunction"):
         options.fusedActivationFunction = getattr(operator.builtinOptions, "fusedActivationFunction", _NONE)
     return flatbuffer.make_operator(graph.model, name, inputs, list(operator.outputs), options)
-
-
-def _mean_of(graph: flatbuffer.Graph, product: schema.OperatorT) -> schema.OperatorT | None:
-    """Return the SUM whose product with one over the number of its terms an operator is."""
-    if product.builtinOptions.fusedActivationFunction:
-        return None
-    for index, other in (product.inputs, reversed(product.inputs)):
-        total, factor = graph.writer.get(index), _number(graph, other)
-        if total is None or graph.name(total) != "SUM" or factor is None:
-            continue
-        terms = math.prod(graph.shape(total.inputs[0])) / max(1, math.prod(graph.shape(index)))
-        if np.isclose(factor * terms, 1, rtol=1e-6):
-            return total
-    return None
 
 
 def _number(graph: flatbuffer.Graph, index: int) -> float | None:

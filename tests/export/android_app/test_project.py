@@ -22,10 +22,18 @@ WHOLE = ("classify_keras", "several_labels", "detect_raw", "segment_mask")
 NEED_NO_ANDROID = ("/Photo.kt", "/Input.kt", "/Values.kt", "/Answers.kt", "/ExpectedTest.kt")
 
 
+PACK = {
+    "ai_pack/src/main/assets/model#group_Qualcomm_SM8750/model.tflite": b"compiled",
+    "ai_pack/src/main/assets/model#group_other/model.tflite": b"other",
+    "device_targeting_configuration.xml": b"<config/>",
+}
+
+
 def files_of(name: str) -> dict[str, str | bytes]:
     content, manifest = deployed(name)
     anchors = {f"{name}.tflite.anchors.json": "{}"} if manifest["form"] == "raw" else {}
-    return project.files_of(f"{name}.tflite", content, manifest, colour_files.LABELS, anchors)
+    pack = PACK if name == "classify_keras" else {}  # so that the Kotlin that opens it is compiled
+    return project.files_of(f"{name}.tflite", content, manifest, colour_files.LABELS, anchors, pack)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -46,6 +54,26 @@ def test_a_project_is_complete(name):
     if name not in VALUES:
         answers = np.frombuffer(files["app/src/test/resources/expected/answers.bin"], np.uint8)
         assert len({*answers.tolist()}) > 1
+
+
+@pytest.mark.parametrize("name", ["classify_keras", "segment_mask"])
+def test_the_pack_for_npus_is_a_module_of_the_project(name):
+    content, manifest = deployed(name)
+    files = project.files_of("net.tflite", content, manifest, colour_files.LABELS, pack=PACK)
+    assert files["app/device_targeting_configuration.xml"] == b"<config/>"
+    assert {path for path in PACK if path.startswith("ai_pack/")} < {*files}
+    assert 'packName = "ai_pack"' in files["ai_pack/build.gradle.kts"]
+    assert 'include(":ai_pack")' in files["settings.gradle.kts"]
+    assert 'id("com.android.ai-pack") version "9' in files["build.gradle.kts"]
+    app = files["app/build.gradle.kts"]
+    assert 'assetPacks += ":ai_pack"' in app and 'file("device_targeting_configuration.xml")' in app
+    assert "android.experimental.enableDeviceTargetingConfigApi=true" in files["gradle.properties"]
+    (network,) = (text for path, text in files.items() if path.endswith("/Network.kt"))
+    assert 'if (accelerator == Accelerator.NPU) forNpu(context) else "net.tflite"' in network
+    assert "compiled for Qualcomm SM8750." in files["README.md"]
+    plain = project.files_of("net.tflite", content, manifest, colour_files.LABELS)
+    assert not any("ai_pack" in path for path in plain)
+    assert not any("ai_pack" in text or "ai-pack" in text for text in plain.values() if isinstance(text, str))
 
 
 def test_names_cannot_break_out_of_their_places():

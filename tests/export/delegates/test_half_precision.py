@@ -1,4 +1,4 @@
-"""Sums that pass half precision on a GPU."""
+"""Sums and other values that pass half precision on a GPU."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ def summed(kind="float32", scales=(0.5,), zeros=(0,), axes=(1, 2), name="SUM"):
     return one_operator(name, *ends, options="ReducerOptions", keepDims=True)
 
 
-def sums(content):
-    return half_precision.sums(calls(flatbuffer.read(content)))
+def values(content):
+    return half_precision.values(calls(flatbuffer.read(content)))
 
 
 @pytest.mark.parametrize(
@@ -30,24 +30,42 @@ def sums(content):
     ],
 )
 def test_how_large_a_sum_can_become(kind, scale, zero, axes, terms, largest):
-    (found,) = sums(summed(kind, (scale,), (zero,), axes))
+    (found,) = values(summed(kind, (scale,), (zero,), axes))
     assert (found.terms, found.largest) == (terms, largest)
     assert found.passes == (largest is not None and largest > 65504)
 
 
-def test_means_and_integers_are_no_sums():
-    assert sums(summed(name="MEAN")) == sums(summed("int32")) == ()
+def test_other_results_have_their_range_and_no_terms():
+    (mean,) = values(summed("int8", name="MEAN"))
+    assert (mean.terms, mean.passes, mean.named) == (1, False, False)
+    (mean,) = values(summed(name="MEAN"))
+    assert (mean.largest, mean.named) == (None, False)
+    assert values(summed("int32")) == ()
 
 
-def test_sums_on_inputs():
+def test_values_on_inputs():
     content = summed()
     small, large = (np.full(IMAGE, value, np.float32) for value in (1, -2000))
-    (found,) = half_precision.sums_of(content, [[small]])
-    assert (found.largest, found.passes) == (64, False)
-    (found,) = half_precision.sums_of(content, [[small], [large]])
+    (found,) = half_precision.values_on(content, [[small]])
+    assert (found.largest, found.named) == (64, False)
+    (found,) = half_precision.values_on(content, [[small], [large]])
     assert (found.largest, found.passes) == (128000, True)
     assert half_precision.REMEDY in found.line() and "1.28e+05" in found.line()
-    assert half_precision.sums_of(summed(name="MEAN"), [[small]]) == ()
+    (found,) = half_precision.values_on(summed(name="MEAN"), [[small], [large]])
+    assert (found.largest, found.named) == (2000, False)
+
+
+def test_products_pass_half_precision_too():
+    ends = [tensor(IMAGE, "float32")] * 2, [tensor(IMAGE, "float32")]
+    product = one_operator("MUL", *ends, options="MulOptions")
+    (found,) = half_precision.values_on(product, [[np.full(IMAGE, 300, np.float32)] * 2])
+    assert (found.largest, found.named) == (90000, True) and "MUL, number 0" in found.line()
+
+
+def test_calibrated_ranges_say_more_than_a_few_inputs():
+    content = summed("int8", (600.0,), (0,), name="MEAN")
+    (found,) = half_precision.values_on(content, [[np.zeros(IMAGE, np.float32)]])
+    assert found == values(content)[0] and found.largest > 0
 
 
 def test_inspect_names_sums():

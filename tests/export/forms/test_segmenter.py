@@ -11,10 +11,9 @@ from mobilenets_tf.answers.reading import Reading
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.export.forms.segmenter import with_form
 from mobilenets_tf.export.page import android
-from mobilenets_tf.export.proof.judging import describe_tensor
 from mobilenets_tf.quantize import Calibration
 from mobilenets_tf.quantize.post_training import prepare
-from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.runtime import Runner, describe_tensor
 from tests.conftest import photographs
 
 SIZE = 8

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mobilenets_tf import RequestError
+from mobilenets_tf.conversion.half_sums import with_means
 from mobilenets_tf.export.gpu import accelerator as gpu
 from mobilenets_tf.export.gpu import setup
 from mobilenets_tf.export.gpu.bisection import first_fault
@@ -19,6 +20,7 @@ from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
 from tests.support.forked import command as run
 from tests.support.gpu import accelerator, needs_drivers
+from tests.support.strangers_files import Draft
 
 SHAPE = (1, 8, 8, 4)
 
@@ -83,7 +85,9 @@ def test_the_first_wrong_operator_is_found(place, branch):
         device = wrong(tensor, change)
         assert not gpu.compare(device, on_host(content, [sample])).passed
         fault = first_fault(device, content, sample, gpu.SINGLE, on_host)
-        assert (fault.place, fault.operator, fault.layer) == (place, names[place], tensor.decode())
+        # "net/abs_0/y" is how Keras calls what is in a layer "abs".
+        assert (fault.place, fault.operator, fault.layer) == (place, names[place], names[place].lower())
+        assert fault.output == tensor.decode() and fault.output in fault.line()
         assert (fault.error is None) == (change is not None)
         if change is not None:
             assert fault.alone == fault.relative_difference > gpu.SINGLE_TOLERANCE
@@ -214,6 +218,29 @@ def test_a_sum_that_passes_half_precision_is_named(device):
     mean = on_host(chain("ABS", "MEAN", "SQRT"), [sample])
     assert gpu.compare(device, mean, gpu.HALF).passed  # which adds the same values
     assert (fault.operator, fault.place) == ("SUM", 1) and fault.alone > gpu.ROUNDED_TOLERANCE
+
+
+@pytest.mark.slow
+@needs_drivers
+def test_an_exported_sum_is_finite_in_half_precision(device):
+    """A squeeze-and-excite whose pooling is a sum: NaN as it is, right as the exporter writes it."""
+    if gpu.HALF not in device.drivers:
+        pytest.skip(gpu.NO_HALF)
+    draft = Draft((1, 16, 16, 4))
+    options = schema.ReducerOptionsT()
+    options.keepDims = True
+    total = draft.op("SUM", [draft.x, draft.integers((1, 2))], (1, 1, 1, 4), options)
+    gate = draft.conv(draft.binary("MUL", total, 1e-6), 4, kernel=1)
+    as_it_is = draft.finished(draft.binary("MUL", draft.x, gate))
+    sample = [np.random.default_rng(0).uniform(500, 1000, (1, 16, 16, 4)).astype(np.float32)]
+    large = Draft((1, 112, 112, 4))
+    large = large.finished(large.mean(large.x, (1, 2)))
+    values = [np.full((1, 112, 112, 4), 60000, np.float32)]
+    assert gpu.compare(device, on_host(large, [values]), gpu.HALF).relative_difference < 0.001  # it adds in single
+    as_written = with_means(as_it_is)
+    before, after = (gpu.compare(device, on_host(each, [sample]), gpu.HALF) for each in (as_it_is, as_written))
+    assert not before.passed and before.relative_difference > 0.5
+    assert after.passed and after.whole and after.relative_difference < 0.01
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ import pytest
 
 from mobilenets_tf.export.micro.c_source import file_names, sources
 from mobilenets_tf.export.micro.operators import resolver_calls
-from mobilenets_tf.export.proof.judging import describe_tensor
-from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.runtime import Runner, describe_tensor
 
 # What main() takes of TFLM's headers, with the signatures of tensorflow/tflite-micro at operators.COMMIT.
 STUBS = {

@@ -8,6 +8,7 @@ import pytest
 from mobilenets_tf.data.preprocessing import Preprocessing
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.export import metadata, project_folder
+from mobilenets_tf.export.delegates.inspection import inspect
 from mobilenets_tf.export.npu import chips, compile_file, compiler, result
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.file_metadata import read_metadata
@@ -56,11 +57,14 @@ def test_files_are_compiled_for_qualcomms_chips(tmp_path):
     content = metadata.add(content, metadata.describe("net", image, manifest["labels"], "segment"))
     file, folder = tmp_path / f"{name}.tflite", tmp_path / "npu"
     file.write_bytes(content)
-    compiled = result.write(folder, file, ["SM8750", "SM8550"], {"npu": ["SM8750", "SM8550"]})
+    compiled, pack = result.write(folder, file, ["SM8750", "SM8550"], {"npu": ["SM8750", "SM8550"]})
     operators = flatbuffer.read(content).subgraphs[0].operators
     for chip, each in zip(("SM8750", "SM8550"), compiled, strict=True):
         assert (each.chip, each.manufacturer) == (chip, "Qualcomm")
         assert each.operators == len(operators) and each.taken + len(each.outside) == each.operators
+        assert sum(each.inside.values()) == each.taken
+        told = inspect(folder / f"{name}_{chip}.tflite").compiled
+        assert (told.chip, told.taken, told.inside, told.parts) == (chip, each.taken, each.inside, each.parts)
         assert each.taken > 0 and "compiled here, not run" in each.line()
         assert (folder / f"{name}_{chip}.tflite").read_bytes() == each.content != content
         assert list(read_metadata(folder / f"{name}_{chip}.tflite").labels) == manifest["labels"]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mobilenets_tf.export.delegates import gpu
+from mobilenets_tf.export.delegates.half_precision import REMEDY, HalfCheck, HalfValue
 from mobilenets_tf.export.delegates.rules import Fallback, RuleSource, Verdict
 from mobilenets_tf.export.page.charts import Point, front
 from mobilenets_tf.export.page.report import Evidence, SchemeReport, SchemeRow, render, render_schemes
@@ -77,8 +78,10 @@ def evidence(name="tabby", layer="block1_conv") -> Evidence:
     latency = {"float32": (5.2, 5.9), "int8": (2.3, 2.6)}
     source = RuleSource("file.cc", "Function")
     left = tuple(Fallback(0, place, "SOFTMAX", "scores", f"its beta is {name}", source) for place in (3, 5))
-    verdict = Verdict("xnnpack", "XNNPACK (CPU)", "the default", 33, 35, (2,), left)
-    return Evidence(changed, rows, {"DELEGATE": 1, "SOFTMAX": 1}, (verdict,), latency, schemes)
+    verdict = Verdict("xnnpack", "XNNPACK (CPU)", "the default", 33, 35, (2,), left, 0.125)
+    half = HalfCheck(HalfValue(7, "MUL", layer, 1, 1234.5), (), 8)
+    plan = {"DELEGATE": 1, "SOFTMAX": 1}
+    return Evidence(changed, rows, plan, (verdict,), latency, schemes, half_precision=half)
 
 
 class Text(HTMLParser):
@@ -114,14 +117,24 @@ def test_the_page_says_what_the_manifest_says():
         "LiteRT's own kernels run the other ops: 1 SOFTMAX.", "This is not a phone's latency",
         "int8 2.30 ms 2.60 ms 0.44",
         "tabby 53.0%, right", "On 3 of them only float32 is right, on 1 only int8 is right.",
-        "tabby lynx 3", "XNNPACK (CPU) 33 of 35 2 the default", "XNNPACK (CPU) SOFTMAX 2 its beta is tabby",
+        "tabby lynx 3", "XNNPACK (CPU) 33 of 35 2 12.5% the default", "XNNPACK (CPU) SOFTMAX 2 its beta is tabby",
         "the largest error is block1_conv : its error is 24.3% of its values' size (12.3 dB).",
         "The error of the model's outputs is 8.0% (21.9 dB). Later layers average many values",
         "block1_conv 4 12.3 dB 25%", "pad 1 exact 0%", '"weights_sha256": "57"', "SHA-256 file.tflite 2f85",
         gpu.ON_INTEGERS,
+        "the largest value of this file is 1,234, in block1_conv (MUL). No value passes half precision.",
     ):  # fmt: skip
         assert said in text, said
     assert "max_drop None" not in text
+
+
+def test_values_that_pass_half_precision_are_named():
+    large = HalfValue(3, "SUM", "pool", 3136, 1.5e5)
+    page = render("file.tflite", MANIFEST, replace(evidence(), half_precision=HalfCheck(large, (large,), 1)))
+    text = Text(page).text
+    assert "floats on 1 image, the largest value of this file is 1.5e+05, in pool (SUM)." in text
+    assert "their results become infinite" in text and REMEDY in text and "pool SUM 3136 1.5e+05" in text
+    assert "No value passes half precision" not in text
 
 
 def test_a_failed_check_is_the_first_thing_said():
