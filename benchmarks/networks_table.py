@@ -1,0 +1,149 @@
+"""Write the table of the classifiers in docs/networks.md.
+
+    python benchmarks/networks_table.py             # from benchmarks/networks.json, in a second
+    python benchmarks/networks_table.py --measure   # measures what is missing there first: minutes for each network
+
+Parameters, multiply-adds, sizes and ratios of latencies are measured, and kept in benchmarks/networks.json after each
+network, so that a run that was interrupted continues. To measure a network anew, delete its entry. Weights are those of
+the registry's catalogue. Accuracies are published ones: ``published.TOP1``.
+
+A network's float32 file and int8 file are timed in turn with the float32 file of MobileNetV2, on one thread. Weights are
+random, and quantised in the quickest way: neither size nor time depends on that. MobileOne is folded.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from latency import in_child, pictures, settled
+from published import TOP1
+
+from mobilenets_tf import files, registry
+from mobilenets_tf.weights.catalog import WeightSet, weight_sets
+
+ROOT = Path(__file__).parents[1]
+MEASURED, PAGE = ROOT / "benchmarks" / "networks.json", ROOT / "docs" / "networks.md"
+BEGIN, END = "<!-- begin: benchmarks/networks_table.py writes this table -->", "<!-- end -->"
+BASE = "mobilenet_v2"
+CALLS = 100
+HEAD = (
+    "network", "pixels", "parameters, M", "multiply-adds, M", "top-1, %", "top-1 int8, %", "float32, MB", "int8, MB",
+    "float32 / V2", "int8 / float32", "partitions", "weights", "licence",
+)  # fmt: skip
+
+
+def files_of(name: str, folder: Path, schemes: tuple[str, ...]) -> tuple[dict[str, Path], dict[str, int]]:
+    """Write a network's files; return their paths by scheme, and the counts of its inference form."""
+    import keras
+
+    from mobilenets_tf import counts, create_model, reparameterize
+    from mobilenets_tf.export.tflite import convert_model
+    from mobilenets_tf.quantize import Recipe, schemes as known
+    from mobilenets_tf.worker import Worker
+
+    quickest = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False)
+    keras.utils.set_random_seed(0)
+    model = settled(create_model(name))
+    paths = {scheme: folder / f"{name}_{scheme}.tflite" for scheme in schemes}
+    samples = pictures(model.input_shape[1])
+    with Worker() as worker:
+        for scheme, path in paths.items():
+            path.write_bytes(convert_model(model, known.get(scheme), samples, worker, recipe=quickest).content)
+    return paths, counts(reparameterize(model))
+
+
+def timed(paths: dict[str, Path]) -> dict:
+    """Time a network's files and MobileNetV2's in turn."""
+    from mobilenets_tf.export.speed.timing import ratio, side_by_side
+
+    timings = side_by_side(paths, CALLS)
+    return {
+        "float32_over_base": ratio(timings["float32"], timings["base"]).median,
+        "int8_over_float32": ratio(timings["int8"], timings["float32"]).median,
+        "partitions": timings["int8"].delegated_partitions,
+    }
+
+
+def measure(name: str, base: Path, folder: Path) -> dict:
+    """Everything of a network that has to be measured."""
+    paths, counted = in_child(files_of, name, folder, ("float32", "int8"))
+    sizes = {f"{scheme}_bytes": path.stat().st_size for scheme, path in paths.items()}
+    told = {"parameters": counted["params_trainable"], "macs": counted["macs"], **sizes}
+    told |= in_child(timed, {"base": base, **paths})
+    for path in paths.values():
+        path.unlink()
+    return told
+
+
+def measure_missing(found: dict[str, dict]) -> None:
+    """Measure the classifiers that ``found`` lacks, and write it after each."""
+    missing = [name for name in registry.list_models(task="classify") if name not in found]
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        (Path(temporary) / "base").mkdir()
+        base = in_child(files_of, BASE, Path(temporary) / "base", ("float32",))[0]["float32"]
+        for name in missing:
+            found[name] = measure(name, base, Path(temporary))
+            print(f"{name}: {json.dumps(found[name])}", flush=True)
+            write(MEASURED, json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+
+
+def row(name: str, told: dict) -> tuple[str, ...]:
+    """A network's line of the table."""
+    network = registry.get(name)
+    records = weight_sets(name)
+    exact, integer = TOP1.get(name, (None, None))
+    return (
+        f"`{name}`", str(network.resolution), f"{told['parameters'] / 1e6:.2f}", f"{told['macs'] / 1e6:.0f}",
+        percent(exact), percent(integer), f"{told['float32_bytes'] / 1e6:.1f}", f"{told['int8_bytes'] / 1e6:.1f}",
+        f"{told['float32_over_base']:.2f}", f"{told['int8_over_float32']:.2f}", str(told["partitions"]),
+        ", ".join(dict.fromkeys(map(publisher, records))) or "none",
+        ", ".join(dict.fromkeys(record.licence.partition(":")[0] for record in records)) or "",
+    )  # fmt: skip
+
+
+def publisher(record: WeightSet) -> str:
+    """Whose training the weights are of: the first words of the record's source."""
+    return record.source.partition(",")[0].partition(" (")[0].partition(" MobileNet_V2")[0].split(".MobileNet")[0]
+
+
+def percent(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.1f}"
+
+
+def table(found: dict[str, dict]) -> str:
+    """Markdown of the table, a line for each measured network in the order of the registry."""
+    rows = [row(name, found[name]) for name in registry.list_models(task="classify") if name in found]
+    ruler = ("---", *("--:",) * 10, "---", "---")
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (HEAD, ruler, *rows))
+
+
+def page(text: str, found: dict[str, dict]) -> str:
+    """The page with today's table between its two marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{PAGE} lacks the line {BEGIN!r} or, behind it, {END!r}.")
+    return f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{after}"
+
+
+def write(path: Path, text: str) -> None:
+    files.write_together(path.parent, {path.name: text})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", action="store_true", help="measure the networks that benchmarks/networks.json lacks")
+    chosen = parser.parse_args()
+    found = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
+    if chosen.measure:
+        measure_missing(found)
+    write(PAGE, page(PAGE.read_text(encoding="utf-8"), found))
+    print(f"{PAGE.relative_to(ROOT)}: {len(found)} networks")
+
+
+if __name__ == "__main__":
+    main()
