@@ -3,8 +3,8 @@
     python examples/small_network.py shapes/classes/train mine.keras
 
 The folder has one sub-folder a class (examples/draw_shapes.py draws one). The network takes 64x64 pixels in [-1, 1].
-With ``--uneven`` its channels are made up to 32 times smaller, and what reads them larger by the same factor: it answers
-the same, and is as hard to quantise as some networks that were trained for long. Without a folder, the pictures are drawn,
+With ``--uneven 32`` its channels are made up to 32 times smaller, and what reads them larger by the same factor: it
+answers nearly the same, and is as hard to quantise as some networks that were trained for long. Without a folder, the pictures are drawn,
 and nothing is kept.
 """
 
@@ -50,14 +50,14 @@ def trained(photos: str, epochs: int) -> keras.Model:
     return model
 
 
-def make_uneven(model: keras.Model) -> None:
-    """Scale the channels of each pointwise convolution by factors of 1 to 1/32, and undo that in what reads them."""
+def make_uneven(model: keras.Model, most: float) -> None:
+    """Divide the channels of each normalisation by factors of 1 to ``most``, and undo that in what reads them."""
     random, factors = np.random.default_rng(0), None
     for layer in model.layers:
         if hasattr(layer, "kernel") and factors is not None:
             layer.kernel.assign(layer.kernel / factors[:, None])
         if isinstance(layer, layers.BatchNormalization):
-            factors = 2 ** random.uniform(-5, 0, layer.gamma.shape)
+            factors = most ** random.uniform(-1, 0, layer.gamma.shape)
             layer.gamma.assign(layer.gamma * factors)
             layer.beta.assign(layer.beta * factors)
 
@@ -67,13 +67,13 @@ def main():
     parser.add_argument("photos", nargs="?", help="a folder with one sub-folder a class")
     parser.add_argument("out", nargs="?", default="mine.keras", help="the .keras file to write")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--uneven", action="store_true", help="make the network hard to quantise")
+    parser.add_argument("--uneven", type=float, metavar="FACTOR", help="make the network hard to quantise")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photos = chosen.photos or classes(Path(folder, "drawn"), 40, seed=0)
         model = trained(photos, chosen.epochs)
         if chosen.uneven:
-            make_uneven(model)
+            make_uneven(model, chosen.uneven)
         path = chosen.out if chosen.photos else Path(folder, "mine.keras")
         model.save(path)
         print(f"{path}: {Path(path).stat().st_size / 1e6:.2f} MB")
