@@ -7,8 +7,8 @@ Parameters, multiply-adds, sizes and ratios of latencies are measured, and kept 
 network, so that a run that was interrupted continues. To measure a network anew, delete its entry. Weights are those of
 the registry's catalogue. Accuracies are published ones: ``published.TOP1``.
 
-A network's float32 file and int8 file are timed in turn with the float32 file of MobileNetV2, on one thread. Weights are
-random, and quantised in the quickest way: neither size nor time depends on that. MobileOne is folded.
+A network's float32 file and int8 file are timed in turn with the float32 file of MobileNetV2, on one thread. Weights
+are random, and quantised in the quickest way: neither size nor time depends on that. MobileOne is folded.
 """
 
 import argparse
@@ -40,14 +40,15 @@ def files_of(name: str, folder: Path, schemes: tuple[str, ...]) -> tuple[dict[st
 
     from mobilenets_tf import counts, create_model, reparameterize
     from mobilenets_tf.export.tflite import convert_model
-    from mobilenets_tf.quantize import Recipe, schemes as known
+    from mobilenets_tf.quantize import Recipe
+    from mobilenets_tf.quantize import schemes as known
     from mobilenets_tf.worker import Worker
 
     quickest = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False)
     keras.utils.set_random_seed(0)
     model = settled(create_model(name))
     paths = {scheme: folder / f"{name}_{scheme}.tflite" for scheme in schemes}
-    samples = pictures(model.input_shape[1])
+    samples = pictures(model.input_shape[1], 4)
     with Worker() as worker:
         for scheme, path in paths.items():
             path.write_bytes(convert_model(model, known.get(scheme), samples, worker, recipe=quickest).content)
@@ -136,7 +137,7 @@ def write(path: Path, text: str) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true", help="measure the networks that benchmarks/networks.json lacks")
+    parser.add_argument("--measure", action="store_true", help="measure what benchmarks/networks.json lacks first")
     chosen = parser.parse_args()
     found = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     if chosen.measure:

@@ -4,11 +4,11 @@
     python benchmarks/pictures.py scales partitions aware  # those that need no photographs
 
 sensitivity: the layers of EfficientNet-Lite0 (Google's ImageNet weights) that int8 changes most, each quantised alone.
-schemes: the same network in five schemes, its size and its latency against top-1 on the photographs that calibration has
-    not used.
-scales: the channels of one of its depthwise layers, beside the steps of one scale for all and of a scale for each.
-partitions: the operators of two int8 files of MobileNetV3 small in their order, ours and that of TensorFlow's converter,
-    and which of them XNNPACK computes.
+schemes: the same network in five schemes, its size and its latency against top-1 on the photographs that calibration
+    has not used.
+scales: how many of the levels of int8 the channels of one of its depthwise layers have, with one scale for all.
+partitions: the operators of two int8 files of MobileNetV3 small in their order, ours and that of TensorFlow's
+    converter, and which of them XNNPACK computes.
 aware: outputs of a small network that is trained here on drawn pictures: its file against the float model, and against
     the model in quantisation-aware training.
 """
@@ -66,7 +66,10 @@ def schemes(images: str) -> str:
         )  # fmt: skip
         rows = report(request).rows
     base = next(row for row in rows if row.scheme == "float32")
-    costs = (("size in MB", [row.bytes / 1e6 for row in rows]), ("latency, float32 = 1", [row.median_ms / base.median_ms for row in rows]))
+    costs = (
+        ("size in MB", [row.bytes / 1e6 for row in rows]),
+        ("latency, float32 = 1", [row.median_ms / base.median_ms for row in rows]),
+    )
     with drawing():
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         for axes, (label, values) in zip(figure.subplots(1, 2, sharey=True), costs, strict=True):
@@ -87,23 +90,20 @@ def scales() -> str:
 
     from mobilenets_tf import create_model
 
-    kernel = np.asarray(create_model(NETWORK, weights="imagenet").get_layer(DEPTHWISE).kernel)[..., 0]
-    largest = np.sort(abs(kernel).max((0, 1)))
-    places, step = np.arange(len(largest)), largest[-1] / 127
+    model = create_model(NETWORK, weights="imagenet")
+    norm = model.get_layer(DEPTHWISE.replace("_conv", "_bn"))
+    gain = np.asarray(norm.gamma) / np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
+    weights = np.asarray(model.get_layer(DEPTHWISE).kernel)[..., 0] * gain  # as the file has them
+    largest = np.sort(abs(weights).max((0, 1)))
     with drawing():
-        figure = Figure(figsize=(8, 3.4), layout="constrained")
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
         axes = figure.subplots()
-        axes.bar(places, largest, width=0.8, color=ACCENT, label="largest weight of the channel")
-        axes.plot(places, largest / 127, ".", color=SECOND, markersize=4, label="step of a scale for each channel")
-        axes.axhline(step, color=INK, linewidth=1, linestyle="--", label="step of one scale for the layer")
-        axes.set_yscale("log")
-        finish(axes, f"the {len(largest)} channels, by size", "weight")
-        axes.legend(loc="upper left")
-        levels = 127 * largest[0] / largest[-1]
-        figure.suptitle(
-            f"{NETWORK}, {DEPTHWISE}: with one scale the smallest channel has {levels:.1f} of 127 levels",
-            x=0.01, ha="left",
-        )  # fmt: skip
+        axes.bar(range(len(largest)), 127 * largest / largest[-1], 0.8, color=ACCENT, label="one scale for the layer")
+        axes.axhline(127, color=SECOND, linewidth=1.5, label="a scale for each channel")
+        finish(axes, f"the {len(largest)} channels, by size", "levels on each side of zero")
+        axes.set_ylim(0, 150)
+        axes.legend(loc="upper left", ncols=2)
+        figure.suptitle(f"{NETWORK}, {DEPTHWISE}", x=0.01, ha="left")
         return to_svg(figure)
 
 
@@ -122,7 +122,7 @@ def partitions() -> str:
             axes.bar(range(len(taken)), 1, width=1, color=[ACCENT if one else SECOND for one in taken])
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
-            axes.set_title(f"{maker}: {len(taken)} operators, {sum(taken)} in XNNPACK, in {parts} partitions")
+            axes.set_title(f"{maker}: {len(taken)} operators, {sum(taken)} in XNNPACK, in {parts} partition{"s"[: parts > 1]}")
             finish(axes, "")
         axes.set_xlabel("operators in their order; those of the second colour are LiteRT's own", color=INK)
         return to_svg(figure)

@@ -4,8 +4,8 @@
 
 The folder has one sub-folder a class (examples/draw_shapes.py draws one). The network takes 64x64 pixels in [-1, 1].
 With ``--uneven 32`` its channels are made up to 32 times smaller, and what reads them larger by the same factor: it
-answers nearly the same, and is as hard to quantise as some networks that were trained for long. Without a folder, the pictures are drawn,
-and nothing is kept.
+answers nearly the same, and is as hard to quantise as some networks that were trained for long. Without a folder, the
+pictures are drawn, and nothing is kept.
 """
 
 import argparse

@@ -51,6 +51,7 @@ def test_the_readme_is_one_screen():
 
 def test_the_table_of_networks_is_what_the_command_writes():
     import networks_table
+
     from mobilenets_tf import registry
 
     found = json.loads(networks_table.MEASURED.read_text())
