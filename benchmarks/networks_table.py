@@ -1,7 +1,7 @@
 """Write the table of the classifiers in docs/networks.md.
 
     python benchmarks/networks_table.py             # from benchmarks/networks.json, in a second
-    python benchmarks/networks_table.py --measure   # measures what is missing there first: minutes for each network
+    python benchmarks/networks_table.py --measure   # measures what is missing there first: a minute for each network
 
 Parameters, multiply-adds, sizes and ratios of latencies are measured, and kept in benchmarks/networks.json after each
 network, so that a run that was interrupted continues. To measure a network anew, delete its entry. Weights are those of
@@ -13,6 +13,7 @@ are random, and quantised in the quickest way: neither size nor time depends on 
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -34,25 +35,33 @@ HEAD = (
 )  # fmt: skip
 
 
-def files_of(name: str, folder: Path, schemes: tuple[str, ...]) -> tuple[dict[str, Path], dict[str, int]]:
-    """Write a network's files; return their paths by scheme, and the counts of its inference form."""
+def counted(names: list[str]) -> dict[str, dict]:
+    """Parameters and multiply-adds of the inference form of networks."""
+    from mobilenets_tf import counts, create_model, reparameterize
+
+    told = {name: counts(reparameterize(create_model(name))) for name in names}
+    return {name: {"parameters": found["params_trainable"], "macs": found["macs"]} for name, found in told.items()}
+
+
+def written(name: str, folder: Path, schemes: tuple[str, ...]) -> dict[str, Path]:
+    """Write a network's files; return their paths by scheme."""
     import keras
 
-    from mobilenets_tf import counts, create_model, reparameterize
+    from mobilenets_tf import create_model
     from mobilenets_tf.export.tflite import convert_model
     from mobilenets_tf.quantize import Recipe
-    from mobilenets_tf.quantize import schemes as known
+    from mobilenets_tf.quantize.schemes import get
     from mobilenets_tf.worker import Worker
 
     quickest = Recipe(equalize=False, ranges="min_max", rounding="nearest", correct_biases=False)
     keras.utils.set_random_seed(0)
     model = settled(create_model(name))
-    paths = {scheme: folder / f"{name}_{scheme}.tflite" for scheme in schemes}
     samples = pictures(model.input_shape[1], 4)
+    paths = {scheme: folder / f"{name}_{scheme}.tflite" for scheme in schemes}
     with Worker() as worker:
         for scheme, path in paths.items():
-            path.write_bytes(convert_model(model, known.get(scheme), samples, worker, recipe=quickest).content)
-    return paths, counts(reparameterize(model))
+            path.write_bytes(convert_model(model, get(scheme), samples, worker, recipe=quickest).content)
+    return paths
 
 
 def timed(paths: dict[str, Path]) -> dict:
@@ -67,57 +76,62 @@ def timed(paths: dict[str, Path]) -> dict:
     }
 
 
-def measure(name: str, base: Path, folder: Path) -> dict:
-    """Everything of a network that has to be measured."""
-    paths, counted = in_child(files_of, name, folder, ("float32", "int8"))
-    sizes = {f"{scheme}_bytes": path.stat().st_size for scheme, path in paths.items()}
-    told = {"parameters": counted["params_trainable"], "macs": counted["macs"], **sizes}
-    told |= in_child(timed, {"base": base, **paths})
-    for path in paths.values():
-        path.unlink()
-    return told
-
-
 def measure_missing(found: dict[str, dict]) -> None:
-    """Measure the classifiers that ``found`` lacks, and write it after each."""
-    missing = [name for name in registry.list_models(task="classify") if name not in found]
-    if not missing:
+    """Count and time the classifiers that ``found`` lacks, and write it after each that was timed."""
+    names = registry.list_models(task="classify")
+    found |= in_child(counted, [name for name in names if name not in found])
+    keep(found)
+    if all("partitions" in found[name] for name in names):
         return
     with tempfile.TemporaryDirectory() as temporary:
-        (Path(temporary) / "base").mkdir()
-        base = in_child(files_of, BASE, Path(temporary) / "base", ("float32",))[0]["float32"]
-        for name in missing:
-            found[name] = measure(name, base, Path(temporary))
-            print(f"{name}: {json.dumps(found[name])}", flush=True)
-            write(MEASURED, json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+        folder = Path(temporary)
+        base = in_child(written, BASE, folder, ("float32",))["float32"].rename(folder / "base.tflite")
+        for name in names:
+            if "partitions" not in found[name]:
+                paths = in_child(written, name, folder, ("float32", "int8"))
+                sizes = {f"{scheme}_bytes": path.stat().st_size for scheme, path in paths.items()}
+                found[name] |= sizes | in_child(timed, {"base": base, **paths})
+                keep(found)
+                print(f"{name}: {json.dumps(found[name])}", flush=True)
+                for path in paths.values():
+                    path.unlink()
+
+
+def keep(found: dict[str, dict]) -> None:
+    write(MEASURED, json.dumps(dict(sorted(found.items())), indent=1) + "\n")
 
 
 def row(name: str, told: dict) -> tuple[str, ...]:
-    """A network's line of the table."""
-    network = registry.get(name)
+    """A network's line of the table; cells of what was not measured are empty."""
     records = weight_sets(name)
     exact, integer = TOP1.get(name, (None, None))
-    return (
-        f"`{name}`", str(network.resolution), f"{told['parameters'] / 1e6:.2f}", f"{told['macs'] / 1e6:.0f}",
-        percent(exact), percent(integer), f"{told['float32_bytes'] / 1e6:.1f}", f"{told['int8_bytes'] / 1e6:.1f}",
-        f"{told['float32_over_base']:.2f}", f"{told['int8_over_float32']:.2f}", str(told["partitions"]),
-        ", ".join(dict.fromkeys(map(publisher, records))) or "none",
-        ", ".join(dict.fromkeys(record.licence.partition(":")[0] for record in records)) or "",
+    cells = (
+        ("{:.2f}", _millions(told.get("parameters"))), ("{:.0f}", _millions(told.get("macs"))), ("{:.1f}", exact),
+        ("{:.1f}", integer), ("{:.1f}", _millions(told.get("float32_bytes"))),
+        ("{:.1f}", _millions(told.get("int8_bytes"))), ("{:.2f}", told.get("float32_over_base")),
+        ("{:.2f}", told.get("int8_over_float32")), ("{}", told.get("partitions")),
     )  # fmt: skip
+    return (
+        f"`{name}`",
+        str(registry.get(name).resolution),
+        *("" if value is None else form.format(value) for form, value in cells),
+        ", ".join(dict.fromkeys(map(publisher, records))) or "none",
+        ", ".join(dict.fromkeys(record.licence.partition(":")[0] for record in records)),
+    )
+
+
+def _millions(number: int | None) -> float | None:
+    return None if number is None else number / 1e6
 
 
 def publisher(record: WeightSet) -> str:
     """Whose training the weights are of: the first words of the record's source."""
-    return record.source.partition(",")[0].partition(" (")[0].partition(" MobileNet_V2")[0].split(".MobileNet")[0]
-
-
-def percent(figure: float | None) -> str:
-    return "" if figure is None else f"{figure:.1f}"
+    return re.split(r",| \(|[. ]MobileNet", record.source)[0]
 
 
 def table(found: dict[str, dict]) -> str:
-    """Markdown of the table, a line for each measured network in the order of the registry."""
-    rows = [row(name, found[name]) for name in registry.list_models(task="classify") if name in found]
+    """Markdown of the table, a line for each classifier in the order of the registry."""
+    rows = [row(name, found.get(name, {})) for name in registry.list_models(task="classify")]
     ruler = ("---", *("--:",) * 10, "---", "---")
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (HEAD, ruler, *rows))
 

@@ -4,7 +4,7 @@
     python benchmarks/pictures.py scales partitions aware  # those that need no photographs
 
 sensitivity: the layers of EfficientNet-Lite0 (Google's ImageNet weights) that int8 changes most, each quantised alone.
-schemes: the same network in five schemes, its size and its latency against top-1 on the photographs that calibration
+schemes: the same network in four schemes, its size and its latency against top-1 on the photographs that calibration
     has not used.
 scales: how many of the levels of int8 the channels of one of its depthwise layers have, with one scale for all.
 partitions: the operators of two int8 files of MobileNetV3 small in their order, ours and that of TensorFlow's
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 NETWORK = "efficientnet_lite0"
 LAYERS = 10  # of the sensitivity chart
-SCHEMES = ("float32", "float16", "dynamic", "int8", "int16x8")
+SCHEMES = ("float32", "float16", "dynamic", "int8")
 DEPTHWISE = "stage2_block1_depthwise_conv"
 CALIBRATION = 128
 
@@ -122,7 +122,8 @@ def partitions() -> str:
             axes.bar(range(len(taken)), 1, width=1, color=[ACCENT if one else SECOND for one in taken])
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
-            axes.set_title(f"{maker}: {len(taken)} operators, {sum(taken)} in XNNPACK, in {parts} partition{"s"[: parts > 1]}")
+            cut = "1 partition" if parts == 1 else f"{parts} partitions"
+            axes.set_title(f"{maker}: {len(taken)} operators, {sum(taken)} in XNNPACK, in {cut}")
             finish(axes, "")
         axes.set_xlabel("operators in their order; those of the second colour are LiteRT's own", color=INK)
         return to_svg(figure)

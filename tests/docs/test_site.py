@@ -57,8 +57,7 @@ def test_the_table_of_networks_is_what_the_command_writes():
     found = json.loads(networks_table.MEASURED.read_text())
     text = networks_table.PAGE.read_text(encoding="utf-8")
     assert networks_table.page(text, found) == text
-    assert set(found) == set(registry.list_models(task="classify"))
-    assert set(networks_table.TOP1) <= set(found)
+    assert set(found) | set(networks_table.TOP1) <= set(registry.list_models(task="classify"))
 
 
 @pytest.mark.parametrize("page", ["how_to/slower.md", "tutorials/classes.md"])
