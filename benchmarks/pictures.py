@@ -145,7 +145,7 @@ def aware() -> str:
     sys.path.append(str(ROOT / "examples"))
     from draw_shapes import SMALL_SIDE, classes
     from matplotlib.figure import Figure
-    from small_network import trained
+    from small_network import make_uneven, trained
 
     from mobilenets_tf import Preprocessing, Runner
     from mobilenets_tf.data import decode, find_images
@@ -153,7 +153,8 @@ def aware() -> str:
 
     preprocessing = Preprocessing(size=SMALL_SIDE)
     with tempfile.TemporaryDirectory() as folder:
-        model = trained(classes(Path(folder, "train"), 40, seed=0), epochs=3)
+        model = trained(classes(Path(folder, "train"), 80, seed=0), epochs=10)
+        make_uneven(model, 32)  # so that int8 changes something
         test = find_images(classes(Path(folder, "test"), 40, seed=1))
         samples = np.stack([preprocessing(decode(path)) for path in test.paths])
     prepared = quantize_aware(model, samples[:100], recipe=Recipe(per_tensor=True))
