@@ -30,8 +30,8 @@ BEGIN, END = "<!-- begin: benchmarks/networks_table.py writes this table -->", "
 BASE = "mobilenet_v2"
 CALLS = 100
 HEAD = (
-    "network", "pixels", "parameters, M", "multiply-adds, M", "top-1, %", "top-1 int8, %", "float32, MB", "int8, MB",
-    "float32 / V2", "int8 / float32", "partitions", "weights", "licence",
+    "network", "pixels", "parameters, M", "MAdds, M", "top-1, %", "int8 top-1, %", "float32, MB", "int8, MB",
+    "float32 / V2", "int8 / float32", "partitions", "trained by", "licence",
 )  # fmt: skip
 
 
