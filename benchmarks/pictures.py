@@ -73,11 +73,12 @@ def schemes(images: str) -> str:
     with drawing():
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         for axes, (label, values) in zip(figure.subplots(1, 2, sharey=True), costs, strict=True):
-            for row, value in zip(rows, values, strict=True):
+            for place, (row, value) in enumerate(zip(rows, values, strict=True)):
                 ends = [[base.score + end] for end in row.interval] if row.interval else [[row.score]] * 2
                 axes.plot([value, value], ends, color=FAINT, linewidth=1.5)
                 axes.plot(value, row.score, "o", color=ACCENT)
-                axes.annotate(row.scheme, (value, row.score), (6, 4), textcoords="offset points", color=INK)
+                above = 4 - 16 * (place % 2)
+                axes.annotate(row.scheme, (value, row.score), (6, above), textcoords="offset points", color=INK)
             axes.set_xlim(0, 1.25 * max(values))
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
             finish(axes, label, "top-1")
