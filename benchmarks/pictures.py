@@ -49,7 +49,7 @@ def sensitivity(images: str) -> str:
     known = Sensitivity.__dataclass_fields__
     return sensitivity_chart.draw(
         [Sensitivity(**{key: value for key, value in row.items() if key in known}) for row in rows],
-        f"{NETWORK}: the {LAYERS} layers that int8 changes most",
+        NETWORK,
     )
 
 
