@@ -233,3 +233,43 @@ COMPARISONS = {
     "blocks": BLOCKS,
     "correlation": CORRELATION,
 }
+
+# Top-1 on ImageNet's validation set at the network's own resolution, in percent: float32, and int8 of post-training
+# quantisation or of quantisation-aware training, as the source has it; None where it says nothing.
+TOP1: Mapping[str, tuple[float | None, float | None]] = {
+    "mobilenet_v1": (70.9, 69.7),  # tensorflow/models, slim/nets/mobilenet_v1.md; int8: quantisation-aware training
+    "mobilenet_v2": (71.8, 70.9),  # slim/nets/mobilenet/README.md; int8: arXiv 1905.02244, table 4
+    "mobilenet_v3_large": (75.2, 73.8),  # arXiv 1905.02244, tables 3 and 4
+    "mobilenet_v3_small": (67.4, 64.9),  # the same
+    "mobilenet_v3_large_minimalistic": (72.3, 71.3),  # slim/nets/mobilenet/README.md
+    "mobilenet_v3_small_minimalistic": (61.9, None),  # the same
+    # tensorflow/tpu, models/official/efficientnet/lite/README.md; int8: post-training quantisation
+    "efficientnet_lite0": (75.1, 74.4),
+    "efficientnet_lite1": (76.7, 75.9),
+    "efficientnet_lite2": (77.6, 77.0),
+    "efficientnet_lite3": (79.8, 79.0),
+    "efficientnet_lite4": (81.5, 80.2),
+    # arXiv 2206.04040, tables 9 and 13
+    "mobileone_s0": (71.4, None),
+    "mobileone_s1": (75.9, None),
+    "mobileone_s2": (77.4, None),
+    "mobileone_s3": (78.1, None),
+    "mobileone_s4": (79.4, None),
+    # arXiv 2110.02178 and 2206.02680
+    "mobilevit_xxs": (69.0, None),
+    "mobilevit_xs": (74.8, None),
+    "mobilevit_s": (78.4, None),
+    "mobilevit_v2_050": (70.2, None),
+    "mobilevit_v2_075": (75.6, None),
+    "mobilevit_v2_100": (78.1, None),
+    # micronDLA/MobileViTv3, README.md
+    "mobilevit_v3_xxs": (70.98, None),
+    "mobilevit_v3_xs": (76.7, None),
+    "mobilevit_v3_s": (79.3, None),
+    "mobilevit_v3_xxs_l2": (70.23, None),
+    "mobilevit_v3_xs_l2": (76.10, None),
+    "mobilevit_v3_s_l2": (79.06, None),
+    "mobilevit_v3_050": (72.33, None),
+    "mobilevit_v3_075": (76.55, None),
+    "mobilevit_v3_100": (78.64, None),
+}

@@ -44,7 +44,7 @@ MANIFEST = {
     "calibration": {"samples": 128, "low": -0.99, "high": 1.0, "mean": -0.13, "warnings": ["Only 7 samples."]},
     "recipe": {"equalize": True, "ranges": "least_output_error"},
     "mixed_precision": None,
-    "versions": {"mobilenets-tf": "0.1.0"},
+    "versions": {"mobilenets-tf": "0.2.0"},
     "inputs": [{"name": "image", "shape": [1, 224, 224, 3], "dtype": "int8", "scale": 0.0078125, "zero_point": -1}],
     "outputs": [{"name": "scores", "shape": [1, 1000], "dtype": "float32", "scale": 0.0, "zero_point": 0}],
     "parity": COMPARISON | {"images": 16, "relative_difference": 2e-6},
