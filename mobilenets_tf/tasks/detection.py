@@ -111,9 +111,8 @@ class Detection(Task):
 
         # An object at a border may be in one answer only. Scores of two files differ in their last bits; and where a
         # list is full, several objects may share the score of its last place.
-        full = max(len(expected), len(answer)) >= Postprocess.max_detections
-        last = max(float(min(each.scores)) for each in (expected, answer)) if full else Postprocess.score_threshold
-        border = max(score_threshold, last) + _SAME
+        full = [each for each in (expected, answer) if len(each) >= Postprocess.max_detections]
+        border = max([score_threshold, Postprocess.score_threshold, *(each.scores.min() for each in full)]) + _SAME
         if (answer.scores < score_threshold - _SAME).any():
             return False
         one, other = (_sorted_rows(each.above(border)) for each in (expected, answer))

@@ -5,6 +5,7 @@ import pytest
 
 from mobilenets_tf.data.boxes import Detections
 from mobilenets_tf.tasks import task_of
+from mobilenets_tf.tasks.postprocess import Postprocess
 from tests.tasks.test_metrics import LEFT, RIGHT, TOP, found
 
 AGREE = task_of("detect").agree
@@ -31,6 +32,11 @@ def test_objects_below_the_threshold_are_in_the_first_file_only():
     every, few = found((LEFT, 0, 0.9), (RIGHT, 1, 0.3)), found((LEFT, 0, 0.9))
     assert AGREE(every, few, 0.5) and not AGREE(every, few, 0.2)
     assert not AGREE(every, every, 0.5)  # the file was to leave the second object out
+
+
+def test_a_full_list_of_objects_below_the_threshold_is_nothing_in_the_other_file():
+    full = found(*[(LEFT, 0, 0.2)] * Postprocess.max_detections)
+    assert AGREE(full, found(), 0.3) and not AGREE(full, found(), 0.1)
 
 
 def test_of_equal_scores_at_the_end_of_a_full_list_any_may_be_there():
