@@ -35,8 +35,8 @@ def test_objects_below_the_threshold_are_in_the_first_file_only():
 
 
 def test_a_full_list_of_objects_below_the_threshold_is_nothing_in_the_other_file():
-    full = found(*[(LEFT, 0, 0.2)] * Postprocess.max_detections)
-    assert AGREE(full, found(), 0.3) and not AGREE(full, found(), 0.1)
+    full = found((RIGHT, 1, 0.4), *[(LEFT, 0, 0.2)] * Postprocess.max_detections)
+    assert AGREE(full, found(), 0.5) and not AGREE(full, found(), 0.3)
 
 
 def test_of_equal_scores_at_the_end_of_a_full_list_any_may_be_there():
