@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import keras
 
 # (kernel, expansion, filters, blocks, stride): for 32 pixels.
-SMALL_ROWS = ((3, 1, 8, 1, 1), (3, 6, 16, 2, 2), (5, 6, 24, 2, 1), (3, 6, 40, 2, 2), (5, 6, 56, 1, 1))
+SMALL_ROWS = ((3, 1, 8, 1, 1), (3, 6, 16, 2, 2), (5, 6, 24, 2, 1), (3, 6, 40, 2, 2))
 
 
 def network(activation: str, squeeze_ratio: float):

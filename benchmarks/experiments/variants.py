@@ -24,6 +24,7 @@ class Variant:
     integers: whether int8 files of the trained networks are judged too.
     sized: whether the paper's network is one of its own, to be counted and timed; False where only the training
         differs.
+    passes: how many times the paper's multiply-adds are the network's, where an image runs through it several times.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Variant:
     crop: int = SIDE
     integers: bool = False
     sized: bool = True
+    passes: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Experiment:
 
     claim: what the paper says. source: paper and table. column: what ``published`` is.
     against: key of a variant -> key of another one that it is compared with instead of the baseline.
+    trained: whether small networks are trained; False: the paper's networks are counted and timed only.
+    memory: whether the table has the largest tensor.
     """
 
     name: str
@@ -52,6 +56,8 @@ class Experiment:
     column: str
     variants: tuple[Variant, ...]
     against: Mapping[str, str] = field(default_factory=dict)
+    trained: bool = True
+    memory: bool = False
 
     def base(self, variant: Variant) -> Variant | None:
         """Give the variant that another one is compared with; None for the baseline."""
