@@ -175,9 +175,7 @@ def _integer_files(model: keras.Model, pixels: np.ndarray, progress: Progress) -
         files[f"stock, {name}"] = _stock(folded, samples, per_tensor)
         with Worker() as worker:
             recipe = Recipe(per_tensor=per_tensor)
-            converted = convert_model(
-                model, schemes.get("int8"), Calibration(samples), worker, progress, recipe=recipe
-            )
+            converted = convert_model(model, schemes.get("int8"), Calibration(samples), worker, progress, recipe=recipe)
         files[f"ours, {name}"] = converted.content
     return files
 
@@ -191,4 +189,3 @@ def _stock(model: keras.Model, samples: np.ndarray, per_tensor: bool) -> bytes:
     converter._experimental_disable_per_channel = per_tensor
     with redirect_stdout(io.StringIO()):  # it lists every variable
         return converter.convert()
-

@@ -46,7 +46,7 @@ class Experiment:
     claim: what the paper says. source: paper and table. column: what ``published`` is.
     against: key of a variant -> key of another one that it is compared with instead of the baseline.
     trained: whether small networks are trained; False: the paper's networks are counted and timed only.
-    memory: whether the table has the largest tensor.
+    memory: whether the table has the largest tensor. note: what a reader has to know of the figures.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Experiment:
     against: Mapping[str, str] = field(default_factory=dict)
     trained: bool = True
     memory: bool = False
+    note: str = ""
 
     def base(self, variant: Variant) -> Variant | None:
         """Give the variant that another one is compared with; None for the baseline."""

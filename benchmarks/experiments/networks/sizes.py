@@ -27,7 +27,7 @@ def shufflenet(scale: float):
     """Give the builder of a ShuffleNet with three groups."""
 
     def build(small: bool, side: int) -> "keras.Model":
-        from experiments.shufflenet import ShuffleNet
+        from experiments.networks.shufflenet import ShuffleNet
 
         return ShuffleNet(scale)
 
@@ -86,18 +86,21 @@ EXPERIMENTS = (
         ),
         trained=False,
         memory=True,
+        note="The paper's row of ShuffleNet has 32, 400, 800 and 1600 channels, those of two groups, and its largest "
+        "tensor leaves out the first convolution, whose output is the largest tensor of the network with three groups.",
     ),
     Experiment(
         "v2_detectors",
         "SSDLite against SSD",
-        "Separable convolutions in the heads cut their parameters by seven and the multiply-adds by three and a half.",
-        "arXiv 1801.04381, table 5: heads only (0.35 B is twice the multiply-adds); ours: the whole detector, 80 classes",
+        "Separable convolutions in the heads have a seventh of the parameters and fewer multiply-adds.",
+        "arXiv 1801.04381, table 5: of the heads alone; here: of the whole detector, 320 pixels, 80 classes",
         "parameters, multiply-adds",
         (
             Variant("ssd", "SSD on MobileNetV2", registered("ssd_mobilenet_v2"), "14.8 M, 1.25 B"),
             Variant("ssdlite", "SSDLite on MobileNetV2", registered("ssdlite_mobilenet_v2"), "2.1 M, 0.35 B"),
         ),
         trained=False,
+        note="The paper's 0.35 B for SSDLite are twice the multiply-adds; its 1.25 B for SSD are multiply-adds.",
     ),
     Experiment(
         "v2_segmenters",

@@ -1,4 +1,4 @@
-"""ShuffleNet v1 (Zhang et al. 2017, arXiv 1707.01083), which MobileNetV2's tables compare with. For these tables alone."""
+"""ShuffleNet v1 (Zhang et al. 2017, arXiv 1707.01083), for the tables of MobileNetV2 alone, which compare with it."""
 
 import keras
 from keras import KerasTensor, layers
