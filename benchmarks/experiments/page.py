@@ -1,5 +1,6 @@
 """docs/experiments.md and its pictures, from the committed results."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,19 +20,20 @@ paper's figure beside ours. The page is written by `{COMMAND} --page` from the r
 `benchmarks/experiments/results/`.
 
 ```
-{COMMAND} --list                                              the experiments
-{COMMAND} v2_bottlenecks --keep /tmp/experiments              the trainings of one; it goes on where it was
-{COMMAND} all --counts --latency --keep /tmp/experiments      counts and latency of the papers' networks
+{COMMAND} --list                                      the experiments
+{COMMAND} v2_bottlenecks --keep DIR                   trains; goes on where it was
+{COMMAND} all --counts --latency --keep DIR           the papers' networks
 ```
 
 * **Two networks a row.** The paper's network, with 1000 classes and the paper's size of input, gives the parameters and
   multiply-adds, and with random weights the latency. A small network with the same change is trained, and gives the
   accuracy. So accuracies do not compare with the paper's; differences do.
-* **The small network** has an input of 32 pixels unless the row says otherwise, and is trained from random weights with
-  {{settings}}. The images are the middle of those that `benchmarks/drawn_surfaces.py` draws, of 20 classes. Hundreds of
-  steps show what helps at the beginning of a training; ImageNet's hundreds of thousands may say something else. The
-  trainings run in one process with the package's own recipes, input pipeline and step, because `mobilenets_tf.train`
-  takes seconds to start.
+* **The small network** has an input of 32 pixels unless the row says otherwise, and is trained from random weights:
+  {{settings}}.
+  The images are the middle of those that `benchmarks/drawn_surfaces.py` draws, of 20 classes. Hundreds of steps show
+  what helps at the beginning of a training; ImageNet's hundreds of thousands may say something else. The trainings run
+  in one process with the package's own recipes, input pipeline and step, because `mobilenets_tf.train` takes seconds to
+  start.
 * **Top-1** is the mean of all seeds, in brackets with the 95 % interval of a bootstrap over test images and seeds. A
   difference is taken image by image and seed by seed. **Not shown** means that the interval of the difference contains
   0: a data set of this size cannot show the effect, which may still exist.
@@ -71,10 +73,15 @@ def verdict(difference: Interval | None) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "not shown"
 
 
-def millions(count: int) -> str:
-    """Write a count in millions, with three digits or all before the point."""
-    value = count / 1e6
-    return f"{value:.0f} M" if value >= 100 else f"{value:.3g} M"
+def short(count: int) -> str:
+    """Write a count with three digits, in thousands (K), millions (M) or billions (B)."""
+    unit, letter = next((each for each in ((1e9, "B"), (1e6, "M")) if count >= each[0]), (1e3, "K"))
+    return f"{count / unit:#.3g}".rstrip(".") + f" {letter}"
+
+
+def paragraph(words: str) -> str:
+    """Break a paragraph into lines."""
+    return textwrap.fill(" ".join(words.split()), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _latency(found: Mapping) -> str:
@@ -96,9 +103,9 @@ def table(experiment: Experiment, lines: Sequence[Line], sizes: Mapping[str, Map
         found = sizes.get(line.variant.key, {})
         cells = [line.variant.label]
         if sizes:
-            cells += [millions(found[kind]) if kind in found else "" for kind in ("params", "macs")]
+            cells += [short(found[kind]) if kind in found else "" for kind in ("params", "macs")]
         if experiment.memory:
-            cells.append(f"{found['largest'] * 2 / 1024:.0f} KiB" if "largest" in found else "")
+            cells.append(f"{short(2 * found['largest'])}B" if "largest" in found else "")
         if timed:
             cells.append(_latency(found))
         if trained:
@@ -125,14 +132,14 @@ def section(experiment: Experiment, document: Mapping, folder: str) -> tuple[str
     lines = [line for line in found if line.top1] or found
     drawn = _picture(experiment, lines, sizes)
     seeds = sorted({line.seeds for line in lines} - {0})
-    parts = [f"\n## {experiment.title}\n", f"{experiment.claim} ({experiment.source})\n"]
-    trainings = f"; trainings of each network: {' or '.join(map(str, seeds))}" if seeds else ""
+    parts = [f"\n## {experiment.title}\n", paragraph(f"{experiment.claim} Source: {experiment.source}.") + "\n"]
+    trainings = f"trainings of each network: {' or '.join(map(str, seeds)) or 'none yet'}" if experiment.trained else ""
     what = "" if experiment.trained else " --counts --latency"
-    parts.append(f"`{COMMAND} {experiment.name}{what}`{trainings}\n")
+    parts.append(f"`{COMMAND} {experiment.name}{what}`" + (f"; {trainings}" if trainings else "") + "\n")
     parts.append(table(experiment, lines, sizes))
     parts.append(integer_table(lines))
     if experiment.note:
-        parts.append(f"\n{experiment.note}")
+        parts.append("\n" + paragraph(experiment.note))
     if drawn:
         parts.append(f"\n![{experiment.title}]({folder}/{experiment.name}.svg)")
     return "\n".join(part for part in parts if part) + "\n", {f"{experiment.name}.svg": drawn} if drawn else {}
@@ -155,7 +162,7 @@ def spiral_section(document: Mapping, folder: str) -> tuple[str, dict[str, str]]
     text = f"""
 ## MobileNetV2: a spiral through ReLU
 
-{" ".join((spiral.__doc__ or "").split(chr(10) * 2)[1].split())} (arXiv 1801.04381, figure 1)
+{paragraph((spiral.__doc__ or "").partition(chr(10) * 2)[2])} Source: arXiv 1801.04381, figure 1.
 
 `{COMMAND} spiral`
 

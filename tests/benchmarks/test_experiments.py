@@ -70,6 +70,7 @@ def test_the_page_has_what_there_is(trainings):
     written, images = page.text({"some": EXPERIMENT}, documents)
     row = next(line for line in written.splitlines() if line.startswith("| first"))
     assert [cell.strip() for cell in row.split("|")][2:4] == ["4.23 M", "569 M"] and "70 %" in row
+    assert page.short(153_349_206_856) == "153 B" and page.short(401_408) == "401 K" and page.short(999) == "0.999 K"
     assert "64 images, 2 epochs, batches of 8 (16 steps)" in written and "1,000 other images" in written
     assert "| third | -" in written  # the table of int8 files
     assert list(images) == ["some.svg"] and images == page.text({"some": EXPERIMENT}, documents)[1]

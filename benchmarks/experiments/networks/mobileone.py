@@ -60,7 +60,7 @@ EXPERIMENTS = (
         "mobileone_branches",
         "MobileOne: branches in training",
         "Branches gain up to 1.8 points in S0 and cost nothing after folding.",
-        "arXiv 2206.04040, tables 5 and 6 (S0)",
+        "arXiv 2206.04040, tables 5 and 6 of S0",
         "top-1",
         (
             _variant("one_plain", "no branches: one convolution with BatchNorm", "69.6 %", True, **_PLAIN),
@@ -84,7 +84,7 @@ EXPERIMENTS = (
         "MobileOne: moving average, progressive learning, annealed weight decay",
         "Annealing the weight decay gains 0.5 points; progressive learning and the moving average gain a little more.",
         "arXiv 2206.04040, table 8 (S2)",
-        "paper",
+        "top-1",
         (
             _trained("one_recipe", "all three"),
             _trained("one_no_ema", "no moving average", "ema"),

@@ -58,7 +58,7 @@ EXPERIMENTS = (
         "v2_compared",
         "MobileNetV2 beside MobileNetV1, ShuffleNet and NASNet-A",
         "MobileNetV2 is more accurate than networks with as many multiply-adds, and faster.",
-        "arXiv 1801.04381, table 4 (Pixel 1); 0.5x and 1x: arXiv 1707.01083, table 2",
+        "arXiv 1801.04381, table 4, on a Pixel 1; ShuffleNet 0.5x and 1x: arXiv 1707.01083, table 2",
         "parameters, multiply-adds, top-1, latency",
         (
             _V2,
@@ -107,7 +107,8 @@ EXPERIMENTS = (
         "DeepLabv3 on MobileNetV2: output stride, ASPP, several scales",
         "Without ASPP at output stride 16 the segmenter loses 0.4 points of mIoU and has half of the multiply-adds; "
         "several scales and mirrored images cost fifty times as many.",
-        "arXiv 1801.04381, table 7 (VOC val); multi-scale: 0.5 to 1.75, and mirrored; latency: of one pass",
+        "arXiv 1801.04381, table 7, VOC val. Multi-scale is read as six scales from 0.5 to 1.75, each mirrored too; the "
+        "latency is that of one pass",
         "mIoU, parameters, multiply-adds",
         (
             _deeplab("deeplab_16", "stride 16", "75.32, 2.11 M, 2.75 B", 16, ()),
