@@ -85,7 +85,10 @@ def paragraph(words: str) -> str:
 
 
 def _latency(found: Mapping) -> str:
-    return ", ".join(f"{found[scheme]['ratio']['median']:.2f}" for scheme in ("float32", "int8") if scheme in found)
+    if not found.keys() & {"float32", "int8"}:
+        return ""
+    ratios = [f"{found[scheme]['ratio']['median']:.2f}" if scheme in found else "-" for scheme in ("float32", "int8")]
+    return ", ".join(ratios)
 
 
 def table(experiment: Experiment, lines: Sequence[Line], sizes: Mapping[str, Mapping]) -> str:

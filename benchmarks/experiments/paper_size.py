@@ -3,9 +3,11 @@
 Latency is a ratio to the network that a variant is compared with, all files of an experiment timed in turn.
 """
 
+import sys
 from pathlib import Path
 
 from experiments.variants import Experiment, Variant
+from mobilenets_tf.errors import ConversionError, RequestError
 from mobilenets_tf.progress import Progress
 
 SCHEMES = ("float32", "int8")
@@ -36,17 +38,25 @@ def time(experiment: Experiment, folder: Path, calls: int, progress: Progress) -
 
     Returns:
         key of a variant -> scheme -> "ratio" to the variant that it is compared with (median, low, high), "ms" (median)
-        and XNNPACK's "partitions".
+        and XNNPACK's "partitions". A variant without a file of a scheme, which is told, has no such entry.
     """
     from mobilenets_tf.export.speed import timing
 
     sized = [each for each in experiment.variants if each.sized]
     found: dict[str, dict] = {each.key: {} for each in sized}
     for scheme in SCHEMES:
-        files = {each.key: _file(each, scheme, folder, progress) for each in sized}
+        files = {}
+        for each in sized:
+            try:
+                files[each.key] = _file(each, scheme, folder, progress)
+            except (ConversionError, RequestError) as error:
+                print(f"{each.key} has no {scheme} file: {error}", file=sys.stderr)
         timed = timing.side_by_side(files, calls, progress=progress)
         for variant in sized:
-            own, base = timed[variant.key], timed[(experiment.base(variant) or variant).key]
+            base = experiment.base(variant) or variant
+            if not {variant.key, base.key} <= timed.keys():
+                continue
+            own, base = timed[variant.key], timed[base.key]
             found[variant.key][scheme] = {
                 "ratio": vars(timing.ratio(own, base)), "ms": own.median_ms, "partitions": own.delegated_partitions,
                 "outside": dict(own.outside), "calls": calls,

@@ -25,7 +25,7 @@ def accuracies(lines: Sequence[Line]) -> str:
             axes.plot([mean], [place], "o", color=colour)
         axes.set_yticks(range(len(lines)), [line.variant.label for line in lines])
         axes.set_ylim(len(lines) - 0.5, -0.5)
-        finish(axes, "top-1 of the small network, %, with the 95 % interval over images and seeds")
+        finish(axes, "top-1 of the small network, % (95 % interval)")
         return to_svg(figure)
 
 

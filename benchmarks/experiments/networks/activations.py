@@ -62,11 +62,13 @@ def dynamic_shift_max(x: "KerasTensor", name: str) -> "KerasTensor":
     found = _parameters(x, 2 * PIECES * channels, name)
     sums = []
     for piece in range(PIECES):
-        weights = (found[..., at * channels : (at + 1) * channels] for at in (2 * piece, 2 * piece + 1))
-        terms = [
-            layers.Multiply(name=f"{name}_term{piece}{number}")([of, weight])
-            for number, (of, weight) in enumerate(zip((x, shifted), weights, strict=True))
-        ]
+        terms = []
+        for number, of in enumerate((x, shifted)):
+            at = 2 * piece + number
+            # Weights of the channels themselves begin at 1, of the shifted ones at 0.
+            weight = found[..., at * channels : (at + 1) * channels]
+            weight = layers.Rescaling(1.0, 1.0 - number, name=f"{name}_weight{at}")(weight)
+            terms.append(layers.Multiply(name=f"{name}_term{at}")([of, weight]))
         sums.append(layers.Add(name=f"{name}_sum{piece}")(terms))
     return layers.Maximum(name=f"{name}_max")(sums)
 

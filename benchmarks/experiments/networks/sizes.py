@@ -107,7 +107,7 @@ EXPERIMENTS = (
         "DeepLabv3 on MobileNetV2: output stride, ASPP, several scales",
         "Without ASPP at output stride 16 the segmenter loses 0.4 points of mIoU and has half of the multiply-adds; "
         "several scales and mirrored images cost fifty times as many.",
-        "arXiv 1801.04381, table 7, VOC val. Multi-scale is read as six scales from 0.5 to 1.75, each mirrored too; the "
+        "arXiv 1801.04381, table 7, VOC val. Multi-scale is read as six scales from 0.5 to 1.75, each mirrored too; "
         "latency is that of one pass",
         "mIoU, parameters, multiply-adds",
         (
