@@ -36,7 +36,8 @@ paper's figure beside ours. The page is written by `{COMMAND} --page` from the r
   start.
 * **Top-1** is the mean of all seeds, in brackets with the 95 % interval of a bootstrap over test images and seeds. A
   difference is taken image by image and seed by seed. **Not shown** means that the interval of the difference contains
-  0: a data set of this size cannot show the effect, which may still exist.
+  0: a data set of this size cannot show the effect, which may still exist. **One training** shows nothing: its interval
+  is over images alone, and seeds scatter by points.
 * **Latency** is the median ratio to the row that the row is compared with, float32 and int8, all files in turn, one
   thread, LiteRT with XNNPACK. This is not a phone.
 """
@@ -65,11 +66,13 @@ def percent(interval: Interval | None, sign: str = "") -> str:
     return f"{mean:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
-def verdict(difference: Interval | None) -> str:
+def verdict(line: Line) -> str:
     """Say whether a difference is shown."""
-    if difference is None:
+    if line.difference is None:
         return ""
-    _, low, high = difference
+    if line.pairs == 1:
+        return "one training"
+    _, low, high = line.difference
     return "better" if low > 0 else "worse" if high < 0 else "not shown"
 
 
@@ -113,7 +116,7 @@ def table(experiment: Experiment, lines: Sequence[Line], sizes: Mapping[str, Map
             cells.append(_latency(found))
         if trained:
             base = line.base.label if line.difference and line.base else ""
-            cells += [percent(line.top1), percent(line.difference, "+"), verdict(line.difference), base]
+            cells += [percent(line.top1), percent(line.difference, "+"), verdict(line), base]
         rows.append((*cells, line.variant.published))
     return as_table(tuple(columns), rows)
 

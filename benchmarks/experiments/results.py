@@ -53,6 +53,7 @@ class Line:
     small: dict | None
     top1: Interval | None
     difference: Interval | None
+    pairs: int
     integers: dict[str, Interval]
 
 
@@ -70,7 +71,7 @@ def lines(experiment: Experiment, trainings: dict[str, dict[str, dict]]) -> Iter
         yield Line(
             variant, base, len(seeds), own[seeds[0]]["counts"] if seeds else None,
             accuracy(_right(own, seeds)) if seeds else None,
-            gain(_right(theirs, shared), _right(own, shared)) if shared else None, integers,
+            gain(_right(theirs, shared), _right(own, shared)) if shared else None, len(shared), integers,
         )  # fmt: skip
 
 

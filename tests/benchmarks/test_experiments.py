@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_a_variant_is_compared_with_its_base(trainings):
     assert third.base.key == "b" and third.seeds == 1
     assert third.difference == (0, 0, 0)  # of the seed that both have
     assert third.integers["ours"][2] < -0.05
-    assert page.verdict(second.difference) == "better" and page.verdict(third.difference) == "not shown"
+    assert page.verdict(second) == "better" and page.verdict(third) == "one training"
+    assert page.verdict(replace(third, pairs=3)) == "not shown" and page.verdict(first) == ""
 
 
 def test_the_page_has_what_there_is(trainings):
