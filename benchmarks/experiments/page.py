@@ -195,9 +195,21 @@ def settings(documents: Mapping[str, Mapping]) -> str:
     )
 
 
+def at_a_glance(experiments: Mapping[str, Experiment], documents: Mapping[str, Mapping]) -> str:
+    """Write the differences of all trained experiments in one table."""
+    rows = []
+    for name, experiment in experiments.items():
+        for line in results.lines(experiment, documents.get(name, {}).get("trainings", {})):
+            if line.difference and line.base:
+                change = f"{line.variant.label}, against {line.base.label}"
+                title = experiment.title.partition(":")[0]
+                rows.append((title, change, percent(line.difference, "+"), verdict(line)))
+    return "\n## At a glance\n\n" + as_table(("paper", "change", "difference, points", ""), rows) + "\n" if rows else ""
+
+
 def text(experiments: Mapping[str, Experiment], documents: Mapping[str, Mapping]) -> tuple[str, dict[str, str]]:
     """Write the page and its pictures. documents: name of an experiment -> its results; those without are left out."""
-    parts = [INTRODUCTION.format(settings=settings(documents))]
+    parts = [INTRODUCTION.format(settings=settings(documents)), at_a_glance(experiments, documents)]
     images: dict[str, str] = {}
     for written, drawn in _sections(experiments, documents, "experiments"):
         parts.append(written)

@@ -43,7 +43,8 @@ class Line:
     """A variant's row of the table.
 
     seeds: how many trainings; the other fields are None where there is none.
-    top1: of the small network. difference: from the variant that it is compared with; None for the baseline.
+    top1: of the small network. difference: from the variant that it is compared with, None for the baseline; over so
+    many ``pairs`` of trainings.
     integers: kind of int8 file -> its difference from the float network.
     """
 

@@ -89,7 +89,7 @@ EXPERIMENTS = (
         "activations",
         "Activations in MobileOne's network of 30 layers",
         "Dynamic activations take many times as long as ReLU.",
-        "arXiv 2206.04040, table 2 (iPhone 12)",
+        "arXiv 2206.04040, table 2, on an iPhone 12",
         "ms, ratio to ReLU",
         (
             Variant("act_relu", "ReLU", network("relu"), "1.53, 1.00"),

@@ -60,8 +60,8 @@ EXPERIMENTS = (
         "MobileNetV3: from MobileNetV2's kind of block to MobileNetV3-Large, step by step",
         "The efficient last stage and the smaller stem save time and lose nothing. Hard-swish in the later stages and "
         "squeeze-and-excite at a quarter of the expansion gain accuracy for little time.",
-        "arXiv 1905.02244, section 5 (Pixel 1)",
-        "latency",
+        "arXiv 1905.02244, section 5, on a Pixel 1",
+        "top-1, latency",
         (
             Variant("v3_start", "ReLU, no squeeze-and-excite, V2's stem and last stage", network(**_START)),
             Variant("v3_last", "+ efficient last stage", network(**_LAST_STAGE), "-7 ms, 11 % of the time"),
@@ -75,7 +75,7 @@ EXPERIMENTS = (
         "v3_details",
         "MobileNetV3: where hard-swish, and how much squeeze-and-excite",
         "Hard-swish in all stages gains 0.2 points and takes 4 % more time; ReLU in all stages loses 0.7.",
-        "arXiv 1905.02244, table 5 (Pixel 1)",
+        "arXiv 1905.02244, table 5, on a Pixel 1",
         "top-1, latency",
         (
             replace(BASE, label="MobileNetV3"),
