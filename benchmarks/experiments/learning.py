@@ -23,6 +23,7 @@ from PIL import Image
 from experiments.results import as_text
 from experiments.variants import CLASSES, Variant
 from mobilenets_tf import Preprocessing, counts, reparameterize
+from mobilenets_tf.errors import RequestError
 from mobilenets_tf.progress import Progress, silent
 from mobilenets_tf.training.distribution import Distribution
 from mobilenets_tf.training.input import pipeline
@@ -104,6 +105,7 @@ def learn(variant: Variant, seed: int, size: Size, folder: Path, progress: Progr
     Returns:
         The record of the training: counts of the network in its inference form, the settings, seconds, and which test
         images get the right answer, by the float network and by each kind of int8 file (``as_text``).
+        A file that LiteRT refuses has its reason under "refused".
     """
     started = time.monotonic()
     deterministic()
@@ -135,10 +137,13 @@ def learn(variant: Variant, seed: int, size: Size, folder: Path, progress: Progr
         "right": as_text(_answers(model, examples["test"].pixels) == truth),
     }  # fmt: skip
     if variant.integers:
-        record["int8"] = {
-            name: as_text(_answers_of_file(content, examples["test"].pixels) == truth)
-            for name, content in _integer_files(model, examples["train"].pixels[:CALIBRATION], progress).items()
-        }
+        record["int8"], record["refused"] = {}, {}
+        files = _integer_files(model, examples["train"].pixels[:CALIBRATION], progress)
+        for name, content in files.items():
+            try:
+                record["int8"][name] = as_text(_answers_of_file(content, examples["test"].pixels) == truth)
+            except RequestError as error:  # LiteRT does not run the file
+                record["refused"][name] = str(error)
     return record | {"seconds": time.monotonic() - started}
 
 

@@ -67,6 +67,8 @@ def lines(experiment: Experiment, trainings: dict[str, dict[str, dict]]) -> Iter
         shared = [seed for seed in seeds if seed in theirs]
         integers = {}
         for kind in own[seeds[0]].get("int8", {}) if seeds else ():
+            if any(kind not in own[seed]["int8"] for seed in seeds):
+                continue
             files = np.stack([as_array(own[seed]["int8"][kind]) for seed in seeds])
             integers[kind] = gain(_right(own, seeds), files)
         yield Line(
