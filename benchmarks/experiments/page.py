@@ -122,12 +122,15 @@ def table(experiment: Experiment, lines: Sequence[Line], sizes: Mapping[str, Map
 
 
 def integer_table(lines: Sequence[Line]) -> str:
-    """Write what int8 files lose, in points of top-1: a row for each variant that has some."""
+    """Write what int8 files lose, in points of top-1: a row for each variant that has some. "Refused" is a kind of file
+    that LiteRT does not run, of at least one seed."""
     judged = [line for line in lines if line.integers]
     if not judged:
         return ""
-    kinds = list(judged[0].integers)
-    rows = [(line.variant.label, *(percent(line.integers[kind], "+") for kind in kinds)) for line in judged]
+    kinds = list(dict.fromkeys(kind for line in judged for kind in line.integers))
+    rows = [
+        (line.variant.label, *(percent(line.integers.get(kind), "+") or "refused" for kind in kinds)) for line in judged
+    ]
     return "\nThe int8 files against the float network, in points of top-1:\n\n" + as_table(("variant", *kinds), rows)
 
 

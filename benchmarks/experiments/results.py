@@ -45,7 +45,7 @@ class Line:
     seeds: how many trainings; the other fields are None where there is none.
     top1: of the small network. difference: from the variant that it is compared with, None for the baseline; over so
     many ``pairs`` of trainings.
-    integers: kind of int8 file -> its difference from the float network.
+    integers: kind of int8 file -> its difference from the float network; without kinds that LiteRT refused.
     """
 
     variant: Variant
