@@ -34,16 +34,18 @@ EXPERIMENTS = {each.name: each for part in PARTS for each in part.EXPERIMENTS}
 SPIRAL = "spiral"  # no network is in it
 
 
-def trained(experiment: Experiment, folder: Path, seeds: list[int], quick: bool, progress: Progress) -> dict:
-    """Make the records that the folder lacks. Give all of them: key of a variant -> seed -> record."""
+def trained(experiment: Experiment, folder: Path, chosen: argparse.Namespace, progress: Progress) -> dict:
+    """Make the records that the folder lacks, unless only kept ones are wanted: key of a variant -> seed -> record."""
     records: dict[str, dict[str, dict]] = {}
-    for seed in seeds:  # not variant by variant: what has ended early is a table too
+    for seed in chosen.seeds:  # not variant by variant: what has ended early is a table too
         for variant in experiment.variants:
             path = folder / f"{variant.key}_{seed}.json"
             if not path.exists():
+                if chosen.kept:
+                    continue
                 from experiments import learning
 
-                size = learning.QUICK if quick else learning.Size()
+                size = learning.QUICK if chosen.quick else learning.Size()
                 results.write(path, learning.learn(variant, seed, size, folder, progress))
             records.setdefault(variant.key, {})[str(seed)] = results.read(path)
     return records
@@ -70,9 +72,9 @@ def made(experiment: Experiment, chosen: argparse.Namespace, folder: Path, progr
     if not (chosen.counts or chosen.latency):
         if not experiment.trained:
             return {}
-        records = trained(experiment, folder, chosen.seeds, chosen.quick, progress)
+        records = trained(experiment, folder, chosen, progress)
         show(experiment, records)
-        return {"trainings": records}
+        return {"trainings": records} if records else {}
     from experiments import paper_size
 
     found = paper_size.count(experiment, progress) if chosen.counts else {}
@@ -102,6 +104,7 @@ def main():
     parser.add_argument("names", nargs="*", metavar="experiment", help="or all")
     parser.add_argument("--list", action="store_true", help="print the names of the experiments")
     parser.add_argument("--keep", metavar="FOLDER", type=Path, help="of the trainings; those that are there are taken")
+    parser.add_argument("--kept", action="store_true", help="take the trainings that are there, and make no others")
     parser.add_argument("--results", metavar="FOLDER", type=Path, help="write the results there")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--counts", action="store_true", help="count the papers' networks instead of training")
