@@ -37,7 +37,7 @@ paper's figure beside ours. The page is written by `{COMMAND} --page` from the r
 * **Top-1** is the mean of all seeds, in brackets with the 95 % interval of a bootstrap over test images and seeds. A
   difference is taken image by image and seed by seed. **Not shown** means that the interval of the difference contains
   0: a data set of this size cannot show the effect, which may still exist. **One training** shows nothing: its interval
-  is over images alone, and seeds scatter by points.
+  is over images alone, and seeds scatter by points. Three trainings give a rough interval.
 * **Latency** is the median ratio to the row that the row is compared with, float32 and int8, all files in turn, one
   thread, LiteRT with XNNPACK. This is not a phone.
 """
@@ -136,13 +136,12 @@ def integer_table(lines: Sequence[Line]) -> str:
 
 def section(experiment: Experiment, document: Mapping, folder: str) -> tuple[str, dict[str, str]]:
     """Write an experiment's section, and its picture: the text, and {file name: SVG}."""
-    found = list(results.lines(experiment, document.get("trainings", {})))
+    lines = list(results.lines(experiment, document.get("trainings", {})))
     sizes = document.get("paper_size", {})
-    lines = [line for line in found if line.top1] or found
     drawn = _picture(experiment, lines, sizes)
-    seeds = sorted({line.seeds for line in lines} - {0})
+    seeds = sorted({line.seeds for line in lines})
     parts = [f"\n## {experiment.title}\n", paragraph(f"{experiment.claim} Source: {experiment.source}.") + "\n"]
-    trainings = f"trainings of each network: {' or '.join(map(str, seeds)) or 'none yet'}" if experiment.trained else ""
+    trainings = f"trainings of each network: {' or '.join(map(str, seeds))}" if experiment.trained else ""
     what = "" if experiment.trained else " --counts --latency"
     parts.append(f"`{COMMAND} {experiment.name}{what}`" + (f"; {trainings}" if trainings else "") + "\n")
     parts.append(table(experiment, lines, sizes))
@@ -155,8 +154,9 @@ def section(experiment: Experiment, document: Mapping, folder: str) -> tuple[str
 
 
 def _picture(experiment: Experiment, lines: Sequence[Line], sizes: Mapping[str, Mapping]) -> str:
-    if any(line.top1 for line in lines):
-        return pictures.against_multiply_adds(lines) if experiment.name == "multipliers" else pictures.accuracies(lines)
+    if judged := [line for line in lines if line.top1]:
+        draw = pictures.against_multiply_adds if experiment.name == "multipliers" else pictures.accuracies
+        return draw(judged)
     timed = [line.variant for line in lines if "int8" in sizes.get(line.variant.key, {})]
     ratios = {scheme: [sizes[each.key][scheme]["ratio"]["median"] for each in timed] for scheme in ("float32", "int8")}
     return pictures.latencies([each.label for each in timed], ratios) if timed else ""

@@ -57,6 +57,8 @@ def against_multiply_adds(lines: Sequence[Line]) -> str:
         axes = figure.add_subplot()
         for family, (colour, marker) in FAMILIES.items():
             own = [line for line in lines if line.variant.label.startswith(family)]
+            if not own:
+                continue
             own.sort(key=lambda line: line.small["macs"])
             across = [line.small["macs"] / 1e6 for line in own]
             top1, low, high = 100 * np.transpose([line.top1 for line in own])
@@ -65,6 +67,8 @@ def against_multiply_adds(lines: Sequence[Line]) -> str:
                 capsize=3,
             )  # fmt: skip
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:.2g}")
         axes.legend(loc="lower right")
         finish(axes, "multiply-adds of the small network, millions", "top-1, %")
         return to_svg(figure)
