@@ -36,6 +36,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from bootstrap import gain
 from drawn_surfaces import draw
 
 from mobilenets_tf import (
@@ -74,7 +75,6 @@ NETADAPT, UNIFORM, PARENT = "NetAdapt", "width multiplier", "parent"
 SHARES = 200  # of the width, that the width multiplier is tried at
 LEAST_GAIN, MOST_LOST = 0.02, 0.015
 MOST_OFF, LEAST_AGREEMENT = 0.05, 0.90
-RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
@@ -237,24 +237,6 @@ def answers(contender: Contender, scheme: str, data: Path, progress: Progress) -
             progress(f"answers of {contender}, {scheme}", number, len(found.paths))
         np.save(path, np.array(given))
     return np.load(path)
-
-
-def gain(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Give the mean gain of the second over the first, and its 95 % interval.
-
-    Both are bool (seeds, images): whether an answer is right. Each resample of the bootstrap draws the images, the same
-    ones for both, and the seeds.
-    """
-    difference = second.astype(np.float64) - first
-    random = np.random.default_rng(0)
-    seeds, count = difference.shape
-    found = []
-    for _ in range(RESAMPLES):
-        of_seeds = random.multinomial(seeds, np.full(seeds, 1 / seeds)) / seeds
-        of_images = random.multinomial(count, np.full(count, 1 / count)) / count
-        found.append(of_seeds @ difference @ of_images)
-    low, high = np.percentile(found, (2.5, 97.5))
-    return float(difference.mean()), float(low), float(high)
 
 
 def judged(contenders: Sequence[Contender], data: Path, chosen: argparse.Namespace, progress: Progress) -> dict:

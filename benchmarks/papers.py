@@ -21,7 +21,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,15 @@ SAME = 0.05  # ratios that differ by less are no order
 PAIRS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 6, (1024, 2), (1024, 1))
 
 
-def thirty_layers(activation: str = "relu", squeeze: bool = False, skip: bool = False, resolution: int = 224):
+def thirty_layers(
+    activation: str | Callable = "relu", squeeze: bool = False, skip: bool = False, resolution: int = 224
+):
     """The network of MobileOne's tables 2 and 3 as we read them (arXiv 2206.04040): 30 layers with weights.
 
     A convolution, 14 pairs of a depthwise and a 1x1 convolution, and a classifier: MobileNetV1, whose 28 layers are
     counted the same way, with one pair more. squeeze: each activation is after a squeeze-and-excite of MobileOne's.
     skip: each convolution that keeps the shape has its input added before the activation, as in MobileOne's block.
+    activation: a name, or a function of a tensor and the name of the layer.
 
     Returns:
         ``keras.Model``: (N, resolution, resolution, 3) -> (N, 1000).
@@ -65,7 +68,7 @@ def thirty_layers(activation: str = "relu", squeeze: bool = False, skip: bool = 
             y = keras.layers.Add(name=f"{name}_add")([x, y])
         if squeeze:
             y = squeeze_excite(y, Squeeze(int(y.shape[-1] * SQUEEZE_RATIO), "sigmoid"), name)
-        return activate(y, activation, name)
+        return activation(y, name) if callable(activation) else activate(y, activation, name)
 
     inputs = image_input((resolution, resolution, 3))
     x = layer(inputs, 32, 3, "stem", 2)

@@ -47,20 +47,6 @@ def test_uniform_networks_have_one_share_in_multiples_of_8():
     assert all(width % 8 == 0 for each in networks[:-1] for width in (each["a"], each["b"]))
 
 
-def test_the_gain_is_paired():
-    random = np.random.default_rng(1)
-    hard = random.random((1, 1000)) < 0.5  # of one difficulty for all seeds and both methods
-    theirs = np.repeat(hard, 3, axis=0)
-    ours = theirs.copy()
-    ours[:, :30] = True
-    mean, low, high = netadapt.gain(theirs, ours)
-    assert mean == pytest.approx(np.mean(~hard[0, :30]) * 30 / 1000)
-    assert 0 < low < mean < high < 0.03  # the images' own scatter, of 3 points, is not in the interval
-    assert netadapt.gain(theirs, theirs) == (0, 0, 0)
-    ours[1:] = theirs[1:]
-    assert netadapt.gain(theirs, ours)[1] == 0  # one seed of three: chance may have drawn none of it
-
-
 def row(method: str, **changes) -> dict:
     return {
         "method": method, "target": 0.5, "latency": {"median": 0.51}, "parts": 1, "outside": {}, "agreement": 0.97,
