@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from mobilenets_tf.data.text_files import read_json
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.files import check_folder, digests, parse_json, sha256_of, to_json, write_together
+from mobilenets_tf.files import check_folder, digests, is_inside, parse_json, sha256_of, to_json, write_together
 
 # Has the request, and the project's files with their sha256.
 LIST = "mobilenets-tf.json"
@@ -35,7 +35,7 @@ def check(folder: Path, option: str, overwrite: bool, request: Mapping) -> None:
     asked_for = parse_json(to_json(request), LIST)
     if not isinstance(known, dict) or any(known.get(key) != value for key, value in asked_for.items()):
         raise RequestError(f"{asked}: the project there is of another request; {_REMEDY}.")
-    for file, digest in _listed(known).items():
+    for file, digest in _listed(folder, known).items():
         if _exists(folder / file) and not _is(folder / file, digest):
             raise RequestError(f"{asked}: {file} was changed; {_REMEDY}.")
 
@@ -78,8 +78,8 @@ def write(folder: Path, contents: Mapping[str, str | bytes], request: Mapping, o
 
 
 def remove(folder: Path) -> None:
-    """Remove the files of an earlier project, and the folders that are then empty. What the user has changed or added
-    stays, with a warning. A folder without a project, or that is a link, is left alone.
+    """Remove the files of an earlier project, and their folders where these are then empty. What the user has changed
+    or added stays, with a warning. A folder without a project, or that is a link, is left alone.
     """
     before = {} if folder.is_symlink() else _before(folder)
     if not before:
@@ -88,9 +88,10 @@ def remove(folder: Path) -> None:
         if _is(folder / file, digest):
             (folder / file).unlink()
     (folder / LIST).unlink()
-    for path in sorted((each for each in folder.rglob("*") if each.is_dir() and not each.is_symlink()), reverse=True):
+    parents = {parent for file in before for parent in PurePosixPath(file).parents} - {PurePosixPath(".")}
+    for parent in sorted(parents, reverse=True):  # the inner folders first
         with contextlib.suppress(OSError):  # not empty
-            path.rmdir()
+            (folder / parent).rmdir()
     try:
         folder.rmdir()
     except OSError:
@@ -106,24 +107,17 @@ def _before(folder: Path) -> dict[str, str]:
     if (folder / LIST).is_file():
         with contextlib.suppress(RequestError):
             known = read_json(folder / LIST)
-            return _listed(known) if isinstance(known, dict) else {}
+            return _listed(folder, known) if isinstance(known, dict) else {}
     return {}
 
 
-def _listed(known: Mapping) -> dict[str, str]:
+def _listed(folder: Path, known: Mapping) -> dict[str, str]:
     """Return the files of a list inside of the folder, with their sha256; {} where something else stands in its
     place."""
     entries = known.get("files")
     entries = entries if isinstance(entries, list) else []
     listed = {each.get("file"): each.get("sha256") for each in entries if isinstance(each, dict)}
-    return {file: digest for file, digest in listed.items() if isinstance(digest, str) and _is_inside(file)}
-
-
-def _is_inside(file) -> bool:
-    if not isinstance(file, str) or "\0" in file:
-        return False
-    parts = PurePosixPath(file).parts
-    return bool(parts) and not file.startswith("/") and ".." not in parts
+    return {file: digest for file, digest in listed.items() if isinstance(digest, str) and is_inside(folder, file)}
 
 
 def _exists(path: Path) -> bool:

@@ -187,7 +187,7 @@ def to_tflite(
         manifest["micro"] = proof.as_dict()
     before = files.own_files(path.parent, manifest_path.name)
     files.write_together(path.parent, {**contents, manifest_path.name: files.to_json(manifest)})
-    for name in set(before) - {*contents, manifest_path.name}:  # such as the C++ sources of an earlier file
+    for name in set(before) & set(c_source.file_names(path.name)) - set(contents):  # the sources of an earlier file
         (path.parent / name).unlink()
     return Exported(path, manifest, *((tuple(proof.lines()), proof.failures) if proof else ()))
 

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mobilenets_tf.errors import RequestError
@@ -169,8 +169,25 @@ def _listed(folder: Path) -> dict[str, list[tuple[str, str, dict]]]:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
         for name, digest in (entries | {manifest.name: hashlib.sha256(content).hexdigest()}).items():
-            listed.setdefault(name, []).append((manifest.name, digest, about))
+            if is_inside(folder, name):
+                listed.setdefault(name, []).append((manifest.name, digest, about))
     return listed
+
+
+def is_inside(folder: Path, name) -> bool:
+    """Tell whether a name, such as one in a list that anybody may have written, is that of a file in a folder: a path
+    that does not lead out of the folder, neither by itself nor through a link."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts:
+        return False
+    return not any(parent.is_symlink() for parent in _between(folder, folder / name))
+
+
+def _between(folder: Path, path: Path) -> list[Path]:
+    """Return the folders between a folder and a path in it, the innermost first."""
+    return list(path.parents)[: len(path.parts) - len(folder.parts) - 1]
 
 
 def made_of(folder: Path, digest: str) -> dict[str, list[str]]:

@@ -168,7 +168,7 @@ def prepare(
     model = limit_masks(model, samples)
     equalized, headroom = recipe.equalize, False
     if _FOLDS <= len(samples) < FEW:
-        equalized, headroom = _tried_by_folds(model, scheme, samples, calibration.value_range, recipe.equalize)
+        equalized, headroom = _tried_by_folds(model, scheme, samples, calibration.value_range, recipe)
     if equalized:
         model = equalize.equalize(model, samples)
     every = itertools.chain(samples, batches)
@@ -180,33 +180,32 @@ def _tried_by_folds(
     scheme: Scheme,
     samples: list[list[np.ndarray]],
     value_range: tuple[float, float] | None,
-    equalizes: bool,
+    recipe: Recipe,
 ) -> tuple[bool, bool]:
     """Try what few samples do not show: whether to equalise the channels, and whether ranges need a headroom.
 
     Few samples do not show how far others reach, and equalised channels that reach further are clipped. With 12
     photographs, equalisation helps a trained MobileNetV2 and a headroom harms it; with a random MobileNetV3-Small it is
     the other way round. So each fold of the samples judges files that are made with the others.
-
-    equalizes: whether to try equalisation.
     """
+    quick = replace(_QUICK, per_tensor=recipe.per_tensor)
     folds = [
         ([sample for number, sample in enumerate(samples) if number % _FOLDS != fold], samples[fold::_FOLDS])
         for fold in range(_FOLDS)
     ]
     models = {False: [model] * _FOLDS}
-    if equalizes:
+    if recipe.equalize:
         models[True] = [equalize.equalize(model, seen) for seen, _ in folds]
 
     @functools.cache
     def error(equalized: bool, headroom: bool) -> float:
         total = 0.0
         for (seen, others), each in zip(folds, models[equalized], strict=True):
-            file = _prepared(model, each, scheme, _QUICK, seen, seen, value_range, headroom, silent).write()
+            file = _prepared(model, each, scheme, quick, seen, seen, value_range, headroom, silent).write()
             total += output_errors(model, [file], others)[0]
         return total
 
-    equalized = equalizes and error(True, False) < _CONVINCING * error(False, False)
+    equalized = recipe.equalize and error(True, False) < _CONVINCING * error(False, False)
     return equalized, error(equalized, True) < error(equalized, False)
 
 

@@ -127,7 +127,8 @@ def _magnitude(call: Call, array: np.ndarray) -> float:
     magnitudes = np.abs(array)
     if _adds(call):
         magnitudes = magnitudes.sum(tuple(_axes(call)), dtype=np.float64)
-    return float(magnitudes.max(initial=0.0))
+    largest = float(magnitudes.max(initial=0.0))
+    return math.inf if math.isnan(largest) else largest  # max() would pass over a NaN
 
 
 def _is_computed(call: Call) -> bool:

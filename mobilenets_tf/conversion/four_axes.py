@@ -83,7 +83,12 @@ class _Rewriting:
         self._tensors = tree.subgraphs[0].tensors
         graph = flatbuffer.Graph(tree)
         # Shapes and orders that the file has already; the first of equal ones.
-        known = ((graph.integers(index), index) for index in reversed(range(len(self._tensors))))
+        vectors = [
+            index
+            for index, tensor in enumerate(self._tensors)
+            if tensor.shape is not None and len(tensor.shape) == 1 and not _is_quantised(tensor)
+        ]
+        known = ((graph.integers(index), index) for index in reversed(vectors))
         self._constants = {tuple(values.tolist()): index for values, index in known if values is not None}
 
     def change(self, move: _Move) -> bool:
@@ -172,3 +177,9 @@ class _Rewriting:
         in_8_bits = self._tensors[source].type == schema.TensorType.INT8
         version = 2 if in_8_bits and name == "SPACE_TO_DEPTH" else 1
         return flatbuffer.make_operator(self._tree, name, [source], [result], options, version)
+
+
+def _is_quantised(tensor: schema.TensorT) -> bool:
+    return (
+        tensor.quantization is not None and tensor.quantization.scale is not None and len(tensor.quantization.scale) > 0
+    )

@@ -13,7 +13,9 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.lean import Push
 
-_LARGEST = float(np.finfo(np.float16).max)  # no weight may become larger, since a file may store it in half precision
+# A file may store weights and factors in half precision: none may become larger than its largest number, or so small
+# that the weights beside it lose digits, which they do below 2^-14.
+_LARGEST, _SMALLEST = float(np.finfo(np.float16).max), 2.0**-10
 _FACTORS = ("MUL", "DIV")
 
 
@@ -27,8 +29,9 @@ def sums_as_means(tree: schema.ModelT) -> bool:
     """Replace each SUM by a MEAN whose readers multiply by the number of terms; tell whether there was one.
 
     The number goes into constant factors and into weights, so that no operator is added. A factor that becomes 1 is
-    left out. Where a reader has no constant that can take the number, or the constant would pass half precision, the
-    SUM stays. So does a sum that a softmax weights: it is as small as its terms, and its mean would be too small.
+    left out. Where a reader has no constant that can take the number, or the constant would pass half precision or lose
+    digits in it, the SUM stays. So does a sum of values that shares weight: it is as small as its terms, and its mean
+    would be too small.
     """
     found = False
     for operator in list(tree.subgraphs[0].operators):
@@ -55,7 +58,7 @@ def _push_terms(graph: flatbuffer.Graph, total: schema.OperatorT) -> bool:
     if terms < 2 or _is_weighted(graph, total.inputs[0]):
         return False
     channels = shape[-1] if shape else 1
-    push = Push(graph, most=_LARGEST)
+    push = Push(graph, _SMALLEST, _LARGEST)
     if not push.through(out, np.full(channels, float(terms)), np.zeros(channels)) or not push.is_linear():
         return False
     for edit in push.edits:
@@ -64,7 +67,8 @@ def _push_terms(graph: flatbuffer.Graph, total: schema.OperatorT) -> bool:
 
 
 def _is_weighted(graph: flatbuffer.Graph, index: int) -> bool:
-    """Tell whether a tensor is the product of values and a softmax."""
+    """Tell whether a tensor is the product of values and of shares that add up to 1: a softmax, or quotients of values
+    by their sum."""
     product = graph.writer.get(index)
     if product is None or graph.name(product) != "MUL":
         return False
@@ -72,9 +76,18 @@ def _is_weighted(graph: flatbuffer.Graph, index: int) -> bool:
         writer = graph.writer.get(factor)
         while writer is not None and graph.name(writer) in ("RESHAPE", "TRANSPOSE"):
             writer = graph.writer.get(writer.inputs[0])
-        if writer is not None and graph.name(writer) == "SOFTMAX":
+        if writer is not None and (graph.name(writer) == "SOFTMAX" or _is_shares(graph, writer)):
             return True
     return False
+
+
+def _is_shares(graph: flatbuffer.Graph, operator: schema.OperatorT) -> bool:
+    """Tell whether an operator divides values by their sum."""
+    if graph.name(operator) != "DIV":
+        return False
+    values, divisor = operator.inputs
+    writer = graph.writer.get(divisor)
+    return writer is not None and graph.name(writer) in ("SUM", "MEAN") and writer.inputs[0] == values
 
 
 def _drop_ones(tree: schema.ModelT) -> None:

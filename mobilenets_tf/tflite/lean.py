@@ -95,11 +95,11 @@ class Push:
 
     Args:
         graph: of the operators.
-        most: the largest magnitude that a weight or factor may get.
+        least, most: the magnitudes between which a factor, and the largest weight of a channel, has to stay.
     """
 
-    def __init__(self, graph: flatbuffer.Graph, most: float = np.inf):
-        self._graph, self._most = graph, most
+    def __init__(self, graph: flatbuffer.Graph, least: float = 0.0, most: float = np.inf):
+        self._graph, self._least, self._most = graph, least, most
         self.edits: list[Callable[[], None]] = []
         self._scaled: set[int] = set()
         self._products: list[schema.OperatorT] = []
@@ -179,6 +179,8 @@ class Push:
         uneven = np.abs(scale).min() < np.abs(scale).max() / 16
         if not alone or weights is None or bias is None or len(weights) != len(scale) or uneven:
             return False
+        if not self._may_be(np.abs(weights).max(axis=(1, 2, 3)), 1 / scale):
+            return False
 
         def edit() -> None:  # reads the weights anew: another edit may have changed them
             weights, bias = (graph.constant(i) for i in writer.inputs[1:3])
@@ -208,8 +210,10 @@ class Push:
         return True
 
     def _may_be(self, values: np.ndarray, scale: np.ndarray) -> bool:
-        """Tell whether scaled constants are as small as they have to be."""
-        return self._most == np.inf or bool(np.abs(values * scale).max(initial=0) <= self._most)
+        """Tell whether scaled constants stay within ``most``, and those that shrink above ``least``."""
+        magnitudes = np.abs(values * scale)
+        too_small = (scale < 1) & (magnitudes > 0) & (magnitudes < self._least)
+        return not too_small.any() and bool(magnitudes.max(initial=0) <= self._most)
 
     def _into_weights(self, reader: schema.OperatorT, name: str, scale: np.ndarray, shift: np.ndarray) -> bool:
         graph, inputs = self._graph, reader.inputs
