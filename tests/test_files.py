@@ -218,3 +218,18 @@ def test_no_temporary_directory_at_all(monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", none)
     with pytest.raises(RequestError, match="No usable temporary directory found in .*/tmp.*Free some space.*TMPDIR"):
         files.TemporaryFolder("mine-")
+
+
+@pytest.mark.parametrize("name", ["../keep.txt", "{absolute}", "link/keep.txt", "", "a\0b", 3])
+def test_a_list_does_not_lead_out_of_its_folder(name, tmp_path):
+    """A manifest may be anybody's: what it lists elsewhere is no file of a result."""
+    folder, keep = tmp_path / "out", tmp_path / "keep.txt"
+    folder.mkdir()
+    keep.write_text("mine")
+    (folder / "link").symlink_to(tmp_path)
+    name = str(keep) if name == "{absolute}" else name
+    digests = [{"file": each, "sha256": files.sha256_of(keep)} for each in (name, "sub/own.txt")]
+    (folder / "sub").mkdir()
+    (folder / "sub" / "own.txt").write_text("mine")
+    (folder / "net.tflite.json").write_text(json.dumps({"files": digests}))
+    assert files.own_files(folder, "net.tflite.json") == ["sub/own.txt", "net.tflite.json"]

@@ -13,6 +13,7 @@ from mobilenets_tf.quantize.post_training import Recipe, prepare
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.weight_types import with_weights
 from tests.support.strangers_files import Draft
 
 
@@ -81,6 +82,9 @@ SUMS = {
     "weighted by a softmax": lambda draft, x: draft.conv(
         total(draft, draft.binary("MUL", x, draft.transpose(draft.softmax(x), (0, 2, 1, 3)))), 4, kernel=1
     ),
+    "weighted by quotients": lambda draft, x: draft.conv(
+        total(draft, draft.binary("MUL", x, draft.binary("DIV", x, total(draft, x)))), 4, kernel=1
+    ),
     "one term": lambda draft, x: draft.conv(total(draft, draft.mean(x, (1, 2), keep=True)), 4, kernel=1),
 }
 
@@ -122,3 +126,16 @@ def test_without_a_sum_nothing_is_rewritten(worker):
     inputs = keras.Input((8, 8, 3))
     _, content, stored = float_file(keras.Model(inputs, layers.GlobalAveragePooling2D()(inputs)), worker)
     assert with_means(content) is content and names(stored("float16")) == ["MEAN"]
+
+
+@pytest.mark.parametrize(("side", "becomes"), [(4, "MEAN"), (64, "SUM")])
+def test_weights_beside_a_sum_keep_their_digits_in_half_precision(side, becomes):
+    """Of 4096 terms the other convolution's weights would be below what half precision keeps with all digits."""
+    draft = Draft((1, side, side, 3))
+    local = draft.conv(draft.x, 8, kernel=1, fused=schema.ActivationFunctionType.NONE)
+    draft_sum = draft.binary("ADD", total(draft, draft.conv(draft.x, 8, kernel=1)), local)
+    content = with_means(draft.finished(draft.conv(draft_sum, 4, kernel=1)))
+    assert becomes in names(content)
+    sample = np.random.default_rng(0).normal(0, 1, (1, side, side, 3)).astype(np.float32)
+    expected, found = (Runner(each)(sample)[0] for each in (content, with_weights(content, "float16")))
+    assert np.abs(found - expected).max() <= 2e-3 * np.abs(expected).max()

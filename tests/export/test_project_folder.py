@@ -40,3 +40,14 @@ def test_other_folders_are_left_alone(tmp_path, listed):
     project_folder.write(folder, {"a.tflite": b"1"}, REQUEST, overwrite=True)
     project_folder.remove(link)
     assert (folder / "a.tflite").is_file()
+
+
+def test_folders_of_the_users_own_stay_also_empty_ones_and_linked_ones(tmp_path):
+    folder, app = tmp_path / "net.npu", tmp_path / "app"
+    project_folder.write(folder, {"a.tflite": b"1", "pack/b.tflite": b"2"}, REQUEST)
+    (folder / "pack").rename(app)
+    (folder / "pack").symlink_to(app)
+    (folder / "empty" / "inner").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="made of an earlier file"):
+        project_folder.remove(folder)
+    assert (app / "b.tflite").is_file() and (folder / "empty" / "inner").is_dir() and not (folder / "a.tflite").exists()
