@@ -114,7 +114,11 @@ def _in_child(function: Callable, content: bytes, *arguments):
         try:
             return worker.call(function, content, *arguments, seconds=_SECONDS)
         except WorkerError as error:
-            raise RequestError(f"TensorFlow Lite Micro ended on this file: {error}") from error
+            raise RequestError(
+                f"TensorFlow Lite Micro ended its process on this file ({first_line(error).partition(' Its last')[0]}) A "
+                "kernel does so where it meets numbers that it is not made for, such as the scales of 1e-8 of a network "
+                "with random weights: give trained weights, or other calibration images."
+            ) from error
 
 
 def _run(content: bytes, samples: Sequence[Arrays], arena: int) -> list[Arrays]:
