@@ -116,9 +116,9 @@ def _in_child(function: Callable, content: bytes, *arguments):
         except WorkerError as error:
             ended = first_line(error).partition(" Its last")[0]
             raise RequestError(
-                f"TensorFlow Lite Micro ended on this file ({ended}) A kernel ends the process where it meets numbers that "
-                "it is not made for, such as the scales of 1e-8 of a network with random weights: give trained weights, or "
-                "other calibration images."
+                f"TensorFlow Lite Micro ended on this file ({ended}) A kernel ends the process where it meets numbers "
+                "that it is not made for, such as the scales of 1e-8 of a network with random weights: give trained "
+                "weights, or other calibration images."
             ) from error
 
 
