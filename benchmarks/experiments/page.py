@@ -37,9 +37,12 @@ paper's figure beside ours. The page is written by `{COMMAND} --page` from the r
 * **Top-1** is the mean of all seeds, in brackets with the 95 % interval of a bootstrap over test images and seeds. A
   difference is taken image by image and seed by seed. **Not shown** means that the interval of the difference contains
   0: a data set of this size cannot show the effect, which may still exist. **One training** shows nothing: its interval
-  is over images alone, and seeds scatter by points. Three trainings give a rough interval.
-* **Latency** is the median ratio to the row that the row is compared with, float32 and int8, all files in turn, one
-  thread, LiteRT with XNNPACK. This is not a phone.
+  is over images alone, and seeds scatter by points. Three trainings give a rough interval, and two a rougher one. Where
+  one network has more trainings than the other, the difference is over the seeds that both have.
+* **Where ours differs in sign from the paper's,** the paper's claim is not reproduced at this size. That does not
+  refute the claim.
+* **Latency**, where a table has it, is the median ratio to the row that the row is compared with, float32 and int8, all
+  files in turn, one thread, LiteRT with XNNPACK. This is not a phone.
 """
 OTHERS = (
     ("Latency of V3 against V2, MobileOne, MobileViT's blocks, activations", "benchmarks/papers.py all", "latency.md"),
@@ -73,7 +76,8 @@ def verdict(line: Line) -> str:
     if line.pairs == 1:
         return "one training"
     _, low, high = line.difference
-    return "better" if low > 0 else "worse" if high < 0 else "not shown"
+    shown = "better" if low > 0 else "worse" if high < 0 else "not shown"
+    return shown if line.pairs > 2 else f"{shown} (two trainings)"
 
 
 def short(count: int) -> str:
@@ -142,6 +146,7 @@ def section(experiment: Experiment, document: Mapping, folder: str) -> tuple[str
     seeds = sorted({line.seeds for line in lines})
     parts = [f"\n## {experiment.title}\n", paragraph(f"{experiment.claim} Source: {experiment.source}.") + "\n"]
     trainings = f"trainings of each network: {' or '.join(map(str, seeds))}" if experiment.trained else ""
+    trainings = "not trained yet" if seeds == [0] and experiment.trained else trainings
     what = "" if experiment.trained else " --counts --latency"
     parts.append(f"`{COMMAND} {experiment.name}{what}`" + (f"; {trainings}" if trainings else "") + "\n")
     parts.append(table(experiment, lines, sizes))

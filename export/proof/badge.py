@@ -19,6 +19,7 @@ FLOAT_TOLERANCE = 1e-4
 HALF_TOLERANCE = 2e-2
 # A file that loses more of its score, as a share of 1, is not called verified.
 MOST_LOST = 0.02
+_LOW = 5 * MOST_LOST  # a score that says little of a model that is sure of nothing
 _ONE_IN_20 = 1.644854  # the 95th percentile of the normal distribution
 # On how many images, as a share, several classes may have the highest score.
 MOST_TIES = 0.5
@@ -185,6 +186,8 @@ def _too_low_to_judge(comparison) -> str | None:
         return f"{scored}, no better than chance ({percent(chance)}), so nothing can be lost."
     if before <= MOST_LOST:
         return f"{scored}, so a loss of more than {100 * MOST_LOST:g} points cannot show."
+    if before <= _LOW and comparison.agreement is not None and np.isnan(comparison.agreement):
+        return f"{scored}, and the model is sure of nothing there, so the figures say little."
     return None
 
 
