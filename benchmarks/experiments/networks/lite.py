@@ -46,8 +46,8 @@ EXPERIMENTS = (
             _variant("lite_b0", "swish, squeeze-and-excite (B0)", "75 %, 48 %", "silu", 0.25),
         ),
         note="The fall from 75 % to 48 % does not appear at this size, neither with today's stock converter nor with "
-        "ours, and neither per channel nor per tensor. A refused file is one that XNNPACK does not run. Where the inner "
-        "channels of a squeeze-and-excite are 0 "
+        "ours, and neither per channel nor per tensor. A refused file is one that XNNPACK does not run. Where the "
+        "inner channels of a squeeze-and-excite are 0 "
         "for every image, the stock converter gives this tensor so small a scale that XNNPACK refuses the convolution. "
         "Ours widens the range of such a tensor (`quantize/steps/model_ranges.py`).",
     ),
