@@ -96,7 +96,7 @@ MAY_USE = {
     "mobileone": CONVOLUTIONAL - {"ADD"},
     "mobilevit": CONVOLUTIONAL | {
         "MUL", "LOGISTIC", "RESHAPE", "TRANSPOSE", "SUB", "SQUARED_DIFFERENCE", "RSQRT", "CONCATENATION",
-        "SPLIT", "BATCH_MATMUL", "SUM", "RELU",
+        "SPLIT", "BATCH_MATMUL", "SUM", "RELU", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE",
     },
 }  # fmt: skip
 
