@@ -55,21 +55,21 @@ def run(arguments):
         emit(files.to_json({"images": records, "pictures": pictures}))
         return
     for prediction in predictions:
-        _print(prediction)
+        _print(prediction, arguments.threshold)
     for way in dict.fromkeys(answer["input"] for answer in predictions[0].answers):
         emit(image_line(way))
     for picture in pictures:
         emit(f"Picture: {picture}")
 
 
-def _print(prediction) -> None:
+def _print(prediction, threshold: float) -> None:
     emit(f"{prediction.image}  {prediction.width}x{prediction.height}")
     several = len(prediction.answers) > 1
     for answer in prediction.answers:
         if several:
             emit(f"  {answer['file']}")
         rows = answer["found"]
-        for line in map(line_of, rows) if rows else ["  nothing that scores --threshold or more"]:
+        for line in map(line_of, rows) if rows else [f"  nothing that scores {threshold:g} or more (--threshold)"]:
             emit(f"{'  ' * several}{line}")
 
 
