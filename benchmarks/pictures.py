@@ -124,7 +124,9 @@ def partitions() -> str:
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             cut = "1 partition" if parts == 1 else f"{parts} partitions"
-            axes.set_title(f"{maker}: {len(taken)} operators, {sum(taken)} in XNNPACK, in {cut}")
+            axes.set_title(
+                f"MobileNetV3 small, int8, {maker}: {len(taken)} operators, {sum(taken)} in XNNPACK, in {cut}"
+            )
             finish(axes, "")
         axes.set_xlabel("operators in their order; those of the second colour are LiteRT's own", color=INK)
         return to_svg(figure)

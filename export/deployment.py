@@ -93,8 +93,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
     labels = request.source.label_names()
     manifest, page = result_folder.write(folder, name, produced, labels)
     beside = {}
-    if not (request.npu and manifest["passed"]):
-        project_folder.remove(_npu_folder(request))  # which an earlier file was compiled to
+    project_folder.remove(_npu_folder(request))  # which an earlier file was compiled to
     if manifest["passed"]:
         beside = _write_folders(request, folder / name, manifest, labels, produced.files, progress)
     return Deployed(
@@ -201,14 +200,14 @@ def check(request: DeployRequest) -> ImagesToUse:
             request.source.task, request.calibration, request.calibration_count, request.seed
         )
     if request.evaluate is not None:
-        judge = annotated_images(request, request.evaluate)
-        judge = judge.without(calibration) if calibration else judge
+        annotated = annotated_images(request, request.evaluate)
+        judge = annotated.without(calibration) if calibration else annotated
         if not judge.paths:
             raise RequestError(
                 "Every image of --evaluate was used for calibration; lower --calibration-count (calibration_count=)."
             )
         images.check(judge)
-        return ImagesToUse(calibration, judge)
+        return ImagesToUse(calibration, judge, set_aside=len(annotated.paths) - len(judge.paths))
     if calibration is None:
         raise RequestError(
             "Nothing to verify with: give images with --evaluate or --calibration (evaluate=, calibration=), or "

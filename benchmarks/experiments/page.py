@@ -174,7 +174,7 @@ def spiral_section(document: Mapping, folder: str) -> tuple[str, dict[str, str]]
         for row in document["rows"]
     ]
     text = f"""
-## MobileNetV2: a spiral through ReLU
+## {spiral.TITLE}
 
 {paragraph((spiral.__doc__ or "").partition(chr(10) * 2)[2])} Source: arXiv 1801.04381, figure 1.
 

@@ -91,6 +91,15 @@ def made(experiment: Experiment, chosen: argparse.Namespace, folder: Path, progr
     return {"paper_size": found}
 
 
+def measured_spiral() -> dict:
+    """Measure what of the spiral is lost, and print it."""
+    found = spiral.measure()
+    print(f"\n{spiral.TITLE}")
+    for row in found["rows"]:
+        print(f"  {row['dimensions']:>2} dimensions: {row['lost']:.1%} lost ({row['expected']:.1%} expected)")
+    return found
+
+
 def merged(old: dict, new: dict) -> dict:
     """Give results with new parts. Counts and latency of a network stand side by side, whichever was made first."""
     sizes_of = {
@@ -113,11 +122,11 @@ def main():
     parser.add_argument("--page", action="store_true", help="write docs/experiments.md and its pictures")
     parser.add_argument("--quick", action="store_true", help="does it run? One epoch of few images, one seed")
     chosen = parser.parse_args()
-    known = [*EXPERIMENTS, SPIRAL]
-    if unknown := [name for name in chosen.names if name not in [*known, "all"]]:
+    known = {**{name: each.title for name, each in EXPERIMENTS.items()}, SPIRAL: spiral.TITLE}
+    if unknown := [name for name in chosen.names if name not in {*known, "all"}]:
         parser.error(f"no experiment is called {', '.join(unknown)}; there are {', '.join(known)}")
     if chosen.list:
-        print("\n".join(f"{name:<22} {each.title}" for name, each in EXPERIMENTS.items()))
+        print("\n".join(f"{name:<22} {title}" for name, title in known.items()))
     if chosen.quick:
         chosen.seeds = chosen.seeds[:1]
     committed = chosen.results or (None if chosen.quick else results.COMMITTED)
@@ -125,7 +134,7 @@ def main():
         folder = chosen.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for name in known if "all" in chosen.names else dict.fromkeys(chosen.names):
-            new = spiral.measure() if name == SPIRAL else made(EXPERIMENTS[name], chosen, folder, progress)
+            new = measured_spiral() if name == SPIRAL else made(EXPERIMENTS[name], chosen, folder, progress)
             if committed and new:
                 results.write(committed / f"{name}.json", merged(results.read(committed / f"{name}.json"), new))
     if chosen.page:

@@ -8,6 +8,7 @@ be lost.
 
 import numpy as np
 
+TITLE = "MobileNetV2: a spiral through ReLU"
 DIMENSIONS = (2, 3, 5, 15, 30)
 POINTS, DRAWS = 400, 1000
 

@@ -27,12 +27,14 @@ class ImagesToUse:
     """The images of a request.
 
     calibration: None for a scheme without calibration. judge: to compare files on, annotated or not.
-    judged_on_calibration: ``judge`` holds the calibration images.
+    judged_on_calibration: ``judge`` holds the calibration images. set_aside: how many annotated images ``judge`` lacks,
+    since they are used for calibration.
     """
 
     calibration: ImageSet | None = None
     judge: ImageSet = field(default_factory=lambda: ImageSet(()))
     judged_on_calibration: bool = False
+    set_aside: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def conclude(
             "parity": parity.as_dict(),
             "comparison": comparison and comparison.as_dict(),
             "judged_on_calibration_images": images_to_use.judged_on_calibration,
+            "images_set_aside": images_to_use.set_aside,
         },
         parity=parity,
         comparison=comparison,

@@ -1,6 +1,7 @@
 """mobilenets-tf deploy"""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from mobilenets_tf.cli.options import (
@@ -86,8 +87,8 @@ def add_split(parser):
     """--split."""
     parser.add_argument(
         "--split", type=int, metavar="T",
-        help="write the bottlenecks that set the peak of memory in T parts whose sums are added (2 to 5 pay): the same "
-        "answers from a smaller arena",
+        help="write the bottlenecks that set the peak of memory in T parts whose sums are added (2 to 4 save most): "
+        "the same answers from a smaller arena",
     )  # fmt: skip
 
 
@@ -96,7 +97,8 @@ def split_line(split: dict) -> str:
     before, after = (f"{split[key] / 1024:.0f} KiB" for key in ("bytes_before", "bytes_after"))
     if not split["blocks"]:
         return f"--split: no bottleneck sets the peak of {before}; {split['peak']} does"
-    return f"{len(split['blocks'])} bottlenecks split: activations take {after} instead of {before}"
+    blocks = len(split["blocks"])
+    return f"{blocks} bottleneck{'s' * (blocks > 1)} split: activations take {after} instead of {before}"
 
 
 def add_calibration(parser):
@@ -172,16 +174,16 @@ def _photo(classify: str | None) -> Path | None:
 
 def _print(deployed, request):
     manifest, file = deployed.manifest, deployed.path
-    emit(f"{file}  {manifest['bytes'] / 1e6:.2f} MB ({manifest['float32_bytes'] / manifest['bytes']:.1f}x smaller than "
-         f"float32), {deployed.seconds:.0f} s")  # fmt: skip
+    smaller = f" ({manifest['float32_bytes'] / manifest['bytes']:.1f}x smaller than float32)"
+    size = f"{manifest['bytes'] / 1e6:.2f} MB{'' if manifest['scheme'] == 'float32' else smaller}"
+    emit(f"{file}  {size}, {deployed.seconds:.0f} s")
     if known := Preprocessing.of(manifest):
         emit(image_line(known.described()))
     parity = deployed.parity
     differs = f"differs by {parity.relative_difference:.1g} of the largest output"
     emit(f"  float32 against the model, {parity.images} images: {differs}")
     if deployed.comparison:
-        judged = "the calibration images" if manifest["judged_on_calibration_images"] else "the images of --evaluate"
-        emit(f"  {manifest['scheme']} against float32, on {judged}:")
+        emit(f"  {manifest['scheme']} against float32, on {_judged_on(manifest)}:")
         for line in deployed.comparison.lines():
             emit(f"    {line}")
     for line in deployed.target_lines:
@@ -191,7 +193,10 @@ def _print(deployed, request):
     for line in deployed.badge.lines():
         emit(f"  {line}")
     emit(f"Report: {deployed.report}")
-    if deployed.passed:
+    if request.target:
+        sources = (str(file.parent / name) for name in manifest["files"] if name.endswith((".h", ".cc")))
+        emit(f"For the microcontroller: {', '.join(sources)}")
+    elif deployed.passed:
         emit(f"For Android: {file}.android.md")
     if deployed.android_app:
         emit(f"Android app: {deployed.android_app} (open the folder in Android Studio)")
@@ -207,6 +212,13 @@ def _print(deployed, request):
         emit(f"  {line}")
 
 
+def _judged_on(manifest: Mapping) -> str:
+    if manifest["judged_on_calibration_images"]:
+        return "the calibration images"
+    set_aside = manifest["images_set_aside"]
+    return f"the images of --evaluate{f' ({set_aside} others were used for calibration)' if set_aside else ''}"
+
+
 def _next(deployed, request):
     """The commands that make sense now."""
     manifest, file = deployed.manifest, deployed.path
@@ -218,7 +230,8 @@ def _next(deployed, request):
         yield f"mobilenets-tf predict {quoted} PHOTO --out picture.png"
     yield f"mobilenets-tf evaluate {quoted} --data {shlex.quote(request.evaluate or 'labels.csv')}"
     if deployed.passed:
-        yield f"adb push {quoted} /data/local/tmp/"
+        if not request.target:
+            yield f"adb push {quoted} /data/local/tmp/"
     elif request.source.random_part is None and deployed.manifest["calibration"]:
         model, calibration = request.source.options(), shlex.quote(request.calibration)
         yield f"mobilenets-tf sensitivity {model} --calibration {calibration} --out sensitivity"

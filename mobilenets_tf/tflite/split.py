@@ -81,9 +81,7 @@ def check_parts(parts: int) -> None:
         RequestError: it is not from 2 to 64.
     """
     if not _LEAST_PARTS <= parts <= _MOST_PARTS:
-        raise RequestError(
-            f"split={parts}: expected {_LEAST_PARTS} to {_MOST_PARTS} parts (2 to 5 pay, as arXiv 1801.04381 says)."
-        )
+        raise RequestError(f"split={parts}: expected {_LEAST_PARTS} to {_MOST_PARTS} parts, of which 2 to 4 save most.")
 
 
 def split_bottlenecks(content: bytes, parts: int) -> Split:

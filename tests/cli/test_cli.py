@@ -1,6 +1,7 @@
 """The commands as a user types them: in a process of their own, right and wrong."""
 
 import ast
+import importlib.metadata
 import json
 import os
 import pickle
@@ -93,12 +94,14 @@ def test_deploy_verify_and_evaluate_a_users_model(model_file, image_folder, tmp_
     manifest = json.loads((out / "mine_int8.tflite.json").read_text())
     assert manifest["passed"] and manifest["scheme"] == "int8"
     assert manifest["comparison"]["images"] == 2  # ten, less the eight that calibrated
+    assert "int8 against float32, on the images of --evaluate (8 others were used for calibration):" in done.stdout
     assert manifest["parity"]["relative_difference"] < 1e-4
     assert len(manifest["calibration"]["files"]) == 8
     file = out / "mine_int8.tflite"
     assert manifest["bytes"] == file.stat().st_size
     assert str(file) in done.stdout and "mobilenets-tf verify" in done.stdout
     page = (out / "mine_int8.tflite.html").read_text()
+    assert "Of the annotated images 8 more were used for calibration" in page
     assert "ame answer as float32" in page and "not a phone" in page
     assert "on 2 images,\nthe largest value of this file is" in page and "No value passes half precision" in page
     assert '"mine_int8.tflite"' in (out / "mine_int8.tflite.android.md").read_text()
@@ -165,6 +168,8 @@ def test_export_writes_one_file_and_its_manifest(model_file, tmp_path):
 def test_doctor():
     done = run("doctor")
     assert done.returncode == 0 and "All good." in done.stdout and "tensorflow" in done.stdout
+    for extra in importlib.metadata.metadata("mobilenets-tf").get_all("Provides-Extra"):
+        assert f"  extra {extra} " in done.stdout
 
 
 class Evil:

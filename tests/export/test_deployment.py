@@ -11,7 +11,16 @@ from mobilenets_tf import RequestError, files
 from mobilenets_tf.cli import main
 from mobilenets_tf.data.images import decode
 from mobilenets_tf.data.preprocessing import Preprocessing
-from mobilenets_tf.export import DeployRequest, ReportRequest, SensitivityRequest, deploy, report, write_sensitivity
+from mobilenets_tf.export import (
+    DeployRequest,
+    ReportRequest,
+    SensitivityRequest,
+    deploy,
+    deployment,
+    project_folder,
+    report,
+    write_sensitivity,
+)
 from mobilenets_tf.export.deployment import check
 from mobilenets_tf.modelsource import ModelSource
 from mobilenets_tf.tflite.runtime import Runner
@@ -70,6 +79,27 @@ def test_what_cannot_be_is_refused_before_any_work(task, options, said, tmp_path
     data = write(tmp_path / "data", 2, task)
     with pytest.raises(RequestError, match=said):
         check(DeployRequest(ModelSource(str(path)), str(tmp_path / "out"), calibration=str(data), **options))
+
+
+@pytest.mark.slow
+def test_no_compiled_file_of_an_earlier_file_stays_where_compiling_fails(tmp_path, small, image_folder, monkeypatch):
+    small.save(tmp_path / "small.keras")
+    source = ModelSource(str(tmp_path / "small.keras"), mean=127.5, std=127.5)
+    request = DeployRequest(
+        source, str(tmp_path / "out"), scheme="float16", calibration=str(image_folder), npu=("SM8750",)
+    )
+    earlier = tmp_path / "out" / "small_float16.tflite.npu"
+    asked = request.described() | {"npu": ["SM8750"]}
+    project_folder.write(earlier, {"small_float16_SM8750.tflite": b"of an earlier file"}, asked)
+
+    def fails(*_):
+        raise RequestError("The compiler failed.")
+
+    monkeypatch.setattr(deployment.npu_compiler, "check", lambda chips: None)
+    monkeypatch.setattr(deployment.npu_result, "write", fails)
+    with pytest.raises(RequestError, match="The compiler failed"):
+        deploy(request)
+    assert (tmp_path / "out" / "small_float16.tflite").exists() and not earlier.exists()
 
 
 @pytest.fixture(scope="module", params=[pytest.param("detect", marks=pytest.mark.slow), "segment"])

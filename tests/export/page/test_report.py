@@ -51,6 +51,7 @@ MANIFEST = {
     "comparison": COMPARISON,
     "per_channel": None,
     "judged_on_calibration_images": False,
+    "images_set_aside": 0,
 }  # fmt: skip
 
 
