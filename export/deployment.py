@@ -13,7 +13,7 @@ from mobilenets_tf.export import forms, project_folder, result_folder
 from mobilenets_tf.export.android_app import project
 from mobilenets_tf.export.micro import c_source
 from mobilenets_tf.export.micro.operators import check_operators
-from mobilenets_tf.export.micro.target import MICRO_SAMPLES, check_target, prove_micro
+from mobilenets_tf.export.micro.target import MICRO_SAMPLES, check_reference_kernels, check_target, prove_micro
 from mobilenets_tf.export.npu import compiler as npu_compiler
 from mobilenets_tf.export.npu import result as npu_result
 from mobilenets_tf.export.npu.compiler import CompiledFile
@@ -290,6 +290,7 @@ def _produce(
         )
     if request.target:
         check_operators(converted.content, converted.layers)
+        check_reference_kernels(converted.content)
     others, usual = {}, None
     if request.per_tensor:
         calibration = calibration_of(request, scheme, images_to_use, image)

@@ -52,7 +52,7 @@ def outputs(content: bytes, samples: Sequence[Arrays]) -> list[Arrays]:
     Raises:
         RequestError: TFLM refuses the file; the message has its reason.
     """
-    return _in_child(_run, content, list(samples), _room(flatbuffer.read(content)))
+    return in_child(_run, content, list(samples), _room(flatbuffer.read(content)))
 
 
 def least_arena(content: bytes) -> int:
@@ -67,8 +67,8 @@ def least_arena(content: bytes) -> int:
         RequestError: TFLM refuses the file.
     """
     tree = flatbuffer.read(content)
-    sample = [np.zeros(tensor.shape, _dtype(tensor)) for tensor in (_tensor(tree, i) for i in tree.subgraphs[0].inputs)]
-    enough = _in_child(_used, content, sample, _room(tree)) // _STEP + 1
+    sample = zeros(content)
+    enough = in_child(_used, content, sample, _room(tree)) // _STEP + 1
     step = 1
     while not _runs(content, sample, enough * _STEP):  # beside what is counted, TFLM needs memory for moments
         enough, step = enough + step, 2 * step
@@ -98,17 +98,23 @@ def _room(tree: flatbuffer.schema.ModelT) -> int:
 def _runs(content: bytes, sample: Arrays, arena: int) -> bool:
     """Tell whether TFLM runs a file with an arena of so many bytes."""
     try:
-        _in_child(_run, content, [sample], arena)
+        in_child(_run, content, [sample], arena)
     except RequestError:
         return False
     return True
 
 
-def _in_child(function: Callable, content: bytes, *arguments):
-    """Call a function of a file in a process of its own.
+def zeros(content: bytes) -> Arrays:
+    """Give a sample of zeros for a file, read from the file alone: no kernel is prepared."""
+    tree = flatbuffer.read(content)
+    return [np.zeros(tensor.shape, _dtype(tensor)) for tensor in (_tensor(tree, i) for i in tree.subgraphs[0].inputs)]
+
+
+def in_child(function: Callable, content: bytes, *arguments, runtime: str = "TensorFlow Lite Micro") -> Any:
+    """Call a function of a file in a process of its own, since the kernels of a runtime may end their process.
 
     Raises:
-        RequestError: TFLM refuses the file, or the process ended.
+        RequestError: the runtime refuses the file, or the process ended.
     """
     with Worker(preload="", always=True) as worker:
         try:
@@ -116,7 +122,7 @@ def _in_child(function: Callable, content: bytes, *arguments):
         except WorkerError as error:
             ended = first_line(error).partition(" Its last")[0]
             raise RequestError(
-                f"TensorFlow Lite Micro ended on this file ({ended}) A kernel ends the process where it meets numbers "
+                f"{runtime} ended on this file ({ended}) A kernel ends the process where it meets numbers "
                 "that it is not made for, such as the scales of 1e-8 of a network with random weights: give trained "
                 "weights, or other calibration images."
             ) from error

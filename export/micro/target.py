@@ -108,6 +108,15 @@ def check_target(target: str | None, scheme: Scheme) -> None:
     interpreter.check_installed()
 
 
+def check_reference_kernels(content: bytes) -> None:
+    """Run a file on zeros in LiteRT's reference kernels, in a process of its own, before they judge it in this one.
+
+    Raises:
+        RequestError: a kernel ended the process.
+    """
+    _reference(content, [interpreter.zeros(content)])
+
+
 def prove_micro(
     content: bytes, samples: Sequence[Arrays], known: Collection[str] | None = None, progress: Progress = silent
 ) -> MicroProof:
@@ -157,6 +166,11 @@ def _proved(content: bytes, samples: Sequence[Arrays], known: Collection[str] | 
 
 def _reference(content: bytes, samples: Sequence[Arrays]) -> tuple[list[Arrays], list[Arrays]]:
     """Give the stored values of the inputs, and of the outputs by LiteRT's reference kernels."""
+    return interpreter.in_child(_run_reference, content, list(samples), runtime="LiteRT with its reference kernels")
+
+
+def _run_reference(content: bytes, samples: Sequence[Arrays]) -> tuple[list[Arrays], list[Arrays]]:
+    """As ``_reference``, in this process, a child."""
     runner = Runner(content, threads=1, reference=True)
     inputs, outputs = [], []
     for sample in samples:

@@ -11,7 +11,7 @@ from keras import layers
 from mobilenets_tf import ConversionError, DeployRequest, ModelSource, RequestError, deploy
 from mobilenets_tf.cli import main
 from mobilenets_tf.export.micro import interpreter, vela
-from mobilenets_tf.export.micro.target import prove_micro
+from mobilenets_tf.export.micro.target import check_reference_kernels, prove_micro
 from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.arena import live_bytes
 from mobilenets_tf.tflite.split import split_bottlenecks
@@ -80,6 +80,17 @@ def test_an_operator_whose_kernel_refuses_it_is_named_with_its_layer(float_file)
     sample = [np.zeros((1, 4, 4, 4, 4, 3), np.float32)]
     with pytest.raises(ConversionError, match="kernel refuses TRANSPOSE of turn .*Remedy: replace the layer"):
         prove_micro(float_file(model), [sample], {"first", "turn"})
+
+
+def test_a_file_that_ends_the_reference_kernels_is_refused(small_files):
+    """Their softmax asserts a scale above 2**-26, which a network with random weights may not have."""
+    tree = flatbuffer.read(small_files["int8"].content)
+    graph = tree.subgraphs[0]
+    softmax = next(each for each in graph.operators if flatbuffer.operator_name(tree, each) == "SOFTMAX")
+    graph.tensors[softmax.inputs[0]].quantization.scale = [1e-9]
+    with pytest.raises(RequestError, match="reference kernels ended on this file .*SIGABRT.*give trained weights"):
+        check_reference_kernels(flatbuffer.write(tree))
+    check_reference_kernels(small_files["int8"].content)
 
 
 @needs_vela
