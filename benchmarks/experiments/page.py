@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rows import as_table
 
-from experiments import pictures, results, spiral
+from experiments import pictures, results, spiral, streets
 from experiments.results import Interval, Line
 from experiments.variants import Experiment
 from mobilenets_tf import files
@@ -187,6 +187,26 @@ def spiral_section(document: Mapping, folder: str) -> tuple[str, dict[str, str]]
     return text, {"spiral.svg": pictures.spirals()}
 
 
+def streets_section(document: Mapping) -> str:
+    """Write the section of DeepLabv3 on real streets."""
+    rows, side, epochs = [], document["side"], document["epochs"]
+    for key, row in document["rows"].items():
+        label, published, *_ = streets.VARIANTS[key]
+        rows.append((label, percent(row["miou"]), percent(row.get("difference"), "+"), published))
+    return f"""
+## {streets.TITLE}
+
+CamVid: 120 photographs to train with, 40 to judge with, 11 classes, squeezed into {side} x {side} pixels. {epochs} epochs
+from ImageNet's weights of the backbone; trainings of each network: {document["seeds"]}.
+As in the paper, a network is trained at output stride 16 and judged at 16, and with the same weights at 8 on several
+sizes. Source: arXiv 1801.04381, table 7.
+
+`python benchmarks/experiments/streets.py --data ../shared/camvid-samples --keep DIR`
+
+{as_table(("variant", "mIoU, %", "difference from the first, points", "the paper: mIoU on VOC"), rows)}
+"""
+
+
 def settings(documents: Mapping[str, Mapping]) -> str:
     """Say how large the trainings are, from their records."""
     records = [
@@ -237,11 +257,13 @@ def _sections(experiments, documents, folder: str) -> Iterator[tuple[str, dict[s
     for name, experiment in experiments.items():
         if documents.get(name):
             yield section(experiment, documents[name], folder)
+        if name == "v2_segmenters" and documents.get(streets.NAME):
+            yield streets_section(documents[streets.NAME]), {}
 
 
 def write(experiments: Mapping[str, Experiment], committed: Path = results.COMMITTED, docs: Path = DOCS) -> None:
     """Write the page and the pictures into a folder of documents."""
-    names = (*experiments, "spiral")
+    names = (*experiments, "spiral", streets.NAME)
     page, images = text(experiments, {name: results.read(committed / f"{name}.json") for name in names})
     (docs / "experiments").mkdir(parents=True, exist_ok=True)
     files.write_together(docs / "experiments", images)

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from experiments import page, results, run, spiral
+from experiments import page, results, run, spiral, streets
 from experiments.networks import multipliers, v1, v2
 from experiments.variants import Experiment, Variant
 
@@ -97,6 +97,34 @@ def test_keys_name_one_network_each():
             first = named.setdefault(variant.key, variant)
             assert (first.recipe, first.side, first.crop) == (variant.recipe, variant.side, variant.crop)
     assert {each.key for each in multipliers.EXPERIMENTS[0].variants} >= {v1.BASE.key, v2.BASE.key}
+
+
+@pytest.fixture
+def streets_found():
+    """Two photographs, three seeds, two classes in equal parts: a quarter of each class is wrong, or all is right."""
+    counts = {"16": [[30, 30], [40, 40], [40, 40]], "8": [[40, 40]] * 3}  # right, true, predicted
+    found = {key: [[each, each]] * 3 for key, each in counts.items()}
+    found["8"] = [found["8"][0], found["8"][0], found["16"][0]]
+    return found
+
+
+def test_miou_and_its_difference_have_intervals_over_photographs_and_seeds(streets_found):
+    rows = streets.intervals(streets_found)
+    assert rows["16"]["miou"] == pytest.approx([0.6] * 3)  # 30 / (40 + 40 - 30)
+    mean, low, high = rows["8"]["difference"]
+    assert mean == pytest.approx((0.4 + 0.4 + 0) / 3) and low == pytest.approx(0) and high == pytest.approx(0.4)
+    assert "difference" not in rows["16"]
+
+
+def test_a_class_that_no_photograph_has_does_not_count():
+    assert streets.mean_iou(np.array([[30, 0], [40, 0], [40, 0]], np.float64)) == pytest.approx(0.6)
+
+
+def test_the_section_of_the_streets(streets_found):
+    document = {"side": 96, "epochs": 2, "seeds": 3, "rows": streets.intervals(streets_found)}
+    written = page.streets_section(document)
+    assert "96 x 96" in written and "| stride 16 | 60.0 (60.0 to 60.0) |  | 75.32 |" in written
+    assert "| stride 8, multi-scale, mirrored | 86.7 (60.0 to 100.0) | +26.7 (+0.0 to +40.0) | 77.33 |" in written
 
 
 @pytest.mark.parametrize("dimensions", spiral.DIMENSIONS)
