@@ -196,8 +196,8 @@ def streets_section(document: Mapping) -> str:
     return f"""
 ## {streets.TITLE}
 
-CamVid: 120 photographs to train with, 40 to judge with, 11 classes, squeezed into {side} x {side} pixels. {epochs} epochs
-from ImageNet's weights of the backbone; trainings of each network: {document["seeds"]}.
+CamVid: 120 photographs to train with, 40 to judge with, 11 classes, squeezed into {side} x {side} pixels.
+{epochs} epochs from ImageNet's weights of the backbone; trainings of each network: {document["seeds"]}.
 As in the paper, a network is trained at output stride 16 and judged at 16, and with the same weights at 8 on several
 sizes. Source: arXiv 1801.04381, table 7.
 
