@@ -62,7 +62,7 @@ class MicroProof:
         first = f" The first operator that differs is {self.first_different}." if self.first_different else ""
         return (
             f"TensorFlow Lite Micro gives other outputs than LiteRT's reference kernels on {self.different} of "
-            f"{self.images} images, by up to {self.largest:g} levels.{first}",
+            f"{self.images} images, by up to {_levels(self.largest)}.{first}",
         )
 
     def as_dict(self) -> dict:
@@ -73,10 +73,10 @@ class MicroProof:
         """Return the proof as lines of text."""
         equal = f"equal to LiteRT's reference kernels on {self.images - self.different} of {self.images} images"
         if self.different:
-            equal += f", on the others within {self.largest:g} levels"
+            equal += f", on the others within {_levels(self.largest)}"
         but = ""
         if self.first_different:
-            but = f", but for {self.first_different} and behind, by up to {self.largest_inside:g} levels"
+            but = f", but for {self.first_different} and behind, by up to {_levels(self.largest_inside)}"
         equal += f" ({self.tensors} tensors too{but})"
         lines = [
             f"TensorFlow Lite Micro: {equal}",
@@ -199,6 +199,10 @@ def _first_different(
     if not different:
         return len(places), None, 0.0
     return len(places), operator_of(content, known, min(different)), max(different.values())
+
+
+def _levels(number: float) -> str:
+    return f"{number:g} level{'' if number == 1 else 's'}"
 
 
 def _largest(expected: Arrays, found: Arrays) -> float:

@@ -30,7 +30,7 @@ VENDORS = (
     Vendor(
         "qualcomm", "Qualcomm", "ai_edge_litert_sdk_qualcomm",
         ("SA8255", "SA8295", "SM8350", "SM8450", "SM8475", "SM8550", "SM8650", "SM8750", "SM8845", "SM8850"),
-        "Qualcomm's compiler is in the package onnxruntime-qnn (95 MB, with a licence of Qualcomm's): "
+        "The package onnxruntime-qnn has the compiler (95 MB, with a licence of Qualcomm's): "
         "pip install --no-deps onnxruntime-qnn",
     ),
     Vendor(

@@ -194,7 +194,8 @@ def _print(deployed, request):
         emit(f"  {line}")
     emit(f"Report: {deployed.report}")
     if request.target:
-        sources = (str(file.parent / name) for name in manifest["files"] if name.endswith((".h", ".cc")))
+        names = (each["file"] for each in manifest["files"])
+        sources = (str(file.parent / name) for name in names if name.endswith((".h", ".cc")))
         emit(f"For the microcontroller: {', '.join(sources)}")
     elif deployed.passed:
         emit(f"For Android: {file}.android.md")

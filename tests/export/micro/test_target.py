@@ -145,7 +145,7 @@ def test_deploy_for_a_microcontroller(tmp_path, image_folder, small, capsys):
     assert "equal to LiteRT's reference kernels on" in printed and "1 bottleneck split" in printed
     manifest = json.loads((tmp_path / "out" / "small_int8.tflite.json").read_text())
     assert manifest["micro"]["largest"] <= 1 and manifest["split"]["blocks"][0]["parts"] == 3
-    sources = ", ".join(str(tmp_path / "out" / f"small_int8_{end}") for end in ("main.cc", "model.cc", "model.h"))
+    sources = ", ".join(str(tmp_path / "out" / f"small_int8_{end}") for end in ("model.h", "model.cc", "main.cc"))
     assert f"For the microcontroller: {sources}" in printed and "adb" not in printed
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"small_int8_model.h", "small_int8_model.cc", "small_int8_main.cc"} <= written
