@@ -191,8 +191,8 @@ def streets_section(document: Mapping) -> str:
     """Write the section of DeepLabv3 on real streets."""
     rows, side, epochs = [], document["side"], document["epochs"]
     for key, row in document["rows"].items():
-        label, published, *_ = streets.VARIANTS[key]
-        rows.append((label, percent(row["miou"]), percent(row.get("difference"), "+"), published))
+        variant = streets.VARIANTS[key]
+        rows.append((variant.label, percent(row["miou"]), percent(row.get("difference"), "+"), variant.published))
     return f"""
 ## {streets.TITLE}
 
@@ -257,8 +257,8 @@ def _sections(experiments, documents, folder: str) -> Iterator[tuple[str, dict[s
     for name, experiment in experiments.items():
         if documents.get(name):
             yield section(experiment, documents[name], folder)
-        if name == "v2_segmenters" and documents.get(streets.NAME):
-            yield streets_section(documents[streets.NAME]), {}
+    if documents.get(streets.NAME):
+        yield streets_section(documents[streets.NAME]), {}
 
 
 def write(experiments: Mapping[str, Experiment], committed: Path = results.COMMITTED, docs: Path = DOCS) -> None:

@@ -132,6 +132,8 @@ def main():
     committed = chosen.results or (None if chosen.quick else results.COMMITTED)
     with tempfile.TemporaryDirectory() as temporary, Display() as progress:
         folder = chosen.keep or Path(temporary)
+        if chosen.quick:
+            folder /= "quick"  # or they would be taken for whole trainings
         folder.mkdir(parents=True, exist_ok=True)
         for name in known if "all" in chosen.names else dict.fromkeys(chosen.names):
             new = measured_spiral() if name == SPIRAL else made(EXPERIMENTS[name], chosen, folder, progress)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/: this folder is a package there
@@ -36,12 +36,23 @@ TITLE = "DeepLabv3 on MobileNetV2: real streets"
 NAME, NETWORK = "streets", "deeplabv3_mobilenet_v2"
 CLASSES, VOID = 11, 11  # of CamVid: 11 classes, and 11 for pixels of none
 ASPP = (6, 12, 18)
-# key -> label, the paper's mIoU on VOC, atrous rates, output stride, sizes
+
+
+class Variant(NamedTuple):
+    """A way to judge a network. published: the paper's mIoU on VOC. rates: of ASPP, () without. stride: output's."""
+
+    label: str
+    published: str
+    rates: tuple[int, ...]
+    stride: int
+    scales: tuple[float, ...] = (1.0,)
+
+
 VARIANTS = {
-    "16": ("stride 16", "75.32", (), 16, (1.0,)),
-    "16_aspp": ("stride 16, ASPP", "75.70", ASPP, 16, (1.0,)),
-    "8": ("stride 8, multi-scale, mirrored", "77.33", (), 8, SCALES),
-    "8_aspp": ("stride 8, ASPP, multi-scale, mirrored", "78.42", ASPP, 8, SCALES),
+    "16": Variant("stride 16", "75.32", (), 16),
+    "16_aspp": Variant("stride 16, ASPP", "75.70", ASPP, 16),
+    "8": Variant("stride 8, multi-scale, mirrored", "77.33", (), 8, SCALES),
+    "8_aspp": Variant("stride 8, ASPP, multi-scale, mirrored", "78.42", ASPP, 8, SCALES),
 }
 
 
@@ -62,8 +73,8 @@ def trained(data: Path, folder: Path, rates: Sequence[int], chosen: argparse.Nam
     from mobilenets_tf import ModelSource, TrainRequest, train
 
     out = folder / f"{'aspp' if rates else 'plain'}_{seed}"
-    start = out / "start.keras"
-    if not (out / "trained" / "start.keras").exists():
+    start, file = out / "start.keras", out / "trained" / "start.keras"
+    if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
         labels = out / "labels.txt"
         labels.write_text("\n".join(f"class {number}" for number in range(CLASSES)) + "\n")
@@ -71,19 +82,17 @@ def trained(data: Path, folder: Path, rates: Sequence[int], chosen: argparse.Nam
         network(chosen.side, rates, 16, weights="imagenet").save(start)
         source = ModelSource(str(start), mean=127.5, std=127.5, labels=str(labels), crop="stretch")
         request = TrainRequest(
-            source, str(data / "train"), str(out / "trained"), task="segment", evaluate=str(data / "val"), void=VOID,
+            source, str(data / "train"), str(file.parent), task="segment", evaluate=str(data / "val"), void=VOID,
             epochs=chosen.epochs, batch_size=8, seed=seed,
         )  # fmt: skip
-        return train(request, progress).path
-    return out / "trained" / "start.keras"
+        train(request, progress)
+    return file
 
 
-def judged(
-    file: Path, data: Path, rates: Sequence[int], stride: int, scales: Sequence[float], side: int
-) -> list[list[list[int]]]:
+def judged(file: Path, data: Path, variant: Variant, side: int) -> list[list[list[int]]]:
     """Judge a trained network. Return for each photograph the pixels of each class: right, true, predicted."""
     from mobilenets_tf import ModelSource
-    from mobilenets_tf.answers.predictor import Predictor, ScaledNetworks
+    from mobilenets_tf.answers.predictor import Predictor, ScaledNetworks, scaled_side
     from mobilenets_tf.answers.reading import reading_of
     from mobilenets_tf.data import images
     from mobilenets_tf.tasks import task_of
@@ -91,10 +100,10 @@ def judged(
 
     source = ModelSource(str(file))
     reading = replace(reading_of(source), preprocessing=source.preprocessing(source.open()))
-    sides = [max(32, round(side * scale / 32) * 32) for scale in scales]
-    models = [network(each, rates, stride, weights=str(file)) for each in sides]
-    # All sizes are made of the photograph at the size that was trained, as ``evaluate --scales`` makes them.
-    predictor = Predictor(ScaledNetworks(models, len(scales) > 1, str(file)), reading)
+    models = [
+        network(scaled_side(side, scale), variant.rates, variant.stride, weights=str(file)) for scale in variant.scales
+    ]
+    predictor = Predictor(ScaledNetworks(models, len(variant.scales) > 1, str(file)), reading)
     annotated = task_of("segment").find(str(data / "val"), list(reading.labels), void=VOID)
     counts = []
     for index, answer in enumerate(predictor(images.decode(path) for path in annotated.paths)):
@@ -104,16 +113,17 @@ def judged(
     return counts
 
 
-def records(data: Path, folder: Path, chosen: argparse.Namespace, progress: Progress) -> dict[str, list]:
+def records(data: Path, chosen: argparse.Namespace, progress: Progress) -> dict[str, list]:
     """Train and judge what the folder lacks. Return for each variant the counts, (seeds, photographs, 3, classes)."""
     found: dict[str, list] = {key: [] for key in VARIANTS}
+    folder = chosen.keep / f"{chosen.side}_pixels_{chosen.epochs}_epochs"  # other settings are other trainings
     for seed in chosen.seeds:
-        for key, (_, _, rates, stride, scales) in VARIANTS.items():
+        for key, variant in VARIANTS.items():
             path = folder / f"{key}_{seed}.json"
             if not path.exists():
-                file = trained(data, folder, rates, chosen, seed, progress)
+                file = trained(data, folder, variant.rates, chosen, seed, progress)
                 progress(f"judging {key}, seed {seed}", 0, 1)
-                results.write(path, {"counts": judged(file, data, rates, stride, scales, chosen.side)})
+                results.write(path, {"counts": judged(file, data, variant, chosen.side)})
             found[key].append(results.read(path)["counts"])
     return found
 
@@ -158,13 +168,12 @@ def main():
     parser.add_argument("--side", type=int, default=128, help="pixels of the input's sides, a multiple of 32")
     parser.add_argument("--epochs", type=int, default=12)
     chosen = parser.parse_args()
-    chosen.keep.mkdir(parents=True, exist_ok=True)
     with Display() as progress:
-        rows = intervals(records(chosen.data, chosen.keep, chosen, progress))
+        rows = intervals(records(chosen.data, chosen, progress))
     print(f"{TITLE}: {chosen.side} pixels, {chosen.epochs} epochs, {len(chosen.seeds)} trainings of each network")
     for key, row in rows.items():
         mean, low, high = (100 * value for value in row["miou"])
-        text = f"  {VARIANTS[key][0]:<42} {mean:5.1f} % ({low:.1f} to {high:.1f})"
+        text = f"  {VARIANTS[key].label:<42} {mean:5.1f} % ({low:.1f} to {high:.1f})"
         if "difference" in row:
             mean, low, high = (100 * value for value in row["difference"])
             text += f"  {mean:+5.1f} ({low:+.1f} to {high:+.1f})"

@@ -209,6 +209,11 @@ def opened(source: ModelSource, reading: Reading) -> Predictor:
     return Predictor(KerasNetwork(model, source.model), reading)
 
 
+def scaled_side(side: int, scale: float) -> int:
+    """Give a share of a side of the input, in pixels, as the multiple of 32 that is nearest."""
+    return max(32, round(side * scale / 32) * 32)
+
+
 def scaled(source: ModelSource, reading: Reading, scales: Sequence[float], mirrored: bool) -> Predictor:
     """Open a segmenter at several sizes, see ``ScaledNetworks``.
 
@@ -224,7 +229,7 @@ def scaled(source: ModelSource, reading: Reading, scales: Sequence[float], mirro
     models = [first] if 1.0 in scales else []
     for scale in scales:
         if scale != 1.0:
-            size = max(32, round(height * scale / 32) * 32), max(32, round(width * scale / 32) * 32)
+            size = scaled_side(height, scale), scaled_side(width, scale)
             models.append(replace(source, resolution=size).build())
     reading = replace(reading, preprocessing=source.preprocessing(first))
     return Predictor(ScaledNetworks(models, mirrored, source.model), reading)

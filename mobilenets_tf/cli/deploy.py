@@ -193,7 +193,7 @@ def _print(deployed, request):
     for line in deployed.badge.lines():
         emit(f"  {line}")
     emit(f"Report: {deployed.report}")
-    if request.target:
+    if deployed.passed and request.target:
         names = (each["file"] for each in manifest["files"])
         sources = (str(file.parent / name) for name in names if name.endswith((".h", ".cc")))
         emit(f"For the microcontroller: {', '.join(sources)}")

@@ -1,5 +1,6 @@
 """benchmarks/experiments: variants, their results, and the page."""
 
+import argparse
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from experiments.networks import multipliers, v1, v2
 from experiments.variants import Experiment, Variant
 
 from mobilenets_tf import counts
+from mobilenets_tf.progress import silent
 
 SCRIPT = Path(run.__file__)
 
@@ -120,6 +122,16 @@ def test_a_class_that_no_photograph_has_does_not_count():
     assert streets.mean_iou(np.array([[30, 0], [40, 0], [40, 0]], np.float64)) == pytest.approx(0.6)
 
 
+def test_trainings_with_other_settings_are_not_taken(tmp_path, monkeypatch):
+    epochs = []
+    monkeypatch.setattr(streets, "trained", lambda data, folder, rates, chosen, *_: epochs.append(chosen.epochs))
+    monkeypatch.setattr(streets, "judged", lambda file, data, variant, side: [[[side]] * 3])
+    for given in (1, 1, 2):
+        chosen = argparse.Namespace(keep=tmp_path, side=96, epochs=given, seeds=[0])
+        assert streets.records(tmp_path, chosen, silent)["8_aspp"] == [[[[96]] * 3]]
+    assert epochs == [1] * 4 + [2] * 4
+
+
 def test_the_section_of_the_streets(streets_found):
     document = {"side": 96, "epochs": 2, "seeds": 3, "rows": streets.intervals(streets_found)}
     written = page.streets_section(document)
@@ -182,10 +194,11 @@ def test_an_experiment_runs_and_goes_on(tmp_path):
     command += ["--keep", str(tmp_path / "kept"), "--results", str(tmp_path / "results")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "40 pixels" in done.stdout
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "kept").glob("*.json")}
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "kept" / "quick").glob("*.json")}
     assert set(kept) == {f"v1_side_{side}_0.json" for side in (48, 40, 32)}
+    assert not list((tmp_path / "kept").glob("*.json"))  # which would be taken for whole trainings
     document = results.read(tmp_path / "results" / "v1_resolution.json")
     assert len(results.as_array(document["trainings"]["v1_side_48"]["0"]["right"])) == 40
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert again.stdout == done.stdout
-    assert kept == {path.name: path.read_bytes() for path in (tmp_path / "kept").glob("*.json")}
+    assert kept == {path.name: path.read_bytes() for path in (tmp_path / "kept" / "quick").glob("*.json")}
