@@ -1,14 +1,18 @@
 """Compute side by side in two threads, with results that do not depend on how many processors there are.
 
 LiteRT, NumPy and Pillow release Python's lock while they compute. Two threads that each have a file on one thread of
-LiteRT need less time than one file on two threads, which wait for each other at each operator.
+LiteRT need less time than one file on two threads, which wait for each other at each operator. For the same reason
+NumPy's products of matrices take one thread each.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
 
 from mobilenets_tf.worker import give_memory_back
 
@@ -49,7 +53,7 @@ def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
             failed.set_exception(error)
             yield failed
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Result]] = deque()
         for result in submitted(pool):
             waiting.append(result)
@@ -60,3 +64,9 @@ def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]
     while not functions.empty():  # so that the memory of the functions' interpreters is free
         functions.get()
     give_memory_back()
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Find the libraries that compute in threads of their own; that takes milliseconds."""
+    return ThreadpoolController()

@@ -121,8 +121,10 @@ def estimator(name: str) -> Callable[[ActivationStatistics], Range]:
 
 # Other ranges are tried for activations with outliers: with extremes so many standard deviations apart ...
 _OUTLYING = 14
-# ... whose rounding changes the outputs by at least this share of the outputs' power (42 dB below them).
+# ... whose rounding changes the outputs by at least this share of the outputs' power (42 dB below them) ...
 _WORTH_WHILE = 6e-5
+# ... and by at least this share of what all of them change: without the rest, the outputs would be as noisy.
+_NOTICEABLE = 0.01
 # Another range is taken only if its error is less than this share of the present range's error: less may be chance.
 _CONVINCING = 0.8
 _SURVEY = 4  # samples on which it is measured which activations matter
@@ -143,8 +145,9 @@ def least_output_error(
     activations is quantised alone, with several ranges, and the range that changes the outputs least is taken. The
     errors of different activations are nearly independent, so the best range of each is the best of all together.
 
-    The work is bounded by a count of multiply-adds, not by time, so that every machine chooses the same ranges: the
-    activations that change the outputs most are tried first.
+    The activations that change the outputs most are tried first. Where that makes the outputs less noisy, activations
+    that were lost in the noise before may be noticed, and are tried too. The work is bounded by a count of
+    multiply-adds, not by time, so that every machine chooses the same ranges.
 
     Args:
         effects: of the float model.
@@ -164,17 +167,25 @@ def least_output_error(
         lambda: lambda cut: (cut.index, _output_error(cut, ranges[cut.index])), effects.cuts(outlying, _SURVEY)
     )
     errors = dict(track(surveyed, "looking at outliers", progress, len(outlying)))
-    matters = {index: error for index, error in errors.items() if error > _WORTH_WHILE}
-    chosen, work = [], 0.0
-    for index in sorted(matters, key=lambda index: -matters[index]):
-        work += effects.share(index) * _TRIALS
-        if work <= _BUDGET:
-            chosen.append(index)
-    tried = in_order(
-        lambda: lambda cut: (cut.index, _try_ranges(cut, ranges[cut.index], widest(statistics[cut.index]))),
-        effects.cuts(chosen, _TRIED_ON),
-    )
-    return dict(track(tried, "trying ranges", progress, len(chosen)))
+    found: dict[int, Range] = {}
+    waiting, work = sorted(errors, key=lambda index: -errors[index]), 0.0
+    while True:
+        least = max(_WORTH_WHILE, _NOTICEABLE * sum(errors.values()))
+        chosen = []
+        for index in [index for index in waiting if errors[index] > least]:
+            waiting.remove(index)
+            work += effects.share(index) * _TRIALS
+            if work <= _BUDGET:
+                chosen.append(index)
+        if not chosen:
+            return found
+        tried = in_order(
+            lambda: lambda cut: (cut.index, _try_ranges(cut, ranges[cut.index], widest(statistics[cut.index]))),
+            effects.cuts(chosen, _TRIED_ON),
+        )
+        for index, (span, error) in track(tried, "trying ranges", progress, len(chosen)):
+            found[index] = span
+            errors[index] = min(error, errors[index])
 
 
 def _output_error(cut: Cut, span: Range, samples: int | None = None, limit: float = np.inf) -> float:
@@ -183,9 +194,11 @@ def _output_error(cut: Cut, span: Range, samples: int | None = None, limit: floa
     return cut.error(lambda values: form.rounded(values, "int8"), samples, limit)
 
 
-def _try_ranges(cut: Cut, present: Range, extremes: Range) -> Range:
+def _try_ranges(cut: Cut, present: Range, extremes: Range) -> tuple[Range, float]:
+    """Find the range of the activation at a cut that changes the outputs least, and how much it changes them."""
     low, high = extremes
-    best, least = present, _output_error(cut, present) * _CONVINCING
+    before = _output_error(cut, present)
+    best, least = present, before * _CONVINCING
     errors: dict[Range, float] = {}  # of the ranges that were tried; infinite for those given up
 
     def attempt(candidate: Range, limit: float) -> bool:
@@ -205,7 +218,7 @@ def _try_ranges(cut: Cut, present: Range, extremes: Range) -> Range:
         attempt((best[0], min(best[1] * fraction, high)), least)
         if low < 0:
             attempt((max(best[0] * fraction, low), best[1]), least)
-    return best
+    return best, before if best == present else least
 
 
 # Half a level of probabilities of eight bits.

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mobilenets_tf.tflite.threads import in_order
 
@@ -112,3 +113,15 @@ def test_a_function_that_cannot_be_made_does_not_hide_the_error_of_an_earlier_it
 
     with pytest.raises(ValueError, match="item 0"):
         list(in_order(make, range(5)))
+
+
+def test_products_of_matrices_take_one_thread_each_whatever_was_set():
+    # With as many as there are processors, sums come in another order: other bytes on another machine.
+    def threads():
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    with threadpool_limits(3, user_api="blas"):
+        before = threads()
+        assert before and set(before) == {3}
+        assert list(in_order(lambda: lambda _: threads(), range(3))) == [[1] * len(before)] * 3
+        assert threads() == before

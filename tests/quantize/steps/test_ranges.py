@@ -153,6 +153,29 @@ def test_within_a_budget_the_activation_that_matters_most_is_tried_first(float_f
     assert ranges.least_output_error(effects, narrow, statistics) == {}
 
 
+def test_what_is_lost_in_the_noise_of_others_is_tried_when_they_are_better(float_file, monkeypatch):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 2))
+    little, much = (layers.Conv2D(2, 1, name=name)(inputs) for name in ("little", "much"))
+    content = float_file(keras.Model(inputs, layers.Conv2D(2, 3)(0.02 * little) + layers.Conv2D(2, 3)(2.0 * much)))
+    samples = np.random.default_rng(0).normal(0, 1, (12, 1, 16, 16, 2)).astype(np.float32)
+    samples[::4, 0, 3, 3] = 100
+    samples = [[sample] for sample in samples]
+    statistics, effects = observe(content, samples), Effects(content, samples)
+    convolutions = [op.outputs[0] for op in flatbuffer.read(content).subgraphs[0].operators][:2]
+    errors = {cut.index: cut.error(lambda values: np.clip(values, -4, 4)) for cut in effects.cuts(convolutions)}
+    faint, loud = sorted(convolutions, key=errors.get)
+    monkeypatch.setattr(ranges, "_WORTH_WHILE", 0.0)
+    # Clipped, one makes all of the noise; what else there is goes unnoticed.
+    low, high = ranges.min_max(statistics[loud])
+    present = {faint: ranges.min_max(statistics[faint]), loud: (0.04 * low, 0.04 * high)}
+    monkeypatch.setattr(ranges, "_try_ranges", lambda cut, present, extremes: (present, 1.0))
+    assert ranges.least_output_error(effects, present, statistics).keys() == {loud}
+    # With a better range of the one, the other is noticed.
+    monkeypatch.setattr(ranges, "_try_ranges", lambda cut, present, extremes: (extremes, 0.0))
+    assert ranges.least_output_error(effects, present, statistics).keys() == {faint, loud}
+
+
 def test_a_sigmoid_needs_no_scores_that_change_none_of_its_levels():
     low, high = ranges.sigmoid_scores((-30.0, 5.0))
     assert high == 5.0 and 1 / (1 + np.exp(-low)) == pytest.approx(1 / 512)
