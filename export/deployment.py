@@ -91,7 +91,7 @@ def deploy(request: DeployRequest, progress: Progress = silent) -> Deployed:
         produced, per_channel = worker.call(_produce, request, images_to_use, progress=progress)
     folder, name = Path(request.out), _file_name(request)
     labels = request.source.label_names()
-    manifest, page = result_folder.write(folder, name, produced, labels)
+    manifest, page = result_folder.write(request, name, produced)
     beside = {}
     project_folder.remove(_npu_folder(request))  # which an earlier file was compiled to
     if manifest["passed"]:

@@ -221,6 +221,8 @@ def _check(request: VerifyRequest) -> dict:
     Limits(request.min_agreement).check()
     if not Path(request.file).is_file():
         raise RequestError(f"No such TFLite file: {request.file}")
+    if request.threads < 1:
+        raise RequestError(f"threads={request.threads} (--threads): expected at least 1.")
     source = request.source
     if not source and not request.arm64 and not request.gpu:
         raise RequestError(

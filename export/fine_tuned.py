@@ -137,7 +137,7 @@ def qat(request: QatRequest, progress: Progress = silent) -> FineTuned:
         training, validation = check(request, progress)
         produced, usual, tuned = worker.call(_produce, request, training, validation, progress=progress)
     folder, name = Path(request.out), _file_name(request)
-    manifest, page = result_folder.write(folder, name, produced, request.source.label_names())
+    manifest, page = result_folder.write(request, name, produced)
     seconds = time.monotonic() - started
     outcome = manifest["fine_tuning"]["outcome"]
     return FineTuned(folder / name, page, manifest, usual, tuned, outcome, produced.badge, seconds)

@@ -112,7 +112,7 @@ def write_sensitivity(request: SensitivityRequest, progress: Progress = silent) 
     layers = [row.as_dict() for row in rows]
     document = {"files": files.digests(contents), **facts, "layers": layers}
     folder = Path(request.out)
-    files.write_together(folder, contents | {name: files.to_json(document)})
+    files.write_together(folder, contents | {name: files.to_json(document)}, lambda: _check_replaceable(request))
     return SensitivityList(folder / name, folder / chart, layers, Preprocessing(**facts["preprocessing"]))
 
 
@@ -133,7 +133,7 @@ def check(request: SensitivityRequest) -> tuple[ImageSet, ImageSet | None]:
     request.source.check()
     folder = Path(request.out)
     files.check_folder(folder)
-    files.check_replaceable(folder, _names(request), request.overwrite, request.described())
+    _check_replaceable(request)
     if request.calibration is None:
         raise RequestError("Nothing to measure with: give --calibration (calibration=) images, or 'demo'.")
     task, count = request.source.task, request.calibration_count
@@ -147,6 +147,10 @@ def check(request: SensitivityRequest) -> tuple[ImageSet, ImageSet | None]:
         )
     images.check(annotated)
     return calibration_set, annotated
+
+
+def _check_replaceable(request: SensitivityRequest) -> None:
+    files.check_replaceable(Path(request.out), _names(request), request.overwrite, request.described())
 
 
 def _check_scheme(scheme) -> None:

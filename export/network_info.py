@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mobilenets_tf import registry
+from mobilenets_tf.data.preprocessing import Size
 from mobilenets_tf.export.tflite import convert_model
 from mobilenets_tf.public_api.types import check_fields
 from mobilenets_tf.quantize import schemes
@@ -30,7 +31,7 @@ class InfoRequest:
 
     model: str
     alpha: float | None = None
-    resolution: int | None = None
+    resolution: Size | None = None
     arena: bool = False
 
     def __post_init__(self):
@@ -62,8 +63,9 @@ def _arenas(request: InfoRequest) -> dict[str, int]:
     from mobilenets_tf.factory import create_model
 
     model = create_model(request.model, alpha=request.alpha, resolution=request.resolution)
-    ramp = np.linspace(-1, 1, model.input_shape[1], dtype=np.float32)
-    pictures = [part * (ramp[:, None, None] + ramp[None, :, None] * np.ones(3, np.float32)) for part in (0.3, 0.6, 1.0)]
+    rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in model.input_shape[1:3])
+    picture = rows[:, None, None] + columns[None, :, None] * np.ones(3, np.float32)
+    pictures = [part * picture for part in (0.3, 0.6, 1.0)]
     with Worker() as worker, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # three pictures are few to calibrate with, and enough here
         converted = convert_model(model, schemes.get("int8"), Calibration(pictures), worker, recipe=_QUICK)

@@ -34,20 +34,22 @@ def prepare() -> None:
     threading.Thread(target=page.prepare, daemon=True).start()
 
 
-def write(folder: Path, file_name: str, produced: Produced, labels: Sequence[str]) -> tuple[dict, Path]:
+def write(request, file_name: str, produced: Produced) -> tuple[dict, Path]:
     """Write a file, its labels, manifest, report and Android lines, all together. Files of an earlier result that are
     no part of this one go, such as the C++ sources of another model.
 
     Args:
-        labels: the classes' names; may be empty.
+        request: as in ``check``.
 
     Returns:
         The manifest with the list of files in front, and the report's path. The report is not in that list, since it
         holds measured times, which differ from run to run.
 
     Raises:
-        RequestError: the folder cannot be written, or the disk is full.
+        RequestError: the folder cannot be written, the disk is full, or another result has been written there since
+            ``check``.
     """
+    folder, labels = Path(request.out), request.source.label_names()
     manifest = files.finite({**produced.badge.facts(), **produced.manifest})
     contents: dict[str, bytes | str] = {file_name: produced.content, **produced.files, **files.labels_file(labels)}
     contents[f"{file_name}.android.md"] = android.render(file_name, manifest, bool(labels))
@@ -55,7 +57,7 @@ def write(folder: Path, file_name: str, produced: Produced, labels: Sequence[str
     contents[f"{file_name}.json"] = files.to_json(manifest)
     contents[f"{file_name}.html"] = files.sealed(page.render(file_name, manifest, produced.evidence))
     before = files.own_files(folder, f"{file_name}.json")
-    files.write_together(folder, contents)
+    files.write_together(folder, contents, lambda: check(request, file_name, [*produced.files]))
     for name in set(before) - set(contents):
         (folder / name).unlink()
     return manifest, folder / f"{file_name}.html"

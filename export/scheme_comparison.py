@@ -111,7 +111,8 @@ def report(request: ReportRequest, progress: Progress = silent) -> SchemesReport
     badges = {names[scheme]: made.badge for scheme, made in produced.items()}
     verdict = together(badges)
     text = page.render_schemes(request.source.name, verdict, reports, tuple(rows), latency)
-    files.write_together(folder, {_page_name(request): files.sealed(text), **shared, **contents})
+    written = {_page_name(request): files.sealed(text), **shared, **contents}
+    files.write_together(folder, written, lambda: _check_replaceable(request, requests))
     preprocessing = Preprocessing(**produced["float32"].manifest["preprocessing"])
     return SchemesReport(folder / _page_name(request), tuple(rows), verdict, badges, preprocessing)
 
@@ -146,14 +147,18 @@ def check(request: ReportRequest) -> tuple[dict[str, DeployRequest], ImagesToUse
     calibrated = next((name for name in names if schemes.get(name).calibrated), names[-1])
     # The names of the files first, since this check takes no time.
     request.source.check()
+    files.check_folder(Path(request.out))
+    _check_replaceable(request, requests)
+    return requests, deployment.check(requests[calibrated])
+
+
+def _check_replaceable(request: ReportRequest, requests: dict[str, DeployRequest]) -> None:
     folder, class_names = Path(request.out), request.source.label_names()
-    files.check_folder(folder)
     files.check_replaceable(folder, [_page_name(request)], request.overwrite)
     for name, each in requests.items():
         file_name = _file_name(request, name)
         written = [file_name, f"{file_name}.json", f"{file_name}.{ANCHORS_FILE}"]
         files.check_replaceable(folder, written, request.overwrite, each.described(), class_names)
-    return requests, deployment.check(requests[calibrated])
 
 
 def _produce(

@@ -168,7 +168,11 @@ def to_tflite(
     check_target(target, scheme)
     files.check_folder(path.parent)
     beside = c_source.file_names(path.name) if target else ()
-    files.check_replaceable(path.parent, [path.name, manifest_path.name, *beside], overwrite)
+
+    def check_replaceable():
+        files.check_replaceable(path.parent, [path.name, manifest_path.name, *beside], overwrite)
+
+    check_replaceable()
     kinds = decided(model.ends, bool(labels), len(labels) or None)
     with Worker(preload=model.preload) as worker:
         bound = None if max_drop is None else Bound(max_drop)
@@ -186,7 +190,7 @@ def to_tflite(
     if proof:
         manifest["micro"] = proof.as_dict()
     before = files.own_files(path.parent, manifest_path.name)
-    files.write_together(path.parent, {**contents, manifest_path.name: files.to_json(manifest)})
+    files.write_together(path.parent, {**contents, manifest_path.name: files.to_json(manifest)}, check_replaceable)
     for name in set(before) & set(c_source.file_names(path.name)) - set(contents):  # the sources of an earlier file
         (path.parent / name).unlink()
     return Exported(path, manifest, *((tuple(proof.lines()), proof.failures) if proof else ()))

@@ -19,7 +19,11 @@ def unknown(kind: str, received, known) -> RequestError:
     known = list(known)
     close = nearest(received, known)
     if len(known) > _MOST_LISTED:
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else f" There are {len(known)} others."
+        hint = (
+            f" Did you mean {' or '.join(map(repr, close))}?"
+            if close
+            else f" No name of the {len(known)} is like this."
+        )
         return RequestError(f"Unknown {kind} {str(received)[:200]!r}.{hint}")
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = f" Known: {', '.join(known)}." if known else ""

@@ -10,6 +10,7 @@ from mobilenets_tf import registry
 from mobilenets_tf.conventions import Convention
 from mobilenets_tf.conversion.reparameterization import reparameterize
 from mobilenets_tf.conversion.rewriting import default_layers
+from mobilenets_tf.data.preprocessing import Size, sides
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.networks.blocks import InputShape, Pooling
 from mobilenets_tf.networks.builders import builder
@@ -36,7 +37,7 @@ def create_model(
     weights: Weights = None,
     fetch: bool = False,
     alpha: float | None = None,
-    resolution: int | None = None,
+    resolution: Size | None = None,
     input_shape: InputShape | None = None,
     classes: int | None = None,
     include_top: bool | None = None,
@@ -58,7 +59,8 @@ def create_model(
             ``keras.Model`` with the weights: this package's, or keras.applications' own.
         fetch: fetch a weight set that is not on this machine, with a progress bar; False downloads nothing.
         alpha: width multiplier, for networks that have one; by default 1.0.
-        resolution: height and width of the input in pixels, 32 to 2048; by default the published one.
+        resolution: height and width of the input in pixels, 32 to 2048: one number, or (height, width); by default the
+            published one.
         input_shape: (height, width, 3), instead of ``resolution``; sides at least 32, or None where the network allows.
         classes: number of outputs; by default that of a weight file, else 1000 for classifiers, 80 for detectors
             (without the background), 21 for DeepLabV3 and 19 for R-ASPP and LR-ASPP.
@@ -138,7 +140,8 @@ def _built(plan: Plan, weights: Weights, options: dict[str, Any]) -> keras.Model
     resolution = options.pop("resolution", None)
     registry.check_size(network, options.get("alpha"), resolution)
     if resolution is not None:
-        options["input_shape"] = (resolution, resolution, 3)
+        height, width = sides(resolution)
+        options["input_shape"] = (height, width, 3)
     if network.backbone and weights is not None and "classes" not in options and (saved := head_classes_in(weights)):
         options["classes"] = saved
     if weights is not None:
@@ -176,19 +179,20 @@ def _pruned(plan: Plan, weights: Weights, options: dict[str, Any]) -> keras.Mode
     return model
 
 
-def model_info(name: str, *, alpha: float | None = None, resolution: int | None = None) -> dict[str, Any]:
+def model_info(name: str, *, alpha: float | None = None, resolution: Size | None = None) -> dict[str, Any]:
     """Count what a network costs, and list its outputs and published weight sets.
 
     Args:
         name: a registry name; ``list_models()`` gives all.
         alpha: width multiplier, for networks that have one; by default 1.0.
-        resolution: height and width of the input in pixels, 32 to 2048; by default the published one.
+        resolution: height and width of the input in pixels, 32 to 2048: one number, or (height, width); by default the
+            published one.
 
     Returns:
         A dict that JSON can hold. Of what was counted:
 
         * name, source (paper or code), task ("classify", "detect", "segment"), backbone (registry name; None for a
-          classifier), alpha (None without a width multiplier), resolution (pixels);
+          classifier), alpha (None without a width multiplier), resolution (pixels: of a square one number);
         * params_trainable, params_total (numbers; the total has BatchNorm's running mean and variance too), macs
           (multiply-adds of one image);
         * inference_form: the same three counts of the form that is exported, where MobileOne's branches are folded;

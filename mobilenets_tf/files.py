@@ -140,18 +140,17 @@ def labels_file(class_names: Sequence[str]) -> dict[str, str]:
 _REPLACE = "pass --overwrite (overwrite=True) to replace it"
 # What a manifest says of a model beyond what was asked for.
 _MODEL_FACTS = ("weights_sha256", "weights_source", "weights_licence", "weights_restrictions")
+# Options that follow from the model where they are left out; a manifest says what they are then.
+_SETTLED = ("output", "task", "void")
 
 
 def _difference(manifest: dict, request: dict) -> str | None:
-    """Return how the request of a manifest differs from another one; None where they are the same.
-
-    An option that was left out (None) is the same as any value, since a manifest has the value that was settled.
-    """
+    """Return how the request of a manifest differs from another one; None where they are the same."""
     for part, here in request.items():
         there, here = manifest.get(part) or {}, json.loads(to_json(here))
         for key in sorted((there.keys() | here.keys()) - {*_MODEL_FACTS}):
-            left_out = part == "options" and key in here and here[key] is None
-            if not left_out and there.get(key) != here.get(key):
+            settled = part == "options" and key in _SETTLED and here.get(key) is None
+            if not settled and there.get(key) != here.get(key):
                 return f"{key}={there.get(key)!r}, not {here.get(key)!r}"
     return None
 
@@ -230,11 +229,13 @@ def _own(folder: Path, listed: dict[str, list[tuple[str, str, dict]]], manifest:
     ]
 
 
-def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
+def write_together(folder: Path, files: dict[str, bytes | str], check: Callable[[], object] | None = None) -> None:
     """Write the files of one result: all files are on the disk before the first file gets its name.
 
     Args:
         files: path in the folder -> content.
+        check: called before the first file gets its name. What the check raises leaves the folder as it was: another
+            process may have written there since the work began.
 
     Raises:
         RequestError: the folder cannot be written, or the disk is full; no file has changed then. (If a folder has the
@@ -249,6 +250,8 @@ def write_together(folder: Path, files: dict[str, bytes | str]) -> None:
                     stream.write(data.encode() if isinstance(data, str) else data)
                     stream.flush()
                     os.fsync(stream.fileno())
+            if check:
+                check()
             for name in files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(staging, name), folder / name)

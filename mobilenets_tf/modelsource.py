@@ -17,7 +17,7 @@ from mobilenets_tf.conversion.rewriting import is_functional
 from mobilenets_tf.conversion.traced import saved_model
 from mobilenets_tf.conversion.traced.keras2_file import frozen_keras2_file
 from mobilenets_tf.conversion.traced.keras_objects import frozen_keras, is_stock
-from mobilenets_tf.data.preprocessing import CHANNELS, Preprocessing, Size, image_shape, shown_size, sides
+from mobilenets_tf.data.preprocessing import CHANNELS, Preprocessing, Size, image_shape, shown_size
 from mobilenets_tf.data.text_files import read_lines, shown
 from mobilenets_tf.errors import RequestError
 from mobilenets_tf.files import digest_of_files, sha256_of
@@ -269,8 +269,7 @@ class ModelSource:
                 if getattr(self, option) not in (None, False):
                     raise RequestError(f"--{option} ({option}=) is for registered networks; {self.model} has its own.")
         else:
-            for side in (None,) if self.resolution is None else sides(self.resolution):
-                registry.check_size(registry.get(self.model), self.alpha, side)
+            registry.check_size(registry.get(self.model), self.alpha, self.resolution)
             if self.weights not in (None, RANDOM) and not Path(self.weights).is_file():
                 if Path(self.weights).suffix:
                     raise RequestError(f"No such weight file: {self.weights}")
@@ -447,9 +446,7 @@ class ModelSource:
         from mobilenets_tf.factory import create_model
 
         weights = None if self.weights == RANDOM else self.weights
-        if isinstance(self.resolution, tuple) and "resolution" not in options:
-            options["input_shape"] = (*self.resolution, 3)
-        elif self.resolution is not None:
+        if self.resolution is not None:
             options = {"resolution": self.resolution} | options
         options = {"alpha": self.alpha, "weights": weights} | options
         if self.classes is not None:

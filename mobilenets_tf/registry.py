@@ -209,12 +209,12 @@ def builder(name: str) -> functools.partial:
     return functools.partial(getattr(importlib.import_module(module), function), **options)
 
 
-def check_size(network: Network, alpha: float | None, resolution: int | None) -> None:
+def check_size(network: Network, alpha: float | None, resolution: int | tuple[int, int] | None) -> None:
     """Refuse a width multiplier or an input size that the network cannot have, before it is built.
 
     Raises:
         RequestError: ``alpha`` is given for a network without a width multiplier or is not in (0, 4];
-            ``resolution`` is not in [32, 2048].
+            ``resolution`` is neither one number in [32, 2048] nor two.
     """
     if alpha is not None:
         if not network.alphas:
@@ -222,12 +222,12 @@ def check_size(network: Network, alpha: float | None, resolution: int | None) ->
         if not isinstance(alpha, (int, float)) or not 0 < alpha <= 4:
             published = ", ".join(map(str, network.alphas))
             raise RequestError(f"alpha={alpha!r} is out of range: above 0, at most 4 (published: {published}).")
-    if resolution is not None and not isinstance(resolution, int):
-        raise RequestError(
-            f"resolution={resolution!r}: expected one number of pixels, the height and the width; for others pass "
-            "input_shape=(height, width, 3)."
-        )
-    if resolution is not None and not 32 <= resolution <= 2048:
+    if resolution is None:
+        return
+    sides = resolution if isinstance(resolution, (tuple, list)) else (resolution, resolution)
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise RequestError(f"resolution={resolution!r}: expected one number of pixels, or (height, width).")
+    if not all(32 <= side <= 2048 for side in sides):
         raise RequestError(
             f"resolution={resolution!r} is out of range: 32 to 2048 pixels (published: {network.resolution})."
         )

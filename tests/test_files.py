@@ -113,6 +113,18 @@ def test_what_a_killed_run_left_beside_its_results_goes(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_what_a_check_refuses_leaves_the_folder_as_it_was(tmp_path):
+    files.write_together(tmp_path, {"a": "1"})
+
+    def check():
+        assert (tmp_path / "a").read_text() == "1"
+        raise RequestError("another process was faster")
+
+    with pytest.raises(RequestError, match="faster"):
+        files.write_together(tmp_path, {"a": "2", "b": "2"}, check)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "1")]
+
+
 def result(folder, name, content="made", labels=("cat",), **options):
     """Write the file of a request, with its labels and manifest, unless something else is in its place."""
     request = {"model": {"model": "net", "mean": (1.0,)}, "options": {"seed": 0, "output": None} | options}
@@ -132,6 +144,9 @@ def test_the_same_request_replaces_its_result_and_another_does_not(tmp_path):
         RequestError, match=r"a\.tflite is the result of another request \(seed=0, not 2\).*--overwrite"
     ):
         result(tmp_path, "a.tflite", seed=2)
+    result(tmp_path / "other", "c.tflite", split=3)
+    with pytest.raises(RequestError, match=r"another request \(split=3, not None\)"):
+        result(tmp_path / "other", "c.tflite", split=None)
     with pytest.raises(RequestError, match=r"labels\.txt belongs to a\.tflite too"):
         result(tmp_path, "b.tflite", labels=("dog",), seed=1)
     assert (tmp_path / "a.tflite").read_text() == "made anew" and (tmp_path / "labels.txt").read_text() == "cat\n"

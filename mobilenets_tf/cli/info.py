@@ -1,6 +1,7 @@
 """mobilenets-tf info"""
 
 from mobilenets_tf.cli.options import add_json, add_size, emit, request_of
+from mobilenets_tf.data.preprocessing import shown_size
 from mobilenets_tf.files import to_json
 
 HELP = "Count a network's parameters, multiply-adds and memory, and show its outputs, features and weight sets."
@@ -26,7 +27,7 @@ def run(arguments):
         emit(to_json(facts))
         return
     width = "" if facts["alpha"] is None else f" alpha {facts['alpha']}"
-    emit(f"{facts['name']}{width} at {facts['resolution']}x{facts['resolution']} ({facts['source']})")
+    emit(f"{facts['name']}{width} at {shown_size(facts['resolution'])} ({facts['source']})")
     emit(f"  trainable parameters  {facts['params_trainable']:>15,}")
     emit(f"  total parameters      {facts['params_total']:>15,}")
     emit(f"  multiply-adds         {facts['macs']:>15,}")

@@ -264,7 +264,8 @@ def check(images: ImageSet) -> None:
         RequestError: files are damaged; names the first few.
     """
     if problems := broken(images):
-        raise RequestError(f"{first_few(problems)} Remove or replace it and run again.")
+        what = "it" if len(problems) == 1 else "them"
+        raise RequestError(f"{first_few(problems)} Remove or replace {what} and run again.")
 
 
 def broken(images: ImageSet, progress: Progress = silent) -> list[str]:
@@ -284,7 +285,7 @@ def broken(images: ImageSet, progress: Progress = silent) -> list[str]:
 
 def first_few(problems: Sequence[str]) -> str:
     """Join the first three sentences, and say how many more there are."""
-    more = f" ... and {len(problems) - 3} more" if len(problems) > 3 else ""
+    more = f" And {len(problems) - 3} more." if len(problems) > 3 else ""
     return " ".join(problems[:3]) + more
 
 
@@ -297,6 +298,8 @@ def _open(
     from PIL import Image, ImageOps
 
     _has_heif_decoder()
+    if isinstance(path, (str, os.PathLike)) and os.path.exists(path) and not os.path.isfile(path):
+        raise RequestError(f"{name or path} is no file: expected an image.")  # a pipe would be waited for
     try:
         with Image.open(path) as image:
             if draft:

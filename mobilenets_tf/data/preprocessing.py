@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,13 @@ def image_shape(shapes: Sequence[tuple[int | None, ...]]) -> tuple[int, int, int
         return None
     height, width, channels = shapes[0]
     return (height, width, channels) if height and width and channels in _MODES else None
+
+
+def _are_apart(mean: float, std: float) -> bool:
+    """Tell whether black and white become different finite numbers of single precision."""
+    with np.errstate(over="ignore", under="ignore"):
+        black, white = (np.float32((pixel - mean) / std) for pixel in (0.0, 255.0))
+    return bool(np.isfinite(black) and np.isfinite(white) and black != white)
 
 
 @dataclass(frozen=True)
@@ -98,11 +106,17 @@ class Preprocessing:
                 f"resize={self.resize} is for a crop, and the whole photograph is taken. Leave resize out, or say how "
                 'to crop: "crop_then_resize" or "resize_then_crop".'
             )
-        if len(self.mean) not in _MODES or len(self.std) != len(self.mean) or min(self.std) <= 0:
+        if len(self.mean) not in _MODES or len(self.std) != len(self.mean):
             raise RequestError(
                 f"mean={self.mean} and std={self.std}: expected a value for each channel (one for grey, three for RGB, "
-                "four for RGB and alpha), std above zero."
+                "four for RGB and alpha)."
             )
+        for mean, std in zip(self.mean, self.std, strict=True):
+            if not (std > 0 and math.isfinite(mean) and _are_apart(mean, std)):
+                raise RequestError(
+                    f"mean={mean:g} and std={std:g}: expected values in pixels (0 to 255), std above zero, with which "
+                    "(pixel - mean) / std gives different finite numbers for black and white."
+                )
 
     @property
     def height(self) -> int:

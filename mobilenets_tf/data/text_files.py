@@ -1,6 +1,7 @@
 """Read the text files that people write: lists of class names, CSVs, XML and JSON annotations. All are UTF-8, with or
 without a byte order mark."""
 
+import contextlib
 import csv
 import os
 from pathlib import Path
@@ -32,13 +33,30 @@ def read_text(file: str | os.PathLike[str]) -> str:
     return text
 
 
+_MOST_BYTES = 16 << 20  # of a list of names: ImageNet's 21,841 take half a megabyte
+
+
 def read_lines(file: str | os.PathLike[str]) -> list[str]:
-    """Read the lines of a text file without the blanks around them; empty lines are left out.
+    """Read a list of names: the lines of a text file, without the blanks around them. Empty lines at the end are left
+    out.
 
     Raises:
-        RequestError: the file cannot be read, or is not UTF-8.
+        RequestError: the file cannot be read, is not UTF-8, is too large for a list of names, or has an empty line
+            before a name, so that it is not known which place the name has.
     """
-    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    size = 0
+    with contextlib.suppress(OSError, ValueError):  # which ``read_text`` describes
+        size = os.path.getsize(file)
+    if size > _MOST_BYTES:
+        raise RequestError(f"{shown(file)} has {size:,} bytes, too many for a list of names, a name a line.")
+    lines = [line.strip() for line in read_text(file).splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        raise RequestError(
+            f"{shown(file)}: line {lines.index('') + 1} is empty, and names follow. Remove the line, or name the class."
+        )
+    return lines
 
 
 def read_rows(file: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, str | None]]]:

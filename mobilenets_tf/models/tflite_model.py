@@ -16,7 +16,7 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.file_metadata import origin_of
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.foreign.intake import given_names, taken_in
-from mobilenets_tf.tflite.runtime import Runner
+from mobilenets_tf.tflite.runtime import Runner, check_loops
 from mobilenets_tf.tflite.weight_types import with_weights
 from mobilenets_tf.worker import Worker
 
@@ -128,6 +128,7 @@ class _Given:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
+            check_loops(flatbuffer.read(content), content)
             self._interpreter = Interpreter(model_content=content, num_threads=2)
             keys = list(self._interpreter.get_signature_list())
             self._signature = self._interpreter.get_signature_runner(signature or keys[0]) if keys else None
@@ -136,7 +137,7 @@ class _Given:
                     if tuple(details["shape"]) != shape:
                         self._interpreter.resize_tensor_input(details["index"], shape)
                 self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+        except (RequestError, ValueError, RuntimeError) as error:
             raise RequestError(f"{name} cannot be run: {first_line(error)}") from error
         self._name, self._inputs, self._outputs = name, inputs, outputs
 

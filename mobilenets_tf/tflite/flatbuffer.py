@@ -55,7 +55,7 @@ def _address(values: memoryview) -> int:
 
 def _parse(content: bytes) -> schema.ModelT:
     if content[4:8] != IDENTIFIER:
-        raise RequestError("not a TFLite file (its identifier is not TFL3).")
+        raise RequestError("not a TFLite file (its identifier is not TFL3); export and deploy make one of a model.")
     flatbuffer_check.check_structure(content)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     flatbuffer_check.fill(model)

@@ -1,5 +1,6 @@
 """Run a TFLite file as the phone would, with LiteRT."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from mobilenets_tf.errors import RequestError, first_line
 from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.worker import Worker, WorkerError
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
@@ -43,7 +45,9 @@ class Runner:
             model = Path(model).read_bytes()
         try:
             if not trusted:
-                flatbuffer.read(model)
+                tree = flatbuffer.read(model)
+                if label != "The model":
+                    check_loops(tree, model)
             kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
             self._interpreter = Interpreter(
                 model_content=model, num_threads=threads, experimental_op_resolver_type=kernels
@@ -124,6 +128,40 @@ class Runner:
         """Give the first output for each sample, without the batch axis."""
         for sample in samples:
             yield self(sample)[0][0]
+
+
+_LOOP_SECONDS = 60  # for one run of a file with loops
+
+
+def check_loops(tree: flatbuffer.schema.ModelT, content: bytes) -> None:
+    """Refuse a file from elsewhere whose loop does not end: the file is run once on zeros, in a child process.
+
+    Args:
+        tree, content: the file, read and as it is.
+
+    Raises:
+        RequestError: the run has not ended after a minute.
+    """
+    if "WHILE" not in flatbuffer.operator_counts(tree):
+        return
+    with Worker(preload="", always=True) as child:
+        try:
+            child.call(_run_on_zeros, content, seconds=_LOOP_SECONDS)
+        except WorkerError as error:
+            raise RequestError(
+                f"a loop (the operator WHILE) has not ended after {_LOOP_SECONDS} s, on an input of zeros. Convert the "
+                "model again with the loop unrolled."
+            ) from error
+
+
+def _run_on_zeros(content: bytes) -> None:
+    """Run a file in this process, a child. A file that cannot be run has no loop that does not end."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with contextlib.suppress(ValueError, RuntimeError):
+        interpreter = Interpreter(model_content=content)
+        interpreter.allocate_tensors()
+        interpreter.invoke()
 
 
 def describe_tensor(details: dict) -> dict:

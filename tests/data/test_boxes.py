@@ -132,7 +132,7 @@ def test_boxes_a_little_outside_are_clipped_and_those_without_area_left_out_with
         source = find_boxes(root)
     assert np.allclose(source.read(0)[1].corners, [DOG_SHARES]) and len(source.read(1)[1]) == 0
     assert len(caught) == 1
-    assert "area are left out, 5: " in str(caught[0].message) and "and 2 more" in str(caught[0].message)
+    assert "area are left out, 5: " in str(caught[0].message) and "And 2 more." in str(caught[0].message)
     assert "a.xml: the box of 'cat' from (30, 30) to (30, 50)" in str(caught[0].message)
 
 

@@ -1,5 +1,6 @@
 """Finding images and what classes they are of."""
 
+import os
 import warnings
 
 import numpy as np
@@ -142,3 +143,12 @@ def test_a_class_that_the_model_does_not_have_is_refused(image_folder):
     images.check_classes(found, None)
     with pytest.raises(RequestError, match="at least 2 classes; the model has 1"):
         images.check_classes(found, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_is_no_image_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(RequestError, match=r"pipe.png is no file: expected an image"):
+        images.decode(tmp_path / "pipe.png")
+    with pytest.raises(RequestError, match=r"pipe.png is no file.*Remove or replace it"):
+        images.check(images.ImageSet((tmp_path / "pipe.png",)))

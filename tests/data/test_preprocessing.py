@@ -58,6 +58,15 @@ def test_keras_interpolation_works_with_every_crop(crop):
     assert np.abs(pixels.astype(float) - smooth).mean() < 20  # the same part of the image, in the same place
 
 
+@pytest.mark.parametrize(
+    "mean, std", [(np.nan, 1), (np.inf, 1), (127.5, np.nan), (127.5, np.inf), (127.5, 0), (127.5, -1), (0, 1e308),
+                  (0, 1e-320), (1e300, 1)],
+)  # fmt: skip
+def test_a_normalisation_that_gives_no_picture_is_refused(mean, std):
+    with pytest.raises(RequestError, match="expected values in pixels"):
+        Preprocessing(mean=(127.5, mean, 127.5), std=(127.5, std, 127.5))
+
+
 def test_unknown_crops_are_refused():
     with pytest.raises(RequestError, match="Unknown crop 'strech'. Did you mean 'stretch'"):
         Preprocessing(crop="strech")

@@ -8,8 +8,21 @@ from mobilenets_tf.data.text_files import read_json, read_lines, read_text
 
 def test_utf_8_is_read_with_and_without_a_byte_order_mark(tmp_path):
     for encoding in ("utf-8", "utf-8-sig"):
-        (tmp_path / "labels.txt").write_text("Löwe\n\n Tiger \r\n", encoding=encoding)
+        (tmp_path / "labels.txt").write_text("Löwe\n Tiger \r\n\n", encoding=encoding)
         assert read_lines(tmp_path / "labels.txt") == ["Löwe", "Tiger"]
+
+
+def test_an_empty_line_moves_no_name(tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(RequestError, match=r"labels.txt: line 2 is empty.*Remove the line, or name the class"):
+        read_lines(tmp_path / "labels.txt")
+
+
+def test_what_is_too_large_for_a_list_of_names_is_not_read(tmp_path):
+    with open(tmp_path / "labels.txt", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RequestError, match=r"labels.txt has 1,099,511,627,776 bytes, too many"):
+        read_lines(tmp_path / "labels.txt")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])

@@ -1,11 +1,12 @@
 """The code blocks of a page: what its reader types, in the order of the page."""
 
-import os
+import functools
 import re
-import subprocess
-import sys
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(
@@ -24,12 +25,10 @@ class Block:
     text: str
     reason: str = ""
 
-    def commands(self) -> list[list[str]]:
-        """What to run, word by word for a shell or Python."""
-        if self.kind == "python":
-            return [[sys.executable, "-c", self.text]]
+    def commands(self) -> list[str]:
+        """The lines of a console that are typed."""
         lines = self.text.replace("\\\n", " ").splitlines()
-        return [["bash", "-euo", "pipefail", "-c", line[2:]] for line in lines if line.startswith("$ ")]
+        return [line[2:] for line in lines if line.startswith("$ ")]
 
 
 def blocks(page: Path) -> list[Block]:
@@ -39,16 +38,27 @@ def blocks(page: Path) -> list[Block]:
 
 
 def run(page: Path, folder: Path) -> str:
-    """Run a page's blocks in a folder, where the repository's examples/ are; return everything that they print."""
+    """Run a page's blocks in a folder, where the repository's examples/ are; return everything that they print.
+
+    Each command is a process of its own, but not one that imports TensorFlow for itself: see tests/support/forked.py.
+    """
     (folder / "examples").symlink_to(ROOT / "examples")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", "COLUMNS": "200"}
     said = ""
     for block in blocks(page):
         if block.reason:
             continue
-        for command in block.commands():
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        for typed in [block.text] if block.kind == "python" else block.commands():
+            done = _started(block.kind, typed)(cwd=folder, COLUMNS=200)
+            assert done.returncode == 0, f"{typed}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
             said += done.stdout
     return said
+
+
+def _started(kind: str, typed: str):
+    """A function that runs Python code, or a line of a console, as tests/support/forked.py does."""
+    if kind == "python":
+        return functools.partial(forked.script, typed)
+    name, *words = shlex.split(typed)
+    assert not {"|", ">", "&&", ";"} & set(words), f"only a shell understands: {typed}"
+    starts = {"mobilenets-tf": forked.command_with_children, "python": forked.program}
+    return functools.partial(starts[name], *words)

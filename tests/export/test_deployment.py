@@ -199,6 +199,25 @@ def test_labels_of_an_earlier_result_are_not_taken(image_folder, tmp_path, capsy
     assert "four" not in told and "dense" in told
 
 
+def test_what_was_written_meanwhile_is_not_replaced(image_folder, small, tmp_path, monkeypatch):
+    small.save(tmp_path / "small.keras")
+    source = ModelSource(str(tmp_path / "small.keras"), mean=127.5, std=127.5)
+    request = DeployRequest(source, str(tmp_path / "out"), "float16", calibration=str(image_folder), min_agreement=0)
+    writing = files.write_together
+
+    def written_to(folder, contents, check=None):
+        """Another process is faster."""
+        monkeypatch.setattr(files, "write_together", writing)
+        deploy(replace(request, seed=1))
+        writing(folder, contents, check)
+
+    monkeypatch.setattr(files, "write_together", written_to)
+    with pytest.raises(RequestError, match=r"another request \(seed=1, not 0\)"):
+        deploy(request)
+    (manifest,) = tmp_path.glob("out/*.tflite.json")
+    assert files.parse_json(manifest.read_text(), manifest)["options"]["seed"] == 1
+
+
 def test_a_report_replaces_no_anchors_of_the_users(tmp_path):
     path, data = prepared(tmp_path, "detect")
     (tmp_path / "out").mkdir()

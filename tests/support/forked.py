@@ -1,12 +1,13 @@
 """Child processes that have TensorFlow imported already: forks of a process that did nothing else.
 
 Importing it takes seconds of processor time, which hundreds of tests would pay again and again. ``Child`` stands for
-the process of a ``Worker``, ``command`` for a command line, ``script`` for a Python program; each is a process of its
-own all the same.
+the process of a ``Worker``, ``command`` for a command line, ``script`` and ``program`` for a Python program; each is a
+process of its own all the same.
 """
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -45,6 +46,11 @@ def command(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
     return _captured(_main, list(map(str, arguments)), cwd, environment)
 
 
+def command_with_children(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
+    """As ``command``, but what ``Worker``s do is done in children of the command, as outside of the tests."""
+    return _captured(_main_with_children, list(map(str, arguments)), cwd, environment)
+
+
 class Started:
     """``mobilenets-tf`` with these words, running, with what the tests ask of a ``subprocess.Popen``. What ``Worker``s
     do is done in children of the command, as outside of the tests: they end with it, and can be started again."""
@@ -53,7 +59,8 @@ class Started:
         self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 (closed with this object)
         with open(os.devnull) as nothing:
             streams = nothing.fileno(), *(file.fileno() for file in self._files)
-            self._process = _forked(_main_with_children, os.environ | environment, streams, list(map(str, words)))
+            arguments = os.getcwd(), list(map(str, words))
+            self._process = _forked(_main_with_children, os.environ | environment, streams, *arguments)
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
@@ -81,6 +88,11 @@ def _text(file) -> str:
 def script(text: str, *arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
     """A Python program with these words behind its name; of modules that take long, it has TensorFlow and Keras."""
     return _captured(_run, [text, *map(str, arguments)], cwd, environment)
+
+
+def program(path, *arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
+    """``python path`` with these words, which has the children that ``Worker``s ask for."""
+    return _captured(_run_file, list(map(str, (path, *arguments))), cwd, environment)
 
 
 def _captured(function, words: list[str], cwd, environment: dict) -> subprocess.CompletedProcess:
@@ -131,9 +143,10 @@ def _runs(process: int) -> bool:
         return False
 
 
-def _main_with_children(words: list[str]) -> None:
+def _main_with_children(folder: str, words: list[str]) -> None:
     from mobilenets_tf import cli
 
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _may_have_children()
     sys.exit(cli.main(words))
@@ -162,3 +175,11 @@ def _run(folder: str, words: list[str]) -> None:
     os.chdir(folder)
     text, *sys.argv[1:] = words
     exec(compile(text, "script", "exec"), {"__name__": "__main__"})
+
+
+def _run_file(folder: str, words: list[str]) -> None:
+    os.chdir(folder)
+    _may_have_children()
+    sys.argv = words
+    sys.path.insert(0, os.path.dirname(os.path.abspath(words[0])))
+    runpy.run_path(words[0], run_name="__main__")

@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mobilenets_tf.conversion.convert import float_file
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.tflite import flatbuffer
+from mobilenets_tf.models.tflite_model import _Given
+from mobilenets_tf.tflite import flatbuffer, runtime
 from mobilenets_tf.tflite.flatbuffer import schema
 from mobilenets_tf.tflite.runtime import Runner, refused_without_delegates
 
@@ -41,3 +43,26 @@ def test_inputs_of_whole_numbers_are_not_rounded_in_silence(table):
 def test_what_litert_cannot_compute_is_told_with_the_values(table):
     with pytest.raises(RequestError, match=r"LiteRT cannot compute .*out of bounds.* 'ids' has -1 to 7\."):
         table(np.array([0, 7, -1]))
+
+
+def looping(ends):
+    """A file that doubles its input in a loop, until the sum is large if the loop ends."""
+    tf.keras.backend.clear_session()
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32)])
+    def doubled(x):
+        limit = 100.0 if ends else np.inf
+        return tf.while_loop(lambda y: tf.reduce_sum(y) < limit, lambda y: (tf.minimum(y * 2 + 1, 1e6),), [x])[0]
+
+    return tf.lite.TFLiteConverter.from_concrete_functions([doubled.get_concrete_function()]).convert()
+
+
+def test_a_file_whose_loop_does_not_end_is_refused(tmp_path, monkeypatch, own_workers):
+    monkeypatch.setattr(runtime, "_LOOP_SECONDS", 5)
+    for ends in (True, False):
+        (tmp_path / f"{ends}.tflite").write_bytes(looping(ends))
+    assert Runner(tmp_path / "True.tflite")(np.zeros(4))[0].sum() >= 100
+    with pytest.raises(RequestError, match=r"False.tflite cannot be run: a loop .* has not ended after 5 s"):
+        Runner(tmp_path / "False.tflite")
+    with pytest.raises(RequestError, match=r"has not ended after 5 s"):
+        _Given((tmp_path / "False.tflite").read_bytes(), "theirs", [(1, 4)], None, ["x"], ["y"])

@@ -32,6 +32,7 @@ _DEFAULT, _INITIALISES = "serving_default", "__saved_model_init_op"
 _MOST_BYTES = 2**31 - 1  # of a graph with its constants: protobuf's limit
 # Of a graph, with every call of a function counted as the function's nodes: TensorFlow takes 10 kB and 0.3 ms for each.
 _MOST_NODES = 25_000
+_MOST_VALUES = 2**30  # bytes of one operator's result
 _MOST_ENDS = 1000  # inputs and outputs of a signature
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
@@ -105,7 +106,29 @@ def _frozen(path: Path, signature: str | None, resolution: Size | None) -> Froze
         known = mapped | dict(zip(computed, found, strict=True))
         return [known[name] for name in wanted]
 
-    return freeze_function(call, specs, lambda: outputs, label=str(path), kind=KIND)
+    frozen = freeze_function(call, specs, lambda: outputs, label=str(path), kind=KIND)
+    _check_sizes(frozen, path)
+    return frozen
+
+
+def _check_sizes(frozen: FrozenGraph, path: Path) -> None:
+    """Refuse a graph with values that no phone has room for, before anything is computed.
+
+    Raises:
+        RequestError: so it is; the message has the first such operator.
+    """
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:  # which infers the shapes
+        tf.graph_util.import_graph_def(frozen.graph_def, name="")
+    for operator in graph.get_operations():
+        for values in operator.outputs:
+            size = (values.shape.num_elements() or 0) * values.dtype.size
+            if size > _MOST_VALUES:
+                raise RequestError(
+                    f"{path}: the operator {operator.type} ({operator.name!r}) makes values of the shape "
+                    f"{tuple(values.shape)}, {size / 1e9:,.1f} GB; at most {_MOST_VALUES / 1e9:.1f} GB are taken."
+                )
 
 
 def _meta_graph(path: Path) -> Any:
@@ -113,7 +136,7 @@ def _meta_graph(path: Path) -> Any:
     from tensorflow.core.protobuf import saved_model_pb2
 
     size = (path / FILE).stat().st_size
-    if size > _MOST_BYTES:
+    if size > _MOST_VALUES:
         raise RequestError(f"{path}: {FILE} takes {size} bytes; a graph takes at most {_MOST_BYTES}.")
     content = (path / FILE).read_bytes()
     if not content:

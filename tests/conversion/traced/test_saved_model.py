@@ -300,6 +300,26 @@ def test_what_does_more_than_compute_is_refused_before_anything_runs(tmp_path, m
     assert not (tmp_path / "written").exists()
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: tf.fill([200_000, 200_000], 0.5),
+        lambda: tf.range(0.0, 2_000_000_000.0),
+        lambda: tf.tile(tf.ones([1, 1]), [300_000, 300_000]),
+        lambda: tf.function(lambda: tf.one_hot(tf.range(100_000), 100_000))(),
+    ],
+    ids=["Fill", "Range", "Tile", "OneHot"],
+)
+def test_values_that_no_phone_has_room_for_are_refused_by_operator(tmp_path, made):
+    with tf.Graph().as_default() as around:
+        image = v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
+        scores = tf.reduce_mean(image, (1, 2)) + tf.reduce_mean(made())
+        signature = v1.saved_model.predict_signature_def({"image": image}, {"scores": scores})
+        write(tmp_path / "folder", around.as_graph_def(), signature)
+    with pytest.raises(RequestError, match=r"folder: the operator \w+ \('.*'\) makes values of the shape.* GB"):
+        frozen_saved_model(tmp_path / "folder")
+
+
 def write(path, graph_def, signature, **entries):
     saved = saved_model_pb2.SavedModel(saved_model_schema_version=1)
     meta = saved.meta_graphs.add()
