@@ -87,7 +87,9 @@ class ActivationStatistics:
         self.channel_mean += (summary.channel_mean - self.channel_mean) / self.samples
         self._widen(max(abs(low), abs(high)))
         bins = ((summary.sampled + self.limit) * (BINS / (2 * self.limit))).astype(np.int64)
-        self.counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
+        counts = np.bincount(bins, minlength=BINS + 1)
+        counts[BINS - 1] += counts[BINS]  # the values at the very end
+        self.counts += counts[:BINS]
 
     def _widen(self, magnitude: float) -> None:
         """Double the histogram's span, halving its resolution, until ``magnitude`` is inside."""
