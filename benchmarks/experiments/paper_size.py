@@ -26,6 +26,9 @@ def count(experiment: Experiment, progress: Progress) -> dict[str, dict]:
         keras.backend.clear_session()
         model = reparameterize(variant.build(False, 0))
         counted = counts(model)
+        if variant.without:
+            part = counts(variant.without(False, 0))
+            counted = {kind: number - part[kind] for kind, number in counted.items()}
         found[variant.key] = {
             "params": counted["params_trainable"], "macs": round(variant.passes * counted["macs"]),
         } | ({"largest": largest_tensor(model).elements} if experiment.memory else {})  # fmt: skip
@@ -42,7 +45,7 @@ def time(experiment: Experiment, folder: Path, calls: int, progress: Progress) -
     """
     from mobilenets_tf.export.speed import timing
 
-    sized = [each for each in experiment.variants if each.sized]
+    sized = [each for each in experiment.variants if each.sized and not each.without]
     found: dict[str, dict] = {each.key: {} for each in sized}
     for scheme in SCHEMES:
         files = {}

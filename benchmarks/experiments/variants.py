@@ -24,6 +24,7 @@ class Variant:
     integers: whether int8 files of the trained networks are judged too.
     sized: whether the paper's network is one of its own, to be counted and timed; False where only the training
         differs.
+    without: builds a part of the paper's network that does not count; such a part is not timed.
     passes: how many times the paper's multiply-adds are the network's, where an image runs through it several times.
     """
 
@@ -36,6 +37,7 @@ class Variant:
     crop: int = SIDE
     integers: bool = False
     sized: bool = True
+    without: "Callable[[bool, int], keras.Model] | None" = None
     passes: float = 1.0
 
 

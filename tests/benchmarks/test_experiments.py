@@ -6,12 +6,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from experiments import page, results, run, spiral, streets
+from experiments import page, paper_size, results, run, spiral, streets
 from experiments.networks import multipliers, v1, v2
 from experiments.variants import Experiment, Variant
 
@@ -151,6 +152,17 @@ def test_what_is_found_again_comes_back_where_all_values_are_above_zero():
     for _ in range(20):
         back, found = spiral.through_relu(points, 2, random)
         assert found[0] == np.allclose(back, points)
+
+
+def test_a_part_of_a_network_is_counted_alone():
+    def network(units):
+        return lambda small, side: keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(n) for n in units)])
+
+    whole, head = (
+        Variant(key, key, network((8, 3)), without=without) for key, without in (("a", None), ("b", network((8,))))
+    )
+    found = paper_size.count(replace(EXPERIMENT, variants=(whole, head)), silent)
+    assert found == {"a": {"params": 40 + 27, "macs": 32 + 24}, "b": {"params": 27, "macs": 24}}
 
 
 @pytest.mark.parametrize(

@@ -48,4 +48,4 @@ def test_a_resolution_that_is_none_is_refused(capsys):
             main(["export", "net.keras", f"--resolution={text}", "--out", "net.tflite"])
         assert f"{text!r}: expected a number of pixels, or height x width as in 192x256" in capsys.readouterr().err
     assert main(["deploy", "mobilenet_v2", "--resolution", "16x64", "--calibration", "demo", "--out", "x"]) == 2
-    assert "resolution=16 is out of range: 32 to 2048" in capsys.readouterr().err
+    assert "resolution=(16, 64) is out of range: 32 to 2048" in capsys.readouterr().err
