@@ -145,6 +145,7 @@ def check_loops(tree: flatbuffer.schema.ModelT, content: bytes) -> None:
     if "WHILE" not in flatbuffer.operator_counts(tree):
         return
     with Worker(preload="", always=True) as child:
+        child.call(_import_litert)  # which takes seconds on a busy machine
         try:
             child.call(_run_on_zeros, content, seconds=_LOOP_SECONDS)
         except WorkerError as error:
@@ -152,6 +153,10 @@ def check_loops(tree: flatbuffer.schema.ModelT, content: bytes) -> None:
                 f"a loop (the operator WHILE) has not ended after {_LOOP_SECONDS} s, on an input of zeros. Convert the "
                 "model again with the loop unrolled."
             ) from error
+
+
+def _import_litert() -> None:
+    import ai_edge_litert.interpreter  # noqa: F401
 
 
 def _run_on_zeros(content: bytes) -> None:
