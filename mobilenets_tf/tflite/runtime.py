@@ -166,6 +166,8 @@ def _run_on_zeros(content: bytes) -> None:
     with contextlib.suppress(ValueError, RuntimeError):
         interpreter = Interpreter(model_content=content)
         interpreter.allocate_tensors()
+        for details in interpreter.get_input_details():
+            interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
         interpreter.invoke()
 
 

@@ -175,7 +175,7 @@ def test_labels_are_the_manifests_or_the_file_beside_it(tmp_path):
 
 def test_broken_numbers_are_no_answer(tmp_path):
     file = write(tmp_path / "net.tflite", colour_files.segmenter())
-    network = predictor(file, Reading("segment", Preprocessing(size=8, resize=8, std=(1e-36,) * 3)))
+    network = predictor(file, Reading("segment", Preprocessing(size=8, resize=8, mean=(0,) * 3, std=(7.6e-37,) * 3)))
     with np.errstate(over="ignore"), pytest.raises(RequestError, match="NaN or infinite"):
         list(network([quarters("red", "red", "red", "red")]))
 
