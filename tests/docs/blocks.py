@@ -40,7 +40,7 @@ def blocks(page: Path) -> list[Block]:
 def run(page: Path, folder: Path) -> str:
     """Run a page's blocks in a folder, where the repository's examples/ are; return everything that they print.
 
-    Each command is a process of its own, but not one that imports TensorFlow for itself: see tests/support/forked.py.
+    Each command is a process of its own, but none that imports TensorFlow for itself: see tests/support/forked.py.
     """
     (folder / "examples").symlink_to(ROOT / "examples")
     said = ""
@@ -60,5 +60,5 @@ def _started(kind: str, typed: str):
         return functools.partial(forked.script, typed)
     name, *words = shlex.split(typed)
     assert not {"|", ">", "&&", ";"} & set(words), f"only a shell understands: {typed}"
-    starts = {"mobilenets-tf": forked.command_with_children, "python": forked.program}
+    starts = {"mobilenets-tf": forked.command, "python": forked.program}
     return functools.partial(starts[name], *words)

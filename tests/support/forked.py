@@ -46,11 +46,6 @@ def command(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
     return _captured(_main, list(map(str, arguments)), cwd, environment)
 
 
-def command_with_children(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
-    """As ``command``, but what ``Worker``s do is done in children of the command, as outside of the tests."""
-    return _captured(_main_with_children, list(map(str, arguments)), cwd, environment)
-
-
 class Started:
     """``mobilenets-tf`` with these words, running, with what the tests ask of a ``subprocess.Popen``. What ``Worker``s
     do is done in children of the command, as outside of the tests: they end with it, and can be started again."""
@@ -59,8 +54,7 @@ class Started:
         self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 (closed with this object)
         with open(os.devnull) as nothing:
             streams = nothing.fileno(), *(file.fileno() for file in self._files)
-            arguments = os.getcwd(), list(map(str, words))
-            self._process = _forked(_main_with_children, os.environ | environment, streams, *arguments)
+            self._process = _forked(_main_with_children, os.environ | environment, streams, list(map(str, words)))
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
@@ -91,7 +85,7 @@ def script(text: str, *arguments, cwd=None, **environment) -> subprocess.Complet
 
 
 def program(path, *arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
-    """``python path`` with these words, which has the children that ``Worker``s ask for."""
+    """``python path`` with these words; what ``Worker``s do, it does itself."""
     return _captured(_run_file, list(map(str, (path, *arguments))), cwd, environment)
 
 
@@ -143,10 +137,9 @@ def _runs(process: int) -> bool:
         return False
 
 
-def _main_with_children(folder: str, words: list[str]) -> None:
+def _main_with_children(words: list[str]) -> None:
     from mobilenets_tf import cli
 
-    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _may_have_children()
     sys.exit(cli.main(words))
@@ -178,8 +171,11 @@ def _run(folder: str, words: list[str]) -> None:
 
 
 def _run_file(folder: str, words: list[str]) -> None:
+    from mobilenets_tf import worker
+
     os.chdir(folder)
     _may_have_children()
+    worker._inside = True
     sys.argv = words
     sys.path.insert(0, os.path.dirname(os.path.abspath(words[0])))
     runpy.run_path(words[0], run_name="__main__")
