@@ -19,6 +19,7 @@ from mobilenets_tf.tflite import flatbuffer
 from mobilenets_tf.tflite.arena import live_bytes
 from mobilenets_tf.worker import Worker, WorkerError
 
+_PARTS = ("tflite_micro", "bitarray", "yaml")  # the interpreter, and what its wheel imports
 _STEP = 1024  # bytes; the arena is measured in whole KiB
 _TABLES = 32 << 20  # bytes; more than TFLM's tables of any file that a microcontroller could hold
 _SECONDS = 1200  # for all that a child process does
@@ -30,12 +31,14 @@ def check_installed() -> None:
     """Refuse to go on without TFLM's interpreter.
 
     Raises:
-        RequestError: the wheel is not installed.
+        RequestError: the wheel, or what the wheel imports, is not installed.
     """
-    if importlib.util.find_spec("tflite_micro") is None:
+    missing = [name for name in _PARTS if importlib.util.find_spec(name) is None]
+    if missing:
         raise RequestError(
-            "TensorFlow Lite Micro's interpreter is not installed: pip install 'mobilenets-tf[micro]' (or, beside "
-            "packages that disagree:  pip install --no-deps tflite-micro)."
+            f"TensorFlow Lite Micro's interpreter is not installed (missing: {', '.join(missing)}): pip install "
+            "'mobilenets-tf[micro]' (or, beside packages that disagree: pip install --no-deps tflite-micro bitarray "
+            "pyyaml)."
         )
 
 

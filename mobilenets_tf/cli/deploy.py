@@ -174,8 +174,9 @@ def _photo(classify: str | None) -> Path | None:
 
 def _print(deployed, request):
     manifest, file = deployed.manifest, deployed.path
-    smaller = f" ({manifest['float32_bytes'] / manifest['bytes']:.1f}x smaller than float32)"
-    size = f"{manifest['bytes'] / 1e6:.2f} MB{'' if manifest['scheme'] == 'float32' else smaller}"
+    times = manifest["float32_bytes"] / manifest["bytes"]
+    smaller = f" ({times:.1f}x smaller than float32)" if times >= 1.05 else ""
+    size = f"{manifest['bytes'] / 1e6:.2f} MB{smaller}"
     emit(f"{file}  {size}, {deployed.seconds:.0f} s")
     if known := Preprocessing.of(manifest):
         emit(image_line(known.described()))

@@ -7,7 +7,7 @@ import numpy as np
 
 from mobilenets_tf.decibels import signal_to_noise
 from mobilenets_tf.errors import RequestError
-from mobilenets_tf.tasks.outputs import End, OutputKind
+from mobilenets_tf.tasks.outputs import End, OutputKind, kind_of
 
 _LISTED = 16  # elements of an output, those with the largest errors beside their spread
 _LEVELS = 255  # steps between the lowest and the highest value of an eight-bit output
@@ -62,7 +62,10 @@ class OutputFidelity:
 
     @property
     def coarse(self) -> tuple[int, ...]:
-        """The elements whose range is too small a part of the output's for one scale, and whose error shows it."""
+        """The elements whose range is too small a part of the output's for one scale, and whose error shows it. Scores
+        of classes are small where a class is not there, so only elements that are values count."""
+        if not kind_of(self.kind).by_element:
+            return ()
         return tuple(each.index for each in self.elements if each.levels < _FEW_LEVELS and each.r2 < _FAITHFUL)
 
     def as_dict(self) -> dict:

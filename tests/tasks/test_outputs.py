@@ -121,6 +121,8 @@ def test_an_element_of_small_scale_is_not_lost_in_one_of_large_scale():
     # The colours alone are faithful, and need no advice.
     colours = tallied(VALUES, reference[:, :3], candidate[:, :3])
     assert colours.agreement > 0.999 and colours.advice() is None
+    # Nor do the scores of classes: one that is never there is small.
+    assert tallied(CLASSES, reference, candidate).advice() is None
 
 
 def test_undecided_outputs_are_judged_as_classes_and_as_values():

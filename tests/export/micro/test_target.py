@@ -132,6 +132,9 @@ def test_without_the_interpreter_the_remedy_is_named(monkeypatch, tmp_path, imag
     words = ["--calibration", str(image_folder), "--out", str(tmp_path / "out"), "--target", "micro"]
     assert main(["deploy", "mobilenet_v2", "--weights", "random", *words]) == 2
     assert "pip install 'mobilenets-tf[micro]'" in capsys.readouterr().err
+    monkeypatch.setattr(interpreter.importlib.util, "find_spec", lambda name: None if name == "yaml" else name)
+    with pytest.raises(RequestError, match=r"\(missing: yaml\): pip install .* bitarray pyyaml"):
+        interpreter.check_installed()
 
 
 @needs_tflm

@@ -120,7 +120,7 @@ def test_the_page_says_what_the_manifest_says():
         "tabby 53.0%, right", "On 3 of them only float32 is right, on 1 only int8 is right.",
         "tabby lynx 3", "XNNPACK (CPU) 33 of 35 2 12.5% the default", "XNNPACK (CPU) SOFTMAX 2 its beta is tabby",
         "the largest error is block1_conv : its error is 24.3% of its values' size (12.3 dB).",
-        "The error of the model's outputs is 8.0% (21.9 dB). Later layers average many values",
+        "The error of the model's outputs is 8.0% (21.9 dB). A part of that error does not reach the outputs",
         "block1_conv 4 12.3 dB 25%", "pad 1 exact 0%", '"weights_sha256": "57"', "SHA-256 file.tflite 2f85",
         gpu.ON_INTEGERS,
         "the largest value of this file is 1,234, in block1_conv (MUL). No value passes half precision.",
