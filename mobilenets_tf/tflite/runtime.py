@@ -37,16 +37,16 @@ class Runner:
     def __init__(self, model: str | Path | bytes, threads: int = 2, trusted: bool = False, reference: bool = False):
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        label = "The model"
+        label, is_file = "The model", False
         if not isinstance(model, bytes):
-            label = str(model)
+            label, is_file = str(model), True
             if not Path(model).is_file():
                 raise RequestError(f"No such TFLite file: {model}")
             model = Path(model).read_bytes()
         try:
             if not trusted:
                 tree = flatbuffer.read(model)
-                if label != "The model":
+                if is_file:  # what is made here has no loop that its model did not have
                     check_loops(tree, model)
             kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
             self._interpreter = Interpreter(

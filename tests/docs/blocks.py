@@ -3,15 +3,28 @@
 import functools
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from mobilenets_tf.weights import catalog
 from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(
     r"^(?:<!-- not run here: (?P<reason>.+?) -->\n)?```(?P<kind>console|python)\n(?P<text>.*?)^```$", re.M | re.S
 )
+
+
+def skip_without(name: str, modules: Sequence[str], pretrained: bool) -> None:
+    """Skip a test of a page, notebook or example on a machine that lacks modules, or the weights of the extra
+    "imagenet"."""
+    for module in modules:
+        pytest.importorskip(module, reason=f"{name} needs {module}")
+    if pretrained and catalog.locate(catalog.find("efficientnet_lite0", "imagenet")) is None:
+        pytest.skip("efficientnet_lite0's ImageNet weights are not on this machine")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Those that the tutorials run, ``test_tutorials.py`` runs.
 
 import pytest
 
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import ROOT, skip_without
 from tests.support import forked
 
 PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "tutorials").glob("*.md")]
@@ -27,12 +27,6 @@ PRETRAINED = {"detect_and_segment.py", "train.py"}  # they begin with the weight
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_run(path, tmp_path):
-    for module in NEEDS.get(path.name, ()):
-        pytest.importorskip(module, reason=f"{path.name} needs {module}")
-    if path.name in PRETRAINED:
-        from mobilenets_tf.weights import catalog
-
-        if catalog.locate(catalog.find("efficientnet_lite0", "imagenet")) is None:
-            pytest.skip("efficientnet_lite0's ImageNet weights are not on this machine")
+    skip_without(path.name, NEEDS.get(path.name, ()), path.name in PRETRAINED)
     done = forked.program(path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import ROOT, skip_without
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 NEEDS = {"qat.ipynb": ("tensorflow_model_optimization", "tf_keras"), "quick_start.ipynb": ("skimage",)}
@@ -11,16 +11,11 @@ NEEDS = {"qat.ipynb": ("tensorflow_model_optimization", "tf_keras"), "quick_star
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path, tmp_path):
-    for module in ("nbclient", "ipykernel", *NEEDS[path.name]):
-        pytest.importorskip(module, reason=f"{path.name} needs {module}")
+    needed = ("nbclient", "ipykernel", *NEEDS[path.name])
+    skip_without(path.name, needed, pretrained=path.name == "quick_start.ipynb")
     import nbclient
     import nbformat
 
-    if path.name == "quick_start.ipynb":
-        from mobilenets_tf.weights import catalog
-
-        if catalog.locate(catalog.find("efficientnet_lite0", "imagenet")) is None:
-            pytest.skip("efficientnet_lite0's ImageNet weights are not on this machine")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code"), "stored without outputs"

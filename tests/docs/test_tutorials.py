@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.docs.blocks import ROOT, blocks, run
+from tests.docs.blocks import ROOT, blocks, run, skip_without
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 # Of blocks that are not run: page -> why.
@@ -32,11 +32,5 @@ def test_every_tutorial_is_on_the_first_page_and_has_blocks_that_run():
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_tutorials_run_as_printed(page, tmp_path):
-    for module in NEEDS.get(page.name, ()):
-        pytest.importorskip(module, reason=f"{page.name} needs {module}")
-    if page.name in PRETRAINED:
-        from mobilenets_tf.weights import catalog
-
-        if catalog.locate(catalog.find("efficientnet_lite0", "imagenet")) is None:
-            pytest.skip("efficientnet_lite0's ImageNet weights are not on this machine")
+    skip_without(page.name, NEEDS.get(page.name, ()), page.name in PRETRAINED)
     assert run(page, tmp_path)

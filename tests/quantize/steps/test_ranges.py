@@ -133,31 +133,13 @@ def test_activations_without_outliers_keep_their_range(outliers):
     assert ranges.least_output_error(Effects(content, tame), {middle: (-1, 1)}, observe(content, tame)) == {}
 
 
-def test_within_a_budget_the_activation_that_matters_most_is_tried_first(float_file, monkeypatch):
+def two_activations(float_file, factor):
+    """Statistics and effects of a network that adds two activations with outliers, one times ``factor`` and the other
+    times 2; and their indices, the one that matters less first."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((16, 16, 2))
     little, much = (layers.Conv2D(2, 1, name=name)(inputs) for name in ("little", "much"))
-    content = float_file(keras.Model(inputs, layers.Conv2D(2, 3)(0.5 * little) + layers.Conv2D(2, 3)(2.0 * much)))
-    samples = np.random.default_rng(0).normal(0, 1, (12, 1, 16, 16, 2)).astype(np.float32)
-    samples[::4, 0, 3, 3] = 100
-    samples = [[sample] for sample in samples]
-    statistics, effects = observe(content, samples), Effects(content, samples)
-    convolutions = [op.outputs[0] for op in flatbuffer.read(content).subgraphs[0].operators][:2]
-    narrow = dict.fromkeys(convolutions, (-4.0, 4.0))
-    assert ranges.least_output_error(effects, narrow, statistics).keys() == set(convolutions)
-    monkeypatch.setattr(ranges, "_BUDGET", 1.2 * ranges._TRIALS * effects.share(convolutions[0]))
-    (tried,) = ranges.least_output_error(effects, narrow, statistics)
-    errors = [cut.error(lambda values: np.clip(values, -4, 4)) for cut in effects.cuts(convolutions)]
-    assert tried == convolutions[int(np.argmax(errors))]
-    monkeypatch.setattr(ranges, "_BUDGET", 0)
-    assert ranges.least_output_error(effects, narrow, statistics) == {}
-
-
-def test_what_is_lost_in_the_noise_of_others_is_tried_when_they_are_better(float_file, monkeypatch):
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((16, 16, 2))
-    little, much = (layers.Conv2D(2, 1, name=name)(inputs) for name in ("little", "much"))
-    content = float_file(keras.Model(inputs, layers.Conv2D(2, 3)(0.02 * little) + layers.Conv2D(2, 3)(2.0 * much)))
+    content = float_file(keras.Model(inputs, layers.Conv2D(2, 3)(factor * little) + layers.Conv2D(2, 3)(2.0 * much)))
     samples = np.random.default_rng(0).normal(0, 1, (12, 1, 16, 16, 2)).astype(np.float32)
     samples[::4, 0, 3, 3] = 100
     samples = [[sample] for sample in samples]
@@ -165,6 +147,21 @@ def test_what_is_lost_in_the_noise_of_others_is_tried_when_they_are_better(float
     convolutions = [op.outputs[0] for op in flatbuffer.read(content).subgraphs[0].operators][:2]
     errors = {cut.index: cut.error(lambda values: np.clip(values, -4, 4)) for cut in effects.cuts(convolutions)}
     faint, loud = sorted(convolutions, key=errors.get)
+    return statistics, effects, faint, loud
+
+
+def test_within_a_budget_the_activation_that_matters_most_is_tried_first(float_file, monkeypatch):
+    statistics, effects, faint, loud = two_activations(float_file, 0.5)
+    narrow = dict.fromkeys((faint, loud), (-4.0, 4.0))
+    assert ranges.least_output_error(effects, narrow, statistics).keys() == {faint, loud}
+    monkeypatch.setattr(ranges, "_BUDGET", 1.2 * ranges._TRIALS * effects.share(loud))
+    assert ranges.least_output_error(effects, narrow, statistics).keys() == {loud}
+    monkeypatch.setattr(ranges, "_BUDGET", 0)
+    assert ranges.least_output_error(effects, narrow, statistics) == {}
+
+
+def test_what_is_lost_in_the_noise_of_others_is_tried_when_they_are_better(float_file, monkeypatch):
+    statistics, effects, faint, loud = two_activations(float_file, 0.02)
     monkeypatch.setattr(ranges, "_WORTH_WHILE", 0.0)
     # Clipped, one makes all of the noise; what else there is goes unnoticed.
     low, high = ranges.min_max(statistics[loud])
